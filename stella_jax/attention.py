@@ -1,0 +1,69 @@
+"""Rotary positions and attention: one meaning, `attend`."""
+
+import math
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from stella_jax.config import Rope
+
+# Queries scored at a time: T x 512 float32 scores of one head stay within a core's cache up to a few thousand tokens.
+QUERY_CHUNK = 512
+
+
+def rope_tables(rope: Rope, num_tokens: int, head_dim: int) -> tuple[np.ndarray, np.ndarray]:
+    """Cosines and sines of the positions 0..T-1, each (T, H/2) float32.
+
+    The angle is a float32 product of a float32 frequency, as in the reference: at 8192 tokens a more exact angle would
+    be a different one.
+    """
+    exponents = np.arange(0, head_dim, 2, dtype=np.float64) / head_dim
+    frequencies = (1.0 / (rope.theta**exponents * rope.divisor)).astype(np.float32)
+    angles = np.arange(num_tokens, dtype=np.float32)[:, None] * frequencies
+    return np.cos(angles), np.sin(angles)
+
+
+def rotate(x: jax.Array, cos: jax.Array | np.ndarray, sin: jax.Array | np.ndarray) -> jax.Array:
+    """Rotates the halves of each head by its position's angle, in float32.
+
+    Args:
+      x: (B, T, ..., H), any float dtype; the result has the same.
+      cos, sin: (T, H/2) float32, from `rope_tables`.
+    """
+    between = (1,) * (x.ndim - 3)
+    cos, sin = (jnp.asarray(table).reshape(1, -1, *between, table.shape[-1]) for table in (cos, sin))
+    low, high = jnp.split(x.astype(jnp.float32), 2, axis=-1)
+    return jnp.concatenate([low * cos - high * sin, high * cos + low * sin], axis=-1).astype(x.dtype)
+
+
+def attend(q: jax.Array, k: jax.Array, v: jax.Array, lengths: jax.Array) -> jax.Array:
+    """softmax(q k^T / sqrt(H)) v over the first `lengths[b]` keys of each row, scores and softmax in float32.
+
+    It maps over rows and heads, and over blocks of queries, so that one block's scores exist at a time and memory grows
+    with T, not with N * T * T.
+
+    Args:
+      q, k, v: (B, T, N, H).
+      lengths: (B,) int32, at least 1 each; keys from there on are padding.
+
+    Returns:
+      (B, T, N, H) in q's dtype.
+    """
+    B, T, N, H = q.shape  # noqa: N806
+    scale = 1 / math.sqrt(H)
+    chunk = math.gcd(T, QUERY_CHUNK)
+    padding = jnp.where(jnp.arange(T) < lengths[:, None], 0.0, -jnp.inf)  # (B, T)
+
+    def block(q, k, v, padding):
+        scores = jnp.einsum("th,sh->ts", q, k, preferred_element_type=jnp.float32) * scale + padding
+        return jnp.einsum("ts,sh->th", jax.nn.softmax(scores, axis=-1).astype(v.dtype), v)
+
+    def one_head(head):
+        q, k, v, padding = head
+        blocks = jax.lax.map(lambda q: block(q, k, v, padding), q.reshape(T // chunk, chunk, H))
+        return blocks.reshape(T, H)
+
+    per_head = [x.transpose(0, 2, 1, 3).reshape(B * N, T, H) for x in (q, k, v)]
+    out = jax.lax.map(one_head, (*per_head, jnp.repeat(padding, N, axis=0)))
+    return out.reshape(B, N, T, H).transpose(0, 2, 1, 3)

@@ -1,0 +1,124 @@
+"""The encoder, top to bottom: embeddings, then post-norm layers of attention and GLU MLP, stacked and scanned.
+
+Axes: B batch, T tokens, D hidden, N heads, H head_dim, F intermediate, L layers.
+"""
+
+from functools import partial
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+from flax import nnx
+
+from stella_jax.attention import attend, rope_tables, rotate
+from stella_jax.config import EncoderConfig
+
+
+def _norm(config: EncoderConfig, dtype: Any, rngs: nnx.Rngs) -> nnx.LayerNorm:
+    """LayerNorm with float32 parameters and statistics; the variance as published, not E[x^2] - E[x]^2."""
+    return nnx.LayerNorm(
+        config.hidden_size, epsilon=config.layer_norm_eps, use_fast_variance=False, dtype=dtype, rngs=rngs
+    )
+
+
+class Embeddings(nnx.Module):
+    """Word plus first token-type embedding, normalised: (B, T) ids -> (B, T, D)."""
+
+    def __init__(self, config: EncoderConfig, *, dtype: Any, param_dtype: Any, rngs: nnx.Rngs):
+        embed = partial(nnx.Embed, features=config.hidden_size, dtype=dtype, param_dtype=param_dtype, rngs=rngs)
+        self.word = embed(config.vocab_size)
+        self.token_type = embed(config.type_vocab_size) if config.type_vocab_size else None
+        self.norm = _norm(config, dtype, rngs)
+
+    def __call__(self, ids: jax.Array) -> jax.Array:
+        x = self.word(ids)
+        if self.token_type is not None:
+            x = x + self.token_type.embedding[0].astype(x.dtype)
+        return self.norm(x)
+
+
+class Attention(nnx.Module):
+    """Multi-head attention over rotated queries and keys: (B, T, D) -> (B, T, D)."""
+
+    def __init__(self, config: EncoderConfig, *, dtype: Any, param_dtype: Any, rngs: nnx.Rngs):
+        linear = partial(nnx.LinearGeneral, dtype=dtype, param_dtype=param_dtype, rngs=rngs)
+        heads = (config.num_attention_heads, config.head_dim)
+        self.rope = config.rope
+        self.qkv = linear(config.hidden_size, (3, *heads))
+        self.out = linear(heads, config.hidden_size, axis=(-2, -1))
+
+    def __call__(self, x: jax.Array, lengths: jax.Array) -> jax.Array:
+        q, k, v = (self.qkv(x)[:, :, i] for i in range(3))  # (B, T, N, H) each
+        cos, sin = rope_tables(self.rope, num_tokens=q.shape[1], head_dim=q.shape[-1])
+        return self.out(attend(rotate(q, cos, sin), rotate(k, cos, sin), v, lengths))
+
+
+class MLP(nnx.Module):
+    """Gated linear unit with exact-erf GELU: (gelu(x W_gate) * (x W_up)) W_down + b."""
+
+    def __init__(self, config: EncoderConfig, *, dtype: Any, param_dtype: Any, rngs: nnx.Rngs):
+        linear = partial(nnx.LinearGeneral, dtype=dtype, param_dtype=param_dtype, rngs=rngs)
+        self.up_gate = linear(config.hidden_size, (2, config.intermediate_size), use_bias=False)
+        self.down = linear(config.intermediate_size, config.hidden_size)
+
+    def __call__(self, x: jax.Array) -> jax.Array:
+        up_gate = self.up_gate(x)  # (B, T, 2, F)
+        return self.down(jax.nn.gelu(up_gate[:, :, 1], approximate=False) * up_gate[:, :, 0])
+
+
+class Layer(nnx.Module):
+    """One post-norm block: attention, add, norm, MLP, add, norm."""
+
+    def __init__(self, config: EncoderConfig, *, dtype: Any, param_dtype: Any, rngs: nnx.Rngs):
+        self.attention = Attention(config, dtype=dtype, param_dtype=param_dtype, rngs=rngs)
+        self.attention_norm = _norm(config, dtype, rngs)
+        self.mlp = MLP(config, dtype=dtype, param_dtype=param_dtype, rngs=rngs)
+        self.mlp_norm = _norm(config, dtype, rngs)
+
+    def __call__(self, x: jax.Array, lengths: jax.Array) -> jax.Array:
+        x = self.attention_norm(x + self.attention(x, lengths))
+        return self.mlp_norm(x + self.mlp(x))
+
+
+class Encoder(nnx.Module):
+    """`NewModel`: token ids to one vector per token.
+
+    The parameters of the layers are stacked along a leading L axis and scanned, so that compile time does not grow with
+    depth.
+
+    Args:
+      config: the sizes.
+      dtype: what matmuls and activations are computed in; statistics, softmax and rotary angles stay float32.
+      param_dtype: what parameters other than those of the norms are kept in.
+    """
+
+    def __init__(
+        self, config: EncoderConfig, *, dtype: Any = jnp.float32, param_dtype: Any = jnp.float32, rngs: nnx.Rngs
+    ):
+        self.embeddings = Embeddings(config, dtype=dtype, param_dtype=param_dtype, rngs=rngs)
+
+        @nnx.split_rngs(splits=config.num_hidden_layers)
+        @nnx.vmap
+        def stacked(rngs: nnx.Rngs) -> Layer:
+            return Layer(config, dtype=dtype, param_dtype=param_dtype, rngs=rngs)
+
+        self.layers = stacked(rngs)
+
+    def __call__(self, ids: jax.Array, lengths: jax.Array) -> tuple[jax.Array, jax.Array]:
+        """Encodes right-padded rows.
+
+        Args:
+          ids: (B, T) int32 token ids, T up to `max_position_embeddings`.
+          lengths: (B,) int32, tokens before the padding of each row, at least 1.
+
+        Returns:
+          The last hidden state (B, T, D), and the states after each layer (L, B, T, D), which cost nothing under jit
+          where they are not used.
+        """
+
+        @nnx.scan(in_axes=(nnx.Carry, 0), out_axes=(nnx.Carry, 0))
+        def step(x: jax.Array, layer: Layer) -> tuple[jax.Array, jax.Array]:
+            x = layer(x, lengths)
+            return x, x
+
+        return step(self.embeddings(ids), self.layers)
