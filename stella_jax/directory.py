@@ -1,0 +1,65 @@
+"""A checkpoint directory, read so that nothing in it can lead out of it."""
+
+import json
+from pathlib import Path
+from typing import Any
+
+from stella_jax.errors import StellaError
+
+# Published side files are a few kilobytes; tokenizer.json, the largest, is not read through here.
+LARGEST_JSON = 64 * 2**20
+
+
+class Directory:
+    """Read-only access to the files below `root`, by relative name."""
+
+    def __init__(self, root: Path):
+        if not root.is_dir():
+            raise StellaError(f"{root} is not a directory; pass a checkpoint directory.")
+        self.root = root
+        self._boundary = _boundary(root.resolve())
+
+    def path(self, name: str) -> Path:
+        """The file of this relative name, whether or not it exists.
+
+        Raises:
+          StellaError: the name, or a link on the way, leads out of the directory.
+        """
+        path = self.root / name
+        if not path.resolve().is_relative_to(self._boundary):
+            raise StellaError(f"{name!r} leads out of {self.root}; every file of a checkpoint must lie inside it.")
+        return path
+
+    def has(self, name: str) -> bool:
+        return self.path(name).is_file()
+
+    def json(self, name: str) -> Any:
+        """The parsed JSON file.
+
+        Raises:
+          StellaError: it is missing, absurdly large, or no JSON.
+        """
+        path = self.path(name)
+        if not path.is_file():
+            raise StellaError(f"{path} is missing.")
+        if path.stat().st_size > LARGEST_JSON:
+            raise StellaError(f"{path} is larger than {LARGEST_JSON} bytes, which no such file of a checkpoint is.")
+        try:
+            return json.loads(path.read_bytes())
+        except (ValueError, RecursionError) as error:
+            raise StellaError(f"{path} is not JSON: {error}.") from error
+
+    def json_object(self, name: str) -> dict[str, Any]:
+        """The parsed JSON file, which must hold an object."""
+        value = self.json(name)
+        if not isinstance(value, dict):
+            raise StellaError(f"{self.path(name)} must hold a JSON object, not {type(value).__name__}.")
+        return value
+
+
+def _boundary(root: Path) -> Path:
+    """What links may point into: the directory, or for a snapshot in a hub cache, whose files are links into
+    `../../blobs`, the repository's cache folder."""
+    if root.parent.name == "snapshots" and (root.parent.parent / "blobs").is_dir():
+        return root.parent.parent
+    return root

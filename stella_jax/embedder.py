@@ -1,0 +1,286 @@
+"""Stella: what a user holds. Texts in, embeddings out."""
+
+from collections import deque
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from flax import nnx
+from tqdm import tqdm
+
+from stella_jax import similarity
+from stella_jax.batching import Batch, bucket_lengths, pad, plan_batches
+from stella_jax.checkpoint import Checkpoint
+from stella_jax.config import EncoderConfig
+from stella_jax.errors import StellaError
+from stella_jax.heads import Head, Pooling, apply_head, normalize, pool
+from stella_jax.hub import resolve
+from stella_jax.layout import listed
+from stella_jax.tokenizer import Tokens, check_text, describe
+
+# Tokens in a batch. CPU: rows near one are already efficient and short batches cost little. Others: enough to fill a chip.
+TOKEN_BUDGET = {"cpu": 512}
+DEFAULT_TOKEN_BUDGET = 16_384
+
+# Batches on their way: the host pads the next while the device works on this one.
+IN_FLIGHT = 2
+
+DTYPES = {"float32": jnp.float32, "bfloat16": jnp.bfloat16}
+
+
+@dataclass(frozen=True, slots=True)
+class Output:
+    """What follows the encoder: pooling, head, normalisation."""
+
+    pooling: Pooling
+    head: Head | None
+    normalize: bool
+
+
+def _last_hidden(graphdef: nnx.GraphDef, state: nnx.State, ids: jax.Array, lengths: jax.Array) -> jax.Array:
+    encoder = nnx.merge(graphdef, state)
+    # Where the user asked for float32, no chip may quietly multiply in less; in bfloat16 this changes nothing.
+    with jax.default_matmul_precision("highest"):
+        return encoder(ids, lengths)[0]
+
+
+@partial(jax.jit, static_argnames=("graphdef", "output"))
+def _embed(graphdef, state, head_params, ids, lengths, *, output: Output) -> jax.Array:
+    pooled = pool(_last_hidden(graphdef, state, ids, lengths), lengths, output.pooling)
+    embedding = apply_head(output.head, head_params, pooled) if output.head else pooled
+    return normalize(embedding) if output.normalize else embedding
+
+
+@partial(jax.jit, static_argnames=("graphdef",))
+def _token_states(graphdef, state, ids, lengths) -> jax.Array:
+    return _last_hidden(graphdef, state, ids, lengths).astype(jnp.float32)
+
+
+class Stella:
+    """An embedding model of the `NewModel` family; make one with `Stella.from_pretrained`."""
+
+    def __init__(self, checkpoint: Checkpoint, *, dim: int | None = None, dtype: str | None = None):
+        layout = checkpoint.layout
+        head = layout.head(dim)
+        self.checkpoint = checkpoint
+        self.dtype = dtype or ("float32" if jax.default_backend() == "cpu" else "bfloat16")
+        if self.dtype not in DTYPES:
+            raise StellaError(f"dtype {self.dtype!r} is not offered; pass {listed(DTYPES)}.")
+        self.tokenizer = checkpoint.tokenizer()
+        self._output = Output(layout.pooling, head, layout.normalize)
+        self._graphdef, self._state = checkpoint.encoder_state(DTYPES[self.dtype])
+        self._head_params = checkpoint.head_params(head)
+        self._token_budget = TOKEN_BUDGET.get(jax.default_backend(), DEFAULT_TOKEN_BUDGET)
+
+    @classmethod
+    def from_pretrained(
+        cls,
+        name_or_path: str | Path,
+        dim: int | None = None,
+        dtype: str | None = None,
+        mesh: None = None,
+        revision: str | None = None,
+    ) -> "Stella":
+        """Loads a checkpoint.
+
+        Args:
+          name_or_path: "tiny" (embedded), a directory (sentence-transformers layout, or what `convert` wrote), or a
+            repo id on the hub.
+          dim: which Dense head, by its dimension; None takes the one that the checkpoint names.
+          dtype: "float32" or "bfloat16" to compute in; None is float32 on CPU and bfloat16 elsewhere.
+          mesh: sharded inference is not in this version; only None is taken.
+          revision: branch, tag or commit of a repo.
+
+        Raises:
+          StellaError: one sentence on what is wrong with the checkpoint or the arguments.
+        """
+        if mesh is not None:
+            raise StellaError("mesh: sharded inference is not in this version; pass None.")
+        return cls(Checkpoint.open(resolve(name_or_path, revision)), dim=dim, dtype=dtype)
+
+    @property
+    def config(self) -> EncoderConfig:
+        return self.checkpoint.layout.config
+
+    @property
+    def dim(self) -> int:
+        """Numbers in an embedding."""
+        return self._output.head.dim if self._output.head else self.config.hidden_size
+
+    @property
+    def dims(self) -> tuple[int, ...]:
+        """The dimensions that `from_pretrained(dim=...)` can pick from."""
+        return self.checkpoint.layout.dims
+
+    @property
+    def prompts(self) -> dict[str, str]:
+        return dict(self.checkpoint.layout.prompts)
+
+    @property
+    def max_seq_length(self) -> int:
+        """Tokens at which a text is cut; may be set, up to the encoder's `max_position_embeddings`."""
+        return self.tokenizer.max_length
+
+    @max_seq_length.setter
+    def max_seq_length(self, value: int) -> None:
+        if value > self.config.max_position_embeddings:
+            raise StellaError(
+                f"max_seq_length {value} is more than the encoder's max_position_embeddings "
+                f"{self.config.max_position_embeddings}."
+            )
+        self.tokenizer.max_length = value
+
+    def encode(
+        self,
+        sentences: str | Sequence[str],
+        prompt_name: str | None = None,
+        prompt: str | None = None,
+        batch_size: int | None = None,
+        show_progress_bar: bool | None = None,
+        output_value: str = "sentence_embedding",
+        precision: str = "float32",
+        normalize_embeddings: bool = False,
+        truncate_dim: int | None = None,
+    ) -> Any:
+        """Embeds texts, as sentence-transformers' method of this name does.
+
+        A text's numbers do not depend on the others in the list, on its place, or on how many there are.
+
+        Args:
+          sentences: a text, or a list of them.
+          prompt_name: name of one of `prompts`, put before each text.
+          prompt: a prompt itself; wins over `prompt_name`.
+          batch_size: most rows in a batch; None lets the shape decide.
+          show_progress_bar: a bar on stderr.
+          output_value: "sentence_embedding", or "token_embeddings" for the encoder's vectors of each token.
+          precision: "float32"; "binary" and "ubinary" give the signs, packed eight to a byte (int8 and uint8).
+          normalize_embeddings: scale to unit length, after `truncate_dim`.
+          truncate_dim: keep the first numbers only.
+
+        Returns:
+          [n, dim] float32 in the order of the texts, (0, dim) for none, [dim] for a lone str; with "token_embeddings"
+          a list of [tokens, hidden_size], or one of them.
+
+        Raises:
+          StellaError: a text is not a str (says which), or an argument is unknown.
+        """
+        _check_choice("precision", precision, ("float32", "binary", "ubinary"))
+        _check_choice("output_value", output_value, ("sentence_embedding", "token_embeddings"))
+        if truncate_dim is not None and not 1 <= truncate_dim <= self.dim:
+            raise StellaError(f"truncate_dim {truncate_dim} must be from 1 to the embedding's {self.dim}.")
+        if batch_size is not None and batch_size < 1:
+            raise StellaError(f"batch_size {batch_size} must be at least 1.")
+        alone = isinstance(sentences, str)
+        texts = check_texts([sentences] if alone else sentences)
+        tokens = self.tokenize(texts, self.resolve_prompt(prompt_name, prompt))
+        max_rows = 1 if alone else batch_size
+        if output_value == "token_embeddings":
+            states = self._token_embeddings(tokens, max_rows, bool(show_progress_bar))
+            return states[0] if alone else states
+        embeddings = self.embed_tokens(tokens, max_rows=max_rows, progress=bool(show_progress_bar))[:, :truncate_dim]
+        if normalize_embeddings:
+            embeddings = similarity.unit(embeddings)
+        embeddings = _quantize(embeddings, precision)
+        return embeddings[0] if alone else embeddings
+
+    def encode_query(self, sentences: str | Sequence[str], prompt_name: str | None = None, **options: Any) -> Any:
+        """`encode` for queries: with the prompt `query` where the checkpoint has one, else `s2p_query`, else none."""
+        if prompt_name is None and options.get("prompt") is None:
+            prompt_name = next((name for name in ("query", "s2p_query") if name in self.prompts), None)
+        return self.encode(sentences, prompt_name, **options)
+
+    def encode_document(self, sentences: str | Sequence[str], prompt_name: str | None = None, **options: Any) -> Any:
+        """`encode` for documents: without a prompt, unless the checkpoint has one named `document`."""
+        if prompt_name is None and options.get("prompt") is None:
+            return self.encode(sentences, prompt=self.prompts.get("document", ""), **options)
+        return self.encode(sentences, prompt_name, **options)
+
+    def similarity(self, a: np.ndarray, b: np.ndarray) -> np.ndarray:
+        """[n, m] similarities, by the checkpoint's own measure (cosine where it names none), float32."""
+        return similarity.similarity(self.checkpoint.layout.similarity, a, b)
+
+    def similarity_pairwise(self, a: np.ndarray, b: np.ndarray) -> np.ndarray:
+        """[n] similarities of row i with row i."""
+        return similarity.similarity_pairwise(self.checkpoint.layout.similarity, a, b)
+
+    def resolve_prompt(self, prompt_name: str | None = None, prompt: str | None = None) -> str:
+        """The text to put before each text: `prompt`, or the one of this name, or the checkpoint's default, or ""."""
+        if prompt is not None:
+            return check_text(prompt, "prompt")
+        name = self.checkpoint.layout.default_prompt_name if prompt_name is None else prompt_name
+        if name is None:
+            return ""
+        if name not in self.prompts:
+            raise StellaError(f"there is no prompt {name!r}; this checkpoint has {listed(self.prompts)}.")
+        return self.prompts[name]
+
+    def tokenize(self, texts: Sequence[str], prompt: str = "") -> list[Tokens]:
+        """Token ids of each text after the prompt, cut at `max_seq_length`."""
+        return self.tokenizer.encode(texts, prompt)
+
+    def embed_tokens(self, tokens: Sequence[Tokens], max_rows: int | None = None, progress: bool = False) -> np.ndarray:
+        """Embeddings [n, dim] float32 of tokenized texts, in their order."""
+        out = np.empty((len(tokens), self.dim), dtype=np.float32)
+        forward = partial(_embed, self._graphdef, self._state, self._head_params, output=self._output)
+        for batch, result in self._run(forward, tokens, max_rows, progress):
+            out[list(batch.indices)] = result[: len(batch.indices)]
+        return out
+
+    def _token_embeddings(self, tokens: Sequence[Tokens], max_rows: int | None, progress: bool) -> list[np.ndarray]:
+        out: list[np.ndarray] = [np.empty(0)] * len(tokens)
+        forward = partial(_token_states, self._graphdef, self._state)
+        for batch, result in self._run(forward, tokens, max_rows, progress):
+            for row, index in enumerate(batch.indices):
+                out[index] = result[row, : len(tokens[index].ids)].copy()
+        return out
+
+    def _run(
+        self, forward: Any, tokens: Sequence[Tokens], max_rows: int | None, progress: bool
+    ) -> Iterator[tuple[Batch, np.ndarray]]:
+        """Sends every batch through `forward`, a few ahead of the results that it hands out."""
+        token_ids = [text.ids for text in tokens]
+        lengths = bucket_lengths(self.max_seq_length)
+        batches = plan_batches([len(ids) for ids in token_ids], lengths, self._token_budget, max_rows)
+        waiting: deque[tuple[Batch, jax.Array]] = deque()
+        with tqdm(total=len(tokens), unit="text", disable=not progress) as bar:
+            for batch in batches:
+                waiting.append((batch, forward(*pad(token_ids, batch, self.config.pad_token_id))))
+                if len(waiting) > IN_FLIGHT:
+                    yield _fetched(waiting.popleft(), bar)
+            while waiting:
+                yield _fetched(waiting.popleft(), bar)
+
+
+def _fetched(sent: tuple[Batch, jax.Array], bar: tqdm) -> tuple[Batch, np.ndarray]:
+    batch, result = sent
+    bar.update(len(batch.indices))
+    return batch, np.asarray(result)
+
+
+def check_texts(sentences: object) -> list[str]:
+    """The texts as a list.
+
+    Raises:
+      StellaError: it is no list of str; says which element is what.
+    """
+    if isinstance(sentences, bytes) or not isinstance(sentences, Sequence | np.ndarray):
+        raise StellaError(f"sentences is {describe(sentences)}; pass a str or a list of str.")
+    return [check_text(text, f"sentences[{i}]") for i, text in enumerate(sentences)]
+
+
+def _check_choice(name: str, value: str, choices: tuple[str, ...]) -> None:
+    if value not in choices:
+        hint = "; int8 ranges come from other texts, so quantize afterwards" if value in ("int8", "uint8") else ""
+        raise StellaError(f"{name} {value!r} is not offered; {listed(choices)} are{hint}.")
+
+
+def _quantize(embeddings: np.ndarray, precision: str) -> np.ndarray:
+    if precision == "float32":
+        return embeddings
+    bits = np.packbits(embeddings > 0, axis=-1)
+    return bits if precision == "ubinary" else (bits.astype(np.int16) - 128).astype(np.int8)

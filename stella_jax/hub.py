@@ -1,0 +1,51 @@
+"""A model's name -> a directory on this machine: the embedded checkpoint, a directory, or a repo id on the hub."""
+
+import re
+from pathlib import Path
+
+from stella_jax.errors import StellaError
+
+TINY = Path(__file__).parent / "tiny"
+REPO_ID = re.compile(r"[A-Za-z0-9][\w.-]*/[A-Za-z0-9][\w.-]*")
+
+# JSON, weights and what tokenizers are made of; never pickles, never Python.
+PATTERNS = ("*.json", "*.safetensors", "*.txt", "*.model", "*.md")
+# Exports for other runtimes that repositories keep beside the weights.
+IGNORED = ("onnx/*", "openvino/*", "*.msgpack")
+
+
+def resolve(name: str | Path, revision: str | None = None) -> Path:
+    """Directory of the checkpoint: "tiny", an existing directory, or a repo id such as "org/name".
+
+    A repo is downloaded into the hub's cache, or found there when offline; `revision` pins a branch, tag or commit.
+
+    Raises:
+      StellaError: nothing of this name can be had.
+    """
+    if name == "tiny":
+        return TINY
+    path = Path(name).expanduser()
+    if path.exists():
+        return path
+    if isinstance(name, str) and REPO_ID.fullmatch(name):
+        return _download(name, revision)
+    raise StellaError(f"{name} is neither a directory here, nor a repo id such as 'org/name', nor 'tiny'.")
+
+
+def _download(repo_id: str, revision: str | None) -> Path:
+    # Imported here: a checkpoint on disk needs neither the hub nor its start-up time.
+    from huggingface_hub import snapshot_download
+    from huggingface_hub.errors import HfHubHTTPError, HFValidationError, LocalEntryNotFoundError, OfflineModeIsEnabled
+
+    try:
+        return Path(
+            snapshot_download(repo_id, revision=revision, allow_patterns=list(PATTERNS), ignore_patterns=list(IGNORED))
+        )
+    except (LocalEntryNotFoundError, OfflineModeIsEnabled) as error:
+        raise StellaError(
+            f"{repo_id} is no directory here, not in the hub's cache, and the hub cannot be reached; download it first, "
+            "or pass a directory."
+        ) from error
+    except (HfHubHTTPError, HFValidationError, OSError) as error:
+        reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
+        raise StellaError(f"{repo_id} (revision {revision or 'main'}) could not be downloaded: {reason}") from error

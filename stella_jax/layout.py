@@ -1,0 +1,215 @@
+"""The sentence-transformers layout of a directory: which modules a checkpoint is made of, and its settings."""
+
+import re
+from dataclasses import dataclass
+from typing import Any
+
+from stella_jax.config import EncoderConfig
+from stella_jax.directory import Directory
+from stella_jax.errors import StellaError
+from stella_jax.heads import Activation, Head, Pooling
+
+ACTIVATIONS: dict[str, Activation] = {"Identity": "identity", "Tanh": "tanh"}
+OLD_POOLING_FLAGS: dict[str, Pooling] = {"pooling_mode_cls_token": "cls", "pooling_mode_mean_tokens": "mean"}
+POOLINGS: tuple[Pooling, ...] = ("cls", "mean")
+SIMILARITIES = ("cosine", "dot", "euclidean", "manhattan")
+HEAD_FOLDER = re.compile(r"\d+_Dense(_\d+)?")
+
+
+@dataclass(frozen=True, slots=True)
+class Layout:
+    """Everything a checkpoint says apart from its weights.
+
+    Attributes:
+      transformer: folder of config.json, tokenizer.json and the encoder's weights; "" is the top.
+      heads: every Dense head there is, by its dimension.
+      default_dim: dimension of the head that modules.json names; None where it names none.
+      normalize: whether modules.json ends with Normalize.
+      prompts: name -> text put before a query; empty ones are left out.
+      lower: whether texts are lowercased before the tokenizer.
+    """
+
+    transformer: str
+    config: EncoderConfig
+    pooling: Pooling
+    heads: dict[int, Head]
+    default_dim: int | None
+    normalize: bool
+    prompts: dict[str, str]
+    default_prompt_name: str | None
+    similarity: str
+    max_seq_length: int
+    lower: bool
+
+    def head(self, dim: int | None) -> Head | None:
+        """The head of this dimension (None: the default one), or None where the checkpoint has no heads.
+
+        Raises:
+          StellaError: no such head; lists those there are.
+        """
+        if dim is None:
+            return None if self.default_dim is None else self.heads[self.default_dim]
+        if dim in self.heads:
+            return self.heads[dim]
+        if not self.heads and dim == self.config.hidden_size:
+            return None
+        raise StellaError(f"there is no head of dimension {dim}; this checkpoint has {listed(self.dims)}.")
+
+    @property
+    def dims(self) -> tuple[int, ...]:
+        """The dimensions of its embeddings, one a head."""
+        return tuple(sorted(self.heads)) or (self.config.hidden_size,)
+
+    def file(self, name: str) -> str:
+        """Relative name of a file of the transformer module."""
+        return f"{self.transformer}/{name}" if self.transformer else name
+
+
+def read_layout(directory: Directory) -> Layout:
+    """Reads modules.json and all that it leads to.
+
+    Raises:
+      StellaError: names the file and field that is missing, malformed or not implemented.
+    """
+    modules = _modules(directory)
+    transformer = modules["Transformer"]
+    prefix = f"{transformer}/" if transformer else ""
+    config = EncoderConfig.from_json(directory.json_object(f"{prefix}config.json"))
+    default = _head(directory, modules["Dense"], config) if "Dense" in modules else None
+    settings = _optional(directory, "config_sentence_transformers.json")
+    bert = _optional(directory, f"{prefix}sentence_bert_config.json")
+    prompts = _prompts(settings)
+    return Layout(
+        transformer=transformer,
+        config=config,
+        pooling=_pooling(directory, f"{modules['Pooling']}/config.json", config),
+        heads=_heads(directory, default, config),
+        default_dim=default.dim if default else None,
+        normalize="Normalize" in modules,
+        prompts=prompts,
+        default_prompt_name=_default_prompt(settings, prompts),
+        similarity=_similarity(settings),
+        max_seq_length=_max_seq_length(directory, prefix, bert, config),
+        lower=bool(bert.get("do_lower_case", False)),
+    )
+
+
+def _modules(directory: Directory) -> dict[str, str]:
+    """Class name -> folder, in order, from modules.json; the class name is what stands last in "type"."""
+    if not directory.has("modules.json"):
+        raise StellaError(
+            f"{directory.path('modules.json')} is missing, so how to pool is not known; download the whole checkpoint, "
+            "not the weights alone."
+        )
+    listing = directory.json("modules.json")
+    try:
+        modules = {str(m["type"]).rpartition(".")[2]: str(m["path"]).strip("/") for m in listing}
+    except (TypeError, KeyError) as error:
+        raise StellaError(f"{directory.path('modules.json')} is not a list of modules with type and path.") from error
+    order = [name for name in ("Transformer", "Pooling", "Dense", "Normalize") if name in modules]
+    if list(modules) != order or len(listing) != len(order) or not {"Transformer", "Pooling"} <= set(modules):
+        raise StellaError(
+            f"modules.json lists {listed(list(modules))}; Transformer, Pooling, then at most one Dense and one Normalize "
+            "are implemented."
+        )
+    return modules
+
+
+def _pooling(directory: Directory, name: str, config: EncoderConfig) -> Pooling:
+    fields = directory.json_object(name)
+    if fields.get("include_prompt", True) is not True:
+        raise StellaError(f"{name}: include_prompt = {fields['include_prompt']!r} is not implemented; only true is.")
+    width = fields.get("word_embedding_dimension", fields.get("embedding_dimension"))
+    if width != config.hidden_size:
+        raise StellaError(f"{name}: its dimension {width!r} is not the encoder's hidden_size {config.hidden_size}.")
+    mode = fields["pooling_mode"] if "pooling_mode" in fields else _old_pooling(fields)
+    for known in POOLINGS:
+        if mode == known:
+            return known
+    raise StellaError(f"{name}: pooling {mode!r} is not implemented; mean and cls are.")
+
+
+def _old_pooling(fields: dict[str, Any]) -> str:
+    """The mode of the older schema, one boolean a mode."""
+    on = [name for name, value in fields.items() if name.startswith("pooling_mode_") and value]
+    return OLD_POOLING_FLAGS.get(on[0], on[0]) if len(on) == 1 else " + ".join(on)
+
+
+def _heads(directory: Directory, default: Head | None, config: EncoderConfig) -> dict[int, Head]:
+    """Every Dense folder by its dimension; the one that modules.json names wins over a leftover of equal size."""
+    heads = {default.dim: default} if default else {}
+    for folder in sorted(p.name for p in directory.root.iterdir() if HEAD_FOLDER.fullmatch(p.name)):
+        head = _head(directory, folder, config)
+        known = heads.setdefault(head.dim, head)
+        if known not in (default, head):
+            raise StellaError(f"{known.folder} and {folder} are both heads of dimension {head.dim}; remove one of them.")
+    return heads
+
+
+def _head(directory: Directory, folder: str, config: EncoderConfig) -> Head:
+    name = f"{folder}/config.json"
+    if not directory.has(name):
+        there = sorted(p.name for p in directory.root.iterdir() if HEAD_FOLDER.fullmatch(p.name))
+        raise StellaError(f"{directory.path(name)} is missing; the head folders there are: {listed(there)}.")
+    fields = directory.json_object(name)
+    activation = str(fields.get("activation_function", "Tanh")).rpartition(".")[2]
+    if activation not in ACTIVATIONS:
+        raise StellaError(f"{name}: activation {activation!r} is not implemented; {listed(list(ACTIVATIONS))} are.")
+    if fields.get("use_residual"):
+        raise StellaError(f"{name}: use_residual is not implemented.")
+    for key in ("module_input_name", "module_output_name"):
+        if fields.get(key, "sentence_embedding") != "sentence_embedding":
+            raise StellaError(f"{name}: {key} = {fields[key]!r} is not implemented; only 'sentence_embedding' is.")
+    if fields.get("in_features") != config.hidden_size:
+        raise StellaError(f"{name}: in_features {fields.get('in_features')!r} is not hidden_size {config.hidden_size}.")
+    dim = fields.get("out_features")
+    if not isinstance(dim, int) or isinstance(dim, bool) or not 1 <= dim <= 1_000_000:
+        raise StellaError(f"{name}: out_features = {dim!r} must be a whole number from 1 to 1000000.")
+    return Head(folder, dim, bool(fields.get("bias", True)), ACTIVATIONS[activation])
+
+
+def _optional(directory: Directory, name: str) -> dict[str, Any]:
+    return directory.json_object(name) if directory.has(name) else {}
+
+
+def _prompts(settings: dict[str, Any]) -> dict[str, str]:
+    prompts = settings.get("prompts") or {}
+    if not isinstance(prompts, dict) or not all(isinstance(text, str | None) for text in prompts.values()):
+        raise StellaError("config_sentence_transformers.json: prompts must map names to texts.")
+    return {name: text for name, text in prompts.items() if text}
+
+
+def _default_prompt(settings: dict[str, Any], prompts: dict[str, str]) -> str | None:
+    name = settings.get("default_prompt_name")
+    if name is not None and name not in (settings.get("prompts") or {}):
+        raise StellaError(
+            f"config_sentence_transformers.json: default_prompt_name {name!r} is none of its prompts ({listed(list(prompts))})."
+        )
+    return name if name in prompts else None
+
+
+def _similarity(settings: dict[str, Any]) -> str:
+    name = settings.get("similarity_fn_name") or "cosine"
+    if name not in SIMILARITIES:
+        raise StellaError(
+            f"config_sentence_transformers.json: similarity_fn_name {name!r} is unknown; known are {listed(SIMILARITIES)}."
+        )
+    return name
+
+
+def _max_seq_length(directory: Directory, prefix: str, bert: dict[str, Any], config: EncoderConfig) -> int:
+    """The checkpoint's own limit; newer saves state it as the tokenizer's; never above what the encoder reaches."""
+    value = bert.get("max_seq_length")
+    if value is None:
+        value = _optional(directory, f"{prefix}tokenizer_config.json").get("model_max_length")
+    if value is None:
+        return config.max_position_embeddings
+    if isinstance(value, bool) or not isinstance(value, int | float) or not value >= 1:
+        raise StellaError(f"sentence_bert_config.json: max_seq_length = {value!r} must be a positive whole number.")
+    return int(min(value, config.max_position_embeddings))
+
+
+def listed(names: Any) -> str:
+    """Names in words: "a, b and c"."""
+    names = [str(name) for name in names]
+    return " and ".join([", ".join(names[:-1]), names[-1]] if len(names) > 1 else names) or "none"
