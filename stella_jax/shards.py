@@ -2,7 +2,6 @@
 
 import json
 import struct
-from collections import Counter
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -88,13 +87,6 @@ def _indexed_files(directory: Directory, index: str) -> list[str]:
 def open_shards(directory: Directory, folder: str) -> list[Shard]:
     """Opens and checks the weight files of a module."""
     return [_open(directory.path(name)) for name in weight_files(directory, folder)]
-
-
-def tensors_by_name(shards: list[Shard]) -> tuple[dict[str, Tensor], list[str]]:
-    """All tensors by name, and the names that stand there more than once."""
-    tensors = [tensor for shard in shards for tensor in shard.tensors]
-    counts = Counter(tensor.name for tensor in tensors)
-    return {tensor.name: tensor for tensor in tensors}, [name for name, count in counts.items() if count > 1]
 
 
 def _open(path: Path) -> Shard:

@@ -4,8 +4,10 @@ Leaf paths: `encoder/...` as in `names.ENCODER`, `heads/<folder>/{kernel,bias}`,
 but not used. A leaf of the layers holds all of them, stacked.
 """
 
+from collections import Counter
 from collections.abc import Iterator
 from dataclasses import dataclass
+from typing import Protocol
 
 import numpy as np
 
@@ -14,7 +16,7 @@ from stella_jax.errors import StellaError
 from stella_jax.heads import Head
 from stella_jax.layout import Layout
 from stella_jax.names import CARRIED, HEAD, PREFIX, Sizes, Weight, encoder_sizes, encoder_weights
-from stella_jax.shards import DTYPES, Shard, Tensor, open_shards, tensors_by_name
+from stella_jax.shards import DTYPES, Shard, Tensor, open_shards
 
 
 @dataclass(frozen=True, slots=True)
@@ -26,48 +28,57 @@ class Leaf:
 
     path: str
     shape: tuple[int, ...]
-    dtype: np.dtype
     folder: str
     torch_names: tuple[str, ...]
     weight: Weight | None
     sizes: Sizes
 
+    def torch_shape(self) -> tuple[int, ...]:
+        """Shape of each of the torch tensors."""
+        return self.shape if self.weight is None else self.weight.torch_shape(self.sizes)
 
-def encoder_leaves(layout: Layout, prefix: str, dtypes: dict[str, str]) -> Iterator[Leaf]:
-    """The leaves of the encoder, from the dtype of each torch tensor."""
+    def to_torch(self, array: np.ndarray) -> Iterator[tuple[str, np.ndarray]]:
+        """The torch tensors of the leaf's numbers, by name, contiguous."""
+        for i, name in enumerate(self.torch_names):
+            if self.weight is None:
+                yield name, np.ascontiguousarray(array)
+            else:
+                yield name, self.weight.to_torch(array[i] if self.weight.stacked else array, self.sizes)
+
+
+class Weights(Protocol):
+    """The weights of an opened checkpoint, in whichever layout they lie."""
+
+    leaves: dict[str, Leaf]
+    dtypes: dict[str, np.dtype]
+
+    def read(self, path: str) -> np.ndarray:
+        """One leaf, contiguous, in its stored dtype."""
+        ...
+
+
+def encoder_leaves(layout: Layout, prefix: str) -> Iterator[Leaf]:
+    """The leaves of the encoder; `prefix` stands before its torch names."""
     sizes = encoder_sizes(layout.config)
     for weight in encoder_weights(layout.config):
         layers = range(sizes["L"]) if weight.stacked else [0]
         names = tuple(prefix + weight.torch.format(i=i) for i in layers)
         shape = weight.flax_shape(sizes)
-        yield Leaf(
-            path=f"encoder/{weight.flax}",
-            shape=(len(names), *shape) if weight.stacked else shape,
-            dtype=DTYPES[dtypes[names[0]]],
-            folder=layout.transformer,
-            torch_names=names,
-            weight=weight,
-            sizes=sizes,
-        )
+        shape = (len(names), *shape) if weight.stacked else shape
+        yield Leaf(f"encoder/{weight.flax}", shape, layout.transformer, names, weight, sizes)
 
 
-def head_leaves(head: Head, hidden: int, dtypes: dict[str, str]) -> Iterator[Leaf]:
+def head_leaves(head: Head, hidden: int) -> Iterator[Leaf]:
     """The leaves of a Dense head."""
     sizes = {"D": hidden, "E": head.dim}
-    for weight in head_weights(head):
-        yield Leaf(
-            path=f"heads/{head.folder}/{weight.flax}",
-            shape=weight.flax_shape(sizes),
-            dtype=DTYPES[dtypes[weight.torch]],
-            folder=head.folder,
-            torch_names=(weight.torch,),
-            weight=weight,
-            sizes=sizes,
-        )
+    for weight in HEAD if head.bias else HEAD[:1]:
+        path = f"heads/{head.folder}/{weight.flax}"
+        yield Leaf(path, weight.flax_shape(sizes), head.folder, (weight.torch,), weight, sizes)
 
 
-def head_weights(head: Head) -> tuple[Weight, ...]:
-    return HEAD if head.bias else HEAD[:1]
+def carried_leaf(layout: Layout, name: str, shape: tuple[int, ...]) -> Leaf:
+    """The leaf of a tensor that is kept but not used."""
+    return Leaf("carried/" + name.replace(".", "/"), shape, layout.transformer, (name,), None, {})
 
 
 class TorchWeights:
@@ -78,13 +89,17 @@ class TorchWeights:
     """
 
     def __init__(self, directory: Directory, layout: Layout):
-        self.shards: dict[str, list[Shard]] = {layout.transformer: open_shards(directory, layout.transformer)}
-        self._tensors: dict[tuple[str, str], Tensor] = {}
         self.leaves: dict[str, Leaf] = {}
-        self._add_encoder(layout)
+        self.dtypes: dict[str, np.dtype] = {}
+        self.shards: dict[str, list[Shard]] = {}
+        self._tensors: dict[tuple[str, str], Tensor] = {}
+        tensors = self._open(directory, layout.transformer)
+        self.prefix = PREFIX if any(name.startswith(PREFIX) for name in tensors) else ""
+        carried = [carried_leaf(layout, name, tensors[name].shape) for name in CARRIED if name in tensors]
+        self._add(layout.transformer, tensors, [*encoder_leaves(layout, self.prefix), *carried])
         for head in layout.heads.values():
-            self.shards[head.folder] = open_shards(directory, head.folder)
-            self._add_head(head, layout.config.hidden_size)
+            tensors = self._open(directory, head.folder)
+            self._add(head.folder, tensors, list(head_leaves(head, layout.config.hidden_size)))
 
     def read(self, path: str) -> np.ndarray:
         """One leaf, contiguous, in its stored dtype.
@@ -93,7 +108,7 @@ class TorchWeights:
           StellaError: it holds NaN or infinity.
         """
         leaf = self.leaves[path]
-        out = np.empty(leaf.shape, leaf.dtype)
+        out = np.empty(leaf.shape, self.dtypes[path])
         for i, name in enumerate(leaf.torch_names):
             tensor = self._tensors[leaf.folder, name].array()
             check_finite(tensor, name)
@@ -101,33 +116,17 @@ class TorchWeights:
             out[i if leaf.weight and leaf.weight.stacked else ...] = view
         return out
 
-    def _add_encoder(self, layout: Layout) -> None:
-        tensors, duplicates = tensors_by_name(self.shards[layout.transformer])
-        prefix = PREFIX if any(name.startswith(PREFIX) for name in tensors) else ""
-        sizes = encoder_sizes(layout.config)
-        expected = {
-            prefix + weight.torch.format(i=i): weight.torch_shape(sizes)
-            for weight in encoder_weights(layout.config)
-            for i in range(layout.config.num_hidden_layers if weight.stacked else 1)
-        }
-        _check(str(self.shards[layout.transformer][0].path.parent), tensors, duplicates, expected, optional=CARRIED)
-        dtypes = {name: tensor.dtype for name, tensor in tensors.items()}
-        self._add(tensors, layout.transformer, encoder_leaves(layout, prefix, dtypes))
-        carried = (_carried(tensors[name], layout.transformer) for name in CARRIED if name in tensors)
-        self._add(tensors, layout.transformer, carried)
+    def _open(self, directory: Directory, folder: str) -> dict[str, Tensor]:
+        self.shards[folder] = open_shards(directory, folder)
+        return {tensor.name: tensor for shard in self.shards[folder] for tensor in shard.tensors}
 
-    def _add_head(self, head: Head, hidden: int) -> None:
-        tensors, duplicates = tensors_by_name(self.shards[head.folder])
-        sizes = {"D": hidden, "E": head.dim}
-        expected = {weight.torch: weight.torch_shape(sizes) for weight in head_weights(head)}
-        _check(str(self.shards[head.folder][0].path), tensors, duplicates, expected)
-        dtypes = {name: tensor.dtype for name, tensor in tensors.items()}
-        self._add(tensors, head.folder, head_leaves(head, hidden, dtypes))
-
-    def _add(self, tensors: dict[str, Tensor], folder: str, leaves: Iterator[Leaf]) -> None:
+    def _add(self, folder: str, tensors: dict[str, Tensor], leaves: list[Leaf]) -> None:
+        """Takes a module's leaves, having compared what they need with what is there."""
+        _check(self.shards[folder], tensors, leaves)
         self._tensors |= {(folder, name): tensor for name, tensor in tensors.items()}
-        self.leaves |= {leaf.path: leaf for leaf in leaves}
-        _check_one_dtype_a_leaf(self.leaves.values(), self._tensors)
+        for leaf in leaves:
+            self.leaves[leaf.path] = leaf
+            self.dtypes[leaf.path] = DTYPES[tensors[leaf.torch_names[0]].dtype]
 
 
 def check_finite(array: np.ndarray, name: str) -> None:
@@ -138,29 +137,27 @@ def check_finite(array: np.ndarray, name: str) -> None:
         raise StellaError(f"tensor {name} holds NaN or infinity; the checkpoint is damaged or its training diverged.")
 
 
-def _carried(tensor: Tensor, folder: str) -> Leaf:
-    path = "carried/" + tensor.name.replace(".", "/")
-    return Leaf(path, tensor.shape, DTYPES[tensor.dtype], folder, (tensor.name,), None, {})
-
-
-def _check(where: str, tensors: dict[str, Tensor], duplicates: list[str], expected: dict, optional: tuple = ()) -> None:
-    """Compares what is there with what must be; lists every fault at once."""
+def _check(shards: list[Shard], tensors: dict[str, Tensor], leaves: list[Leaf]) -> None:
+    """Lists every fault of a module's tensors at once."""
+    expected = {name: leaf.torch_shape() for leaf in leaves for name in leaf.torch_names}
+    counts = Counter(tensor.name for shard in shards for tensor in shard.tensors)
     faults = [f"missing: {name} {list(shape)}" for name, shape in expected.items() if name not in tensors]
-    faults += [f"unknown: {name}" for name in tensors if name not in expected and name not in optional]
-    faults += [f"duplicate: {name}" for name in duplicates]
-    faults += [
-        f"shape: {name} is {list(tensors[name].shape)}, config.json says {list(shape)}"
-        for name, shape in expected.items()
-        if name in tensors and tensors[name].shape != shape
-    ]
-    faults += [f"dtype: {name} is {t.dtype}; F32, F16 and BF16 are read" for name, t in tensors.items() if t.dtype not in DTYPES]
-    if faults:
-        shown = faults if len(faults) <= 40 else [*faults[:40], f"... and {len(faults) - 40} more"]
-        raise StellaError("\n  ".join([f"the tensors in {where} do not fit its config.json:", *shown]))
-
-
-def _check_one_dtype_a_leaf(leaves, tensors: dict[tuple[str, str], Tensor]) -> None:
+    faults += [f"unknown: {name}" for name in tensors if name not in expected]
+    faults += [f"duplicate: {name}" for name, count in counts.items() if count > 1]
+    for name in expected.keys() & tensors.keys():
+        if tensors[name].shape != expected[name]:
+            faults.append(f"shape: {name} is {list(tensors[name].shape)}, config.json says {list(expected[name])}")
+        if tensors[name].dtype not in DTYPES:
+            faults.append(f"dtype: {name} is {tensors[name].dtype}; F32, F16 and BF16 are read")
     for leaf in leaves:
-        found = {tensors[leaf.folder, name].dtype for name in leaf.torch_names}
-        if len(found) > 1:
-            raise StellaError(f"the layers of {leaf.path} are stored in several dtypes ({', '.join(sorted(found))}).")
+        dtypes = {tensors[name].dtype for name in leaf.torch_names if name in tensors}
+        if len(dtypes) > 1:
+            faults.append(f"dtype: the layers of {leaf.path} are stored as {' and '.join(sorted(dtypes))}")
+    raise_faults(f"the tensors in {shards[0].path.parent} do not fit its config.json:", faults)
+
+
+def raise_faults(title: str, faults: list[str]) -> None:
+    """One error that lists all faults, the first forty in full; none, no error."""
+    if faults:
+        shown = sorted(faults) if len(faults) <= 40 else [*sorted(faults)[:40], f"... and {len(faults) - 40} more"]
+        raise StellaError("\n  ".join([title, *shown]))
