@@ -1,0 +1,91 @@
+"""A random-weight checkpoint of stella's full size, in a directory that both this project and its peers load.
+
+    python bench/checkpoint.py DIR
+
+Its config.json is in the spelling that transformers reads without remote code; the tokenizer is that of `tiny`.
+"""
+
+import json
+import shutil
+import sys
+from pathlib import Path
+
+import numpy as np
+from safetensors.numpy import save_file
+
+from stella_jax.config import EncoderConfig, Rope
+from stella_jax.hub import TINY
+from stella_jax.names import encoder_sizes, encoder_weights
+
+STELLA = EncoderConfig(
+    vocab_size=30528,
+    hidden_size=1024,
+    num_hidden_layers=24,
+    num_attention_heads=16,
+    intermediate_size=4096,
+    max_position_embeddings=8192,
+    type_vocab_size=2,
+    pad_token_id=0,
+    layer_norm_eps=1e-12,
+    rope=Rope(320000.0, 2.0 ** (2 / 64)),
+)
+MODULES = (
+    ("", "sentence_transformers.models.Transformer"),
+    ("1_Pooling", "sentence_transformers.models.Pooling"),
+    ("2_Dense_1024", "sentence_transformers.models.Dense"),
+)
+
+
+def write_checkpoint(directory: Path, config: EncoderConfig = STELLA, seed: int = 0) -> Path:
+    """Writes the whole directory and returns it; one that is there already is kept."""
+    if (directory / "modules.json").exists():
+        return directory
+    directory.mkdir(parents=True)
+    rng = np.random.default_rng(seed)
+    save_file(_encoder(config, rng), directory / "model.safetensors", {"format": "pt"})
+    _write_head(directory / "2_Dense_1024", config.hidden_size, rng)
+    _json(directory / "config.json", config.native_json())
+    _json(directory / "sentence_bert_config.json", {"max_seq_length": 512, "do_lower_case": False})
+    pooling = {"embedding_dimension": config.hidden_size, "pooling_mode": "mean", "include_prompt": True}
+    _json(directory / "1_Pooling" / "config.json", pooling)
+    for name in ("tokenizer.json", "tokenizer_config.json", "special_tokens_map.json", "config_sentence_transformers.json"):
+        shutil.copy(TINY / name, directory / name)
+    modules = [{"idx": i, "name": str(i), "path": path, "type": kind} for i, (path, kind) in enumerate(MODULES)]
+    _json(directory / "modules.json", modules)
+    return directory
+
+
+def _encoder(config: EncoderConfig, rng: np.random.Generator) -> dict[str, np.ndarray]:
+    sizes = encoder_sizes(config)
+    tensors = {}
+    for weight in encoder_weights(config):
+        for i in range(config.num_hidden_layers if weight.stacked else 1):
+            shape = weight.torch_shape(sizes)
+            tensors[weight.torch.format(i=i)] = _tensor(weight.flax, shape, rng)
+    return tensors
+
+
+def _tensor(path: str, shape: tuple[int, ...], rng: np.random.Generator) -> np.ndarray:
+    if path.endswith("norm/scale"):
+        return np.ones(shape, np.float32)
+    if path.endswith("bias"):
+        return np.zeros(shape, np.float32)
+    return rng.standard_normal(shape, np.float32) * np.float32(0.02)
+
+
+def _write_head(folder: Path, hidden: int, rng: np.random.Generator) -> None:
+    folder.mkdir()
+    weight = rng.standard_normal((hidden, hidden), np.float32) * np.float32(0.03)
+    tensors = {"linear.weight": weight, "linear.bias": np.zeros(hidden, np.float32)}
+    save_file(tensors, folder / "model.safetensors", {"format": "pt"})
+    fields = {"in_features": hidden, "out_features": hidden, "bias": True}
+    _json(folder / "config.json", fields | {"activation_function": "torch.nn.modules.linear.Identity"})
+
+
+def _json(path: Path, value: object) -> None:
+    path.parent.mkdir(exist_ok=True)
+    path.write_text(json.dumps(value, indent=2))
+
+
+if __name__ == "__main__":
+    print(write_checkpoint(Path(sys.argv[1])))
