@@ -53,7 +53,7 @@ def attend(q: jax.Array, k: jax.Array, v: jax.Array, lengths: jax.Array) -> jax.
     B, T, N, H = q.shape  # noqa: N806
     scale = 1 / math.sqrt(H)
     chunk = math.gcd(T, QUERY_CHUNK)
-    padding = jnp.where(jnp.arange(T) < lengths[:, None], 0.0, -jnp.inf)  # (B, T)
+    padding = jnp.where(jnp.arange(T)[None, None] < lengths[:, None, None], 0.0, -jnp.inf)  # (B, 1, T)
 
     def block(q, k, v, padding):
         scores = jnp.einsum("th,sh->ts", q, k, preferred_element_type=jnp.float32) * scale + padding

@@ -24,7 +24,7 @@ def pool(hidden: jax.Array, lengths: jax.Array, mode: Pooling) -> jax.Array:
     """Pools (B, T, D) over each row's first `lengths[b]` tokens ("mean") or takes the first ("cls"): (B, D) float32."""
     if mode == "cls":
         return hidden[:, 0].astype(jnp.float32)
-    mask = jnp.arange(hidden.shape[1]) < lengths[:, None]
+    mask = jnp.arange(hidden.shape[1])[None] < lengths[:, None]
     total = jnp.sum(hidden.astype(jnp.float32) * mask[:, :, None], axis=1)
     return total / lengths[:, None].astype(jnp.float32)
 
@@ -33,7 +33,7 @@ def apply_head(head: Head, params: dict[str, Any], pooled: jax.Array) -> jax.Arr
     """Applies a Dense head to (B, D) float32; `params` holds "kernel" (D, E) and, where it has one, "bias" (E,)."""
     out = jnp.einsum("bd,de->be", pooled, params["kernel"].astype(jnp.float32), precision="highest")
     if head.bias:
-        out = out + params["bias"].astype(jnp.float32)
+        out = out + params["bias"].astype(jnp.float32)[None]
     return jnp.tanh(out) if head.activation == "tanh" else out
 
 

@@ -33,7 +33,7 @@ class Embeddings(nnx.Module):
     def __call__(self, ids: jax.Array) -> jax.Array:
         x = self.word(ids)
         if self.token_type is not None:
-            x = x + self.token_type.embedding[0].astype(x.dtype)
+            x = x + self.token_type.embedding[None, :1].astype(x.dtype)
         return self.norm(x)
 
 
