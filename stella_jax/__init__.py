@@ -1,9 +1,23 @@
 """The `NewModel` encoder family (stella, gte, arctic-embed-m-v2) in JAX/Flax: exact, fast, no remote code."""
 
-from stella_jax.config import EncoderConfig
-from stella_jax.embedder import Stella
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
 from stella_jax.errors import StellaError
-from stella_jax.model import Encoder
+
+if TYPE_CHECKING:
+    from stella_jax.config import EncoderConfig
+    from stella_jax.embedder import Stella
+    from stella_jax.model import Encoder
 
 __all__ = ["Encoder", "EncoderConfig", "Stella", "StellaError"]
 __version__ = "0.1.0"
+
+# Imported when first asked for: JAX takes seconds to import, and the command line must answer --help without it.
+_MODULES = {"Encoder": "model", "EncoderConfig": "config", "Stella": "embedder"}
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _MODULES:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    return getattr(import_module(f"{__name__}.{_MODULES[name]}"), name)

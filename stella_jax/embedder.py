@@ -1,7 +1,7 @@
 """Stella: what a user holds. Texts in, embeddings out."""
 
 from collections import deque
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -29,6 +29,9 @@ DEFAULT_TOKEN_BUDGET = 16_384
 
 # Batches on their way: the host pads the next while the device works on this one.
 IN_FLIGHT = 2
+
+# Told of each batch when its results are here.
+Report = Callable[[Batch], object]
 
 DTYPES = {"float32": jnp.float32, "bfloat16": jnp.bfloat16}
 
@@ -118,6 +121,11 @@ class Stella:
         return self.checkpoint.layout.dims
 
     @property
+    def head(self) -> Head | None:
+        """The Dense head in use, None where embeddings are the pooled hidden states."""
+        return self._output.head
+
+    @property
     def prompts(self) -> dict[str, str]:
         return dict(self.checkpoint.layout.prompts)
 
@@ -179,10 +187,12 @@ class Stella:
         texts = check_texts([sentences] if alone else sentences)
         tokens = self.tokenize(texts, self.resolve_prompt(prompt_name, prompt))
         max_rows = 1 if alone else batch_size
-        if output_value == "token_embeddings":
-            states = self._token_embeddings(tokens, max_rows, bool(show_progress_bar))
-            return states[0] if alone else states
-        embeddings = self.embed_tokens(tokens, max_rows=max_rows, progress=bool(show_progress_bar))[:, :truncate_dim]
+        with tqdm(total=len(texts), unit="text", disable=not show_progress_bar) as bar:
+            embed = self._token_embeddings if output_value == "token_embeddings" else self.embed_tokens
+            result = embed(tokens, max_rows, lambda batch: bar.update(len(batch.indices)))
+        if isinstance(result, list):
+            return result[0] if alone else result
+        embeddings = result[:, :truncate_dim]
         if normalize_embeddings:
             embeddings = similarity.unit(embeddings)
         embeddings = _quantize(embeddings, precision)
@@ -223,43 +233,47 @@ class Stella:
         """Token ids of each text after the prompt, cut at `max_seq_length`."""
         return self.tokenizer.encode(texts, prompt)
 
-    def embed_tokens(self, tokens: Sequence[Tokens], max_rows: int | None = None, progress: bool = False) -> np.ndarray:
+    def embed_tokens(
+        self, tokens: Sequence[Tokens], max_rows: int | None = None, report: Report | None = None
+    ) -> np.ndarray:
         """Embeddings [n, dim] float32 of tokenized texts, in their order."""
         out = np.empty((len(tokens), self.dim), dtype=np.float32)
         forward = partial(_embed, self._graphdef, self._state, self._head_params, output=self._output)
-        for batch, result in self._run(forward, tokens, max_rows, progress):
+        for batch, result in self._run(forward, tokens, max_rows, report):
             out[list(batch.indices)] = result[: len(batch.indices)]
         return out
 
-    def _token_embeddings(self, tokens: Sequence[Tokens], max_rows: int | None, progress: bool) -> list[np.ndarray]:
+    def _token_embeddings(
+        self, tokens: Sequence[Tokens], max_rows: int | None, report: Report | None
+    ) -> list[np.ndarray]:
         out: list[np.ndarray] = [np.empty(0)] * len(tokens)
         forward = partial(_token_states, self._graphdef, self._state)
-        for batch, result in self._run(forward, tokens, max_rows, progress):
+        for batch, result in self._run(forward, tokens, max_rows, report):
             for row, index in enumerate(batch.indices):
                 out[index] = result[row, : len(tokens[index].ids)].copy()
         return out
 
     def _run(
-        self, forward: Any, tokens: Sequence[Tokens], max_rows: int | None, progress: bool
+        self, forward: Any, tokens: Sequence[Tokens], max_rows: int | None, report: Report | None
     ) -> Iterator[tuple[Batch, np.ndarray]]:
         """Sends every batch through `forward`, a few ahead of the results that it hands out."""
         token_ids = [text.ids for text in tokens]
         lengths = bucket_lengths(self.max_seq_length)
         batches = plan_batches([len(ids) for ids in token_ids], lengths, self._token_budget, max_rows)
         waiting: deque[tuple[Batch, jax.Array]] = deque()
-        with tqdm(total=len(tokens), unit="text", disable=not progress) as bar:
-            for batch in batches:
-                waiting.append((batch, forward(*pad(token_ids, batch, self.config.pad_token_id))))
-                if len(waiting) > IN_FLIGHT:
-                    yield _fetched(waiting.popleft(), bar)
-            while waiting:
-                yield _fetched(waiting.popleft(), bar)
+        for batch in batches:
+            waiting.append((batch, forward(*pad(token_ids, batch, self.config.pad_token_id))))
+            if len(waiting) > IN_FLIGHT:
+                yield _fetched(waiting.popleft(), report)
+        while waiting:
+            yield _fetched(waiting.popleft(), report)
 
 
-def _fetched(sent: tuple[Batch, jax.Array], bar: tqdm) -> tuple[Batch, np.ndarray]:
-    batch, result = sent
-    bar.update(len(batch.indices))
-    return batch, np.asarray(result)
+def _fetched(sent: tuple[Batch, jax.Array], report: Report | None) -> tuple[Batch, np.ndarray]:
+    batch, result = sent[0], np.asarray(sent[1])
+    if report:
+        report(batch)
+    return batch, result
 
 
 def check_texts(sentences: object) -> list[str]:
