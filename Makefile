@@ -1,0 +1,54 @@
+# make demo, make test, make lint, make bench, make clean. Another Python: make test PYTHON=python3.12
+PYTHON ?= python3
+VENV ?= .venv
+BIN := $(VENV)/bin
+PIP := $(BIN)/python -m pip --quiet --disable-pip-version-check
+DEMO := build/demo
+
+.PHONY: demo test lint bench clean
+
+demo: $(VENV)/installed
+	@echo "== Embedding examples/corpus.jsonl with the embedded checkpoint"
+	@rm -rf $(DEMO)
+	$(BIN)/python -m stella_jax embed examples/corpus.jsonl --out $(DEMO)
+	@echo "== Searching it"
+	$(BIN)/python -m stella_jax search $(DEMO) "green tea" -k 3
+	$(BIN)/python -m stella_jax search $(DEMO) "the game of chess" -k 3
+	$(BIN)/python -m stella_jax search $(DEMO) "what do birds eat?" -k 3
+	@echo "== The example of stella's model card (random weights here: its numbers need the published ones)"
+	$(BIN)/python -m stella_jax demo
+
+# There is no torch in the test extra from Python 3.12 on: what compares with it is then left out.
+test: $(VENV)/installed-test
+	@if $(BIN)/python -c "import torch" 2>/dev/null; then \
+	  $(BIN)/python -m pytest -q; \
+	else \
+	  $(BIN)/python -m pytest -q -m "not torch and not gpu and not weights"; \
+	fi
+
+lint: $(VENV)/installed-test
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/pyright --pythonpath $(BIN)/python
+
+bench: $(VENV)/installed-test
+	@set -e; for script in bench/[a-z]*.py; do echo "== $$script"; $(BIN)/python $$script; done
+
+clean:
+	rm -rf .venv .venv-* build dist .hypothesis .pytest_cache .ruff_cache
+	find . -name __pycache__ -type d -prune -exec rm -rf {} +
+
+$(VENV)/installed: pyproject.toml | $(VENV)/bin/python
+	@echo "== Installing stella-jax into $(VENV) (a minute or two, once)"
+	@$(PIP) install --editable .
+	@touch $@
+
+$(VENV)/installed-test: pyproject.toml | $(VENV)/bin/python
+	@echo "== Installing stella-jax with its test extra into $(VENV) (a few minutes, once)"
+	@$(PIP) install --editable ".[test]"
+	@touch $@ $(VENV)/installed
+
+$(VENV)/bin/python:
+	@$(PYTHON) -c "import sys; sys.exit(sys.version_info < (3, 11) and 'stella-jax needs Python 3.11 or later: make PYTHON=...')"
+	@echo "== Making $(VENV) with $$($(PYTHON) --version)"
+	@$(PYTHON) -m venv $(VENV)
