@@ -11,11 +11,12 @@ from flax import nnx
 from stella_jax.config import EncoderConfig
 from stella_jax.directory import Directory
 from stella_jax.errors import StellaError
+from stella_jax.flax_weights import FlaxWeights
 from stella_jax.heads import Head
 from stella_jax.layout import Layout, read_layout
 from stella_jax.model import Encoder
 from stella_jax.tokenizer import Tokenizer
-from stella_jax.weights import TorchWeights
+from stella_jax.weights import TorchWeights, Weights
 
 Tree = dict[str, Any]
 
@@ -26,7 +27,7 @@ class Checkpoint:
 
     directory: Directory
     layout: Layout
-    weights: TorchWeights
+    weights: Weights
 
     @classmethod
     def open(cls, path: Path) -> "Checkpoint":
@@ -37,7 +38,8 @@ class Checkpoint:
         """
         directory = Directory(path)
         layout = read_layout(directory)
-        return cls(directory, layout, TorchWeights(directory, layout))
+        kind = FlaxWeights if FlaxWeights.present(directory) else TorchWeights
+        return cls(directory, layout, kind(directory, layout))
 
     def tokenizer(self) -> Tokenizer:
         """Its tokenizer, cutting at the checkpoint's max_seq_length."""

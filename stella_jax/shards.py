@@ -91,7 +91,7 @@ def open_shards(directory: Directory, folder: str) -> list[Shard]:
 
 def _open(path: Path) -> Shard:
     header = _read_header(path)
-    tensors = tuple(_tensors(path, header))
+    tensors = tuple(parse_header(path, header))
     duplicated = len({tensor.name for tensor in tensors}) < len(tensors)
     try:
         if not duplicated:  # a duplicate is reported with all other faults, by name
@@ -124,8 +124,8 @@ def _guess(path: Path) -> str:
     return "its header is damaged or cut off; download it again"
 
 
-def _tensors(path: Path, header: str) -> Iterator[Tensor]:
-    """The header's entries, duplicates too (a plain dict would swallow them)."""
+def parse_header(path: Path, header: str) -> Iterator[Tensor]:
+    """The tensors that the header of the file at `path` lists, duplicates too (a plain dict would swallow them)."""
     try:
         entries: list[tuple[str, Any]] = json.loads(header, object_pairs_hook=list)
         base = 8 + len(header.encode())

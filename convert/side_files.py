@@ -1,0 +1,45 @@
+"""The files beside the weights: configuration, tokenizer and cards, carried along byte by byte."""
+
+import shutil
+from collections.abc import Iterator
+from pathlib import Path
+
+from stella_jax.directory import Directory
+from stella_jax.flax_weights import PROVENANCE
+from stella_jax.params import PARAMS
+
+SUFFIXES = (".json", ".txt", ".md", ".model")
+NAMES = ("LICENSE", "NOTICE", ".gitattributes")
+
+# Exports for other runtimes, and what belongs to one layout only.
+SKIPPED_FOLDERS = ("onnx", "openvino", PARAMS)
+
+
+def side_files(directory: Directory) -> list[str]:
+    """Relative names of the files to carry along, sorted."""
+    return sorted(name for name in _files(directory) if _wanted(Path(name)))
+
+
+def left_behind(directory: Directory) -> list[str]:
+    """Relative names of the files that are neither carried along nor weights: Python, pickles, exports."""
+    return sorted(name for name in _files(directory) if not _wanted(Path(name)) and not name.endswith(".safetensors"))
+
+
+def copy_side_files(directory: Directory, destination: Path) -> None:
+    for name in side_files(directory):
+        target = destination / name
+        target.parent.mkdir(parents=True, exist_ok=True)
+        shutil.copyfile(directory.path(name), target)
+
+
+def _wanted(name: Path) -> bool:
+    return (name.suffix in SUFFIXES or name.name in NAMES) and name.name != PROVENANCE
+
+
+def _files(directory: Directory) -> Iterator[str]:
+    """Files at the top and one folder down (a module's folder), hidden folders aside."""
+    for path in directory.root.iterdir():
+        if path.is_file():
+            yield path.name
+        elif path.is_dir() and not path.name.startswith(".") and path.name not in SKIPPED_FOLDERS:
+            yield from (f"{path.name}/{below.name}" for below in path.iterdir() if below.is_file())

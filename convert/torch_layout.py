@@ -1,0 +1,137 @@
+"""Any checkpoint -> the PyTorch layout: the safetensors files as they came, or in the spelling of transformers."""
+
+import json
+from collections.abc import Iterator
+from contextlib import ExitStack
+from pathlib import Path
+
+import numpy as np
+
+from convert.destination import new_directory
+from convert.flax_layout import Progress
+from convert.hashes import sha256_of_array
+from convert.side_files import copy_side_files
+from stella_jax.checkpoint import Checkpoint
+from stella_jax.errors import StellaError
+from stella_jax.flax_weights import FlaxWeights
+from stella_jax.safetensors_writer import SafetensorsWriter, new_header
+from stella_jax.shards import DTYPES, parse_header
+from stella_jax.weights import TorchWeights
+
+Headers = dict[str, str]
+
+
+def to_torch(
+    source: Checkpoint,
+    destination: Path,
+    *,
+    native: bool = False,
+    accept_changes: bool = False,
+    progress: Progress = lambda path: None,
+) -> None:
+    """Writes `source` into the new directory `destination` with the names, prefix, dtypes, bits and files it came with.
+
+    Args:
+      source: an opened checkpoint in either layout.
+      native: write the encoder's names without prefix, and a config.json that transformers' own GteModel reads (and
+        so sentence-transformers, without remote code).
+      accept_changes: take leaves whose hash is not that of provenance.json: they were changed on purpose.
+      progress: called with the path of each leaf written.
+
+    Raises:
+      StellaError: a leaf is not what was converted, the destination exists, or the disk is full; nothing is left behind.
+    """
+    headers = _headers(source, native)
+    weights = source.weights
+    needed = sum(int(np.prod(leaf.shape)) * weights.dtypes[path].itemsize for path, leaf in weights.leaves.items())
+    with new_directory(destination, needed) as working:
+        copy_side_files(source.directory, working)
+        with ExitStack() as stack:
+            writers = {name: stack.enter_context(_writer(working / name, header)) for name, header in headers.items()}
+            for path, leaf in weights.leaves.items():
+                array = weights.read(path)
+                if not accept_changes:
+                    _check_unchanged(source, path, array)
+                folder = leaf.folder
+                for name, tensor in leaf.to_torch(array):
+                    name = name.removeprefix(_prefix(source)) if native else name
+                    _writer_of(writers, folder, name).write(name, tensor)
+                progress(path)
+        if native:
+            _write_native_config(source, working)
+
+
+def _prefix(source: Checkpoint) -> str:
+    weights = source.weights
+    assert isinstance(weights, TorchWeights | FlaxWeights)
+    return weights.prefix
+
+
+def _writer(path: Path, header: str) -> SafetensorsWriter:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    return SafetensorsWriter(path, header)
+
+
+def _writer_of(writers: dict[str, SafetensorsWriter], folder: str, name: str) -> SafetensorsWriter:
+    return next(w for file, w in writers.items() if _folder(file) == folder and name in w)
+
+
+def _folder(file: str) -> str:
+    return file.rpartition("/")[0]
+
+
+def _headers(source: Checkpoint, native: bool) -> Headers:
+    """The header of each file to write: the one it came with where that still fits, else a new one for the module."""
+    original = {} if native else _original_headers(source)
+    headers: Headers = {}
+    for folder, tensors in _tensors(source, native).items():
+        came = {file: header for file, header in original.items() if _folder(file) == folder}
+        if _described(came) == tensors:
+            headers |= came
+        else:
+            headers[f"{folder}/model.safetensors".lstrip("/")] = new_header(tensors)
+    return headers
+
+
+def _original_headers(source: Checkpoint) -> Headers:
+    weights = source.weights
+    if isinstance(weights, FlaxWeights):
+        return dict(weights.provenance.get("headers") or {})
+    assert isinstance(weights, TorchWeights)
+    shards = [shard for shards in weights.shards.values() for shard in shards]
+    return {shard.path.relative_to(source.directory.root).as_posix(): shard.header for shard in shards}
+
+
+def _tensors(source: Checkpoint, native: bool) -> dict[str, dict[str, tuple[np.dtype, tuple[int, ...]]]]:
+    """Folder -> torch name -> dtype and shape of everything to write."""
+    folders: dict[str, dict[str, tuple[np.dtype, tuple[int, ...]]]] = {}
+    for path, leaf in source.weights.leaves.items():
+        for name in leaf.torch_names:
+            name = name.removeprefix(_prefix(source)) if native else name
+            folders.setdefault(leaf.folder, {})[name] = (source.weights.dtypes[path], leaf.torch_shape())
+    return folders
+
+
+def _described(headers: Headers) -> dict[str, tuple[np.dtype, tuple[int, ...]]]:
+    tensors: Iterator = (tensor for file, header in headers.items() for tensor in parse_header(Path(file), header))
+    return {tensor.name: (DTYPES[tensor.dtype], tensor.shape) for tensor in tensors}
+
+
+def _check_unchanged(source: Checkpoint, path: str, array: np.ndarray) -> None:
+    weights = source.weights
+    if not isinstance(weights, FlaxWeights):
+        return
+    recorded = weights.provenance.get("leaves", {}).get(path, {}).get("sha256")
+    if recorded != sha256_of_array(array):
+        raise StellaError(
+            f"{path} is not what was converted (its sha256 differs from provenance.json): the file is damaged, or the "
+            "parameters were changed; if you changed them, pass --accept-changes."
+        )
+
+
+def _write_native_config(source: Checkpoint, working: Path) -> None:
+    name = source.layout.file("config.json")
+    old = source.directory.json_object(name)
+    kept = ("hidden_dropout_prob", "attention_probs_dropout_prob", "initializer_range", "classifier_dropout")
+    fields = source.layout.config.native_json() | {key: old[key] for key in kept if key in old}
+    (working / name).write_text(json.dumps(fields, indent=2) + "\n")

@@ -1,0 +1,61 @@
+"""The weights of a converted directory: Orbax parameters under the same leaf paths as `weights.TorchWeights`."""
+
+import numpy as np
+
+from stella_jax.directory import Directory
+from stella_jax.layout import Layout
+from stella_jax.params import PARAMS, leaf_types, load_leaf
+from stella_jax.weights import Leaf, carried_leaf, check_finite, encoder_leaves, head_leaves, raise_faults
+
+# What `convert` writes beside the parameters: where they came from, and a hash of each leaf.
+PROVENANCE = "provenance.json"
+
+
+class FlaxWeights:
+    """The weights of a directory that `convert` wrote; opening it checks paths and shapes, and reads nothing.
+
+    Raises:
+      StellaError: one error that lists every leaf that is missing, unknown, or of a wrong shape or dtype.
+    """
+
+    def __init__(self, directory: Directory, layout: Layout):
+        self._params = directory.path(PARAMS).resolve()
+        self.provenance = directory.json_object(PROVENANCE)
+        self.prefix = str(self.provenance.get("prefix", ""))
+        types = leaf_types(self._params)
+        leaves = [*encoder_leaves(layout, self.prefix)]
+        for head in layout.heads.values():
+            leaves += head_leaves(head, layout.config.hidden_size)
+        for path, (shape, _) in types.items():
+            section, _, name = path.partition("/")
+            if section == "carried":
+                leaves.append(carried_leaf(layout, name.replace("/", "."), shape))
+        self.leaves: dict[str, Leaf] = {leaf.path: leaf for leaf in leaves}
+        self._check(types)
+        self.dtypes: dict[str, np.dtype] = {path: types[path][1] for path in self.leaves}
+
+    @staticmethod
+    def present(directory: Directory) -> bool:
+        """Whether a directory is in this layout."""
+        return directory.has(PROVENANCE) and directory.path(PARAMS).is_dir()
+
+    def read(self, path: str) -> np.ndarray:
+        """One leaf, contiguous, in its stored dtype.
+
+        Raises:
+          StellaError: it cannot be read, or holds NaN or infinity.
+        """
+        array = load_leaf(self._params, path, self.leaves[path].shape, self.dtypes[path])
+        check_finite(array, path)
+        return array
+
+    def _check(self, types: dict[str, tuple[tuple[int, ...], np.dtype]]) -> None:
+        faults = [f"missing: {path}" for path in self.leaves if path not in types]
+        faults += [f"unknown: {path}" for path in types if path not in self.leaves]
+        for path in self.leaves.keys() & types.keys():
+            shape, dtype = types[path]
+            if shape != self.leaves[path].shape:
+                faults.append(f"shape: {path} is {list(shape)}, config.json says {list(self.leaves[path].shape)}")
+            if dtype.name not in ("float32", "float16", "bfloat16"):
+                faults.append(f"dtype: {path} is {dtype}; float32, float16 and bfloat16 are read")
+        raise_faults(f"the parameters in {self._params} do not fit config.json:", faults)

@@ -1,0 +1,76 @@
+"""The Orbax checkpoint of a parameter tree, written and read leaf by leaf, so that one leaf is in memory at a time."""
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from orbax.checkpoint import v1 as ocp
+
+from stella_jax.errors import StellaError
+
+# Folder of a converted checkpoint that holds the parameters.
+PARAMS = "params"
+
+
+def save_leaf(directory: Path, path: str, array: np.ndarray) -> None:
+    """Adds the leaf "a/b/c"; nothing stands at `directory` before `finish_saving`."""
+    with _context():
+        ocp.partial.save(directory, _nest(path, array))
+
+
+def finish_saving(directory: Path) -> None:
+    """Makes the leaves saved so far the checkpoint at `directory`."""
+    with _context():
+        ocp.partial.finalize(directory)
+
+
+def leaf_types(directory: Path) -> dict[str, tuple[tuple[int, ...], np.dtype]]:
+    """Shape and dtype of every leaf by its path, without reading the numbers.
+
+    Raises:
+      StellaError: there is no whole Orbax checkpoint at `directory`.
+    """
+    try:
+        tree = ocp.metadata(directory).metadata
+    except Exception as error:  # Orbax raises several kinds, none of its own
+        raise StellaError(f"{directory} is no whole Orbax checkpoint; convert it again ({_first_line(error)}).") from error
+    return {path: (tuple(leaf.shape), np.dtype(leaf.dtype)) for path, leaf in _flatten(tree).items()}
+
+
+def load_leaf(directory: Path, path: str, shape: tuple[int, ...], dtype: np.dtype) -> np.ndarray:
+    """Reads one leaf.
+
+    Raises:
+      StellaError: its files are damaged.
+    """
+    like = np.broadcast_to(np.zeros((), dtype), shape)  # a shape and a dtype that take no memory
+    try:
+        with _context():
+            tree = ocp.load(directory, _nest(path, like))
+    except Exception as error:
+        raise StellaError(f"{path} in {directory} cannot be read; convert it again ({_first_line(error)}).") from error
+    return _flatten(tree)[path]
+
+
+def _context() -> ocp.Context:
+    context = ocp.Context()
+    context.pytree.loading.partial_load = True
+    context.array.saving.use_compression = False  # float weights hardly shrink, and it would cost most of the time
+    return context
+
+
+def _nest(path: str, leaf: Any) -> dict[str, Any]:
+    for name in reversed(path.split("/")):
+        leaf = {name: leaf}
+    return leaf
+
+
+def _flatten(tree: Any, path: str = "") -> dict[str, Any]:
+    if not isinstance(tree, dict):
+        return {path: tree}
+    below = (_flatten(leaf, f"{path}/{name}" if path else str(name)) for name, leaf in tree.items())
+    return {name: leaf for flat in below for name, leaf in flat.items()}
+
+
+def _first_line(error: Exception) -> str:
+    return (str(error).strip().splitlines() or [type(error).__name__])[0][:200]
