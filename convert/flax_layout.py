@@ -11,12 +11,13 @@ import numpy as np
 from convert.destination import new_directory
 from convert.hashes import hashed, sha256_of_array
 from convert.side_files import copy_side_files, side_files
+from stella_jax import __version__
 from stella_jax.checkpoint import Checkpoint
 from stella_jax.flax_weights import PROVENANCE, FlaxWeights
 from stella_jax.params import PARAMS, finish_saving, save_leaf
 from stella_jax.weights import TorchWeights
 
-PACKAGES = ("stella-jax", "jax", "flax", "orbax-checkpoint", "numpy", "safetensors")
+PACKAGES = ("jax", "flax", "orbax-checkpoint", "numpy", "safetensors")
 
 Progress = Callable[[str], None]
 
@@ -70,4 +71,4 @@ def _name(path: Path, source: Checkpoint) -> str:
 
 
 def _versions() -> dict[str, str]:
-    return {package: version(package) for package in PACKAGES}
+    return {"stella-jax": __version__} | {package: version(package) for package in PACKAGES}

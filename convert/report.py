@@ -1,0 +1,30 @@
+"""What a conversion would do, as a table."""
+
+from collections.abc import Iterator
+
+import numpy as np
+
+from convert.side_files import left_behind, side_files
+from stella_jax.checkpoint import Checkpoint
+
+
+def mapping_table(source: Checkpoint) -> Iterator[str]:
+    """Lines of the table: torch name, shape and dtype -> leaf and shape; then sums and files."""
+    leaves = source.weights.leaves
+    rows = []
+    for path, leaf in leaves.items():
+        name = leaf.torch_names[0]
+        if len(leaf.torch_names) > 1:
+            name = name.replace(".0.", f".{{0..{len(leaf.torch_names) - 1}}}.", 1)
+        shapes = [str(list(shape)) for shape in (leaf.torch_shape(), leaf.shape)]
+        rows.append((f"{leaf.folder}/{name}".lstrip("/"), shapes[0], source.weights.dtypes[path].name, path, shapes[1]))
+    widths = [max(len(row[i]) for row in rows) for i in range(5)]
+    for row in rows:
+        torch, shape, dtype, path, stacked = (text.ljust(width) for text, width in zip(row, widths, strict=True))
+        yield f"{torch}  {shape} {dtype}  ->  {path}  {stacked}".rstrip()
+    numbers = {path: int(np.prod(leaf.shape)) for path, leaf in leaves.items()}
+    encoder = sum(count for path, count in numbers.items() if path.startswith("encoder/"))
+    size = sum(count * source.weights.dtypes[path].itemsize for path, count in numbers.items())
+    yield f"{encoder:,} parameters in the encoder, {sum(numbers.values()) - encoder:,} beside it; {size / 2**20:,.1f} MiB"
+    yield f"carried along: {', '.join(side_files(source.directory)) or 'nothing'}"
+    yield f"left behind: {', '.join(left_behind(source.directory)) or 'nothing'}"

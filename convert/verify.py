@@ -1,0 +1,62 @@
+"""Checks a conversion: every hash again, and the embeddings of a few texts from both sides."""
+
+from collections.abc import Iterator
+
+import numpy as np
+
+from convert.hashes import hashed, sha256_of_array
+from convert.side_files import side_files
+from stella_jax.checkpoint import Checkpoint
+from stella_jax.embedder import Stella
+from stella_jax.errors import StellaError
+from stella_jax.flax_weights import FlaxWeights
+from stella_jax.weights import raise_faults
+
+TEXTS = (
+    "a",
+    "What are some ways to reduce stress?",
+    "Green tea has been consumed for centuries and is known for its potential health benefits. " * 8,
+    "Café naïve ÜBER straße — 北京 快排算法介绍",
+)
+
+
+def verify(source: Checkpoint, converted: Checkpoint, rewritten: tuple[str, ...] = ()) -> Iterator[str]:
+    """Compares two checkpoints that should be one; yields a sentence for each check that held.
+
+    `rewritten` are the files beside the weights that may differ.
+
+    Raises:
+      StellaError: lists what differs.
+    """
+    yield _compare_leaves(source, converted)
+    yield _compare_files(source, converted, rewritten)
+    yield _compare_embeddings(source, converted)
+
+
+def _compare_leaves(source: Checkpoint, converted: Checkpoint) -> str:
+    recorded = [c.weights.provenance["leaves"] for c in (source, converted) if isinstance(c.weights, FlaxWeights)]
+    faults = [f"only on one side: {path}" for path in source.weights.leaves.keys() ^ converted.weights.leaves.keys()]
+    for path in source.weights.leaves.keys() & converted.weights.leaves.keys():
+        hashes = {sha256_of_array(checkpoint.weights.read(path)) for checkpoint in (source, converted)}
+        hashes |= {leaves.get(path, {}).get("sha256") for leaves in recorded}
+        faults += [f"differs: {path}"] if len(hashes) > 1 else []
+    raise_faults("the weights differ:", faults)
+    return f"{len(source.weights.leaves)} leaves have the same sha256 on both sides and in {len(recorded)} provenance.json"
+
+
+def _compare_files(source: Checkpoint, converted: Checkpoint, rewritten: tuple[str, ...]) -> str:
+    ours, theirs = (
+        hashed(c.directory, [name for name in side_files(c.directory) if name not in rewritten])
+        for c in (source, converted)
+    )
+    faults = [f"differs: {name}" for name in ours.keys() | theirs.keys() if ours.get(name) != theirs.get(name)]
+    raise_faults("the files beside the weights differ:", faults)
+    return f"{len(ours)} files beside the weights have the same sha256"
+
+
+def _compare_embeddings(source: Checkpoint, converted: Checkpoint) -> str:
+    ours = Stella(source, dtype="float32").encode(list(TEXTS))
+    theirs = Stella(converted, dtype="float32").encode(list(TEXTS))
+    if not np.array_equal(ours, theirs):
+        raise StellaError(f"the embeddings of {len(TEXTS)} texts differ by up to {np.abs(ours - theirs).max():.2e}.")
+    return f"{len(TEXTS)} texts have the same embeddings, bit for bit"
