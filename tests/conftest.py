@@ -1,0 +1,46 @@
+"""What all tests run under, and the checkpoints that they share."""
+
+import os
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+
+# Before any import that reads it: no test may reach for the hub.
+os.environ["HF_HUB_OFFLINE"] = "1"
+
+import jax
+import pytest
+from hypothesis import settings
+
+from stella_jax import Stella
+
+# A broadcast that was not asked for is a bug that happens to have fitting shapes.
+jax.config.update("jax_numpy_rank_promotion", "raise")
+
+# Compiling a shape takes a second, at whichever example meets it first.
+settings.register_profile("stella", deadline=None, derandomize=True)
+settings.load_profile("stella")
+
+GOLDENS = Path(__file__).parent / "goldens"
+
+
+@pytest.fixture(scope="session")
+def stella() -> Stella:
+    """The stand-in for stella_en_400M_v5, float32."""
+    return Stella.from_pretrained(GOLDENS / "stella")
+
+
+@pytest.fixture(scope="session")
+def arctic() -> Stella:
+    """The stand-in for arctic-embed-m-v2: other tokenizer, cls pooling, Normalize, prompt `query`."""
+    return Stella.from_pretrained(GOLDENS / "arctic-m-v2")
+
+
+@pytest.fixture
+def checkpoint_copy(tmp_path: Path) -> Callable[..., Path]:
+    """Copies a golden checkpoint to where a test may damage it."""
+
+    def copy(name: str = "stella") -> Path:
+        return Path(shutil.copytree(GOLDENS / name, tmp_path / name))
+
+    return copy
