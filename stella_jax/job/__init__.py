@@ -1,0 +1,1 @@
+"""Bulk embedding: inputs -> parts of fixed row counts -> one Parquet file a part, and a manifest over all."""

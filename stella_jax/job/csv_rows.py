@@ -1,0 +1,81 @@
+"""Rows of .csv files: commas, double quotes, a header."""
+
+import csv
+import io
+from collections.abc import Iterator
+from pathlib import Path
+
+from stella_jax.errors import StellaError
+from stella_jax.job.files import open_bytes
+from stella_jax.job.lines import LONGEST
+from stella_jax.job.rows import MISSING, Cells, Fault, Fields
+from stella_jax.layout import listed
+
+
+def read_csv(path: Path, fields: Fields, start: int) -> Iterator[Cells | Fault | None]:
+    """Every record after the header from number `start` (from 0); None for a blank line.
+
+    Wrong UTF-8 travels as surrogates, so that it spoils its own record only.
+
+    Raises:
+      StellaError: there is no header with the fields, or a quote is never closed (the rest of the file lies inside it).
+    """
+    csv.field_size_limit(LONGEST)  # the module's own, and process-wide: its default of 128 KiB is less than a long text
+    with io.TextIOWrapper(open_bytes(path), "utf-8", "surrogateescape", newline="") as file:
+        reader = csv.reader(file, strict=True)
+        header = _header(path, reader, fields)
+        for number, record in enumerate(_records(path, reader)):
+            if number >= start:
+                yield record if isinstance(record, Fault) else _select(record, header, fields)
+
+
+def _header(path: Path, reader, fields: Fields) -> list[str]:
+    try:
+        header = next(reader, None)
+    except csv.Error as error:
+        raise StellaError(f"{path} has no sound header: {error}.") from None
+    if not header:
+        raise StellaError(f"{path} is empty; a .csv needs a first line that names its columns.")
+    for field in (fields.text, fields.id):
+        if field is not None and header.count(field) != 1:
+            many = "more than one column" if field in header else "no column"
+            shown = [name.encode(errors="replace").decode() for name in header]
+            raise StellaError(f"{path} has {many} {field!r}; its first line names {listed(shown)}.")
+    return header
+
+
+def _records(path: Path, reader) -> Iterator[list[str] | Fault]:
+    while True:
+        line = reader.line_num + 1
+        try:
+            yield next(reader)
+        except StopIteration:
+            return
+        except csv.Error as error:
+            if "end of data" in str(error):
+                raise StellaError(f"{path}: the quote opened in the record at line {line} is never closed.") from None
+            yield Fault(f"not CSV: {error}")
+
+
+def _select(record: list[str], header: list[str], fields: Fields) -> Cells | Fault | None:
+    if not record:
+        return None
+    if len(record) != len(header):
+        return Fault(f"has {len(record)} cells where the header has {len(header)}")
+    has_id = fields.id_name in header
+    return Cells(record[header.index(fields.text)], record[header.index(fields.id_name)] if has_id else MISSING)
+
+
+def csv_cells(cells: Cells | None, fields: Fields) -> Cells | None:
+    """The same cells, if they were UTF-8."""
+    for value in cells or ():
+        if isinstance(value, str) and not value.isascii():
+            _check_utf8(value)
+    return cells
+
+
+def _check_utf8(value: str) -> None:
+    try:
+        value.encode()
+    except UnicodeEncodeError as error:
+        raise Fault(f"not UTF-8: byte 0x{ord(value[error.start]) - 0xDC00:02X}") from None

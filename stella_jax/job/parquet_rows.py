@@ -1,0 +1,98 @@
+"""Rows of .parquet files."""
+
+from collections.abc import Iterator
+from pathlib import Path
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from stella_jax.errors import StellaError
+from stella_jax.job.lines import decode
+from stella_jax.job.rows import MISSING, Cells, Fields
+from stella_jax.layout import listed
+
+BATCH_ROWS = 1024
+READ_BUFFER = 2**20
+
+
+def read_parquet(path: Path, fields: Fields, start: int) -> Iterator[Cells]:
+    """Every record from number `start` (from 0); strings as bytes, since a file may hold ones that are no UTF-8.
+
+    Raises:
+      StellaError: the file is damaged, or lacks a field, or has it in a type that is no text (or, for ids, no number).
+    """
+    done = start
+    try:
+        with pq.ParquetFile(path, buffer_size=READ_BUFFER, page_checksum_verification=True) as file:
+            columns = _columns(path, file.schema_arrow, fields)
+            for batch in _batches(file, columns, start):
+                for cells in _cells(batch, fields):
+                    yield cells
+                    done += 1
+    except (pa.ArrowException, OSError) as error:
+        if isinstance(error, OSError) and error.filename:  # not the content: no such file, no permission
+            raise
+        where = f" after row {done}" if done else ""
+        raise StellaError(f"{path} is no sound Parquet file{where}: {_first_line(error)}.") from error
+
+
+def _batches(file: pq.ParquetFile, columns: list[str], start: int) -> Iterator[pa.RecordBatch]:
+    """The batches from this record on; row groups before it are not read."""
+    first = 0
+    while first < file.num_row_groups and start >= (rows := file.metadata.row_group(first).num_rows):
+        start -= rows
+        first += 1
+    groups = list(range(first, file.num_row_groups))
+    if not groups:
+        return
+    for batch in file.iter_batches(BATCH_ROWS, row_groups=groups, columns=columns, use_threads=False):
+        skipped = min(start, batch.num_rows)
+        start -= skipped
+        yield batch.slice(skipped)
+
+
+def _columns(path: Path, schema: pa.Schema, fields: Fields) -> list[str]:
+    wanted = [fields.text, fields.id_name]
+    if fields.id is None and "id" not in schema.names:
+        wanted.pop()
+    for name in wanted:
+        if schema.names.count(name) != 1:
+            many = "more than one column" if name in schema.names else "no column"
+            raise StellaError(f"{path} has {many} {name!r}; its columns are {listed(schema.names)}.")
+        kind = _value_type(schema.field(name).type)
+        if not _is_string(kind) and (name == fields.text or not pa.types.is_integer(kind)):
+            need = "string" if name == fields.text else "string or integer"
+            raise StellaError(f"{path}: column {name!r} is of type {schema.field(name).type}, not {need}.")
+    return list(dict.fromkeys(wanted))
+
+
+def _value_type(kind: pa.DataType) -> pa.DataType:
+    return kind.value_type if pa.types.is_dictionary(kind) else kind
+
+
+def _is_string(kind: pa.DataType) -> bool:
+    return pa.types.is_string(kind) or pa.types.is_large_string(kind) or pa.types.is_string_view(kind)
+
+
+def _cells(batch: pa.RecordBatch, fields: Fields) -> Iterator[Cells]:
+    texts = _values(batch.column(fields.text))
+    if fields.id_name in batch.schema.names:
+        ids = _values(batch.column(fields.id_name))
+    else:
+        ids = [MISSING] * len(texts)
+    return map(Cells, texts, ids)
+
+
+def _values(column: pa.Array) -> list[object]:
+    if pa.types.is_dictionary(column.type):
+        column = column.dictionary_decode()
+    return (column.cast(pa.large_binary()) if _is_string(column.type) else column).to_pylist()
+
+
+def parquet_cells(cells: Cells, fields: Fields) -> Cells:
+    """The same cells, decoded."""
+    return Cells(*(decode(value) if isinstance(value, bytes) else value for value in cells))
+
+
+def _first_line(error: Exception) -> str:
+    return (str(error).strip().splitlines() or [type(error).__name__])[0].rstrip(".")

@@ -1,0 +1,358 @@
+"""Rows out of every kind of file: sound ones, faulty ones with their reasons, and files that are faulty as a whole."""
+
+import gzip
+import json
+import re
+import tracemalloc
+from pathlib import Path
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+
+from stella_jax import StellaError
+from stella_jax.job import lines
+from stella_jax.job.rows import Fields, Rejected, Row
+from stella_jax.job.source import open_sources
+
+FIELDS = Fields()
+
+
+def rows_of(path: Path, fields: Fields = FIELDS, start: int = 0) -> list:
+    [source] = open_sources([path], fields)
+    rows = (source.row(i, record, fields) for i, record in enumerate(source.records(fields, start), start + 1))
+    return [row for row in rows if row is not None]
+
+
+def only_row(path: Path, content: bytes, fields: Fields = FIELDS):
+    path.write_bytes(content)
+    [row] = rows_of(path, fields)
+    return row
+
+
+def write_table(path: Path, **columns) -> Path:
+    pq.write_table(pa.table(columns), path)
+    return path
+
+
+# Sound rows
+
+
+@pytest.mark.parametrize("name", ["a.jsonl", "a.jsonl.gz", "a.csv", "a.csv.gz", "a.parquet", "A.JSONL"])
+def test_every_kind_gives_the_same_rows(tmp_path, name):
+    path = tmp_path / name
+    ids, texts = ["x", "7", "z"], ["one", 'two, "quoted"\nlines', "Käse 北京 🧀"]
+    if name.endswith("parquet"):
+        write_table(path, text=texts, other=[1, 2, 3], id=ids)
+    elif "csv" in name:
+        cells = "id,other,text\r\n" + "".join(
+            f'{i},,"{t.replace(chr(34), chr(34) * 2)}"\r\n' for i, t in zip(ids, texts, strict=True)
+        )
+        path.write_bytes(gzip.compress(cells.encode()) if name.endswith("gz") else cells.encode())
+    else:
+        content = "".join(json.dumps({"text": t, "id": i}) + "\n" for i, t in zip(ids, texts, strict=True)).encode()
+        path.write_bytes(gzip.compress(content) if name.endswith("gz") else content)
+    assert rows_of(path) == [Row(name, n, i, t) for n, i, t in zip((1, 2, 3), ids, texts, strict=True)]
+
+
+@pytest.mark.parametrize("name", ["a.txt", "a.txt.gz"])
+def test_every_line_of_a_text_file_is_a_row(tmp_path, name):
+    path = tmp_path / name
+    content = b"one\n\ntwo\r\nlast without end"
+    path.write_bytes(gzip.compress(content) if name.endswith("gz") else content)
+    assert [(row.id, row.text) for row in rows_of(path)] == [
+        (f"{name}:1", "one"),
+        (f"{name}:2", ""),
+        (f"{name}:3", "two"),
+        (f"{name}:4", "last without end"),
+    ]
+
+
+def test_blank_lines_of_jsonl_are_skipped_but_counted(tmp_path):
+    path = tmp_path / "a.jsonl"
+    path.write_bytes(b'\n{"text": "a"}\n  \n\r\n{"text": "b"}')
+    assert [(row.number, row.id) for row in rows_of(path)] == [(2, "a.jsonl:2"), (5, "a.jsonl:5")]
+
+
+def test_blank_lines_of_csv_are_skipped_but_counted(tmp_path):
+    path = tmp_path / "a.csv"
+    path.write_bytes(b'text\na\n\n""\n')
+    assert [(row.number, row.text) for row in rows_of(path)] == [(1, "a"), (3, "")]
+
+
+@pytest.mark.parametrize("name", ["a.jsonl", "a.txt", "a.csv"])
+def test_a_byte_order_mark_is_dropped(tmp_path, name):
+    content = {"a.jsonl": b'{"text": "x"}', "a.txt": b"x", "a.csv": b"text\nx\n"}[name]
+    assert only_row(tmp_path / name, b"\xef\xbb\xbf" + content).text == "x"
+
+
+def test_whole_numbers_are_ids_and_empty_strings_texts(tmp_path):
+    assert only_row(tmp_path / "a.jsonl", b'{"id": 12, "text": ""}') == Row("a.jsonl", 1, "12", "")
+    [row] = rows_of(write_table(tmp_path / "a.parquet", id=[3], text=["t"]))
+    assert row.id == "3"
+
+
+def test_fields_of_other_names(tmp_path):
+    row = only_row(tmp_path / "a.jsonl", b'{"id": 1, "key": "k", "body": "b"}', Fields("body", "key"))
+    assert (row.id, row.text) == ("k", "b")
+    [row] = rows_of(write_table(tmp_path / "a.parquet", key=["k"], body=["b"]), Fields("body", "key"))
+    assert (row.id, row.text) == ("k", "b")
+
+
+@pytest.mark.parametrize(
+    "kind", [pa.string(), pa.large_string(), pa.string_view(), pa.dictionary(pa.int32(), pa.string())]
+)
+def test_every_type_of_string_column(tmp_path, kind):
+    path = write_table(tmp_path / "a.parquet", id=pa.array(["i", "j"]).cast(kind), text=pa.array(["t", "u"]).cast(kind))
+    assert [(row.id, row.text) for row in rows_of(path)] == [("i", "t"), ("j", "u")]
+
+
+def test_a_megabyte_and_a_nul_are_texts(tmp_path):
+    word = "x" * 2**20
+    assert only_row(tmp_path / "a.jsonl", json.dumps({"text": word}).encode()).text == word
+    assert only_row(tmp_path / "a.csv", f"text\n{word}\n".encode()).text == word
+    assert only_row(tmp_path / "b.jsonl", b'{"text": "a\\u0000b"}').text == "a\0b"
+    assert only_row(tmp_path / "b.csv", b"text\na\0b\n").text == "a\0b"
+
+
+@pytest.mark.parametrize("start", [0, 1, 2, 3, 5, 6])
+def test_reading_from_the_middle_gives_the_tail(tmp_path, start):
+    texts = ["a", "b", "c", "d", "e"]
+    (tmp_path / "a.jsonl").write_text("".join(json.dumps({"text": t}) + "\n" for t in texts))
+    (tmp_path / "a.txt").write_text("".join(t + "\n" for t in texts))
+    (tmp_path / "a.csv").write_text("text\n" + "".join(t + "\n" for t in texts))
+    pq.write_table(pa.table({"text": texts}), tmp_path / "a.parquet", row_group_size=2)
+    for name in ("a.jsonl", "a.txt", "a.csv", "a.parquet"):
+        assert [(row.number, row.text) for row in rows_of(tmp_path / name, start=start)] == [
+            (i + 1, text) for i, text in enumerate(texts) if i >= start
+        ]
+
+
+# Rows that are set aside
+
+
+@pytest.mark.parametrize(
+    ("line", "row_id", "reason"),
+    [
+        (b'{"text": "a"', None, "not JSON: Expecting ',' delimiter at character 12"),
+        (b"nonsense", None, "not JSON: Expecting value at character 0"),
+        (b"[" * 100_000, None, "not JSON: maximum recursion depth exceeded"),
+        (b'{"text": ' + b"1" * 5000 + b"}", None, "not JSON: Exceeds the limit"),
+        (b'["text"]', None, "not a JSON object"),
+        (b'"text"', None, "not a JSON object"),
+        (b'{"text": "\xff"}', None, "not UTF-8: byte 0xFF at byte 10"),
+        (b'{"id": "i"}', "i", "text is missing"),
+        (b'{"id": "i", "text": null}', "i", "text is null, not a string"),
+        (b'{"id": "i", "text": 3.5}', "i", "text is 3.5, not a string"),
+        (b'{"id": "i", "text": ["a", "b"]}', "i", 'text is ["a", "b"], not a string'),
+        (b'{"id": "i", "text": {"a": 1}}', "i", 'text is {"a": 1}, not a string'),
+        (b'{"id": "i", "text": true}', "i", "text is true, not a string"),
+        (b'{"id": "i", "text": "a\\ud800b"}', "i", "text holds a lone surrogate (U+D800 at character 1)"),
+        (b'{"id": null, "text": "a"}', None, "id is null, not a string or a whole number"),
+        (b'{"id": true, "text": "a"}', None, "id is true, not a string or a whole number"),
+        (b'{"id": 1.0, "text": "a"}', None, "id is 1.0, not a string or a whole number"),
+        (b'{"id": [1], "text": "a"}', None, "id is [1], not a string or a whole number"),
+        (b'{"id": "", "text": "a"}', None, "id is empty"),
+        (b'{"id": "\\udfff", "text": "a"}', None, "id holds a lone surrogate (U+DFFF at character 0)"),
+    ],
+)
+def test_faults_of_json_rows(tmp_path, line, row_id, reason):
+    (tmp_path / "a.jsonl").write_bytes(b'{"text": "before"}\n' + line + b'\n{"text": "after"}\n')
+    before, rejected, after = rows_of(tmp_path / "a.jsonl")
+    assert isinstance(before, Row)
+    assert isinstance(after, Row)
+    assert rejected[:3] == ("a.jsonl", 2, row_id)
+    assert isinstance(rejected, Rejected)
+    assert rejected.reason.startswith(reason)
+
+
+def test_an_id_field_that_is_asked_for_must_be_in_every_row(tmp_path):
+    row = only_row(tmp_path / "a.jsonl", b'{"id": 1, "text": "a"}', Fields("text", "key"))
+    assert row == Rejected("a.jsonl", 1, None, "key is missing")
+
+
+def test_a_text_line_of_wrong_utf8(tmp_path):
+    (tmp_path / "a.txt").write_bytes(b"good\nb\xe4d\ngood\n")
+    assert rows_of(tmp_path / "a.txt")[1] == Rejected("a.txt", 2, None, "not UTF-8: byte 0xE4 at byte 1")
+
+
+def test_a_line_without_end_is_not_read_whole(tmp_path, monkeypatch):
+    monkeypatch.setattr(lines, "LONGEST", 2**20)
+    (tmp_path / "a.txt").write_bytes(b"a\n" + b"x" * 3 * 2**20 + b"\nb\n")
+    a, long, b = rows_of(tmp_path / "a.txt")
+    assert long == Rejected("a.txt", 2, None, "longer than 1 MiB without a line end")
+    assert (a.text, b.text, b.number) == ("a", "b", 3)
+
+
+@pytest.mark.parametrize(
+    ("record", "reason"),
+    [
+        (b"i", "has 1 cells where the header has 2"),
+        (b"i,a,b", "has 3 cells where the header has 2"),
+        (b"i,b\xe4d", "not UTF-8: byte 0xE4"),
+        (b'i,"a"b', "not CSV: ',' expected after '\"'"),
+        (b",a", "id is empty"),
+    ],
+)
+def test_faults_of_csv_rows(tmp_path, record, reason):
+    (tmp_path / "a.csv").write_bytes(b"id,text\n1,before\n" + record + b"\n3,after\n")
+    before, rejected, after = rows_of(tmp_path / "a.csv")
+    assert (before.text, after.text, after.number) == ("before", "after", 3)
+    assert rejected == Rejected("a.csv", 2, None, reason)
+
+
+def test_faults_of_parquet_rows(tmp_path):
+    spoiled = pa.StringArray.from_buffers(3, pa.py_buffer(b"\0\0\0\0\1\0\0\0\2\0\0\0\3\0\0\0"), pa.py_buffer(b"a\xffb"))
+    path = write_table(tmp_path / "a.parquet", text=spoiled, id=["1", "2", "3"])
+    assert rows_of(path)[1] == Rejected("a.parquet", 2, None, "not UTF-8: byte 0xFF at byte 0")
+    path = write_table(tmp_path / "b.parquet", text=["a", None, "c"], id=pa.array([1, 2, None]))
+    assert rows_of(path) == [
+        Row("b.parquet", 1, "1", "a"),
+        Rejected("b.parquet", 2, "2", "text is null, not a string"),
+        Rejected("b.parquet", 3, None, "id is null, not a string or a whole number"),
+    ]
+
+
+# Files that cannot be read
+
+
+def write_gzip(path: Path, content: bytes, keep: float) -> Path:
+    packed = gzip.compress(content)
+    path.write_bytes(packed[: int(len(packed) * keep)])
+    return path
+
+
+def refused(path: Path, fields: Fields = FIELDS) -> str:
+    with pytest.raises(StellaError) as error:
+        rows_of(path, fields)
+    assert str(path) in str(error.value)
+    return str(error.value)
+
+
+def test_no_such_file(tmp_path):
+    assert refused(tmp_path / "a.jsonl").endswith("does not exist.")
+
+
+def test_a_directory(tmp_path):
+    assert "is a directory" in refused(tmp_path)
+
+
+@pytest.mark.parametrize("name", ["a.xml", "a", "a.gz", "a.parquet.gz", "a.json"])
+def test_unknown_kinds(tmp_path, name):
+    (tmp_path / name).touch()
+    assert "is of no kind that is read; .jsonl, .txt, .csv, .parquet," in refused(tmp_path / name)
+
+
+@pytest.mark.parametrize("mark", [b"\xff\xfe", b"\xfe\xff"])
+@pytest.mark.parametrize("name", ["a.jsonl", "a.txt", "a.csv"])
+def test_utf16(tmp_path, name, mark):
+    (tmp_path / name).write_bytes(mark + b"a\0")
+    assert "is UTF-16" in refused(tmp_path / name)
+
+
+def test_truncated_gzip(tmp_path):
+    lines = b"".join(b'{"text": "%064x"}\n' % (i * i * 7919**9) for i in range(1000))
+    message = refused(write_gzip(tmp_path / "a.jsonl.gz", lines, keep=0.5))
+    assert "is cut off after row" in message
+    assert 1 <= int(message.split("after row ")[1].split(";")[0]) < 1000
+
+
+def test_damaged_gzip(tmp_path):
+    path = write_gzip(tmp_path / "a.txt.gz", b"line\n" * 1000, keep=1)
+    content = bytearray(path.read_bytes())
+    content[-6] ^= 1  # the checksum at its end
+    path.write_bytes(content)
+    assert "is damaged after row 1000: CRC check failed" in refused(path)
+
+
+def test_gzip_in_name_only(tmp_path):
+    (tmp_path / "a.jsonl.gz").write_bytes(b'{"text": "a"}\n')
+    assert "is no gzip file" in refused(tmp_path / "a.jsonl.gz")
+
+
+def test_parquet_in_name_only(tmp_path):
+    for content in (b"", b'{"text": "a"}\n', b"PAR1" + bytes(100) + b"PAR1"):
+        (tmp_path / "a.parquet").write_bytes(content)
+        assert "is no sound Parquet file" in refused(tmp_path / "a.parquet")
+
+
+def test_damaged_parquet(tmp_path):
+    path = tmp_path / "a.parquet"
+    table = pa.table({"text": [f"{i:050}" for i in range(20_000)]})
+    pq.write_table(
+        table, path, row_group_size=5_000, use_dictionary=False, compression="none", write_page_checksum=True
+    )
+    content = bytearray(path.read_bytes())
+    content[len(content) // 2] ^= 1
+    path.write_bytes(content)
+    assert re.search("is no sound Parquet file after row 9...: .*checksum", refused(path))
+
+
+def test_parquet_columns(tmp_path):
+    path = write_table(tmp_path / "a.parquet", body=["a"], n=[1])
+    assert "has no column 'text'; its columns are body and n." in refused(path)
+    assert "has no column 'key'" in refused(path, Fields("body", "key"))
+    assert "column 'n' is of type int64, not string." in refused(path, Fields("n"))
+    path = write_table(tmp_path / "b.parquet", text=["a"], id=[1.5])
+    assert "column 'id' is of type double, not string or integer." in refused(path)
+
+
+def test_csv_headers(tmp_path):
+    path = tmp_path / "a.csv"
+    for content, sentence in [
+        (b"", "is empty"),
+        (b"first text,2\n", "has no column 'text'; its first line names first text and 2."),
+        (b"text,text\na,b\n", "has more than one column 'text'"),
+        (b'"text\n', "has no sound header"),
+    ]:
+        path.write_bytes(content)
+        assert sentence in refused(path)
+
+
+def test_a_quote_that_is_never_closed(tmp_path):
+    (tmp_path / "a.csv").write_bytes(b'text\none\n"two\nthree\nfour\n')
+    assert "the quote opened in the record at line 3 is never closed" in refused(tmp_path / "a.csv")
+
+
+def test_a_text_file_has_no_ids(tmp_path):
+    (tmp_path / "a.txt").touch()
+    assert "leave out the id field" in refused(tmp_path / "a.txt", Fields("text", "key"))
+
+
+# Names
+
+
+def test_names_tell_inputs_apart(tmp_path):
+    paths = [tmp_path / "x" / "a.txt", tmp_path / "y" / "a.txt", tmp_path / "b.txt"]
+    for path in paths:
+        path.parent.mkdir(exist_ok=True)
+        path.touch()
+    assert [source.name for source in open_sources(paths, FIELDS)] == ["x/a.txt", "y/a.txt", "b.txt"]
+    with pytest.raises(StellaError, match="is given twice"):
+        open_sources([paths[0], tmp_path / "y" / ".." / "x" / "a.txt"], FIELDS)
+
+
+@pytest.mark.parametrize("name", ["a.jsonl.gz", "a.csv", "a.parquet"])
+def test_reading_takes_no_more_memory_for_more_rows(tmp_path, name):
+    def peak(count: int) -> int:
+        path = tmp_path / str(count) / name
+        path.parent.mkdir()
+        texts = [f"{i:0200}" for i in range(count)]
+        if name.endswith("parquet"):
+            write_table(path, text=texts)
+        elif name.endswith("csv"):
+            path.write_text("text\n" + "\n".join(texts))
+        else:
+            path.write_bytes(gzip.compress("\n".join(json.dumps({"text": t}) for t in texts).encode()))
+        del texts
+        [source] = open_sources([path], FIELDS)
+        tracemalloc.start()
+        for i, record in enumerate(source.records(FIELDS), 1):
+            source.row(i, record, FIELDS)
+        _, most = tracemalloc.get_traced_memory()
+        tracemalloc.stop()
+        return most
+
+    peak(2_000)
+    small = peak(4_000)
+    assert peak(40_000) < 1.05 * small + 50_000
