@@ -131,9 +131,9 @@ class TorchWeights:
 
 def check_finite(array: np.ndarray, name: str) -> None:
     """Refuses NaN and infinity. The sum is finite unless a term is not (or, rarely, it overflows): one fast pass."""
-    if array.dtype == np.float32 and np.isfinite(array.sum()):
-        return
-    if not np.isfinite(array).all():
+    with np.errstate(over="ignore", invalid="ignore"):
+        finite = (array.dtype == np.float32 and np.isfinite(array.sum())) or np.isfinite(array).all()
+    if not finite:
         raise StellaError(f"tensor {name} holds NaN or infinity; the checkpoint is damaged or its training diverged.")
 
 

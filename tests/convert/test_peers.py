@@ -1,0 +1,43 @@
+"""What `--to torch` and `--to transformers` write, loaded by sentence-transformers itself."""
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+from conftest import GOLDENS
+
+from convert.__main__ import main
+from stella_jax import Stella
+
+pytestmark = pytest.mark.torch
+
+# No white space at the ends: transformers 5 builds XLM-R tokenizers anew and drops it, where tokenizer.json keeps it.
+TEXTS = ["a", "What are some ways to reduce stress?", "Café naïve ÜBER straße — 北京", " ".join(["green tea"] * 40)]
+
+
+@pytest.fixture
+def sentence_transformer():
+    from sentence_transformers import SentenceTransformer
+
+    return lambda path: SentenceTransformer(str(path), device="cpu", local_files_only=True)
+
+
+@pytest.mark.parametrize("name", ["stella", "stella-finetuned-st6", "gte-base-en", "arctic-m-v2"])
+def test_native_form_of_each_member(name: str, tmp_path: Path, sentence_transformer) -> None:
+    assert main([str(GOLDENS / name), str(tmp_path / "flax")]) == 0
+    assert main([str(tmp_path / "flax"), str(tmp_path / "native"), "--to", "transformers"]) == 0
+    theirs = sentence_transformer(tmp_path / "native")
+    ours = Stella.from_pretrained(tmp_path / "flax")
+    prompt = next(iter(ours.prompts.values()), None)
+    np.testing.assert_allclose(theirs.encode(TEXTS, prompt=prompt), ours.encode(TEXTS, prompt=prompt), atol=1e-4, rtol=0)
+
+
+def test_a_fine_tune_saved_by_sentence_transformers_comes_back_as_it_was(tmp_path: Path, sentence_transformer) -> None:
+    """A config that it can load goes in, so `--to torch` gives what it can load."""
+    assert main([str(GOLDENS / "stella"), str(tmp_path / "native"), "--to", "transformers"]) == 0
+    sentence_transformer(tmp_path / "native").save_pretrained(str(tmp_path / "saved"))
+    assert main([str(tmp_path / "saved"), str(tmp_path / "flax")]) == 0
+    assert main([str(tmp_path / "flax"), str(tmp_path / "back"), "--to", "torch"]) == 0
+    before, after = (sentence_transformer(tmp_path / name).encode(TEXTS) for name in ("saved", "back"))
+    assert np.array_equal(before, after)
+    np.testing.assert_allclose(Stella.from_pretrained(tmp_path / "flax").encode(TEXTS), after, atol=1e-4, rtol=0)
