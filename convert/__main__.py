@@ -1,6 +1,7 @@
 """python -m convert SRC DST [--to flax|torch|transformers] [--dry-run] [--verify]"""
 
 import argparse
+import os
 import sys
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -75,6 +76,7 @@ def _convert(source: "Checkpoint", arguments: argparse.Namespace, progress: "Pro
 
 def main(argv: list[str] | None = None) -> int:
     arguments = parser().parse_args(argv)
+    os.environ.setdefault("JAX_PLATFORMS", "cpu")  # a conversion needs no accelerator, and must not occupy one
     try:
         run(arguments)
     except (StellaError, OSError) as error:
