@@ -15,10 +15,9 @@ class Span:
 
 @dataclass(frozen=True, slots=True)
 class Part:
-    """The unit of commit, retry and resume: one output file. Its first record is at `start` of all inputs' records."""
+    """The unit of commit, retry and resume: one output file."""
 
     name: str
-    start: int
     spans: tuple[Span, ...]
 
     @property
@@ -31,11 +30,9 @@ def plan_parts(records: Sequence[int], part_rows: int) -> list[Part]:
 
     Blank and rejected records count: only so does where a part begins not depend on what the records hold.
     """
-    total = sum(records)
-    starts = range(0, total, part_rows)
-    digits = max(5, len(str(len(starts) - 1)))  # names sort in the order of the parts
-    spans = _spans(records, part_rows)
-    return [Part(f"part-{i:0{digits}}", start, spans[i]) for i, start in enumerate(starts)]
+    parts = _spans(records, part_rows)
+    digits = max(5, len(str(len(parts) - 1)))  # names sort in the order of the parts
+    return [Part(f"part-{i:0{digits}}", spans) for i, spans in enumerate(parts)]
 
 
 def _spans(records: Sequence[int], part_rows: int) -> list[tuple[Span, ...]]:

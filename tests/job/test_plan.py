@@ -160,10 +160,8 @@ def test_the_second_of_two_equal_ids_is_rejected(tmp_path, part_rows):
 @given(st.lists(st.integers(0, 9), min_size=1, max_size=4), st.integers(1, 7), st.data())
 def test_any_parts_in_any_order_read_what_is_theirs(tmp_path_factory, counts, part_rows, data):
     folder = tmp_path_factory.mktemp("rows")
-    paths = [
-        write_rows(folder / f"{i}.jsonl", *({"text": f"{i}:{j}"} for j in range(count)))
-        for i, count in enumerate(counts)
-    ]
+    rows = [[{"text": f"{i}:{j}"} for j in range(count)] for i, count in enumerate(counts)]
+    paths = [write_rows(folder / f"{i}.jsonl", *inputs) for i, inputs in enumerate(rows)]
     texts = [f"{i}:{j}" for i, count in enumerate(counts) for j in range(count)]
     if not texts:
         return

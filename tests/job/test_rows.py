@@ -99,9 +99,10 @@ def test_fields_of_other_names(tmp_path):
     assert (row.id, row.text) == ("k", "b")
 
 
-@pytest.mark.parametrize(
-    "kind", [pa.string(), pa.large_string(), pa.string_view(), pa.dictionary(pa.int32(), pa.string())]
-)
+STRINGS = [pa.string(), pa.large_string(), pa.string_view(), pa.dictionary(pa.int32(), pa.string())]
+
+
+@pytest.mark.parametrize("kind", STRINGS)
 def test_every_type_of_string_column(tmp_path, kind):
     path = write_table(tmp_path / "a.parquet", id=pa.array(["i", "j"]).cast(kind), text=pa.array(["t", "u"]).cast(kind))
     assert [(row.id, row.text) for row in rows_of(path)] == [("i", "t"), ("j", "u")]
@@ -279,9 +280,8 @@ def test_parquet_in_name_only(tmp_path):
 def test_damaged_parquet(tmp_path):
     path = tmp_path / "a.parquet"
     table = pa.table({"text": [f"{i:050}" for i in range(20_000)]})
-    pq.write_table(
-        table, path, row_group_size=5_000, use_dictionary=False, compression="none", write_page_checksum=True
-    )
+    settings = {"use_dictionary": False, "compression": "none", "write_page_checksum": True}
+    pq.write_table(table, path, row_group_size=5_000, **settings)
     content = bytearray(path.read_bytes())
     content[len(content) // 2] ^= 1
     path.write_bytes(content)

@@ -1,0 +1,81 @@
+"""What a job's output depends on, and how a rerun with anything of it changed is refused."""
+
+import re
+from collections.abc import Iterator
+from dataclasses import dataclass
+from importlib.metadata import version
+from typing import Any
+
+import jax
+
+from stella_jax import __version__
+from stella_jax.embedder import Stella
+from stella_jax.fingerprint import fingerprint
+from stella_jax.job.rows import Fields
+from stella_jax.job.scan import Scan
+
+# Rows in a part. A part is what a kill can cost, and its last batch of each length is half empty: on a CPU, with small
+# batches, parts can be small (the 434M encoder takes half an hour for one); elsewhere only large ones fill batches.
+PART_ROWS = {"cpu": 2048}
+DEFAULT_PART_ROWS = 65_536
+
+HASH = re.compile(r"[0-9a-f]{64}")
+
+
+@dataclass(frozen=True, slots=True)
+class Settings:
+    """What the user chose about a job, apart from the model.
+
+    Attributes:
+      prompt: the text itself, put before every text.
+      normalize: whether embeddings are scaled to unit length.
+      part_rows: records in a part.
+    """
+
+    fields: Fields
+    prompt: str
+    normalize: bool
+    part_rows: int
+
+
+def default_part_rows() -> int:
+    return PART_ROWS.get(jax.default_backend(), DEFAULT_PART_ROWS)
+
+
+def job_fingerprint(model: Stella, scan: Scan, settings: Settings) -> dict[str, Any]:
+    """Everything that the bytes of the output follow from, as JSON values."""
+    return {
+        "dim": model.dim,
+        "dtype": model.dtype,
+        "max_seq_length": model.max_seq_length,
+        "prompt": settings.prompt,
+        "normalize": settings.normalize,
+        "text_field": settings.fields.text,
+        "id_field": settings.fields.id,
+        "part_rows": settings.part_rows,
+        "model": fingerprint(model.checkpoint, model.head),
+        "inputs": [{"name": i.source.name, "size": i.size, "sha256": i.sha256} for i in scan.inputs],
+        "platform": jax.default_backend(),
+        "versions": {"stella_jax": __version__} | {name: version(name) for name in ("jax", "tokenizers", "pyarrow")},
+    }
+
+
+def differences(before: Any, now: Any, name: str = "") -> Iterator[str]:
+    """Where two fingerprints differ, in words: "dim was 64, is 32"."""
+    if isinstance(before, dict) and isinstance(now, dict):
+        for key in before | now:
+            yield from differences(before.get(key), now.get(key), f"{name}.{key}" if name else key)
+    elif isinstance(before, list) and isinstance(now, list) and len(before) == len(now):
+        for i, (old, new) in enumerate(zip(before, now, strict=True)):
+            yield from differences(old, new, f"{name}[{i}]")
+    elif before != now:
+        yield f"{name} was {_shown(before)}, is {_shown(now)}"
+
+
+def _shown(value: Any) -> str:
+    """A value in an error: a list by its names, a hash by its start."""
+    if isinstance(value, list):
+        return f"{len(value)} ({', '.join(str(item['name']) for item in value[:3])}{', ...' if len(value) > 3 else ''})"
+    if isinstance(value, str) and HASH.fullmatch(value):
+        return value[:12]
+    return "nothing" if value is None else repr(value)

@@ -1,0 +1,318 @@
+"""Whole jobs with the embedded checkpoint: what they write, and what becomes of one that is stopped anywhere."""
+
+import errno
+import json
+import os
+import signal
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+
+from stella_jax import Stella, StellaError
+from stella_jax.job.rows import Fields
+from stella_jax.job.run import run_job
+from stella_jax.job.settings import Settings
+
+# Words of the examples; few tokens, so that few shapes are compiled.
+TEXTS = [f"{'tea ' * (i % 9)}{word}" for i, word in enumerate("fog law owl sea ink jam elm oak ash bee cow".split())]
+SETTINGS = Settings(Fields(), prompt="", normalize=False, part_rows=3)
+ORIGIN = {"model": "tiny", "revision": None}
+
+
+@pytest.fixture(scope="module")
+def tiny() -> Stella:
+    model = Stella.from_pretrained("tiny", dim=32)
+    model.max_seq_length = 8
+    return model
+
+
+@pytest.fixture
+def corpus(tmp_path: Path) -> list[Path]:
+    """Eleven sound rows over two files with a blank line, a broken one and a repeated id between them: five parts."""
+    first = [json.dumps({"id": f"r{i}", "text": text}) for i, text in enumerate(TEXTS[:7])]
+    second = [json.dumps({"id": f"r{i}", "text": text}) for i, text in enumerate(TEXTS[7:], 7)]
+    (tmp_path / "a.jsonl").write_text("\n".join([*first[:2], "", "broken", *first[2:]]))
+    (tmp_path / "b.jsonl").write_text("\n".join([second[0], first[3], *second[1:]]))
+    return [tmp_path / "a.jsonl", tmp_path / "b.jsonl"]
+
+
+def embed(tiny: Stella, corpus: list[Path], out: Path, settings: Settings = SETTINGS):
+    return run_job(tiny, ORIGIN, corpus, out, settings)
+
+
+def content(out: Path) -> dict[str, bytes]:
+    return {str(path.relative_to(out)): path.read_bytes() for path in sorted(out.rglob("*")) if path.is_file()}
+
+
+def table(out: Path) -> pa.Table:
+    return pa.concat_tables(
+        pq.read_table(path, page_checksum_verification=True) for path in sorted(out.glob("part-*.parquet"))
+    )
+
+
+def vectors(out: Path) -> np.ndarray:
+    return np.stack(table(out)["embedding"].to_pylist()).astype(np.float32)
+
+
+def manifest(out: Path) -> dict:
+    return json.loads((out / "manifest.json").read_text())
+
+
+# What it writes
+
+
+def test_parts_hold_what_encode_gives_bit_for_bit(tiny, corpus, tmp_path):
+    summary = embed(tiny, corpus, tmp_path / "out")
+    found = table(tmp_path / "out")
+    assert found.schema.names == ["id", "embedding", "n_tokens", "truncated"]
+    assert found.schema.types == [pa.string(), pa.list_(pa.float32(), 32), pa.int32(), pa.bool_()]
+    assert found["id"].to_pylist() == [f"r{i}" for i in range(11)]
+    np.testing.assert_array_equal(vectors(tmp_path / "out"), tiny.encode(TEXTS))
+    tokens = tiny.tokenize(TEXTS)
+    assert found["n_tokens"].to_pylist() == [len(text.ids) for text in tokens]
+    assert found["truncated"].to_pylist() == [text.truncated for text in tokens]
+    assert 0 < sum(found["truncated"].to_pylist()) < 11
+    assert (summary.rows, summary.job_rows, summary.job_rejected) == (11, 11, 2)
+    assert summary.tokens == sum(found["n_tokens"].to_pylist())
+
+
+def test_parts_are_compressed_split_and_checked(tiny, corpus, tmp_path):
+    embed(tiny, corpus, tmp_path / "out")
+    column = pq.ParquetFile(tmp_path / "out" / "part-00000.parquet").metadata.row_group(0).column(1)
+    assert (column.path_in_schema, column.compression) == ("embedding.list.element", "ZSTD")
+    assert "BYTE_STREAM_SPLIT" in column.encodings
+    assert not column.has_dictionary_page
+    path = tmp_path / "out" / "part-00001.parquet"
+    damaged = bytearray(path.read_bytes())
+    damaged[column.data_page_offset + 60] ^= 1
+    path.write_bytes(damaged)
+    with pytest.raises(OSError, match="CRC"):
+        pq.read_table(path, page_checksum_verification=True)
+
+
+def test_rejected_rows_and_the_manifest(tiny, corpus, tmp_path):
+    out = tmp_path / "out"
+    embed(tiny, corpus, out)
+    assert [json.loads(line) for line in (out / "rejected.jsonl").read_text().splitlines()] == [
+        {"input": "a.jsonl", "row": 4, "id": None, "reason": "not JSON: Expecting value at character 0"},
+        {"input": "b.jsonl", "row": 2, "id": "r3", "reason": "duplicate id, first seen at a.jsonl:6"},
+    ]
+    fields = manifest(out)
+    assert fields["totals"] == {"rows": 11, "rejected": 2, "tokens": sum(len(t.ids) for t in tiny.tokenize(TEXTS))}
+    assert [part["rows"] for part in fields["parts"]] == [2, 2, 3, 2, 2]
+    assert [(i["name"], i["records"], i["rows"]) for i in fields["inputs"]] == [("a.jsonl", 9, 8), ("b.jsonl", 5, 5)]
+    assert (fields["model"], fields["dim"], fields["prompt"], fields["dtype"]) == ("tiny", 32, "", "float32")
+    for part in fields["parts"]:
+        assert (out / part["file"]).stat().st_size == part["size"]
+
+
+def test_prompt_and_normalize(tiny, corpus, tmp_path):
+    embed(tiny, corpus, tmp_path / "out", Settings(Fields(), prompt="a: ", normalize=True, part_rows=100))
+    expected = tiny.encode(TEXTS, prompt="a: ", normalize_embeddings=True)
+    np.testing.assert_array_equal(vectors(tmp_path / "out"), expected)
+
+
+@pytest.mark.parametrize("part_rows", [1, 4, 100])
+def test_vectors_do_not_depend_on_the_parts(tiny, corpus, tmp_path, part_rows):
+    embed(tiny, corpus, tmp_path / "out", Settings(Fields(), prompt="", normalize=False, part_rows=part_rows))
+    np.testing.assert_array_equal(vectors(tmp_path / "out"), tiny.encode(TEXTS))
+
+
+def test_a_part_without_a_sound_row(tiny, tmp_path):
+    (tmp_path / "a.jsonl").write_text('{"text": "a"}\nx\ny\n{"text": "b"}\n')
+    settings = Settings(Fields(), prompt="", normalize=False, part_rows=1)
+    embed(tiny, [tmp_path / "a.jsonl"], tmp_path / "out", settings)
+    assert [part["rows"] for part in manifest(tmp_path / "out")["parts"]] == [1, 0, 0, 1]
+    assert table(tmp_path / "out")["id"].to_pylist() == ["a.jsonl:1", "a.jsonl:4"]
+
+
+def test_nan_is_never_written(tiny, corpus, tmp_path, monkeypatch):
+    sound = Stella.embed_tokens
+
+    def spoiled(self, tokens, *args, **options):
+        embeddings = sound(self, tokens, *args, **options)
+        embeddings[1, 5] = np.nan
+        return embeddings
+
+    monkeypatch.setattr(Stella, "embed_tokens", spoiled)
+    embed(tiny, corpus, tmp_path / "out")
+    assert np.isfinite(vectors(tmp_path / "out")).all()
+    rejected = [json.loads(line) for line in (tmp_path / "out" / "rejected.jsonl").read_text().splitlines()]
+    assert [row["id"] for row in rejected if "not finite" in row["reason"]] == ["r1", "r3", "r5", "r8", "r10"]
+    assert rejected[0]["id"] == "r1"
+    assert rejected[1]["row"] == 4
+    assert manifest(tmp_path / "out")["totals"]["rows"] == 6
+
+
+# What stops it before it begins
+
+
+def test_a_file_damaged_at_its_end_stops_the_job_before_anything_is_written(tiny, corpus, tmp_path):
+    (tmp_path / "c.jsonl.gz").write_bytes(b"\x1f\x8b\x08\0\0\0\0\0")
+    with pytest.raises(StellaError, match=r"c\.jsonl\.gz is cut off"):
+        embed(tiny, [*corpus, tmp_path / "c.jsonl.gz"], tmp_path / "deep" / "out")
+    assert not (tmp_path / "deep").exists()
+
+
+def test_a_directory_of_something_else_is_left_alone(tiny, corpus, tmp_path):
+    out = tmp_path / "out"
+    out.mkdir()
+    (out / "notes").touch()
+    with pytest.raises(StellaError, match="exists and is not empty"):
+        embed(tiny, corpus, out)
+    assert content(out) == {"notes": b""}
+    with pytest.raises(StellaError, match="exists and is no directory"):
+        embed(tiny, corpus, out / "notes")
+
+
+def test_other_settings_or_inputs_are_refused_by_name(tiny, corpus, tmp_path):
+    out = tmp_path / "out"
+    embed(tiny, corpus, out)
+    before = content(out)
+    with pytest.raises(
+        StellaError, match="prompt was '', is 'q: '; normalize was False, is True; part_rows was 3, is 5"
+    ):
+        embed(tiny, corpus, out, Settings(Fields(), prompt="q: ", normalize=True, part_rows=5))
+    with pytest.raises(StellaError, match="id_field was nothing, is 'id'"):
+        embed(tiny, corpus, out, Settings(Fields("text", "id"), prompt="", normalize=False, part_rows=3))
+    with pytest.raises(StellaError, match=r"inputs was 2 \(a.jsonl, b.jsonl\), is 1 \(a.jsonl\)"):
+        embed(tiny, corpus[:1], out)
+    with pytest.raises(StellaError, match=r"dim was 32, is 64; model.head was [0-9a-f]{12}, is [0-9a-f]{12}\."):
+        other = Stella.from_pretrained("tiny", dim=64)
+        other.max_seq_length = 8
+        embed(other, corpus, out)
+    corpus[1].write_text(corpus[1].read_text() + "\n")
+    with pytest.raises(StellaError, match=r"inputs\[1\].size was \d+, is \d+; inputs\[1\].sha256 was"):
+        embed(tiny, corpus, out)
+    assert content(out) == before
+
+
+# What stops it on its way
+
+
+class Killed(BaseException):
+    """Stands for SIGKILL: nothing is tidied up behind it."""
+
+
+def interrupt(patch: pytest.MonkeyPatch, name: str, call: int, error: BaseException) -> None:
+    """Makes the call of this number to an os function raise."""
+    real, calls = getattr(os, name), iter(range(10**9))
+
+    def counted(*args, **options):
+        if next(calls) == call:
+            raise error
+        return real(*args, **options)
+
+    patch.setattr(os, name, counted)
+
+
+def stop_at_every(name: str, run: Callable[[Path], object], tmp_path: Path, error: BaseException, tidy: bool) -> int:
+    """Stops a job at its first call of an os function, its second, ...; after each the same command finishes it."""
+    run(tmp_path / "undisturbed")
+    expected = content(tmp_path / "undisturbed")
+    for call in range(1000):
+        out = tmp_path / f"stopped-{call}"
+        with pytest.MonkeyPatch.context() as patch:
+            interrupt(patch, name, call, error)
+            if not tidy:
+                patch.setattr(Path, "unlink", lambda path, missing_ok=False: None)
+            try:
+                run(out)
+            except (Killed, StellaError):
+                pass
+            else:
+                return call
+        if tidy:
+            assert not list(out.rglob("*.tmp"))
+        run(out)
+        assert content(out) == expected
+    raise AssertionError("it never ran undisturbed")
+
+
+@pytest.mark.parametrize("name", ["fsync", "replace"])
+def test_killed_at_any_step_it_ends_with_the_same_bytes(tiny, corpus, tmp_path, name):
+    steps = stop_at_every(name, lambda out: embed(tiny, corpus, out), tmp_path, Killed(), tidy=False)
+    files = 1 + 5 * 2 + 2  # job.json; a part file and a receipt each; rejected.jsonl and the manifest
+    assert steps == (files if name == "replace" else 2 * files)
+
+
+def test_a_full_disk_at_any_step(tiny, corpus, tmp_path):
+    full = OSError(errno.ENOSPC, "No space left on device")
+    assert stop_at_every("fsync", lambda out: embed(tiny, corpus, out), tmp_path, full, tidy=True) == 26
+
+
+def test_a_full_disk_is_told_in_a_sentence(tiny, corpus, tmp_path, monkeypatch):
+    interrupt(monkeypatch, "fsync", 10, OSError(errno.ENOSPC, "No space left on device"))
+    with pytest.raises(StellaError, match="the disk of .* is full; the 2 finished parts are kept"):
+        embed(tiny, corpus, tmp_path / "out")
+
+
+def test_only_missing_parts_are_embedded_again(tiny, corpus, tmp_path):
+    out = tmp_path / "out"
+    embed(tiny, corpus, out)
+    before = content(out)
+    assert embed(tiny, corpus, out).rows == 0
+    (out / "part-00001.parquet").unlink()
+    (out / "part-00002.parquet").write_bytes(before["part-00002.parquet"][:-1])
+    (out / "receipts" / "part-00004.json").unlink()
+    (out / "manifest.json").unlink()
+    (out / ".part-00000.parquet.123.tmp").touch()
+    times = {name: (out / name).stat().st_mtime_ns for name in ("part-00000.parquet", "part-00003.parquet")}
+    summary = embed(tiny, corpus, out)
+    assert (summary.rows, summary.job_rows) == (2 + 3 + 2, 11)
+    assert content(out) == before
+    assert times == {name: (out / name).stat().st_mtime_ns for name in times}
+
+
+def test_a_damaged_receipt_is_named(tiny, corpus, tmp_path):
+    embed(tiny, corpus, tmp_path / "out")
+    (tmp_path / "out" / "receipts" / "part-00002.json").write_text("{}")
+    with pytest.raises(StellaError, match=r"part-00002\.json is damaged .*; remove it"):
+        embed(tiny, corpus, tmp_path / "out")
+
+
+KILLED = """
+import os, signal, sys
+from stella_jax.cli import main
+real, calls = os.replace, iter(range(100))
+def replace(*paths):
+    if next(calls) == 5:
+        os.kill(os.getpid(), signal.SIGKILL)
+    return real(*paths)
+os.replace = replace
+main(sys.argv[1:])
+"""
+
+
+def test_a_process_killed_for_real(tiny, corpus, tmp_path):
+    out = tmp_path / "out"
+    command = [*map(str, corpus), "--out", str(out), "--part-rows", "3", "--dim", "32", "--max-length", "8"]
+    ended = subprocess.run(
+        [sys.executable, "-c", KILLED, "embed", *command], capture_output=True, text=True, check=False
+    )
+    assert (ended.returncode, ended.stdout, ended.stderr) == (-signal.SIGKILL, "", "")
+    assert len(list(out.glob("part-*.parquet"))) == 2
+    assert list(out.glob(".part-*.tmp"))
+    embed(tiny, corpus, out)
+    embed(tiny, corpus, tmp_path / "undisturbed")
+    assert content(out) == content(tmp_path / "undisturbed")
+
+
+def test_no_more_than_a_part_is_held_at_once(tiny, tmp_path, monkeypatch):
+    (tmp_path / "a.txt").write_text("owl\n" * 40)
+    held = []
+    sound = Stella.embed_tokens
+
+    def counted(self, tokens, *args, **options):
+        held.append(len(tokens))
+        return sound(self, tokens, *args, **options)
+
+    monkeypatch.setattr(Stella, "embed_tokens", counted)
+    embed(tiny, [tmp_path / "a.txt"], tmp_path / "out", Settings(Fields(), prompt="", normalize=False, part_rows=16))
+    assert held == [16, 16, 8]
