@@ -19,8 +19,9 @@ from stella_jax.job.rows import Fields
 from stella_jax.job.run import run_job
 from stella_jax.job.settings import Settings
 
-# Words of the examples; few tokens, so that few shapes are compiled.
-TEXTS = [f"{'tea ' * (i % 9)}{word}" for i, word in enumerate("fog law owl sea ink jam elm oak ash bee cow".split())]
+# One to nine words, cut at eight tokens, so that one shape is compiled.
+WORDS = ["fog", "law", "owl", "sea", "ink", "jam", "elm", "oak", "ash", "bee", "cow"]
+TEXTS = [f"{'tea ' * (i % 9)}{word}" for i, word in enumerate(WORDS)]
 SETTINGS = Settings(Fields(), prompt="", normalize=False, part_rows=3)
 ORIGIN = {"model": "tiny", "revision": None}
 
@@ -183,9 +184,9 @@ def test_other_settings_or_inputs_are_refused_by_name(tiny, corpus, tmp_path):
         embed(tiny, corpus, out, Settings(Fields("text", "id"), prompt="", normalize=False, part_rows=3))
     with pytest.raises(StellaError, match=r"inputs was 2 \(a.jsonl, b.jsonl\), is 1 \(a.jsonl\)"):
         embed(tiny, corpus[:1], out)
+    other = Stella.from_pretrained("tiny", dim=64)
+    other.max_seq_length = 8
     with pytest.raises(StellaError, match=r"dim was 32, is 64; model.head was [0-9a-f]{12}, is [0-9a-f]{12}\."):
-        other = Stella.from_pretrained("tiny", dim=64)
-        other.max_seq_length = 8
         embed(other, corpus, out)
     corpus[1].write_text(corpus[1].read_text() + "\n")
     with pytest.raises(StellaError, match=r"inputs\[1\].size was \d+, is \d+; inputs\[1\].sha256 was"):
@@ -249,7 +250,7 @@ def test_a_full_disk_at_any_step(tiny, corpus, tmp_path):
 
 def test_a_full_disk_is_told_in_a_sentence(tiny, corpus, tmp_path, monkeypatch):
     interrupt(monkeypatch, "fsync", 10, OSError(errno.ENOSPC, "No space left on device"))
-    with pytest.raises(StellaError, match="the disk of .* is full; the 2 finished parts are kept"):
+    with pytest.raises(StellaError, match=r"the disk of .* is full; the 2 finished parts are kept"):
         embed(tiny, corpus, tmp_path / "out")
 
 
@@ -293,9 +294,9 @@ main(sys.argv[1:])
 def test_a_process_killed_for_real(tiny, corpus, tmp_path):
     out = tmp_path / "out"
     command = [*map(str, corpus), "--out", str(out), "--part-rows", "3", "--dim", "32", "--max-length", "8"]
-    ended = subprocess.run(
-        [sys.executable, "-c", KILLED, "embed", *command], capture_output=True, text=True, check=False
-    )
+    script = [sys.executable, "-c", KILLED, "embed"]
+    environment = os.environ | {"JAX_COMPILATION_CACHE_DIR": str(tmp_path / "cache")}
+    ended = subprocess.run([*script, *command], env=environment, capture_output=True, text=True, check=False)
     assert (ended.returncode, ended.stdout, ended.stderr) == (-signal.SIGKILL, "", "")
     assert len(list(out.glob("part-*.parquet"))) == 2
     assert list(out.glob(".part-*.tmp"))
