@@ -1,0 +1,125 @@
+"""Exact search over the parts of a finished job."""
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from stella_jax.embedder import Stella
+from stella_jax.errors import StellaError
+from stella_jax.fingerprint import fingerprint
+from stella_jax.job.manifest import read_manifest
+from stella_jax.job.plan import plan_parts
+from stella_jax.job.reader import Reader
+from stella_jax.job.rows import Fields, Row
+from stella_jax.job.source import Source, format_of
+
+# Numbers of a block of embeddings in memory: 32 MiB.
+BLOCK = 2**23
+
+
+@dataclass(frozen=True, slots=True)
+class Hit:
+    """A row near the query; `part` is the number of the part that it stands in."""
+
+    score: float
+    id: str
+    part: int
+
+
+class Index:
+    """A finished job with the model that made it.
+
+    Only complete jobs are opened: the best of a part of a corpus look just like the best of it all, and completing the
+    job is one command.
+    """
+
+    def __init__(self, out: Path, model: Stella, manifest: dict[str, Any]):
+        self._out = out
+        self._manifest = manifest
+        self.model = model
+
+    @classmethod
+    def open(cls, out: Path, model_name: str | None = None, revision: str | None = None) -> "Index":
+        """Reads the manifest and loads the model that it names, or the same one from elsewhere.
+
+        Raises:
+          StellaError: the job is not complete, or the model is not the one that embedded it; says what differs.
+        """
+        manifest = read_manifest(out)
+        name = model_name or manifest["model"]
+        revision = revision if model_name else manifest["revision"]
+        model = Stella.from_pretrained(name, dim=manifest["dim"], dtype=manifest["dtype"], revision=revision)
+        before, now = manifest["fingerprint"]["model"], fingerprint(model.checkpoint, model.head)
+        changed = [name for name in before | now if before.get(name) != now.get(name)]
+        if changed:
+            raise StellaError(f"{name} is not the model that embedded {out}: {', '.join(changed)} differ.")
+        return cls(out, model, manifest)
+
+    def search(self, query: str, k: int, prompt: str | None = None) -> list[Hit]:
+        """The k rows nearest to a query, nearest first and among equals in the corpus's order.
+
+        Args:
+          prompt: put before the query; None is the one that the checkpoint has for queries.
+
+        Raises:
+          StellaError: a part is missing or damaged; says which.
+        """
+        vector = self.model.encode_query(query, prompt=prompt, normalize_embeddings=self._manifest["normalize"])
+        best: list[Hit] = []
+        for part in range(len(self._manifest["parts"])):
+            for ids, embeddings in self._blocks(part):
+                scores = self.model.similarity(vector, embeddings)[0]
+                nearest = np.argsort(-scores, kind="stable")[:k]
+                best += [Hit(float(scores[i]), ids[int(i)].as_py(), part) for i in nearest]
+                best = sorted(best, key=lambda hit: -hit.score)[:k]
+        return best
+
+    def texts(self, hits: Sequence[Hit]) -> dict[str, str]:
+        """Texts of the hits by id, as far as the job's inputs are still there; reads the hits' parts of them only."""
+        inputs = self._manifest["inputs"]
+        fields = Fields(self._manifest["text_field"], self._manifest["id_field"])
+        there = {i: source for i, entry in enumerate(inputs) if (source := _source(entry))}
+        parts = plan_parts([entry["records"] for entry in inputs], self._manifest["part_rows"])
+        wanted = {hit.id for hit in hits}
+        reader = Reader(there, fields)
+        found: dict[str, str] = {}
+        for number in sorted({hit.part for hit in hits}):
+            for span in parts[number].spans:
+                rows = reader.rows(span) if span.input in there else ()
+                for _, row in rows:
+                    if isinstance(row, Row) and row.id in wanted:
+                        found.setdefault(row.id, row.text)
+        return found
+
+    def _blocks(self, part: int) -> Iterator[tuple[pa.Array, np.ndarray]]:
+        """A part's ids and embeddings [rows, dim], a block at a time."""
+        path = self._out / self._manifest["parts"][part]["file"]
+        dim = self._manifest["dim"]
+        try:
+            with pq.ParquetFile(path, page_checksum_verification=True) as file:
+                if file.schema_arrow.field("embedding").type != pa.list_(pa.float32(), dim):
+                    raise StellaError(f"{path} does not hold embeddings of {dim} numbers; it is another job's file.")
+                for batch in file.iter_batches(max(1, BLOCK // dim), columns=["id", "embedding"]):
+                    yield batch.column("id"), batch.column("embedding").flatten().to_numpy().reshape(-1, dim)
+        except FileNotFoundError:
+            raise StellaError(f"{path} is missing; run the embed command again to make it anew.") from None
+        except PermissionError:
+            raise
+        except (pa.ArrowException, OSError, KeyError) as error:
+            first_line = (str(error).strip().splitlines() or [type(error).__name__])[0]
+            raise StellaError(
+                f"{path} is damaged ({first_line}); remove it and run the embed command again."
+            ) from error
+
+
+def _source(entry: dict[str, Any]) -> Source | None:
+    """The input of this entry of the manifest, None where it has gone or changed."""
+    path = Path(entry["path"])
+    if not path.is_file() or path.stat().st_size != entry["size"]:
+        return None
+    return Source(entry["name"], path, format_of(path))
