@@ -1,0 +1,98 @@
+"""The command line: its options, and what becomes of errors."""
+
+import argparse
+import os
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+
+from stella_jax import StellaError, __version__
+
+INTERRUPTED = 130  # as a shell reports SIGINT
+PIPE_CLOSED = 141  # and SIGPIPE
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Runs a command; returns the exit code: 1 after an error, told in one sentence on stderr, 2 for wrong usage."""
+    arguments = _parser().parse_args(argv)
+    try:
+        from stella_jax.commands import COMMANDS  # here: it imports JAX, which --help and wrong usage need not wait for
+
+        COMMANDS[arguments.command](arguments)
+        sys.stdout.flush()
+    except StellaError as error:
+        return _fail(str(error))
+    except KeyboardInterrupt:
+        kept = "; finished parts are kept, and the same command goes on" if arguments.command == "embed" else ""
+        print(f"\nstella-jax: interrupted{kept}", file=sys.stderr)
+        return INTERRUPTED
+    except BrokenPipeError:
+        # Whoever read has left, as `head` does; what is still buffered must not raise again at exit.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return PIPE_CLOSED
+    except OSError as error:
+        return _fail(f"{error.filename or 'input or output'}: {error.strerror or error}.")
+    return 0
+
+
+def _fail(sentence: str) -> int:
+    print(f"stella-jax: error: {sentence}", file=sys.stderr)
+    return 1
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(prog="stella-jax", description="Embeddings of the stella, gte and arctic family.")
+    parser.add_argument("--version", action="version", version=f"stella-jax {__version__}")
+    commands = parser.add_subparsers(required=True, metavar="COMMAND", dest="command")
+    _add_embed(commands)
+    _add_search(commands)
+    _add_demo(commands)
+    return parser
+
+
+def _add_embed(commands) -> None:
+    command = _command(commands, "embed", "embed the rows of files into a directory of Parquet parts")
+    command.add_argument("inputs", nargs="+", type=Path, metavar="INPUT", help=".jsonl, .csv, .txt (or .gz), .parquet")
+    command.add_argument("--out", required=True, type=Path, metavar="DIR", help="new, or of the same job to finish")
+    _add_model(command, "tiny")
+    command.add_argument("--dim", type=_positive, help="which head, by its dimension (default: the checkpoint's)")
+    command.add_argument("--dtype", choices=("float32", "bfloat16"), help="to compute in (default: float32 on CPU)")
+    command.add_argument("--prompt", metavar="NAME", help="put before each text, or 'none' (default: documents')")
+    command.add_argument("--text-field", default="text", metavar="FIELD", help="field or column of the text (text)")
+    command.add_argument("--id-field", metavar="FIELD", help="of the id (default: 'id' where there, else file and row)")
+    command.add_argument("--normalize", action=argparse.BooleanOptionalAction, default=False, help="to unit length")
+    command.add_argument("--max-length", type=_positive, metavar="TOKENS", help="cut texts here (default: the model's)")
+    command.add_argument("--part-rows", type=_positive, metavar="ROWS", help="rows of an output file")
+    command.add_argument("--progress", action=argparse.BooleanOptionalAction, help="a bar (default: on a terminal)")
+
+
+def _add_search(commands) -> None:
+    command = _command(commands, "search", "find the rows of a finished job nearest to a query")
+    command.add_argument("out", type=Path, metavar="DIR", help="what embed wrote")
+    command.add_argument("query")
+    command.add_argument("-k", type=_positive, default=10, help="how many (10)")
+    _add_model(command, None)
+    command.add_argument("--prompt", metavar="NAME", help="put before the query, or 'none' (default: queries')")
+
+
+def _add_demo(commands) -> None:
+    command = _command(commands, "demo", "the example of stella's model card")
+    _add_model(command, "tiny")
+    command.add_argument("--dim", type=_positive, help="which head, by its dimension (default: the checkpoint's)")
+    command.add_argument("--task", choices=("s2p", "s2s"), help="the queries' prompt (default: the checkpoint's own)")
+
+
+def _command(commands, name: str, description: str) -> argparse.ArgumentParser:
+    return commands.add_parser(name, help=description, description=f"{description[0].upper()}{description[1:]}.")
+
+
+def _add_model(command: argparse.ArgumentParser, default: str | None) -> None:
+    shown = f"({default})" if default else "(default: the one that embedded)"
+    command.add_argument("--model", default=default, help=f"tiny, a directory, or a repo id {shown}")
+    command.add_argument("--revision", help="branch, tag or commit of a repo")
+
+
+def _positive(text: str) -> int:
+    if not text.isdecimal() or int(text) < 1:
+        raise argparse.ArgumentTypeError(f"{text!r} is not a whole number above 0")
+    return int(text)

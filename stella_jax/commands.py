@@ -1,0 +1,94 @@
+"""What the command line's commands do with their arguments."""
+
+import os
+import shutil
+import sys
+from argparse import Namespace
+from collections.abc import Callable
+from pathlib import Path
+
+import jax
+
+from stella_jax.demo import run_demo
+from stella_jax.embedder import Stella
+from stella_jax.job.rows import Fields
+from stella_jax.job.run import run_job
+from stella_jax.job.settings import Settings, default_part_rows
+from stella_jax.search import Hit, Index
+
+
+def embed(arguments: Namespace) -> None:
+    """`embed INPUT... --out DIR`: writes the job, ends with a line of its numbers."""
+    model = _load(arguments, dtype=arguments.dtype)
+    if arguments.max_length:
+        model.max_seq_length = arguments.max_length
+    settings = Settings(
+        fields=Fields(arguments.text_field, arguments.id_field),
+        prompt=_prompt(model, arguments.prompt) if arguments.prompt else model.prompts.get("document", ""),
+        normalize=arguments.normalize,
+        part_rows=arguments.part_rows or default_part_rows(),
+    )
+    progress = sys.stderr.isatty() if arguments.progress is None else arguments.progress
+    origin = {"model": _lasting(arguments.model), "revision": arguments.revision}
+    summary = run_job(model, origin, arguments.inputs, arguments.out, settings, progress)
+    print(f"{arguments.out}: {summary}")
+
+
+def search(arguments: Namespace) -> None:
+    """`search DIR QUERY`: prints rank, score, id and text of the nearest rows."""
+    _use_compile_cache()
+    index = Index.open(arguments.out, arguments.model, arguments.revision)
+    prompt = _prompt(index.model, arguments.prompt) if arguments.prompt else None
+    hits = index.search(arguments.query, arguments.k, prompt)
+    texts = index.texts(hits)
+    id_width = max((len(_printable(hit.id)) for hit in hits), default=0)
+    for rank, hit in enumerate(hits, 1):
+        print(_line(rank, hit, texts.get(hit.id, ""), id_width))
+
+
+def demo(arguments: Namespace) -> None:
+    """`demo`: prints stella's own example."""
+    print(run_demo(_load(arguments), arguments.task))
+
+
+COMMANDS: dict[str, Callable[[Namespace], None]] = {"embed": embed, "search": search, "demo": demo}
+
+
+def _load(arguments: Namespace, dtype: str | None = None) -> Stella:
+    _use_compile_cache()
+    return Stella.from_pretrained(arguments.model, dim=arguments.dim, dtype=dtype, revision=arguments.revision)
+
+
+def _use_compile_cache() -> None:
+    """Keeps compiled programs for the next command, unless the user's environment decides about that already."""
+    if "JAX_COMPILATION_CACHE_DIR" in os.environ:
+        return
+    try:
+        folder = Path(os.environ.get("XDG_CACHE_HOME") or "~/.cache").expanduser() / "stella-jax" / "xla"
+        folder.mkdir(parents=True, exist_ok=True)
+    except (OSError, RuntimeError):  # no home, or one that cannot be written: every command compiles for itself
+        return
+    jax.config.update("jax_compilation_cache_dir", str(folder))
+    jax.config.update("jax_persistent_cache_min_compile_time_secs", 0)
+
+
+def _prompt(model: Stella, name: str) -> str:
+    return "" if name == "none" else model.resolve_prompt(name)
+
+
+def _lasting(model: str) -> str:
+    """The model's name in a form that holds in other working directories too."""
+    path = Path(model).expanduser()
+    return str(path.resolve()) if model != "tiny" and path.exists() else model
+
+
+def _line(rank: int, hit: Hit, text: str, id_width: int) -> str:
+    """One line of the terminal."""
+    line = f"{rank:3}  {hit.score:.4f}  {_printable(hit.id):{id_width}}  {_printable(text)}".rstrip()
+    width = max(60, shutil.get_terminal_size().columns)
+    return line if len(line) <= width else line[: width - 1] + "…"
+
+
+def _printable(text: str) -> str:
+    """The text on one line, and without characters that would steer the terminal."""
+    return "".join(c if c.isprintable() else "\N{REPLACEMENT CHARACTER}" for c in " ".join(text.split()))

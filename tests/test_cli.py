@@ -1,0 +1,197 @@
+"""The command line as a user meets it: output, sentences, exit codes."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+
+import stella_jax
+from stella_jax.cli import main
+
+SHORT = ["--dim", "32", "--max-length", "8"]
+
+
+@pytest.fixture(autouse=True)
+def no_cache_at_home(monkeypatch, tmp_path):
+    monkeypatch.setenv("JAX_COMPILATION_CACHE_DIR", str(tmp_path / "cache"))
+    monkeypatch.setenv("COLUMNS", "100")
+
+
+@pytest.fixture
+def corpus(tmp_path: Path) -> Path:
+    path = tmp_path / "corpus.jsonl"
+    long = {"id": "long", "text": "owl\x1b[31m\n" * 99}
+    rows = [long, {"id": 2, "text": "sea"}, {"id": "x"}, {"id": 3, "text": "fog"}]
+    path.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    return path
+
+
+def shell(*arguments: str, **options) -> subprocess.CompletedProcess:
+    command = [sys.executable, "-m", "stella_jax", *arguments]
+    return subprocess.run(command, capture_output=True, text=True, check=False, **options)
+
+
+def test_embed_and_search(corpus, tmp_path, capsys):
+    out = str(tmp_path / "out")
+    assert main(["embed", str(corpus), "--out", out, "--part-rows", "2", *SHORT]) == 0
+    shown, errors = capsys.readouterr()
+    assert shown.startswith(f"{out}: 3 rows embedded, 1 rejected; ")
+    assert "texts/s" in shown
+    assert "tokens/s" in shown
+    assert errors == ""
+    assert main(["embed", str(corpus), "--out", out, "--part-rows", "2", *SHORT]) == 0
+    assert capsys.readouterr().out == f"{out}: 3 rows embedded, 1 rejected; nothing was left to do\n"
+    assert main(["search", out, "sea", "-k", "3", "--prompt", "none"]) == 0
+    lines = capsys.readouterr().out.splitlines()
+    assert lines[0] == "  1  1.0000  2     sea"
+    [long] = [line for line in lines if "long" in line]
+    assert len(long) == 100
+    assert long.endswith("…")
+    assert "owl\ufffd[31m owl" in long
+
+
+def test_a_bar_where_it_is_asked_for(corpus, tmp_path, capsys):
+    assert main(["embed", str(corpus), "--out", str(tmp_path / "out"), "--progress", *SHORT]) == 0
+    errors = capsys.readouterr().err
+    assert "4/4" in errors
+    assert "texts/s" in errors
+    assert "tokens/s" in errors
+
+
+@pytest.mark.parametrize(
+    ("arguments", "manifest"),
+    [
+        (["--prompt", "s2s_query"], {"prompt": "Instruct: Retrieve semantically similar text.\nQuery: "}),
+        (["--prompt", "none"], {"prompt": ""}),
+        (["--normalize", "--dtype", "bfloat16"], {"normalize": True, "dtype": "bfloat16"}),
+        (["--id-field", "id", "--no-normalize"], {"id_field": "id", "normalize": False}),
+        ([], {"prompt": "", "dim": 32, "max_seq_length": 8, "model": "tiny", "revision": None}),
+    ],
+)
+def test_options_reach_the_job(corpus, tmp_path, arguments, manifest):
+    out = tmp_path / "out"
+    assert main(["embed", str(corpus), "--out", str(out), *SHORT, *arguments]) == 0
+    found = json.loads((out / "manifest.json").read_text())
+    assert {name: found[name] for name in manifest} == manifest
+
+
+def test_a_model_is_found_again_from_elsewhere(corpus, tmp_path, monkeypatch):
+    (tmp_path / "here").symlink_to(Path(stella_jax.__file__).parent / "tiny")
+    monkeypatch.chdir(tmp_path)
+    assert main(["embed", str(corpus), "--out", "out", "--model", "here", *SHORT]) == 0
+    monkeypatch.chdir("/")
+    assert main(["search", str(tmp_path / "out"), "owl", "-k", "1"]) == 0
+
+
+@pytest.mark.parametrize(
+    ("arguments", "sentence"),
+    [
+        (["embed", "absent.jsonl", "--out", "out"], "absent.jsonl does not exist."),
+        (["embed", "{corpus}", "--out", "out", "--dim", "7"], "there is no head of dimension 7; this checkpoint has"),
+        (["embed", "{corpus}", "--out", "out", "--prompt", "query"], "there is no prompt 'query'"),
+        (["embed", "{corpus}", "--out", "out", "--model", "absent"], "absent is neither a directory here, nor"),
+        (["embed", "{corpus}", "--out", "out", "--max-length", "9999"], "max_seq_length 9999 is more than"),
+        (["embed", "{corpus}", "--out", "out", "--text-field", "body"], "no row of the inputs can be embedded;"),
+        (["embed", "{corpus}", "--out", "."], ". exists and is not empty"),
+        (["embed", "{corpus}", "--out", "{corpus}/out"], "Not a directory."),
+        (["search", "absent", "query"], "absent holds no embedding job"),
+        (["demo", "--model", "."], "modules.json is missing"),
+    ],
+)
+def test_mistakes_are_told_in_one_sentence(corpus, tmp_path, monkeypatch, capsys, arguments, sentence):
+    monkeypatch.chdir(tmp_path)
+    before = sorted(tmp_path.rglob("*"))
+    assert main([argument.format(corpus=corpus) for argument in arguments]) == 1
+    shown, errors = capsys.readouterr()
+    assert shown == ""
+    assert errors.startswith("stella-jax: error: ")
+    assert sentence in errors
+    assert errors.count("\n") == 1
+    assert sorted(tmp_path.rglob("*")) == before
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        [],
+        ["absent"],
+        ["embed"],
+        ["embed", "x.jsonl"],
+        ["embed", "x.jsonl", "--out", "o", "--dim", "-1"],
+        ["embed", "x.jsonl", "--out", "o", "--dtype", "float64"],
+        ["search", "o", "q", "-k", "0"],
+        ["demo", "--task", "x"],
+    ],
+)
+def test_wrong_usage(arguments, capsys):
+    with pytest.raises(SystemExit) as ended:
+        main(arguments)
+    assert ended.value.code == 2
+    assert capsys.readouterr().err.startswith("usage: stella-jax")
+
+
+def test_a_file_that_may_not_be_read(corpus, tmp_path, capsys, monkeypatch):
+    def forbidden(*_, **__):
+        raise PermissionError(13, "Permission denied", "secret.jsonl")
+
+    monkeypatch.setattr("stella_jax.commands.run_job", forbidden)
+    assert main(["embed", str(corpus), "--out", str(tmp_path / "out"), *SHORT]) == 1
+    assert capsys.readouterr().err == "stella-jax: error: secret.jsonl: Permission denied.\n"
+
+
+def test_an_interrupt(corpus, tmp_path, capsys, monkeypatch):
+    def interrupted(*_, **__):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("stella_jax.commands.run_job", interrupted)
+    assert main(["embed", str(corpus), "--out", str(tmp_path / "out"), *SHORT]) == 130
+    assert capsys.readouterr().err.strip() == (
+        "stella-jax: interrupted; finished parts are kept, and the same command goes on"
+    )
+
+
+def test_the_compile_cache_is_the_users_own(monkeypatch, tmp_path):
+    import jax
+
+    from stella_jax.commands import _use_compile_cache
+
+    updates = {}
+    monkeypatch.setattr(jax.config, "update", updates.__setitem__)
+    _use_compile_cache()
+    assert updates == {}
+    monkeypatch.delenv("JAX_COMPILATION_CACHE_DIR")
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "home"))
+    _use_compile_cache()
+    assert updates["jax_compilation_cache_dir"] == str(tmp_path / "home" / "stella-jax" / "xla")
+    monkeypatch.setenv("XDG_CACHE_HOME", "/dev/null")
+    updates.clear()
+    _use_compile_cache()
+    assert updates == {}
+
+
+def test_help_is_quick():
+    begin = time.perf_counter()
+    ended = shell("embed", "--help")
+    assert ended.returncode == 0
+    assert "INPUT" in ended.stdout
+    assert time.perf_counter() - begin < 3  # 0.1 s, where importing JAX takes 1 to 3
+    loaded = "import sys, stella_jax.cli; print('jax' in sys.modules)"
+    assert subprocess.check_output([sys.executable, "-c", loaded], text=True) == "False\n"
+
+
+def test_a_process_of_its_own_says_nothing_else(corpus, tmp_path):
+    ended = shell("embed", str(corpus), "--out", str(tmp_path / "out"), *SHORT)
+    assert (ended.returncode, ended.stderr) == (0, "")
+    assert ended.stdout.count("\n") == 1
+    # A reader that leaves, as `head` does.
+    reading, writing = os.pipe()
+    os.close(reading)
+    command = [sys.executable, "-m", "stella_jax", "search", str(tmp_path / "out"), "owl"]
+    left = subprocess.run(command, stdout=writing, stderr=subprocess.PIPE, text=True, check=False)
+    os.close(writing)
+    assert (left.returncode, left.stderr) == (128 + signal.SIGPIPE, "")
