@@ -46,6 +46,7 @@ def to_torch(
     needed = sum(int(np.prod(leaf.shape)) * weights.dtypes[path].itemsize for path, leaf in weights.leaves.items())
     with new_directory(destination, needed) as working:
         copy_side_files(source.directory, working)
+        _remove_stale_indexes(working, headers)
         with ExitStack() as stack:
             writers = {name: stack.enter_context(_writer(working / name, header)) for name, header in headers.items()}
             for path, leaf in weights.leaves.items():
@@ -59,6 +60,13 @@ def to_torch(
                 progress(path)
         if native:
             _write_native_config(source, working)
+
+
+def _remove_stale_indexes(working: Path, headers: Headers) -> None:
+    """An index of shards belongs to shards: it goes where they became one file."""
+    for file in headers:
+        if Path(file).name == "model.safetensors":
+            (working / f"{file}.index.json").unlink(missing_ok=True)
 
 
 def _prefix(source: Checkpoint) -> str:
