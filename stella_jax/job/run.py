@@ -118,5 +118,5 @@ def _full_disk(out: Path) -> Iterator[None]:
         if error.errno not in FULL:
             raise
         done = len(list((out / FOLDER).glob("part-*.json")))
-        kept = f"the {done} finished parts are kept"
+        kept = f"parts finished and kept: {done}"
         raise StellaError(f"the disk of {out} is full; {kept}. Make room and run the same command again.") from error
