@@ -1,6 +1,7 @@
 """The command line: its options, and what becomes of errors."""
 
 import argparse
+import io
 import os
 import sys
 from collections.abc import Sequence
@@ -15,6 +16,8 @@ PIPE_CLOSED = 141  # and SIGPIPE
 def main(argv: Sequence[str] | None = None) -> int:
     """Runs a command; returns the exit code: 1 after an error, told in one sentence on stderr, 2 for wrong usage."""
     arguments = _parser().parse_args(argv)
+    if isinstance(sys.stdout, io.TextIOWrapper):
+        sys.stdout.reconfigure(errors="backslashreplace")  # texts of any script, on terminals that lack it
     try:
         from stella_jax.commands import COMMANDS  # here: it imports JAX, which --help and wrong usage need not wait for
 

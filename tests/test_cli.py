@@ -188,6 +188,10 @@ def test_a_process_of_its_own_says_nothing_else(corpus, tmp_path):
     ended = shell("embed", str(corpus), "--out", str(tmp_path / "out"), *SHORT)
     assert (ended.returncode, ended.stderr) == (0, "")
     assert ended.stdout.count("\n") == 1
+    ascii_only = os.environ | {"PYTHONIOENCODING": "ascii"}
+    ended = shell("search", str(tmp_path / "out"), "owl", env=ascii_only)
+    assert (ended.returncode, ended.stderr) == (0, "")
+    assert "\\u2026" in ended.stdout
     # A reader that leaves, as `head` does.
     reading, writing = os.pipe()
     os.close(reading)
