@@ -48,7 +48,12 @@ def write_checkpoint(directory: Path, config: EncoderConfig = STELLA, seed: int 
     _json(directory / "sentence_bert_config.json", {"max_seq_length": 512, "do_lower_case": False})
     pooling = {"embedding_dimension": config.hidden_size, "pooling_mode": "mean", "include_prompt": True}
     _json(directory / "1_Pooling" / "config.json", pooling)
-    for name in ("tokenizer.json", "tokenizer_config.json", "special_tokens_map.json", "config_sentence_transformers.json"):
+    for name in (
+        "tokenizer.json",
+        "tokenizer_config.json",
+        "special_tokens_map.json",
+        "config_sentence_transformers.json",
+    ):
         shutil.copy(TINY / name, directory / name)
     modules = [{"idx": i, "name": str(i), "path": path, "type": kind} for i, (path, kind) in enumerate(MODULES)]
     _json(directory / "modules.json", modules)

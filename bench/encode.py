@@ -10,6 +10,7 @@ import argparse
 import tempfile
 from collections.abc import Sequence
 from functools import partial
+from itertools import islice
 from pathlib import Path
 from typing import Any
 
@@ -18,15 +19,18 @@ from report import interleaved, publish, table
 
 from stella_jax import Stella
 from stella_jax.batching import bucket_lengths, plan_batches
-from stella_jax.job.rows import Row, read_rows
+from stella_jax.job.rows import Fields, Row
+from stella_jax.job.source import open_sources
 
 BATCH_SIZE = 32  # sentence-transformers' default
 
 
 def corpus_texts(path: Path, count: int) -> list[str]:
     """The first texts of a corpus file."""
-    rows = (row for row in read_rows([path]) if isinstance(row, Row))
-    return [row.text for row, _ in zip(rows, range(count), strict=False)]
+    fields = Fields()
+    (source,) = open_sources([path], fields)
+    rows = (source.row(number, record, fields) for number, record in enumerate(source.records(fields), 1))
+    return [row.text for row in islice((row for row in rows if isinstance(row, Row)), count)]
 
 
 def long_texts(texts: Sequence[str], count: int) -> list[str]:

@@ -5,7 +5,7 @@ import platform
 import statistics
 import sys
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 
@@ -57,7 +57,7 @@ def publish(title: str, text: str, out: Path | None) -> None:
             file.write(whole + "\n")
 
 
-def interleaved(runs: dict[str, Callable[[], object]], repeats: int) -> dict[str, float]:
+def interleaved(runs: Mapping[str, Callable[[], object]], repeats: int) -> dict[str, float]:
     """Median seconds of each run, after one warm-up (compilation) each, taken in turns against drifting clocks."""
     for run in runs.values():
         run()

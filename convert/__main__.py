@@ -36,7 +36,9 @@ def parser() -> argparse.ArgumentParser:
         action="store_true",
         help="afterwards compare hashes and embeddings of both sides; a DST that exists is verified, not written",
     )
-    parser.add_argument("--accept-changes", action="store_true", help="convert parameters changed since their conversion")
+    parser.add_argument(
+        "--accept-changes", action="store_true", help="convert parameters changed since their conversion"
+    )
     return parser
 
 

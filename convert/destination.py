@@ -38,7 +38,9 @@ def new_directory(destination: Path, needed: int) -> Iterator[Path]:
     except BaseException as error:
         shutil.rmtree(working, ignore_errors=True)
         if _is_disk_full(error):
-            raise StellaError(f"the disk of {destination.parent} is full; nothing was kept, make room and run again.") from error
+            raise StellaError(
+                f"the disk of {destination.parent} is full; nothing was kept, make room and run again."
+            ) from error
         raise
 
 

@@ -19,7 +19,7 @@ from stella_jax.weights import TorchWeights
 
 PACKAGES = ("jax", "flax", "orbax-checkpoint", "numpy", "safetensors")
 
-Progress = Callable[[str], None]
+Progress = Callable[[str], object]
 
 
 def to_flax(source: Checkpoint, name: str, destination: Path, progress: Progress = lambda path: None) -> None:

@@ -25,6 +25,7 @@ def mapping_table(source: Checkpoint) -> Iterator[str]:
     numbers = {path: int(np.prod(leaf.shape)) for path, leaf in leaves.items()}
     encoder = sum(count for path, count in numbers.items() if path.startswith("encoder/"))
     size = sum(count * source.weights.dtypes[path].itemsize for path, count in numbers.items())
-    yield f"{encoder:,} parameters in the encoder, {sum(numbers.values()) - encoder:,} beside it; {size / 2**20:,.1f} MiB"
+    beside = sum(numbers.values()) - encoder
+    yield f"{encoder:,} parameters in the encoder, {beside:,} beside it; {size / 2**20:,.1f} MiB"
     yield f"carried along: {', '.join(side_files(source.directory)) or 'nothing'}"
     yield f"left behind: {', '.join(left_behind(source.directory)) or 'nothing'}"

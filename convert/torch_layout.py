@@ -39,7 +39,8 @@ def to_torch(
       progress: called with the path of each leaf written.
 
     Raises:
-      StellaError: a leaf is not what was converted, the destination exists, or the disk is full; nothing is left behind.
+      StellaError: a leaf is not what was converted, the destination exists, or the disk is full; nothing is left
+        behind.
     """
     headers = _headers(source, native)
     weights = source.weights

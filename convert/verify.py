@@ -41,7 +41,9 @@ def _compare_leaves(source: Checkpoint, converted: Checkpoint) -> str:
         hashes |= {leaves.get(path, {}).get("sha256") for leaves in recorded}
         faults += [f"differs: {path}"] if len(hashes) > 1 else []
     raise_faults("the weights differ:", faults)
-    return f"{len(source.weights.leaves)} leaves have the same sha256 on both sides and in {len(recorded)} provenance.json"
+    return (
+        f"{len(source.weights.leaves)} leaves have the same sha256 on both sides and in {len(recorded)} provenance.json"
+    )
 
 
 def _compare_files(source: Checkpoint, converted: Checkpoint, rewritten: tuple[str, ...]) -> str:

@@ -51,7 +51,7 @@ def attend(q: jax.Array, k: jax.Array, v: jax.Array, lengths: jax.Array) -> jax.
     Returns:
       (B, T, N, H) in q's dtype.
     """
-    B, T, N, H = q.shape  # noqa: N806
+    B, T, N, H = q.shape
     scale = 1 / math.sqrt(H)
     chunk = math.gcd(T, QUERY_CHUNK)
     padding = jnp.where(jnp.arange(T)[None, None] < lengths[:, None, None], 0.0, -jnp.inf)  # (B, 1, T)

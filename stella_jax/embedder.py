@@ -23,7 +23,8 @@ from stella_jax.hub import resolve
 from stella_jax.layout import listed
 from stella_jax.tokenizer import Tokens, check_text, describe
 
-# Tokens in a batch. CPU: rows near one are already efficient and short batches cost little. Others: enough to fill a chip.
+# Tokens in a batch. On CPU rows near one are already efficient, and a short batch must cost little; others need
+# enough to fill a chip.
 TOKEN_BUDGET = {"cpu": 512}
 DEFAULT_TOKEN_BUDGET = 16_384
 
@@ -78,7 +79,7 @@ class Stella:
         self._output = Output(layout.pooling, head, layout.normalize)
         self._graphdef, self._state = checkpoint.encoder_state(DTYPES[self.dtype])
         self._head_params = checkpoint.head_params(head)
-        self._token_budget = TOKEN_BUDGET.get(jax.default_backend(), DEFAULT_TOKEN_BUDGET)
+        self.token_budget = TOKEN_BUDGET.get(jax.default_backend(), DEFAULT_TOKEN_BUDGET)
 
     @classmethod
     def from_pretrained(
@@ -259,7 +260,7 @@ class Stella:
         """Sends every batch through `forward`, a few ahead of the results that it hands out."""
         token_ids = [text.ids for text in tokens]
         lengths = bucket_lengths(self.max_seq_length)
-        batches = plan_batches([len(ids) for ids in token_ids], lengths, self._token_budget, max_rows)
+        batches = plan_batches([len(ids) for ids in token_ids], lengths, self.token_budget, max_rows)
         waiting: deque[tuple[Batch, jax.Array]] = deque()
         for batch in batches:
             waiting.append((batch, forward(*pad(token_ids, batch, self.config.pad_token_id))))

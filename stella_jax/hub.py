@@ -43,8 +43,8 @@ def _download(repo_id: str, revision: str | None) -> Path:
         )
     except (LocalEntryNotFoundError, OfflineModeIsEnabled) as error:
         raise StellaError(
-            f"{repo_id} is no directory here, not in the hub's cache, and the hub cannot be reached; download it first, "
-            "or pass a directory."
+            f"{repo_id} is no directory here, not in the hub's cache, and the hub cannot be reached; download it "
+            "first, or pass a directory."
         ) from error
     except (HfHubHTTPError, HFValidationError, OSError) as error:
         reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__

@@ -15,13 +15,13 @@ PARAMS = "params"
 def save_leaf(directory: Path, path: str, array: np.ndarray) -> None:
     """Adds the leaf "a/b/c"; nothing stands at `directory`, whose name has no leading dot, before `finish_saving`."""
     with _context():
-        ocp.partial.save(directory.absolute(), _nest(path, array))
+        ocp.partial.save(str(directory.absolute()), _nest(path, array))
 
 
 def finish_saving(directory: Path) -> None:
     """Makes the leaves saved so far the checkpoint at `directory`."""
     with _context():
-        ocp.partial.finalize(directory.absolute())
+        ocp.partial.finalize(str(directory.absolute()))
 
 
 def leaf_types(directory: Path) -> dict[str, tuple[tuple[int, ...], np.dtype]]:
@@ -31,9 +31,11 @@ def leaf_types(directory: Path) -> dict[str, tuple[tuple[int, ...], np.dtype]]:
       StellaError: there is no whole Orbax checkpoint at `directory`.
     """
     try:
-        tree = ocp.metadata(directory.absolute()).metadata
+        tree = ocp.metadata(str(directory.absolute())).metadata
     except Exception as error:  # Orbax raises several kinds
-        raise StellaError(f"{directory} is no whole Orbax checkpoint; convert it again ({_first_line(error)}).") from error
+        raise StellaError(
+            f"{directory} is no whole Orbax checkpoint; convert it again ({_first_line(error)})."
+        ) from error
     if tree is None:  # Orbax's answer to damaged metadata
         raise StellaError(f"{directory} is no whole Orbax checkpoint; convert it again.")
     return {path: (tuple(leaf.shape), np.dtype(leaf.dtype)) for path, leaf in _flatten(tree).items()}
@@ -48,7 +50,7 @@ def load_leaf(directory: Path, path: str, shape: tuple[int, ...], dtype: np.dtyp
     like = np.broadcast_to(np.zeros((), dtype), shape)  # a shape and a dtype that take no memory
     try:
         with _context():
-            tree = ocp.load(directory.absolute(), _nest(path, like))
+            tree = ocp.load(str(directory.absolute()), _nest(path, like))
     except Exception as error:
         raise StellaError(f"{path} in {directory} cannot be read; convert it again ({_first_line(error)}).") from error
     array = _flatten(tree)[path]

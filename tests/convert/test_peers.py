@@ -29,7 +29,9 @@ def test_native_form_of_each_member(name: str, tmp_path: Path, sentence_transfor
     theirs = sentence_transformer(tmp_path / "native")
     ours = Stella.from_pretrained(tmp_path / "flax")
     prompt = next(iter(ours.prompts.values()), None)
-    np.testing.assert_allclose(theirs.encode(TEXTS, prompt=prompt), ours.encode(TEXTS, prompt=prompt), atol=1e-4, rtol=0)
+    np.testing.assert_allclose(
+        theirs.encode(TEXTS, prompt=prompt), ours.encode(TEXTS, prompt=prompt), atol=1e-4, rtol=0
+    )
 
 
 def test_a_fine_tune_saved_by_sentence_transformers_comes_back_as_it_was(tmp_path: Path, sentence_transformer) -> None:

@@ -105,7 +105,9 @@ def test_a_tree_in_another_dtype_gets_a_new_header(tmp_path: Path) -> None:
         save_leaf(tmp_path / "flax" / PARAMS, path, source.weights.read(path).astype(np.float32))
     finish_saving(tmp_path / "flax" / PARAMS)
     to_torch(Checkpoint.open(tmp_path / "flax"), tmp_path / "torch", accept_changes=True)
-    before, after = (load_file(path / "model.safetensors") for path in (GOLDENS / "gte-multilingual", tmp_path / "torch"))
+    before, after = (
+        load_file(path / "model.safetensors") for path in (GOLDENS / "gte-multilingual", tmp_path / "torch")
+    )
     assert before.keys() == after.keys()
     assert all(np.array_equal(after[name], before[name].astype(np.float32)) for name in before)
     assert {tensor.dtype for tensor in after.values()} == {np.dtype(np.float32)}
@@ -122,7 +124,7 @@ def test_orbax_alone_reads_the_parameters(tmp_path: Path) -> None:
     from orbax.checkpoint import v1 as ocp
 
     converted(GOLDENS / "stella", tmp_path / "flax")
-    tree = ocp.load(tmp_path / "flax" / PARAMS)
+    tree = ocp.load(str(tmp_path / "flax" / PARAMS))
     assert tree["encoder"]["layers"]["attention"]["qkv"]["kernel"].shape == (3, 64, 3, 4, 16)
     assert sorted(tree["heads"]) == ["2_Dense_128", "2_Dense_32", "2_Dense_48", "2_Dense_64"]
     assert all(np.isfinite(leaf).all() for leaf in jax.tree.leaves(tree))
