@@ -36,19 +36,20 @@ class Checkpoint:
         Raises:
           StellaError: what is wrong with it.
         """
-        directory = Directory(path)
-        layout = read_layout(directory)
-        kind = FlaxWeights if FlaxWeights.present(directory) else TorchWeights
-        return cls(directory, layout, kind(directory, layout))
+        try:
+            directory = Directory(path)
+            layout = read_layout(directory)
+            kind = FlaxWeights if FlaxWeights.present(directory) else TorchWeights
+            return cls(directory, layout, kind(directory, layout))
+        except OSError as error:
+            raise StellaError(f"{error.filename or path} cannot be read: {error.strerror}.") from error
 
     def tokenizer(self) -> Tokenizer:
         """Its tokenizer, cutting at the checkpoint's max_seq_length."""
         name = self.layout.file("tokenizer.json")
         if not self.directory.has(name):
             raise StellaError(f"{self.directory.path(name)} is missing; vocab files alone do not define a tokenizer.")
-        tokenizer = Tokenizer(
-            self.directory.path(name), max_length=self.layout.max_seq_length, lower=self.layout.lower
-        )
+        tokenizer = Tokenizer(self.directory.path(name), max_length=self.layout.max_seq_length, lower=self.layout.lower)
         if tokenizer.vocab_size > self.layout.config.vocab_size:
             raise StellaError(
                 f"{self.directory.path(name)} gives token ids up to {tokenizer.vocab_size - 1}, but config.json's "

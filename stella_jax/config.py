@@ -4,7 +4,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from stella_jax.errors import StellaError
+from stella_jax.errors import StellaError, shown
 
 ARCHITECTURES = ("NewModel", "GteModel")
 MODEL_TYPES = ("new", "gte")
@@ -30,6 +30,9 @@ SIZES = {
     "max_position_embeddings": (1, 1_048_576),
     "type_vocab_size": (0, 1_000),
 }
+
+# The same for the other numbers; outside, float32 would overflow or the function be another one.
+RANGES = {"layer_norm_eps": (1e-30, 1.0), "rope_theta": (1.0, 1e12), "factor": (0.01, 10_000.0)}
 
 
 @dataclass(frozen=True, slots=True)
@@ -75,12 +78,12 @@ class EncoderConfig:
         hidden, heads = sizes["hidden_size"], sizes["num_attention_heads"]
         if hidden % heads or (hidden // heads) % 2:
             raise StellaError(
-                f"config.json: hidden_size {hidden} over num_attention_heads {heads} is not an even whole number per head."
+                f"config.json: hidden_size {hidden} over num_attention_heads {heads} is no even whole number per head."
             )
         return cls(
             **sizes,
             pad_token_id=_pad_token_id(fields, sizes["vocab_size"]),
-            layer_norm_eps=_positive(fields, "layer_norm_eps", fields.get("layer_norm_eps", 1e-12)),
+            layer_norm_eps=_number({"layer_norm_eps": 1e-12, **fields}, "layer_norm_eps"),
             rope=_rope(fields, hidden // heads),
         )
 
@@ -103,56 +106,63 @@ class EncoderConfig:
 
 
 def _refuse_unimplemented(fields: Mapping[str, Any]) -> None:
-    architectures = fields.get("architectures") or ["(none)"]
-    if architectures[0] == "NewForSequenceClassification":
+    architectures = fields.get("architectures")
+    architecture = architectures[0] if isinstance(architectures, list) and architectures else None
+    if architecture == "NewForSequenceClassification":
         raise StellaError(
             "config.json: NewForSequenceClassification is a reranker; this version embeds texts and does not score "
             "pairs, so pass an embedding checkpoint instead."
         )
-    if architectures[0] not in ARCHITECTURES:
-        raise StellaError(f"config.json: architecture {architectures[0]!r} is unknown; known are {_listed(ARCHITECTURES)}.")
+    if architecture not in ARCHITECTURES:
+        raise StellaError(
+            f"config.json: architecture {shown(architecture)} is unknown; known are {_listed(ARCHITECTURES)}."
+        )
     if fields.get("model_type") not in MODEL_TYPES:
         raise StellaError(
-            f"config.json: model_type {fields.get('model_type')!r} is unknown; known are {_listed(MODEL_TYPES)}."
+            f"config.json: model_type {shown(fields.get('model_type'))} is unknown; known are {_listed(MODEL_TYPES)}."
         )
     for name, only in IMPLEMENTED.items():
         if fields.get(name, only) != only:
-            raise StellaError(f"config.json: {name} = {fields[name]!r} is not implemented; only {only!r} is.")
+            raise StellaError(f"config.json: {name} = {shown(fields[name])} is not implemented; only {only!r} is.")
 
 
 def _size(fields: Mapping[str, Any], name: str) -> int:
     low, high = SIZES[name]
     value = fields.get(name)
     if not isinstance(value, int) or isinstance(value, bool) or not low <= value <= high:
-        raise StellaError(f"config.json: {name} = {value!r} must be a whole number from {low} to {high}.")
+        raise StellaError(f"config.json: {name} = {shown(value)} must be a whole number from {low} to {high}.")
     return value
 
 
 def _pad_token_id(fields: Mapping[str, Any], vocab_size: int) -> int:
     value = fields.get("pad_token_id", 0)
     if not isinstance(value, int) or isinstance(value, bool) or not 0 <= value < vocab_size:
-        raise StellaError(f"config.json: pad_token_id = {value!r} must be a token id below vocab_size {vocab_size}.")
+        raise StellaError(f"config.json: pad_token_id = {shown(value)} must be an id below vocab_size {vocab_size}.")
     return value
 
 
-def _positive(fields: Mapping[str, Any], name: str, value: Any) -> float:
-    if isinstance(value, bool) or not isinstance(value, int | float) or not 0 < value < float("inf"):
-        raise StellaError(f"config.json: {name} = {value!r} must be a positive number.")
+def _number(fields: Mapping[str, Any], name: str, where: str = "") -> float:
+    low, high = RANGES[name]
+    value = fields.get(name)
+    if isinstance(value, bool) or not isinstance(value, int | float) or not low <= value <= high:
+        raise StellaError(f"config.json: {where}{name} = {shown(value)} must be a number from {low:g} to {high:g}.")
     return float(value)
 
 
 def _rope(fields: Mapping[str, Any], head_dim: int) -> Rope:
     if fields.get("rope_parameters") is not None:
         return _rope_from_parameters(fields["rope_parameters"])
-    theta = _positive(fields, "rope_theta", fields.get("rope_theta"))
+    theta = _number(fields, "rope_theta")
     scaling = fields.get("rope_scaling")
     if scaling is None:
         return Rope(theta)
     if not isinstance(scaling, Mapping) or scaling.get("type", scaling.get("rope_type")) != "ntk":
-        raise StellaError(f"config.json: rope_scaling = {scaling!r} is not implemented; null and type 'ntk' are.")
+        raise StellaError(f"config.json: rope_scaling = {shown(scaling)} is not implemented; null and type 'ntk' are.")
     if scaling.get("mixed_b") is not None:
-        raise StellaError(f"config.json: rope_scaling mixed_b = {scaling['mixed_b']!r} is not implemented; only null is.")
-    factor = _positive(scaling, "rope_scaling.factor", scaling.get("factor"))
+        raise StellaError(
+            f"config.json: rope_scaling mixed_b = {shown(scaling['mixed_b'])} is not implemented; only null is."
+        )
+    factor = _number(scaling, "factor", "rope_scaling.")
     return Rope(theta * factor, factor ** (2 / head_dim))
 
 
@@ -160,14 +170,14 @@ def _rope_from_parameters(parameters: Any) -> Rope:
     kind = parameters.get("rope_type", "default") if isinstance(parameters, Mapping) else None
     if kind not in ("default", "linear"):
         raise StellaError(
-            f"config.json: rope_parameters = {parameters!r} is not implemented; rope_type 'default' and 'linear' are."
+            f"config.json: rope_parameters = {shown(parameters)} is not implemented; types 'default' and 'linear' are."
         )
     if parameters.get("partial_rotary_factor", 1.0) != 1.0:
         raise StellaError("config.json: rope_parameters.partial_rotary_factor is not implemented; only 1.0 is.")
-    theta = _positive(parameters, "rope_parameters.rope_theta", parameters.get("rope_theta"))
+    theta = _number(parameters, "rope_theta", "rope_parameters.")
     if kind == "default":
         return Rope(theta)
-    return Rope(theta, _positive(parameters, "rope_parameters.factor", parameters.get("factor")))
+    return Rope(theta, _number(parameters, "factor", "rope_parameters."))
 
 
 def _listed(names: tuple[str, ...]) -> str:

@@ -4,7 +4,7 @@ import json
 from pathlib import Path
 from typing import Any
 
-from stella_jax.errors import StellaError
+from stella_jax.errors import StellaError, shown
 
 # Published side files are a few kilobytes; tokenizer.json, the largest, is not read through here.
 LARGEST_JSON = 64 * 2**20
@@ -23,11 +23,17 @@ class Directory:
         """The file of this relative name, whether or not it exists.
 
         Raises:
-          StellaError: the name, or a link on the way, leads out of the directory.
+          StellaError: it is no name that a file can have, or it, or a link on the way, leads out of the directory.
         """
         path = self.root / name
-        if not path.resolve().is_relative_to(self._boundary):
-            raise StellaError(f"{name!r} leads out of {self.root}; every file of a checkpoint must lie inside it.")
+        try:
+            inside = path.resolve().is_relative_to(self._boundary)
+            path.is_file()
+        except (ValueError, OSError, RuntimeError) as error:  # NUL, too long, not readable, links in a circle
+            why = error.strerror if isinstance(error, OSError) else error
+            raise StellaError(f"{self.root}: {shown(name)} is no file that can be read ({why}).") from error
+        if not inside:
+            raise StellaError(f"{shown(name)} leads out of {self.root}; every file of a checkpoint must lie inside it.")
         return path
 
     def has(self, name: str) -> bool:

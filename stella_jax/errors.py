@@ -7,3 +7,16 @@ class StellaError(ValueError):
     The message is one readable sentence (or a list under one) that says what is wrong, where, and what to do. The
     command lines print it to stderr without a traceback and exit with 1.
     """
+
+    def __init__(self, message: str):
+        # It may quote a file, whose control characters must not reach a terminal.
+        super().__init__("".join(c if c.isprintable() or c == "\n" else ascii(c)[1:-1] for c in message))
+
+
+def shown(value: object) -> str:
+    """A value in an error: its repr, cut, since what stands in a file may be of any length and depth."""
+    try:
+        text = repr(value)
+    except RecursionError:
+        text = f"a nested {type(value).__name__}"
+    return text if len(text) <= 100 else f"{text[:100]}..."

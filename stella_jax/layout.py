@@ -6,13 +6,15 @@ from typing import Any
 
 from stella_jax.config import EncoderConfig
 from stella_jax.directory import Directory
-from stella_jax.errors import StellaError
+from stella_jax.errors import StellaError, shown
 from stella_jax.heads import Activation, Head, Pooling
+from stella_jax.tokenizer import check_text
 
 ACTIVATIONS: dict[str, Activation] = {"Identity": "identity", "Tanh": "tanh"}
 OLD_POOLING_FLAGS: dict[str, Pooling] = {"pooling_mode_cls_token": "cls", "pooling_mode_mean_tokens": "mean"}
 POOLINGS: tuple[Pooling, ...] = ("cls", "mean")
 SIMILARITIES = ("cosine", "dot", "euclidean", "manhattan")
+MODULES = ("Transformer", "Pooling", "Dense", "Normalize")
 HEAD_FOLDER = re.compile(r"\d+_Dense(_\d+)?")
 
 
@@ -103,30 +105,34 @@ def _modules(directory: Directory) -> dict[str, str]:
         )
     listing = directory.json("modules.json")
     try:
-        modules = {str(m["type"]).rpartition(".")[2]: str(m["path"]).strip("/") for m in listing}
+        modules = [(str(m["type"]).rpartition(".")[2], str(m["path"]).strip("/")) for m in listing]
     except (TypeError, KeyError) as error:
         raise StellaError(f"{directory.path('modules.json')} is not a list of modules with type and path.") from error
-    order = [name for name in ("Transformer", "Pooling", "Dense", "Normalize") if name in modules]
-    if list(modules) != order or len(listing) != len(order) or not {"Transformer", "Pooling"} <= set(modules):
+    kinds = [kind for kind, _ in modules]
+    if kinds != [kind for kind in MODULES if kind in kinds] or not {"Transformer", "Pooling"} <= set(kinds):
         raise StellaError(
-            f"modules.json lists {listed(list(modules))}; Transformer, Pooling, then at most one Dense and one Normalize "
+            f"modules.json lists {listed(kinds)}; Transformer, Pooling, then at most one Dense and one Normalize "
             "are implemented."
         )
-    return modules
+    return dict(modules)
 
 
 def _pooling(directory: Directory, name: str, config: EncoderConfig) -> Pooling:
     fields = directory.json_object(name)
     if fields.get("include_prompt", True) is not True:
-        raise StellaError(f"{name}: include_prompt = {fields['include_prompt']!r} is not implemented; only true is.")
+        raise StellaError(
+            f"{name}: include_prompt = {shown(fields['include_prompt'])} is not implemented; only true is."
+        )
     width = fields.get("word_embedding_dimension", fields.get("embedding_dimension"))
     if width != config.hidden_size:
-        raise StellaError(f"{name}: its dimension {width!r} is not the encoder's hidden_size {config.hidden_size}.")
+        raise StellaError(
+            f"{name}: its dimension {shown(width)} is not the encoder's hidden_size {config.hidden_size}."
+        )
     mode = fields["pooling_mode"] if "pooling_mode" in fields else _old_pooling(fields)
     for known in POOLINGS:
         if mode == known:
             return known
-    raise StellaError(f"{name}: pooling {mode!r} is not implemented; mean and cls are.")
+    raise StellaError(f"{name}: pooling {shown(mode)} is not implemented; mean and cls are.")
 
 
 def _old_pooling(fields: dict[str, Any]) -> str:
@@ -142,7 +148,9 @@ def _heads(directory: Directory, default: Head | None, config: EncoderConfig) ->
         head = _head(directory, folder, config)
         known = heads.setdefault(head.dim, head)
         if known not in (default, head):
-            raise StellaError(f"{known.folder} and {folder} are both heads of dimension {head.dim}; remove one of them.")
+            raise StellaError(
+                f"{known.folder} and {folder} are both heads of dimension {head.dim}; remove one of them."
+            )
     return heads
 
 
@@ -154,17 +162,21 @@ def _head(directory: Directory, folder: str, config: EncoderConfig) -> Head:
     fields = directory.json_object(name)
     activation = str(fields.get("activation_function", "Tanh")).rpartition(".")[2]
     if activation not in ACTIVATIONS:
-        raise StellaError(f"{name}: activation {activation!r} is not implemented; {listed(list(ACTIVATIONS))} are.")
+        raise StellaError(
+            f"{name}: activation {shown(activation)} is not implemented; {listed(list(ACTIVATIONS))} are."
+        )
     if fields.get("use_residual"):
         raise StellaError(f"{name}: use_residual is not implemented.")
     for key in ("module_input_name", "module_output_name"):
         if fields.get(key, "sentence_embedding") != "sentence_embedding":
-            raise StellaError(f"{name}: {key} = {fields[key]!r} is not implemented; only 'sentence_embedding' is.")
+            raise StellaError(f"{name}: {key} = {shown(fields[key])} is not implemented; only 'sentence_embedding' is.")
     if fields.get("in_features") != config.hidden_size:
-        raise StellaError(f"{name}: in_features {fields.get('in_features')!r} is not hidden_size {config.hidden_size}.")
+        raise StellaError(
+            f"{name}: in_features {shown(fields.get('in_features'))} is not hidden_size {config.hidden_size}."
+        )
     dim = fields.get("out_features")
     if not isinstance(dim, int) or isinstance(dim, bool) or not 1 <= dim <= 1_000_000:
-        raise StellaError(f"{name}: out_features = {dim!r} must be a whole number from 1 to 1000000.")
+        raise StellaError(f"{name}: out_features = {shown(dim)} must be a whole number from 1 to 1000000.")
     return Head(folder, dim, bool(fields.get("bias", True)), ACTIVATIONS[activation])
 
 
@@ -176,14 +188,17 @@ def _prompts(settings: dict[str, Any]) -> dict[str, str]:
     prompts = settings.get("prompts") or {}
     if not isinstance(prompts, dict) or not all(isinstance(text, str | None) for text in prompts.values()):
         raise StellaError("config_sentence_transformers.json: prompts must map names to texts.")
+    for name, text in prompts.items():
+        check_text(text or "", f"config_sentence_transformers.json: prompt {shown(name)}")
     return {name: text for name, text in prompts.items() if text}
 
 
 def _default_prompt(settings: dict[str, Any], prompts: dict[str, str]) -> str | None:
     name = settings.get("default_prompt_name")
-    if name is not None and name not in (settings.get("prompts") or {}):
+    if name is not None and (not isinstance(name, str) or name not in (settings.get("prompts") or {})):
         raise StellaError(
-            f"config_sentence_transformers.json: default_prompt_name {name!r} is none of its prompts ({listed(list(prompts))})."
+            f"config_sentence_transformers.json: default_prompt_name {shown(name)} is none of its prompts "
+            f"({listed(prompts)})."
         )
     return name if name in prompts else None
 
@@ -192,7 +207,8 @@ def _similarity(settings: dict[str, Any]) -> str:
     name = settings.get("similarity_fn_name") or "cosine"
     if name not in SIMILARITIES:
         raise StellaError(
-            f"config_sentence_transformers.json: similarity_fn_name {name!r} is unknown; known are {listed(SIMILARITIES)}."
+            f"config_sentence_transformers.json: similarity_fn_name {shown(name)} is unknown; known are "
+            f"{listed(SIMILARITIES)}."
         )
     return name
 
@@ -205,11 +221,13 @@ def _max_seq_length(directory: Directory, prefix: str, bert: dict[str, Any], con
     if value is None:
         return config.max_position_embeddings
     if isinstance(value, bool) or not isinstance(value, int | float) or not value >= 1:
-        raise StellaError(f"sentence_bert_config.json: max_seq_length = {value!r} must be a positive whole number.")
+        raise StellaError(
+            f"sentence_bert_config.json: max_seq_length = {shown(value)} must be a positive whole number."
+        )
     return int(min(value, config.max_position_embeddings))
 
 
 def listed(names: Any) -> str:
     """Names in words: "a, b and c"."""
-    names = [str(name) for name in names]
+    names = [str(name) if str(name).isprintable() and len(str(name)) <= 100 else shown(name) for name in names]
     return " and ".join([", ".join(names[:-1]), names[-1]] if len(names) > 1 else names) or "none"

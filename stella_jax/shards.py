@@ -12,7 +12,7 @@ import numpy as np
 from safetensors import SafetensorError, safe_open
 
 from stella_jax.directory import Directory
-from stella_jax.errors import StellaError
+from stella_jax.errors import StellaError, shown
 
 DTYPES: dict[str, np.dtype] = {
     "F32": np.dtype(np.float32),
@@ -75,9 +75,9 @@ def _indexed_files(directory: Directory, index: str) -> list[str]:
         raise StellaError(f"{directory.path(index)} has no weight_map from tensor names to files.")
     files = sorted(set(names.values()))
     folder = Path(index).parent
-    outside = [name for name in files if Path(name).name != name]
+    outside = [name for name in files if Path(name).name != name or name in ("", "..")]
     if outside:
-        raise StellaError(f"{directory.path(index)} points at {outside[0]!r}; shards must lie beside the index.")
+        raise StellaError(f"{directory.path(index)} points at {shown(outside[0])}; shards must lie beside the index.")
     missing = [name for name in files if not directory.has(str(folder / name))]
     if missing:
         raise StellaError(f"{directory.path(index)} names shards that are missing: {', '.join(missing)}.")
@@ -134,8 +134,8 @@ def parse_header(path: Path, header: str) -> Iterator[Tensor]:
                 fields = dict(fields)
                 begin, _ = fields["data_offsets"]
                 yield Tensor(path, name, str(fields["dtype"]), tuple(map(int, fields["shape"])), base + int(begin))
-    except (ValueError, TypeError, KeyError, RecursionError) as error:
-        raise StellaError(f"{path} is no safetensors file: its header is damaged ({error}).") from error
+    except (ValueError, TypeError, KeyError, OverflowError, RecursionError) as error:
+        raise StellaError(f"{path} is no safetensors file: its header is damaged; download it again.") from error
 
 
 def _what_is_wrong(path: Path, tensors: tuple[Tensor, ...], error: str) -> str:
@@ -146,4 +146,5 @@ def _what_is_wrong(path: Path, tensors: tuple[Tensor, ...], error: str) -> str:
             return f"{path} is truncated: its header promises {promised} bytes, it has {size}; download it again."
         if size > promised:
             return f"{path} has {size - promised} bytes after its last tensor; it is damaged, download it again."
-    return f"{path} is no sound safetensors file: {error}; download it again."
+    reason = error.replace("\n", "\\n")
+    return f"{path} is no sound safetensors file: {reason}; download it again."

@@ -8,6 +8,9 @@ import tokenizers
 
 from stella_jax.errors import StellaError
 
+# A character so rare that no vocabulary has it.
+UNKNOWN = "\U0001fa00"
+
 
 class Tokens(NamedTuple):
     """Token ids of one text, special tokens included, and whether its end was cut off."""
@@ -30,9 +33,17 @@ class Tokenizer:
     def __init__(self, path: Path, *, max_length: int, lower: bool = False):
         try:
             self._tokenizer = tokenizers.Tokenizer.from_file(str(path))
-        except Exception as error:  # the library raises bare Exception
-            raise StellaError(f"{path} is not a tokenizer.json that the tokenizers library can read: {error}") from error
-        self._tokenizer.no_padding()
+            self._tokenizer.no_padding()
+            probe = self._tokenizer.encode(UNKNOWN)  # some faults show only here
+        except (KeyboardInterrupt, SystemExit):
+            raise
+        except BaseException as error:  # the library raises bare Exception, and its panics are not even that
+            raise StellaError(
+                f"{path} is not a tokenizer.json that the tokenizers library can use: {error}."
+            ) from error
+        if not self._tokenizer.num_special_tokens_to_add(is_pair=False):
+            raise StellaError(f"{path} adds no special tokens, so an empty text would have no tokens; the family's do.")
+        self._largest_special = max(probe.ids, default=-1)
         self._lower = lower
         self.max_length = max_length
 
@@ -51,7 +62,8 @@ class Tokenizer:
     @property
     def vocab_size(self) -> int:
         """One more than the largest id it can give."""
-        return max(self._tokenizer.get_vocab(with_added_tokens=True).values(), default=-1) + 1
+        # The special tokens of a template need not stand in the vocabulary.
+        return max([*self._tokenizer.get_vocab(with_added_tokens=True).values(), self._largest_special]) + 1
 
     def encode(self, texts: Sequence[str], prompt: str = "") -> list[Tokens]:
         """Tokens of each text after the prompt."""

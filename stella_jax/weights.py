@@ -160,4 +160,4 @@ def raise_faults(title: str, faults: list[str]) -> None:
     """One error that lists all faults, the first forty in full; none, no error."""
     if faults:
         shown = sorted(faults) if len(faults) <= 40 else [*sorted(faults)[:40], f"... and {len(faults) - 40} more"]
-        raise StellaError("\n  ".join([title, *shown]))
+        raise StellaError("\n  ".join([title, *(fault.replace("\n", "\\n") for fault in shown)]))

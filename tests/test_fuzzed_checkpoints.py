@@ -1,0 +1,97 @@
+"""Files of a checkpoint with anything in them: it loads, or says in a sentence why not, and soon."""
+
+import json
+import shutil
+import struct
+import time
+from pathlib import Path
+
+import pytest
+from conftest import GOLDENS
+from damage import WEIGHTS, assert_readable
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+
+from stella_jax import StellaError
+from stella_jax.checkpoint import Checkpoint
+
+FUZZED = (
+    "config.json",
+    "modules.json",
+    "config_sentence_transformers.json",
+    "sentence_bert_config.json",
+    "1_Pooling/config.json",
+    "2_Dense_64/config.json",
+    "tokenizer_config.json",
+)
+ODD = ("", "..", "/", "\x1b[2J\n", 10**400, 1e308)
+VALUES = st.recursive(
+    st.none()
+    | st.booleans()
+    | st.integers()
+    | st.floats()
+    | st.text()
+    | st.sampled_from(["", "..", "/", 10**400, 1e308]),
+    lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.text(max_size=5), inner, max_size=3),
+    max_leaves=5,
+)
+few = settings(max_examples=100, suppress_health_check=[HealthCheck.function_scoped_fixture])
+
+
+def survives(path: Path) -> None:
+    """Loads, or says why not: nothing else, and soon."""
+    began = time.monotonic()
+    try:
+        checkpoint = Checkpoint.open(path)
+        checkpoint.tokenizer().encode(["a text"])
+    except StellaError as error:
+        assert_readable(str(error))
+    assert time.monotonic() - began < 20
+
+
+@pytest.fixture(scope="module")
+def scratch(tmp_path_factory):
+    """A sound checkpoint whose files are damaged one at a time and put back."""
+    return Path(shutil.copytree(GOLDENS / "stella", tmp_path_factory.mktemp("fuzz") / "stella"))
+
+
+def with_content(path: Path, content: bytes) -> None:
+    original = path.read_bytes()
+    try:
+        path.write_bytes(content)
+        survives(path.parent if path.parent.name == "stella" else path.parent.parent)
+    finally:
+        path.write_bytes(original)
+
+
+@few
+@given(file=st.sampled_from(FUZZED), data=st.data())
+def test_any_field_may_hold_any_value(scratch, file, data):
+    value = json.loads((scratch / file).read_text())
+    target = data.draw(st.sampled_from(value)) if isinstance(value, list) else value
+    target[data.draw(st.sampled_from(sorted(target)))] = data.draw(VALUES)
+    with_content(scratch / file, json.dumps(value).encode())
+
+
+@few
+@given(file=st.sampled_from(FUZZED), position=st.floats(0, 1, exclude_max=True), replaced=st.binary(max_size=3))
+def test_any_byte_of_a_json_file_may_be_wrong(scratch, file, position, replaced):
+    content = (scratch / file).read_bytes()
+    at = int(position * len(content))
+    with_content(scratch / file, content[:at] + replaced + content[at + len(replaced) :])
+
+
+@few
+@given(position=st.floats(0, 1, exclude_max=True), replaced=st.binary(min_size=1, max_size=3))
+def test_any_byte_of_a_safetensors_header_may_be_wrong(scratch, position, replaced):
+    file = scratch / "2_Dense_64" / WEIGHTS
+    content = file.read_bytes()
+    at = int(position * (8 + struct.unpack("<Q", content[:8])[0]))
+    with_content(file, content[:at] + replaced + content[at + len(replaced) :])
+
+
+@few
+@given(header=st.dictionaries(st.sampled_from(["linear.weight", "linear.bias", "__metadata__"]), VALUES))
+def test_a_safetensors_header_may_hold_anything(scratch, header):
+    text = json.dumps(header).encode()
+    with_content(scratch / "2_Dense_64" / WEIGHTS, struct.pack("<Q", len(text)) + text + bytes(64))
