@@ -25,7 +25,7 @@ from stella_jax.tokenizer import Tokens, check_text, describe
 
 # Tokens in a batch. On CPU rows near one are already efficient, and a short batch must cost little; others need
 # enough to fill a chip.
-TOKEN_BUDGET = {"cpu": 512}
+TOKEN_BUDGET = {"cpu": 256}
 DEFAULT_TOKEN_BUDGET = 16_384
 
 # Batches on their way: the host pads the next while the device works on this one.
