@@ -7,6 +7,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from stella_jax.config import Rope
+from stella_jax.sharding import per_device
 
 # Queries scored at a time: T x 512 float32 scores of one head stay within a core's cache up to a few thousand tokens.
 QUERY_CHUNK = 512
@@ -38,6 +39,7 @@ def rotate(x: jax.Array, cos: jax.Array | np.ndarray, sin: jax.Array | np.ndarra
     return jnp.concatenate([low * cos - high * sin, high * cos + low * sin], axis=-1).astype(x.dtype)
 
 
+@per_device
 def attend(q: jax.Array, k: jax.Array, v: jax.Array, lengths: jax.Array) -> jax.Array:
     """softmax(q k^T / sqrt(H)) v over the first `lengths[b]` keys of each row, scores and softmax in float32.
 
@@ -53,7 +55,7 @@ def attend(q: jax.Array, k: jax.Array, v: jax.Array, lengths: jax.Array) -> jax.
     """
     B, T, N, H = q.shape
     scale = 1 / math.sqrt(H)
-    chunk = math.gcd(T, QUERY_CHUNK)
+    chunk = T if T <= QUERY_CHUNK else math.gcd(T, QUERY_CHUNK)
     padding = jnp.where(jnp.arange(T)[None, None] < lengths[:, None, None], 0.0, -jnp.inf)  # (B, 1, T)
 
     def block(q, k, v, padding):

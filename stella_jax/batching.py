@@ -4,12 +4,13 @@ Every text goes to the shortest length ("bucket") that holds it, and a bucket al
 shape that a text is computed at depends on its own length only. That is what keeps its bits free of its neighbours.
 """
 
+from bisect import bisect_left
 from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
 
-# (up to this length, in steps of): 32 lengths to 512, then eight to each doubling.
+# (up to this length, in steps of): 32 lengths to 512, then four to each doubling.
 STEPS = ((128, 8), (256, 16), (512, 32), (1024, 128), (2048, 256), (4096, 512), (8192, 1024))
 
 
@@ -23,39 +24,40 @@ class Batch:
 
 
 def bucket_lengths(longest: int) -> list[int]:
-    """The fixed lengths, ascending, the last of them `longest` itself."""
+    """The fixed lengths, ascending, as many as it takes to hold `longest` tokens."""
     lengths, low = [], 0
     for high, step in STEPS:
         lengths += range(low + step, high + 1, step)
         low = high
     while lengths[-1] < longest:
         lengths.append(2 * lengths[-1])
-    return [length for length in lengths if length < longest] + [longest]
+    return lengths[: bisect_left(lengths, longest) + 1]
 
 
 def plan_batches(
-    counts: Sequence[int], lengths: Sequence[int], token_budget: int, max_rows: int | None = None
+    counts: Sequence[int], lengths: Sequence[int], token_budget: int, max_rows: int | None = None, devices: int = 1
 ) -> list[Batch]:
     """Batches for texts of these token counts, longest first (memory runs out at once or never).
 
     Args:
       counts: tokens per text, each at most `lengths[-1]`.
       lengths: ascending, from `bucket_lengths`.
-      token_budget: tokens in a batch; a bucket has as many rows as fit, at least one.
-      max_rows: most rows in any bucket, where that is less.
+      token_budget: tokens of a batch on one device; a bucket has as many rows as fit, at least one.
+      max_rows: most rows of any bucket on one device, where that is less.
+      devices: how many share each batch.
     """
     buckets = np.searchsorted(np.asarray(lengths), np.asarray(counts, dtype=np.int64))
     batches = []
     for bucket in np.unique(buckets)[::-1]:
         length = int(lengths[bucket])
-        rows = rows_of(length, token_budget, max_rows)
+        rows = devices * rows_of(length, token_budget, max_rows)
         members = np.flatnonzero(buckets == bucket).tolist()
         batches += [Batch(length, rows, tuple(members[i : i + rows])) for i in range(0, len(members), rows)]
     return batches
 
 
 def rows_of(length: int, token_budget: int, max_rows: int | None = None) -> int:
-    """Rows of the bucket of this length."""
+    """Rows of the bucket of this length on one device."""
     return max(1, min(token_budget // length, max_rows or token_budget))
 
 
