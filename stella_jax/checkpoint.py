@@ -7,6 +7,7 @@ from typing import Any
 import jax.numpy as jnp
 import numpy as np
 from flax import nnx
+from jax.sharding import Mesh
 
 from stella_jax.config import EncoderConfig
 from stella_jax.directory import Directory
@@ -15,6 +16,7 @@ from stella_jax.flax_weights import FlaxWeights
 from stella_jax.heads import Head
 from stella_jax.layout import Layout, read_layout
 from stella_jax.model import Encoder
+from stella_jax.sharding import EVERYWHERE, SPLIT, place
 from stella_jax.tokenizer import Tokenizer
 from stella_jax.weights import TorchWeights, Weights
 
@@ -57,23 +59,24 @@ class Checkpoint:
             )
         return tokenizer
 
-    def encoder_state(self, dtype: Any) -> tuple[nnx.GraphDef, nnx.State]:
-        """The encoder with its parameters: those of the norms in float32, all others in `dtype`."""
+    def encoder_state(self, dtype: Any, mesh: Mesh) -> tuple[nnx.GraphDef, nnx.State]:
+        """The encoder with its parameters on the mesh: those of the norms in float32, all others in `dtype`."""
         graphdef, state = abstract_encoder(self.layout.config, dtype)
         tree: Tree = {}
         for path in self.weights.leaves:
             section, _, name = path.partition("/")
             if section == "encoder":
                 kept = jnp.float32 if "norm/" in name else dtype
-                _put(tree, name.split("/"), jnp.asarray(self.weights.read(path).astype(kept, copy=False)))
+                array = self.weights.read(path).astype(kept, copy=False)
+                _put(tree, name.split("/"), place(mesh, array, SPLIT.get(name, EVERYWHERE)))
         nnx.replace_by_pure_dict(state, tree)
         return graphdef, state
 
-    def head_params(self, head: Head | None) -> Tree:
-        """The head's parameters, float32."""
+    def head_params(self, head: Head | None, mesh: Mesh) -> Tree:
+        """The head's parameters, float32, on every device."""
         folder = f"heads/{head.folder}/" if head else None
         return {
-            path.removeprefix(folder): jnp.asarray(self.weights.read(path).astype(np.float32, copy=False))
+            path.removeprefix(folder): place(mesh, self.weights.read(path).astype(np.float32, copy=False))
             for path in self.weights.leaves
             if folder and path.startswith(folder)
         }

@@ -11,6 +11,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from flax import nnx
+from jax.sharding import Mesh
 from tqdm import tqdm
 
 from stella_jax import similarity
@@ -21,6 +22,7 @@ from stella_jax.errors import StellaError
 from stella_jax.heads import Head, Pooling, apply_head, normalize, pool
 from stella_jax.hub import resolve
 from stella_jax.layout import listed
+from stella_jax.sharding import ROWS, check_mesh, make_mesh, place
 from stella_jax.tokenizer import Tokens, check_text, describe
 
 # Tokens in a batch. On CPU rows near one are already efficient, and a short batch must cost little; others need
@@ -68,18 +70,23 @@ def _token_states(graphdef, state, ids, lengths) -> jax.Array:
 class Stella:
     """An embedding model of the `NewModel` family; make one with `Stella.from_pretrained`."""
 
-    def __init__(self, checkpoint: Checkpoint, *, dim: int | None = None, dtype: str | None = None):
+    def __init__(
+        self, checkpoint: Checkpoint, *, dim: int | None = None, dtype: str | None = None, mesh: Mesh | None = None
+    ):
         layout = checkpoint.layout
         head = layout.head(dim)
         self.checkpoint = checkpoint
-        self.dtype = dtype or ("float32" if jax.default_backend() == "cpu" else "bfloat16")
+        self.mesh = mesh or make_mesh()
+        check_mesh(self.mesh, layout.config)
+        self.platform = self.mesh.devices.flat[0].platform
+        self.dtype = dtype or ("float32" if self.platform == "cpu" else "bfloat16")
         if self.dtype not in DTYPES:
             raise StellaError(f"dtype {self.dtype!r} is not offered; pass {listed(DTYPES)}.")
         self.tokenizer = checkpoint.tokenizer()
         self._output = Output(layout.pooling, head, layout.normalize)
-        self._graphdef, self._state = checkpoint.encoder_state(DTYPES[self.dtype])
-        self._head_params = checkpoint.head_params(head)
-        self.token_budget = TOKEN_BUDGET.get(jax.default_backend(), DEFAULT_TOKEN_BUDGET)
+        self._graphdef, self._state = checkpoint.encoder_state(DTYPES[self.dtype], self.mesh)
+        self._head_params = checkpoint.head_params(head, self.mesh)
+        self.token_budget = TOKEN_BUDGET.get(self.platform, DEFAULT_TOKEN_BUDGET)
 
     @classmethod
     def from_pretrained(
@@ -87,7 +94,7 @@ class Stella:
         name_or_path: str | Path,
         dim: int | None = None,
         dtype: str | None = None,
-        mesh: None = None,
+        mesh: Mesh | str | None = None,
         revision: str | None = None,
     ) -> "Stella":
         """Loads a checkpoint.
@@ -97,15 +104,15 @@ class Stella:
             repo id on the hub.
           dim: which Dense head, by its dimension; None takes the one that the checkpoint names.
           dtype: "float32" or "bfloat16" to compute in; None is float32 on CPU and bfloat16 elsewhere.
-          mesh: sharded inference is not in this version; only None is taken.
+          mesh: devices to share the work, as a mesh of the axes `data` (rows) and `model` (the encoder's own split) or
+            as text, "data=8" or "data=4,model=2"; None is one device. Over `data` a text's bits stay the same.
           revision: branch, tag or commit of a repo.
 
         Raises:
           StellaError: one sentence on what is wrong with the checkpoint or the arguments.
         """
-        if mesh is not None:
-            raise StellaError("mesh: sharded inference is not in this version; pass None.")
-        return cls(Checkpoint.open(resolve(name_or_path, revision)), dim=dim, dtype=dtype)
+        mesh = make_mesh(mesh) if isinstance(mesh, str) else mesh
+        return cls(Checkpoint.open(resolve(name_or_path, revision)), dim=dim, dtype=dtype, mesh=mesh)
 
     @property
     def config(self) -> EncoderConfig:
@@ -164,7 +171,7 @@ class Stella:
           sentences: a text, or a list of them.
           prompt_name: name of one of `prompts`, put before each text.
           prompt: a prompt itself; wins over `prompt_name`.
-          batch_size: most rows in a batch; None lets the shape decide.
+          batch_size: most rows of a batch on a device; None lets the shape decide.
           show_progress_bar: a bar on stderr.
           output_value: "sentence_embedding", or "token_embeddings" for the encoder's vectors of each token.
           precision: "float32"; "binary" and "ubinary" give the signs, packed eight to a byte (int8 and uint8).
@@ -260,10 +267,13 @@ class Stella:
         """Sends every batch through `forward`, a few ahead of the results that it hands out."""
         token_ids = [text.ids for text in tokens]
         lengths = bucket_lengths(self.max_seq_length)
-        batches = plan_batches([len(ids) for ids in token_ids], lengths, self.token_budget, max_rows)
+        counts = [len(ids) for ids in token_ids]
+        batches = plan_batches(counts, lengths, self.token_budget, max_rows, self.mesh.shape["data"])
         waiting: deque[tuple[Batch, jax.Array]] = deque()
         for batch in batches:
-            waiting.append((batch, forward(*pad(token_ids, batch, self.config.pad_token_id))))
+            ids, row_lengths = (place(self.mesh, x, ROWS) for x in pad(token_ids, batch, self.config.pad_token_id))
+            with jax.set_mesh(self.mesh):
+                waiting.append((batch, forward(ids, row_lengths)))
             if len(waiting) > IN_FLIGHT:
                 yield _fetched(waiting.popleft(), report)
         while waiting:

@@ -3,7 +3,7 @@
 import re
 from pathlib import Path
 
-from stella_jax.errors import StellaError
+from stella_jax.errors import StellaError, shown
 
 TINY = Path(__file__).parent / "tiny"
 REPO_ID = re.compile(r"[A-Za-z0-9][\w.-]*/[A-Za-z0-9][\w.-]*")
@@ -24,12 +24,20 @@ def resolve(name: str | Path, revision: str | None = None) -> Path:
     """
     if name == "tiny":
         return TINY
-    path = Path(name).expanduser()
-    if path.exists():
+    path = _existing(name)
+    if path:
         return path
     if isinstance(name, str) and REPO_ID.fullmatch(name):
         return _download(name, revision)
-    raise StellaError(f"{name} is neither a directory here, nor a repo id such as 'org/name', nor 'tiny'.")
+    raise StellaError(f"{shown(str(name))} is neither a directory here, nor a repo id such as 'org/name', nor 'tiny'.")
+
+
+def _existing(name: str | Path) -> Path | None:
+    try:
+        path = Path(name).expanduser()
+        return path if name != "" and path.exists() else None
+    except (TypeError, ValueError, OSError, RuntimeError):  # no path at all, NUL, too long, no such user
+        return None
 
 
 def _download(repo_id: str, revision: str | None) -> Path:

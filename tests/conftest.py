@@ -17,6 +17,9 @@ from stella_jax import Stella
 # A broadcast that was not asked for is a bug that happens to have fitting shapes.
 jax.config.update("jax_numpy_rank_promotion", "raise")
 
+# Simulated, for what runs over a mesh; everything else runs on the first of them.
+jax.config.update("jax_num_cpu_devices", 8)
+
 # Compiling a shape takes a second, at whichever example meets it first.
 settings.register_profile("stella", deadline=None, derandomize=True)
 settings.load_profile("stella")

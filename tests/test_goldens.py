@@ -15,6 +15,7 @@ from safetensors.numpy import load_file
 from stella_jax import Stella
 from stella_jax.checkpoint import abstract_encoder
 from stella_jax.heads import apply_head, normalize, pool
+from stella_jax.sharding import make_mesh
 
 FAMILY = ("stella", "stella-finetuned-st6", "gte-base-en", "gte-large-en", "gte-multilingual", "arctic-m-v2")
 FLOAT32 = 1e-4  # absolute, at every stage; PyTorch's own float32 is up to 6.6e-5 away
@@ -133,7 +134,7 @@ def test_every_head(name, prompt_name):
     states, lengths = hidden_states(name, prompt_name, "float32")
     pooled = pool(states[-1], lengths, pooling(name))
     for dim, head in checkpoint.layout.heads.items():
-        embedding = apply_head(head, checkpoint.head_params(head), pooled)
+        embedding = apply_head(head, checkpoint.head_params(head, make_mesh()), pooled)
         np.testing.assert_allclose(embedding, expected[prompt_name, f"embedding.{dim}"], rtol=0, atol=FLOAT32)
 
 
@@ -188,7 +189,7 @@ def test_bfloat16(name, prompt_name):
         bound = 1 - 2 * (1 - inherent)
     assert cosines(np.asarray(pooled), reference).min() >= bound
     for dim, head in checkpoint.layout.heads.items():
-        embedding = apply_head(head, checkpoint.head_params(head), pooled)
+        embedding = apply_head(head, checkpoint.head_params(head, make_mesh()), pooled)
         assert cosines(np.asarray(embedding), expected[prompt_name, f"embedding.{dim}"]).min() >= bound
 
 

@@ -1,0 +1,85 @@
+"""Which devices hold what: the mesh, and one table of partition specs.
+
+Rows of a batch are split over the axis `data`, and no device needs another's. Where an encoder is to be split too, its
+attention heads and its MLP's inner axis go over `model`; each layer then ends its two halves with a sum over it.
+"""
+
+from collections.abc import Callable
+from typing import Any
+
+import jax
+import numpy as np
+from jax.sharding import AxisType, Mesh, NamedSharding
+from jax.sharding import PartitionSpec as P
+
+from stella_jax.config import EncoderConfig
+from stella_jax.errors import StellaError
+
+AXES = ("data", "model")
+
+# Leaves of the encoder that are split over `model`; every device has all of the others. L, then as in `names.ENCODER`.
+SPLIT = {
+    "layers/attention/qkv/kernel": P(None, None, None, "model", None),  # L D 3 N H
+    "layers/attention/qkv/bias": P(None, None, "model", None),  # L 3 N H
+    "layers/attention/out/kernel": P(None, "model", None, None),  # L N H D: a partial sum on each device
+    "layers/mlp/up_gate/kernel": P(None, None, None, "model"),  # L D 2 F
+    "layers/mlp/down/kernel": P(None, "model", None),  # L F D: a partial sum on each device
+}
+ROWS = P("data")
+EVERYWHERE = P()
+
+
+def make_mesh(text: str | None = None) -> Mesh:
+    """A mesh of this process's devices from "data=4,model=2"; None is the first device alone.
+
+    Raises:
+      StellaError: the text is no such list, or needs more devices than there are.
+    """
+    sizes = {"data": 1, "model": 1}
+    for item in text.split(",") if text else []:
+        axis, _, size = item.strip().partition("=")
+        if axis not in AXES or not size.isdecimal() or int(size) < 1:
+            raise StellaError(f"mesh {text!r} is not of the form data=4,model=2 with whole numbers above 0.")
+        sizes[axis] = int(size)
+    devices, needed = jax.local_devices(), sizes["data"] * sizes["model"]
+    if needed > len(devices):
+        raise StellaError(f"mesh {text!r} needs {needed} devices; there are {len(devices)} ({devices[0].platform}).")
+    return Mesh(
+        np.array(devices[:needed]).reshape(sizes["data"], sizes["model"]), AXES, axis_types=(AxisType.Auto,) * 2
+    )
+
+
+def check_mesh(mesh: Mesh, config: EncoderConfig) -> None:
+    """Refuses a mesh that this encoder cannot be laid over.
+
+    Raises:
+      StellaError: its axes are others, or `model` does not divide what is split over it.
+    """
+    if set(mesh.axis_names) != set(AXES):
+        raise StellaError(f"the mesh has the axes {mesh.axis_names}; it must have {AXES}, of size 1 where not wanted.")
+    size = mesh.shape["model"]
+    for name in ("num_attention_heads", "intermediate_size"):
+        if getattr(config, name) % size:
+            raise StellaError(f"a mesh of model={size} does not divide this encoder's {name} {getattr(config, name)}.")
+
+
+def place(mesh: Mesh, array: Any, spec: P = EVERYWHERE) -> jax.Array:
+    """The array on the mesh's devices, each with its own share."""
+    return jax.device_put(array, NamedSharding(mesh, spec))
+
+
+def per_device(attend: Callable[..., jax.Array]) -> Callable[..., jax.Array]:
+    """Runs (q, k, v, lengths) -> out, all (B, T, N, H) but lengths (B,), on each device's own rows and heads.
+
+    Left to itself, the compiler gathers everything everywhere for a loop over rows or heads. Without a mesh in context,
+    the function as it is.
+    """
+
+    def mapped(q: jax.Array, k: jax.Array, v: jax.Array, lengths: jax.Array) -> jax.Array:
+        if jax.sharding.get_abstract_mesh().empty:
+            return attend(q, k, v, lengths)
+        heads = P("data", None, "model", None)
+        specs = (heads, heads, heads, ROWS)
+        return jax.shard_map(attend, in_specs=specs, out_specs=heads, check_vma=False)(q, k, v, lengths)
+
+    return mapped

@@ -1,0 +1,88 @@
+"""Inference over a mesh of eight simulated devices: the numbers of one device, and no collective that is not needed."""
+
+import re
+from collections import Counter
+
+import jax
+import numpy as np
+import pytest
+from conftest import GOLDENS
+from jax.sharding import AxisType, Mesh
+
+from stella_jax import Stella, StellaError
+from stella_jax.embedder import _embed
+from stella_jax.sharding import ROWS, make_mesh, place
+
+TEXTS = ["a", "green tea " * 30, "what is this about? " * 3, "", "rows that eight does not divide"] * 3
+MESHES = ["data=8", "data=4,model=2", "data=2,model=4", "data=3"]
+COLLECTIVE = re.compile(r"\b(all-reduce|all-gather|all-to-all|collective-permute|reduce-scatter)(?:-start)?\(")
+
+
+def test_there_are_eight_devices() -> None:
+    assert len(jax.devices()) == 8
+
+
+@pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
+@pytest.mark.parametrize("mesh", ["data=8", "data=3"])
+def test_over_data_a_text_keeps_its_bits(mesh: str, dtype: str) -> None:
+    ours = Stella.from_pretrained(GOLDENS / "stella", mesh=mesh, dtype=dtype)
+    alone = Stella.from_pretrained(GOLDENS / "stella", dtype=dtype)
+    assert np.array_equal(ours.encode(TEXTS), alone.encode(TEXTS))
+
+
+@pytest.mark.parametrize("mesh", ["data=4,model=2", "data=2,model=4", "model=4"])
+def test_over_model_it_keeps_its_numbers(mesh: str, stella: Stella) -> None:
+    ours = Stella.from_pretrained(GOLDENS / "stella", mesh=mesh)
+    np.testing.assert_allclose(ours.encode(TEXTS), stella.encode(TEXTS), atol=1e-5, rtol=0)
+
+
+def test_a_head_a_device() -> None:
+    ours = Stella.from_pretrained(GOLDENS / "gte-base-en", mesh="model=3")
+    alone = Stella.from_pretrained(GOLDENS / "gte-base-en")
+    # gte-base-en's numbers are larger than the others': its float32 is 2e-5 from float64 to begin with.
+    np.testing.assert_allclose(ours.encode(TEXTS), alone.encode(TEXTS), atol=5e-5, rtol=0)
+
+
+@pytest.mark.parametrize("mesh", MESHES)
+def test_collectives(mesh: str) -> None:
+    """None over `data`; over `model` the two sums that end a layer's halves, in the loop over layers."""
+    model = Stella.from_pretrained(GOLDENS / "stella", mesh=mesh)
+    rows = 2 * model.mesh.shape["data"]
+    ids = place(model.mesh, np.ones((rows, 64), np.int32), ROWS)
+    lengths = place(model.mesh, np.full(rows, 9, np.int32), ROWS)
+    with jax.set_mesh(model.mesh):
+        lowered = _embed.lower(model._graphdef, model._state, model._head_params, ids, lengths, output=model._output)
+    found = Counter(COLLECTIVE.findall(lowered.compile().as_text() or ""))
+    assert found == ({} if model.mesh.shape["model"] == 1 else {"all-reduce": 2})
+
+
+def test_a_device_holds_its_share_only() -> None:
+    model = Stella.from_pretrained(GOLDENS / "stella", mesh="data=2,model=4")
+    kernel = model._state["layers"]["mlp"]["down"]["kernel"][...]
+    assert kernel.shape == (3, 128, 64)
+    assert {shard.data.shape for shard in kernel.addressable_shards} == {(3, 32, 64)}
+
+
+@pytest.mark.parametrize(
+    ("mesh", "message"),
+    [
+        ("model=8", "does not divide this encoder's num_attention_heads 4"),
+        ("data=16", "needs 16 devices; there are 8"),
+        ("rows=2", "not of the form"),
+        ("data=0", "not of the form"),
+        ("data", "not of the form"),
+    ],
+)
+def test_what_cannot_be_is_refused(mesh: str, message: str) -> None:
+    with pytest.raises(StellaError, match=message):
+        Stella.from_pretrained(GOLDENS / "stella", mesh=mesh)
+
+
+def test_a_mesh_of_other_axes_is_refused() -> None:
+    mesh = Mesh(np.array(jax.devices()), ("batch",), axis_types=(AxisType.Auto,))
+    with pytest.raises(StellaError, match="it must have"):
+        Stella.from_pretrained(GOLDENS / "stella", mesh=mesh)
+
+
+def test_a_mesh_object_and_its_text_are_one() -> None:
+    assert Stella.from_pretrained(GOLDENS / "stella", mesh=make_mesh("data=2")).mesh == make_mesh("data=2")
