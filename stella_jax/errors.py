@@ -20,3 +20,9 @@ def shown(value: object) -> str:
     except RecursionError:
         text = f"a nested {type(value).__name__}"
     return text if len(text) <= 100 else f"{text[:100]}..."
+
+
+def plain(name: object) -> str:
+    """A name in an error: as it is, if it fits in a sentence."""
+    text = str(name)
+    return text if text.isprintable() and len(text) <= 200 else shown(text)

@@ -3,7 +3,7 @@
 import re
 from pathlib import Path
 
-from stella_jax.errors import StellaError, shown
+from stella_jax.errors import StellaError, plain
 
 TINY = Path(__file__).parent / "tiny"
 REPO_ID = re.compile(r"[A-Za-z0-9][\w.-]*/[A-Za-z0-9][\w.-]*")
@@ -29,7 +29,7 @@ def resolve(name: str | Path, revision: str | None = None) -> Path:
         return path
     if isinstance(name, str) and REPO_ID.fullmatch(name):
         return _download(name, revision)
-    raise StellaError(f"{shown(str(name))} is neither a directory here, nor a repo id such as 'org/name', nor 'tiny'.")
+    raise StellaError(f"{plain(name)} is neither a directory here, nor a repo id such as 'org/name', nor 'tiny'.")
 
 
 def _existing(name: str | Path) -> Path | None:

@@ -6,7 +6,7 @@ from typing import Any
 
 from stella_jax.config import EncoderConfig
 from stella_jax.directory import Directory
-from stella_jax.errors import StellaError, shown
+from stella_jax.errors import StellaError, plain, shown
 from stella_jax.heads import Activation, Head, Pooling
 from stella_jax.tokenizer import check_text
 
@@ -229,5 +229,5 @@ def _max_seq_length(directory: Directory, prefix: str, bert: dict[str, Any], con
 
 def listed(names: Any) -> str:
     """Names in words: "a, b and c"."""
-    names = [str(name) if str(name).isprintable() and len(str(name)) <= 100 else shown(name) for name in names]
+    names = [plain(name) for name in names]
     return " and ".join([", ".join(names[:-1]), names[-1]] if len(names) > 1 else names) or "none"
