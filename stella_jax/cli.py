@@ -65,6 +65,7 @@ def _add_embed(commands) -> None:
     command.add_argument("--id-field", metavar="FIELD", help="of the id (default: 'id' where there, else file and row)")
     command.add_argument("--normalize", action=argparse.BooleanOptionalAction, default=False, help="to unit length")
     command.add_argument("--max-length", type=_positive, metavar="TOKENS", help="cut texts here (default: the model's)")
+    command.add_argument("--mesh", metavar="SIZES", help="such as data=4,model=2 (default: rows over all accelerators)")
     command.add_argument("--part-rows", type=_positive, metavar="ROWS", help="rows of an output file")
     command.add_argument("--progress", action=argparse.BooleanOptionalAction, help="a bar (default: on a terminal)")
 

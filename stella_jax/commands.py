@@ -19,7 +19,7 @@ from stella_jax.search import Hit, Index
 
 def embed(arguments: Namespace) -> None:
     """`embed INPUT... --out DIR`: writes the job, ends with a line of its numbers."""
-    model = _load(arguments, dtype=arguments.dtype)
+    model = _load(arguments, dtype=arguments.dtype, mesh=arguments.mesh or _all_accelerators())
     if arguments.max_length:
         model.max_seq_length = arguments.max_length
     settings = Settings(
@@ -54,9 +54,14 @@ def demo(arguments: Namespace) -> None:
 COMMANDS: dict[str, Callable[[Namespace], None]] = {"embed": embed, "search": search, "demo": demo}
 
 
-def _load(arguments: Namespace, dtype: str | None = None) -> Stella:
+def _load(arguments: Namespace, dtype: str | None = None, mesh: str | None = None) -> Stella:
     _use_compile_cache()
-    return Stella.from_pretrained(arguments.model, dim=arguments.dim, dtype=dtype, revision=arguments.revision)
+    return Stella.from_pretrained(arguments.model, arguments.dim, dtype, mesh, arguments.revision)
+
+
+def _all_accelerators() -> str | None:
+    """Rows over every accelerator of this process; the cores of a CPU are one device already."""
+    return None if jax.default_backend() == "cpu" else f"data={jax.local_device_count()}"
 
 
 def _use_compile_cache() -> None:

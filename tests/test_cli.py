@@ -55,6 +55,16 @@ def test_embed_and_search(corpus, tmp_path, capsys):
     assert "owl\ufffd[31m owl" in long
 
 
+def test_a_mesh_writes_the_same_bytes(corpus, tmp_path, capsys):
+    written = []
+    for name, mesh in (("one", []), ("two", ["--mesh", "data=2"])):
+        assert main(["embed", str(corpus), "--out", str(tmp_path / name), *mesh, *SHORT]) == 0
+        written.append((tmp_path / name / "part-00000.parquet").read_bytes())
+    assert written[0] == written[1]
+    assert main(["embed", str(corpus), "--out", str(tmp_path / "three"), "--mesh", "model=3", *SHORT]) == 1
+    assert "does not divide this encoder's num_attention_heads" in capsys.readouterr().err
+
+
 def test_a_bar_where_it_is_asked_for(corpus, tmp_path, capsys):
     assert main(["embed", str(corpus), "--out", str(tmp_path / "out"), "--progress", *SHORT]) == 0
     errors = capsys.readouterr().err

@@ -55,7 +55,8 @@ def job_fingerprint(model: Stella, scan: Scan, settings: Settings) -> dict[str, 
         "part_rows": settings.part_rows,
         "model": fingerprint(model.checkpoint, model.head),
         "inputs": [{"name": i.source.name, "size": i.size, "sha256": i.sha256} for i in scan.inputs],
-        "platform": jax.default_backend(),
+        "platform": model.platform,
+        "model_axis": model.mesh.shape["model"],  # of the mesh; the other axis leaves the bits as they are
         "versions": {"stella_jax": __version__} | {name: version(name) for name in ("jax", "tokenizers", "pyarrow")},
     }
 
