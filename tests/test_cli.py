@@ -5,7 +5,6 @@ import os
 import signal
 import subprocess
 import sys
-import time
 from pathlib import Path
 
 import pytest
@@ -184,12 +183,10 @@ def test_the_compile_cache_is_the_users_own(monkeypatch, tmp_path):
     assert updates == {}
 
 
-def test_help_is_quick():
-    begin = time.perf_counter()
+def test_help_does_not_wait_for_jax():
     ended = shell("embed", "--help")
     assert ended.returncode == 0
     assert "INPUT" in ended.stdout
-    assert time.perf_counter() - begin < 3  # 0.1 s, where importing JAX takes 1 to 3
     loaded = "import sys, stella_jax.cli; print('jax' in sys.modules)"
     assert subprocess.check_output([sys.executable, "-c", loaded], text=True) == "False\n"
 
