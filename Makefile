@@ -1,11 +1,11 @@
-# make demo, make test, make lint, make bench, make clean. Another Python: make test PYTHON=python3.12
+# make demo, make test, make lint, make bench, make tpu-check, make clean. Another Python: make test PYTHON=python3.12
 PYTHON ?= python3
 VENV ?= .venv
 BIN := $(VENV)/bin
 PIP := $(BIN)/python -m pip --quiet --disable-pip-version-check
 DEMO := build/demo
 
-.PHONY: demo test lint bench clean
+.PHONY: demo test lint bench tpu-check clean
 
 demo: $(VENV)/installed
 	@echo "== Embedding examples/corpus.jsonl with the embedded checkpoint"
@@ -32,7 +32,12 @@ lint: $(VENV)/installed-test
 	$(BIN)/pyright --pythonpath $(BIN)/python
 
 bench: $(VENV)/installed-test
-	@set -e; for script in bench/[a-z]*.py; do echo "== $$script"; $(BIN)/python $$script; done
+	@set -e; for script in bench/convert.py bench/encode.py; do echo "== $$script"; $(BIN)/python $$script; done
+
+# Compiles the encoder for TPU pods without a TPU. All topologies: make tpu-check TPU=
+TPU ?= --topology v5e:2x4 --length 512
+tpu-check: .venv-tpu/installed
+	.venv-tpu/bin/python bench/tpu.py $(TPU)
 
 clean:
 	rm -rf .venv .venv-* build dist .hypothesis .pytest_cache .ruff_cache
@@ -47,6 +52,12 @@ $(VENV)/installed-test: pyproject.toml | $(VENV)/bin/python
 	@echo "== Installing stella-jax with its test extra into $(VENV) (a few minutes, once)"
 	@$(PIP) install --editable ".[test]"
 	@touch $@ $(VENV)/installed
+
+.venv-tpu/installed: pyproject.toml
+	@echo "== Installing stella-jax with its tpu extra into .venv-tpu (a minute or two, once)"
+	@$(PYTHON) -m venv .venv-tpu
+	@.venv-tpu/bin/python -m pip --quiet --disable-pip-version-check install --editable ".[tpu]"
+	@touch $@
 
 $(VENV)/bin/python:
 	@$(PYTHON) -c "import sys; sys.exit(sys.version_info < (3, 11) and 'stella-jax needs Python 3.11 or later: make PYTHON=...')"

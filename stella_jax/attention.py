@@ -7,10 +7,14 @@ import jax.numpy as jnp
 import numpy as np
 
 from stella_jax.config import Rope
-from stella_jax.sharding import per_device
+from stella_jax.sharding import per_device, platform
 
 # Queries scored at a time: T x 512 float32 scores of one head stay within a core's cache up to a few thousand tokens.
 QUERY_CHUNK = 512
+
+# What the TPU kernel works in, and the block sizes to choose from: its default of 128 is slow.
+FLASH_TILE = 128
+FLASH_BLOCKS = (1024, 512, 256, 128)
 
 
 def rope_tables(rope: Rope, num_tokens: int, head_dim: int) -> tuple[np.ndarray, np.ndarray]:
@@ -39,12 +43,10 @@ def rotate(x: jax.Array, cos: jax.Array | np.ndarray, sin: jax.Array | np.ndarra
     return jnp.concatenate([low * cos - high * sin, high * cos + low * sin], axis=-1).astype(x.dtype)
 
 
-@per_device
 def attend(q: jax.Array, k: jax.Array, v: jax.Array, lengths: jax.Array) -> jax.Array:
     """softmax(q k^T / sqrt(H)) v over the first `lengths[b]` keys of each row, scores and softmax in float32.
 
-    It maps over rows and heads, and over blocks of queries, so that one block's scores exist at a time and memory grows
-    with T, not with N * T * T.
+    One implementation a platform, which is that of the mesh in context.
 
     Args:
       q, k, v: (B, T, N, H).
@@ -53,9 +55,18 @@ def attend(q: jax.Array, k: jax.Array, v: jax.Array, lengths: jax.Array) -> jax.
     Returns:
       (B, T, N, H) in q's dtype.
     """
+    return per_device(attend_flash if platform() == "tpu" else attend_by_head)(q, k, v, lengths)
+
+
+def attend_by_head(q: jax.Array, k: jax.Array, v: jax.Array, lengths: jax.Array) -> jax.Array:
+    """`attend` in plain XLA.
+
+    It maps over rows and heads, and over blocks of queries, so that one block's scores exist at a time and memory grows
+    with T, not with N * T * T.
+    """
     B, T, N, H = q.shape
     scale = 1 / math.sqrt(H)
-    chunk = T if T <= QUERY_CHUNK else math.gcd(T, QUERY_CHUNK)
+    chunk = math.gcd(T, QUERY_CHUNK)
     padding = jnp.where(jnp.arange(T)[None, None] < lengths[:, None, None], 0.0, -jnp.inf)  # (B, 1, T)
 
     def block(q, k, v, padding):
@@ -70,3 +81,25 @@ def attend(q: jax.Array, k: jax.Array, v: jax.Array, lengths: jax.Array) -> jax.
     per_head = [x.transpose(0, 2, 1, 3).reshape(B * N, T, H) for x in (q, k, v)]
     out = jax.lax.map(one_head, (*per_head, jnp.repeat(padding, N, axis=0)))
     return out.reshape(B, N, T, H).transpose(0, 2, 1, 3)
+
+
+def attend_flash(q: jax.Array, k: jax.Array, v: jax.Array, lengths: jax.Array) -> jax.Array:
+    """`attend` by the TPU's flash kernel: scores stay on the chip.
+
+    The kernel takes multiples of 128 tokens; up to there attention costs 2 % of a layer, so padding is cheap.
+    """
+    # Imported here: other platforms need not know of Pallas.
+    from jax.experimental.pallas.ops.tpu.flash_attention import BlockSizes, SegmentIds, flash_attention
+
+    T, H = q.shape[1], q.shape[-1]
+    padded = -(-T // FLASH_TILE) * FLASH_TILE
+    heads = [jnp.pad(x, ((0, 0), (0, padded - T), (0, 0), (0, 0))).transpose(0, 2, 1, 3) for x in (q, k, v)]
+    real = (jnp.arange(padded)[None] < lengths[:, None]).astype(jnp.int32)
+    block = next(size for size in FLASH_BLOCKS if padded % size == 0)
+    out = flash_attention(
+        *heads,
+        segment_ids=SegmentIds(jnp.ones_like(real), real),
+        sm_scale=1 / math.sqrt(H),
+        block_sizes=BlockSizes(block_q=block, block_k_major=block, block_k=block, block_b=1),
+    )
+    return out.transpose(0, 2, 1, 3)[:, :T]

@@ -4,6 +4,7 @@ from collections import deque
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import partial
+from numbers import Integral
 from pathlib import Path
 from typing import Any
 
@@ -18,7 +19,7 @@ from stella_jax import similarity
 from stella_jax.batching import Batch, bucket_lengths, pad, plan_batches
 from stella_jax.checkpoint import Checkpoint
 from stella_jax.config import EncoderConfig
-from stella_jax.errors import StellaError
+from stella_jax.errors import StellaError, shown
 from stella_jax.heads import Head, Pooling, apply_head, normalize, pool
 from stella_jax.hub import resolve
 from stella_jax.layout import listed
@@ -29,6 +30,8 @@ from stella_jax.tokenizer import Tokens, check_text, describe
 # enough to fill a chip.
 TOKEN_BUDGET = {"cpu": 256}
 DEFAULT_TOKEN_BUDGET = 16_384
+
+MOST_ROWS = 1_000_000
 
 # Batches on their way: the host pads the next while the device works on this one.
 IN_FLIGHT = 2
@@ -50,8 +53,8 @@ class Output:
 
 def _last_hidden(graphdef: nnx.GraphDef, state: nnx.State, ids: jax.Array, lengths: jax.Array) -> jax.Array:
     encoder = nnx.merge(graphdef, state)
-    # Where the user asked for float32, no chip may quietly multiply in less; in bfloat16 this changes nothing.
-    with jax.default_matmul_precision("highest"):
+    # Where the user asked for float32, no chip may quietly multiply in less.
+    with jax.default_matmul_precision("highest" if encoder.dtype == jnp.float32 else "default"):
         return encoder(ids, lengths)[0]
 
 
@@ -80,8 +83,8 @@ class Stella:
         check_mesh(self.mesh, layout.config)
         self.platform = self.mesh.devices.flat[0].platform
         self.dtype = dtype or ("float32" if self.platform == "cpu" else "bfloat16")
-        if self.dtype not in DTYPES:
-            raise StellaError(f"dtype {self.dtype!r} is not offered; pass {listed(DTYPES)}.")
+        if self.dtype not in tuple(DTYPES):
+            raise StellaError(f"dtype {shown(self.dtype)} is not offered; pass {listed(DTYPES)}.")
         self.tokenizer = checkpoint.tokenizer()
         self._output = Output(layout.pooling, head, layout.normalize)
         self._graphdef, self._state = checkpoint.encoder_state(DTYPES[self.dtype], self.mesh)
@@ -144,11 +147,7 @@ class Stella:
 
     @max_seq_length.setter
     def max_seq_length(self, value: int) -> None:
-        if value > self.config.max_position_embeddings:
-            raise StellaError(
-                f"max_seq_length {value} is more than the encoder's max_position_embeddings "
-                f"{self.config.max_position_embeddings}."
-            )
+        _check_whole("max_seq_length", value, self.config.max_position_embeddings)
         self.tokenizer.max_length = value
 
     def encode(
@@ -187,10 +186,8 @@ class Stella:
         """
         _check_choice("precision", precision, ("float32", "binary", "ubinary"))
         _check_choice("output_value", output_value, ("sentence_embedding", "token_embeddings"))
-        if truncate_dim is not None and not 1 <= truncate_dim <= self.dim:
-            raise StellaError(f"truncate_dim {truncate_dim} must be from 1 to the embedding's {self.dim}.")
-        if batch_size is not None and batch_size < 1:
-            raise StellaError(f"batch_size {batch_size} must be at least 1.")
+        _check_whole("truncate_dim", self.dim if truncate_dim is None else truncate_dim, self.dim)
+        _check_whole("batch_size", 1 if batch_size is None else batch_size, MOST_ROWS)
         alone = isinstance(sentences, str)
         texts = check_texts([sentences] if alone else sentences)
         tokens = self.tokenize(texts, self.resolve_prompt(prompt_name, prompt))
@@ -209,7 +206,7 @@ class Stella:
     def encode_query(self, sentences: str | Sequence[str], prompt_name: str | None = None, **options: Any) -> Any:
         """`encode` for queries: with the prompt `query` where the checkpoint has one, else `s2p_query`, else none."""
         if prompt_name is None and options.get("prompt") is None:
-            prompt_name = next((name for name in ("query", "s2p_query") if name in self.prompts), None)
+            prompt_name = next((name for name in ("query", "s2p_query") if self.prompts.get(name)), None)
         return self.encode(sentences, prompt_name, **options)
 
     def encode_document(self, sentences: str | Sequence[str], prompt_name: str | None = None, **options: Any) -> Any:
@@ -233,8 +230,8 @@ class Stella:
         name = self.checkpoint.layout.default_prompt_name if prompt_name is None else prompt_name
         if name is None:
             return ""
-        if name not in self.prompts:
-            raise StellaError(f"there is no prompt {name!r}; this checkpoint has {listed(self.prompts)}.")
+        if name not in tuple(self.prompts):
+            raise StellaError(f"there is no prompt {shown(name)}; this checkpoint has {listed(self.prompts)}.")
         return self.prompts[name]
 
     def tokenize(self, texts: Sequence[str], prompt: str = "") -> list[Tokens]:
@@ -293,7 +290,8 @@ def check_texts(sentences: object) -> list[str]:
     Raises:
       StellaError: it is no list of str; says which element is what.
     """
-    if isinstance(sentences, bytes) or not isinstance(sentences, Sequence | np.ndarray):
+    lone = isinstance(sentences, np.ndarray) and not sentences.ndim
+    if lone or isinstance(sentences, bytes) or not isinstance(sentences, Sequence | np.ndarray):
         raise StellaError(f"sentences is {describe(sentences)}; pass a str or a list of str.")
     return [check_text(text, f"sentences[{i}]") for i, text in enumerate(sentences)]
 
@@ -301,7 +299,12 @@ def check_texts(sentences: object) -> list[str]:
 def _check_choice(name: str, value: str, choices: tuple[str, ...]) -> None:
     if value not in choices:
         hint = "; int8 ranges come from other texts, so quantize afterwards" if value in ("int8", "uint8") else ""
-        raise StellaError(f"{name} {value!r} is not offered; {listed(choices)} are{hint}.")
+        raise StellaError(f"{name} {shown(value)} is not offered; {listed(choices)} are{hint}.")
+
+
+def _check_whole(name: str, value: object, highest: int) -> None:
+    if isinstance(value, bool) or not isinstance(value, Integral) or not 1 <= value <= highest:
+        raise StellaError(f"{name} {shown(value)} must be a whole number from 1 to {highest}.")
 
 
 def _quantize(embeddings: np.ndarray, precision: str) -> np.ndarray:

@@ -99,6 +99,7 @@ class Encoder(nnx.Module):
     def __init__(
         self, config: EncoderConfig, *, dtype: Any = jnp.float32, param_dtype: Any = jnp.float32, rngs: nnx.Rngs
     ):
+        self.dtype = jnp.dtype(dtype)
         self.embeddings = Embeddings(config, dtype=dtype, param_dtype=param_dtype, rngs=rngs)
 
         @nnx.split_rngs(splits=config.num_hidden_layers)

@@ -68,6 +68,12 @@ def place(mesh: Mesh, array: Any, spec: P = EVERYWHERE) -> jax.Array:
     return jax.device_put(array, NamedSharding(mesh, spec))
 
 
+def platform() -> str:
+    """Platform of the mesh in context; without one, that of JAX's first device."""
+    device = jax.sharding.get_abstract_mesh().abstract_device
+    return device.platform if device else jax.default_backend()
+
+
 def per_device(attend: Callable[..., jax.Array]) -> Callable[..., jax.Array]:
     """Runs (q, k, v, lengths) -> out, all (B, T, N, H) but lengths (B,), on each device's own rows and heads.
 
