@@ -11,7 +11,7 @@ from pathlib import Path
 
 import jax
 
-PACKAGES = ("jax", "jaxlib", "flax", "orbax-checkpoint", "torch", "transformers", "sentence-transformers")
+PACKAGES = ("jax", "jaxlib", "libtpu", "flax", "orbax-checkpoint", "torch", "transformers", "sentence-transformers")
 
 
 def machine() -> str:
