@@ -66,7 +66,7 @@ def attend_by_head(q: jax.Array, k: jax.Array, v: jax.Array, lengths: jax.Array)
     """
     B, T, N, H = q.shape
     scale = 1 / math.sqrt(H)
-    chunk = math.gcd(T, QUERY_CHUNK)
+    chunk = T if T <= QUERY_CHUNK else math.gcd(T, QUERY_CHUNK)
     padding = jnp.where(jnp.arange(T)[None, None] < lengths[:, None, None], 0.0, -jnp.inf)  # (B, 1, T)
 
     def block(q, k, v, padding):
