@@ -104,7 +104,7 @@ def test_a_model_is_found_again_from_elsewhere(corpus, tmp_path, monkeypatch):
         (["embed", "{corpus}", "--out", "out", "--dim", "7"], "there is no head of dimension 7; this checkpoint has"),
         (["embed", "{corpus}", "--out", "out", "--prompt", "query"], "there is no prompt 'query'"),
         (["embed", "{corpus}", "--out", "out", "--model", "absent"], "absent is neither a directory here, nor"),
-        (["embed", "{corpus}", "--out", "out", "--max-length", "9999"], "max_seq_length 9999 is more than"),
+        (["embed", "{corpus}", "--out", "out", "--max-length", "9999"], "max_seq_length 9999 must be a whole number"),
         (["embed", "{corpus}", "--out", "out", "--text-field", "body"], "no row of the inputs can be embedded;"),
         (["embed", "{corpus}", "--out", "."], ". exists and is not empty"),
         (["embed", "{corpus}", "--out", "{corpus}/out"], "Not a directory."),
