@@ -4,7 +4,6 @@ from collections import deque
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import partial
-from numbers import Integral
 from pathlib import Path
 from typing import Any
 
@@ -303,7 +302,7 @@ def _check_choice(name: str, value: str, choices: tuple[str, ...]) -> None:
 
 
 def _check_whole(name: str, value: object, highest: int) -> None:
-    if isinstance(value, bool) or not isinstance(value, Integral) or not 1 <= value <= highest:
+    if isinstance(value, bool) or not isinstance(value, int | np.integer) or not 1 <= value <= highest:
         raise StellaError(f"{name} {shown(value)} must be a whole number from 1 to {highest}.")
 
 

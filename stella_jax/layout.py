@@ -2,6 +2,7 @@
 
 import re
 from dataclasses import dataclass
+from numbers import Integral
 from typing import Any
 
 from stella_jax.config import EncoderConfig
@@ -27,7 +28,7 @@ class Layout:
       heads: every Dense head there is, by its dimension.
       default_dim: dimension of the head that modules.json names; None where it names none.
       normalize: whether modules.json ends with Normalize.
-      prompts: name -> text put before a query; empty ones are left out.
+      prompts: name -> text put before a text.
       lower: whether texts are lowercased before the tokenizer.
     """
 
@@ -51,11 +52,11 @@ class Layout:
         """
         if dim is None:
             return None if self.default_dim is None else self.heads[self.default_dim]
-        if dim in self.heads:
+        if isinstance(dim, Integral) and dim in self.heads:
             return self.heads[dim]
         if not self.heads and dim == self.config.hidden_size:
             return None
-        raise StellaError(f"there is no head of dimension {dim}; this checkpoint has {listed(self.dims)}.")
+        raise StellaError(f"there is no head of dimension {shown(dim)}; this checkpoint has {listed(self.dims)}.")
 
     @property
     def dims(self) -> tuple[int, ...]:
@@ -190,17 +191,17 @@ def _prompts(settings: dict[str, Any]) -> dict[str, str]:
         raise StellaError("config_sentence_transformers.json: prompts must map names to texts.")
     for name, text in prompts.items():
         check_text(text or "", f"config_sentence_transformers.json: prompt {shown(name)}")
-    return {name: text for name, text in prompts.items() if text}
+    return {name: text or "" for name, text in prompts.items()}
 
 
 def _default_prompt(settings: dict[str, Any], prompts: dict[str, str]) -> str | None:
     name = settings.get("default_prompt_name")
-    if name is not None and (not isinstance(name, str) or name not in (settings.get("prompts") or {})):
+    if name is not None and name not in tuple(prompts):
         raise StellaError(
             f"config_sentence_transformers.json: default_prompt_name {shown(name)} is none of its prompts "
             f"({listed(prompts)})."
         )
-    return name if name in prompts else None
+    return name
 
 
 def _similarity(settings: dict[str, Any]) -> str:

@@ -3,10 +3,16 @@
 from collections.abc import Callable
 
 import numpy as np
+from numpy.typing import ArrayLike
+
+from stella_jax.errors import StellaError
 
 
-def _rows(x: np.ndarray) -> np.ndarray:
-    return np.atleast_2d(np.asarray(x, dtype=np.float32))
+def _rows(a: ArrayLike, b: ArrayLike) -> tuple[np.ndarray, np.ndarray]:
+    rows = np.atleast_2d(np.asarray(a, dtype=np.float32)), np.atleast_2d(np.asarray(b, dtype=np.float32))
+    if rows[0].ndim != 2 or rows[1].ndim != 2 or rows[0].shape[1] != rows[1].shape[1]:
+        raise StellaError(f"embeddings of shapes {np.shape(a)} and {np.shape(b)} cannot be compared.")
+    return rows
 
 
 def unit(x: np.ndarray) -> np.ndarray:
@@ -16,11 +22,18 @@ def unit(x: np.ndarray) -> np.ndarray:
 
 
 def _manhattan(a: np.ndarray, b: np.ndarray) -> np.ndarray:
-    return np.stack([-np.abs(row - b).sum(axis=-1) for row in a])
+    return _row_by_row(lambda row: -np.abs(row - b).sum(axis=-1), a, b)
 
 
 def _euclidean(a: np.ndarray, b: np.ndarray) -> np.ndarray:
-    return np.stack([-np.linalg.norm(row - b, axis=-1) for row in a])
+    return _row_by_row(lambda row: -np.linalg.norm(row - b, axis=-1), a, b)
+
+
+def _row_by_row(function: Callable[[np.ndarray], np.ndarray], a: np.ndarray, b: np.ndarray) -> np.ndarray:
+    out = np.empty((len(a), len(b)), np.float32)
+    for i, row in enumerate(a):
+        out[i] = function(row)
+    return out
 
 
 MATRIX: dict[str, Callable[[np.ndarray, np.ndarray], np.ndarray]] = {
@@ -38,11 +51,22 @@ PAIRWISE: dict[str, Callable[[np.ndarray, np.ndarray], np.ndarray]] = {
 }
 
 
-def similarity(name: str, a: np.ndarray, b: np.ndarray) -> np.ndarray:
-    """The matrix [n, m] of every row of a with every row of b; distances are negated, so larger is nearer."""
-    return MATRIX[name](_rows(a), _rows(b))
+def similarity(name: str, a: ArrayLike, b: ArrayLike) -> np.ndarray:
+    """The matrix [n, m] of every row of a with every row of b; distances are negated, so larger is nearer.
+
+    Raises:
+      StellaError: their rows are of different lengths.
+    """
+    return MATRIX[name](*_rows(a, b))
 
 
-def similarity_pairwise(name: str, a: np.ndarray, b: np.ndarray) -> np.ndarray:
-    """The vector [n] of row i of a with row i of b."""
-    return PAIRWISE[name](_rows(a), _rows(b))
+def similarity_pairwise(name: str, a: ArrayLike, b: ArrayLike) -> np.ndarray:
+    """The vector [n] of row i of a with row i of b.
+
+    Raises:
+      StellaError: their shapes differ.
+    """
+    rows = _rows(a, b)
+    if rows[0].shape != rows[1].shape:
+        raise StellaError(f"embeddings of shapes {np.shape(a)} and {np.shape(b)} cannot be compared in pairs.")
+    return PAIRWISE[name](*rows)
