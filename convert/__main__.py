@@ -60,19 +60,19 @@ def run(arguments: argparse.Namespace) -> None:
             _convert(source, arguments, progress=lambda _: bar.update())
         print(f"{arguments.source} -> {arguments.destination}: {len(source.weights.leaves)} leaves written")
     if arguments.verify:
-        rewritten = (source.layout.file("config.json"),) if arguments.to == "transformers" else ()
-        for held in verify(source, Checkpoint.open(arguments.destination), rewritten):
+        converted = Checkpoint.open(arguments.destination)
+        for held in verify(source, converted, arguments.to == "transformers", arguments.accept_changes):
             print(f"verified: {held}")
 
 
 def _convert(source: "Checkpoint", arguments: argparse.Namespace, progress: "Progress") -> None:
     from convert import to_flax, to_torch
 
+    accept = arguments.accept_changes
     if arguments.to == "flax":
-        to_flax(source, arguments.source, arguments.destination, progress)
+        to_flax(source, arguments.source, arguments.destination, accept_changes=accept, progress=progress)
     else:
         native = arguments.to == "transformers"
-        accept = arguments.accept_changes
         to_torch(source, arguments.destination, native=native, accept_changes=accept, progress=progress)
 
 
@@ -81,13 +81,25 @@ def main(argv: list[str] | None = None) -> int:
     os.environ.setdefault("JAX_PLATFORMS", "cpu")  # a conversion needs no accelerator, and must not occupy one
     try:
         run(arguments)
-    except (StellaError, OSError) as error:
-        print(f"convert: error: {error}", file=sys.stderr)
-        return 1
+        if sys.stdout:
+            sys.stdout.flush()
+    except StellaError as error:
+        return _fail(str(error))
+    except BrokenPipeError:
+        # Whoever read has left, as `head` does; what is still buffered must not raise again at exit.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 141  # as a shell reports SIGPIPE
+    except OSError as error:
+        return _fail(f"{error.filename or 'input or output'}: {error.strerror or error}.")
     except KeyboardInterrupt:
         print("convert: interrupted; nothing was written.", file=sys.stderr)
         return 130
     return 0
+
+
+def _fail(sentence: str) -> int:
+    print(f"convert: error: {sentence}", file=sys.stderr)
+    return 1
 
 
 if __name__ == "__main__":

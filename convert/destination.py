@@ -1,47 +1,77 @@
 """A directory that appears whole or not at all."""
 
 import errno
+import fcntl
 import os
 import shutil
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-from stella_jax.errors import StellaError
+from stella_jax.errors import StellaError, shown
 
 
 @contextmanager
 def new_directory(destination: Path, needed: int) -> Iterator[Path]:
     """Yields a working directory beside `destination`, which takes its name when the block ends well.
 
-    An error removes it. A kill leaves it behind under its working name, `.NAME.partial`; the next run begins anew.
+    An error removes it. A kill leaves it behind under its working name, `.NAME.partial`; the next run begins anew. A
+    lock, which ends with its process however that ends, tells what a kill left from what another run is writing.
 
     Args:
       destination: must not exist yet.
       needed: bytes that will be written; too little free space is refused at once.
 
     Raises:
-      StellaError: the destination exists, or the disk is full.
+      StellaError: the destination exists, another run is writing it, or the disk is full.
     """
     if destination.exists() or destination.is_symlink():
         raise StellaError(f"{destination} exists already; remove it or choose another name.")
     working = destination.parent / f".{destination.name}.partial"
+    destination.parent.mkdir(parents=True, exist_ok=True)
+    _require_space(destination.parent, needed)
+    with _emptied(working):
+        try:
+            yield working
+            _flush(working)
+            working.rename(destination)
+            _flush_entry(destination.parent)
+        except BaseException as error:
+            shutil.rmtree(working, ignore_errors=True)
+            if _is_disk_full(error):
+                raise StellaError(
+                    f"the disk of {destination.parent} is full; nothing was kept, make room and run again."
+                ) from error
+            raise
+
+
+def check_inside(names: Iterable[str]) -> None:
+    """Refuses to write a file of a name that leads out of the new directory, which a checkpoint may hold.
+
+    Raises:
+      StellaError: a name is absolute or goes up.
+    """
+    for name in names:
+        if Path(name).is_absolute() or ".." in Path(name).parts:
+            raise StellaError(f"the checkpoint names a file {shown(name)}, which leads out of its directory.")
+
+
+@contextmanager
+def _emptied(working: Path) -> Iterator[None]:
+    """The working directory, made or emptied, and locked."""
+    working.mkdir(exist_ok=True)
+    descriptor = os.open(working, os.O_RDONLY)
     try:
-        destination.parent.mkdir(parents=True, exist_ok=True)
-        _require_space(destination.parent, needed)
-        shutil.rmtree(working, ignore_errors=True)
-        working.mkdir()
-        yield working
-        _flush(working)
-        working.rename(destination)
-        _flush_entry(destination.parent)
-    except BaseException as error:
-        shutil.rmtree(working, ignore_errors=True)
-        if _is_disk_full(error):
-            raise StellaError(
-                f"the disk of {destination.parent} is full; nothing was kept, make room and run again."
-            ) from error
-        raise
+        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        os.close(descriptor)
+        raise StellaError(f"another run is writing {working}; let it end, or choose another name.") from None
+    try:
+        for path in working.iterdir():
+            shutil.rmtree(path) if path.is_dir() and not path.is_symlink() else path.unlink()
+        yield
+    finally:
+        os.close(descriptor)
 
 
 def _require_space(folder: Path, needed: int) -> None:
@@ -53,8 +83,7 @@ def _require_space(folder: Path, needed: int) -> None:
 
 
 def _is_disk_full(error: BaseException) -> bool:
-    # The storage library under Orbax wraps the system's error into a text.
-    return (isinstance(error, OSError) and error.errno == errno.ENOSPC) or "No space left on device" in str(error)
+    return isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT)
 
 
 def _flush(directory: Path) -> None:

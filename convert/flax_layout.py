@@ -13,6 +13,8 @@ from convert.hashes import hashed, sha256_of_array
 from convert.side_files import copy_side_files, side_files
 from stella_jax import __version__
 from stella_jax.checkpoint import Checkpoint
+from stella_jax.directory import Directory
+from stella_jax.errors import StellaError
 from stella_jax.flax_weights import PROVENANCE, FlaxWeights
 from stella_jax.params import PARAMS, finish_saving, save_leaf
 from stella_jax.weights import TorchWeights
@@ -20,18 +22,28 @@ from stella_jax.weights import TorchWeights
 PACKAGES = ("jax", "flax", "orbax-checkpoint", "numpy", "safetensors")
 
 Progress = Callable[[str], object]
+Headers = dict[str, str]
 
 
-def to_flax(source: Checkpoint, name: str, destination: Path, progress: Progress = lambda path: None) -> None:
+def to_flax(
+    source: Checkpoint,
+    name: str,
+    destination: Path,
+    *,
+    accept_changes: bool = False,
+    progress: Progress = lambda path: None,
+) -> None:
     """Writes `source` into the new directory `destination`, one leaf in memory at a time.
 
     Args:
       source: an opened checkpoint in either layout.
       name: what the user called it; goes into provenance.json.
+      accept_changes: take leaves whose hash is not that of provenance.json: they were changed on purpose.
       progress: called with the path of each leaf written.
 
     Raises:
-      StellaError: the destination exists, the disk is full, or a tensor is damaged; nothing is left behind.
+      StellaError: a tensor is damaged, a leaf is not what was converted, the destination exists, or the disk is full;
+        nothing is left behind.
     """
     weights = source.weights
     sizes = {path: int(np.prod(leaf.shape)) * weights.dtypes[path].itemsize for path, leaf in weights.leaves.items()}
@@ -39,7 +51,10 @@ def to_flax(source: Checkpoint, name: str, destination: Path, progress: Progress
         leaves = {}
         for path in sorted(weights.leaves, key=lambda path: -sizes[path]):  # largest first, while memory is unbroken
             array = weights.read(path)
-            leaves[path] = {"shape": array.shape, "dtype": array.dtype.name, "sha256": sha256_of_array(array)}
+            sha256 = sha256_of_array(array)
+            if not accept_changes:
+                check_unchanged(source, path, sha256)
+            leaves[path] = {"shape": array.shape, "dtype": array.dtype.name, "sha256": sha256}
             save_leaf(working / PARAMS, path, array)
             del array
             progress(path)
@@ -49,25 +64,37 @@ def to_flax(source: Checkpoint, name: str, destination: Path, progress: Progress
         (working / PROVENANCE).write_text(json.dumps(provenance, indent=1))
 
 
+def check_unchanged(source: Checkpoint, path: str, sha256: str) -> None:
+    """Refuses a leaf of the Flax layout whose hash is not the one in provenance.json."""
+    weights = source.weights
+    if isinstance(weights, FlaxWeights) and weights.provenance["leaves"].get(path, {}).get("sha256") != sha256:
+        raise StellaError(
+            f"{path} is not what was converted (its sha256 differs from provenance.json): the file is damaged, or the "
+            "parameters were changed; if you changed them, pass --accept-changes."
+        )
+
+
 def _provenance(source: Checkpoint, name: str) -> dict[str, Any]:
     weights = source.weights
     if isinstance(weights, FlaxWeights):
         kept = {key: weights.provenance.get(key) for key in ("source", "prefix", "files", "headers")}
         return {"format": 1, **kept, "versions": _versions()}
     assert isinstance(weights, TorchWeights)
-    shards = {_name(shard.path, source): shard for shards in weights.shards.values() for shard in shards}
+    headers = headers_by_file(source.directory, weights)
     return {
         "format": 1,
         "source": name,
         "prefix": weights.prefix,
-        "files": hashed(source.directory, [*shards, *side_files(source.directory)]),
-        "headers": {file: shard.header for file, shard in shards.items()},
+        "files": hashed(source.directory, [*headers, *side_files(source.directory)]),
+        "headers": headers,
         "versions": _versions(),
     }
 
 
-def _name(path: Path, source: Checkpoint) -> str:
-    return path.relative_to(source.directory.root).as_posix()
+def headers_by_file(directory: Directory, weights: TorchWeights) -> Headers:
+    """The header of each safetensors file, by its relative name."""
+    shards = [shard for shards in weights.shards.values() for shard in shards]
+    return {shard.path.relative_to(directory.root).as_posix(): shard.header for shard in shards}
 
 
 def _versions() -> dict[str, str]:

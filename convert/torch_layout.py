@@ -7,18 +7,15 @@ from pathlib import Path
 
 import numpy as np
 
-from convert.destination import new_directory
-from convert.flax_layout import Progress
+from convert.destination import check_inside, new_directory
+from convert.flax_layout import Headers, Progress, check_unchanged, headers_by_file
 from convert.hashes import sha256_of_array
 from convert.side_files import copy_side_files
 from stella_jax.checkpoint import Checkpoint
-from stella_jax.errors import StellaError
 from stella_jax.flax_weights import FlaxWeights
 from stella_jax.safetensors_writer import SafetensorsWriter, new_header
 from stella_jax.shards import DTYPES, parse_header
 from stella_jax.weights import TorchWeights
-
-Headers = dict[str, str]
 
 
 def to_torch(
@@ -39,10 +36,11 @@ def to_torch(
       progress: called with the path of each leaf written.
 
     Raises:
-      StellaError: a leaf is not what was converted, the destination exists, or the disk is full; nothing is left
-        behind.
+      StellaError: a leaf is not what was converted, a file would lie outside, the destination exists, or the disk is
+        full; nothing is left behind.
     """
     headers = _headers(source, native)
+    check_inside([*headers, source.layout.file("config.json")])
     weights = source.weights
     needed = sum(int(np.prod(leaf.shape)) * weights.dtypes[path].itemsize for path, leaf in weights.leaves.items())
     with new_directory(destination, needed) as working:
@@ -53,7 +51,7 @@ def to_torch(
             for path, leaf in weights.leaves.items():
                 array = weights.read(path)
                 if not accept_changes:
-                    _check_unchanged(source, path, array)
+                    check_unchanged(source, path, sha256_of_array(array))
                 folder = leaf.folder
                 for name, tensor in leaf.to_torch(array):
                     name = name.removeprefix(_prefix(source)) if native else name
@@ -105,10 +103,9 @@ def _headers(source: Checkpoint, native: bool) -> Headers:
 def _original_headers(source: Checkpoint) -> Headers:
     weights = source.weights
     if isinstance(weights, FlaxWeights):
-        return dict(weights.provenance.get("headers") or {})
+        return dict(weights.provenance.get("headers", {}))
     assert isinstance(weights, TorchWeights)
-    shards = [shard for shards in weights.shards.values() for shard in shards]
-    return {shard.path.relative_to(source.directory.root).as_posix(): shard.header for shard in shards}
+    return headers_by_file(source.directory, weights)
 
 
 def _tensors(source: Checkpoint, native: bool) -> dict[str, dict[str, tuple[np.dtype, tuple[int, ...]]]]:
@@ -124,18 +121,6 @@ def _tensors(source: Checkpoint, native: bool) -> dict[str, dict[str, tuple[np.d
 def _described(headers: Headers) -> dict[str, tuple[np.dtype, tuple[int, ...]]]:
     tensors: Iterator = (tensor for file, header in headers.items() for tensor in parse_header(Path(file), header))
     return {tensor.name: (DTYPES[tensor.dtype], tensor.shape) for tensor in tensors}
-
-
-def _check_unchanged(source: Checkpoint, path: str, array: np.ndarray) -> None:
-    weights = source.weights
-    if not isinstance(weights, FlaxWeights):
-        return
-    recorded = weights.provenance.get("leaves", {}).get(path, {}).get("sha256")
-    if recorded != sha256_of_array(array):
-        raise StellaError(
-            f"{path} is not what was converted (its sha256 differs from provenance.json): the file is damaged, or the "
-            "parameters were changed; if you changed them, pass --accept-changes."
-        )
 
 
 def _write_native_config(source: Checkpoint, working: Path) -> None:

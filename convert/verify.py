@@ -4,13 +4,14 @@ from collections.abc import Iterator
 
 import numpy as np
 
+from convert.flax_layout import headers_by_file
 from convert.hashes import hashed, sha256_of_array
 from convert.side_files import side_files
 from stella_jax.checkpoint import Checkpoint
 from stella_jax.embedder import Stella
 from stella_jax.errors import StellaError
 from stella_jax.flax_weights import FlaxWeights
-from stella_jax.weights import raise_faults
+from stella_jax.weights import TorchWeights, raise_faults
 
 TEXTS = (
     "a",
@@ -20,21 +21,28 @@ TEXTS = (
 )
 
 
-def verify(source: Checkpoint, converted: Checkpoint, rewritten: tuple[str, ...] = ()) -> Iterator[str]:
+def verify(
+    source: Checkpoint, converted: Checkpoint, native: bool = False, accept_changes: bool = False
+) -> Iterator[str]:
     """Compares two checkpoints that should be one; yields a sentence for each check that held.
 
-    `rewritten` are the files beside the weights that may differ.
+    Args:
+      native: `converted` is in the spelling of transformers: config.json differs, and so do names and shards.
+      accept_changes: the leaves need not be those that provenance.json records.
 
     Raises:
       StellaError: lists what differs.
     """
-    yield _compare_leaves(source, converted)
-    yield _compare_files(source, converted, rewritten)
+    yield _compare_leaves(source, converted, accept_changes)
+    yield _compare_files(source, converted, native)
+    if not native and not accept_changes:
+        yield _compare_weight_files(source, converted)
     yield _compare_embeddings(source, converted)
 
 
-def _compare_leaves(source: Checkpoint, converted: Checkpoint) -> str:
-    recorded = [c.weights.provenance["leaves"] for c in (source, converted) if isinstance(c.weights, FlaxWeights)]
+def _compare_leaves(source: Checkpoint, converted: Checkpoint, accept_changes: bool) -> str:
+    compared = (converted,) if accept_changes else (source, converted)
+    recorded = [c.weights.provenance.get("leaves", {}) for c in compared if isinstance(c.weights, FlaxWeights)]
     faults = [f"only on one side: {path}" for path in source.weights.leaves.keys() ^ converted.weights.leaves.keys()]
     for path in source.weights.leaves.keys() & converted.weights.leaves.keys():
         hashes = {sha256_of_array(checkpoint.weights.read(path)) for checkpoint in (source, converted)}
@@ -46,7 +54,9 @@ def _compare_leaves(source: Checkpoint, converted: Checkpoint) -> str:
     )
 
 
-def _compare_files(source: Checkpoint, converted: Checkpoint, rewritten: tuple[str, ...]) -> str:
+def _compare_files(source: Checkpoint, converted: Checkpoint, native: bool) -> str:
+    layout = source.layout
+    rewritten = {layout.file("config.json"), layout.file("model.safetensors.index.json")} if native else set()
     ours, theirs = (
         hashed(c.directory, [name for name in side_files(c.directory) if name not in rewritten])
         for c in (source, converted)
@@ -54,6 +64,26 @@ def _compare_files(source: Checkpoint, converted: Checkpoint, rewritten: tuple[s
     faults = [f"differs: {name}" for name in ours.keys() | theirs.keys() if ours.get(name) != theirs.get(name)]
     raise_faults("the files beside the weights differ:", faults)
     return f"{len(ours)} files beside the weights have the same sha256"
+
+
+def _compare_weight_files(source: Checkpoint, converted: Checkpoint) -> str:
+    """The safetensors files, headers included, of both sides: as they are, or as provenance.json records them."""
+    ours, theirs = (_weight_files(c) for c in (source, converted))
+    faults = [f"differs: {name}" for name in ours.keys() | theirs.keys() if ours.get(name) != theirs.get(name)]
+    raise_faults("the safetensors files differ from what provenance.json records of them:", faults)
+    return f"{len(ours)} safetensors files have the same header and sha256, or are recorded with them"
+
+
+def _weight_files(checkpoint: Checkpoint) -> dict[str, tuple[str, object]]:
+    """Header, and size with sha256, of each safetensors file by its relative name."""
+    weights = checkpoint.weights
+    if isinstance(weights, FlaxWeights):
+        headers, files = (weights.provenance.get(key, {}) for key in ("headers", "files"))
+        return {name: (header, files.get(name)) for name, header in headers.items()}
+    assert isinstance(weights, TorchWeights)
+    headers = headers_by_file(checkpoint.directory, weights)
+    files = hashed(checkpoint.directory, list(headers))
+    return {name: (header, files[name]) for name, header in headers.items()}
 
 
 def _compare_embeddings(source: Checkpoint, converted: Checkpoint) -> str:

@@ -1,8 +1,11 @@
 """The weights of a converted directory: Orbax parameters under the same leaf paths as `weights.TorchWeights`."""
 
+from typing import Any
+
 import numpy as np
 
 from stella_jax.directory import Directory
+from stella_jax.errors import StellaError
 from stella_jax.layout import Layout
 from stella_jax.params import PARAMS, leaf_types, load_leaf
 from stella_jax.weights import Leaf, carried_leaf, check_finite, encoder_leaves, head_leaves, raise_faults
@@ -20,7 +23,7 @@ class FlaxWeights:
 
     def __init__(self, directory: Directory, layout: Layout):
         self._params = directory.path(PARAMS).resolve()
-        self.provenance = directory.json_object(PROVENANCE)
+        self.provenance = _provenance(directory)
         self.prefix = str(self.provenance.get("prefix", ""))
         types = leaf_types(self._params)
         leaves = [*encoder_leaves(layout, self.prefix)]
@@ -59,3 +62,13 @@ class FlaxWeights:
             if dtype.name not in ("float32", "float16", "bfloat16"):
                 faults.append(f"dtype: {path} is {dtype}; float32, float16 and bfloat16 are read")
         raise_faults(f"the parameters in {self._params} do not fit config.json:", faults)
+
+
+def _provenance(directory: Directory) -> dict[str, Any]:
+    """What `convert` wrote; those who read it rely on the kinds of its values."""
+    fields = directory.json_object(PROVENANCE)
+    for key, kind in (("leaves", dict), ("files", dict), ("headers", str)):
+        entries = fields.setdefault(key, {})
+        if not isinstance(entries, dict) or not all(isinstance(entry, kind) for entry in entries.values()):
+            raise StellaError(f"{directory.path(PROVENANCE)} is damaged: {key} is not what convert writes.")
+    return fields

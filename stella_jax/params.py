@@ -1,5 +1,10 @@
 """The Orbax checkpoint of a parameter tree, written and read leaf by leaf, so that one leaf is in memory at a time."""
 
+import logging
+import os
+import re
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -11,16 +16,27 @@ from stella_jax.errors import StellaError
 # Folder of a converted checkpoint that holds the parameters.
 PARAMS = "params"
 
+# How the storage library under Orbax, whose errors are texts, gives the system's error number.
+ERRNO = re.compile(r"os_error_code='(\d+)'")
+
 
 def save_leaf(directory: Path, path: str, array: np.ndarray) -> None:
-    """Adds the leaf "a/b/c"; nothing stands at `directory`, whose name has no leading dot, before `finish_saving`."""
-    with _context():
+    """Adds the leaf "a/b/c"; nothing stands at `directory`, whose name has no leading dot, before `finish_saving`.
+
+    Raises:
+      OSError: it cannot be written.
+    """
+    with _context(), _writing(directory):
         ocp.partial.save(str(directory.absolute()), _nest(path, array))
 
 
 def finish_saving(directory: Path) -> None:
-    """Makes the leaves saved so far the checkpoint at `directory`."""
-    with _context():
+    """Makes the leaves saved so far the checkpoint at `directory`.
+
+    Raises:
+      OSError: it cannot be written.
+    """
+    with _context(), _writing(directory):
         ocp.partial.finalize(str(directory.absolute()))
 
 
@@ -31,7 +47,8 @@ def leaf_types(directory: Path) -> dict[str, tuple[tuple[int, ...], np.dtype]]:
       StellaError: there is no whole Orbax checkpoint at `directory`.
     """
     try:
-        tree = ocp.metadata(str(directory.absolute())).metadata
+        with _quiet():
+            tree = ocp.metadata(str(directory.absolute())).metadata
     except Exception as error:  # Orbax raises several kinds
         raise StellaError(
             f"{directory} is no whole Orbax checkpoint; convert it again ({_first_line(error)})."
@@ -49,7 +66,7 @@ def load_leaf(directory: Path, path: str, shape: tuple[int, ...], dtype: np.dtyp
     """
     like = np.broadcast_to(np.zeros((), dtype), shape)  # a shape and a dtype that take no memory
     try:
-        with _context():
+        with _context(), _quiet():
             tree = ocp.load(str(directory.absolute()), _nest(path, like))
     except Exception as error:
         raise StellaError(f"{path} in {directory} cannot be read; convert it again ({_first_line(error)}).") from error
@@ -65,6 +82,33 @@ def _context() -> ocp.Context:
     context.array.saving.use_compression = False  # weights shrink by 8 %, at twice the time
     context.memory.deepcopy_host_arrays = False  # nobody changes a leaf while it is written
     return context
+
+
+@contextmanager
+def _writing(directory: Path) -> Iterator[None]:
+    """Turns what Orbax raises when the system cannot write into the system's own error."""
+    try:
+        with _quiet():
+            yield
+    except Exception as error:
+        code = ERRNO.search(str(error))
+        if not code:
+            raise
+        raise OSError(int(code[1]), os.strerror(int(code[1])), str(directory)) from error
+
+
+@contextmanager
+def _quiet() -> Iterator[None]:
+    """Keeps Orbax from logging, with the tracebacks of its threads, what it then raises or returns."""
+    loggers = [logging.getLogger(name) for name in ("absl", "asyncio")]
+    levels = [logger.level for logger in loggers]
+    for logger in loggers:
+        logger.setLevel(logging.CRITICAL + 1)
+    try:
+        yield
+    finally:
+        for logger, level in zip(loggers, levels, strict=True):
+            logger.setLevel(level)
 
 
 def _nest(path: str, leaf: Any) -> dict[str, Any]:

@@ -14,6 +14,7 @@ import pytest
 from conftest import GOLDENS
 
 from convert.__main__ import main
+from convert.destination import new_directory
 from stella_jax import Stella, StellaError
 from stella_jax.checkpoint import Checkpoint
 
@@ -61,6 +62,46 @@ def test_killed_half_way_leaves_nothing_at_the_destination(tmp_path: Path) -> No
     assert not out.exists() and working.exists()
     assert main([STELLA, str(out), "--verify"]) == 0
     assert not working.exists()
+
+
+def test_a_write_that_the_system_refuses_is_one_sentence(tmp_path: Path) -> None:
+    """No file may grow beyond 64 KiB: the writers under Orbax fail in threads of their own."""
+    script = "import resource, signal, sys; signal.signal(signal.SIGXFSZ, signal.SIG_IGN)\n"
+    script += "resource.setrlimit(resource.RLIMIT_FSIZE, (65536, 65536))\n"
+    script += "from convert.__main__ import main; sys.exit(main(sys.argv[1:]))"
+    command = [sys.executable, "-c", script, STELLA, str(tmp_path / "out")]
+    process = subprocess.run(command, capture_output=True, text=True, check=False)
+    assert process.returncode == 1
+    assert process.stderr == f"convert: error: {tmp_path}/.out.partial/params: File too large.\n"
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_second_run_leaves_the_first_alone(tmp_path: Path, capsys) -> None:
+    with new_directory(tmp_path / "out", 0) as working:
+        (working / "half").write_text("")
+        assert main([STELLA, str(tmp_path / "out")]) == 1
+        assert "another run is writing" in capsys.readouterr().err
+    assert [path.name for path in (tmp_path / "out").iterdir()] == ["half"]
+    assert [path.name for path in tmp_path.iterdir()] == ["out"]
+
+
+@pytest.mark.parametrize("to", ["torch", "transformers"])
+def test_a_module_path_cannot_lead_the_writer_out(to: str, checkpoint_copy, tmp_path: Path, capsys) -> None:
+    source = checkpoint_copy("stella")
+    modules = json.loads((source / "modules.json").read_text())
+    modules[2]["path"] = f"../{source.name}/{modules[2]['path']}"
+    (source / "modules.json").write_text(json.dumps(modules))
+    before = {path: path.read_bytes() for path in source.rglob("*") if path.is_file()}
+    assert main([str(source), str(tmp_path / "out"), "--to", to]) == 1
+    assert "leads out of its directory" in capsys.readouterr().err
+    assert before == {path: path.read_bytes() for path in source.rglob("*") if path.is_file()}
+    assert not (tmp_path / "out").exists()
+
+
+def test_whoever_reads_the_table_may_leave(tmp_path: Path) -> None:
+    command = f"{sys.executable} -m convert {STELLA} {tmp_path}/out --dry-run | true"
+    process = subprocess.run(["bash", "-c", command], capture_output=True, text=True, check=False)
+    assert process.stderr == ""
 
 
 def test_a_failed_conversion_leaves_nothing(tmp_path: Path, capsys, monkeypatch) -> None:
@@ -139,3 +180,48 @@ def test_a_damaged_converted_directory_is_refused_in_a_sentence(flax: Path, faul
 def test_leaves_are_read_one_at_a_time(flax: Path) -> None:
     weights = Checkpoint.open(flax).weights
     assert weights.read("encoder/embeddings/norm/scale").shape == (64,)
+
+
+def test_provenance_cannot_lead_the_writer_out(flax: Path, tmp_path: Path, capsys) -> None:
+    provenance = json.loads((flax / "provenance.json").read_text())
+    # A name at the top of the file system: the only folder other than a module's own that could stand for "".
+    provenance["headers"]["/stella-jax-test.safetensors"] = provenance["headers"].pop("model.safetensors")
+    (flax / "provenance.json").write_text(json.dumps(provenance))
+    assert main([str(flax), str(tmp_path / "out"), "--to", "torch"]) == 1
+    assert "leads out of its directory" in capsys.readouterr().err
+    assert not Path("/stella-jax-test.safetensors").exists()
+
+
+@pytest.mark.parametrize("key", ["leaves", "files", "headers"])
+def test_provenance_of_another_kind_is_refused(flax: Path, key: str, capsys) -> None:
+    provenance = json.loads((flax / "provenance.json").read_text())
+    (flax / "provenance.json").write_text(json.dumps(provenance | {key: {"x": 1}}))
+    assert main([STELLA, str(flax), "--verify"]) == 1
+    assert f"provenance.json is damaged: {key}" in capsys.readouterr().err
+
+
+def test_verify_names_a_changed_record_of_a_source_file(flax: Path, capsys) -> None:
+    provenance = json.loads((flax / "provenance.json").read_text())
+    provenance["headers"]["model.safetensors"] = provenance["headers"]["model.safetensors"].replace('"pt"', '"qt"')
+    (flax / "provenance.json").write_text(json.dumps(provenance))
+    assert main([STELLA, str(flax), "--verify"]) == 1
+    assert "differs: model.safetensors" in capsys.readouterr().err
+
+
+def test_verify_names_a_flipped_byte_in_a_header(flax: Path, tmp_path: Path, capsys) -> None:
+    """One that no reader of the tensors would see, but PyTorch's loader refuses."""
+    torch = tmp_path / "torch"
+    assert main([str(flax), str(torch), "--to", "torch", "--verify"]) == 0
+    raw = (torch / "model.safetensors").read_bytes()
+    (torch / "model.safetensors").write_bytes(raw.replace(b'"format":"pt"', b'"format":"qt"', 1))
+    assert main([str(flax), str(torch), "--to", "torch", "--verify"]) == 1
+    assert "differs: model.safetensors" in capsys.readouterr().err
+
+
+def test_a_damaged_checkpoint_is_told_in_one_sentence_only(flax: Path) -> None:
+    manifest = flax / "params/state/manifest.ocdbt"
+    manifest.write_bytes(manifest.read_bytes()[:-1] + b"?")
+    command = [sys.executable, "-m", "convert", str(flax), str(flax.parent / "out"), "--to", "torch"]
+    process = subprocess.run(command, capture_output=True, text=True, check=False)
+    assert process.returncode == 1
+    assert process.stderr.startswith("convert: error: ") and process.stderr.count("\n") == 1

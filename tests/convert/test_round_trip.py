@@ -12,6 +12,7 @@ from conftest import GOLDENS
 from safetensors.numpy import load_file, save_file
 
 from convert import to_flax, to_torch
+from convert.__main__ import main
 from stella_jax import Stella, StellaError
 from stella_jax.checkpoint import Checkpoint
 from stella_jax.params import PARAMS, finish_saving, save_leaf
@@ -77,6 +78,8 @@ def test_shards_come_back_as_they_were(checkpoint_copy, tmp_path: Path) -> None:
     to_torch(converted(source, tmp_path / "flax"), tmp_path / "torch")
     for name in [*names, "model.safetensors.index.json"]:
         assert (tmp_path / "torch" / name).read_bytes() == (source / name).read_bytes()
+    assert main([str(source), str(tmp_path / "native"), "--to", "transformers", "--verify"]) == 0
+    assert not (tmp_path / "native/model.safetensors.index.json").exists()
 
 
 def test_a_modified_tree_goes_back_as_modified(tmp_path: Path) -> None:
@@ -89,8 +92,10 @@ def test_a_modified_tree_goes_back_as_modified(tmp_path: Path) -> None:
     modified = Checkpoint.open(tmp_path / "flax")
     with pytest.raises(StellaError, match="qkv/kernel is not what was converted"):
         to_torch(modified, tmp_path / "refused")
+    with pytest.raises(StellaError, match="qkv/kernel is not what was converted"):
+        to_flax(modified, "modified", tmp_path / "refused")
     assert not (tmp_path / "refused").exists()
-    to_torch(modified, tmp_path / "torch", accept_changes=True)
+    assert main([str(tmp_path / "flax"), str(tmp_path / "torch"), "--to", "torch", "--verify", "--accept-changes"]) == 0
     before, after = (load_file(path / "model.safetensors") for path in (GOLDENS / "stella", tmp_path / "torch"))
     for name, tensor in before.items():
         wanted = tensor + 1 if name.endswith("qkv_proj.weight") else tensor
