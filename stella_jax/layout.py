@@ -88,12 +88,12 @@ def read_layout(directory: Directory) -> Layout:
         pooling=_pooling(directory, f"{modules['Pooling']}/config.json", config),
         heads=_heads(directory, default, config),
         default_dim=default.dim if default else None,
-        normalize="Normalize" in modules,
+        normalize=_normalize(directory, modules),
         prompts=prompts,
         default_prompt_name=_default_prompt(settings, prompts),
         similarity=_similarity(settings),
         max_seq_length=_max_seq_length(directory, prefix, bert, config),
-        lower=bool(bert.get("do_lower_case", False)),
+        lower=_lower(bert),
     )
 
 
@@ -168,9 +168,7 @@ def _head(directory: Directory, folder: str, config: EncoderConfig) -> Head:
         )
     if fields.get("use_residual"):
         raise StellaError(f"{name}: use_residual is not implemented.")
-    for key in ("module_input_name", "module_output_name"):
-        if fields.get(key, "sentence_embedding") != "sentence_embedding":
-            raise StellaError(f"{name}: {key} = {shown(fields[key])} is not implemented; only 'sentence_embedding' is.")
+    _check_on_sentence_embedding(name, fields)
     if fields.get("in_features") != config.hidden_size:
         raise StellaError(
             f"{name}: in_features {shown(fields.get('in_features'))} is not hidden_size {config.hidden_size}."
@@ -179,6 +177,27 @@ def _head(directory: Directory, folder: str, config: EncoderConfig) -> Head:
     if not isinstance(dim, int) or isinstance(dim, bool) or not 1 <= dim <= 1_000_000:
         raise StellaError(f"{name}: out_features = {shown(dim)} must be a whole number from 1 to 1000000.")
     return Head(folder, dim, bool(fields.get("bias", True)), ACTIVATIONS[activation])
+
+
+def _normalize(directory: Directory, modules: dict[str, str]) -> bool:
+    if "Normalize" not in modules:
+        return False
+    name = f"{modules['Normalize']}/config.json"  # older saves have none
+    _check_on_sentence_embedding(name, _optional(directory, name))
+    return True
+
+
+def _check_on_sentence_embedding(name: str, fields: dict[str, Any]) -> None:
+    for key in ("module_input_name", "module_output_name"):
+        if fields.get(key, "sentence_embedding") != "sentence_embedding":
+            raise StellaError(f"{name}: {key} = {shown(fields[key])} is not implemented; only 'sentence_embedding' is.")
+
+
+def _lower(bert: dict[str, Any]) -> bool:
+    value = bert.get("do_lower_case", False)
+    if not isinstance(value, bool):
+        raise StellaError(f"sentence_bert_config.json: do_lower_case = {shown(value)} must be true or false.")
+    return value
 
 
 def _optional(directory: Directory, name: str) -> dict[str, Any]:

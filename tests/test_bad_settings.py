@@ -17,6 +17,7 @@ from damage import (
     settings,
     special_tokens,
     tokenizer,
+    write_json,
     written,
 )
 
@@ -174,6 +175,25 @@ BAD: dict[str, tuple[Damage, str]] = {
         r"'maxsim' is unknown",
     ),
     "similarity is a list": (settings(similarity_fn_name=["dot"]), r"is unknown"),
+    "normalizes something else": (
+        lambda path: (
+            modules("Transformer:", "Pooling:1_Pooling", "Normalize:2_Normalize")(path),
+            (path / "2_Normalize").mkdir(),
+            write_json(path / "2_Normalize/config.json", {"module_input_name": "token_embeddings"}),
+        ),
+        r"2_Normalize/config\.json: module_input_name = 'token_embeddings' is not implemented",
+    ),
+    "lowercases in words": (
+        edited("sentence_bert_config.json", do_lower_case="false"),
+        r"sentence_bert_config\.json: do_lower_case = 'false' must be true or false",
+    ),
+    "head links out of the directory": (
+        lambda path: (
+            (path / "2_Dense_64").rename(path.parent / "outside"),
+            (path / "2_Dense_64").symlink_to(path.parent / "outside"),
+        ),
+        r"'2_Dense_64/config\.json' leads out of",
+    ),
     "settings is a list": (written("config_sentence_transformers.json", "[]"), r"must hold a JSON object"),
     "max_seq_length zero": (longest(0), r"max_seq_length = 0 must be"),
     "max_seq_length a text": (

@@ -140,6 +140,13 @@ def test_default_prompt(checkpoint_copy):
     assert layout(path).default_prompt_name == "s2s_query"
 
 
+def test_a_byte_order_mark_is_no_fault(checkpoint_copy):
+    path = checkpoint_copy()
+    expected = layout(path)
+    (path / "config.json").write_bytes(b"\xef\xbb\xbf" + (path / "config.json").read_bytes())
+    assert layout(path) == expected
+
+
 def test_unknown_fields_and_files_are_ignored(checkpoint_copy):
     path = checkpoint_copy()
     expected = layout(path)
