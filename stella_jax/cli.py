@@ -22,7 +22,8 @@ def main(argv: Sequence[str] | None = None) -> int:
         from stella_jax.commands import COMMANDS  # here: it imports JAX, which --help and wrong usage need not wait for
 
         COMMANDS[arguments.command](arguments)
-        sys.stdout.flush()
+        if sys.stdout:  # None where it was closed before the start
+            sys.stdout.flush()
     except StellaError as error:
         return _fail(str(error))
     except KeyboardInterrupt:
@@ -48,6 +49,7 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--version", action="version", version=f"stella-jax {__version__}")
     commands = parser.add_subparsers(required=True, metavar="COMMAND", dest="command")
     _add_embed(commands)
+    _add_verify(commands)
     _add_search(commands)
     _add_demo(commands)
     return parser
@@ -68,6 +70,11 @@ def _add_embed(commands) -> None:
     command.add_argument("--mesh", metavar="SIZES", help="such as data=4,model=2 (default: rows over all accelerators)")
     command.add_argument("--part-rows", type=_positive, metavar="ROWS", help="rows of an output file")
     command.add_argument("--progress", action=argparse.BooleanOptionalAction, help="a bar (default: on a terminal)")
+
+
+def _add_verify(commands) -> None:
+    command = _command(commands, "verify", "check every byte of a finished job; embed redoes what is damaged")
+    command.add_argument("out", type=Path, metavar="DIR", help="what embed wrote")
 
 
 def _add_search(commands) -> None:

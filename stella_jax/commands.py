@@ -11,9 +11,12 @@ import jax
 
 from stella_jax.demo import run_demo
 from stella_jax.embedder import Stella
+from stella_jax.errors import StellaError
 from stella_jax.job.rows import Fields
 from stella_jax.job.run import run_job
 from stella_jax.job.settings import Settings, default_part_rows
+from stella_jax.job.verify import verify_job
+from stella_jax.layout import listed
 from stella_jax.search import Hit, Index
 
 
@@ -34,6 +37,16 @@ def embed(arguments: Namespace) -> None:
     print(f"{arguments.out}: {summary}")
 
 
+def verify(arguments: Namespace) -> None:
+    """`verify DIR`: says that all is well, or names every fault."""
+    verdict = verify_job(arguments.out)
+    if not verdict.faults:
+        print(f"{arguments.out}: {verdict.rows} rows are whole: hashes, pages, counts, values and ids")
+        return
+    redo = f"run the embed command again: it redoes {listed(verdict.withdrawn)} alone." if verdict.withdrawn else ""
+    raise StellaError("\n  ".join([f"{arguments.out} is damaged:", *verdict.faults, *([redo] if redo else [])]))
+
+
 def search(arguments: Namespace) -> None:
     """`search DIR QUERY`: prints rank, score, id and text of the nearest rows."""
     _use_compile_cache()
@@ -51,7 +64,7 @@ def demo(arguments: Namespace) -> None:
     print(run_demo(_load(arguments), arguments.task))
 
 
-COMMANDS: dict[str, Callable[[Namespace], None]] = {"embed": embed, "search": search, "demo": demo}
+COMMANDS: dict[str, Callable[[Namespace], None]] = {"embed": embed, "verify": verify, "search": search, "demo": demo}
 
 
 def _load(arguments: Namespace, dtype: str | None = None, mesh: str | None = None) -> Stella:

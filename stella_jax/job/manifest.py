@@ -1,14 +1,14 @@
 """A job's directory: `job.json` says what it is, `manifest.json` that it is complete and what it holds."""
 
 import json
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
 from stella_jax.errors import StellaError
 from stella_jax.job.atomic import is_leftover, remove_leftovers, replacing, write_json
 from stella_jax.job.plan import Part
-from stella_jax.job.receipts import FOLDER, receipts, rejected_fields
+from stella_jax.job.receipts import FOLDER, Receipt, receipts, rejected_fields, summary
 from stella_jax.job.settings import differences
 
 JOB = "job.json"
@@ -41,24 +41,25 @@ def close_job(out: Path, fields: dict[str, Any], parts: Sequence[Part]) -> dict[
 
     Returns the totals: rows, rejected, tokens.
     """
-    entries = []
     with replacing(out / REJECTED) as file:
-        for part, receipt in zip(parts, receipts(out, parts), strict=True):
-            for row in receipt.rejected:
-                file.write(json.dumps(rejected_fields(row)).encode() + b"\n")
-            entries.append(
-                {
-                    "file": part.file,
-                    "rows": receipt.rows,
-                    "rejected": len(receipt.rejected),
-                    "tokens": receipt.tokens,
-                    "size": receipt.size,
-                    "sha256": receipt.sha256,
-                }
-            )
+        file.writelines(rejected_lines(out, parts))
+    entries: list[dict[str, Any]] = [
+        {"file": part.file} | summary(receipt) for part, receipt in _with_receipts(out, parts)
+    ]
     totals = {name: sum(entry[name] for entry in entries) for name in ("rows", "rejected", "tokens")}
     write_json(out / MANIFEST, fields | {"totals": totals, "parts": entries})
     return totals
+
+
+def rejected_lines(out: Path, parts: Sequence[Part]) -> Iterator[bytes]:
+    """The lines of rejected.jsonl, from the receipts."""
+    for _, receipt in _with_receipts(out, parts):
+        for row in receipt.rejected:
+            yield json.dumps(rejected_fields(row)).encode() + b"\n"
+
+
+def _with_receipts(out: Path, parts: Sequence[Part]) -> Iterator[tuple[Part, Receipt]]:
+    return zip(parts, receipts(out, parts), strict=True)
 
 
 def read_manifest(out: Path) -> dict[str, Any]:

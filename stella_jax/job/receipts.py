@@ -10,6 +10,7 @@ import json
 from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
+from typing import Any
 
 from stella_jax.errors import StellaError
 from stella_jax.job.atomic import write_json
@@ -50,6 +51,11 @@ def read_receipt(out: Path, part: str) -> Receipt | None:
         raise StellaError(f"{path} is damaged ({error!r}); remove it, and the part is embedded again.") from error
 
 
+def withdraw_receipt(out: Path, part: str) -> None:
+    """Makes a part count as not done."""
+    _path(out, part).unlink(missing_ok=True)
+
+
 def survey(out: Path, parts: Sequence[Part]) -> tuple[list[Part], int]:
     """The parts that are not done, in order, and how many rows the others dealt with."""
     missing, rows = [], 0
@@ -69,6 +75,17 @@ def receipts(out: Path, parts: Sequence[Part]) -> Iterator[Receipt]:
         if receipt is None:
             raise StellaError(f"{_path(out, part.name)} has gone; run the job again.")
         yield receipt
+
+
+def summary(receipt: Receipt) -> dict[str, Any]:
+    """What the manifest says of a part."""
+    return {
+        "rows": receipt.rows,
+        "rejected": len(receipt.rejected),
+        "tokens": receipt.tokens,
+        "size": receipt.size,
+        "sha256": receipt.sha256,
+    }
 
 
 def rejected_fields(row: Rejected) -> dict[str, object]:

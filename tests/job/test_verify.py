@@ -1,0 +1,142 @@
+"""verify: every kind of damage is named, the parts that it is in are redone, and nothing else is."""
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import pyarrow.parquet as pq
+import pytest
+
+from stella_jax import Stella, StellaError
+from stella_jax.job.manifest import read_manifest
+from stella_jax.job.rows import Fields
+from stella_jax.job.run import run_job
+from stella_jax.job.settings import Settings
+from stella_jax.job.verify import verify_job
+from stella_jax.job.write import write_part
+
+SETTINGS = Settings(Fields(), prompt="", normalize=False, part_rows=3)
+Damage = Callable[[Path], object]
+
+
+@pytest.fixture(scope="module")
+def tiny() -> Stella:
+    model = Stella.from_pretrained("tiny", dim=32)
+    model.max_seq_length = 8
+    return model
+
+
+@pytest.fixture
+def corpus(tmp_path: Path) -> list[Path]:
+    rows = [{"id": f"r{i}", "text": f"tea {i}"} for i in range(8)] + [{"id": "no text"}]
+    (tmp_path / "a.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    return [tmp_path / "a.jsonl"]
+
+
+@pytest.fixture
+def embed(tiny: Stella, corpus: list[Path], tmp_path: Path) -> Callable[[], Path]:
+    def run() -> Path:
+        run_job(tiny, {"model": "tiny", "revision": None}, corpus, tmp_path / "out", SETTINGS)
+        return tmp_path / "out"
+
+    return run
+
+
+def content(out: Path) -> dict[str, bytes]:
+    return {str(path.relative_to(out)): path.read_bytes() for path in out.rglob("*") if path.is_file()}
+
+
+def flip(path: Path) -> None:
+    raw = bytearray(path.read_bytes())
+    raw[len(raw) // 3] ^= 1
+    path.write_bytes(raw)
+
+
+def cut(path: Path) -> None:
+    path.write_bytes(path.read_bytes()[:-9])
+
+
+def test_a_whole_job(embed) -> None:
+    out = embed()
+    before = content(out)
+    verdict = verify_job(out)
+    assert (verdict.rows, verdict.faults, verdict.withdrawn) == (8, (), ())
+    assert content(out) == before
+
+
+@pytest.mark.parametrize(
+    ("damage", "fault"),
+    [
+        (lambda out: flip(out / "part-00001.parquet"), "part-00001.parquet: its sha256 is not"),
+        (lambda out: cut(out / "part-00001.parquet"), "part-00001.parquet: it has "),
+        (lambda out: (out / "part-00001.parquet").unlink(), "part-00001.parquet: it is missing"),
+        (lambda out: flip(out / "receipts/part-00001.json"), "part-00001.parquet: its receipt is"),
+        (lambda out: (out / "receipts/part-00001.json").unlink(), "part-00001.parquet: its receipt is"),
+    ],
+)
+def test_damage_to_a_part_is_named_and_mended(embed, damage: Damage, fault: str) -> None:
+    out = embed()
+    sound = content(out)
+    damage(out)
+    verdict = verify_job(out)
+    assert verdict.withdrawn == ("part-00001",)
+    assert len(verdict.faults) == 1
+    assert verdict.faults[0].startswith(fault)
+    untouched = (out / "part-00000.parquet").stat().st_mtime_ns
+    embed()
+    assert content(out) == sound
+    assert (out / "part-00000.parquet").stat().st_mtime_ns == untouched
+    assert verify_job(out).faults == ()
+
+
+def forge(out: Path, change: Callable[[dict[str, list]], object]) -> None:
+    """Writes another part-00000 and makes receipt and manifest agree with it, as a bug in the writer would."""
+    table = pq.read_table(out / "part-00000.parquet")
+    columns = table.to_pydict()
+    change(columns)
+    size, sha256 = write_part(out / "part-00000.parquet", table.from_pydict(columns, table.schema))
+    manifest = read_manifest(out)
+    manifest["parts"][0] |= {"size": size, "sha256": sha256}
+    (out / "manifest.json").write_text(json.dumps(manifest))
+    receipt = json.loads((out / "receipts/part-00000.json").read_text()) | {"size": size, "sha256": sha256}
+    (out / "receipts/part-00000.json").write_text(json.dumps(receipt))
+
+
+@pytest.mark.parametrize(
+    ("change", "fault"),
+    [
+        (lambda c: c["embedding"][1].__setitem__(0, np.nan), "part-00000.parquet: 1 of its rows are not finite"),
+        (lambda c: c["n_tokens"].__setitem__(0, 7), "tokens, not 3 of"),
+        (lambda c: [column.pop() for column in c.values()], "part-00000.parquet: it holds 2 rows"),
+        (lambda c: c["id"].__setitem__(0, "r5"), "1 ids stand in more than one row"),
+    ],
+)
+def test_content_is_checked_too(embed, change: Callable[[dict[str, list]], object], fault: str) -> None:
+    out = embed()
+    forge(out, change)
+    assert fault in "; ".join(verify_job(out).faults)
+
+
+@pytest.mark.parametrize(
+    ("damage", "fault"),
+    [
+        (lambda out: flip(out / "rejected.jsonl"), "rejected.jsonl is not what the receipts say"),
+        (lambda out: (out / "part-00009.parquet").touch(), "files of no part of this job: part-00009.parquet"),
+    ],
+)
+def test_what_lies_around_is_checked(embed, damage: Damage, fault: str) -> None:
+    out = embed()
+    damage(out)
+    verdict = verify_job(out)
+    assert verdict.faults[0].startswith(fault)
+    assert verdict.withdrawn == ()
+
+
+def test_no_job_and_an_unfinished_one_are_refused(embed, tmp_path: Path) -> None:
+    with pytest.raises(StellaError, match="holds no embedding job"):
+        verify_job(tmp_path)
+    out = embed()
+    (out / "manifest.json").unlink()
+    with pytest.raises(StellaError, match="run its embed command again"):
+        verify_job(out)
