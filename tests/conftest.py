@@ -30,7 +30,7 @@ GOLDENS = Path(__file__).parent / "goldens"
 @pytest.fixture(scope="session")
 def stella() -> Stella:
     """The stand-in for stella_en_400M_v5, float32."""
-    return Stella.from_pretrained(GOLDENS / "stella")
+    return Stella.from_pretrained(GOLDENS / "stella", dtype="float32")
 
 
 @pytest.fixture(scope="session")

@@ -36,6 +36,7 @@ def gte_config(shape: Shape) -> GteConfig:
         type_vocab_size=shape.token_types,
         pad_token_id=shape.pad_id,
         rope_parameters=rope,
+        layer_norm_eps=shape.eps,
     )
 
 

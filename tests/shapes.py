@@ -15,13 +15,14 @@ class Shape:
     theta: float
     divisor: float = 1.0
     pad_id: int = 0
+    eps: float = 1e-12
 
 
 SHAPES = {
     # head_dim 64, two token types and scaled rope, as in stella
     "stella-like": Shape(128, 2, 3, 256, token_types=2, theta=320000.0, divisor=2 ** (2 / 64)),
-    # no token types, as in gte-base-en; an odd number of heads
-    "gte-base-like": Shape(48, 3, 3, 96, token_types=0, theta=1e6, divisor=2 ** (2 / 16)),
+    # no token types, as in gte-base-en; an odd number of heads; an epsilon that shows
+    "gte-base-like": Shape(48, 3, 3, 96, token_types=0, theta=1e6, divisor=2 ** (2 / 16), eps=1e-3),
     # no rope scaling, one token type, pad id 1, as in arctic
     "arctic-like": Shape(96, 3, 2, 192, token_types=1, theta=160000.0, pad_id=1),
     # head_dim 64 again, the strongest published scaling, intermediate no multiple of hidden
