@@ -22,6 +22,7 @@ from stella_jax.search import Hit, Index
 
 def embed(arguments: Namespace) -> None:
     """`embed INPUT... --out DIR`: writes the job, ends with a line of its numbers."""
+    _start_jax()
     model = _load(arguments, dtype=arguments.dtype, mesh=arguments.mesh or _all_accelerators())
     if arguments.max_length:
         model.max_seq_length = arguments.max_length
@@ -49,7 +50,7 @@ def verify(arguments: Namespace) -> None:
 
 def search(arguments: Namespace) -> None:
     """`search DIR QUERY`: prints rank, score, id and text of the nearest rows."""
-    _use_compile_cache()
+    _start_jax()
     index = Index.open(arguments.out, arguments.model, arguments.revision)
     prompt = _prompt(index.model, arguments.prompt) if arguments.prompt else None
     hits = index.search(arguments.query, arguments.k, prompt)
@@ -61,6 +62,7 @@ def search(arguments: Namespace) -> None:
 
 def demo(arguments: Namespace) -> None:
     """`demo`: prints stella's own example."""
+    _start_jax()
     print(run_demo(_load(arguments), arguments.task))
 
 
@@ -68,13 +70,22 @@ COMMANDS: dict[str, Callable[[Namespace], None]] = {"embed": embed, "verify": ve
 
 
 def _load(arguments: Namespace, dtype: str | None = None, mesh: str | None = None) -> Stella:
-    _use_compile_cache()
     return Stella.from_pretrained(arguments.model, arguments.dim, dtype, mesh, arguments.revision)
 
 
 def _all_accelerators() -> str | None:
     """Rows over every accelerator of this process; the cores of a CPU are one device already."""
     return None if jax.default_backend() == "cpu" else f"data={jax.local_device_count()}"
+
+
+def _start_jax() -> None:
+    _use_compile_cache()
+    try:
+        jax.default_backend()
+    except (RuntimeError, AssertionError) as error:  # the latter, without a word, where a plugin is not installed
+        platforms = os.environ.get("JAX_PLATFORMS", "")
+        reason = str(error).splitlines()[0] if str(error) else f"no such device, with JAX_PLATFORMS={platforms!r}"
+        raise StellaError(f"JAX cannot start: {reason}.") from error
 
 
 def _use_compile_cache() -> None:

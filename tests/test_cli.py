@@ -206,3 +206,18 @@ def test_a_process_of_its_own_says_nothing_else(corpus, tmp_path):
     left = subprocess.run(command, stdout=writing, stderr=subprocess.PIPE, text=True, check=False)
     os.close(writing)
     assert (left.returncode, left.stderr) == (128 + signal.SIGPIPE, "")
+
+
+def test_without_a_stdout_it_still_runs():
+    process = subprocess.run(
+        ["bash", "-c", f"{sys.executable} -m stella_jax demo --dim 32 >&-"], capture_output=True, text=True, check=False
+    )
+    assert (process.returncode, process.stderr) == (0, "")
+
+
+@pytest.mark.parametrize("platform", ["bogus", "rocm"])
+def test_a_platform_that_jax_does_not_have(corpus, tmp_path, platform):
+    process = shell("embed", str(corpus), "--out", str(tmp_path / "out"), env=os.environ | {"JAX_PLATFORMS": platform})
+    assert process.returncode == 1
+    assert process.stderr.startswith("stella-jax: error: JAX cannot start")
+    assert process.stderr.count("\n") == 1
