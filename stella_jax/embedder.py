@@ -202,17 +202,21 @@ class Stella:
         embeddings = _quantize(embeddings, precision)
         return embeddings[0] if alone else embeddings
 
-    def encode_query(self, sentences: str | Sequence[str], prompt_name: str | None = None, **options: Any) -> Any:
+    def encode_query(
+        self, sentences: str | Sequence[str], prompt_name: str | None = None, prompt: str | None = None, **options: Any
+    ) -> Any:
         """`encode` for queries: with the prompt `query` where the checkpoint has one, else `s2p_query`, else none."""
-        if prompt_name is None and options.get("prompt") is None:
+        if prompt_name is None and prompt is None:
             prompt_name = next((name for name in ("query", "s2p_query") if self.prompts.get(name)), None)
-        return self.encode(sentences, prompt_name, **options)
+        return self.encode(sentences, prompt_name, prompt, **options)
 
-    def encode_document(self, sentences: str | Sequence[str], prompt_name: str | None = None, **options: Any) -> Any:
+    def encode_document(
+        self, sentences: str | Sequence[str], prompt_name: str | None = None, prompt: str | None = None, **options: Any
+    ) -> Any:
         """`encode` for documents: without a prompt, unless the checkpoint has one named `document`."""
-        if prompt_name is None and options.get("prompt") is None:
+        if prompt_name is None and prompt is None:
             return self.encode(sentences, prompt=self.prompts.get("document", ""), **options)
-        return self.encode(sentences, prompt_name, **options)
+        return self.encode(sentences, prompt_name, prompt, **options)
 
     def similarity(self, a: np.ndarray, b: np.ndarray) -> np.ndarray:
         """[n, m] similarities, by the checkpoint's own measure (cosine where it names none), float32."""

@@ -178,6 +178,8 @@ def test_a_prompt_is_put_before_each_text(stella, monkeypatch):
         (stella.encode_query(TEXTS), s2p),
         (stella.encode_query(TEXTS, prompt_name="s2s_query"), s2s),
         (stella.encode_query(TEXTS, prompt=""), ""),
+        (stella.encode_query(TEXTS, None, s2s), s2s),
+        (stella.encode_document(TEXTS, None, s2s), s2s),
         (stella.encode_document(TEXTS), ""),
         (stella.encode_document(TEXTS, prompt_name="s2s_query"), s2s),
     ):
