@@ -3,10 +3,11 @@
 import argparse
 import os
 import sys
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from stella_jax.errors import StellaError
+from stella_jax.exits import exit_code
 
 if TYPE_CHECKING:
     from convert.flax_layout import Progress
@@ -79,27 +80,7 @@ def _convert(source: "Checkpoint", arguments: argparse.Namespace, progress: "Pro
 def main(argv: list[str] | None = None) -> int:
     arguments = parser().parse_args(argv)
     os.environ.setdefault("JAX_PLATFORMS", "cpu")  # a conversion needs no accelerator, and must not occupy one
-    try:
-        run(arguments)
-        if sys.stdout:
-            sys.stdout.flush()
-    except StellaError as error:
-        return _fail(str(error))
-    except BrokenPipeError:
-        # Whoever read has left, as `head` does; what is still buffered must not raise again at exit.
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        return 141  # as a shell reports SIGPIPE
-    except OSError as error:
-        return _fail(f"{error.filename or 'input or output'}: {error.strerror or error}.")
-    except KeyboardInterrupt:
-        print("convert: interrupted; nothing was written.", file=sys.stderr)
-        return 130
-    return 0
-
-
-def _fail(sentence: str) -> int:
-    print(f"convert: error: {sentence}", file=sys.stderr)
-    return 1
+    return exit_code("convert", partial(run, arguments), "; nothing was written")
 
 
 if __name__ == "__main__":

@@ -1,47 +1,25 @@
 """The command line: its options, and what becomes of errors."""
 
 import argparse
-import io
-import os
-import sys
 from collections.abc import Sequence
+from functools import partial
 from pathlib import Path
 
-from stella_jax import StellaError, __version__
-
-INTERRUPTED = 130  # as a shell reports SIGINT
-PIPE_CLOSED = 141  # and SIGPIPE
+from stella_jax import __version__
+from stella_jax.exits import exit_code
 
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Runs a command; returns the exit code: 1 after an error, told in one sentence on stderr, 2 for wrong usage."""
     arguments = _parser().parse_args(argv)
-    if isinstance(sys.stdout, io.TextIOWrapper):
-        sys.stdout.reconfigure(errors="backslashreplace")  # texts of any script, on terminals that lack it
-    try:
-        from stella_jax.commands import COMMANDS  # here: it imports JAX, which --help and wrong usage need not wait for
-
-        COMMANDS[arguments.command](arguments)
-        if sys.stdout:  # None where it was closed before the start
-            sys.stdout.flush()
-    except StellaError as error:
-        return _fail(str(error))
-    except KeyboardInterrupt:
-        kept = "; finished parts are kept, and the same command goes on" if arguments.command == "embed" else ""
-        print(f"\nstella-jax: interrupted{kept}", file=sys.stderr)
-        return INTERRUPTED
-    except BrokenPipeError:
-        # Whoever read has left, as `head` does; what is still buffered must not raise again at exit.
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        return PIPE_CLOSED
-    except OSError as error:
-        return _fail(f"{error.filename or 'input or output'}: {error.strerror or error}.")
-    return 0
+    kept = "; finished parts are kept, and the same command goes on" if arguments.command == "embed" else ""
+    return exit_code("stella-jax", partial(_run, arguments), kept)
 
 
-def _fail(sentence: str) -> int:
-    print(f"stella-jax: error: {sentence}", file=sys.stderr)
-    return 1
+def _run(arguments: argparse.Namespace) -> None:
+    from stella_jax.commands import COMMANDS  # here: it imports JAX, which --help and wrong usage need not wait for
+
+    COMMANDS[arguments.command](arguments)
 
 
 def _parser() -> argparse.ArgumentParser:

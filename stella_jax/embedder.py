@@ -27,7 +27,7 @@ from stella_jax.tokenizer import Tokens, check_text, describe
 
 # Tokens in a batch. On CPU rows near one are already efficient, and a short batch must cost little; others need
 # enough to fill a chip.
-TOKEN_BUDGET = {"cpu": 128}
+TOKEN_BUDGET = {"cpu": 256}
 DEFAULT_TOKEN_BUDGET = 16_384
 
 MOST_ROWS = 1_000_000

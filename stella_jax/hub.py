@@ -3,7 +3,7 @@
 import re
 from pathlib import Path
 
-from stella_jax.errors import StellaError, plain
+from stella_jax.errors import StellaError, plain, shown
 
 TINY = Path(__file__).parent / "tiny"
 REPO_ID = re.compile(r"[A-Za-z0-9][\w.-]*/[A-Za-z0-9][\w.-]*")
@@ -22,10 +22,10 @@ def resolve(name: str | Path, revision: str | None = None) -> Path:
     Raises:
       StellaError: nothing of this name can be had.
     """
-    if name == "tiny":
-        return TINY
-    path = _existing(name)
+    path = TINY if name == "tiny" else _existing(name)
     if path:
+        if revision is not None:
+            raise StellaError(f"{plain(name)} is on this machine and has no revisions; leave out {shown(revision)}.")
         return path
     if isinstance(name, str) and REPO_ID.fullmatch(name):
         return _download(name, revision)

@@ -128,3 +128,9 @@ def test_what_is_fetched_can_not_run():
     ]
     kept = list(filter_repo_objects(wanted + never, allow_patterns=list(PATTERNS), ignore_patterns=list(IGNORED)))
     assert kept == wanted
+
+
+@pytest.mark.parametrize("name", ["tiny", GOLDENS / "stella"])
+def test_what_lies_here_has_no_revisions(name):
+    with pytest.raises(StellaError, match="has no revisions; leave out 'main'"):
+        resolve(name, "main")

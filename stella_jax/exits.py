@@ -1,0 +1,44 @@
+"""How a command of this project ends: exit codes, and one sentence on stderr in place of a traceback."""
+
+import io
+import os
+import sys
+from collections.abc import Callable
+
+from stella_jax.errors import StellaError
+
+FAILED = 1
+INTERRUPTED = 130  # as a shell reports SIGINT
+PIPE_CLOSED = 141  # and SIGPIPE
+
+
+def exit_code(program: str, work: Callable[[], None], when_interrupted: str = "") -> int:
+    """Does the work; returns 0, or after an error that a user can mend 1, having said it.
+
+    Args:
+      program: the name to speak under.
+      when_interrupted: what Ctrl-C leaves, for the sentence about it.
+    """
+    if isinstance(sys.stdout, io.TextIOWrapper):
+        sys.stdout.reconfigure(errors="backslashreplace")  # texts of any script, on terminals that lack it
+    try:
+        work()
+        if sys.stdout:  # None where it was closed before the start
+            sys.stdout.flush()
+    except StellaError as error:
+        return _fail(program, str(error))
+    except KeyboardInterrupt:
+        print(f"\n{program}: interrupted{when_interrupted}", file=sys.stderr)
+        return INTERRUPTED
+    except BrokenPipeError:
+        # Whoever read has left, as `head` does; what is still buffered must not raise again at exit.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return PIPE_CLOSED
+    except OSError as error:
+        return _fail(program, f"{error.filename or 'input or output'}: {error.strerror or error}.")
+    return 0
+
+
+def _fail(program: str, sentence: str) -> int:
+    print(f"{program}: error: {sentence}", file=sys.stderr)
+    return FAILED
