@@ -4,6 +4,7 @@ import io
 import os
 import sys
 from collections.abc import Callable
+from typing import Any
 
 from stella_jax.errors import StellaError
 
@@ -21,6 +22,7 @@ def exit_code(program: str, work: Callable[[], None], when_interrupted: str = ""
     """
     if isinstance(sys.stdout, io.TextIOWrapper):
         sys.stdout.reconfigure(errors="backslashreplace")  # texts of any script, on terminals that lack it
+    _silence_closed_loops()
     try:
         work()
         if sys.stdout:  # None where it was closed before the start
@@ -37,6 +39,17 @@ def exit_code(program: str, work: Callable[[], None], when_interrupted: str = ""
     except OSError as error:
         return _fail(program, f"{error.filename or 'input or output'}: {error.strerror or error}.")
     return 0
+
+
+def _silence_closed_loops() -> None:
+    """Drops the tracebacks of Orbax's threads that come late to an event loop, after its error has been told."""
+    before = sys.unraisablehook
+
+    def hook(unraisable: Any) -> None:
+        if str(unraisable.exc_value) != "Event loop is closed":
+            before(unraisable)
+
+    sys.unraisablehook = hook
 
 
 def _fail(program: str, sentence: str) -> int:
