@@ -1,6 +1,7 @@
 """How a command of this project ends: exit codes, and one sentence on stderr in place of a traceback."""
 
 import io
+import logging
 import os
 import sys
 from collections.abc import Callable
@@ -22,7 +23,7 @@ def exit_code(program: str, work: Callable[[], None], when_interrupted: str = ""
     """
     if isinstance(sys.stdout, io.TextIOWrapper):
         sys.stdout.reconfigure(errors="backslashreplace")  # texts of any script, on terminals that lack it
-    _silence_closed_loops()
+    _silence_late_tasks()
     try:
         work()
         if sys.stdout:  # None where it was closed before the start
@@ -41,8 +42,9 @@ def exit_code(program: str, work: Callable[[], None], when_interrupted: str = ""
     return 0
 
 
-def _silence_closed_loops() -> None:
-    """Drops the tracebacks of Orbax's threads that come late to an event loop, after its error has been told."""
+def _silence_late_tasks() -> None:
+    """Drops what Orbax's threads and tasks still say after its error has been told: no command runs tasks of its own."""
+    logging.getLogger("asyncio").setLevel(logging.CRITICAL + 1)
     before = sys.unraisablehook
 
     def hook(unraisable: Any) -> None:
