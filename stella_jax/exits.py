@@ -43,7 +43,7 @@ def exit_code(program: str, work: Callable[[], None], when_interrupted: str = ""
 
 
 def _silence_late_tasks() -> None:
-    """Drops what Orbax's threads and tasks still say after its error has been told: no command runs tasks of its own."""
+    """Drops what Orbax's threads and tasks still say after its error has been told; no command has tasks of its own."""
     logging.getLogger("asyncio").setLevel(logging.CRITICAL + 1)
     before = sys.unraisablehook
 
