@@ -71,6 +71,7 @@ def measure(topology: str, length: int, dtype: str) -> list[object]:
     mesh = pod_mesh(topology)
     compiled, seconds, rows = compile_for(mesh, length, dtype)
     memory = compiled.memory_analysis()
+    assert memory is not None  # libtpu always has one
     used = memory.argument_size_in_bytes + memory.output_size_in_bytes + memory.temp_size_in_bytes
     text = compiled.as_text() or ""
     collectives = Counter(COLLECTIVE.findall(text))
