@@ -9,6 +9,7 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from stella_jax.errors import StellaError, shown
+from stella_jax.job.atomic import sync_directory
 
 
 @contextmanager
@@ -35,7 +36,7 @@ def new_directory(destination: Path, needed: int) -> Iterator[Path]:
             yield working
             _flush(working)
             working.rename(destination)
-            _flush_entry(destination.parent)
+            sync_directory(destination.parent)
         except BaseException as error:
             shutil.rmtree(working, ignore_errors=True)
             if _is_disk_full(error):
@@ -92,13 +93,5 @@ def _flush(directory: Path) -> None:
             with path.open("rb") as file:
                 os.fsync(file.fileno())
         else:
-            _flush_entry(path)
-    _flush_entry(directory)
-
-
-def _flush_entry(directory: Path) -> None:
-    descriptor = os.open(directory, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
+            sync_directory(path)
+    sync_directory(directory)
