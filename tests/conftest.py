@@ -39,6 +39,14 @@ def arctic() -> Stella:
     return Stella.from_pretrained(GOLDENS / "arctic-m-v2")
 
 
+@pytest.fixture(scope="module")
+def tiny() -> Stella:
+    """The embedded checkpoint for jobs: texts are cut at eight tokens, so that one shape is compiled."""
+    model = Stella.from_pretrained("tiny", dim=32)
+    model.max_seq_length = 8
+    return model
+
+
 @pytest.fixture
 def checkpoint_copy(tmp_path: Path) -> Callable[..., Path]:
     """Copies a golden checkpoint to where a test may damage it."""

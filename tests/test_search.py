@@ -18,13 +18,6 @@ ORIGIN = {"model": "tiny", "revision": None}
 
 
 @pytest.fixture(scope="module")
-def tiny() -> Stella:
-    model = Stella.from_pretrained("tiny", dim=32)
-    model.max_seq_length = 8
-    return model
-
-
-@pytest.fixture(scope="module")
 def job(tiny: Stella, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Twelve words over two inputs and four parts, a rejected row among them, the last word equal to the first."""
     folder = tmp_path_factory.mktemp("job")

@@ -26,13 +26,6 @@ SETTINGS = Settings(Fields(), prompt="", normalize=False, part_rows=3)
 ORIGIN = {"model": "tiny", "revision": None}
 
 
-@pytest.fixture(scope="module")
-def tiny() -> Stella:
-    model = Stella.from_pretrained("tiny", dim=32)
-    model.max_seq_length = 8
-    return model
-
-
 @pytest.fixture
 def corpus(tmp_path: Path) -> list[Path]:
     """Eleven sound rows over two files with a blank line, a broken one and a repeated id between them: five parts."""

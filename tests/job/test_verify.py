@@ -20,13 +20,6 @@ SETTINGS = Settings(Fields(), prompt="", normalize=False, part_rows=3)
 Damage = Callable[[Path], object]
 
 
-@pytest.fixture(scope="module")
-def tiny() -> Stella:
-    model = Stella.from_pretrained("tiny", dim=32)
-    model.max_seq_length = 8
-    return model
-
-
 @pytest.fixture
 def corpus(tmp_path: Path) -> list[Path]:
     rows = [{"id": f"r{i}", "text": f"tea {i}"} for i in range(8)] + [{"id": "no text"}]
