@@ -54,7 +54,7 @@ def to_torch(
                     check_unchanged(source, path, sha256_of_array(array))
                 folder = leaf.folder
                 for name, tensor in leaf.to_torch(array):
-                    name = name.removeprefix(_prefix(source)) if native else name
+                    name = name.removeprefix(source.weights.prefix) if native else name
                     _writer_of(writers, folder, name).write(name, tensor)
                 progress(path)
         if native:
@@ -66,12 +66,6 @@ def _remove_stale_indexes(working: Path, headers: Headers) -> None:
     for file in headers:
         if Path(file).name == "model.safetensors":
             (working / f"{file}.index.json").unlink(missing_ok=True)
-
-
-def _prefix(source: Checkpoint) -> str:
-    weights = source.weights
-    assert isinstance(weights, TorchWeights | FlaxWeights)
-    return weights.prefix
 
 
 def _writer(path: Path, header: str) -> SafetensorsWriter:
@@ -113,7 +107,7 @@ def _tensors(source: Checkpoint, native: bool) -> dict[str, dict[str, tuple[np.d
     folders: dict[str, dict[str, tuple[np.dtype, tuple[int, ...]]]] = {}
     for path, leaf in source.weights.leaves.items():
         for name in leaf.torch_names:
-            name = name.removeprefix(_prefix(source)) if native else name
+            name = name.removeprefix(source.weights.prefix) if native else name
             folders.setdefault(leaf.folder, {})[name] = (source.weights.dtypes[path], leaf.torch_shape())
     return folders
 

@@ -51,6 +51,7 @@ class Weights(Protocol):
 
     leaves: dict[str, Leaf]
     dtypes: dict[str, np.dtype]
+    prefix: str  # before the encoder's torch names
 
     def read(self, path: str) -> np.ndarray:
         """One leaf, contiguous, in its stored dtype."""
