@@ -18,7 +18,7 @@ from checkpoint import write_checkpoint
 from report import interleaved, publish, table
 
 from stella_jax import Stella
-from stella_jax.batching import bucket_lengths, plan_batches
+from stella_jax.batching import Packer
 from stella_jax.job.rows import Fields, Row
 from stella_jax.job.source import open_sources
 
@@ -52,7 +52,8 @@ def workloads(texts: list[str], max_length: int) -> dict[str, tuple[list[str], i
 def useful_share(model: Stella, texts: list[str]) -> float:
     """Useful tokens over all tokens that the device computes."""
     counts = [len(tokens.ids) for tokens in model.tokenize(texts)]
-    batches = plan_batches(counts, bucket_lengths(model.max_seq_length), model.token_budget)
+    packer = Packer(model.max_seq_length, model.runner.token_budget)
+    batches = [*packer.add(0, counts), *packer.flush(0)]
     return sum(counts) / sum(batch.rows * batch.length for batch in batches)
 
 

@@ -32,8 +32,8 @@ from report import publish, table
 
 from stella_jax.batching import rows_of
 from stella_jax.checkpoint import abstract_encoder
-from stella_jax.embedder import DEFAULT_TOKEN_BUDGET, Output, _embed
 from stella_jax.heads import Head
+from stella_jax.runner import DEFAULT_TOKEN_BUDGET, Output, embeddings
 from stella_jax.sharding import AXES, EVERYWHERE, ROWS
 
 TOPOLOGIES = ("v5e:2x4", "v5e:16x16", "v6e:16x16", "v5p:8x8x8")
@@ -63,7 +63,9 @@ def compile_for(mesh: Mesh, length: int, dtype: str) -> tuple[jax.stages.Compile
     ids, lengths = described(mesh, (batch, length), jnp.int32, ROWS), described(mesh, (batch,), jnp.int32, ROWS)
     start = time.perf_counter()
     with jax.set_mesh(mesh):
-        compiled = _embed.lower(graphdef, state, head, ids, lengths, output=Output("mean", HEAD, False)).compile()
+        compiled = embeddings.lower(
+            graphdef, state, (head,), ids, lengths, output=Output("mean", (HEAD,), False)
+        ).compile()
     return compiled, time.perf_counter() - start, rows
 
 

@@ -5,7 +5,7 @@ shape that a text is computed at depends on its own length only. That is what ke
 """
 
 from bisect import bisect_left
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -16,11 +16,16 @@ STEPS = ((128, 8), (256, 16), (512, 32), (1024, 128), (2048, 256), (4096, 512), 
 
 @dataclass(frozen=True, slots=True)
 class Batch:
-    """`rows` x `length` tokens on the device; `indices` are the texts in it, at most `rows`."""
+    """`rows` x `length` tokens on the device, of which `tokens` belong to texts.
+
+    Attributes:
+      texts: at most `rows`, each as (group, number in the group).
+    """
 
     length: int
     rows: int
-    indices: tuple[int, ...]
+    texts: tuple[tuple[int, int], ...]
+    tokens: int
 
 
 def bucket_lengths(longest: int) -> list[int]:
@@ -34,39 +39,64 @@ def bucket_lengths(longest: int) -> list[int]:
     return lengths[: bisect_left(lengths, longest) + 1]
 
 
-def plan_batches(
-    counts: Sequence[int], lengths: Sequence[int], token_budget: int, max_rows: int | None = None, devices: int = 1
-) -> list[Batch]:
-    """Batches for texts of these token counts, longest first (memory runs out at once or never).
-
-    Args:
-      counts: tokens per text, each at most `lengths[-1]`.
-      lengths: ascending, from `bucket_lengths`.
-      token_budget: tokens of a batch on one device; a bucket has as many rows as fit, at least one.
-      max_rows: most rows of any bucket on one device, where that is less.
-      devices: how many share each batch.
-    """
-    buckets = np.searchsorted(np.asarray(lengths), np.asarray(counts, dtype=np.int64))
-    batches = []
-    for bucket in np.unique(buckets)[::-1]:
-        length = int(lengths[bucket])
-        rows = devices * rows_of(length, token_budget, max_rows)
-        members = np.flatnonzero(buckets == bucket).tolist()
-        batches += [Batch(length, rows, tuple(members[i : i + rows])) for i in range(0, len(members), rows)]
-    return batches
-
-
 def rows_of(length: int, token_budget: int, max_rows: int | None = None) -> int:
     """Rows of the bucket of this length on one device."""
     return max(1, min(token_budget // length, max_rows or token_budget))
 
 
+class Packer:
+    """Fills batches with the texts of one group after another.
+
+    A group's last texts of each length wait for the next group's, so that short batches come at the very end only.
+
+    Args:
+      longest: most tokens of a text.
+      token_budget: tokens of a batch on one device; a bucket has as many rows as fit, at least one.
+      max_rows: most rows of any bucket on one device, where that is less.
+      devices: how many share each batch.
+    """
+
+    def __init__(self, longest: int, token_budget: int, max_rows: int | None = None, devices: int = 1):
+        self._lengths = bucket_lengths(longest)
+        self._rows = [devices * rows_of(length, token_budget, max_rows) for length in self._lengths]
+        # Of each bucket: (group, number in the group, tokens).
+        self._waiting: list[list[tuple[int, int, int]]] = [[] for _ in self._lengths]
+
+    def add(self, group: int, counts: Sequence[int]) -> Iterator[Batch]:
+        """Takes in a group's texts, of these token counts; yields the batches that are full, longest first.
+
+        Memory then runs out at once or never.
+        """
+        buckets = np.searchsorted(self._lengths, np.asarray(counts, dtype=np.int64))
+        for bucket in np.unique(buckets)[::-1]:
+            waiting = self._waiting[bucket]
+            waiting += [(group, i, int(counts[i])) for i in np.flatnonzero(buckets == bucket).tolist()]
+            full = len(waiting) - len(waiting) % self._rows[bucket]
+            yield from self._batches(bucket, full)
+
+    def flush(self, last: int) -> Iterator[Batch]:
+        """Yields the batches that hold what still waits of groups up to `last`, and of the others what fits beside."""
+        for bucket in reversed(range(len(self._lengths))):
+            if self._waiting[bucket] and self._waiting[bucket][0][0] <= last:
+                yield from self._batches(bucket, len(self._waiting[bucket]))
+
+    def _batches(self, bucket: int, count: int) -> Iterator[Batch]:
+        """Takes the first `count` texts that wait in a bucket."""
+        taken, self._waiting[bucket] = self._waiting[bucket][:count], self._waiting[bucket][count:]
+        rows = self._rows[bucket]
+        for i in range(0, count, rows):
+            texts = taken[i : i + rows]
+            yield Batch(self._lengths[bucket], rows, tuple(text[:2] for text in texts), sum(text[2] for text in texts))
+
+
 def pad(token_ids: Sequence[Sequence[int]], batch: Batch, pad_id: int) -> tuple[np.ndarray, np.ndarray]:
-    """The ids (rows, length) and lengths (rows,) of a batch, int32; rows without a text are one padding token long."""
+    """The ids (rows, length) and lengths (rows,) of a batch of these texts, int32.
+
+    Rows without a text are one padding token long.
+    """
     ids = np.full((batch.rows, batch.length), pad_id, dtype=np.int32)
     lengths = np.ones(batch.rows, dtype=np.int32)
-    for row, index in enumerate(batch.indices):
-        tokens = token_ids[index]
+    for row, tokens in enumerate(token_ids):
         ids[row, : len(tokens)] = tokens
         lengths[row] = len(tokens)
     return ids, lengths

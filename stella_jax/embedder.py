@@ -1,100 +1,57 @@
 """Stella: what a user holds. Texts in, embeddings out."""
 
-from collections import deque
-from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
-from functools import partial
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-import jax
-import jax.numpy as jnp
 import numpy as np
-from flax import nnx
 from jax.sharding import Mesh
 from tqdm import tqdm
 
 from stella_jax import similarity
-from stella_jax.batching import Batch, bucket_lengths, pad, plan_batches
 from stella_jax.checkpoint import Checkpoint
 from stella_jax.config import EncoderConfig
 from stella_jax.errors import StellaError, shown
-from stella_jax.heads import Head, Pooling, apply_head, normalize, pool
 from stella_jax.hub import resolve
 from stella_jax.layout import listed
-from stella_jax.sharding import ROWS, check_mesh, make_mesh, place
+from stella_jax.runner import Output, Report, Runner
+from stella_jax.sharding import check_mesh, make_mesh
 from stella_jax.tokenizer import Tokens, check_text, describe
-
-# Tokens in a batch. On CPU rows near one are already efficient, and a short batch must cost little; others need
-# enough to fill a chip.
-TOKEN_BUDGET = {"cpu": 256}
-DEFAULT_TOKEN_BUDGET = 16_384
 
 MOST_ROWS = 1_000_000
 
-# Batches on their way: the host pads the next while the device works on this one.
-IN_FLIGHT = 2
-
-# Told of each batch when its results are here.
-Report = Callable[[Batch], object]
-
-DTYPES = {"float32": jnp.float32, "bfloat16": jnp.bfloat16}
-
-
-@dataclass(frozen=True, slots=True)
-class Output:
-    """What follows the encoder: pooling, head, normalisation."""
-
-    pooling: Pooling
-    head: Head | None
-    normalize: bool
-
-
-def _last_hidden(graphdef: nnx.GraphDef, state: nnx.State, ids: jax.Array, lengths: jax.Array) -> jax.Array:
-    encoder = nnx.merge(graphdef, state)
-    # Where the user asked for float32, no chip may quietly multiply in less.
-    with jax.default_matmul_precision("highest" if encoder.dtype == jnp.float32 else "default"):
-        return encoder(ids, lengths)[0]
-
-
-@partial(jax.jit, static_argnames=("graphdef", "output"))
-def _embed(graphdef, state, head_params, ids, lengths, *, output: Output) -> jax.Array:
-    pooled = pool(_last_hidden(graphdef, state, ids, lengths), lengths, output.pooling)
-    embedding = apply_head(output.head, head_params, pooled) if output.head else pooled
-    return normalize(embedding) if output.normalize else embedding
-
-
-@partial(jax.jit, static_argnames=("graphdef",))
-def _token_states(graphdef, state, ids, lengths) -> jax.Array:
-    return _last_hidden(graphdef, state, ids, lengths).astype(jnp.float32)
+DTYPES = ("float32", "bfloat16")
 
 
 class Stella:
     """An embedding model of the `NewModel` family; make one with `Stella.from_pretrained`."""
 
     def __init__(
-        self, checkpoint: Checkpoint, *, dim: int | None = None, dtype: str | None = None, mesh: Mesh | None = None
+        self,
+        checkpoint: Checkpoint,
+        *,
+        dim: int | list[int] | tuple[int, ...] | None = None,
+        dtype: str | None = None,
+        mesh: Mesh | None = None,
     ):
         layout = checkpoint.layout
-        head = layout.head(dim)
+        several = isinstance(dim, list | tuple) and dim
+        heads = tuple(layout.head(each) for each in (dim if several else [dim]))
+        mesh = mesh or make_mesh()
+        check_mesh(mesh, layout.config)
         self.checkpoint = checkpoint
-        self.mesh = mesh or make_mesh()
-        check_mesh(self.mesh, layout.config)
-        self.platform = self.mesh.devices.flat[0].platform
+        self.platform = mesh.devices.flat[0].platform
         self.dtype = dtype or ("float32" if self.platform == "cpu" else "bfloat16")
-        if self.dtype not in tuple(DTYPES):
+        if self.dtype not in DTYPES:
             raise StellaError(f"dtype {shown(self.dtype)} is not offered; pass {listed(DTYPES)}.")
         self.tokenizer = checkpoint.tokenizer()
-        self._output = Output(layout.pooling, head, layout.normalize)
-        self._graphdef, self._state = checkpoint.encoder_state(DTYPES[self.dtype], self.mesh)
-        self._head_params = checkpoint.head_params(head, self.mesh)
-        self.token_budget = TOKEN_BUDGET.get(self.platform, DEFAULT_TOKEN_BUDGET)
+        self.runner = Runner(checkpoint, Output(layout.pooling, heads, layout.normalize), self.dtype, mesh)
 
     @classmethod
     def from_pretrained(
         cls,
         name_or_path: str | Path,
-        dim: int | None = None,
+        dim: int | list[int] | tuple[int, ...] | None = None,
         dtype: str | None = None,
         mesh: Mesh | str | None = None,
         revision: str | None = None,
@@ -104,7 +61,8 @@ class Stella:
         Args:
           name_or_path: "tiny" (embedded), a directory (sentence-transformers layout, or what `convert` wrote), or a
             repo id on the hub.
-          dim: which Dense head, by its dimension; None takes the one that the checkpoint names.
+          dim: which Dense head, by its dimension; None takes the one that the checkpoint names. Of several, `encode`
+            uses the first, and `runner` all.
           dtype: "float32" or "bfloat16" to compute in; None is float32 on CPU and bfloat16 elsewhere.
           mesh: devices to share the work, as a mesh of the axes `data` (rows) and `model` (the encoder's own split) or
             as text, "data=8" or "data=4,model=2"; None is one device. Over `data` a text's bits stay the same.
@@ -121,19 +79,19 @@ class Stella:
         return self.checkpoint.layout.config
 
     @property
+    def mesh(self) -> Mesh:
+        """The devices, by the axes `data` and `model`."""
+        return self.runner.mesh
+
+    @property
     def dim(self) -> int:
         """Numbers in an embedding."""
-        return self._output.head.dim if self._output.head else self.config.hidden_size
+        return self.runner.dims[0]
 
     @property
     def dims(self) -> tuple[int, ...]:
         """The dimensions that `from_pretrained(dim=...)` can pick from."""
         return self.checkpoint.layout.dims
-
-    @property
-    def head(self) -> Head | None:
-        """The Dense head in use, None where embeddings are the pooled hidden states."""
-        return self._output.head
 
     @property
     def prompts(self) -> dict[str, str]:
@@ -193,7 +151,7 @@ class Stella:
         max_rows = 1 if alone else batch_size
         with tqdm(total=len(texts), unit="text", disable=not show_progress_bar) as bar:
             embed = self._token_embeddings if output_value == "token_embeddings" else self.embed_tokens
-            result = embed(tokens, max_rows, lambda batch: bar.update(len(batch.indices)))
+            result = embed(tokens, max_rows, lambda batch: bar.update(len(batch.texts)))
         if isinstance(result, list):
             return result[0] if alone else result
         embeddings = result[:, :truncate_dim]
@@ -245,46 +203,13 @@ class Stella:
         self, tokens: Sequence[Tokens], max_rows: int | None = None, report: Report | None = None
     ) -> np.ndarray:
         """Embeddings [n, dim] float32 of tokenized texts, in their order."""
-        out = np.empty((len(tokens), self.dim), dtype=np.float32)
-        forward = partial(_embed, self._graphdef, self._state, self._head_params, output=self._output)
-        for batch, result in self._run(forward, tokens, max_rows, report):
-            out[list(batch.indices)] = result[: len(batch.indices)]
-        return out
+        [(_, found)] = self.runner.stream([tokens], self.max_seq_length, max_rows, report)
+        return found[0]
 
     def _token_embeddings(
         self, tokens: Sequence[Tokens], max_rows: int | None, report: Report | None
     ) -> list[np.ndarray]:
-        out: list[np.ndarray] = [np.empty(0)] * len(tokens)
-        forward = partial(_token_states, self._graphdef, self._state)
-        for batch, result in self._run(forward, tokens, max_rows, report):
-            for row, index in enumerate(batch.indices):
-                out[index] = result[row, : len(tokens[index].ids)].copy()
-        return out
-
-    def _run(
-        self, forward: Any, tokens: Sequence[Tokens], max_rows: int | None, report: Report | None
-    ) -> Iterator[tuple[Batch, np.ndarray]]:
-        """Sends every batch through `forward`, a few ahead of the results that it hands out."""
-        token_ids = [text.ids for text in tokens]
-        lengths = bucket_lengths(self.max_seq_length)
-        counts = [len(ids) for ids in token_ids]
-        batches = plan_batches(counts, lengths, self.token_budget, max_rows, self.mesh.shape["data"])
-        waiting: deque[tuple[Batch, jax.Array]] = deque()
-        for batch in batches:
-            ids, row_lengths = (place(self.mesh, x, ROWS) for x in pad(token_ids, batch, self.config.pad_token_id))
-            with jax.set_mesh(self.mesh):
-                waiting.append((batch, forward(ids, row_lengths)))
-            if len(waiting) > IN_FLIGHT:
-                yield _fetched(waiting.popleft(), report)
-        while waiting:
-            yield _fetched(waiting.popleft(), report)
-
-
-def _fetched(sent: tuple[Batch, jax.Array], report: Report | None) -> tuple[Batch, np.ndarray]:
-    batch, result = sent[0], np.asarray(sent[1])
-    if report:
-        report(batch)
-    return batch, result
+        return self.runner.token_embeddings(tokens, self.max_seq_length, max_rows, report)
 
 
 def check_texts(sentences: object) -> list[str]:

@@ -54,7 +54,7 @@ class Index:
         name = model_name or manifest["model"]
         revision = revision if model_name else manifest["revision"]
         model = Stella.from_pretrained(name, dim=manifest["dim"], dtype=manifest["dtype"], revision=revision)
-        before, now = manifest["fingerprint"]["model"], fingerprint(model.checkpoint, model.head)
+        before, now = manifest["fingerprint"]["model"], fingerprint(model.checkpoint, model.runner.output.heads)
         changed = [name for name in before | now if before.get(name) != now.get(name)]
         if changed:
             raise StellaError(f"{name} is not the model that embedded {out}: {', '.join(changed)} differ.")

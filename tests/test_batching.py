@@ -5,9 +5,18 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from stella_jax.batching import Batch, bucket_lengths, pad, plan_batches, rows_of
+from stella_jax.batching import Batch, Packer, bucket_lengths, pad, rows_of
 
-lengths_of = st.integers(1, 8192).map(bucket_lengths)
+
+def packed(groups: list[list[int]], longest: int, budget: int, **options) -> list[Batch]:
+    """All batches of groups of texts of these token counts; each group waits for the next, no longer."""
+    packer = Packer(longest, budget, **options)
+    batches = []
+    for number, counts in enumerate(groups):
+        batches += [*packer.add(number, counts), *packer.flush(number - 1)]
+        waiting = {group for bucket in packer._waiting for group, _, _ in bucket}
+        assert waiting <= {number}
+    return [*batches, *packer.flush(len(groups) - 1)]
 
 
 @given(longest=st.integers(1, 100_000))
@@ -33,49 +42,63 @@ def test_a_text_keeps_its_bucket_whatever_the_limit(longest, longer):
 @given(st.lists(st.integers(1, 8192), max_size=200))
 def test_little_is_padded(counts):
     """A bucket is less than a quarter longer than its texts, or eight tokens."""
-    for batch in plan_batches(counts, bucket_lengths(8192), 512):
-        for index in batch.indices:
+    for batch in packed([counts], 8192, 512):
+        for _, index in batch.texts:
             assert batch.length < max(counts[index] * 1.25, counts[index] + 8)
 
 
+groups_of = st.lists(st.lists(st.integers(1, 700), max_size=30), max_size=4)
+
+
 @given(
-    counts=st.lists(st.integers(1, 700), max_size=60),
+    groups=groups_of,
     budget=st.integers(1, 2000),
     max_rows=st.none() | st.integers(1, 5),
+    devices=st.integers(1, 4),
 )
-def test_every_text_is_in_one_batch_of_the_shape_of_its_length(counts, budget, max_rows):
+def test_every_text_is_in_one_batch_of_the_shape_of_its_length(groups, budget, max_rows, devices):
     lengths = bucket_lengths(700)
-    batches = plan_batches(counts, lengths, budget, max_rows)
-    assert sorted(index for batch in batches for index in batch.indices) == list(range(len(counts)))
+    batches = packed(groups, 700, budget, max_rows=max_rows, devices=devices)
+    expected = [(group, i) for group, counts in enumerate(groups) for i in range(len(counts))]
+    assert sorted(text for batch in batches for text in batch.texts) == expected
     for batch in batches:
-        assert batch.rows == rows_of(batch.length, budget, max_rows)
-        assert 1 <= len(batch.indices) <= batch.rows
-        assert batch.rows * batch.length <= budget or batch.rows == 1
-        for index in batch.indices:
-            assert batch.length == min(length for length in lengths if length >= counts[index])
+        assert batch.rows == devices * rows_of(batch.length, budget, max_rows)
+        assert 1 <= len(batch.texts) <= batch.rows
+        assert batch.rows * batch.length <= devices * budget or batch.rows == devices
+        assert batch.tokens == sum(groups[group][i] for group, i in batch.texts)
+        for group, i in batch.texts:
+            assert batch.length == min(length for length in lengths if length >= groups[group][i])
 
 
-@given(st.lists(st.integers(1, 700), max_size=60), st.randoms(use_true_random=False))
-def test_the_shape_of_a_text_depends_on_its_own_length_only(counts, random):
+@given(groups_of, st.randoms(use_true_random=False))
+def test_the_shape_of_a_text_depends_on_its_own_length_only(groups, random):
     shapes = {}
     for _ in range(3):
-        random.shuffle(counts)
-        for batch in plan_batches(counts, bucket_lengths(700), 512):
-            for index in batch.indices:
-                assert shapes.setdefault(counts[index], (batch.length, batch.rows)) == (batch.length, batch.rows)
+        random.shuffle(groups)
+        for batch in packed(groups, 700, 512):
+            for group, i in batch.texts:
+                shape = (batch.length, batch.rows)
+                assert shapes.setdefault(groups[group][i], shape) == shape
+
+
+def test_short_batches_wait_for_the_next_group():
+    """Ten groups of three rows each where four fit: eight batches, not ten."""
+    batches = packed([[100] * 3] * 10, 512, 4 * 104)
+    assert [len(batch.texts) for batch in batches] == [4, 4, 4, 4, 4, 4, 4, 2]
 
 
 def test_the_longest_run_first():
-    lengths = [batch.length for batch in plan_batches([3, 500, 40, 41, 7], bucket_lengths(512), 512)]
+    lengths = [batch.length for batch in packed([[3, 500, 40, 41, 7]], 512, 512)]
     assert lengths == sorted(lengths, reverse=True)
 
 
 def test_no_texts_no_batches():
-    assert plan_batches([], bucket_lengths(512), 512) == []
+    assert packed([], 512, 512) == packed([[], []], 512, 512) == []
 
 
 def test_padding():
-    ids, lengths = pad([[5, 6, 7], [1], [8, 9]], Batch(length=4, rows=3, indices=(0, 2)), pad_id=99)
+    batch = Batch(length=4, rows=3, texts=((0, 0), (0, 2)), tokens=5)
+    ids, lengths = pad([[5, 6, 7], [8, 9]], batch, pad_id=99)
     np.testing.assert_array_equal(ids, [[5, 6, 7, 99], [8, 9, 99, 99], [99, 99, 99, 99]])
     np.testing.assert_array_equal(lengths, [3, 2, 1])
     assert (ids.dtype, lengths.dtype) == (np.int32, np.int32)

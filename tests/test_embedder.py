@@ -12,7 +12,7 @@ from hypothesis import settings as few
 from hypothesis import strategies as st
 
 from stella_jax import Stella, StellaError, similarity
-from stella_jax.embedder import _embed
+from stella_jax.runner import embeddings
 
 TEXTS = ["Green tea", "a", "", "北京 🍵", "What are some ways to reduce stress?", "word " * 100]
 
@@ -21,7 +21,7 @@ TEXTS = ["Green tea", "a", "", "北京 🍵", "What are some ways to reduce stre
 def two_buckets() -> Iterator[None]:
     """As many as it takes for texts to meet; each is a compilation. test_oracle.py meets the real ones."""
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("stella_jax.embedder.bucket_lengths", lambda longest: [16, max(longest, 17)])
+        patch.setattr("stella_jax.batching.bucket_lengths", lambda longest: [16, max(longest, 17)])
         yield
 
 
@@ -148,8 +148,9 @@ def test_what_stands_in_the_padding_changes_no_bit(stella):
         ids[0, :5] = [2, 50, 60, 70, 3]
         with jax.set_mesh(stella.mesh):
             lengths = np.array([5, 1, 64, 9], np.int32)
-            arguments = stella._graphdef, stella._state, stella._head_params, ids, lengths
-            found.append(np.asarray(_embed(*arguments, output=stella._output))[0])
+            runner = stella.runner
+            arguments = runner.graphdef, runner.state, runner.head_params, ids, lengths
+            found.append(np.asarray(embeddings(*arguments, output=runner.output)[0])[0])
     np.testing.assert_array_equal(found[1:], found[:1] * 2)
 
 
@@ -321,7 +322,8 @@ def test_what_is_no_option(stella, options, message):
         ({"dim": 512}, "there is no head of dimension 512; this checkpoint has 32, 48, 64 and 128"),
         ({"dim": "64"}, "there is no head of dimension '64'"),
         ({"dim": 0}, "there is no head of dimension 0"),
-        ({"dim": [64]}, r"there is no head of dimension \[64\]"),
+        ({"dim": []}, r"there is no head of dimension \[\]"),
+        ({"dim": [32, 65]}, "there is no head of dimension 65"),
     ],
 )
 def test_what_can_not_be_loaded(options, message):
@@ -367,3 +369,22 @@ def test_two_models_at_once_keep_apart(stella):
     assert other.encode(TEXTS).shape == mine.shape
     assert not np.allclose(other.encode(TEXTS), mine)
     np.testing.assert_array_equal(stella.encode(TEXTS), mine)
+
+
+def test_several_heads_in_one_pass(stella):
+    both = Stella.from_pretrained(GOLDENS / "stella", dim=[48, 128])
+    tokens = both.tokenize(TEXTS)
+    [(number, found)] = both.runner.stream([tokens], both.max_seq_length)
+    assert (number, both.dim, both.runner.dims) == (0, 48, (48, 128))
+    np.testing.assert_array_equal(found[0], both.encode(TEXTS))
+    for dim, embeddings in zip((48, 128), found, strict=True):
+        np.testing.assert_array_equal(embeddings, Stella.from_pretrained(GOLDENS / "stella", dim=dim).encode(TEXTS))
+
+
+def test_a_stream_of_groups_gives_each_its_embeddings(stella):
+    """Empty groups too; a group may end before the one before it."""
+    groups = [TEXTS[:1], [], TEXTS[1:], TEXTS[:2] * 9, []]
+    found = dict(stella.runner.stream((stella.tokenize(texts) for texts in groups), stella.max_seq_length))
+    assert sorted(found) == [0, 1, 2, 3, 4]
+    for number, texts in enumerate(groups):
+        np.testing.assert_array_equal(found[number][0], stella.encode(texts))

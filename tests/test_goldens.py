@@ -61,7 +61,7 @@ def hidden_states(name: str, prompt_name: str | None, dtype: str) -> tuple[jax.A
     ids = jnp.asarray(expected[prompt_name, "input_ids"])
     lengths = jnp.asarray(expected[prompt_name, "attention_mask"].sum(axis=1))
     stella = model(name, dtype)
-    return _states(stella._graphdef, stella._state, ids, lengths), lengths
+    return _states(stella.runner.graphdef, stella.runner.state, ids, lengths), lengths
 
 
 @partial(jax.jit, static_argnames="graphdef")
@@ -169,7 +169,7 @@ def exact_on_rounded_weights(name: str, prompt_name: str | None) -> np.ndarray:
     """Pooled vectors of the bfloat16 weights, computed in float32: what is lost before the first multiplication."""
     expected, stella = golden(name), model(name)
     lengths = expected[prompt_name, "attention_mask"].sum(axis=1)
-    states = _states(stella._graphdef, rounded(stella._state), expected[prompt_name, "input_ids"], lengths)
+    states = _states(stella.runner.graphdef, rounded(stella.runner.state), expected[prompt_name, "input_ids"], lengths)
     return np.asarray(pool(states[-1], lengths, pooling(name)))
 
 
@@ -198,5 +198,5 @@ def test_the_bound_would_notice_a_wrong_rotation():
     wrong = replace(stella.config, rope=replace(stella.config.rope, theta=stella.config.rope.theta * 1.005))
     graphdef, _ = abstract_encoder(wrong, jnp.float32)
     mask = expected[None, "attention_mask"]
-    states = _states(graphdef, stella._state, expected[None, "input_ids"], mask.sum(axis=1))
+    states = _states(graphdef, stella.runner.state, expected[None, "input_ids"], mask.sum(axis=1))
     assert np.abs(np.asarray(states[-1]) - expected[None, "hidden_states.3"])[mask == 1].max() > 10 * FLOAT32

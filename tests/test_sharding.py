@@ -10,7 +10,7 @@ from conftest import GOLDENS
 from jax.sharding import AxisType, Mesh
 
 from stella_jax import Stella, StellaError
-from stella_jax.embedder import _embed
+from stella_jax.runner import embeddings
 from stella_jax.sharding import ROWS, make_mesh, place
 
 TEXTS = ["a", "green tea " * 30, "what is this about? " * 3, "", "rows that eight does not divide"] * 3
@@ -51,14 +51,17 @@ def test_collectives(mesh: str) -> None:
     ids = place(model.mesh, np.ones((rows, 64), np.int32), ROWS)
     lengths = place(model.mesh, np.full(rows, 9, np.int32), ROWS)
     with jax.set_mesh(model.mesh):
-        lowered = _embed.lower(model._graphdef, model._state, model._head_params, ids, lengths, output=model._output)
+        runner = model.runner
+        lowered = embeddings.lower(
+            runner.graphdef, runner.state, runner.head_params, ids, lengths, output=runner.output
+        )
     found = Counter(COLLECTIVE.findall(lowered.compile().as_text() or ""))
     assert found == ({} if model.mesh.shape["model"] == 1 else {"all-reduce": 2})
 
 
 def test_a_device_holds_its_share_only() -> None:
     model = Stella.from_pretrained(GOLDENS / "stella", mesh="data=2,model=4")
-    kernel = model._state["layers"]["mlp"]["down"]["kernel"][...]
+    kernel = model.runner.state["layers"]["mlp"]["down"]["kernel"][...]
     assert kernel.shape == (3, 128, 64)
     assert {shard.data.shape for shard in kernel.addressable_shards} == {(3, 32, 64)}
 

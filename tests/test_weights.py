@@ -71,10 +71,10 @@ def test_tensors_beside_the_encoder_are_carried():
 def test_what_is_kept_in_which_dtype(dtype):
     """Of a float16 file: norms and heads in float32, all else in what is computed in."""
     model = Stella.from_pretrained(GOLDENS / "gte-multilingual", dtype=dtype)
-    for path, leaf in jax.tree_util.tree_leaves_with_path(model._state):
+    for path, leaf in jax.tree_util.tree_leaves_with_path(model.runner.state):
         assert str(leaf.dtype) == ("float32" if "norm" in jax.tree_util.keystr(path) else dtype)
     headed = Stella.from_pretrained(GOLDENS / "stella", dtype=dtype)
-    assert {str(leaf.dtype) for leaf in headed._head_params.values()} == {"float32"}
+    assert {str(leaf.dtype) for leaf in headed.runner.head_params[0].values()} == {"float32"}
 
 
 @pytest.mark.parametrize("name", PUBLISHED)

@@ -1,13 +1,11 @@
 """What a person sees of a running job, and the numbers it ends with."""
 
 import time
-from collections.abc import Sequence
 from dataclasses import dataclass
 
 from tqdm import tqdm
 
 from stella_jax.batching import Batch
-from stella_jax.tokenizer import Tokens
 
 
 @dataclass(frozen=True, slots=True)
@@ -48,12 +46,12 @@ class Progress:
     def seconds(self) -> float:
         return time.perf_counter() - self._begin
 
-    def embedded(self, tokens: Sequence[Tokens], batch: Batch) -> None:
-        """A batch of these texts is done."""
-        self.tokens += sum(len(tokens[i].ids) for i in batch.indices)
-        self.rows += len(batch.indices)
+    def embedded(self, batch: Batch) -> None:
+        """A batch is done."""
+        self.tokens += batch.tokens
+        self.rows += len(batch.texts)
         self._bar.set_postfix_str(f"{self.tokens / self.seconds:.0f} tokens/s", refresh=False)
-        self._bar.update(len(batch.indices))
+        self._bar.update(len(batch.texts))
 
     def rejected(self, rows: int) -> None:
         """These rows are set aside before the encoder."""

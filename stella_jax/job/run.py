@@ -2,7 +2,6 @@
 
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -64,7 +63,7 @@ def _finish_part(
     rows = [item for item in items if isinstance(item, Row)]
     counts.rejected(len(items) - len(rows))
     tokens = _tokenize(model, [row.text for row in rows], settings.prompt)
-    embeddings = model.embed_tokens(tokens, report=partial(counts.embedded, tokens))
+    embeddings = model.embed_tokens(tokens, report=counts.embedded)
     if settings.normalize:
         embeddings = similarity.unit(embeddings)
     finite = np.isfinite(embeddings).all(axis=1)

@@ -53,7 +53,7 @@ def job_fingerprint(model: Stella, scan: Scan, settings: Settings) -> dict[str, 
         "text_field": settings.fields.text,
         "id_field": settings.fields.id,
         "part_rows": settings.part_rows,
-        "model": fingerprint(model.checkpoint, model.head),
+        "model": fingerprint(model.checkpoint, model.runner.output.heads),
         "inputs": [{"name": i.source.name, "size": i.size, "sha256": i.sha256} for i in scan.inputs],
         "platform": model.platform,
         "model_axis": model.mesh.shape["model"],  # of the mesh; the other axis leaves the bits as they are

@@ -179,7 +179,7 @@ def test_other_settings_or_inputs_are_refused_by_name(tiny, corpus, tmp_path):
         embed(tiny, corpus[:1], out)
     other = Stella.from_pretrained("tiny", dim=64)
     other.max_seq_length = 8
-    with pytest.raises(StellaError, match=r"dim was 32, is 64; model.head was [0-9a-f]{12}, is [0-9a-f]{12}\."):
+    with pytest.raises(StellaError, match=r"dim was 32, is 64; model.heads.32 was [0-9a-f]{12}, is nothing;"):
         embed(other, corpus, out)
     corpus[1].write_text(corpus[1].read_text() + "\n")
     with pytest.raises(StellaError, match=r"inputs\[1\].size was \d+, is \d+; inputs\[1\].sha256 was"):

@@ -1,0 +1,177 @@
+"""An encoder with its heads on a mesh: groups of tokenized texts in, their embeddings out."""
+
+from collections import deque
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import dataclass
+from functools import partial
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from flax import nnx
+from jax.sharding import Mesh
+
+from stella_jax.batching import Batch, Packer, pad
+from stella_jax.checkpoint import Checkpoint
+from stella_jax.heads import Head, Pooling, apply_head, normalize, pool
+from stella_jax.sharding import ROWS, place
+from stella_jax.tokenizer import Tokens
+
+# Tokens in a batch. On CPU rows near one are already efficient, and a short batch must cost little; others need
+# enough to fill a chip.
+TOKEN_BUDGET = {"cpu": 256}
+DEFAULT_TOKEN_BUDGET = 16_384
+
+# Batches on their way: the host pads the next while the device works on this one.
+IN_FLIGHT = 2
+
+# Told of each batch when its results are here.
+Report = Callable[[Batch], object]
+
+
+@dataclass(frozen=True, slots=True)
+class Output:
+    """What follows the encoder: pooling, heads (None is the pooled vector itself), normalisation."""
+
+    pooling: Pooling
+    heads: tuple[Head | None, ...]
+    normalize: bool
+
+
+def _last_hidden(graphdef: nnx.GraphDef, state: nnx.State, ids: jax.Array, lengths: jax.Array) -> jax.Array:
+    encoder = nnx.merge(graphdef, state)
+    # Where the user asked for float32, no chip may quietly multiply in less.
+    with jax.default_matmul_precision("highest" if encoder.dtype == jnp.float32 else "default"):
+        return encoder(ids, lengths)[0]
+
+
+@partial(jax.jit, static_argnames=("graphdef", "output"))
+def embeddings(graphdef, state, head_params, ids, lengths, *, output: Output) -> tuple[jax.Array, ...]:
+    """Embeddings (B, E) of each head, float32, from ids (B, T) and lengths (B,)."""
+    pooled = pool(_last_hidden(graphdef, state, ids, lengths), lengths, output.pooling)
+    heads = zip(output.heads, head_params, strict=True)
+    found = (apply_head(head, params, pooled) if head else pooled for head, params in heads)
+    return tuple(normalize(embedding) if output.normalize else embedding for embedding in found)
+
+
+@partial(jax.jit, static_argnames=("graphdef",))
+def token_states(graphdef, state, ids, lengths) -> jax.Array:
+    """The last hidden states (B, T, D), float32."""
+    return _last_hidden(graphdef, state, ids, lengths).astype(jnp.float32)
+
+
+class Runner:
+    """Keeps the mesh's devices busy with batches of fixed shapes; `dims` are the heads' dimensions.
+
+    Args:
+      checkpoint: where the weights are read from.
+      output: what follows the encoder.
+      dtype: "float32" or "bfloat16".
+      mesh: devices, already checked against the encoder.
+    """
+
+    def __init__(self, checkpoint: Checkpoint, output: Output, dtype: str, mesh: Mesh):
+        self.mesh = mesh
+        self.output = output
+        self.graphdef, self.state = checkpoint.encoder_state(jnp.dtype(dtype), mesh)
+        self.head_params = tuple(checkpoint.head_params(head, mesh) for head in output.heads)
+        self.dims = tuple(head.dim if head else checkpoint.layout.config.hidden_size for head in output.heads)
+        self.token_budget = TOKEN_BUDGET.get(mesh.devices.flat[0].platform, DEFAULT_TOKEN_BUDGET)
+        self._pad_id = checkpoint.layout.config.pad_token_id
+
+    def stream(
+        self,
+        groups: Iterable[Sequence[Tokens]],
+        longest: int,
+        max_rows: int | None = None,
+        report: Report | None = None,
+    ) -> Iterator[tuple[int, tuple[np.ndarray, ...]]]:
+        """Embeds groups of texts, each when it comes; at most two are open at a time.
+
+        Args:
+          longest: most tokens of a text.
+          max_rows: most rows of a batch on a device.
+          report: told of each batch.
+
+        Yields:
+          (number of the group, its embeddings [n, dim] float32 of each head), groups in the order in which they end.
+        """
+        forward = partial(embeddings, self.graphdef, self.state, self.head_params, output=self.output)
+        opened: dict[int, _Group] = {}
+        coming = (_Group(tokens, self.dims) for tokens in groups)
+        for batch, results in self._results(forward, coming, opened, longest, max_rows, report):
+            for row, (group, number) in enumerate(batch.texts):
+                opened[group].put(number, [result[row] for result in results])
+            yield from _ended(opened)
+        yield from _ended(opened)
+
+    def token_embeddings(
+        self, tokens: Sequence[Tokens], longest: int, max_rows: int | None = None, report: Report | None = None
+    ) -> list[np.ndarray]:
+        """The encoder's vectors [tokens, hidden_size] of each text, float32."""
+        found: list[np.ndarray] = [np.empty(0)] * len(tokens)
+        forward = partial(token_states, self.graphdef, self.state)
+        for batch, states in self._results(forward, [_Group(tokens, ())], {}, longest, max_rows, report):
+            for row, (_, number) in enumerate(batch.texts):
+                found[number] = states[row, : len(tokens[number].ids)].copy()
+        return found
+
+    def _results(
+        self,
+        forward: Callable[[jax.Array, jax.Array], Any],
+        groups: "Iterable[_Group]",
+        opened: "dict[int, _Group]",
+        longest: int,
+        max_rows: int | None,
+        report: Report | None,
+    ) -> Iterator[tuple[Batch, Any]]:
+        """Sends every batch through `forward`, a few ahead of the results that it hands out."""
+        packer = Packer(longest, self.token_budget, max_rows, self.mesh.shape["data"])
+        sent: deque[tuple[Batch, Any]] = deque()
+        for batch in _batches(groups, opened, packer):
+            token_ids = [opened[group].tokens[number].ids for group, number in batch.texts]
+            ids, lengths = (place(self.mesh, x, ROWS) for x in pad(token_ids, batch, self._pad_id))
+            with jax.set_mesh(self.mesh):
+                sent.append((batch, forward(ids, lengths)))
+            if len(sent) > IN_FLIGHT:
+                yield _fetch(*sent.popleft(), report)
+        while sent:
+            yield _fetch(*sent.popleft(), report)
+
+
+class _Group:
+    """A group of texts on its way: its tokens, its embeddings so far, and how many texts are left."""
+
+    def __init__(self, tokens: Sequence[Tokens], dims: Sequence[int]):
+        self.tokens = tokens
+        self.found = tuple(np.empty((len(tokens), dim), dtype=np.float32) for dim in dims)
+        self.left = len(tokens)
+
+    def put(self, number: int, rows: Sequence[np.ndarray]) -> None:
+        for found, row in zip(self.found, rows, strict=True):
+            found[number] = row
+        self.left -= 1
+
+
+def _batches(groups: Iterable[_Group], opened: dict[int, _Group], packer: Packer) -> Iterator[Batch]:
+    """Opens one group after the other and fills batches; a group's last texts may wait for the next, no longer."""
+    last = -1
+    for last, group in enumerate(groups):
+        opened[last] = group
+        yield from packer.add(last, [len(text.ids) for text in group.tokens])
+        yield from packer.flush(last - 1)
+    yield from packer.flush(last)
+
+
+def _ended(opened: dict[int, _Group]) -> Iterator[tuple[int, tuple[np.ndarray, ...]]]:
+    """Takes out the groups of which no text is left."""
+    for number in [number for number, group in opened.items() if not group.left]:
+        yield number, opened.pop(number).found
+
+
+def _fetch(batch: Batch, results: Any, report: Report | None) -> tuple[Batch, Any]:
+    fetched = jax.tree.map(np.asarray, results)
+    if report:
+        report(batch)
+    return batch, fetched
