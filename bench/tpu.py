@@ -2,16 +2,17 @@
 
     python bench/tpu.py [--topology v5e:2x4 ...] [--length 128 512 8192] [--out FILE]
 
-libtpu (extra `tpu`) compiles ahead of time for a described topology. Refused programs, collectives, and memory beyond
-the chip's show here; speed does not. The bound on work is the encoder's own: 0.8053 GFLOP a token in matmuls and
-98,304 * length FLOP in attention.
+libtpu (extra `tpu`) compiles ahead of time for a described topology. Refused programs, collectives, wasted FLOPs, HBM
+traffic and memory beyond the chip's show here; speed does not. The bound on work is the encoder's own: 0.8053 GFLOP a
+token in matmuls and 98,304 * length FLOP in attention. Exits with 1 where a program needs more than 1.1 times that, a
+collective, or more HBM than a chip has, or is without the attention kernel.
 """
 
 import argparse
 import os
-import re
 import time
-from collections import Counter
+from collections.abc import Iterator
+from dataclasses import dataclass
 from pathlib import Path
 
 # libtpu asks for a host's metadata unless it is told that there is none.
@@ -26,10 +27,12 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from checkpoint import STELLA
+from hlo import Program
 from jax.experimental.topologies import get_topology_desc
 from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
 from report import publish, table
 
+from stella_jax.attention import FLASH_TILE
 from stella_jax.batching import rows_of
 from stella_jax.checkpoint import abstract_encoder
 from stella_jax.heads import Head
@@ -39,8 +42,104 @@ from stella_jax.sharding import AXES, EVERYWHERE, ROWS
 TOPOLOGIES = ("v5e:2x4", "v5e:16x16", "v6e:16x16", "v5p:8x8x8")
 LENGTHS = (128, 512, 8192)
 HEAD = Head("2_Dense_1024", 1024)
-COLLECTIVE = re.compile(r"\b(all-reduce|all-gather|all-to-all|collective-permute|reduce-scatter)(?:-start)?\(")
 LINEAR_FLOPS, ATTENTION_FLOPS = 0.8053e9, 98_304
+MOST = 1.1  # times the bound
+
+
+@dataclass(frozen=True, slots=True)
+class Chip:
+    """What a program may fill, and the published peaks that its work is set against."""
+
+    hbm_gib: float
+    bf16_flops: float
+    hbm_bytes: float
+
+
+CHIPS = {
+    "v5e": Chip(15.75, 197e12, 819e9),
+    "v5p": Chip(95.0, 459e12, 2765e9),
+    "v6e": Chip(31.25, 918e12, 1640e9),
+}
+
+
+@dataclass(frozen=True, slots=True)
+class Result:
+    """A compiled bucket; FLOPs and bytes are those of one chip and batch."""
+
+    topology: str
+    chips: int
+    rows: int
+    length: int
+    seconds: float
+    hbm_gib: float
+    temporary_gib: float
+    kernels: int
+    collectives: int
+    matmul_flops: int
+    kernel_flops: int
+    hbm_bytes: int
+    moves: int
+
+    @property
+    def chip(self) -> Chip:
+        return CHIPS[self.topology.partition(":")[0]]
+
+    @property
+    def tokens(self) -> int:
+        return self.rows * self.length
+
+    @property
+    def matmuls_of_bound(self) -> float:
+        return self.matmul_flops / (LINEAR_FLOPS * self.tokens)
+
+    @property
+    def attention_of_bound(self) -> float:
+        return self.kernel_flops / (ATTENTION_FLOPS * self.length * self.tokens)
+
+    @property
+    def hbm_of_mxu_time(self) -> float:
+        """Seconds of memory traffic over seconds of matmuls, each at the chip's peak."""
+        flops = self.matmul_flops + self.kernel_flops
+        return (self.hbm_bytes / self.chip.hbm_bytes) / (flops / self.chip.bf16_flops)
+
+    def faults(self) -> Iterator[str]:
+        """What is wrong with it, a sentence each."""
+        where = f"{self.topology} at {self.rows} x {self.length} tokens"
+        if self.collectives:
+            yield f"{where} has {self.collectives} collectives; a data-parallel forward pass must need none."
+        if self.hbm_gib > self.chip.hbm_gib:
+            yield f"{where} needs {self.hbm_gib:.1f} GiB of a chip's {self.chip.hbm_gib}; lower the token budget."
+        if self.kernels != 1:
+            yield f"{where} has {self.kernels} attention kernels in its layer; one is expected."
+        # Fewer than the bound: the count is wrong.
+        if not 0.999 <= self.matmuls_of_bound <= MOST:
+            yield f"{where} takes {self.matmuls_of_bound:.3f} times the FLOPs of its matmuls; {MOST} is allowed."
+        # Other lengths are padded to the kernel's tile, and cost so.
+        if self.length % FLASH_TILE == 0 and not 0.999 <= self.attention_of_bound <= MOST:
+            yield f"{where} takes {self.attention_of_bound:.3f} times the FLOPs of attention; {MOST} is allowed."
+
+    def cells(self) -> list[object]:
+        return [self.topology, self.chips, f"{self.rows} x {self.length}", self.seconds, self.hbm_gib,
+                self.temporary_gib, self.kernels, self.collectives, f"{self.matmul_flops / self.tokens / 1e9:.4f}",
+                f"{self.matmuls_of_bound:.4f}", f"{self.kernel_flops / self.tokens / 1e9:.4f}",
+                f"{self.attention_of_bound:.4f}", self.hbm_bytes / self.tokens / 1e6, self.hbm_of_mxu_time,
+                self.moves]  # fmt: skip
+
+
+COLUMNS = ("topology", "chips", "rows x tokens a chip", "compile s", "HBM GiB a chip", "of it temporaries",
+           "attention kernels", "collectives", "matmul GFLOP a token", "of the bound", "kernel GFLOP a token",
+           "of the bound", "HBM MB a token", "HBM / MXU time", "moves in a layer")  # fmt: skip
+NOTES = f"""
+FLOPs are counted from the optimised program: dots and convolutions as often as their loop runs, the attention kernel by
+the cost that it states, which holds the softmax (1/64) too. The bounds are {LINEAR_FLOPS / 1e9:.4f} GFLOP a token and
+{ATTENTION_FLOPS:,} FLOP times the length; at most {MOST} times either is allowed.
+
+HBM MB a token: every instruction reads and writes each of its arrays once, tiles and their padding whole, VMEM free.
+What the kernel reads again for each block of queries is not in it. HBM / MXU time: that traffic against those FLOPs,
+each at the chip's published peak. Moves: instructions of a layer that only move or convert 1 MiB or more within HBM.
+
+Compile times are of one run each, and noisy.
+"""
 
 
 def pod_mesh(topology: str) -> Mesh:
@@ -69,19 +168,28 @@ def compile_for(mesh: Mesh, length: int, dtype: str) -> tuple[jax.stages.Compile
     return compiled, time.perf_counter() - start, rows
 
 
-def measure(topology: str, length: int, dtype: str) -> list[object]:
+def measure(topology: str, length: int, dtype: str) -> Result:
     mesh = pod_mesh(topology)
     compiled, seconds, rows = compile_for(mesh, length, dtype)
     memory = compiled.memory_analysis()
     assert memory is not None  # libtpu always has one
     used = memory.argument_size_in_bytes + memory.output_size_in_bytes + memory.temp_size_in_bytes
-    text = compiled.as_text() or ""
-    collectives = Counter(COLLECTIVE.findall(text))
-    kernels = len(re.findall(r'custom_call_target="tpu_custom_call"', text))
-    bound = (LINEAR_FLOPS + ATTENTION_FLOPS * length) * rows * length / 1e12
-    shape = f"{rows} x {length}"
-    return [topology, mesh.size, shape, seconds, used / 2**30, memory.temp_size_in_bytes / 2**30, kernels,
-            sum(collectives.values()), bound]  # fmt: skip
+    program = Program(compiled.as_text() or "")
+    return Result(
+        topology=topology,
+        chips=mesh.size,
+        rows=rows,
+        length=length,
+        seconds=seconds,
+        hbm_gib=(used + memory.generated_code_size_in_bytes) / 2**30,
+        temporary_gib=memory.temp_size_in_bytes / 2**30,
+        kernels=len(program.kernels),
+        collectives=program.collectives,
+        matmul_flops=program.matmul_flops,
+        kernel_flops=program.kernel_flops,
+        hbm_bytes=program.hbm_bytes,
+        moves=len(program.moves),
+    )
 
 
 def main() -> None:
@@ -91,16 +199,15 @@ def main() -> None:
     parser.add_argument("--dtype", choices=("bfloat16", "float32"), default="bfloat16")
     parser.add_argument("--out", type=Path, help="append the table to this file")
     options = parser.parse_args()
-    rows = []
+    results = []
     for topology in options.topology:
         for length in options.length:
-            rows.append(measure(topology, length, options.dtype))
-            print(*rows[-1], flush=True)
-    columns = ["topology", "chips", "rows x tokens a chip", "compile s", "HBM GiB a chip", "of it temporaries",
-               "attention kernels", "collectives", "TFLOP a batch and chip"]  # fmt: skip
-    publish(f"tpu: the 434M encoder, {options.dtype}, compiled ahead of time", table(columns, rows), options.out)
-    if any(row[7] for row in rows):
-        raise SystemExit("a data-parallel forward pass must need no collective")
+            results.append(measure(topology, length, options.dtype))
+            print(*results[-1].cells(), flush=True)
+    text = table(COLUMNS, [result.cells() for result in results]) + "\n" + NOTES
+    publish(f"tpu: the 434M encoder, {options.dtype}, compiled ahead of time", text, options.out)
+    if faults := [fault for result in results for fault in result.faults()]:
+        raise SystemExit("\n".join(faults))
 
 
 if __name__ == "__main__":
