@@ -35,7 +35,9 @@ def _parser() -> argparse.ArgumentParser:
 
 def _add_embed(commands) -> None:
     command = _command(commands, "embed", "embed the rows of files into a directory of Parquet parts")
-    command.add_argument("inputs", nargs="+", type=Path, metavar="INPUT", help=".jsonl, .csv, .txt (or .gz), .parquet")
+    command.add_argument(
+        "inputs", nargs="+", metavar="INPUT", help=".jsonl, .csv, .txt (or .gz), .parquet; patterns, URLs"
+    )
     command.add_argument("--out", required=True, type=Path, metavar="DIR", help="new, or of the same job to finish")
     _add_model(command, "tiny")
     command.add_argument("--dim", type=_positive, help="which head, by its dimension (default: the checkpoint's)")

@@ -12,6 +12,7 @@ import pyarrow.parquet as pq
 from stella_jax.embedder import Stella
 from stella_jax.errors import StellaError
 from stella_jax.fingerprint import fingerprint
+from stella_jax.job.location import Location
 from stella_jax.job.manifest import read_manifest
 from stella_jax.job.plan import plan_parts
 from stella_jax.job.reader import Reader
@@ -119,7 +120,9 @@ class Index:
 
 def _source(entry: dict[str, Any]) -> Source | None:
     """The input of this entry of the manifest, None where it has gone or changed."""
-    path = Path(entry["path"])
-    if not path.is_file() or path.stat().st_size != entry["size"]:
+    location = Location(entry["path"])
+    try:
+        same = location.kind() == "file" and location.size() == entry["size"]
+    except (StellaError, OSError):
         return None
-    return Source(entry["name"], path, format_of(path))
+    return Source(entry["name"], location, format_of(location)) if same else None

@@ -3,16 +3,18 @@
 import csv
 import io
 from collections.abc import Iterator
-from pathlib import Path
 
 from stella_jax.errors import StellaError
 from stella_jax.job.files import open_bytes
 from stella_jax.job.lines import LONGEST
+from stella_jax.job.location import Location
 from stella_jax.job.rows import MISSING, Cells, Fault, Fields
 from stella_jax.layout import listed
 
 
-def read_csv(path: Path, fields: Fields, start: int) -> Iterator[Cells | Fault | None]:
+def read_csv(
+    location: Location, fields: Fields, start: int, offset: None = None
+) -> Iterator[tuple[Cells | Fault | None, None]]:
     """Every record after the header from number `start` (from 0); None for a blank line.
 
     Wrong UTF-8 travels as surrogates, so that it spoils its own record only.
@@ -21,30 +23,30 @@ def read_csv(path: Path, fields: Fields, start: int) -> Iterator[Cells | Fault |
       StellaError: there is no header with the fields, or a quote is never closed (the rest of the file lies inside it).
     """
     csv.field_size_limit(LONGEST)  # the module's own, and process-wide: its default of 128 KiB is less than a long text
-    with io.TextIOWrapper(open_bytes(path), "utf-8", "surrogateescape", newline="") as file:
-        reader = csv.reader(file, strict=True)
-        header = _header(path, reader, fields)
-        for number, record in enumerate(_records(path, reader)):
+    with open_bytes(location) as file, io.TextIOWrapper(file, "utf-8", "surrogateescape", newline="") as text:
+        reader = csv.reader(text, strict=True)
+        header = _header(location, reader, fields)
+        for number, record in enumerate(_records(location, reader)):
             if number >= start:
-                yield record if isinstance(record, Fault) else _select(record, header, fields)
+                yield record if isinstance(record, Fault) else _select(record, header, fields), None
 
 
-def _header(path: Path, reader, fields: Fields) -> list[str]:
+def _header(location: Location, reader, fields: Fields) -> list[str]:
     try:
         header = next(reader, None)
     except csv.Error as error:
-        raise StellaError(f"{path} has no sound header: {error}.") from None
+        raise StellaError(f"{location} has no sound header: {error}.") from None
     if not header:
-        raise StellaError(f"{path} is empty; a .csv needs a first line that names its columns.")
+        raise StellaError(f"{location} is empty; a .csv needs a first line that names its columns.")
     for field in (fields.text, fields.id):
         if field is not None and header.count(field) != 1:
             many = "more than one column" if field in header else "no column"
             shown = [name.encode(errors="replace").decode() for name in header]
-            raise StellaError(f"{path} has {many} {field!r}; its first line names {listed(shown)}.")
+            raise StellaError(f"{location} has {many} {field!r}; its first line names {listed(shown)}.")
     return header
 
 
-def _records(path: Path, reader) -> Iterator[list[str] | Fault]:
+def _records(location: Location, reader) -> Iterator[list[str] | Fault]:
     while True:
         line = reader.line_num + 1
         try:
@@ -53,7 +55,9 @@ def _records(path: Path, reader) -> Iterator[list[str] | Fault]:
             return
         except csv.Error as error:
             if "end of data" in str(error):
-                raise StellaError(f"{path}: the quote opened in the record at line {line} is never closed.") from None
+                raise StellaError(
+                    f"{location}: the quote opened in the record at line {line} is never closed."
+                ) from None
             yield Fault(f"not CSV: {error}")
 
 

@@ -2,36 +2,51 @@
 
 import json
 from collections.abc import Iterator
-from pathlib import Path
 from typing import BinaryIO
 
 from stella_jax.job.files import open_bytes
+from stella_jax.job.location import Location
 from stella_jax.job.rows import MISSING, Cells, Fault, Fields
 
 # A line beyond this is no row but a file without line ends; reading it whole could take all memory there is.
 LONGEST = 64 * 2**20
 
 
-def read_lines(path: Path, fields: Fields, start: int) -> Iterator[bytes | Fault]:
-    """Every line from number `start` (from 0), without its end."""
-    with open_bytes(path) as file:
-        for number, line in enumerate(_bounded(file)):
-            if number >= start:
-                yield line if isinstance(line, Fault) else line.removesuffix(b"\n").removesuffix(b"\r")
+def read_lines(
+    location: Location, fields: Fields, start: int, offset: int | None
+) -> Iterator[tuple[bytes | Fault, int]]:
+    """Every line from number `start` (from 0), without its end, and the offset of the line after it.
+
+    An offset of 0 is the file's beginning: a byte order mark there is no part of the first line.
+    """
+    with open_bytes(location) as file:
+        if offset:
+            file.seek(offset)
+        skipped = start if offset is None else 0
+        for number, (line, end) in enumerate(_bounded(file)):
+            if number >= skipped:
+                yield line if isinstance(line, Fault) else line.removesuffix(b"\n").removesuffix(b"\r"), end
 
 
-def _bounded(file: BinaryIO) -> Iterator[bytes | Fault]:
+def _bounded(file: BinaryIO) -> Iterator[tuple[bytes | Fault, int]]:
+    end = file.tell()
     while line := file.readline(LONGEST):
+        end += len(line)
         if len(line) < LONGEST or line.endswith(b"\n"):
-            yield line
+            yield line, end
         else:
-            _skip_line(file)
-            yield Fault(f"longer than {LONGEST >> 20} MiB without a line end")
+            end += _skip_line(file)
+            yield Fault(f"longer than {LONGEST >> 20} MiB without a line end"), end
 
 
-def _skip_line(file: BinaryIO) -> None:
-    while (rest := file.readline(LONGEST)) and not rest.endswith(b"\n"):
-        pass
+def _skip_line(file: BinaryIO) -> int:
+    """Reads on to the line's end; returns how many bytes that was."""
+    skipped = 0
+    while rest := file.readline(LONGEST):
+        skipped += len(rest)
+        if rest.endswith(b"\n"):
+            break
+    return skipped
 
 
 def json_cells(line: bytes, fields: Fields) -> Cells | None:

@@ -1,13 +1,13 @@
 """Rows of .parquet files."""
 
 from collections.abc import Iterator
-from pathlib import Path
 
 import pyarrow as pa
 import pyarrow.parquet as pq
 
 from stella_jax.errors import StellaError
 from stella_jax.job.lines import decode
+from stella_jax.job.location import Location
 from stella_jax.job.rows import MISSING, Cells, Fields
 from stella_jax.layout import listed
 
@@ -15,25 +15,24 @@ BATCH_ROWS = 1024
 READ_BUFFER = 2**20
 
 
-def read_parquet(path: Path, fields: Fields, start: int) -> Iterator[Cells]:
+def read_parquet(location: Location, fields: Fields, start: int, offset: None = None) -> Iterator[tuple[Cells, None]]:
     """Every record from number `start` (from 0); strings as bytes, since a file may hold ones that are no UTF-8.
 
     Raises:
       StellaError: the file is damaged, or lacks a field, or has it in a type that is no text (or, for ids, no number).
     """
     done = start
-    try:
-        with pq.ParquetFile(path, buffer_size=READ_BUFFER, page_checksum_verification=True) as file:
-            columns = _columns(path, file.schema_arrow, fields)
-            for batch in _batches(file, columns, start):
-                for cells in _cells(batch, fields):
-                    yield cells
-                    done += 1
-    except (pa.ArrowException, OSError) as error:
-        if isinstance(error, OSError) and error.filename:  # not the content: no such file, no permission
-            raise
-        where = f" after row {done}" if done else ""
-        raise StellaError(f"{path} is no sound Parquet file{where}: {_first_line(error)}.") from error
+    with location.open() as stored:
+        try:
+            with pq.ParquetFile(stored, buffer_size=READ_BUFFER, page_checksum_verification=True) as file:
+                columns = _columns(location, file.schema_arrow, fields)
+                for batch in _batches(file, columns, start):
+                    for cells in _cells(batch, fields):
+                        yield cells, None
+                        done += 1
+        except (pa.ArrowException, OSError) as error:
+            where = f" after row {done}" if done else ""
+            raise StellaError(f"{location} is no sound Parquet file{where}: {_first_line(error)}.") from error
 
 
 def _batches(file: pq.ParquetFile, columns: list[str], start: int) -> Iterator[pa.RecordBatch]:
@@ -51,18 +50,18 @@ def _batches(file: pq.ParquetFile, columns: list[str], start: int) -> Iterator[p
         yield batch.slice(skipped)
 
 
-def _columns(path: Path, schema: pa.Schema, fields: Fields) -> list[str]:
+def _columns(location: Location, schema: pa.Schema, fields: Fields) -> list[str]:
     wanted = [fields.text, fields.id_name]
     if fields.id is None and "id" not in schema.names:
         wanted.pop()
     for name in wanted:
         if schema.names.count(name) != 1:
             many = "more than one column" if name in schema.names else "no column"
-            raise StellaError(f"{path} has {many} {name!r}; its columns are {listed(schema.names)}.")
+            raise StellaError(f"{location} has {many} {name!r}; its columns are {listed(schema.names)}.")
         kind = _value_type(schema.field(name).type)
         if not _is_string(kind) and (name == fields.text or not pa.types.is_integer(kind)):
             need = "string" if name == fields.text else "string or integer"
-            raise StellaError(f"{path}: column {name!r} is of type {schema.field(name).type}, not {need}.")
+            raise StellaError(f"{location}: column {name!r} is of type {schema.field(name).type}, not {need}.")
     return list(dict.fromkeys(wanted))
 
 

@@ -38,7 +38,7 @@ class Reader:
             if row is not None:
                 yield self._next - 1, row
         if self._next != span.stop:
-            raise StellaError(f"{source.path} has become shorter since it was first read.")
+            raise StellaError(f"{source.location} has become shorter since it was first read.")
 
     def _seek(self, span: Span) -> None:
         if span.input != self._input or span.start < self._next:

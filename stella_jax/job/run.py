@@ -29,7 +29,12 @@ TOKENIZED_ROWS = 1024
 
 
 def run_job(
-    model: Stella, origin: dict[str, Any], inputs: Sequence[Path], out: Path, settings: Settings, progress: bool = False
+    model: Stella,
+    origin: dict[str, Any],
+    inputs: Sequence[str | Path],
+    out: Path,
+    settings: Settings,
+    progress: bool = False,
 ) -> Summary:
     """Embeds the inputs into `out`, or finishes what an earlier run of the same job left there.
 
@@ -92,7 +97,7 @@ def _manifest_fields(origin: dict[str, Any], scan: Scan, fingerprint: dict[str, 
     inputs = [
         {
             "name": scanned.source.name,
-            "path": str(scanned.source.path.resolve()),
+            "path": scanned.source.location.full,
             "size": scanned.size,
             "sha256": scanned.sha256,
             "records": scanned.records,

@@ -1,6 +1,5 @@
 """One pass over all inputs before a job: every file to its end, every row checked, nothing embedded or written."""
 
-import hashlib
 from bisect import bisect_right
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -88,7 +87,7 @@ def _scan(sources: Sequence[Source], fields: Fields, duplicates: Duplicates, bar
                 first_fault = first_fault or row
             rows += row is not None
             bar.update()
-        inputs.append(Scanned(source, *_identity(source.path), records=number, rows=rows))
+        inputs.append(Scanned(source, *source.identity(), records=number, rows=rows))
         position += number
     if not sound:
         raise StellaError(_nothing(first_fault))
@@ -101,9 +100,3 @@ def _nothing(first_fault: Rejected | None) -> str:
         return "the inputs hold no rows."
     where = f"{first_fault.input}:{first_fault.number}"
     return f"no row of the inputs can be embedded; {where}, the first: {first_fault.reason}."
-
-
-def _identity(path: Path) -> tuple[int, str]:
-    """Size and sha256 of a file."""
-    with path.open("rb") as file:
-        return path.stat().st_size, hashlib.file_digest(file, "sha256").hexdigest()

@@ -1,0 +1,58 @@
+"""Patterns such as data/**/*.jsonl, matched segment by segment against whatever can list its folders."""
+
+from collections.abc import Callable, Iterable, Iterator
+from fnmatch import fnmatchcase
+from functools import cache
+from typing import NamedTuple
+
+
+class Entry(NamedTuple):
+    """What a folder lists: a bare name, and whether it is a folder, and one to be searched by `**`."""
+
+    name: str
+    is_folder: bool
+    is_link: bool = False
+
+
+List = Callable[[str], Iterable[Entry]]
+
+
+def is_pattern(text: str) -> bool:
+    return any(character in text for character in "*?[")
+
+
+def matches(pattern: str, entries: List) -> list[str]:
+    """The files that a pattern names, in the order of their code points; folders are no matches.
+
+    `*`, `?`, `[...]` and `[!...]` stand for characters of one name, `**` as a whole name for any number of folders, or
+    at the end for every file below. As in a shell, upper case is not lower case, a name that begins with a dot is
+    matched only where the pattern shows that dot, and `**` does not follow links.
+
+    Args:
+      entries: what lies in a folder; folders are given to it with a slash at their end, or empty for the current one.
+    """
+    segments = pattern.split("/")
+    first = next(i for i, segment in enumerate(segments) if is_pattern(segment))
+    folder = "".join(f"{segment}/" for segment in segments[:first])
+    return sorted(set(_descend(folder, segments[first:], cache(entries))))
+
+
+def _descend(folder: str, segments: list[str], entries: List) -> Iterator[str]:
+    segment, rest = segments[0], segments[1:]
+    deep = segment == "**"
+    if deep and rest:
+        yield from _descend(folder, rest, entries)
+    for entry in entries(folder):
+        if not _fits(entry.name, segment):
+            continue
+        path = folder + entry.name
+        if not entry.is_folder:
+            yield from () if rest else (path,)
+        elif deep:
+            yield from () if entry.is_link else _descend(f"{path}/", segments, entries)
+        elif rest:
+            yield from _descend(f"{path}/", rest, entries)
+
+
+def _fits(name: str, segment: str) -> bool:
+    return fnmatchcase(name, segment) and name.startswith(".") <= segment.startswith(".")

@@ -1,0 +1,107 @@
+"""URLs: the file system that one lies in, and what goes wrong there in sentences."""
+
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager
+from datetime import timedelta
+from functools import cache
+from typing import Any
+
+from fsspec import AbstractFileSystem, get_filesystem_class
+from fsspec.core import url_to_fs
+from fsspec.implementations.arrow import ArrowFSWrapper
+
+from stella_jax.errors import StellaError
+from stella_jax.job.patterns import is_pattern
+
+# Read by pyarrow, so that the packages that fsspec wants for them are not needed. Other spellings, and the usual one:
+STORES = {"gs": "gs", "gcs": "gs", "s3": "s3", "s3a": "s3"}
+
+# Bounds on a store that does not answer; without the last, Google's client tries for 15 minutes.
+CONNECT_SECONDS = 5
+REQUEST_SECONDS = 30
+RETRY_SECONDS = 30
+# Of an error of a store's client: some quote whole answers of a server.
+LONGEST_REASON = 300
+# Set where the region of a bucket, or that there is none to ask for, is decided already.
+REGION_DECIDED = ("AWS_REGION", "AWS_DEFAULT_REGION", "AWS_ENDPOINT_URL", "AWS_ENDPOINT_URL_S3")
+
+
+def filesystem(url: str) -> tuple[AbstractFileSystem, str]:
+    """The fsspec file system that a URL (a file's or a folder's) lies in, and the path there.
+
+    gs:// and s3:// take their credentials as Google's and Amazon's own tools do: from the environment, from files in
+    the home directory, or from the machine. They have no folders: making one does nothing. Whatever the file system
+    raises later becomes a sentence in `told`.
+
+    Raises:
+      StellaError: there is no such kind of URL, a package for it is missing, or the store cannot be reached.
+    """
+    scheme, _, rest = url.partition("://")
+    if scheme not in STORES:
+        if not is_known(scheme):
+            raise StellaError(
+                f"{url}: {scheme}:// is no kind of URL that can be read or written here; gs:// and s3:// are."
+            )
+        with told(url):
+            return url_to_fs(url)
+    bucket = rest.partition("/")[0]
+    if not bucket or is_pattern(bucket):
+        raise StellaError(f"{url} names no bucket.")
+    with told(url):
+        return _store(STORES[scheme], bucket), rest.rstrip("/")
+
+
+def is_known(scheme: str) -> bool:
+    """Whether this is a kind of URL, if perhaps one for which a package is missing."""
+    try:
+        get_filesystem_class(scheme)
+    except ImportError:
+        return True
+    except ValueError:
+        return scheme in STORES
+    return True
+
+
+@contextmanager
+def told(url: str) -> Iterator[None]:
+    """Makes one sentence with the URL of whatever a file system raises in this block.
+
+    Raises:
+      StellaError: in place of any other error.
+    """
+    try:
+        yield
+    except (StellaError, MemoryError):
+        raise
+    except FileNotFoundError as error:
+        raise StellaError(f"{url} does not exist.") from error
+    except ImportError as error:
+        raise StellaError(f"{url} needs a package that is not installed: {error}.") from error
+    except Exception as error:  # each kind of file system has its own
+        raise StellaError(f"{url} cannot be used: {_reason(error)}.") from error
+
+
+def _reason(error: Exception) -> str:
+    line = (str(error).strip().splitlines() or [type(error).__name__])[0].rstrip(".")
+    return line if len(line) <= LONGEST_REASON else f"{line[:LONGEST_REASON]}..."
+
+
+class _Store(ArrowFSWrapper):
+    """Without folders, of which a store would keep empty objects."""
+
+    def mkdir(self, path: str, create_parents: bool = True, **kwargs: Any) -> None:
+        pass
+
+    def makedirs(self, path: str, exist_ok: bool = False) -> None:
+        pass
+
+
+@cache  # a client looks up credentials and holds connections
+def _store(scheme: str, bucket: str) -> AbstractFileSystem:
+    from pyarrow.fs import GcsFileSystem, S3FileSystem, resolve_s3_region  # here: a pyarrow may be built without them
+
+    if scheme == "gs":
+        return _Store(GcsFileSystem(retry_time_limit=timedelta(seconds=RETRY_SECONDS)))
+    region = None if any(name in os.environ for name in REGION_DECIDED) else resolve_s3_region(bucket)
+    return _Store(S3FileSystem(region=region, connect_timeout=CONNECT_SECONDS, request_timeout=REQUEST_SECONDS))
