@@ -109,8 +109,8 @@ class Result:
             yield f"{where} has {self.collectives} collectives; a data-parallel forward pass must need none."
         if self.hbm_gib > self.chip.hbm_gib:
             yield f"{where} needs {self.hbm_gib:.1f} GiB of a chip's {self.chip.hbm_gib}; lower the token budget."
-        if self.kernels != 1:
-            yield f"{where} has {self.kernels} attention kernels in its layer; one is expected."
+        if self.kernels != (expected := int(self.length >= FLASH_TILE)):
+            yield f"{where} has {self.kernels} attention kernels in its layer; {expected} is expected."
         # Fewer than the bound: the count is wrong.
         if not 0.999 <= self.matmuls_of_bound <= MOST:
             yield f"{where} takes {self.matmuls_of_bound:.3f} times the FLOPs of its matmuls; {MOST} is allowed."

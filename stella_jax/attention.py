@@ -39,8 +39,25 @@ def rotate(x: jax.Array, cos: jax.Array | np.ndarray, sin: jax.Array | np.ndarra
     """
     between = (1,) * (x.ndim - 3)
     cos, sin = (jnp.asarray(table).reshape(1, -1, *between, table.shape[-1]) for table in (cos, sin))
+    return (rotate_by_matmul if platform() == "tpu" else rotate_by_halves)(x, cos, sin)
+
+
+def rotate_by_halves(x: jax.Array, cos: jax.Array, sin: jax.Array) -> jax.Array:
     low, high = jnp.split(x.astype(jnp.float32), 2, axis=-1)
     return jnp.concatenate([low * cos - high * sin, high * cos + low * sin], axis=-1).astype(x.dtype)
+
+
+def rotate_by_matmul(x: jax.Array, cos: jax.Array, sin: jax.Array) -> jax.Array:
+    """`rotate` where the matrix unit swaps the halves: exact, as every number is multiplied by 1 once.
+
+    A TPU keeps halves of 32 numbers in 128 lanes each, and cutting and joining them goes through memory three times.
+    """
+    half = x.shape[-1] // 2
+    swap = jnp.roll(jnp.eye(2 * half, dtype=x.dtype), half, axis=1)
+    exact = jax.lax.Precision.HIGHEST
+    swapped = jnp.einsum("...h,hg->...g", x, swap, precision=exact, preferred_element_type=jnp.float32)
+    cos, sin = jnp.concatenate([cos, cos], axis=-1), jnp.concatenate([-sin, sin], axis=-1)
+    return (x.astype(jnp.float32) * cos + swapped * sin).astype(x.dtype)
 
 
 def attend(q: jax.Array, k: jax.Array, v: jax.Array, lengths: jax.Array) -> jax.Array:
@@ -55,7 +72,7 @@ def attend(q: jax.Array, k: jax.Array, v: jax.Array, lengths: jax.Array) -> jax.
     Returns:
       (B, T, N, H) in q's dtype.
     """
-    return per_device(attend_flash if platform() == "tpu" else attend_by_head)(q, k, v, lengths)
+    return per_device(attend_on_tpu if platform() == "tpu" else attend_by_head)(q, k, v, lengths)
 
 
 def attend_by_head(q: jax.Array, k: jax.Array, v: jax.Array, lengths: jax.Array) -> jax.Array:
@@ -83,11 +100,21 @@ def attend_by_head(q: jax.Array, k: jax.Array, v: jax.Array, lengths: jax.Array)
     return out.reshape(B, N, T, H).transpose(0, 2, 1, 3)
 
 
-def attend_flash(q: jax.Array, k: jax.Array, v: jax.Array, lengths: jax.Array) -> jax.Array:
-    """`attend` by the TPU's flash kernel: scores stay on the chip.
+def attend_on_tpu(q: jax.Array, k: jax.Array, v: jax.Array, lengths: jax.Array) -> jax.Array:
+    """`attend` by the flash kernel, but not where most of its tile would be padding: 16 times the work at 8 tokens."""
+    return (attend_at_once if q.shape[1] < FLASH_TILE else attend_flash)(q, k, v, lengths)
 
-    The kernel takes multiples of 128 tokens; up to there attention costs 2 % of a layer, so padding is cheap.
-    """
+
+def attend_at_once(q: jax.Array, k: jax.Array, v: jax.Array, lengths: jax.Array) -> jax.Array:
+    """`attend` in plain XLA, all rows and heads together: B * N * T * T scores in memory."""
+    T, H = q.shape[1], q.shape[-1]
+    scores = jnp.einsum("btnh,bsnh->bnts", q, k, preferred_element_type=jnp.float32) / math.sqrt(H)
+    padding = jnp.where(jnp.arange(T)[None] < lengths[:, None], 0.0, -jnp.inf)[:, None, None]
+    return jnp.einsum("bnts,bsnh->btnh", jax.nn.softmax(scores + padding, axis=-1).astype(v.dtype), v)
+
+
+def attend_flash(q: jax.Array, k: jax.Array, v: jax.Array, lengths: jax.Array) -> jax.Array:
+    """`attend` by the TPU's flash kernel: scores stay on the chip. Tokens are padded to a multiple of 128."""
     # Imported here: other platforms need not know of Pallas.
     from jax.experimental.pallas.ops.tpu.flash_attention import BlockSizes, SegmentIds, flash_attention
 

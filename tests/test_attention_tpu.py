@@ -1,4 +1,4 @@
-"""The TPU's attention in the interpreter of Pallas: the same function as plain XLA's, whatever the length."""
+"""The TPU's attention and rotation: the same functions as those of other platforms; kernels in Pallas' interpreter."""
 
 import jax
 import jax.numpy as jnp
@@ -6,16 +6,68 @@ import numpy as np
 import pytest
 from jax.experimental.pallas import tpu as pltpu
 
-from stella_jax.attention import attend_by_head, attend_flash
+from stella_jax.attention import (
+    attend_at_once,
+    attend_by_head,
+    attend_flash,
+    attend_on_tpu,
+    rope_tables,
+    rotate,
+    rotate_by_halves,
+    rotate_by_matmul,
+)
+from stella_jax.config import Rope
+
+
+def peaked(tokens: int) -> list[jax.Array]:
+    """q, k, v at which a key too many or too few shows, and the lengths of a full and a short row."""
+    rng = np.random.default_rng(tokens)
+    heads = [jnp.asarray(scale * rng.standard_normal((2, tokens, 2, 64), dtype=np.float32)) for scale in (3, 3, 1)]
+    return [*heads, jnp.array([tokens, max(1, tokens // 3)], jnp.int32)]
 
 
 @pytest.mark.parametrize("tokens", [8, 48, 128, 640])
 def test_flash_is_attention(tokens: int) -> None:
-    rng = np.random.default_rng(tokens)
-    # Peaked: with these scores a key too many or too few shows.
-    q, k, v = (jnp.asarray(scale * rng.standard_normal((2, tokens, 2, 64), dtype=np.float32)) for scale in (3, 3, 1))
-    lengths = jnp.array([tokens, max(1, tokens // 3)], jnp.int32)
+    q, k, v, lengths = peaked(tokens)
     with pltpu.force_tpu_interpret_mode():
         found = jax.jit(attend_flash)(q, k, v, lengths)
     assert found.dtype == q.dtype
     np.testing.assert_allclose(found, attend_by_head(q, k, v, lengths), atol=2e-5, rtol=0)
+
+
+@pytest.mark.parametrize("tokens", [1, 8, 120])
+def test_short_texts_need_no_kernel(tokens: int) -> None:
+    q, k, v, lengths = peaked(tokens)
+    found = attend_on_tpu(q, k, v, lengths)  # a kernel would not run here
+    np.testing.assert_allclose(found, attend_by_head(q, k, v, lengths), atol=2e-5, rtol=0)
+
+
+def test_attention_at_once_takes_no_bit_from_padding_or_neighbours() -> None:
+    q, k, v, lengths = peaked(24)
+    found = attend_at_once(q, k, v, lengths)
+    real = jnp.arange(24)[None, :, None, None] < lengths[:, None, None, None]
+    poisoned = attend_at_once(q, jnp.where(real, k, 1e30), jnp.where(real, v, -1e30), lengths)
+    np.testing.assert_array_equal(poisoned, found)
+    swapped = attend_at_once(q[::-1], k[::-1], v[::-1], lengths[::-1])
+    np.testing.assert_array_equal(swapped[::-1], found)
+
+
+@pytest.mark.parametrize("dtype", [jnp.float32, jnp.bfloat16])
+def test_rotation_by_matmul_is_rotation(dtype: jnp.dtype, monkeypatch: pytest.MonkeyPatch) -> None:
+    x = jnp.asarray(np.random.default_rng(0).standard_normal((2, 40, 3, 64), dtype=np.float32)).astype(dtype)
+    tables = rope_tables(Rope(320000.0), 40, 64)
+    expected = rotate(x, *tables)
+    monkeypatch.setattr("stella_jax.attention.platform", lambda: "tpu")
+    found = rotate(x, *tables)
+    assert found.dtype == dtype
+    # The same products and sums; a fused multiply-add may keep one more bit, which bfloat16 rounds either way.
+    rounding = 1e-6 if dtype == jnp.float32 else 2**-6
+    np.testing.assert_allclose(np.float32(found), np.float32(expected), atol=rounding, rtol=0)
+
+
+def test_the_matrix_unit_swaps_exactly() -> None:
+    x = jnp.asarray(np.random.default_rng(1).standard_normal((1, 5, 2, 64), dtype=np.float32))
+    zeros, ones = jnp.zeros((1, 5, 1, 32)), jnp.ones((1, 5, 1, 32))
+    found = rotate_by_matmul(x, zeros, ones)  # by 90 degrees
+    np.testing.assert_array_equal(found, rotate_by_halves(x, zeros, ones))
+    np.testing.assert_array_equal(found, np.concatenate([-x[..., 32:], x[..., :32]], axis=-1))
