@@ -3,10 +3,11 @@
 import argparse
 from collections.abc import Sequence
 from functools import partial
-from pathlib import Path
 
 from stella_jax import __version__
 from stella_jax.exits import exit_code
+
+EXECUTORS = ("local", "distributed", "ray")
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -35,12 +36,13 @@ def _parser() -> argparse.ArgumentParser:
 
 def _add_embed(commands) -> None:
     command = _command(commands, "embed", "embed the rows of files into a directory of Parquet parts")
-    command.add_argument(
-        "inputs", nargs="+", metavar="INPUT", help=".jsonl, .csv, .txt (or .gz), .parquet; patterns, URLs"
-    )
-    command.add_argument("--out", required=True, type=Path, metavar="DIR", help="new, or of the same job to finish")
+    kinds = "file, pattern or URL: .jsonl, .csv, .txt (or .gz), .parquet"
+    command.add_argument("inputs", nargs="+", metavar="INPUT", help=kinds)
+    command.add_argument("--out", required=True, metavar="DIR", help="or URL; new, or of the same job to finish")
     _add_model(command, "tiny")
-    command.add_argument("--dim", type=_positive, help="which head, by its dimension (default: the checkpoint's)")
+    heads = command.add_mutually_exclusive_group()
+    heads.add_argument("--dim", type=_positive, help="which head, by its dimension (default: the checkpoint's)")
+    heads.add_argument("--dims", type=_dims, metavar="D,D", help="several heads, a column embedding_D each")
     command.add_argument("--dtype", choices=("float32", "bfloat16"), help="to compute in (default: float32 on CPU)")
     command.add_argument("--prompt", metavar="NAME", help="put before each text, or 'none' (default: documents')")
     command.add_argument("--text-field", default="text", metavar="FIELD", help="field or column of the text (text)")
@@ -49,18 +51,39 @@ def _add_embed(commands) -> None:
     command.add_argument("--max-length", type=_positive, metavar="TOKENS", help="cut texts here (default: the model's)")
     command.add_argument("--mesh", metavar="SIZES", help="such as data=4,model=2 (default: rows over all accelerators)")
     command.add_argument("--part-rows", type=_positive, metavar="ROWS", help="rows of an output file")
+    command.add_argument("--max-rejected", type=_share, default=0.01, metavar="SHARE", help="of the rows (1%%)")
     command.add_argument("--progress", action=argparse.BooleanOptionalAction, help="a bar (default: on a terminal)")
+    command.add_argument("--dry-run", action="store_true", help="say what the job would be, and write nothing")
+    command.add_argument("--tokens-per-second", type=float, metavar="N", help="of a chip, for --dry-run; else measured")
+    _add_executor(command)
+
+
+def _add_executor(command: argparse.ArgumentParser) -> None:
+    group = command.add_argument_group("who does the work")
+    group.add_argument(
+        "--executor", choices=EXECUTORS, default="local", help="this process; each of many; Ray's actors"
+    )
+    group.add_argument("--processes", type=_positive, metavar="N", help="distributed: how many, if nothing tells")
+    group.add_argument("--process", type=_whole, metavar="I", help="distributed: which of them this is, from 0")
+    group.add_argument("--coordinator", metavar="HOST:PORT", help="distributed: of process 0, if nothing tells")
+    group.add_argument(
+        "--ray-address", metavar="ADDRESS", help="ray: of the cluster (default: found, or one made here)"
+    )
+    group.add_argument("--grace", type=_whole, default=30, metavar="SECONDS", help="after SIGTERM, for open parts (30)")
 
 
 def _add_verify(commands) -> None:
     command = _command(commands, "verify", "check every byte of a finished job; embed redoes what is damaged")
-    command.add_argument("out", type=Path, metavar="DIR", help="what embed wrote")
+    command.add_argument("out", metavar="DIR", help="what embed wrote")
+    command.add_argument("--sample", type=_positive, default=0, metavar="ROWS", help="embed so many again besides")
+    _add_model(command, None)
 
 
 def _add_search(commands) -> None:
     command = _command(commands, "search", "find the rows of a finished job nearest to a query")
-    command.add_argument("out", type=Path, metavar="DIR", help="what embed wrote")
+    command.add_argument("out", metavar="DIR", help="what embed wrote")
     command.add_argument("query")
+    command.add_argument("--dim", type=_positive, help="which of the job's heads (default: the first)")
     command.add_argument("-k", type=_positive, default=10, help="how many (10)")
     _add_model(command, None)
     command.add_argument("--prompt", metavar="NAME", help="put before the query, or 'none' (default: queries')")
@@ -87,3 +110,27 @@ def _positive(text: str) -> int:
     if not text.isdecimal() or int(text) < 1:
         raise argparse.ArgumentTypeError(f"{text!r} is not a whole number above 0")
     return int(text)
+
+
+def _whole(text: str) -> int:
+    if not text.isdecimal():
+        raise argparse.ArgumentTypeError(f"{text!r} is not a whole number")
+    return int(text)
+
+
+def _dims(text: str) -> tuple[int, ...]:
+    dims = tuple(_positive(item) for item in text.split(","))
+    if len(set(dims)) != len(dims):
+        raise argparse.ArgumentTypeError(f"{text!r} names a dimension twice")
+    return dims
+
+
+def _share(text: str) -> float:
+    """A share from "1%" or "0.01"."""
+    try:
+        share = float(text.removesuffix("%")) / (100 if text.endswith("%") else 1)
+    except ValueError:
+        share = -1.0
+    if not 0 <= share <= 1:
+        raise argparse.ArgumentTypeError(f"{text!r} is no share such as 1% or 0.01")
+    return share

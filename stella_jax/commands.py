@@ -12,9 +12,11 @@ import jax
 from stella_jax.demo import run_demo
 from stella_jax.embedder import Stella
 from stella_jax.errors import StellaError
+from stella_jax.job.hosts import Hosts, meet
 from stella_jax.job.rows import Fields
-from stella_jax.job.run import run_job
+from stella_jax.job.run import Running, run_job
 from stella_jax.job.settings import Settings, default_part_rows
+from stella_jax.job.stop import Stop, stopping_on_sigterm
 from stella_jax.job.verify import verify_job
 from stella_jax.layout import listed
 from stella_jax.search import Hit, Index
@@ -22,8 +24,9 @@ from stella_jax.search import Hit, Index
 
 def embed(arguments: Namespace) -> None:
     """`embed INPUT... --out DIR`: writes the job, ends with a line of its numbers."""
+    hosts = _hosts(arguments)
     _start_jax()
-    model = _load(arguments, dtype=arguments.dtype, mesh=arguments.mesh or _all_accelerators())
+    model = _load(arguments, arguments.dims or arguments.dim, arguments.dtype, arguments.mesh or _all_accelerators())
     if arguments.max_length:
         model.max_seq_length = arguments.max_length
     settings = Settings(
@@ -32,17 +35,22 @@ def embed(arguments: Namespace) -> None:
         normalize=arguments.normalize,
         part_rows=arguments.part_rows or default_part_rows(),
     )
-    progress = sys.stderr.isatty() if arguments.progress is None else arguments.progress
+    shown = sys.stderr.isatty() if arguments.progress is None else arguments.progress
+    running = Running(arguments.max_rejected, hosts, Stop(arguments.grace), shown)
     origin = {"model": _lasting(arguments.model), "revision": arguments.revision}
-    summary = run_job(model, origin, arguments.inputs, arguments.out, settings, progress)
+    with stopping_on_sigterm(running.stop):
+        summary = run_job(model, origin, arguments.inputs, arguments.out, settings, running)
     print(f"{arguments.out}: {summary}")
 
 
 def verify(arguments: Namespace) -> None:
     """`verify DIR`: says that all is well, or names every fault."""
-    verdict = verify_job(arguments.out)
+    if arguments.sample:
+        _start_jax()
+    verdict = verify_job(arguments.out, arguments.sample, arguments.model, arguments.revision)
     if not verdict.faults:
-        print(f"{arguments.out}: {verdict.rows} rows are whole: hashes, pages, counts, values and ids")
+        sampled = f"; {verdict.sampled} embedded again came out the same" if verdict.sampled else ""
+        print(f"{arguments.out}: {verdict.rows} rows are whole: hashes, pages, counts, values and ids{sampled}")
         return
     redo = f"run the embed command again: it redoes {listed(verdict.withdrawn)} alone." if verdict.withdrawn else ""
     raise StellaError("\n  ".join([f"{arguments.out} is damaged:", *verdict.faults, *([redo] if redo else [])]))
@@ -51,7 +59,7 @@ def verify(arguments: Namespace) -> None:
 def search(arguments: Namespace) -> None:
     """`search DIR QUERY`: prints rank, score, id and text of the nearest rows."""
     _start_jax()
-    index = Index.open(arguments.out, arguments.model, arguments.revision)
+    index = Index.open(arguments.out, arguments.model, arguments.revision, arguments.dim)
     prompt = _prompt(index.model, arguments.prompt) if arguments.prompt else None
     hits = index.search(arguments.query, arguments.k, prompt)
     texts = index.texts(hits)
@@ -63,14 +71,30 @@ def search(arguments: Namespace) -> None:
 def demo(arguments: Namespace) -> None:
     """`demo`: prints stella's own example."""
     _start_jax()
-    print(run_demo(_load(arguments), arguments.task))
+    print(run_demo(_load(arguments, arguments.dim), arguments.task))
 
 
 COMMANDS: dict[str, Callable[[Namespace], None]] = {"embed": embed, "verify": verify, "search": search, "demo": demo}
 
 
-def _load(arguments: Namespace, dtype: str | None = None, mesh: str | None = None) -> Stella:
-    return Stella.from_pretrained(arguments.model, arguments.dim, dtype, mesh, arguments.revision)
+def _load(
+    arguments: Namespace, dim: int | tuple[int, ...] | None, dtype: str | None = None, mesh: str | None = None
+) -> Stella:
+    return Stella.from_pretrained(arguments.model, dim, dtype, mesh, arguments.revision)
+
+
+def _hosts(arguments: Namespace) -> Hosts:
+    """Which process of how many this is; nothing of JAX may be used before."""
+    given = (arguments.coordinator, arguments.processes, arguments.process)
+    if arguments.executor != "distributed":
+        if any(value is not None for value in given):
+            raise StellaError("--processes, --process and --coordinator go with --executor distributed.")
+        return Hosts()
+    if (arguments.processes is None) != (arguments.process is None):
+        raise StellaError("--processes and --process go together.")
+    if arguments.process is not None and arguments.process >= arguments.processes:
+        raise StellaError(f"--process {arguments.process} is none of {arguments.processes}, counted from 0.")
+    return meet(*given)
 
 
 def _all_accelerators() -> str | None:

@@ -30,13 +30,12 @@ class Stella:
         self,
         checkpoint: Checkpoint,
         *,
-        dim: int | list[int] | tuple[int, ...] | None = None,
+        dim: int | tuple[int, ...] | None = None,
         dtype: str | None = None,
         mesh: Mesh | None = None,
     ):
         layout = checkpoint.layout
-        several = isinstance(dim, list | tuple) and dim
-        heads = tuple(layout.head(each) for each in (dim if several else [dim]))
+        heads = tuple(layout.head(each) for each in dim) if isinstance(dim, tuple) else (layout.head(dim),)
         mesh = mesh or make_mesh()
         check_mesh(mesh, layout.config)
         self.checkpoint = checkpoint
@@ -51,7 +50,7 @@ class Stella:
     def from_pretrained(
         cls,
         name_or_path: str | Path,
-        dim: int | list[int] | tuple[int, ...] | None = None,
+        dim: int | tuple[int, ...] | None = None,
         dtype: str | None = None,
         mesh: Mesh | str | None = None,
         revision: str | None = None,

@@ -8,9 +8,11 @@ from collections.abc import Callable
 from typing import Any
 
 from stella_jax.errors import StellaError
+from stella_jax.job.stop import Stopped
 
 FAILED = 1
 INTERRUPTED = 130  # as a shell reports SIGINT
+TERMINATED = 143  # SIGTERM
 PIPE_CLOSED = 141  # and SIGPIPE
 
 
@@ -33,6 +35,9 @@ def exit_code(program: str, work: Callable[[], None], when_interrupted: str = ""
     except KeyboardInterrupt:
         print(f"\n{program}: interrupted{when_interrupted}", file=sys.stderr)
         return INTERRUPTED
+    except Stopped:
+        print(f"{program}: stopped by SIGTERM{when_interrupted}", file=sys.stderr)
+        return TERMINATED
     except BrokenPipeError:
         # Whoever read has left, as `head` does; what is still buffered must not raise again at exit.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())

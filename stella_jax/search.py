@@ -11,13 +11,16 @@ import pyarrow.parquet as pq
 
 from stella_jax.embedder import Stella
 from stella_jax.errors import StellaError
-from stella_jax.fingerprint import fingerprint
-from stella_jax.job.location import Location
+from stella_jax.job.location import locate
 from stella_jax.job.manifest import read_manifest
+from stella_jax.job.model import load_model
 from stella_jax.job.plan import plan_parts
 from stella_jax.job.reader import Reader
 from stella_jax.job.rows import Fields, Row
 from stella_jax.job.source import Source, format_of
+from stella_jax.job.store import Store, open_store
+from stella_jax.job.write import column_of
+from stella_jax.layout import listed
 
 # Numbers of a block of embeddings in memory: 32 MiB.
 BLOCK = 2**23
@@ -39,27 +42,29 @@ class Index:
     job is one command.
     """
 
-    def __init__(self, out: Path, model: Stella, manifest: dict[str, Any]):
-        self._out = out
+    def __init__(self, store: Store, model: Stella, manifest: dict[str, Any]):
+        self._store = store
         self._manifest = manifest
         self.model = model
 
     @classmethod
-    def open(cls, out: Path, model_name: str | None = None, revision: str | None = None) -> "Index":
+    def open(
+        cls, out: str | Path, model_name: str | None = None, revision: str | None = None, dim: int | None = None
+    ) -> "Index":
         """Reads the manifest and loads the model that it names, or the same one from elsewhere.
 
+        Args:
+          dim: which of the job's heads; None is the first.
+
         Raises:
-          StellaError: the job is not complete, or the model is not the one that embedded it; says what differs.
+          StellaError: the job is not complete, has no such embeddings, or the model is not the one that embedded it.
         """
-        manifest = read_manifest(out)
-        name = model_name or manifest["model"]
-        revision = revision if model_name else manifest["revision"]
-        model = Stella.from_pretrained(name, dim=manifest["dim"], dtype=manifest["dtype"], revision=revision)
-        before, now = manifest["fingerprint"]["model"], fingerprint(model.checkpoint, model.runner.output.heads)
-        changed = [name for name in before | now if before.get(name) != now.get(name)]
-        if changed:
-            raise StellaError(f"{name} is not the model that embedded {out}: {', '.join(changed)} differ.")
-        return cls(out, model, manifest)
+        store = open_store(out)
+        manifest = read_manifest(store)
+        dims: list[int] = manifest["dims"]
+        if dim is not None and dim not in dims:
+            raise StellaError(f"{store} holds embeddings of {listed(dims)} numbers, none of {dim}.")
+        return cls(store, load_model(store, manifest, [dim or dims[0]], model_name, revision), manifest)
 
     def search(self, query: str, k: int, prompt: str | None = None) -> list[Hit]:
         """The k rows nearest to a query, nearest first and among equals in the corpus's order.
@@ -99,14 +104,17 @@ class Index:
 
     def _blocks(self, part: int) -> Iterator[tuple[pa.Array, np.ndarray]]:
         """A part's ids and embeddings [rows, dim], a block at a time."""
-        path = self._out / self._manifest["parts"][part]["file"]
-        dim = self._manifest["dim"]
+        path = f"{self._store}/{self._manifest['parts'][part]['file']}"
+        dim, column = self.model.dim, column_of(self.model.dim, self._manifest["dims"])
         try:
-            with pq.ParquetFile(path, page_checksum_verification=True) as file:
-                if file.schema_arrow.field("embedding").type != pa.list_(pa.float32(), dim):
+            with (
+                self._store.open(self._manifest["parts"][part]["file"]) as source,
+                pq.ParquetFile(source, page_checksum_verification=True) as file,
+            ):
+                if file.schema_arrow.field(column).type != pa.list_(pa.float32(), dim):
                     raise StellaError(f"{path} does not hold embeddings of {dim} numbers; it is another job's file.")
-                for batch in file.iter_batches(max(1, BLOCK // dim), columns=["id", "embedding"]):
-                    yield batch.column("id"), batch.column("embedding").flatten().to_numpy().reshape(-1, dim)
+                for batch in file.iter_batches(max(1, BLOCK // dim), columns=["id", column]):
+                    yield batch.column("id"), batch.column(column).flatten().to_numpy().reshape(-1, dim)
         except FileNotFoundError:
             raise StellaError(f"{path} is missing; run the embed command again to make it anew.") from None
         except PermissionError:
@@ -120,9 +128,10 @@ class Index:
 
 def _source(entry: dict[str, Any]) -> Source | None:
     """The input of this entry of the manifest, None where it has gone or changed."""
-    location = Location(entry["path"])
+    location = locate(entry["path"])
     try:
-        same = location.kind() == "file" and location.size() == entry["size"]
-    except (StellaError, OSError):
-        return None
-    return Source(entry["name"], location, format_of(location)) if same else None
+        if location.size() == entry["size"]:
+            return Source(entry["name"], location, format_of(location))
+    except (OSError, StellaError):
+        pass
+    return None

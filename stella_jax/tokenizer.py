@@ -15,7 +15,7 @@ UNKNOWN = "\U0001fa00"
 class Tokens(NamedTuple):
     """Token ids of one text, special tokens included, and whether its end was cut off."""
 
-    ids: list[int]
+    ids: Sequence[int]
     truncated: bool
 
 

@@ -12,7 +12,7 @@ import pytest
 import stella_jax
 from stella_jax.cli import main
 
-SHORT = ["--dim", "32", "--max-length", "8"]
+SHORT = ["--dim", "32", "--max-length", "8", "--max-rejected", "25%"]
 
 
 @pytest.fixture(autouse=True)
@@ -107,7 +107,9 @@ def test_a_model_is_found_again_from_elsewhere(corpus, tmp_path, monkeypatch):
         (["embed", "{corpus}", "--out", "out", "--max-length", "9999"], "max_seq_length 9999 must be a whole number"),
         (["embed", "{corpus}", "--out", "out", "--text-field", "body"], "no row of the inputs can be embedded;"),
         (["embed", "{corpus}", "--out", "."], ". exists and is not empty"),
-        (["embed", "{corpus}", "--out", "{corpus}/out"], "Not a directory."),
+        (["embed", "{corpus}", "--out", "out"], "1 of 4 rows cannot be embedded (25.00%), and --max-rejected allows"),
+        (["embed", "{corpus}", "--out", "out", "--processes", "2"], "go with --executor distributed."),
+        (["embed", "{corpus}", "--out", "{corpus}/out", *SHORT], "Not a directory."),
         (["search", "absent", "query"], "absent holds no embedding job"),
         (["demo", "--model", "."], "modules.json is missing"),
     ],

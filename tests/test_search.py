@@ -9,7 +9,7 @@ import pytest
 
 from stella_jax import Stella, StellaError, search
 from stella_jax.job.rows import Fields
-from stella_jax.job.run import run_job
+from stella_jax.job.run import Running, run_job
 from stella_jax.job.settings import Settings
 from stella_jax.search import Index
 
@@ -25,7 +25,7 @@ def job(tiny: Stella, tmp_path_factory: pytest.TempPathFactory) -> Path:
     (folder / "a.jsonl").write_text("\n".join([*lines[:3], "broken", *lines[3:7]]))
     (folder / "b.jsonl").write_text("\n".join(lines[7:]))
     settings = Settings(Fields(), prompt="", normalize=False, part_rows=4)
-    run_job(tiny, ORIGIN, [folder / "a.jsonl", folder / "b.jsonl"], folder / "out", settings)
+    run_job(tiny, ORIGIN, [folder / "a.jsonl", folder / "b.jsonl"], folder / "out", settings, Running(0.5))
     return folder
 
 
@@ -103,5 +103,5 @@ def test_only_the_model_that_embedded_may_search(job, copied, checkpoint_copy):
     tokenizer.write_text(tokenizer.read_text() + " ")
     with pytest.raises(StellaError, match=r"is not the model that embedded .*: tokenizer differ"):
         Index.open(copied, str(elsewhere))
-    with pytest.raises(StellaError, match="encoder, head, tokenizer, settings differ"):
+    with pytest.raises(StellaError, match="encoder, heads, tokenizer, settings differ"):
         Index.open(copied, str(checkpoint_copy()))

@@ -21,7 +21,7 @@ texts = st.text(st.characters(exclude_categories=["Cs"]))
 
 
 def ids(path: Path, text: str, max_length: int = LONG, **options) -> list[int]:
-    return Tokenizer(path, max_length=max_length, **options).encode([text])[0].ids
+    return list(Tokenizer(path, max_length=max_length, **options).encode([text])[0].ids)
 
 
 @BOTH

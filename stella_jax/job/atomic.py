@@ -1,39 +1,47 @@
 """Files that are there whole or not at all, whenever the process or the machine stops."""
 
 import errno
-import json
+import fcntl
 import os
+import uuid
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
+from io import BufferedIOBase
 from pathlib import Path
-from typing import Any, BinaryIO
 
 FULL = (errno.ENOSPC, errno.EDQUOT)
 
 
 @contextmanager
-def replacing(path: Path) -> Iterator[BinaryIO]:
-    """A file to write, which becomes `path` when the block ends well: first its bytes reach the disk, then its name.
+def replacing(path: Path) -> Iterator[BufferedIOBase]:
+    """A file to write and read, which becomes `path` when the block ends well: first the bytes reach the disk.
 
-    Where the block fails, it is removed and `path` is as it was; after a kill, `remove_leftovers` finds it.
+    Where the block fails, it is removed and `path` is as it was. It is locked for as long as its writer lives: that is
+    how `remove_leftovers` tells it from what a kill has left.
     """
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    temporary, file = _create(path)
     try:
-        with temporary.open("wb") as file:
+        with file:
             yield file
             file.flush()
             os.fsync(file.fileno())
-        os.replace(temporary, path)
+            os.replace(temporary, path)
         sync_directory(path.parent)
     except BaseException:
         temporary.unlink(missing_ok=True)
         raise
 
 
-def write_json(path: Path, value: Any) -> None:
-    """Writes a value as JSON, atomically; equal values give equal bytes."""
-    with replacing(path) as file:
-        file.write(json.dumps(value, indent=1).encode() + b"\n")
+def _create(path: Path) -> tuple[Path, BufferedIOBase]:
+    """A new file beside `path`, locked; another one where a removal came between the two."""
+    while True:
+        temporary = path.with_name(f".{path.name}.{uuid.uuid4().hex[:8]}.tmp")
+        file = temporary.open("xb+")
+        with suppress(OSError):  # not every file system has locks; leftovers stay there
+            fcntl.flock(file, fcntl.LOCK_SH)
+        if temporary.exists():
+            return temporary, file
+        file.close()
 
 
 def sync_directory(path: Path) -> None:
@@ -45,12 +53,14 @@ def sync_directory(path: Path) -> None:
         os.close(descriptor)
 
 
-def is_leftover(path: Path) -> bool:
-    return path.name.startswith(".") and path.name.endswith(".tmp")
+def is_leftover(name: str) -> bool:
+    return name.startswith(".") and name.endswith(".tmp")
 
 
 def remove_leftovers(folder: Path) -> None:
-    """Removes what killed processes were writing."""
+    """Removes what killed processes were writing, and nothing that a living one writes."""
     for path in folder.iterdir():
-        if is_leftover(path):
-            path.unlink(missing_ok=True)
+        if is_leftover(path.name):
+            with suppress(OSError), path.open("rb") as file:
+                fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                path.unlink()

@@ -15,10 +15,21 @@ class Span:
 
 @dataclass(frozen=True, slots=True)
 class Part:
-    """The unit of commit, retry and resume: one output file."""
+    """The unit of commit, retry and resume: one output file.
 
+    Attributes:
+      number: from 0, in the job.
+      start: the position of its first record, counting those of all inputs from 0.
+    """
+
+    number: int
     name: str
+    start: int
     spans: tuple[Span, ...]
+
+    @property
+    def records(self) -> int:
+        return sum(span.stop - span.start for span in self.spans)
 
     @property
     def file(self) -> str:
@@ -32,7 +43,7 @@ def plan_parts(records: Sequence[int], part_rows: int) -> list[Part]:
     """
     parts = _spans(records, part_rows)
     digits = max(5, len(str(len(parts) - 1)))  # names sort in the order of the parts
-    return [Part(f"part-{i:0{digits}}", spans) for i, spans in enumerate(parts)]
+    return [Part(i, f"part-{i:0{digits}}", i * part_rows, spans) for i, spans in enumerate(parts)]
 
 
 def _spans(records: Sequence[int], part_rows: int) -> list[tuple[Span, ...]]:

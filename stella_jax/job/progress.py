@@ -1,68 +1,175 @@
-"""What a person sees of a running job, and the numbers it ends with."""
+"""What a running job tells: a bar and a last line to people, progress.jsonl to programs and to the other processes."""
 
+import json
+import threading
 import time
+from collections.abc import Callable
+from contextlib import suppress
 from dataclasses import dataclass
+from datetime import UTC, datetime
+from typing import Any
 
 from tqdm import tqdm
 
 from stella_jax.batching import Batch
+from stella_jax.errors import StellaError
+from stella_jax.job.store import Store
+
+# Called often, by what may take long.
+Tick = Callable[[], object]
 
 
 @dataclass(frozen=True, slots=True)
 class Summary:
-    """Of one run: rows and tokens embedded by it, of a job that holds `job_rows` and has set `job_rejected` aside."""
+    """Of one run of one process: what it embedded, and what the job holds, where that is known.
+
+    Attributes:
+      rows: embedded by this run, as are `tokens`; `computed` counts padding too.
+      job_rows: rows that the complete job holds; None in other processes than the first.
+      job_rejected: rows that it has set aside.
+    """
 
     rows: int
     tokens: int
+    computed: int
     seconds: float
-    job_rows: int
-    job_rejected: int
+    job_rows: int | None
+    job_rejected: int | None
 
     def __str__(self) -> str:
+        now = f"{self.tokens} tokens in {self.seconds:.1f} s ({self.rows / self.seconds:.1f} texts/s, "
+        now += f"{self.tokens / self.seconds:.0f} tokens/s"
+        if self.job_rows is None:
+            return f"{self.rows} rows embedded by this process; {now})"
         held = f"{self.job_rows} rows embedded, {self.job_rejected} rejected"
         if not self.rows:
             return f"{held}; nothing was left to do"
-        now = f"{self.tokens} tokens in {self.seconds:.1f} s ({self.rows / self.seconds:.1f} texts/s, "
-        before = f"; {self.job_rows - self.rows} of the rows by earlier runs" if self.rows < self.job_rows else ""
-        return f"{held}; {now}{self.tokens / self.seconds:.0f} tokens/s{before})"
+        before = f"; {self.job_rows - self.rows} of the rows by other runs" if self.rows < self.job_rows else ""
+        return f"{held}; {now}{before})"
+
+
+def journal_name(process: int) -> str:
+    return f"progress-{process}.jsonl" if process else "progress.jsonl"
 
 
 class Progress:
-    """A bar over a job's rows with texts/s and tokens/s, and the counts behind it.
+    """The counts of one process, and whom they are told.
 
     Args:
-      total: rows of the job.
-      done: those that earlier runs have dealt with.
-      shown: whether there is a bar; the counts are kept all the same.
+      store: where the journal goes, once `journal` is called.
+      process: its number among those of the job.
+      shown: whether there is a bar on stderr.
     """
 
-    def __init__(self, total: int, done: int, shown: bool):
-        self._bar = tqdm(total=total, initial=done, unit=" texts", disable=not shown, dynamic_ncols=True)
+    def __init__(self, store: Store, process: int = 0, shown: bool = False):
+        self.rows = self.tokens = self.computed = self.parts = 0
+        self._store = store
+        self._process = process
+        self._shown = shown
+        self._bar = tqdm(desc="reading", unit=" rows", disable=not shown, leave=False)
         self._begin = time.perf_counter()
-        self.rows = 0
-        self.tokens = 0
-
-    @property
-    def seconds(self) -> float:
-        return time.perf_counter() - self._begin
-
-    def embedded(self, batch: Batch) -> None:
-        """A batch is done."""
-        self.tokens += batch.tokens
-        self.rows += len(batch.texts)
-        self._bar.set_postfix_str(f"{self.tokens / self.seconds:.0f} tokens/s", refresh=False)
-        self._bar.update(len(batch.texts))
-
-    def rejected(self, rows: int) -> None:
-        """These rows are set aside before the encoder."""
-        self._bar.update(rows)
-
-    def summary(self, totals: dict[str, int]) -> Summary:
-        """The counts of this run beside the totals of the job."""
-        return Summary(self.rows, self.tokens, self.seconds, totals["rows"], totals["rejected"])
+        self._total = self._passed = 0
+        self._open: list[str] = []
+        self._phase = "planning"
+        self._journal = False
+        self._written = float("-inf")
+        self._lock = threading.Lock()  # parts are opened by the thread that reads them
 
     def __enter__(self) -> "Progress":
         return self
 
     def __exit__(self, *raised: object) -> None:
         self._bar.close()
+
+    @property
+    def seconds(self) -> float:
+        """Since `begin`."""
+        return time.perf_counter() - self._begin
+
+    def journal(self) -> None:
+        """Begins to write lines into the job's folder, which is there."""
+        self._journal = True
+        self._line(0)
+
+    def tick(self) -> None:
+        """A row has been read."""
+        self._bar.update()
+        self._line(self._store.journal_seconds)
+
+    def begin(self, total: int, done: int, phase: str = "embedding") -> None:
+        """From here on parts are embedded: of `total` rows, `done` are there already."""
+        self._bar.close()
+        self._bar = tqdm(total=total, initial=done, unit=" texts", disable=not self._shown, dynamic_ncols=True)
+        self._total, self._passed, self._phase = total, done, phase
+        self._begin = time.perf_counter()
+        self._line(0)
+
+    def opened(self, part: str) -> None:
+        """A part is being read."""
+        with self._lock:
+            self._open.append(part)
+        self._line(self._store.journal_seconds / 5)
+
+    def embedded(self, batch: Batch) -> None:
+        """A batch is done."""
+        self.tokens += batch.tokens
+        self.computed += batch.rows * batch.length
+        self.rows += len(batch.texts)
+        self._bar.set_postfix_str(f"{self.tokens / self.seconds:.0f} tokens/s", refresh=False)
+        self._pass(len(batch.texts))
+        self._line(self._store.journal_seconds)
+
+    def rejected(self, rows: int) -> None:
+        """These rows are set aside before the encoder."""
+        self._pass(rows)
+
+    def committed(self, part: str) -> None:
+        """A part is finished."""
+        self.parts += 1
+        with self._lock:
+            self._open.remove(part)
+        self._line(self._store.journal_seconds / 5)
+
+    def waiting(self) -> None:
+        """Others work, this process has nothing to do."""
+        self._phase = "waiting"
+        self._line(self._store.journal_seconds)
+
+    def end(self, phase: str, totals: dict[str, int] | None = None) -> Summary:
+        """Ends the journal; the counts of this run beside the totals of the job, where they are known."""
+        self._phase = phase
+        self._open.clear()
+        self._line(0)
+        job = (totals["rows"], totals["rejected"]) if totals else (None, None)
+        return Summary(self.rows, self.tokens, self.computed, self.seconds, *job)
+
+    def _pass(self, rows: int) -> None:
+        self._passed += rows
+        self._bar.update(rows)
+
+    def _line(self, least_seconds: float) -> None:
+        """Writes a line, if there was none for so long."""
+        with self._lock:
+            now = time.monotonic()
+            if self._journal and now - self._written >= least_seconds:
+                self._written = now
+                # A line that is lost is no reason to lose the job.
+                with suppress(OSError, StellaError):
+                    self._store.append(journal_name(self._process), json.dumps(self._fields()).encode() + b"\n")
+
+    def _fields(self) -> dict[str, Any]:
+        rate = self._passed and self.rows / self.seconds
+        return {
+            "time": datetime.now(UTC).isoformat(timespec="milliseconds"),
+            "process": self._process,
+            "phase": self._phase,
+            "open": self._open,
+            "parts": self.parts,
+            "rows": self.rows,
+            "rows_left": self._total - self._passed,
+            "tokens": self.tokens,
+            "seconds": round(self.seconds, 3),
+            "tokens_per_second": round(self.tokens / self.seconds, 1),
+            "padding_share": round(1 - self.tokens / self.computed, 4) if self.computed else None,
+            "eta_seconds": round((self._total - self._passed) / rate, 1) if rate else None,
+        }

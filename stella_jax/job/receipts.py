@@ -6,24 +6,31 @@ of them, so keeping them means that a part found damaged or missing later is red
 byte for byte; and removing them would be one more step that a kill could leave half done.
 """
 
-import json
 from collections.abc import Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, dataclass
-from pathlib import Path
+from functools import partial
 from typing import Any
 
 from stella_jax.errors import StellaError
-from stella_jax.job.atomic import write_json
 from stella_jax.job.plan import Part
 from stella_jax.job.rows import Rejected
+from stella_jax.job.store import Store
 
 FOLDER = "receipts"
+
+# Receipts read at once: a store takes tens of milliseconds for each.
+READERS = 16
 
 
 @dataclass(frozen=True, slots=True)
 class Receipt:
-    """What became of a part: its rows and tokens, its file's size and hash, and the rows that are not in it."""
+    """What became of a part: its rows and tokens, its file's size and hash, and the rows that are not in it.
 
+    `job` is the job's key: a process of a job that was here before, and still lives, cannot pass its part off.
+    """
+
+    job: str
     part: str
     rows: int
     tokens: int
@@ -32,49 +39,61 @@ class Receipt:
     rejected: tuple[Rejected, ...]
 
 
-def write_receipt(out: Path, receipt: Receipt) -> None:
+def write_receipt(store: Store, receipt: Receipt) -> None:
     """Commits a part, whose file is there already."""
     fields = asdict(receipt) | {"rejected": [rejected_fields(row) for row in receipt.rejected]}
-    write_json(_path(out, receipt.part), fields)
+    store.write_json(_name(receipt.part), fields)
 
 
-def read_receipt(out: Path, part: str) -> Receipt | None:
+def read_receipt(store: Store, part: str) -> Receipt | None:
     """The part's receipt, None where there is none."""
-    path = _path(out, part)
-    if not path.exists():
+    name = _name(part)
+    if store.size(name) is None:
         return None
     try:
-        fields = json.loads(path.read_bytes())
+        fields = store.read_json(name)
         rejected = (Rejected(row["input"], row["row"], row["id"], row["reason"]) for row in fields.pop("rejected"))
         return Receipt(**fields, rejected=tuple(rejected))
-    except (ValueError, TypeError, KeyError, AttributeError) as error:
-        raise StellaError(f"{path} is damaged ({error!r}); remove it, and the part is embedded again.") from error
+    except (StellaError, TypeError, KeyError, AttributeError) as error:
+        reason = f"{store}/{name} is damaged ({error!r})"
+        raise StellaError(f"{reason}; remove it, and the part is embedded again.") from error
 
 
-def withdraw_receipt(out: Path, part: str) -> None:
+def has_receipt(store: Store, part: Part) -> bool:
+    return store.size(_name(part.name)) is not None
+
+
+def withdraw_receipt(store: Store, part: str) -> None:
     """Makes a part count as not done."""
-    _path(out, part).unlink(missing_ok=True)
+    store.remove(_name(part))
 
 
-def survey(out: Path, parts: Sequence[Part]) -> tuple[list[Part], int]:
-    """The parts that are not done, in order, and how many rows the others dealt with."""
-    missing, rows = [], 0
-    for part in parts:
-        receipt = read_receipt(out, part.name)
-        if receipt is not None and _has_size(out / part.file, receipt.size):
-            rows += receipt.rows + len(receipt.rejected)
-        else:
-            missing.append(part)
-    return missing, rows
+def missing(store: Store, parts: Sequence[Part]) -> list[Part]:
+    """The parts without a receipt, in order."""
+    there = store.sizes(FOLDER)
+    return [part for part in parts if f"{part.name}.json" not in there]
 
 
-def receipts(out: Path, parts: Sequence[Part]) -> Iterator[Receipt]:
-    """The receipts of finished parts, in order, one at a time."""
-    for part in parts:
-        receipt = read_receipt(out, part.name)
+def withdraw_unsound(store: Store, job: str, parts: Sequence[Part]) -> None:
+    """Withdraws the receipts of parts whose file is not there in the size that it was written in, or of another job."""
+    there, files = store.sizes(FOLDER), store.sizes()
+    found = [part for part in parts if f"{part.name}.json" in there]
+    for part, receipt in zip(found, _read_all(store, found), strict=True):
+        if receipt is not None and (receipt.job != job or files.get(part.file) != receipt.size):
+            withdraw_receipt(store, part.name)
+
+
+def receipts(store: Store, parts: Sequence[Part]) -> Iterator[Receipt]:
+    """The receipts of finished parts, in order."""
+    for part, receipt in zip(parts, _read_all(store, parts), strict=True):
         if receipt is None:
-            raise StellaError(f"{_path(out, part.name)} has gone; run the job again.")
+            raise StellaError(f"{store}/{_name(part.name)} has gone; run the job again.")
         yield receipt
+
+
+def _read_all(store: Store, parts: Sequence[Part]) -> Iterator[Receipt | None]:
+    with ThreadPoolExecutor(READERS) as pool:
+        yield from pool.map(partial(read_receipt, store), (part.name for part in parts))
 
 
 def summary(receipt: Receipt) -> dict[str, Any]:
@@ -93,9 +112,5 @@ def rejected_fields(row: Rejected) -> dict[str, object]:
     return {"input": row.input, "row": row.number, "id": row.id, "reason": row.reason}
 
 
-def _has_size(path: Path, size: int) -> bool:
-    return path.is_file() and path.stat().st_size == size
-
-
-def _path(out: Path, part: str) -> Path:
-    return out / FOLDER / f"{part}.json"
+def _name(part: str) -> str:
+    return f"{FOLDER}/{part}.json"

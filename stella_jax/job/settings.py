@@ -12,7 +12,6 @@ from stella_jax import __version__
 from stella_jax.embedder import Stella
 from stella_jax.fingerprint import fingerprint
 from stella_jax.job.rows import Fields
-from stella_jax.job.scan import Scan
 
 # Rows in a part. A part is what a kill can cost, and its last batch of each length is half empty: on a CPU, with small
 # batches, parts can be small (the 434M encoder takes half an hour for one); elsewhere only large ones fill batches.
@@ -42,10 +41,10 @@ def default_part_rows() -> int:
     return PART_ROWS.get(jax.default_backend(), DEFAULT_PART_ROWS)
 
 
-def job_fingerprint(model: Stella, scan: Scan, settings: Settings) -> dict[str, Any]:
-    """Everything that the bytes of the output follow from, as JSON values."""
+def fingerprint_of(model: Stella, settings: Settings) -> dict[str, Any]:
+    """Everything but the inputs that the bytes of the output follow from, as JSON values."""
     return {
-        "dim": model.dim,
+        "dims": list(model.runner.dims),
         "dtype": model.dtype,
         "max_seq_length": model.max_seq_length,
         "prompt": settings.prompt,
@@ -54,11 +53,16 @@ def job_fingerprint(model: Stella, scan: Scan, settings: Settings) -> dict[str, 
         "id_field": settings.fields.id,
         "part_rows": settings.part_rows,
         "model": fingerprint(model.checkpoint, model.runner.output.heads),
-        "inputs": [{"name": i.source.name, "size": i.size, "sha256": i.sha256} for i in scan.inputs],
         "platform": model.platform,
         "model_axis": model.mesh.shape["model"],  # of the mesh; the other axis leaves the bits as they are
         "versions": {"stella_jax": __version__} | {name: version(name) for name in ("jax", "tokenizers", "pyarrow")},
     }
+
+
+def settings_of(fingerprint: dict[str, Any]) -> Settings:
+    """The settings that a job was begun with."""
+    fields = Fields(fingerprint["text_field"], fingerprint["id_field"])
+    return Settings(fields, fingerprint["prompt"], fingerprint["normalize"], fingerprint["part_rows"])
 
 
 def differences(before: Any, now: Any, name: str = "") -> Iterator[str]:
@@ -76,7 +80,8 @@ def differences(before: Any, now: Any, name: str = "") -> Iterator[str]:
 def _shown(value: Any) -> str:
     """A value in an error: a list by its names, a hash by its start."""
     if isinstance(value, list):
-        return f"{len(value)} ({', '.join(str(item['name']) for item in value[:3])}{', ...' if len(value) > 3 else ''})"
+        names = [str(item["name"] if isinstance(item, dict) else item) for item in value]
+        return f"{len(value)} ({', '.join(names[:3])}{', ...' if len(value) > 3 else ''})"
     if isinstance(value, str) and HASH.fullmatch(value):
         return value[:12]
     return "nothing" if value is None else repr(value)

@@ -97,6 +97,11 @@ class Source:
             sha256 = hashlib.file_digest(file, "sha256").hexdigest()
             return file.tell(), sha256
 
+    @property
+    def leaps(self) -> bool:
+        """Whether an offset is reached without reading all that lies before it."""
+        return self.format.seeks and not self.location.name.lower().endswith(".gz")
+
     def row(self, number: int, record: Any, fields: Fields) -> Row | Rejected | None:
         """The row of record `number` (from 1), why it is none, or None where the record is blank."""
         try:

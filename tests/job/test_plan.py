@@ -2,8 +2,7 @@
 
 import json
 import tracemalloc
-from collections.abc import Sequence
-from itertools import accumulate
+from collections.abc import Iterable
 from pathlib import Path
 
 import numpy as np
@@ -14,17 +13,27 @@ from hypothesis import strategies as st
 from stella_jax import StellaError
 from stella_jax.job import duplicates
 from stella_jax.job.duplicates import Duplicates
+from stella_jax.job.job import Job, open_job
 from stella_jax.job.plan import Span, plan_parts
-from stella_jax.job.reader import Reader, read_part
+from stella_jax.job.progress import Progress
+from stella_jax.job.reader import Reader
 from stella_jax.job.rows import Fields, Rejected, Row
 from stella_jax.job.scan import Scan, scan_sources
+from stella_jax.job.settings import Settings
 from stella_jax.job.source import open_sources
+from stella_jax.job.store import open_store
 
 FIELDS = Fields()
 
 
 def scan(tmp_path: Path, *paths: Path) -> Scan:
-    return scan_sources(open_sources(paths, FIELDS), FIELDS, tmp_path)
+    return scan_sources(open_sources(paths, FIELDS), FIELDS, 3, tmp_path, lambda: None)
+
+
+def planned(folder: Path, part_rows: int, *paths: Path) -> Job:
+    """The job over these files, planned into a folder beside them."""
+    store = open_store(folder / "out")
+    return open_job(store, paths, Settings(FIELDS, "", False, part_rows), {}, 1.0, Progress(store))
 
 
 def write_rows(path: Path, *rows: dict | None) -> Path:
@@ -116,13 +125,14 @@ def test_a_scan_counts_and_hashes(tmp_path):
     a = write_rows(tmp_path / "a.jsonl", {"text": "one"}, None, {"text": 2}, {"text": "three"})
     b = write_rows(tmp_path / "b.jsonl")
     with scan(tmp_path, a, b) as found:
-        assert [(i.source.name, i.records, i.rows, i.size) for i in found.inputs] == [
-            ("a.jsonl", 4, 3, a.stat().st_size),
-            ("b.jsonl", 0, 0, 0),
+        assert [(i.records, i.rows, i.faulty, i.size) for i in found.inputs] == [
+            (4, 3, 1, a.stat().st_size),
+            (0, 0, 0, 0),
         ]
+        assert found.parts["rows"].tolist() == [2, 1]
+        assert found.parts["offset"].tolist() == [0, a.read_text().index('{"text": "three"}')]
+        assert found.parts["digest"][0].tobytes() != found.parts["digest"][1].tobytes()
         assert found.inputs[1].sha256 == "e3b0c44298fc1c149afbf4c8996fb92427ae41e4649b934ca495991b7852b855"
-        assert found.rows == 3
-        assert found.offsets == (0, 4, 4)
 
 
 @pytest.mark.parametrize(
@@ -135,9 +145,10 @@ def test_a_job_without_a_sound_row_is_refused(tmp_path, rows, sentence):
     assert str(error.value).endswith(sentence)
 
 
-def read_all(found: Scan, parts: Sequence) -> list:
-    reader = Reader({i: scanned.source for i, scanned in enumerate(found.inputs)}, FIELDS)
-    return [row for part in parts for row in read_part(reader, found, part)]
+def read_all(job: Job, parts: Iterable[int] | None = None) -> list:
+    reader = Reader(dict(enumerate(job.sources)), FIELDS)
+    numbers = range(len(job.parts)) if parts is None else parts
+    return [row for number in numbers for row in job.read(reader, job.parts[number])]
 
 
 @pytest.mark.parametrize("part_rows", [1, 2, 3, 100])
@@ -146,15 +157,15 @@ def test_the_second_of_two_equal_ids_is_rejected(tmp_path, part_rows):
         tmp_path / "a.jsonl", {"id": 1, "text": None}, None, {"id": 1, "text": "a"}, {"id": "1", "text": "b"}
     )
     b = write_rows(tmp_path / "b.jsonl", {"id": 2, "text": "c"}, {"id": 1, "text": "d"})
-    with scan(tmp_path, a, b) as found:
-        parts = plan_parts([i.records for i in found.inputs], part_rows)
-        assert read_all(found, parts) == [
-            Rejected("a.jsonl", 1, "1", "text is null, not a string"),
-            Row("a.jsonl", 3, "1", "a"),
-            Rejected("a.jsonl", 4, "1", "duplicate id, first seen at a.jsonl:3"),
-            Row("b.jsonl", 1, "2", "c"),
-            Rejected("b.jsonl", 2, "1", "duplicate id, first seen at a.jsonl:3"),
-        ]
+    job = planned(tmp_path, part_rows, a, b)
+    assert job.fields["rejected"] == 3
+    assert read_all(job) == [
+        Rejected("a.jsonl", 1, "1", "text is null, not a string"),
+        Row("a.jsonl", 3, "1", "a"),
+        Rejected("a.jsonl", 4, "1", "duplicate id, first seen at a.jsonl:3"),
+        Row("b.jsonl", 1, "2", "c"),
+        Rejected("b.jsonl", 2, "1", "duplicate id, first seen at a.jsonl:3"),
+    ]
 
 
 @given(st.lists(st.integers(0, 9), min_size=1, max_size=4), st.integers(1, 7), st.data())
@@ -165,20 +176,27 @@ def test_any_parts_in_any_order_read_what_is_theirs(tmp_path_factory, counts, pa
     texts = [f"{i}:{j}" for i, count in enumerate(counts) for j in range(count)]
     if not texts:
         return
-    with scan(folder, *paths) as found:
-        parts = plan_parts(counts, part_rows)
-        starts = [*accumulate((sum(s.stop - s.start for s in part.spans) for part in parts), initial=0)]
-        chosen = data.draw(st.lists(st.integers(0, len(parts) - 1), max_size=6))
-        rows = read_all(found, [parts[i] for i in chosen])
-    assert [row.text for row in rows] == [text for i in chosen for text in texts[starts[i] : starts[i + 1]]]
+    job = planned(folder, part_rows, *paths)
+    chosen = data.draw(st.lists(st.integers(0, len(job.parts) - 1), max_size=6))
+    expected = [text for i in chosen for text in texts[i * part_rows : (i + 1) * part_rows]]
+    assert [row.text for row in read_all(job, chosen)] == expected
 
 
 def test_an_input_that_became_shorter_is_noticed(tmp_path):
     path = write_rows(tmp_path / "a.jsonl", {"text": "a"}, {"text": "b"})
-    with scan(tmp_path, path) as found:
-        write_rows(path, {"text": "a"})
-        with pytest.raises(StellaError, match="has become shorter"):
-            read_all(found, plan_parts([2], 5))
+    job = planned(tmp_path, 5, path)
+    write_rows(path, {"text": "a"})
+    with pytest.raises(StellaError, match="has become shorter"):
+        read_all(job)
+
+
+def test_an_input_that_changed_under_way_is_noticed(tmp_path):
+    path = write_rows(tmp_path / "a.jsonl", *({"text": f"text {i}"} for i in range(9)))
+    job = planned(tmp_path, 3, path)
+    path.write_text(path.read_text().replace("text 4", "Text 4"))
+    assert len(read_all(job, [0, 2])) == 6
+    with pytest.raises(StellaError, match=r"the rows of part-00001 in .*a\.jsonl are not those that the job was"):
+        read_all(job, [1])
 
 
 def test_a_large_plan_is_quick_and_small():

@@ -16,8 +16,9 @@ import pytest
 
 from stella_jax import Stella, StellaError
 from stella_jax.job.rows import Fields
-from stella_jax.job.run import run_job
+from stella_jax.job.run import Running, run_job
 from stella_jax.job.settings import Settings
+from stella_jax.runner import Runner
 
 # One to nine words, cut at eight tokens, so that one shape is compiled.
 WORDS = ["fog", "law", "owl", "sea", "ink", "jam", "elm", "oak", "ash", "bee", "cow"]
@@ -37,11 +38,13 @@ def corpus(tmp_path: Path) -> list[Path]:
 
 
 def embed(tiny: Stella, corpus: list[Path], out: Path, settings: Settings = SETTINGS):
-    return run_job(tiny, ORIGIN, corpus, out, settings)
+    return run_job(tiny, ORIGIN, corpus, out, settings, Running(max_rejected=0.9))
 
 
 def content(out: Path) -> dict[str, bytes]:
-    return {str(path.relative_to(out)): path.read_bytes() for path in sorted(out.rglob("*")) if path.is_file()}
+    """What must be the same: everything but the journal, which tells the time."""
+    files = (path for path in sorted(out.rglob("*")) if path.is_file() and not path.name.startswith("progress"))
+    return {str(path.relative_to(out)): path.read_bytes() for path in files}
 
 
 def table(out: Path) -> pa.Table:
@@ -127,14 +130,14 @@ def test_a_part_without_a_sound_row(tiny, tmp_path):
 
 
 def test_nan_is_never_written(tiny, corpus, tmp_path, monkeypatch):
-    sound = Stella.embed_tokens
+    sound = Runner.stream
 
-    def spoiled(self, tokens, *args, **options):
-        embeddings = sound(self, tokens, *args, **options)
-        embeddings[1, 5] = np.nan
-        return embeddings
+    def spoiled(self, *args, **options):
+        for number, embeddings in sound(self, *args, **options):
+            embeddings[0][1, 5] = np.nan
+            yield number, embeddings
 
-    monkeypatch.setattr(Stella, "embed_tokens", spoiled)
+    monkeypatch.setattr(Runner, "stream", spoiled)
     embed(tiny, corpus, tmp_path / "out")
     assert np.isfinite(vectors(tmp_path / "out")).all()
     rejected = [json.loads(line) for line in (tmp_path / "out" / "rejected.jsonl").read_text().splitlines()]
@@ -179,7 +182,7 @@ def test_other_settings_or_inputs_are_refused_by_name(tiny, corpus, tmp_path):
         embed(tiny, corpus[:1], out)
     other = Stella.from_pretrained("tiny", dim=64)
     other.max_seq_length = 8
-    with pytest.raises(StellaError, match=r"dim was 32, is 64; model.heads.32 was [0-9a-f]{12}, is nothing;"):
+    with pytest.raises(StellaError, match=r"dims\[0\] was 32, is 64; model.heads.32 was [0-9a-f]{12}, is nothing;"):
         embed(other, corpus, out)
     corpus[1].write_text(corpus[1].read_text() + "\n")
     with pytest.raises(StellaError, match=r"inputs\[1\].size was \d+, is \d+; inputs\[1\].sha256 was"):
@@ -232,13 +235,13 @@ def stop_at_every(name: str, run: Callable[[Path], object], tmp_path: Path, erro
 @pytest.mark.parametrize("name", ["fsync", "replace"])
 def test_killed_at_any_step_it_ends_with_the_same_bytes(tiny, corpus, tmp_path, name):
     steps = stop_at_every(name, lambda out: embed(tiny, corpus, out), tmp_path, Killed(), tidy=False)
-    files = 1 + 5 * 2 + 2  # job.json; a part file and a receipt each; rejected.jsonl and the manifest
+    files = 3 + 5 * 2 + 2  # the plan and job.json; a part file and a receipt each; rejected.jsonl and the manifest
     assert steps == (files if name == "replace" else 2 * files)
 
 
 def test_a_full_disk_at_any_step(tiny, corpus, tmp_path):
     full = OSError(errno.ENOSPC, "No space left on device")
-    assert stop_at_every("fsync", lambda out: embed(tiny, corpus, out), tmp_path, full, tidy=True) == 26
+    assert stop_at_every("fsync", lambda out: embed(tiny, corpus, out), tmp_path, full, tidy=True) == 30
 
 
 def test_a_full_disk_is_told_in_a_sentence(tiny, corpus, tmp_path, monkeypatch):
@@ -276,7 +279,7 @@ import os, signal, sys
 from stella_jax.cli import main
 real, calls = os.replace, iter(range(100))
 def replace(*paths):
-    if next(calls) == 5:
+    if next(calls) == 7:
         os.kill(os.getpid(), signal.SIGKILL)
     return real(*paths)
 os.replace = replace
@@ -287,6 +290,7 @@ main(sys.argv[1:])
 def test_a_process_killed_for_real(tiny, corpus, tmp_path):
     out = tmp_path / "out"
     command = [*map(str, corpus), "--out", str(out), "--part-rows", "3", "--dim", "32", "--max-length", "8"]
+    command += ["--max-rejected", "90%"]
     script = [sys.executable, "-c", KILLED, "embed"]
     environment = os.environ | {"JAX_COMPILATION_CACHE_DIR": str(tmp_path / "cache")}
     ended = subprocess.run([*script, *command], env=environment, capture_output=True, text=True, check=False)
@@ -301,12 +305,16 @@ def test_a_process_killed_for_real(tiny, corpus, tmp_path):
 def test_no_more_than_a_part_is_held_at_once(tiny, tmp_path, monkeypatch):
     (tmp_path / "a.txt").write_text("owl\n" * 40)
     held = []
-    sound = Stella.embed_tokens
+    sound = Runner.stream
 
-    def counted(self, tokens, *args, **options):
-        held.append(len(tokens))
-        return sound(self, tokens, *args, **options)
+    def counted(self, groups, *args, **options):
+        def each():
+            for tokens in groups:
+                held.append(len(tokens))
+                yield tokens
 
-    monkeypatch.setattr(Stella, "embed_tokens", counted)
+        return sound(self, each(), *args, **options)
+
+    monkeypatch.setattr(Runner, "stream", counted)
     embed(tiny, [tmp_path / "a.txt"], tmp_path / "out", Settings(Fields(), prompt="", normalize=False, part_rows=16))
     assert held == [16, 16, 8]

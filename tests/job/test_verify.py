@@ -11,8 +11,9 @@ import pytest
 from stella_jax import Stella, StellaError
 from stella_jax.job.manifest import read_manifest
 from stella_jax.job.rows import Fields
-from stella_jax.job.run import run_job
+from stella_jax.job.run import Running, run_job
 from stella_jax.job.settings import Settings
+from stella_jax.job.store import open_store
 from stella_jax.job.verify import verify_job
 from stella_jax.job.write import write_part
 
@@ -30,14 +31,16 @@ def corpus(tmp_path: Path) -> list[Path]:
 @pytest.fixture
 def embed(tiny: Stella, corpus: list[Path], tmp_path: Path) -> Callable[[], Path]:
     def run() -> Path:
-        run_job(tiny, {"model": "tiny", "revision": None}, corpus, tmp_path / "out", SETTINGS)
+        running = Running(max_rejected=0.5)
+        run_job(tiny, {"model": "tiny", "revision": None}, corpus, tmp_path / "out", SETTINGS, running)
         return tmp_path / "out"
 
     return run
 
 
 def content(out: Path) -> dict[str, bytes]:
-    return {str(path.relative_to(out)): path.read_bytes() for path in out.rglob("*") if path.is_file()}
+    files = (path for path in out.rglob("*") if path.is_file() and not path.name.startswith("progress"))
+    return {str(path.relative_to(out)): path.read_bytes() for path in files}
 
 
 def flip(path: Path) -> None:
@@ -88,8 +91,8 @@ def forge(out: Path, change: Callable[[dict[str, list]], object]) -> None:
     table = pq.read_table(out / "part-00000.parquet")
     columns = table.to_pydict()
     change(columns)
-    size, sha256 = write_part(out / "part-00000.parquet", table.from_pydict(columns, table.schema))
-    manifest = read_manifest(out)
+    size, sha256 = write_part(open_store(out), "part-00000.parquet", table.from_pydict(columns, table.schema))
+    manifest = read_manifest(open_store(out))
     manifest["parts"][0] |= {"size": size, "sha256": sha256}
     (out / "manifest.json").write_text(json.dumps(manifest))
     receipt = json.loads((out / "receipts/part-00000.json").read_text()) | {"size": size, "sha256": sha256}

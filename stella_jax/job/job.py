@@ -1,0 +1,265 @@
+"""A job: what it is (`job.json`), which parts it is cut into (`plan/`), and which of them are done (`receipts/`)."""
+
+import hashlib
+import json
+import time
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from stella_jax.errors import StellaError
+from stella_jax.job import plan_files, receipts
+from stella_jax.job.lookout import PATIENCE, Lookout
+from stella_jax.job.plan import Part, plan_parts
+from stella_jax.job.plan_files import PlanFiles, write_plan
+from stella_jax.job.progress import Progress, journal_name
+from stella_jax.job.reader import Reader
+from stella_jax.job.rows import Rejected, Row
+from stella_jax.job.scan import RowsDigest, Scan, scan_sources
+from stella_jax.job.settings import Settings, differences, settings_of
+from stella_jax.job.source import Source, open_sources
+from stella_jax.job.store import Store
+from stella_jax.layout import listed
+
+JOB = "job.json"
+FOLDERS = (receipts.FOLDER, plan_files.FOLDER)
+POLL_SECONDS = 1.0
+
+
+@dataclass(frozen=True, slots=True)
+class Job:
+    """A planned job.
+
+    Attributes:
+      fields: what job.json holds.
+      plan: what is known of each part.
+    """
+
+    store: Store
+    sources: tuple[Source, ...]
+    settings: Settings
+    fields: dict[str, Any]
+    parts: tuple[Part, ...]
+    plan: PlanFiles
+
+    @property
+    def fingerprint(self) -> dict[str, Any]:
+        return self.fields["fingerprint"]
+
+    @property
+    def key(self) -> str:
+        """Tells this job from every other."""
+        return hashlib.sha256(json.dumps(self.fingerprint, sort_keys=True).encode()).hexdigest()[:16]
+
+    def missing(self) -> list[Part]:
+        """The parts that are not done, in order."""
+        return receipts.missing(self.store, self.parts)
+
+    def read(self, reader: Reader, part: Part) -> list[Row | Rejected]:
+        """A part's rows in order, those among them rejected whose id came before.
+
+        Raises:
+          StellaError: they are not the rows that the job was planned with.
+        """
+        entry, repeats = self.plan.entry(part.number), self.plan.repeats(part.number)
+        items: list[Row | Rejected] = []
+        digest = RowsDigest()
+        for position, row in self._rows(reader, part, int(entry["offset"])):
+            digest.add(row)
+            if position in repeats:
+                first = self._where(repeats[position])
+                row = Rejected(row.input, row.number, row.id, f"duplicate id, first seen at {first}")
+            items.append(row)
+        if digest.digest() != entry["digest"].tobytes():
+            names = ", ".join(str(self.sources[span.input].location) for span in part.spans)
+            raise StellaError(
+                f"the rows of {part.name} in {names} are not those that the job was planned with; put the input back "
+                "as it was, or choose another directory."
+            )
+        return items
+
+    def _rows(self, reader: Reader, part: Part, offset: int) -> Iterator[tuple[int, Row | Rejected]]:
+        """A part's rows with their positions."""
+        position = part.start
+        for i, span in enumerate(part.spans):
+            begins = 0 if i else (offset if offset >= 0 else None)
+            for number, row in reader.rows(span, begins):
+                yield position + number - span.start, row
+            position += span.stop - span.start
+
+    def _where(self, position: int) -> str:
+        """Input and row number of a position, in words."""
+        for entry in self.fields["inputs"]:
+            if position < entry["records"]:
+                return f"{entry['name']}:{position + 1}"
+            position -= entry["records"]
+        raise AssertionError("no such position")
+
+
+def open_job(
+    store: Store,
+    inputs: Sequence[str | Path],
+    settings: Settings,
+    fingerprint: dict[str, Any],
+    max_rejected: float,
+    progress: Progress,
+) -> Job:
+    """Plans the job, or finds it in its folder and its inputs as they were.
+
+    Nothing is written before every input has been read to its end.
+
+    Args:
+      fingerprint: all but the inputs.
+      max_rejected: share of rows that may be rejected.
+
+    Raises:
+      StellaError: an input or the folder cannot be used, the folder holds something else or a job of other settings or
+        inputs (names every difference), or too many rows cannot be embedded.
+    """
+    sources = tuple(open_sources(inputs, settings.fields))
+    if store.size(JOB) is None:
+        _require_empty(store)
+        fields = _plan(store, sources, settings, fingerprint, max_rejected, progress)
+    else:
+        fields = store.read_json(JOB)
+        _check_same(store, fields, fingerprint | {"inputs": _identities(sources, progress)})
+        check_rejected(fields["rejected"], sum(entry["rows"] for entry in fields["inputs"]), max_rejected)
+        store.prepare(*FOLDERS)
+        fields = _mend_plan(store, sources, settings, fields, max_rejected, progress)
+    job = _job(store, sources, settings, fields)
+    receipts.withdraw_unsound(store, job.key, job.parts)
+    return job
+
+
+def join_job(
+    store: Store,
+    inputs: Sequence[str | Path],
+    settings: Settings,
+    fingerprint: dict[str, Any],
+    progress: Progress,
+) -> Job:
+    """The job that another process plans, as soon as it has.
+
+    Raises:
+      StellaError: it is of other settings, or that process gives no sign of life.
+    """
+    lookout = Lookout(store)
+    while store.size(JOB) is None:
+        if not lookout.alive(journal_name(0)):
+            raise StellaError(f"process 0 has not planned {store}, and was silent for {PATIENCE} s; start it again.")
+        progress.waiting()
+        time.sleep(POLL_SECONDS)
+    fields = store.read_json(JOB)
+    _check_same(store, fields, fingerprint | {"inputs": fields["fingerprint"]["inputs"]})
+    sources = tuple(open_sources(inputs, settings.fields))
+    here, there = [source.name for source in sources], [entry["name"] for entry in fields["inputs"]]
+    if here != there:
+        raise StellaError(f"{store} was begun with other inputs: {listed(there)}; here they are {listed(here)}.")
+    return _job(store, sources, settings, fields)
+
+
+def load_job(store: Store) -> Job:
+    """The job as it lies in its folder, with the inputs where they were.
+
+    Raises:
+      StellaError: there is none, or an input has gone.
+    """
+    if store.size(JOB) is None:
+        raise StellaError(f"{store} holds no embedding job; it has no {JOB}.")
+    fields = store.read_json(JOB)
+    settings = settings_of(fields["fingerprint"])
+    sources = open_sources([entry["path"] for entry in fields["inputs"]], settings.fields)
+    return _job(store, tuple(sources), settings, fields)
+
+
+def check_rejected(rejected: int, rows: int, max_rejected: float, first: Rejected | None = None) -> None:
+    """Raises StellaError where more rows are rejected than may be."""
+    if rejected <= max_rejected * rows:
+        return
+    example = f"; the first is {first.input}:{first.number}: {first.reason}" if first else ""
+    raise StellaError(
+        f"{rejected} of {rows} rows cannot be embedded ({rejected / rows:.2%}), and --max-rejected allows "
+        f"{max_rejected:.2%}{example}. Mend the inputs, or allow more."
+    )
+
+
+def _plan(
+    store: Store,
+    sources: Sequence[Source],
+    settings: Settings,
+    fingerprint: dict[str, Any],
+    max_rejected: float,
+    progress: Progress,
+) -> dict[str, Any]:
+    """Scans the inputs, writes the plan and then job.json, whose fields it returns."""
+    with scan_sources(sources, settings.fields, settings.part_rows, store.scratch, progress.tick) as scan:
+        rejected = sum(scanned.faulty for scanned in scan.inputs) + scan.repeated
+        check_rejected(rejected, sum(scanned.rows for scanned in scan.inputs), max_rejected, scan.first_fault)
+        store.prepare(*FOLDERS)
+        parts = plan_parts([scanned.records for scanned in scan.inputs], settings.part_rows)
+        inputs = list(_inputs(sources, scan))
+        identities = [{name: entry[name] for name in ("name", "size", "sha256")} for entry in inputs]
+        fields = {
+            "parts": len(parts),
+            "rejected": rejected,
+            "plan": write_plan(store, parts, scan.parts, scan.duplicates),
+            "inputs": inputs,
+            "fingerprint": fingerprint | {"inputs": identities},
+        }
+    store.write_json(JOB, fields)
+    return fields
+
+
+def _mend_plan(store: Store, sources: Sequence[Source], settings: Settings, fields: dict[str, Any], *rest: Any) -> dict:
+    """The job's fields, its plan made again where it is not as it was written."""
+    try:
+        PlanFiles(store, fields["plan"])
+    except StellaError:
+        fingerprint = {name: value for name, value in fields["fingerprint"].items() if name != "inputs"}
+        return _plan(store, sources, settings, fingerprint, *rest)
+    return fields
+
+
+def _job(store: Store, sources: tuple[Source, ...], settings: Settings, fields: dict[str, Any]) -> Job:
+    parts = plan_parts([entry["records"] for entry in fields["inputs"]], settings.part_rows)
+    return Job(store, sources, settings, fields, tuple(parts), PlanFiles(store, fields["plan"]))
+
+
+def _inputs(sources: Sequence[Source], scan: Scan) -> Iterator[dict[str, Any]]:
+    for source, scanned in zip(sources, scan.inputs, strict=True):
+        yield {
+            "name": source.name,
+            "path": source.location.full,
+            "size": scanned.size,
+            "sha256": scanned.sha256,
+            "records": scanned.records,
+            "rows": scanned.rows,
+        }
+
+
+def _identities(sources: Sequence[Source], progress: Progress) -> list[dict[str, Any]]:
+    found = []
+    for source in sources:
+        size, sha256 = source.identity()
+        found.append({"name": source.name, "size": size, "sha256": sha256})
+        progress.tick()
+    return found
+
+
+def _require_empty(store: Store) -> None:
+    """Nothing but what a process leaves that was killed while it planned."""
+    known = {JOB, *FOLDERS, *(name.rsplit("/", 1)[-1] for name in plan_files.NAMES)}
+    files = [name for folder in ("", *FOLDERS) for name in store.sizes(folder)]
+    strange = [name for name in files if name not in known and not name.startswith("progress")]
+    if strange:
+        raise StellaError(
+            f"{store} exists and is not empty ({strange[0]}), and no embedding job began it; choose another directory."
+        )
+
+
+def _check_same(store: Store, fields: dict[str, Any], fingerprint: dict[str, Any]) -> None:
+    found = list(differences(fields.get("fingerprint"), fingerprint))
+    if found:
+        changed = "; ".join(found)
+        raise StellaError(f"{store} was begun with other settings or inputs: {changed}. Choose another directory.")

@@ -1,0 +1,33 @@
+"""The model that made a finished job."""
+
+from collections.abc import Sequence
+from typing import Any
+
+from stella_jax.embedder import Stella
+from stella_jax.errors import StellaError
+from stella_jax.fingerprint import fingerprint
+from stella_jax.job.store import Store
+
+
+def load_model(
+    store: Store, manifest: dict[str, Any], dims: Sequence[int], name: str | None, revision: str | None
+) -> Stella:
+    """The model that the manifest names, or the same one from elsewhere.
+
+    Args:
+      dims: of the heads to load.
+      name: where else to load it from, at `revision`.
+
+    Raises:
+      StellaError: it is not the one that embedded; says what differs.
+    """
+    revision = revision if name else manifest["revision"]
+    name = str(name or manifest["model"])
+    model = Stella.from_pretrained(name, dim=tuple(dims), dtype=manifest["dtype"], revision=revision)
+    before, now = manifest["fingerprint"]["model"], fingerprint(model.checkpoint, model.runner.output.heads)
+    before |= {"heads": {dim: value for dim, value in before["heads"].items() if int(dim) in dims}}
+    changed = [part for part in before | now if before.get(part) != now.get(part)]
+    if changed:
+        raise StellaError(f"{name} is not the model that embedded {store}: {', '.join(changed)} differ.")
+    model.max_seq_length = manifest["max_seq_length"]
+    return model

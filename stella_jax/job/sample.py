@@ -1,0 +1,61 @@
+"""Embeds some rows of a finished job again, from its inputs, and compares."""
+
+import math
+from collections.abc import Iterator
+from typing import Any
+
+import numpy as np
+import pyarrow.parquet as pq
+
+from stella_jax import similarity
+from stella_jax.embedder import Stella
+from stella_jax.job.job import Job, load_job
+from stella_jax.job.plan import Part
+from stella_jax.job.reader import Reader
+from stella_jax.job.rows import Row
+from stella_jax.job.store import Store
+from stella_jax.job.write import column_of
+
+# Most parts that are read for a sample: each is read whole.
+MOST_PARTS = 16
+
+# Distance over length that another machine's rounding may make: seen are 1e-6 and 1e-2.
+TOLERANCE = {"float32": 1e-4, "bfloat16": 5e-2}
+
+
+def sample_faults(store: Store, manifest: dict[str, Any], model: Stella, rows: int) -> Iterator[tuple[Part, str]]:
+    """Parts of which a row does not come out as it was written, and what is wrong with them.
+
+    Args:
+      rows: how many rows, chosen at random.
+    """
+    job, random = load_job(store), np.random.default_rng()
+    count = min(len(job.parts), rows, MOST_PARTS)
+    chosen = sorted(random.choice(len(job.parts), count, replace=False).tolist())
+    reader = Reader(dict(enumerate(job.sources)), job.settings.fields)
+    for number in chosen:
+        texts = {row.id: row.text for row in job.read(reader, job.parts[number]) if isinstance(row, Row)}
+        ids = random.permutation(list(texts))[: math.ceil(rows / count)].tolist()
+        wrong = list(_wrong(job, model, manifest["dims"], job.parts[number], {row_id: texts[row_id] for row_id in ids}))
+        if wrong:
+            yield job.parts[number], f"{len(wrong)} of {len(ids)} rows embedded again differ ({', '.join(wrong[:3])})"
+
+
+def _wrong(job: Job, model: Stella, dims: list[int], part: Part, texts: dict[str, str]) -> Iterator[str]:
+    """Ids of the texts whose row is not there or other than the model makes it."""
+    with job.store.open(part.file) as file:
+        table = pq.read_table(file)
+    places = {row_id: place for place, row_id in enumerate(table["id"].to_pylist())}
+    tokens = model.tokenize(list(texts.values()), job.settings.prompt)
+    [(_, found)] = model.runner.stream([tokens], model.max_seq_length)
+    if job.settings.normalize:
+        found = [similarity.unit(vectors) for vectors in found]
+    columns = [table[column_of(dim, dims)] for dim in dims]
+    for i, row_id in enumerate(texts):
+        place = places.get(row_id)
+        if place is None or table["n_tokens"][place].as_py() != len(tokens[i].ids):
+            yield row_id
+            continue
+        pairs = [(np.array(column[place].as_py()), ours[i]) for column, ours in zip(columns, found, strict=True)]
+        if any(np.linalg.norm(a - b) > TOLERANCE[model.dtype] * np.linalg.norm(b) for a, b in pairs):
+            yield row_id

@@ -1,0 +1,208 @@
+"""Where a job's output lies: a folder of this machine (or one that many mount), or a URL of an object store."""
+
+import json
+import shutil
+import tempfile
+from abc import ABC, abstractmethod
+from collections.abc import Iterator
+from contextlib import AbstractContextManager, contextmanager
+from io import BufferedIOBase
+from pathlib import Path
+from typing import Any, cast
+
+from stella_jax.errors import StellaError
+from stella_jax.job.atomic import is_leftover, remove_leftovers, replacing
+from stella_jax.job.location import URL, filesystem, told
+
+
+class Store(ABC):
+    """Files by name, with at most one folder before it; `str` of it is what the user knows it by.
+
+    Attributes:
+      journal_seconds: how often a line may be added to a file.
+    """
+
+    journal_seconds: float
+
+    @abstractmethod
+    def replacing(self, name: str) -> AbstractContextManager[BufferedIOBase]:
+        """A file to write and read back, which is there under its name, whole, once the block has ended well."""
+
+    @abstractmethod
+    def append(self, name: str, data: bytes) -> None:
+        """Adds to a file's end, without a promise for the case of a kill."""
+
+    @abstractmethod
+    def open(self, name: str) -> BufferedIOBase:
+        """The file's bytes, seekable; FileNotFoundError where there is none."""
+
+    @abstractmethod
+    def sizes(self, folder: str = "") -> dict[str, int]:
+        """Name (without the folder) and bytes of each file of a folder."""
+
+    @abstractmethod
+    def size(self, name: str) -> int | None:
+        """Bytes of a file, None where there is none."""
+
+    @abstractmethod
+    def remove(self, name: str) -> None:
+        """Removes a file, if it is there."""
+
+    @abstractmethod
+    def prepare(self, *folders: str) -> None:
+        """Makes the folders, and removes from them what killed writers left."""
+
+    @property
+    @abstractmethod
+    def scratch(self) -> Path:
+        """A folder of this machine for temporary files, on the disk of the output where that is one."""
+
+    def read(self, name: str) -> bytes:
+        with self.open(name) as file:
+            return file.read()
+
+    def write_json(self, name: str, value: Any) -> None:
+        """Writes a value as JSON; equal values give equal bytes."""
+        with self.replacing(name) as file:
+            file.write(json.dumps(value, indent=1).encode() + b"\n")
+
+    def read_json(self, name: str) -> dict[str, Any]:
+        """The JSON object in a file.
+
+        Raises:
+          StellaError: it holds none.
+          FileNotFoundError: there is no such file.
+        """
+        try:
+            fields = json.loads(self.read(name))
+        except ValueError as error:
+            raise StellaError(f"{self}/{name} is damaged: {error}.") from error
+        if not isinstance(fields, dict):
+            raise StellaError(f"{self}/{name} is damaged: it holds no JSON object.")
+        return fields
+
+
+def open_store(out: str | Path) -> Store:
+    """The store at a path or URL; nothing is made yet.
+
+    Raises:
+      StellaError: it is a file, or of no kind of URL that can be written.
+    """
+    url = URL.match(str(out)) if isinstance(out, str) else None
+    if url and url[1].lower() != "file":
+        return RemoteStore(str(out))
+    path = Path(str(out)[url.end() :]) if url else Path(out)
+    if path.exists() and not path.is_dir():
+        raise StellaError(f"{path} exists and is no directory.")
+    return LocalStore(path)
+
+
+class LocalStore(Store):
+    """A folder."""
+
+    journal_seconds = 5.0
+
+    def __init__(self, path: Path):
+        self.path = path
+
+    def __str__(self) -> str:
+        return str(self.path)
+
+    def replacing(self, name: str) -> AbstractContextManager[BufferedIOBase]:
+        return replacing(self.path / name)
+
+    def append(self, name: str, data: bytes) -> None:
+        with (self.path / name).open("ab") as file:
+            file.write(data)
+
+    def open(self, name: str) -> BufferedIOBase:
+        return (self.path / name).open("rb")
+
+    def sizes(self, folder: str = "") -> dict[str, int]:
+        found = self.path / folder
+        if not found.is_dir():
+            return {}
+        return {path.name: path.stat().st_size for path in found.iterdir() if not is_leftover(path.name)}
+
+    def size(self, name: str) -> int | None:
+        path = self.path / name
+        return path.stat().st_size if path.is_file() else None
+
+    def remove(self, name: str) -> None:
+        (self.path / name).unlink(missing_ok=True)
+
+    def prepare(self, *folders: str) -> None:
+        for folder in ("", *folders):
+            (self.path / folder).mkdir(parents=True, exist_ok=True)
+            remove_leftovers(self.path / folder)
+
+    @property
+    def scratch(self) -> Path:
+        return next(folder for folder in (self.path, *self.path.resolve().parents) if folder.is_dir())
+
+
+class RemoteStore(Store):
+    """A prefix of an object store.
+
+    An object appears when its upload ends; one that was cut short has no receipt. What is to be written is put together
+    on this machine's disk first, and a file that grows is written anew.
+    """
+
+    journal_seconds = 30.0
+
+    def __init__(self, url: str):
+        self._url = url.rstrip("/")
+        self._files, self._root = filesystem(self._url)
+
+    def __str__(self) -> str:
+        return self._url
+
+    @contextmanager
+    def replacing(self, name: str) -> Iterator[BufferedIOBase]:
+        with tempfile.TemporaryFile() as file:
+            yield cast(BufferedIOBase, file)
+            file.seek(0)
+            with told(f"{self}/{name}"), self._files.open(self._path(name), "wb") as remote:
+                shutil.copyfileobj(file, cast(BufferedIOBase, remote), 2**20)
+
+    def append(self, name: str, data: bytes) -> None:
+        before = b"" if self.size(name) is None else self.read(name)
+        with told(f"{self}/{name}"):
+            self._files.pipe_file(self._path(name), before + data)
+
+    def open(self, name: str) -> BufferedIOBase:
+        if self.size(name) is None:
+            raise FileNotFoundError(2, "No such file", f"{self}/{name}")
+        with told(f"{self}/{name}"):
+            return cast(BufferedIOBase, self._files.open(self._path(name), "rb"))
+
+    def sizes(self, folder: str = "") -> dict[str, int]:
+        path = self._path(folder) if folder else self._root
+        self._files.invalidate_cache(path)
+        with told(f"{self}/{folder}"):
+            try:
+                found = self._files.ls(path, detail=True)
+            except FileNotFoundError:
+                return {}
+        return {entry["name"].rsplit("/", 1)[-1]: entry["size"] for entry in found if entry["type"] == "file"}
+
+    def size(self, name: str) -> int | None:
+        path = self._path(name)
+        self._files.invalidate_cache(path.rsplit("/", 1)[0])
+        with told(f"{self}/{name}"):
+            return self._files.info(path)["size"] if self._files.exists(path) else None
+
+    def remove(self, name: str) -> None:
+        if self.size(name) is not None:
+            with told(f"{self}/{name}"):
+                self._files.rm_file(self._path(name))
+
+    def prepare(self, *folders: str) -> None:
+        pass  # there are no folders, and an upload that was killed leaves no object
+
+    @property
+    def scratch(self) -> Path:
+        return Path(tempfile.gettempdir())
+
+    def _path(self, name: str) -> str:
+        return f"{self._root}/{name}"
