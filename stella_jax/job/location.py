@@ -9,9 +9,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
+from fsspec.implementations.arrow import ArrowFile
+
 from stella_jax.errors import StellaError
-from stella_jax.job.patterns import Entry, is_pattern, matches
-from stella_jax.job.urls import STORES, filesystem, is_known, told
+from stella_jax.job.patterns import Entry, List, is_pattern, matches, split, tree
+from stella_jax.job.urls import STORES, ObjectStore, filesystem, is_known, told
 
 # At least two letters, since one is a drive. No path matches once pathlib has made one slash of two.
 URL = re.compile("([A-Za-z][A-Za-z0-9+.-]+)://")
@@ -116,7 +118,7 @@ def _expand(location: Location) -> list[Location]:
         raise StellaError(f"{location} is a directory; name the files in it.")
     if not is_pattern(location.given):
         raise StellaError(f"{location} does not exist.")
-    found = matches(location.given, _remote_entries if location.is_url else _local_entries)
+    found = matches(location.given, _listing(location.given) if location.is_url else _local_entries)
     if not found:
         raise StellaError(f"{location} matches no file.")
     return [Location(path) for path in found]
@@ -128,6 +130,16 @@ def _local_entries(folder: str) -> list[Entry]:
             return [Entry(entry.name, entry.is_dir(), entry.is_symlink()) for entry in entries]
     except (FileNotFoundError, NotADirectoryError):
         return []
+
+
+def _listing(pattern: str) -> List:
+    folder, names = split(pattern)
+    system, path = filesystem(folder)
+    if not isinstance(system, ObjectStore):
+        return _remote_entries
+    with told(folder):
+        files = system.files(path, deep=len(names) > 1 or names == ["**"])
+    return tree(folder, [file.removeprefix(f"{path}/") for file in files])
 
 
 def _remote_entries(folder: str) -> list[Entry]:
@@ -171,19 +183,18 @@ class _Remote(io.RawIOBase):
 
     def readinto(self, buffer: Any) -> int:
         with told(self._url):
-            self._file.seek(self._at)
-            data = self._file.read(len(buffer))
+            data = self._read(len(buffer))
         buffer[: len(data)] = data
         self._at += len(data)
         return len(data)
 
     def seek(self, offset: int, whence: int = os.SEEK_SET) -> int:
         if whence == os.SEEK_END:
-            with told(self._url):
-                self._at = self._file.seek(offset, whence)
-        else:
-            self._at = offset + (self._at if whence == os.SEEK_CUR else 0)
-        return self._at
+            offset += self._size()
+        elif whence == os.SEEK_CUR:
+            offset += self._at
+        self._at = offset
+        return offset
 
     def tell(self) -> int:
         return self._at
@@ -192,3 +203,14 @@ class _Remote(io.RawIOBase):
         if not self.closed:
             super().close()
             self._file.close()
+
+    def _size(self) -> int:
+        with told(self._url):
+            return self._file.stream.size() if isinstance(self._file, ArrowFile) else self._file.size
+
+    def _read(self, size: int) -> bytes:
+        if isinstance(self._file, ArrowFile):  # whose `seek` may ask for all that follows
+            return self._file.stream.read_at(size, self._at)
+        if self._file.tell() != self._at:
+            self._file.seek(self._at)
+        return self._file.read(size)

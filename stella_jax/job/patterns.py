@@ -21,6 +21,13 @@ def is_pattern(text: str) -> bool:
     return any(character in text for character in "*?[")
 
 
+def split(pattern: str) -> tuple[str, list[str]]:
+    """The folder that a pattern begins with, with a slash at its end or empty, and the names from the first `*` on."""
+    segments = pattern.split("/")
+    first = next(i for i, segment in enumerate(segments) if is_pattern(segment))
+    return "".join(f"{segment}/" for segment in segments[:first]), segments[first:]
+
+
 def matches(pattern: str, entries: List) -> list[str]:
     """The files that a pattern names, in the order of their code points; folders are no matches.
 
@@ -31,10 +38,20 @@ def matches(pattern: str, entries: List) -> list[str]:
     Args:
       entries: what lies in a folder; folders are given to it with a slash at their end, or empty for the current one.
     """
-    segments = pattern.split("/")
-    first = next(i for i, segment in enumerate(segments) if is_pattern(segment))
-    folder = "".join(f"{segment}/" for segment in segments[:first])
-    return sorted(set(_descend(folder, segments[first:], cache(entries))))
+    return sorted(set(_descend(*split(pattern), cache(entries))))
+
+
+def tree(folder: str, paths: Iterable[str]) -> List:
+    """Lists folders of which no more is known than the files below one of them, by their paths from there."""
+    found: dict[str, set[Entry]] = {}
+    for path in paths:
+        above = folder
+        *names, name = path.split("/")
+        for part in names:
+            found.setdefault(above, set()).add(Entry(part, True))
+            above += f"{part}/"
+        found.setdefault(above, set()).add(Entry(name, False))
+    return lambda wanted: found.get(wanted, ())
 
 
 def _descend(folder: str, segments: list[str], entries: List) -> Iterator[str]:

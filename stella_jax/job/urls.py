@@ -10,6 +10,7 @@ from typing import Any
 from fsspec import AbstractFileSystem, get_filesystem_class
 from fsspec.core import url_to_fs
 from fsspec.implementations.arrow import ArrowFSWrapper
+from pyarrow.fs import FileSelector, FileType
 
 from stella_jax.errors import StellaError
 from stella_jax.job.patterns import is_pattern
@@ -23,8 +24,6 @@ REQUEST_SECONDS = 30
 RETRY_SECONDS = 30
 # Of an error of a store's client: some quote whole answers of a server.
 LONGEST_REASON = 300
-# Set where the region of a bucket, or that there is none to ask for, is decided already.
-REGION_DECIDED = ("AWS_REGION", "AWS_DEFAULT_REGION", "AWS_ENDPOINT_URL", "AWS_ENDPOINT_URL_S3")
 
 
 def filesystem(url: str) -> tuple[AbstractFileSystem, str]:
@@ -79,16 +78,24 @@ def told(url: str) -> Iterator[None]:
     except ImportError as error:
         raise StellaError(f"{url} needs a package that is not installed: {error}.") from error
     except Exception as error:  # each kind of file system has its own
-        raise StellaError(f"{url} cannot be used: {_reason(error)}.") from error
+        raise StellaError(f"{url} cannot be used: {_reason(error)}") from error
 
 
 def _reason(error: Exception) -> str:
     line = (str(error).strip().splitlines() or [type(error).__name__])[0].rstrip(".")
-    return line if len(line) <= LONGEST_REASON else f"{line[:LONGEST_REASON]}..."
+    return f"{line}." if len(line) <= LONGEST_REASON else f"{line[:LONGEST_REASON]}..."
 
 
-class _Store(ArrowFSWrapper):
-    """Without folders, of which a store would keep empty objects."""
+class ObjectStore(ArrowFSWrapper):
+    """gs:// or s3://; without folders, of which a store would keep empty objects.
+
+    `ls` of gs:// lists the files of a folder and leaves out the folders.
+    """
+
+    def files(self, folder: str, deep: bool) -> list[str]:
+        """Paths of the files in a folder, or `deep` of all below it; none where there is no such folder."""
+        found = self.fs.get_file_info(FileSelector(folder, allow_not_found=True, recursive=deep))
+        return [info.path for info in found if info.type == FileType.File]
 
     def mkdir(self, path: str, create_parents: bool = True, **kwargs: Any) -> None:
         pass
@@ -99,9 +106,33 @@ class _Store(ArrowFSWrapper):
 
 @cache  # a client looks up credentials and holds connections
 def _store(scheme: str, bucket: str) -> AbstractFileSystem:
-    from pyarrow.fs import GcsFileSystem, S3FileSystem, resolve_s3_region  # here: a pyarrow may be built without them
+    from pyarrow.fs import GcsFileSystem, S3FileSystem  # here: a pyarrow may be built without them
 
     if scheme == "gs":
-        return _Store(GcsFileSystem(retry_time_limit=timedelta(seconds=RETRY_SECONDS)))
-    region = None if any(name in os.environ for name in REGION_DECIDED) else resolve_s3_region(bucket)
-    return _Store(S3FileSystem(region=region, connect_timeout=CONNECT_SECONDS, request_timeout=REQUEST_SECONDS))
+        return ObjectStore(GcsFileSystem(retry_time_limit=timedelta(seconds=RETRY_SECONDS), **_gs_server()))
+    bounds = {"connect_timeout": CONNECT_SECONDS, "request_timeout": REQUEST_SECONDS}
+    # Delayed, what is small is written by one request in place of three.
+    return ObjectStore(S3FileSystem(allow_delayed_open=True, **bounds, **_s3_server(bucket)))
+
+
+def _gs_server() -> dict[str, Any]:
+    """Where buckets are served, if not by Google; by the variable that Google's own clients read."""
+    emulator = os.environ.get("STORAGE_EMULATOR_HOST")
+    return {"anonymous": True, **_endpoint(emulator, "http")} if emulator else {}
+
+
+def _s3_server(bucket: str) -> dict[str, Any]:
+    """Where a bucket is served, by the variables that Amazon's tools read; pyarrow reads few of them itself."""
+    from pyarrow.fs import resolve_s3_region
+
+    endpoint = os.environ.get("AWS_ENDPOINT_URL_S3") or os.environ.get("AWS_ENDPOINT_URL")
+    if endpoint:
+        return _endpoint(endpoint, "https")
+    region = os.environ.get("AWS_REGION") or os.environ.get("AWS_DEFAULT_REGION")
+    return {"region": region or resolve_s3_region(bucket)}
+
+
+def _endpoint(url: str, scheme: str) -> dict[str, str]:
+    """A server in pyarrow's words; `scheme` is used where the URL has none."""
+    given, _, server = url.rpartition("://")
+    return {"endpoint_override": server.rstrip("/"), "scheme": given or scheme}

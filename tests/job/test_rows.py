@@ -13,7 +13,7 @@ import pytest
 from stella_jax import StellaError
 from stella_jax.job import lines
 from stella_jax.job.rows import Fields, Rejected, Row
-from stella_jax.job.source import open_sources
+from stella_jax.job.source import Records, open_sources
 
 FIELDS = Fields()
 
@@ -127,6 +127,58 @@ def test_reading_from_the_middle_gives_the_tail(tmp_path, start):
         assert [(row.number, row.text) for row in rows_of(tmp_path / name, start=start)] == [
             (i + 1, text) for i, text in enumerate(texts) if i >= start
         ]
+
+
+def records_of(path: Path, start: int = 0, offset: int | None = None) -> Records:
+    [source] = open_sources([path], FIELDS)
+    return source.records(FIELDS, start, offset)
+
+
+@pytest.mark.parametrize("mark", [b"", b"\xef\xbb\xbf"])
+@pytest.mark.parametrize("name", ["a.txt", "a.txt.gz", "a.jsonl", "a.jsonl.gz"])
+def test_reading_from_an_offset_gives_the_tail(tmp_path, monkeypatch, name, mark):
+    monkeypatch.setattr(lines, "LONGEST", 64)
+    content = mark + b"one\n\r\n\n" + b"long" * 50 + b"\ncaf\xc3\xa9\r\n" + b"\xef\xbb\xbfx\nlast without end"
+    path = tmp_path / name
+    path.write_bytes(gzip.compress(content) if name.endswith("gz") else content)
+    records = records_of(path)
+    offsets, found = [records.offset], []
+    for record in records:
+        found.append(str(record))
+        offsets.append(records.offset)
+    assert found[-1] == "b'last without end'"
+    assert offsets == [0, *(len(mark) + end for end in (4, 6, 7, 208, 215, 220, 236))]
+    for start, offset in enumerate(offsets):
+        tail = records_of(path, start, offset)
+        assert tail.offset == offset
+        assert [str(record) for record in tail] == found[start:]
+        assert tail.offset == offsets[-1]
+    first = records_of(path, 3)
+    assert (first.offset, next(first) and first.offset) == (None, offsets[4])
+
+
+@pytest.mark.parametrize("name", ["a.csv", "a.parquet"])
+def test_formats_that_know_no_offsets(tmp_path, name):
+    path = write_table(tmp_path / name, text=["a", "b"]) if "parquet" in name else tmp_path / name
+    if "csv" in name:
+        path.write_bytes(b"text\na\nb\n")
+    records = records_of(path, 1, 3)
+    assert (records.offset, len(list(records)), records.offset) == (None, 1, None)
+
+
+def test_an_offset_beyond_a_file_that_was_cut(tmp_path):
+    for name, content in {"a.txt": b"a\n", "a.txt.gz": gzip.compress(b"a\n")}.items():
+        (tmp_path / name).write_bytes(content)
+        assert list(records_of(tmp_path / name, 5, 10)) == []
+    (tmp_path / "b.txt.gz").write_bytes(gzip.compress(bytes(10_000))[:-9])
+    with pytest.raises(StellaError, match="is cut off after row 5; its gzip stream has no end"):
+        list(records_of(tmp_path / "b.txt.gz", 5, 100_000))
+
+
+def test_the_identity_of_a_file(tmp_path):
+    (tmp_path / "a.txt").write_bytes(b"text")
+    [source] = open_sources([tmp_path / "a.txt"], FIELDS)
+    assert source.identity() == (4, "982d9e3eb996f559e633f4d194def3761d909f5a3b647d1a851fead67c32c9d1")
 
 
 # Rows that are set aside

@@ -1,0 +1,196 @@
+"""gs:// and s3:// without their networks: a store of this machine, a closed port, and what clients are told."""
+
+import gzip
+import threading
+from collections.abc import Iterator
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from typing import Any
+from urllib.parse import parse_qs, unquote, urlsplit
+from xml.sax.saxutils import escape
+
+import pyarrow.fs
+import pytest
+
+from stella_jax import StellaError
+from stella_jax.job import urls
+from stella_jax.job.location import Location, expand
+from stella_jax.job.rows import Fields
+from stella_jax.job.source import open_sources
+from stella_jax.job.urls import filesystem, told
+
+FIELDS = Fields()
+
+
+class Bucket(BaseHTTPRequestHandler):
+    """As much of S3 as reading and listing need, for one bucket `b`, and one `denied` that may not be read."""
+
+    objects: dict[str, bytes]
+    protocol_version = "HTTP/1.1"
+
+    def do_GET(self) -> None:
+        url = urlsplit(self.path)
+        bucket, _, key = unquote(url.path)[1:].partition("/")
+        if bucket != "b":
+            self._answer(403 if bucket == "denied" else 404)
+        elif not key:
+            self._answer(200, _listing(self.objects, parse_qs(url.query)))
+        elif key not in self.objects:
+            self._answer(404)
+        else:
+            self._object(self.objects[key])
+
+    do_HEAD = do_GET
+
+    def _object(self, content: bytes) -> None:
+        if "Range" not in self.headers:
+            self._answer(200, content)
+            return
+        first, last = (int(number) for number in self.headers["Range"].removeprefix("bytes=").split("-"))
+        self._answer(206, content[first : last + 1], {"Content-Range": f"bytes {first}-{last}/{len(content)}"})
+
+    def _answer(self, status: int, body: bytes = b"", headers: dict[str, str] | None = None) -> None:
+        self.send_response(status)
+        for name, value in {"Content-Length": str(len(body)), **(headers or {})}.items():
+            self.send_header(name, value)
+        self.end_headers()
+        self.wfile.write(b"" if self.command == "HEAD" else body)
+
+    def log_message(self, format: str, *args: Any) -> None:
+        pass
+
+
+def _listing(objects: dict[str, bytes], query: dict[str, list[str]]) -> bytes:
+    prefix, delimiter = query.get("prefix", [""])[0], query.get("delimiter", [""])[0]
+    keys = {key: key[len(prefix) :] for key in sorted(objects) if key.startswith(prefix)}
+    folders = {prefix + rest.split("/")[0] + "/" for rest in keys.values() if delimiter and "/" in rest}
+    files = [key for key, rest in keys.items() if not (delimiter and "/" in rest)]
+    when = "<LastModified>2026-01-01T00:00:00Z</LastModified>"
+    content = [f"<Contents><Key>{escape(key)}</Key><Size>{len(objects[key])}</Size>{when}</Contents>" for key in files]
+    content += [f"<CommonPrefixes><Prefix>{escape(folder)}</Prefix></CommonPrefixes>" for folder in sorted(folders)]
+    return f"<ListBucketResult><KeyCount>{len(content)}</KeyCount>{''.join(content)}</ListBucketResult>".encode()
+
+
+@pytest.fixture(autouse=True)
+def _fresh_clients(monkeypatch) -> Iterator[None]:
+    """No client of another test, and none that looks for credentials outside."""
+    for name, value in {"ACCESS_KEY_ID": "a", "SECRET_ACCESS_KEY": "s", "EC2_METADATA_DISABLED": "true"}.items():
+        monkeypatch.setenv(f"AWS_{name}", value)
+    urls._store.cache_clear()
+    yield
+    urls._store.cache_clear()
+
+
+@pytest.fixture
+def objects(monkeypatch) -> Iterator[dict[str, bytes]]:
+    """What lies in s3://b."""
+    objects: dict[str, bytes] = {}
+    server = ThreadingHTTPServer(("127.0.0.1", 0), type("Serving", (Bucket,), {"objects": objects}))
+    server.daemon_threads = True
+    thread = threading.Thread(target=server.serve_forever, args=(0.01,))
+    thread.start()
+    monkeypatch.setenv("AWS_ENDPOINT_URL", f"http://127.0.0.1:{server.server_port}")
+    yield objects
+    server.shutdown()
+    server.server_close()
+    thread.join()
+
+
+def test_rows_of_a_bucket(objects):
+    lines = b'{"text": "a"}\n{"text": "b"}\n'
+    objects |= {"d/x y#1.jsonl": lines, "d/e/z.jsonl.gz": gzip.compress(lines), "d/e/": b"", "d/c.csv": b"text\na\n"}
+    sources = open_sources(["s3a://b/d/**"], FIELDS)
+    assert [str(source.location) for source in sources] == [
+        "s3://b/d/c.csv",
+        "s3://b/d/e/z.jsonl.gz",
+        "s3://b/d/x y#1.jsonl",
+    ]
+    rows = [[source.row(n, record, FIELDS) for n, record in enumerate(source.records(FIELDS), 1)] for source in sources]
+    assert [[row.id for row in found if row] for found in rows] == [
+        ["c.csv:1"],
+        ["z.jsonl.gz:1", "z.jsonl.gz:2"],
+        ["x y#1.jsonl:1", "x y#1.jsonl:2"],
+    ]
+    assert sources[2].identity()[0] == sources[2].location.size() == len(lines)
+    assert [location.name for location in expand(["s3://b/*/*.csv"])] == ["c.csv"]
+
+
+@pytest.mark.parametrize(
+    ("name", "sentence"),
+    [
+        ("s3://b/no.txt", "does not exist."),
+        ("s3://b/d", "is a directory; name the files in it."),
+        ("s3://b/d/*.txt", "matches no file."),
+        ("s3://nobucket/a.txt", "does not exist."),
+        ("s3://nobucket/*.txt", "matches no file."),
+        ("s3://denied/a.txt", "cannot be used: "),
+        ("s3://denied/*.txt", "cannot be used: "),
+        ("s3://b//a.txt", "cannot be used: Empty path component"),
+    ],
+)
+def test_what_a_bucket_does_not_give(objects, name, sentence):
+    objects["d/a.jsonl"] = b""
+    with pytest.raises(StellaError) as error:
+        expand([name])
+    assert str(error.value).startswith(f"{name} {sentence}")
+
+
+def test_an_object_is_read_in_ranges(objects):
+    objects["a.bin"] = bytes(range(256)) * 2**15  # 8 MiB
+    with Location("s3://b/a.bin").open() as file:
+        assert (file.seek(5 * 2**20 + 7), file.read(3)) == (5 * 2**20 + 7, b"\7\10\11")
+        assert (file.seek(-2, 2), file.read()) == (2**23 - 2, b"\xfe\xff")
+        assert (file.seek(1), file.read(2)) == (1, b"\1\2")
+
+
+def test_a_server_that_does_not_answer(monkeypatch):
+    monkeypatch.setenv("AWS_ENDPOINT_URL_S3", "http://127.0.0.1:9")
+    with pytest.raises(StellaError, match=r"^s3://bucket/a.txt cannot be used: .*connect.*\.$"):
+        expand(["s3://bucket/a.txt"])
+
+
+def clients(monkeypatch, name: str) -> list[dict[str, Any]]:
+    """The options with which clients of this name are made."""
+    made: list[dict[str, Any]] = []
+
+    def client(**options: Any) -> pyarrow.fs.FileSystem:
+        made.append(options)
+        return pyarrow.fs.LocalFileSystem()
+
+    monkeypatch.setattr(pyarrow.fs, name, client)
+    return made
+
+
+def test_waiting_is_bounded(monkeypatch):
+    gs, s3 = clients(monkeypatch, "GcsFileSystem"), clients(monkeypatch, "S3FileSystem")
+    monkeypatch.setenv("AWS_REGION", "eu-north-1")
+    monkeypatch.delenv("STORAGE_EMULATOR_HOST", raising=False)
+    assert filesystem("gs://b/k")[1] == filesystem("s3://b/k/")[1] == "b/k"
+    assert gs[0].keys() == {"retry_time_limit"}
+    assert gs[0]["retry_time_limit"].total_seconds() <= 30
+    assert s3[0]["connect_timeout"] <= 10 and s3[0]["request_timeout"] <= 30 and s3[0]["region"] == "eu-north-1"
+
+
+def test_the_region_of_a_bucket_is_asked_for_once(monkeypatch):
+    made, asked = clients(monkeypatch, "S3FileSystem"), []
+    for name in ("AWS_REGION", "AWS_DEFAULT_REGION", "AWS_ENDPOINT_URL", "AWS_ENDPOINT_URL_S3"):
+        monkeypatch.delenv(name, raising=False)
+    monkeypatch.setattr(pyarrow.fs, "resolve_s3_region", lambda bucket: asked.append(bucket) or "eu-west-1")
+    for key in ("k", "l"):
+        filesystem(f"s3://bucket/{key}")
+    assert (asked, [options["region"] for options in made]) == (["bucket"], ["eu-west-1"])
+
+
+def test_other_servers(monkeypatch):
+    gs, s3 = clients(monkeypatch, "GcsFileSystem"), clients(monkeypatch, "S3FileSystem")
+    monkeypatch.setenv("STORAGE_EMULATOR_HOST", "localhost:4443")
+    monkeypatch.setenv("AWS_ENDPOINT_URL", "http://minio:9000/")
+    for url in ("gs://b", "s3://b"):
+        filesystem(url)
+    assert (gs[0]["endpoint_override"], gs[0]["scheme"], gs[0]["anonymous"]) == ("localhost:4443", "http", True)
+    assert (s3[0]["endpoint_override"], s3[0]["scheme"]) == ("minio:9000", "http")
+
+
+def test_long_reasons_are_cut():
+    with pytest.raises(StellaError) as error, told("gs://b/k"):
+        raise OSError("x" * 5000 + "\nand more")
+    assert str(error.value) == f"gs://b/k cannot be used: {'x' * 300}..."
