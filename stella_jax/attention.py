@@ -12,9 +12,9 @@ from stella_jax.sharding import per_device, platform
 # Queries scored at a time: T x 512 float32 scores of one head stay within a core's cache up to a few thousand tokens.
 QUERY_CHUNK = 512
 
-# What the TPU kernel works in, and the block sizes to choose from: its default of 128 is slow.
+# What the TPU kernel works in, and the most tokens of a step: its default of 128 is slow, more fill the chip's memory.
 FLASH_TILE = 128
-FLASH_BLOCKS = (1024, 512, 256, 128)
+FLASH_TOKENS = 1024
 
 
 def rope_tables(rope: Rope, num_tokens: int, head_dim: int) -> tuple[np.ndarray, np.ndarray]:
@@ -114,19 +114,28 @@ def attend_at_once(q: jax.Array, k: jax.Array, v: jax.Array, lengths: jax.Array)
 
 
 def attend_flash(q: jax.Array, k: jax.Array, v: jax.Array, lengths: jax.Array) -> jax.Array:
-    """`attend` by the TPU's flash kernel: scores stay on the chip. Tokens are padded to a multiple of 128."""
+    """`attend` by the TPU's flash kernel: scores stay on the chip. Tokens are padded to a multiple of 128.
+
+    A step takes several short rows, or a block of a long one.
+    """
     # Imported here: other platforms need not know of Pallas.
     from jax.experimental.pallas.ops.tpu.flash_attention import BlockSizes, SegmentIds, flash_attention
 
-    T, H = q.shape[1], q.shape[-1]
+    B, T, _, H = q.shape
     padded = -(-T // FLASH_TILE) * FLASH_TILE
     heads = [jnp.pad(x, ((0, 0), (0, padded - T), (0, 0), (0, 0))).transpose(0, 2, 1, 3) for x in (q, k, v)]
     real = (jnp.arange(padded)[None] < lengths[:, None]).astype(jnp.int32)
-    block = next(size for size in FLASH_BLOCKS if padded % size == 0)
+    block = FLASH_TILE * _largest_divisor(padded // FLASH_TILE, FLASH_TOKENS // FLASH_TILE)
+    rows = _largest_divisor(B, FLASH_TOKENS // padded)
     out = flash_attention(
         *heads,
         segment_ids=SegmentIds(jnp.ones_like(real), real),
         sm_scale=1 / math.sqrt(H),
-        block_sizes=BlockSizes(block_q=block, block_k_major=block, block_k=block, block_b=1),
+        block_sizes=BlockSizes(block_q=block, block_k_major=block, block_k=block, block_b=rows),
     )
     return out.transpose(0, 2, 1, 3)[:, :T]
+
+
+def _largest_divisor(n: int, limit: int) -> int:
+    """The largest divisor of n up to `limit`; 1 where there is no other."""
+    return max((divisor for divisor in range(1, limit + 1) if n % divisor == 0), default=1)

@@ -26,13 +26,23 @@ def peaked(tokens: int) -> list[jax.Array]:
     return [*heads, jnp.array([tokens, max(1, tokens // 3)], jnp.int32)]
 
 
-@pytest.mark.parametrize("tokens", [8, 48, 128, 640])
+@pytest.mark.parametrize("tokens", [8, 48, 128, 300, 640])
 def test_flash_is_attention(tokens: int) -> None:
     q, k, v, lengths = peaked(tokens)
     with pltpu.force_tpu_interpret_mode():
         found = jax.jit(attend_flash)(q, k, v, lengths)
     assert found.dtype == q.dtype
     np.testing.assert_allclose(found, attend_by_head(q, k, v, lengths), atol=2e-5, rtol=0)
+
+
+def test_rows_of_one_step_do_not_meet() -> None:
+    rows = [peaked(tokens)[:3] for tokens in (130, 130, 130)]
+    q, k, v = (jnp.concatenate([row[i] for row in rows]) for i in range(3))
+    lengths = jnp.array([130, 1, 60, 129, 128, 7], jnp.int32)
+    with pltpu.force_tpu_interpret_mode():
+        together = jax.jit(attend_flash)(q, k, v, lengths)  # 256 tokens after padding: three rows a step
+        alone = jax.jit(attend_flash)(q[2:3], k[2:3], v[2:3], lengths[2:3])
+    np.testing.assert_array_equal(together[2:3], alone)
 
 
 @pytest.mark.parametrize("tokens", [1, 8, 120])
