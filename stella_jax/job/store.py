@@ -1,18 +1,20 @@
 """Where a job's output lies: a folder of this machine (or one that many mount), or a URL of an object store."""
 
 import json
+import os
 import shutil
+import stat
 import tempfile
 from abc import ABC, abstractmethod
 from collections.abc import Iterator
-from contextlib import AbstractContextManager, contextmanager
+from contextlib import AbstractContextManager, contextmanager, suppress
 from io import BufferedIOBase
 from pathlib import Path
 from typing import Any, cast
 
 from stella_jax.errors import StellaError
 from stella_jax.job.atomic import is_leftover, remove_leftovers, replacing
-from stella_jax.job.location import URL, filesystem, told
+from stella_jax.job.location import URL, Location, filesystem, told
 
 
 class Store(ABC):
@@ -119,14 +121,20 @@ class LocalStore(Store):
         return (self.path / name).open("rb")
 
     def sizes(self, folder: str = "") -> dict[str, int]:
-        found = self.path / folder
-        if not found.is_dir():
-            return {}
-        return {path.name: path.stat().st_size for path in found.iterdir() if not is_leftover(path.name)}
+        found: dict[str, int] = {}
+        with suppress(FileNotFoundError, NotADirectoryError), os.scandir(self.path / folder) as entries:
+            for entry in entries:
+                if not is_leftover(entry.name):
+                    with suppress(FileNotFoundError):  # removed since
+                        found[entry.name] = entry.stat().st_size
+        return found
 
     def size(self, name: str) -> int | None:
-        path = self.path / name
-        return path.stat().st_size if path.is_file() else None
+        try:
+            found = (self.path / name).stat()
+        except (FileNotFoundError, NotADirectoryError):
+            return None
+        return found.st_size if stat.S_ISREG(found.st_mode) else None
 
     def remove(self, name: str) -> None:
         (self.path / name).unlink(missing_ok=True)
@@ -173,8 +181,7 @@ class RemoteStore(Store):
     def open(self, name: str) -> BufferedIOBase:
         if self.size(name) is None:
             raise FileNotFoundError(2, "No such file", f"{self}/{name}")
-        with told(f"{self}/{name}"):
-            return cast(BufferedIOBase, self._files.open(self._path(name), "rb"))
+        return cast(BufferedIOBase, Location(f"{self}/{name}").open())
 
     def sizes(self, folder: str = "") -> dict[str, int]:
         path = self._path(folder) if folder else self._root
@@ -190,7 +197,11 @@ class RemoteStore(Store):
         path = self._path(name)
         self._files.invalidate_cache(path.rsplit("/", 1)[0])
         with told(f"{self}/{name}"):
-            return self._files.info(path)["size"] if self._files.exists(path) else None
+            try:
+                found = self._files.info(path)
+            except FileNotFoundError:
+                return None
+        return found["size"] if found["type"] == "file" else None
 
     def remove(self, name: str) -> None:
         if self.size(name) is not None:

@@ -1,0 +1,190 @@
+"""Stores: a folder and a prefix of an object store behave alike, and nothing is there by half."""
+
+import os
+import threading
+from pathlib import Path
+
+import fsspec
+import pytest
+
+from stella_jax import StellaError
+from stella_jax.job.store import LocalStore, RemoteStore, Store, open_store
+
+
+@pytest.fixture(params=["local", "memory"])
+def store(request: pytest.FixtureRequest, tmp_path: Path) -> Store:
+    if request.param == "local":
+        found = open_store(tmp_path / "deep" / "out")
+    else:
+        found = open_store(f"memory://{tmp_path.name}/out/")
+    found.prepare("plan")
+    return found
+
+
+def write(store: Store, name: str, data: bytes) -> None:
+    with store.replacing(name) as file:
+        file.write(data)
+
+
+def raise_after(done: object, error: BaseException) -> None:
+    raise error
+
+
+# What both do
+
+
+def test_a_file_is_written_read_and_replaced(store):
+    with store.replacing("plan/a") as file:
+        file.write(b"one two")
+        file.seek(4)
+        assert file.read() == b"two"
+    assert store.read("plan/a") == b"one two"
+    write(store, "plan/a", b"three")
+    assert store.read("plan/a") == b"three"
+    with store.open("plan/a") as file:
+        file.seek(-2, os.SEEK_END)
+        assert file.read() == b"ee"
+
+
+def test_a_block_that_fails_changes_nothing(store):
+    write(store, "a", b"before")
+    for name, error in (("a", OSError()), ("b", KeyboardInterrupt())):
+        with pytest.raises(type(error)), store.replacing(name) as file:
+            raise_after(file.write(b"after"), error)
+    assert store.read("a") == b"before"
+    assert store.size("b") is None
+    assert [name for name in store.sizes() if name != "plan"] == ["a"]
+
+
+def test_sizes_and_removal(store):
+    write(store, "plan/a", b"12345")
+    write(store, "b", b"")
+    assert (store.size("plan/a"), store.size("b"), store.size("plan/b"), store.size("plan")) == (5, 0, None, None)
+    assert store.sizes("plan") == {"a": 5}
+    assert store.sizes()["b"] == 0
+    assert store.sizes("none") == {}
+    store.remove("plan/a")
+    store.remove("plan/a")
+    assert (store.sizes("plan"), store.size("plan/a")) == ({}, None)
+
+
+def test_what_is_not_there(store):
+    with pytest.raises(FileNotFoundError, match="No such file"):
+        store.open("a")
+    with pytest.raises(FileNotFoundError):
+        store.read_json("a")
+
+
+def test_lines_are_added(store):
+    store.append("a", b"1\n")
+    store.append("a", b"2\n")
+    assert store.read("a") == b"1\n2\n"
+
+
+def test_json_goes_there_and_back(store):
+    store.write_json("a", {"b": [1, "\ud800"], "a": None})
+    assert store.read_json("a") == {"b": [1, "\ud800"], "a": None}
+    first = store.read("a")
+    store.write_json("a", {"b": [1, "\ud800"], "a": None})
+    assert store.read("a") == first
+
+
+@pytest.mark.parametrize(
+    ("data", "sentence"),
+    [(b"", "Expecting value"), (b"{", "Expecting property"), (b"\xff", "codec"), (b"[]", "it holds no JSON object")],
+)
+def test_damaged_json_is_a_sentence(store, data, sentence):
+    write(store, "a", data)
+    with pytest.raises(StellaError, match=f"/out/a is damaged: .*{sentence}"):
+        store.read_json("a")
+
+
+def test_two_readers_of_a_file_do_not_move_each_other(store):
+    write(store, "a", b"abcdef")
+    with store.open("a") as first, store.open("a") as second:
+        assert (first.read(2), second.read(3), first.read(), second.read()) == (b"ab", b"abc", b"cdef", b"def")
+
+
+def test_a_listing_does_not_mind_what_comes_and_goes(store):
+    stop = threading.Event()
+
+    def come_and_go():
+        while not stop.is_set():
+            write(store, "plan/a", b"1")
+            store.remove("plan/a")
+
+    thread = threading.Thread(target=come_and_go)
+    thread.start()
+    try:
+        found = [(store.sizes("plan"), store.size("plan/a")) for _ in range(2000)]
+    finally:
+        stop.set()
+        thread.join()
+    assert {tuple(sizes.items()) for sizes, _ in found} <= {(), (("a", 1),), (("a", 0),)}
+    assert {size for _, size in found} <= {None, 0, 1}
+
+
+# A folder
+
+
+def test_a_folder_is_made_only_when_it_is_needed(tmp_path):
+    store = open_store(f"file://{tmp_path}/x/y")
+    assert isinstance(store, LocalStore)
+    assert (store.sizes(), store.size("a"), store.scratch) == ({}, None, tmp_path)
+    assert not (tmp_path / "x").exists()
+    store.prepare("plan")
+    assert store.scratch == tmp_path / "x" / "y"
+    assert (tmp_path / "x" / "y" / "plan").is_dir()
+
+
+def test_leftovers_of_the_dead_are_removed_and_files_of_the_living_are_not(tmp_path):
+    store = open_store(tmp_path)
+    (tmp_path / "plan").mkdir()
+    (tmp_path / "plan" / ".a.0.tmp").touch()
+    (tmp_path / ".b.tmp.txt").touch()
+    with store.replacing("plan/b") as file:
+        file.write(b"12")
+        assert store.sizes("plan") == {}
+        store.prepare("plan")
+        assert len(list((tmp_path / "plan").iterdir())) == 1
+    assert store.sizes("plan") == {"b": 2}
+    assert (tmp_path / ".b.tmp.txt").exists()
+
+
+def test_a_file_is_no_folder(tmp_path):
+    (tmp_path / "a").touch()
+    with pytest.raises(StellaError, match="/a exists and is no directory"):
+        open_store(tmp_path / "a")
+
+
+# An object store
+
+
+def test_urls_are_objects_and_paths_are_not(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    assert isinstance(open_store("memory://a"), RemoteStore)
+    assert isinstance(open_store(Path("memory://a")), LocalStore)
+    assert str(open_store("memory://a/b/")) == "memory://a/b"
+    with pytest.raises(StellaError, match=r"nosuch://a: nosuch:// is no kind of URL"):
+        open_store("nosuch://a")
+
+
+def test_objects_lie_under_their_url(tmp_path):
+    store = open_store(f"memory://{tmp_path.name}/out")
+    store.prepare("plan")
+    assert store.sizes() == {}
+    write(store, "plan/a", b"1")
+    assert fsspec.filesystem("memory").cat(f"/{tmp_path.name}/out/plan/a") == b"1"
+    assert store.sizes() == {}  # folders are no files
+    assert store.scratch.is_dir()
+
+
+def test_an_upload_that_fails_is_a_sentence(tmp_path, monkeypatch):
+    store = open_store(f"memory://{tmp_path.name}/out")
+
+    def refuse(*args, **options):
+        raise ValueError("quota exceeded")
+
+    monkeypatch.setattr(fsspec.filesystem("memory"), "open", refuse)
+    with pytest.raises(StellaError, match=r"memory://.*/out/a cannot be used: quota exceeded"):
+        write(store, "a", b"1")
