@@ -33,12 +33,12 @@ class Lookout:
         for process in range(count):
             journal = journal_name(process)
             if process != but and self._store.size(journal) is not None and self.alive(journal):
-                found |= set(self._open(journal))
+                found |= self._open(journal)
         return found
 
-    def _open(self, journal: str) -> list[str]:
+    def _open(self, journal: str) -> set[str]:
         lines = self._store.read(journal).splitlines()
         try:
-            return json.loads(lines[-1])["open"]
-        except (IndexError, ValueError, KeyError):  # read while it was written
-            return []
+            return set(json.loads(lines[-1])["open"])
+        except (IndexError, ValueError, KeyError, TypeError):  # read while it was written, or hurt by a full disk
+            return set()

@@ -1,0 +1,84 @@
+"""A wish to stop: at once outside of work, with a grace period within."""
+
+import os
+import signal
+
+import pytest
+
+from stella_jax.job import stop
+from stella_jax.job.stop import Stop, Stopped, stopping_on_sigterm
+
+
+def work(wish: Stop, *steps) -> None:
+    with wish.patience():
+        for step in steps:
+            step()
+
+
+def test_outside_of_patience_it_stops_at_once():
+    with pytest.raises(Stopped):
+        Stop(30).ask()
+
+
+def test_without_a_wish_nothing_happens():
+    wish = Stop(0)
+    work(wish, wish.check)
+    assert not wish.asked
+
+
+def test_work_goes_on_for_the_grace_period_and_ends_stopped(monkeypatch):
+    now = 100.0
+    monkeypatch.setattr(stop.time, "monotonic", lambda: now)
+    wish, done = Stop(30), []
+
+    def later() -> None:
+        nonlocal now
+        now = 130.0
+
+    with pytest.raises(Stopped):
+        work(wish, wish.ask, wish.check, later, wish.check, lambda: done.append(wish.asked))
+    assert done == [True]
+
+
+def test_after_the_grace_period_a_check_stops(monkeypatch):
+    now = 100.0
+    monkeypatch.setattr(stop.time, "monotonic", lambda: now)
+    wish, done = Stop(30), []
+
+    def later() -> None:
+        nonlocal now
+        now = 130.1
+
+    with pytest.raises(Stopped):
+        work(wish, wish.ask, later, wish.check, lambda: done.append("not reached"))
+    assert done == []
+
+
+def test_a_second_wish_stops_at_once():
+    wish, done = Stop(1000), []
+    with pytest.raises(Stopped):
+        work(wish, wish.ask, lambda: done.append("reached"), wish.ask, lambda: done.append("not reached"))
+    assert done == ["reached"]
+
+
+def test_an_error_in_the_block_is_told_before_the_wish():
+    wish = Stop(30)
+    with pytest.raises(ZeroDivisionError):
+        work(wish, wish.ask, lambda: 1 / 0)
+    with pytest.raises(Stopped):
+        wish.ask()
+
+
+def test_sigterm_asks_and_the_handler_before_comes_back():
+    before = signal.getsignal(signal.SIGTERM)
+    wish = Stop(30)
+
+    def run() -> None:
+        with stopping_on_sigterm(wish):
+            work(wish, lambda: os.kill(os.getpid(), signal.SIGTERM), lambda: done.append(wish.asked))
+
+    done: list[bool] = []
+    with pytest.raises(Stopped):
+        run()
+    assert done == [True]
+    assert signal.getsignal(signal.SIGTERM) is before
