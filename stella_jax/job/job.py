@@ -145,7 +145,7 @@ def join_job(
       StellaError: it is of other settings, or that process gives no sign of life.
     """
     lookout = Lookout(store)
-    while store.size(JOB) is None:
+    while not _is_planned(store):
         if not lookout.alive(journal_name(0)):
             raise StellaError(f"process 0 has not planned {store}, and was silent for {PATIENCE} s; start it again.")
         progress.waiting()
@@ -211,14 +211,24 @@ def _plan(
     return fields
 
 
-def _mend_plan(store: Store, sources: Sequence[Source], settings: Settings, fields: dict[str, Any], *rest: Any) -> dict:
-    """The job's fields, its plan made again where it is not as it was written."""
+def _is_planned(store: Store) -> bool:
+    """Whether the job and its plan can be read; process 0 makes a damaged plan again."""
+    if store.size(JOB) is None:
+        return False
+    fields = store.read_json(JOB)
     try:
         PlanFiles(store, fields["plan"])
     except StellaError:
-        fingerprint = {name: value for name, value in fields["fingerprint"].items() if name != "inputs"}
-        return _plan(store, sources, settings, fingerprint, *rest)
-    return fields
+        return False
+    return True
+
+
+def _mend_plan(store: Store, sources: Sequence[Source], settings: Settings, fields: dict[str, Any], *rest: Any) -> dict:
+    """The job's fields, its plan made again where it is not as it was written."""
+    if _is_planned(store):
+        return fields
+    fingerprint = {name: value for name, value in fields["fingerprint"].items() if name != "inputs"}
+    return _plan(store, sources, settings, fingerprint, *rest)
 
 
 def _job(store: Store, sources: tuple[Source, ...], settings: Settings, fields: dict[str, Any]) -> Job:
