@@ -7,6 +7,7 @@ import subprocess
 import sys
 from pathlib import Path
 
+import pyarrow.parquet as pq
 import pytest
 
 import stella_jax
@@ -169,7 +170,7 @@ def test_an_interrupt(corpus, tmp_path, capsys, monkeypatch):
 def test_the_compile_cache_is_the_users_own(monkeypatch, tmp_path):
     import jax
 
-    from stella_jax.commands import _use_compile_cache
+    from stella_jax.devices import _use_compile_cache
 
     updates = {}
     monkeypatch.setattr(jax.config, "update", updates.__setitem__)
@@ -223,3 +224,35 @@ def test_a_platform_that_jax_does_not_have(corpus, tmp_path, platform):
     assert process.returncode == 1
     assert process.stderr.startswith("stella-jax: error: JAX cannot start")
     assert process.stderr.count("\n") == 1
+
+
+def test_a_dry_run_tells_and_writes_nothing(corpus, tmp_path, capsys):
+    command = ["embed", str(corpus), "--out", str(tmp_path / "out"), *SHORT, "--part-rows", "3", "--dry-run"]
+    assert main([*command, "--tokens-per-second", "2"]) == 0
+    lines = capsys.readouterr().out.splitlines()
+    assert lines[0] == "rows        4, of which 1 would be rejected"
+    assert lines[3] == "parts       2 of 3 rows, 3.84e-07 GB before compression"
+    assert lines[4] == "rate        2 tokens/s of a chip (given)"
+    tokens = int(lines[1].split()[1].rstrip(","))
+    assert lines[5] == f"chip-hours  {tokens / 2 / 3600:.3g} ({tokens / 2:.0f} s on one chip)"
+    assert lines[-1].split() == ["8", "100.0%", "#" * 40]
+    assert main(command) == 0
+    assert " tokens/s of a chip (measured: 32 x 8 on 1 x cpu)" in capsys.readouterr().out
+    assert [path.name for path in tmp_path.iterdir()] == ["corpus.jsonl"]
+
+
+def test_several_heads_are_columns(corpus, tmp_path, capsys):
+    out = str(tmp_path / "out")
+    short = ["--max-length", "8", "--max-rejected", "0.25"]
+    assert main(["embed", str(corpus), "--out", out, "--dims", "64,32", *short]) == 0
+    table = pq.read_table(tmp_path / "out" / "part-00000.parquet")
+    assert table.schema.names == ["id", "embedding_64", "embedding_32", "n_tokens", "truncated"]
+    for dim in ("32", "64"):
+        single = tmp_path / dim
+        assert main(["embed", str(corpus), "--out", str(single), "--dim", dim, *short]) == 0
+        assert table[f"embedding_{dim}"].equals(pq.read_table(single / "part-00000.parquet")["embedding"])
+        assert main(["search", out, "tea", "--dim", dim, "-k", "1"]) == 0
+    assert main(["verify", out, "--sample", "3"]) == 0
+    assert "; 3 embedded again came out the same" in capsys.readouterr().out
+    assert main(["search", out, "tea", "--dim", "128"]) == 1
+    assert "holds embeddings of 64 and 32 numbers, none of 128." in capsys.readouterr().err

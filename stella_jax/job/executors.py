@@ -27,6 +27,7 @@ def run_share(job: Job, worker: Worker, hosts: Hosts, progress: Progress, stop: 
         taken = lookout.taken(hosts.count, but=hosts.index)
         free = [part for part in missing if part.name not in taken]
         if free:
+            progress.more(job.plan.rows_of([part.number for part in free]))
             worker.run(_from_another_end(free, hosts), progress, stop)
         else:
             progress.waiting()

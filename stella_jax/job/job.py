@@ -17,7 +17,7 @@ from stella_jax.job.progress import Progress, journal_name
 from stella_jax.job.reader import Reader
 from stella_jax.job.rows import Rejected, Row
 from stella_jax.job.scan import RowsDigest, Scan, scan_sources
-from stella_jax.job.settings import Settings, differences, settings_of
+from stella_jax.job.settings import Settings, check_same, settings_of
 from stella_jax.job.source import Source, open_sources
 from stella_jax.job.store import Store
 from stella_jax.layout import listed
@@ -65,7 +65,7 @@ class Job:
         entry, repeats = self.plan.entry(part.number), self.plan.repeats(part.number)
         items: list[Row | Rejected] = []
         digest = RowsDigest()
-        for position, row in self._rows(reader, part, int(entry["offset"])):
+        for position, row in self.rows(reader, part):
             digest.add(row)
             if position in repeats:
                 first = self._where(repeats[position])
@@ -79,9 +79,9 @@ class Job:
             )
         return items
 
-    def _rows(self, reader: Reader, part: Part, offset: int) -> Iterator[tuple[int, Row | Rejected]]:
-        """A part's rows with their positions."""
-        position = part.start
+    def rows(self, reader: Reader, part: Part) -> Iterator[tuple[int, Row | Rejected]]:
+        """A part's rows with their positions, unchecked."""
+        position, offset = part.start, int(self.plan.entry(part.number)["offset"])
         for i, span in enumerate(part.spans):
             begins = 0 if i else (offset if offset >= 0 else None)
             for number, row in reader.rows(span, begins):
@@ -123,7 +123,7 @@ def open_job(
         fields = _plan(store, sources, settings, fingerprint, max_rejected, progress)
     else:
         fields = store.read_json(JOB)
-        _check_same(store, fields, fingerprint | {"inputs": _identities(sources, progress)})
+        check_same(store, fields.get("fingerprint"), fingerprint | {"inputs": _identities(sources, progress)})
         check_rejected(fields["rejected"], sum(entry["rows"] for entry in fields["inputs"]), max_rejected)
         store.prepare(*FOLDERS)
         fields = _mend_plan(store, sources, settings, fields, max_rejected, progress)
@@ -151,7 +151,7 @@ def join_job(
         progress.waiting()
         time.sleep(POLL_SECONDS)
     fields = store.read_json(JOB)
-    _check_same(store, fields, fingerprint | {"inputs": fields["fingerprint"]["inputs"]})
+    check_same(store, fields.get("fingerprint"), fingerprint | {"inputs": fields["fingerprint"]["inputs"]})
     sources = tuple(open_sources(inputs, settings.fields))
     here, there = [source.name for source in sources], [entry["name"] for entry in fields["inputs"]]
     if here != there:
@@ -266,10 +266,3 @@ def _require_empty(store: Store) -> None:
         raise StellaError(
             f"{store} exists and is not empty ({strange[0]}), and no embedding job began it; choose another directory."
         )
-
-
-def _check_same(store: Store, fields: dict[str, Any], fingerprint: dict[str, Any]) -> None:
-    found = list(differences(fields.get("fingerprint"), fingerprint))
-    if found:
-        changed = "; ".join(found)
-        raise StellaError(f"{store} was begun with other settings or inputs: {changed}. Choose another directory.")

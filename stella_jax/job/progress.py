@@ -48,6 +48,17 @@ class Summary:
         return f"{held}; {now}{before})"
 
 
+@dataclass(frozen=True, slots=True)
+class Counts:
+    """What was done: parts, rows and tokens embedded, tokens computed with padding, rows set aside before."""
+
+    parts: int = 0
+    rows: int = 0
+    tokens: int = 0
+    computed: int = 0
+    set_aside: int = 0
+
+
 def journal_name(process: int) -> str:
     return f"progress-{process}.jsonl" if process else "progress.jsonl"
 
@@ -62,7 +73,7 @@ class Progress:
     """
 
     def __init__(self, store: Store, process: int = 0, shown: bool = False):
-        self.rows = self.tokens = self.computed = self.parts = 0
+        self.rows = self.tokens = self.computed = self.parts = self.set_aside = 0
         self._store = store
         self._process = process
         self._shown = shown
@@ -80,6 +91,10 @@ class Progress:
 
     def __exit__(self, *raised: object) -> None:
         self._bar.close()
+
+    @property
+    def counts(self) -> Counts:
+        return Counts(self.parts, self.rows, self.tokens, self.computed, self.set_aside)
 
     @property
     def seconds(self) -> float:
@@ -104,6 +119,11 @@ class Progress:
         self._begin = time.perf_counter()
         self._line(0)
 
+    def more(self, rows: int) -> None:
+        """So many rows beyond the share are taken over from others."""
+        self._total = self._passed + rows
+        self._phase = "embedding"
+
     def opened(self, part: str) -> None:
         """A part is being read."""
         with self._lock:
@@ -121,6 +141,7 @@ class Progress:
 
     def rejected(self, rows: int) -> None:
         """These rows are set aside before the encoder."""
+        self.set_aside += rows
         self._pass(rows)
 
     def committed(self, part: str) -> None:
@@ -128,6 +149,16 @@ class Progress:
         self.parts += 1
         with self._lock:
             self._open.remove(part)
+        self._line(self._store.journal_seconds / 5)
+
+    def done_elsewhere(self, other: "Counts") -> None:
+        """Another process, which has no journal, did this."""
+        self.parts += other.parts
+        self.tokens += other.tokens
+        self.computed += other.computed
+        self.rows += other.rows
+        self.set_aside += other.set_aside
+        self._pass(other.rows + other.set_aside)
         self._line(self._store.journal_seconds / 5)
 
     def waiting(self) -> None:
@@ -166,10 +197,10 @@ class Progress:
             "open": self._open,
             "parts": self.parts,
             "rows": self.rows,
-            "rows_left": self._total - self._passed,
+            "rows_left": max(0, self._total - self._passed),
             "tokens": self.tokens,
             "seconds": round(self.seconds, 3),
             "tokens_per_second": round(self.tokens / self.seconds, 1),
             "padding_share": round(1 - self.tokens / self.computed, 4) if self.computed else None,
-            "eta_seconds": round((self._total - self._passed) / rate, 1) if rate else None,
+            "eta_seconds": round(max(0, self._total - self._passed) / rate, 1) if rate else None,
         }

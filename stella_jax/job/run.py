@@ -62,7 +62,7 @@ def run_job(
     running = running or Running()
     store, hosts = open_store(out), running.hosts
     fingerprint = fingerprint_of(model, settings)
-    with _full_disk(store), Progress(store, hosts.index, running.shown and not hosts.index) as progress:
+    with full_disk_told(store), Progress(store, hosts.index, running.shown and not hosts.index) as progress:
         if hosts.count > 1:
             store.prepare()
             progress.journal()
@@ -85,7 +85,7 @@ def _run(job: Job, worker: Worker, origin: dict[str, Any], running: Running, pro
 
 
 @contextmanager
-def _full_disk(store: Store) -> Iterator[None]:
+def full_disk_told(store: Store) -> Iterator[None]:
     """Turns a full disk into a sentence; whatever was being written is gone already."""
     try:
         yield

@@ -10,8 +10,10 @@ import jax
 
 from stella_jax import __version__
 from stella_jax.embedder import Stella
+from stella_jax.errors import StellaError
 from stella_jax.fingerprint import fingerprint
 from stella_jax.job.rows import Fields
+from stella_jax.job.store import Store
 
 # Rows in a part. A part is what a kill can cost, and its last batch of each length is half empty: on a CPU, with small
 # batches, parts can be small (the 434M encoder takes half an hour for one); elsewhere only large ones fill batches.
@@ -63,6 +65,18 @@ def settings_of(fingerprint: dict[str, Any]) -> Settings:
     """The settings that a job was begun with."""
     fields = Fields(fingerprint["text_field"], fingerprint["id_field"])
     return Settings(fields, fingerprint["prompt"], fingerprint["normalize"], fingerprint["part_rows"])
+
+
+def check_same(store: Store, before: Any, now: dict[str, Any]) -> None:
+    """Refuses to go on with a job of another fingerprint.
+
+    Raises:
+      StellaError: names every difference.
+    """
+    found = list(differences(before, now))
+    if found:
+        changed = "; ".join(found)
+        raise StellaError(f"{store} was begun with other settings or inputs: {changed}. Choose another directory.")
 
 
 def differences(before: Any, now: Any, name: str = "") -> Iterator[str]:

@@ -1,0 +1,152 @@
+"""A bulk job against the device alone, its scaling over processes, the cost of a commit, and a plan for 1e9 rows.
+
+The peer of each line is in the same run: the encoder fed with ready batches; one process; the part's own time.
+"""
+
+import argparse
+import gzip
+import json
+import os
+import shutil
+import statistics
+import subprocess
+import sys
+import tempfile
+import time
+from pathlib import Path
+from typing import Any
+
+from checkpoint import write_checkpoint
+from report import publish, table
+
+from stella_jax import Stella
+from stella_jax.devices import start_jax
+from stella_jax.job import worker
+from stella_jax.job.rows import Fields
+from stella_jax.job.run import Running, run_job
+from stella_jax.job.settings import Settings
+
+CORPUS = Path(__file__).parent.parent / "tests" / "data" / "corpus_20k.jsonl.gz"
+
+PLAN = Path(__file__).parent / "plan.py"
+
+
+def cut_corpus(path: Path, count: int, folder: Path) -> Path:
+    """The first rows of a corpus as a file of their own."""
+    cut = folder / "corpus.jsonl"
+    with gzip.open(path) as source, cut.open("wb") as target:
+        for _, line in zip(range(count), source, strict=False):
+            target.write(line)
+    return cut
+
+
+def measure_job(model: Stella, corpus: Path, part_rows: int, repeats: int, folder: Path) -> list[object]:
+    """One row of the table: the whole job against the encoder alone, on the same texts in the same groups."""
+    settings = Settings(Fields(), "", False, part_rows)
+    texts = [json.loads(line)["text"] for line in corpus.read_text().splitlines()]
+    groups = [model.tokenize(texts[i : i + part_rows]) for i in range(0, len(texts), part_rows)]
+    tokens = sum(len(text.ids) for group in groups for text in group)
+    alone, whole, share = [], [], 0.0
+    for _ in range(repeats + 1):  # the first compiles
+        out = folder / "out"
+        shutil.rmtree(out, ignore_errors=True)
+        begin = time.perf_counter()
+        for _ in model.runner.stream(groups, model.max_seq_length):
+            pass
+        alone.append(time.perf_counter() - begin)
+        begin = time.perf_counter()
+        summary = run_job(model, {"model": "bench", "revision": None}, [corpus], out, settings, Running())
+        whole.append(time.perf_counter() - begin)
+        share = summary.tokens / summary.computed
+    alone, whole = (tokens / statistics.median(seconds[1:]) for seconds in (alone, whole))
+    return [f"{len(texts)} texts, parts of {part_rows}", tokens, share, alone, whole, whole / alone]
+
+
+def measure_commit(model: Stella, corpus: Path, part_rows: int, folder: Path) -> list[object]:
+    """Seconds of a part's commit (file, hash, fsync, receipt) over the seconds of the part."""
+    seconds: list[float] = []
+    real = worker.Worker._commit
+
+    def timed(*arguments: Any) -> Any:
+        begin = time.perf_counter()
+        receipt = real(*arguments)
+        seconds.append(time.perf_counter() - begin)
+        return receipt
+
+    setattr(worker.Worker, "_commit", timed)  # noqa: B010  not with a type of its own
+    try:
+        settings = Settings(Fields(), "", False, part_rows)
+        summary = run_job(model, {"model": "bench", "revision": None}, [corpus], folder / "commit", settings, Running())
+    finally:
+        setattr(worker.Worker, "_commit", real)  # noqa: B010
+    return [f"{len(seconds)} parts of {part_rows}", statistics.median(seconds), sum(seconds) / summary.seconds]
+
+
+def rate_of_processes(count: int, corpus: Path, folder: Path, model: str, part_rows: int) -> float:
+    """Tokens a second of `count` processes on one job, each on one core; the slowest one's time counts."""
+    out = folder / f"of-{count}"
+    shutil.rmtree(out, ignore_errors=True)
+    command = [sys.executable, "-m", "stella_jax", "embed", str(corpus), "--out", str(out), "--model", model]
+    command += ["--part-rows", str(part_rows), "--executor", "distributed", "--processes", str(count)]
+    cores = sorted(os.sched_getaffinity(0))
+    processes = [
+        subprocess.Popen(["taskset", "-c", str(cores[i % len(cores)]), *command, "--process", str(i)], stdout=-3)
+        for i in range(count)
+    ]
+    if any(process.wait() for process in processes):
+        raise SystemExit("a process failed; its sentence is above.")
+    ends = [json.loads(path.read_text().splitlines()[-1]) for path in out.glob("progress*.jsonl")]
+    return sum(end["tokens"] for end in ends) / max(end["seconds"] for end in ends)
+
+
+def measure_scaling(counts: list[int], *arguments: Any, repeats: int) -> list[list[object]]:
+    """Rows of the table, the first of them one process."""
+    rate_of_processes(1, *arguments)  # fills the compile cache
+    rates = {count: [rate_of_processes(count, *arguments) for _ in range(repeats)] for count in [1, *counts]}
+    single, cores = statistics.median(rates[1]), len(os.sched_getaffinity(0))
+    rows: list[list[object]] = []
+    for count, found in rates.items():
+        rate = statistics.median(found)
+        rows.append([count, rate, rate / single, min(count, cores), rate / single / min(count, cores)])
+    return rows
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--checkpoint", type=Path, help="an existing 434M checkpoint (default: one is written)")
+    parser.add_argument("--model", help="another model in its place, such as tiny")
+    parser.add_argument("--corpus", type=Path, default=CORPUS)
+    parser.add_argument("--texts", type=int, default=512)
+    parser.add_argument("--part-rows", type=int, default=256)
+    parser.add_argument("--repeats", type=int, default=2)
+    parser.add_argument("--only", choices=("job", "commit", "scaling", "plan"), nargs="+")
+    parser.add_argument("--out", type=Path, help="append the tables to this file")
+    options = parser.parse_args()
+    wanted = options.only or ["job", "commit", "scaling", "plan"]
+    with tempfile.TemporaryDirectory() as scratch:
+        folder = Path(scratch)
+        name = options.model or str(write_checkpoint(options.checkpoint or folder / "stella"))
+        corpus = cut_corpus(options.corpus, options.texts, folder)
+        if "scaling" in wanted:
+            arguments = corpus, folder, name, max(1, options.part_rows // 8)
+            rows = measure_scaling([2, 4], *arguments, repeats=options.repeats)
+            columns = ["processes, a core each", "tok/s", "against one", "ideal on these cores", "of the ideal"]
+            publish(f"job: processes, {options.texts} texts, {Path(name).name}", table(columns, rows), options.out)
+        if "plan" in wanted:
+            output = subprocess.run([sys.executable, str(PLAN)], check=True, capture_output=True, text=True).stdout
+            parts, seconds, gib = output.split()
+            row = [f"1e9 rows, {parts} parts", float(seconds), float(gib)]
+            publish("job: a plan, written, read and surveyed", table(["plan", "s", "GiB"], [row]), options.out)
+        start_jax()
+        model = Stella.from_pretrained(name) if {"job", "commit"} & set(wanted) else None
+        if model and "job" in wanted:
+            row = measure_job(model, corpus, options.part_rows, options.repeats, folder)
+            columns = ["job", "useful tokens", "useful share", "encoder alone tok/s", "whole job tok/s", "ratio"]
+            publish(f"job: against the encoder alone, {Path(name).name}", table(columns, [row]), options.out)
+        if model and "commit" in wanted:
+            row = measure_commit(model, corpus, options.part_rows, folder)
+            publish(f"job: commits, {Path(name).name}", table(["job", "s a part", "of its time"], [row]), options.out)
+
+
+if __name__ == "__main__":
+    main()
