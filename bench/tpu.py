@@ -132,11 +132,13 @@ COLUMNS = ("topology", "chips", "rows x tokens a chip", "compile s", "HBM GiB a 
 NOTES = f"""
 FLOPs are counted from the optimised program: dots and convolutions as often as their loop runs, the attention kernel by
 the cost that it states, which holds the softmax (1/64) too. The bounds are {LINEAR_FLOPS / 1e9:.4f} GFLOP a token and
-{ATTENTION_FLOPS:,} FLOP times the length; at most {MOST} times either is allowed.
+{ATTENTION_FLOPS:,} FLOP times the length; at most {MOST} times either is allowed. The matmuls beyond their bound are
+the rotation's (it swaps halves of heads in the matrix unit) and the Dense head.
 
 HBM MB a token: every instruction reads and writes each of its arrays once, tiles and their padding whole, VMEM free.
 What the kernel reads again for each block of queries is not in it. HBM / MXU time: that traffic against those FLOPs,
-each at the chip's published peak. Moves: instructions of a layer that only move or convert 1 MiB or more within HBM.
+each at the chip's published peak in bfloat16. Moves: instructions of a layer that only move or convert 1 MiB or more
+within HBM.
 
 Compile times are of one run each, and noisy.
 """
