@@ -35,7 +35,7 @@ bench: $(VENV)/installed-test
 	@set -e; for script in bench/convert.py bench/encode.py; do echo "== $$script"; $(BIN)/python $$script; done
 
 # Compiles the encoder for TPU pods without a TPU. All topologies: make tpu-check TPU=
-TPU ?= --topology v5e:2x4 --length 512
+TPU ?= --topology v5e:2x4 --length 48 512
 tpu-check: .venv-tpu/installed
 	.venv-tpu/bin/python bench/tpu.py $(TPU)
 
