@@ -1,0 +1,152 @@
+"""Keys of a settings file: declared as the fields of a dataclass, and read from TOML against those declarations."""
+
+import dataclasses
+import math
+import tomllib
+from collections.abc import Sequence
+from dataclasses import field
+from types import NoneType, UnionType
+from typing import Any, get_args, get_origin, get_type_hints
+
+from stella_jax.errors import StellaError, plain, shown
+from stella_jax.layout import listed
+
+
+def one_of(*values: str) -> Any:
+    """A key that takes one of these words, by default the first."""
+    return field(default=values[0], metadata={"choices": values})
+
+
+def number(default: Any, *, least: float = -math.inf, above: float = -math.inf, most: float = math.inf) -> Any:
+    """A number within bounds; `above` is not itself allowed."""
+    return field(default=default, metadata={"least": least, "above": above, "most": most})
+
+
+def every() -> Any:
+    """A key that takes "epoch", or every how many steps."""
+    return field(default="epoch", metadata={"choices": ("epoch",), "least": 1})
+
+
+def section(kind: type, tree: dict[str, Any], name: str, where: str) -> Any:
+    """A dataclass of this kind from a parsed table.
+
+    Args:
+      name: what stands before its keys, "data." or ""; `where` is the file. Both are for errors.
+
+    Raises:
+      StellaError: a key is unknown, missing, of a wrong type, or has an impossible value.
+    """
+    fields, types = {f.name: f for f in dataclasses.fields(kind)}, get_type_hints(kind)
+    unknown = [key for key in tree if key not in fields]
+    if unknown:
+        raise StellaError(f"{where}: there is no key {name}{plain(unknown[0])}; there are {listed(fields)}.")
+    needed = [key for key, f in fields.items() if _is_required(f) and key not in tree]
+    if needed:
+        raise StellaError(f"{where}: {name}{needed[0]} is missing.")
+    values = {}
+    for key, value in tree.items():
+        if dataclasses.is_dataclass(types[key]):
+            values[key] = section(types[key], _table(value, f"{name}{key}", where), f"{name}{key}.", where)
+        else:
+            values[key] = _value(value, types[key], fields[key].metadata, f"{where}: {name}{key}")
+    return kind(**values)
+
+
+def _is_required(f: dataclasses.Field) -> bool:
+    return f.default is dataclasses.MISSING and f.default_factory is dataclasses.MISSING
+
+
+def _table(value: Any, name: str, where: str) -> dict[str, Any]:
+    if not isinstance(value, dict):
+        raise StellaError(f"{where}: {name} = {shown(value)} must be a section, [{name}].")
+    return value
+
+
+def _value(value: Any, kind: Any, rules: Any, name: str) -> Any:
+    """The value as what its key takes; `name` says which in errors."""
+    origin, inner = get_origin(kind), get_args(kind)
+    if origin is UnionType:
+        kinds = [each for each in inner if each is not NoneType]
+        kind = next((each for each in kinds if _is_a(value, each)), kinds[0])
+        return _value(value, kind, rules, name)
+    if not _is_a(value, origin or kind):
+        raise StellaError(f"{name} = {shown(value)} must be {_words(origin or kind, rules)}.")
+    if origin is tuple:
+        return tuple(_value(item, inner[0], rules, f"{name}[{i}]") for i, item in enumerate(value))
+    if origin is dict:
+        known = rules.get("keys")
+        for key in value:
+            if known and key not in known:
+                raise StellaError(f"{name} = {shown(value)} names {shown(key)}; its keys are {listed(known)}.")
+        return {key: _value(item, inner[1], rules, f"{name}.{key}") for key, item in value.items()}
+    return _word(value, rules, name) if kind is str else value if kind is bool else _bounded(value, kind, rules, name)
+
+
+def _is_a(value: Any, kind: Any) -> bool:
+    if kind in (int, float):
+        return isinstance(value, int if kind is int else int | float) and not isinstance(value, bool)
+    return isinstance(value, list if kind is tuple else kind)
+
+
+def _word(value: str, rules: Any, name: str) -> str:
+    choices = rules.get("choices")
+    if choices and value not in choices:
+        numbers = " or a number of steps" if "least" in rules else ""
+        raise StellaError(f"{name} = {shown(value)} must be {_either(choices)}{numbers}.")
+    if not value:
+        raise StellaError(f"{name} is empty; give it a value or leave the key out.")
+    return value
+
+
+def _bounded(value: float, kind: type, rules: Any, name: str) -> Any:
+    least, above, most = (rules.get(key, bound) for key, bound in BOUNDS)
+    if not (math.isfinite(value) and least <= value <= most and value > above):
+        raise StellaError(f"{name} = {shown(value)} must be {_words(kind, rules)}.")
+    return kind(value)
+
+
+BOUNDS = (("least", -math.inf), ("above", -math.inf), ("most", math.inf))
+
+
+def _words(kind: Any, rules: Any) -> str:
+    """What a key takes, in words."""
+    if kind is str:
+        return _either(rules["choices"]) if "choices" in rules else "a text in quotes"
+    if kind not in (int, float):
+        return {bool: "true or false", tuple: "a list, [...]", dict: "a table, {...}"}[kind]
+    least, above, most = (rules.get(key, bound) for key, bound in BOUNDS)
+    words = ["a whole number" if kind is int else "a number"]
+    words += [f"of at least {least:g}"] if least > -math.inf else []
+    words += [f"above {above:g}"] if above > -math.inf else []
+    words += [f"of at most {most:g}"] if most < math.inf else []
+    return f"{words[0]} {' and '.join(words[1:])}".rstrip()
+
+
+def _either(choices: Sequence[str]) -> str:
+    return " or ".join(repr(choice) for choice in choices)
+
+
+def override(tree: dict[str, Any], text: str) -> None:
+    """Puts the value of "section.key=value" in its place; a table's own key may follow: data.prompts.anchor=...
+
+    Raises:
+      StellaError: the text is not of this form.
+    """
+    path, equals, raw = text.partition("=")
+    names = [name.strip() for name in path.strip().split(".", 2)]
+    if not equals or not all(names):
+        raise StellaError(f"--set {shown(text)} is not of the form section.key=value.")
+    for name in names[:-1]:
+        tree = tree.setdefault(name, {})
+        if not isinstance(tree, dict):
+            raise StellaError(f"--set {shown(text)}: {name} is no section.")
+    tree[names[-1]] = _toml(raw.strip())
+
+
+def _toml(raw: str) -> Any:
+    """The value as TOML has it; what is no TOML is a text, so that words need no quotes."""
+    try:
+        value = tomllib.loads(f"value = {raw}")
+    except tomllib.TOMLDecodeError:
+        return raw
+    return value["value"] if set(value) == {"value"} else raw

@@ -1,0 +1,188 @@
+"""A recipe: everything a training run follows from, read from TOML and checked before anything is loaded.
+
+Each class is a section, each attribute a key; what is left out has the value given here.
+"""
+
+import dataclasses
+import tomllib
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from stella_jax.errors import StellaError
+from train.fields import every, number, one_of, override, section
+
+COLUMNS = ("anchor", "positive", "negative")
+
+
+@dataclass(frozen=True, slots=True)
+class Data:
+    """Where the rows lie (JSONL, CSV, Parquet) and how they come into batches.
+
+    Attributes:
+      batch_sampler: no_duplicates (no text twice in a batch), shuffle, or sequential (in the order of the file).
+      drop_last: leave out batches that are not full.
+      prompts: column -> what is put before its texts: the name of one of the checkpoint's prompts, or a text with a
+        space in it.
+      max_length: tokens at which a text is cut; None is the checkpoint's own limit.
+    """
+
+    train: str
+    eval: str | None = None
+    test: str | None = None
+    batch_sampler: str = one_of("no_duplicates", "shuffle", "sequential")
+    drop_last: bool = False
+    prompts: dict[str, str] = field(default_factory=dict, metadata={"keys": COLUMNS})
+    max_length: int | None = number(None, least=1)
+
+
+@dataclass(frozen=True, slots=True)
+class Loss:
+    """What is made small.
+
+    Attributes:
+      distance, margin: of the triplet loss.
+      scale, symmetric: of the ranking loss; symmetric ranks anchors for each positive, too.
+      mini_batch: rows that go through the encoder at once in the ranking loss, however large the batch; None is all.
+      matryoshka_dims: the loss is the sum over these prefixes of an embedding; none is the whole embedding alone.
+    """
+
+    name: str = one_of("triplet", "multiple_negatives_ranking")
+    distance: str = one_of("euclidean", "cosine", "manhattan")
+    margin: float = number(5.0, least=0)
+    scale: float = number(20.0, above=0)
+    symmetric: bool = False
+    mini_batch: int | None = number(None, least=1)
+    matryoshka_dims: tuple[int, ...] = number((), least=1)
+
+
+@dataclass(frozen=True, slots=True)
+class Optimizer:
+    """AdamW, its schedule, and what it may change.
+
+    Attributes:
+      warmup_ratio: share of the steps over which the learning rate rises from 0.
+      weight_decay: of matrices; biases and norms have none.
+      max_grad_norm: the gradient is scaled down to this length.
+      train_only, freeze: patterns of parameter names, such as "head/*" or "encoder/layers/*".
+      learning_rates: pattern -> the peak learning rate of the parameters that it names.
+    """
+
+    learning_rate: float = number(2e-5, above=0)
+    schedule: str = one_of("cosine", "linear", "constant")
+    warmup_ratio: float = number(0.1, least=0, most=1)
+    weight_decay: float = number(0.0, least=0)
+    max_grad_norm: float = number(1.0, above=0)
+    train_only: tuple[str, ...] = ()
+    freeze: tuple[str, ...] = ()
+    learning_rates: dict[str, float] = field(default_factory=dict, metadata={"least": 0})
+
+
+@dataclass(frozen=True, slots=True)
+class Loop:
+    """How long, how much at once, on what, and what is kept.
+
+    Attributes:
+      batch_size: rows of an optimizer step, over all devices and accumulation steps.
+      dtype: what is computed in; parameters and moments are float32.
+      dropout: false switches off the checkpoint's hidden_dropout_prob.
+      eval_every, save_every: "epoch", or a number of steps.
+      early_stop: end after so many evaluations without a better one.
+      keep: how many of the newest checkpoints stay, beside the best.
+      export: which weights are exported, those of the last step or of the best evaluation.
+      remat: compute each layer again for its gradient, which takes time and saves memory.
+      mesh: devices, such as "data=4,model=2"; None is one.
+      fsdp: split parameters and moments over the mesh's `data` axis, too.
+    """
+
+    epochs: int = number(3, least=1)
+    batch_size: int = number(16, least=1)
+    gradient_accumulation_steps: int = number(1, least=1)
+    dtype: str = one_of("float32", "bfloat16")
+    dropout: bool = True
+    eval_every: str | int = every()
+    save_every: str | int = every()
+    early_stop: int | None = number(None, least=1)
+    keep: int = number(2, least=1)
+    export: str = one_of("last", "best")
+    remat: bool = False
+    mesh: str | None = None
+    fsdp: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class Recipe:
+    """The whole of it.
+
+    Attributes:
+      model: as in `Stella.from_pretrained`, as are `revision` and `dim`, the head to train through.
+      output: directory of metrics, checkpoints and export.
+      seed: of the order of the rows and of dropout.
+    """
+
+    model: str
+    output: str
+    data: Data
+    loss: Loss = Loss()
+    optimizer: Optimizer = Optimizer()
+    loop: Loop = Loop()
+    revision: str | None = None
+    dim: int | None = number(None, least=1)
+    seed: int = number(42, least=0, most=2**32 - 1)
+
+    def as_dict(self) -> dict[str, Any]:
+        """As JSON values, all keys with their values."""
+        return _plain(dataclasses.asdict(self))
+
+
+def read_recipe(path: str | Path, overrides: Sequence[str] = ()) -> Recipe:
+    """The recipe in a TOML file.
+
+    Args:
+      overrides: "section.key=value" each, in place of what the file says; the value is TOML, or a bare text.
+
+    Raises:
+      StellaError: the file cannot be read, or a key is unknown, missing, of a wrong type or an impossible value.
+    """
+    try:
+        tree = tomllib.loads(Path(path).read_text(encoding="utf-8"))
+    except OSError as error:
+        raise StellaError(f"{path} cannot be read: {error.strerror}; pass a recipe, a .toml file.") from error
+    except ValueError as error:  # wrong TOML and wrong UTF-8
+        raise StellaError(f"{path} is not TOML: {error}.") from error
+    for text in overrides:
+        override(tree, text)
+    return recipe_of(tree, str(path))
+
+
+def recipe_of(tree: dict[str, Any], where: str = "the recipe") -> Recipe:
+    """The recipe of a parsed file; `where` it is from stands in errors, which are raised as in `read_recipe`."""
+    recipe: Recipe = section(Recipe, tree, "", where)
+    for wrong in _conflicts(recipe):
+        raise StellaError(f"{where}: {wrong}.")
+    return recipe
+
+
+def _conflicts(recipe: Recipe) -> Iterator[str]:
+    """What keys that are sound by themselves make impossible together."""
+    loss, loop = recipe.loss, recipe.loop
+    if loop.batch_size % loop.gradient_accumulation_steps:
+        yield (
+            f"loop.gradient_accumulation_steps = {loop.gradient_accumulation_steps} does not divide "
+            f"loop.batch_size = {loop.batch_size}"
+        )
+    if loss.name == "triplet" and (loss.symmetric or loss.mini_batch):
+        key = "symmetric" if loss.symmetric else "mini_batch"
+        yield f"loss.{key} goes with loss.name = 'multiple_negatives_ranking', not with 'triplet'"
+    if recipe.data.eval is None and (loop.early_stop or loop.export == "best"):
+        key = "early_stop" if loop.early_stop else "export = 'best'"
+        yield f"loop.{key} needs evaluations; name a file in data.eval"
+    if loop.gradient_accumulation_steps > 1 and loss.mini_batch:
+        yield "loss.mini_batch and loop.gradient_accumulation_steps both cut the batch; use one of them"
+
+
+def _plain(value: Any) -> Any:
+    if isinstance(value, dict):
+        return {key: _plain(item) for key, item in value.items()}
+    return list(value) if isinstance(value, tuple) else value
