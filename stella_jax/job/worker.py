@@ -3,6 +3,7 @@
 from array import array
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
+from itertools import takewhile
 
 import numpy as np
 import pyarrow as pa
@@ -76,7 +77,8 @@ class Worker:
         runner, longest = self._model.runner, self._model.max_seq_length
         prepared = self._prepared(parts, progress, stop)
         with stop.patience(), Behind(WRITTEN_BEHIND, committed) as behind, ahead(prepared, READ_AHEAD) as coming:
-            groups = _kept(coming, opened, lambda item: item.tokens)
+            begun = takewhile(lambda _: not stop.asked, coming)
+            groups = _kept(begun, opened, lambda item: item.tokens)
             for number, embeddings in runner.stream(groups, longest, report=report):
                 behind.do(self._commit, opened[number], embeddings)
                 opened[number] = replace(opened[number], items=[], tokens=[])
