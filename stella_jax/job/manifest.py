@@ -5,7 +5,7 @@ from collections.abc import Iterator
 from typing import Any
 
 from stella_jax.errors import StellaError
-from stella_jax.job.job import JOB, Job
+from stella_jax.job.job import FOLDERS, JOB, Job, check_rejected
 from stella_jax.job.receipts import FOLDER, Receipt, receipts, rejected_fields, summary
 from stella_jax.job.store import Store
 
@@ -15,15 +15,19 @@ REJECTED = "rejected.jsonl"
 SETTINGS = ("dims", "dtype", "max_seq_length", "prompt", "normalize", "text_field", "id_field", "part_rows")
 
 
-def close_job(job: Job, origin: dict[str, Any]) -> dict[str, int]:
+def close_job(job: Job, origin: dict[str, Any], max_rejected: float) -> dict[str, int]:
     """Writes rejected.jsonl and, last, the manifest, from what the receipts of all parts say.
 
     Args:
       origin: where the model came from ("model", "revision").
 
     Returns the totals: rows, rejected, tokens.
+      max_rejected: share of the rows that may be rejected.
     """
     entries: list[dict[str, Any]] = []
+
+    Raises:
+      StellaError: more are, counting those that came out not finite in any process of any run.
     with job.store.replacing(REJECTED) as file:
         for part, receipt in zip(job.parts, receipts(job.store, job.parts), strict=True):
             entries.append({"file": part.file} | summary(receipt))
@@ -32,6 +36,7 @@ def close_job(job: Job, origin: dict[str, Any]) -> dict[str, int]:
     settings = {"dim": job.fingerprint["dims"][0]} | {name: job.fingerprint[name] for name in SETTINGS}
     rest = {"inputs": job.fields["inputs"], "fingerprint": job.fingerprint, "totals": totals, "parts": entries}
     job.store.write_json(MANIFEST, origin | settings | rest)
+    check_rejected(totals["rejected"], job.plan.rows, max_rejected)
     return totals
 
 

@@ -78,7 +78,7 @@ def run_ray_job(request: Request, stop: Stop, shown: bool, address: str | None =
                     stop=lambda: stop.asked,
                     grace=stop.grace,
                 )
-            totals = close_job(job, request.origin)
+            totals = close_job(job, request.origin, request.max_rejected)
         except BaseException:
             progress.end("stopped")
             raise

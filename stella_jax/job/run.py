@@ -77,7 +77,7 @@ def _run(job: Job, worker: Worker, origin: dict[str, Any], running: Running, pro
     try:
         progress.journal()
         run_share(job, worker, running.hosts, progress, running.stop)
-        totals = None if running.hosts.index else close_job(job, origin)
+        totals = None if running.hosts.index else close_job(job, origin, running.max_rejected)
     except BaseException:
         progress.end("stopped")
         raise

@@ -1,0 +1,212 @@
+"""Parts on this process's devices: several heads, rows that come out not finite, and where it is asked to stop."""
+
+import os
+import signal
+import threading
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import pyarrow.parquet as pq
+import pytest
+from jobs import content, journal, leftovers, write_corpus
+
+from stella_jax import Stella, StellaError
+from stella_jax.cli import main
+from stella_jax.job.rows import Fields
+from stella_jax.job.run import Running, run_job
+from stella_jax.job.settings import Settings
+from stella_jax.job.stop import Stop, Stopped, stopping_on_sigterm
+from stella_jax.job.store import open_store
+from stella_jax.job.verify import verify_job
+from stella_jax.runner import Runner
+
+TEXTS = [f"{'tea ' * (i % 5)}{i}" for i in range(20)]
+SETTINGS = Settings(Fields(), prompt="", normalize=False, part_rows=2)
+ORIGIN = {"model": "tiny", "revision": None}
+
+
+@pytest.fixture
+def corpus(tmp_path: Path) -> Path:
+    return write_corpus(tmp_path / "a.jsonl", TEXTS)
+
+
+def embed(model: Stella, corpus: Path | str, out: Path | str, settings: Settings = SETTINGS, **running):
+    return run_job(model, ORIGIN, [corpus], out, settings, Running(**running))
+
+
+def parts(out: Path) -> list[str]:
+    """Names of the parts that are done."""
+    return sorted(path.stem for path in (out / "receipts").glob("*.json"))
+
+
+# Rows that come out not finite
+
+
+def spoil(patch: pytest.MonkeyPatch, spoiled: Callable[[int], bool]) -> None:
+    """Makes the first embedding of some groups not a number; groups are counted over all jobs."""
+    sound, groups = Runner.stream, iter(range(10**9))
+
+    def stream(self, *args, **options):
+        for number, embeddings in sound(self, *args, **options):
+            if spoiled(next(groups)):
+                embeddings[0][0, 0] = np.nan
+            yield number, embeddings
+
+    patch.setattr(Runner, "stream", stream)
+
+
+def test_too_many_rows_that_are_not_finite_stop_the_job(tiny, corpus, tmp_path, monkeypatch):
+    out = tmp_path / "out"
+    spoil(monkeypatch, lambda group: group in (1, 3, 4))
+    with pytest.raises(StellaError, match=r"3 of 20 rows cannot be embedded \(15\.00%\), and --max-rejected allows 10"):
+        embed(tiny, corpus, out, max_rejected=0.1)
+    done = parts(out)
+    assert 5 <= len(done) < 10
+    assert not (out / "manifest.json").exists()
+    assert leftovers(out) == []
+    embed(tiny, corpus, out, max_rejected=0.15)
+    assert verify_job(out).faults == ()
+    assert len((out / "rejected.jsonl").read_text().splitlines()) == 3
+
+
+def test_rows_lost_in_earlier_runs_count_too(tiny, corpus, tmp_path, monkeypatch):
+    out = tmp_path / "out"
+    spoil(monkeypatch, lambda group: True)
+    for _ in range(12):
+        with pytest.raises(StellaError, match=r" of 20 rows cannot be embedded .*, and --max-rejected allows 10\.00%"):
+            embed(tiny, corpus, out, max_rejected=0.1)
+    assert not (out / "manifest.json").exists()
+    embed(tiny, corpus, out, max_rejected=0.5)
+    with pytest.raises(StellaError, match="10 of 20 rows cannot be embedded"):
+        embed(tiny, corpus, out, max_rejected=0.49)
+
+
+def test_a_whole_share_may_be_rejected_to_the_row(tiny, tmp_path, monkeypatch):
+    corpus = tmp_path / "a.txt"
+    corpus.write_text("tea\n" * 10)
+    spoil(monkeypatch, lambda group: group == 0)
+    assert embed(tiny, corpus, tmp_path / "out", max_rejected=0.1).job_rejected == 1
+
+
+# Several heads
+
+
+@pytest.fixture(scope="module")
+def both() -> Stella:
+    model = Stella.from_pretrained("tiny", dim=(32, 64))
+    model.max_seq_length = 8
+    return model
+
+
+@pytest.mark.parametrize("normalize", [False, True])
+def test_heads_in_one_pass_are_those_of_jobs_of_their_own(both, corpus, tmp_path, normalize):
+    settings = Settings(Fields(), prompt="", normalize=normalize, part_rows=6)
+    embed(both, corpus, tmp_path / "both", settings)
+    for dim in (32, 64):
+        alone = Stella.from_pretrained("tiny", dim=dim)
+        alone.max_seq_length = 8
+        embed(alone, corpus, tmp_path / f"{dim}", settings)
+        for path in sorted((tmp_path / f"{dim}").glob("part-*.parquet")):
+            one, two = pq.read_table(path), pq.read_table(tmp_path / "both" / path.name)
+            assert two.schema.names == ["id", "embedding_32", "embedding_64", "n_tokens", "truncated"]
+            assert one["embedding"].equals(two[f"embedding_{dim}"])
+            assert one.drop(["embedding"]).equals(two.drop(["embedding_32", "embedding_64"]))
+    assert verify_job(tmp_path / "both").faults == ()
+
+
+def test_a_row_that_one_head_spoils_is_in_none(both, corpus, tmp_path, monkeypatch):
+    spoil(monkeypatch, lambda group: group == 3)
+    embed(both, corpus, tmp_path / "out", max_rejected=0.1)
+    assert pq.read_table(tmp_path / "out" / "part-00003.parquet")["id"].to_pylist() == ["r7"]
+
+
+# Behind URLs
+
+
+def test_from_objects_to_objects_the_bytes_are_the_same(tiny, corpus, tmp_path):
+    embed(tiny, corpus, tmp_path / "out")
+    given, written = f"memory://{tmp_path.name}/in/a.jsonl", f"memory://{tmp_path.name}/out"
+    with open_store(f"memory://{tmp_path.name}/in").replacing("a.jsonl") as file:
+        file.write(corpus.read_bytes())
+    summary = embed(tiny, given, written)
+    assert (summary.rows, summary.job_rows) == (20, 20)
+    path = str(corpus).encode()
+    local = {name: data.replace(path, given.encode()) for name, data in content(tmp_path / "out").items()}
+    assert content(written) == local
+    assert open_store(written).size("progress.jsonl")
+    open_store(written).remove("part-00004.parquet")
+    assert embed(tiny, given, written).rows == 2
+    assert content(written) == local
+    assert verify_job(written).faults == ()
+
+
+# Stopping
+
+
+def during(patch: pytest.MonkeyPatch, name: str, call: int, action: Callable[[], object]) -> None:
+    """Does something before the call of this number to an os function."""
+    real, calls = getattr(os, name), iter(range(10**9))
+
+    def counted(*args, **options):
+        if next(calls) == call:
+            action()
+        return real(*args, **options)
+
+    patch.setattr(os, name, counted)
+
+
+def test_asked_to_stop_it_finishes_the_open_parts_and_no_more(tiny, corpus, tmp_path, monkeypatch):
+    write_corpus(corpus, TEXTS * 3)
+    embed(tiny, corpus, tmp_path / "undisturbed")
+    out, stop = tmp_path / "out", Stop(1000)
+    with monkeypatch.context() as patch:
+        during(patch, "replace", 5, stop.ask)  # the plan is three, part 0 two
+        with pytest.raises(Stopped):
+            embed(tiny, corpus, out, stop=stop)
+    done = len(parts(out))
+    assert 2 <= done < 10
+    assert leftovers(out) == []
+    assert journal(out)[-1]["phase"] == "stopped"
+    assert journal(out)[-1]["open"] == []
+    summary = embed(tiny, corpus, out)
+    assert summary.job_rows == 60
+    assert summary.rows == 60 - 2 * done
+    assert content(out) == content(tmp_path / "undisturbed")
+
+
+def test_after_the_grace_period_open_parts_are_left(tiny, corpus, tmp_path, monkeypatch):
+    out, stop = tmp_path / "out", Stop(-1)
+    during(monkeypatch, "replace", 5, stop.ask)
+    with pytest.raises(Stopped):
+        embed(tiny, corpus, out, stop=stop)
+    assert leftovers(out) == []
+    assert 1 <= len(parts(out)) < 8
+    assert not [thread for thread in threading.enumerate() if thread.name.startswith(("ahead", "behind"))]
+
+
+def test_sigterm_while_planning_ends_at_once_with_nothing_written(tiny, corpus, tmp_path, monkeypatch):
+    stop = Stop(1000)
+    during(monkeypatch, "pwrite", 0, lambda: os.kill(os.getpid(), signal.SIGTERM))
+    corpus.write_text(corpus.read_text() * 2)  # repeated ids are noted with pwrite
+
+    def run() -> None:
+        with stopping_on_sigterm(stop):
+            embed(tiny, corpus, tmp_path / "deep" / "out", stop=stop, max_rejected=0.5)
+
+    with pytest.raises(Stopped):
+        run()
+    assert not (tmp_path / "deep").exists()
+
+
+def test_a_command_that_is_stopped_says_so(corpus, tmp_path, monkeypatch, capsys):
+    monkeypatch.setenv("JAX_COMPILATION_CACHE_DIR", str(tmp_path / "cache"))
+    during(monkeypatch, "replace", 3, lambda: os.kill(os.getpid(), signal.SIGTERM))
+    arguments = ["embed", str(corpus), "--out", str(tmp_path / "out"), "--dim", "32", "--max-length", "8"]
+    assert main([*arguments, "--part-rows", "2", "--progress"]) == 143
+    shown, errors = capsys.readouterr()
+    assert shown == ""
+    assert errors.splitlines()[-1] == (
+        "stella-jax: stopped by SIGTERM; finished parts are kept, and the same command goes on"
+    )
+    assert leftovers(tmp_path / "out") == []
