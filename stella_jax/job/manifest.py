@@ -18,25 +18,28 @@ SETTINGS = ("dims", "dtype", "max_seq_length", "prompt", "normalize", "text_fiel
 def close_job(job: Job, origin: dict[str, Any], max_rejected: float) -> dict[str, int]:
     """Writes rejected.jsonl and, last, the manifest, from what the receipts of all parts say.
 
+    What processes were writing that died under way is removed.
+
     Args:
       origin: where the model came from ("model", "revision").
+      max_rejected: share of the rows that may be rejected.
 
     Returns the totals: rows, rejected, tokens.
-      max_rejected: share of the rows that may be rejected.
-    """
-    entries: list[dict[str, Any]] = []
 
     Raises:
       StellaError: more are, counting those that came out not finite in any process of any run.
+    """
+    job.store.prepare(*FOLDERS)
+    entries: list[dict[str, Any]] = []
     with job.store.replacing(REJECTED) as file:
         for part, receipt in zip(job.parts, receipts(job.store, job.parts), strict=True):
             entries.append({"file": part.file} | summary(receipt))
             file.writelines(rejected_lines(receipt))
     totals = {name: sum(entry[name] for entry in entries) for name in ("rows", "rejected", "tokens")}
+    check_rejected(totals["rejected"], job.plan.rows, max_rejected)
     settings = {"dim": job.fingerprint["dims"][0]} | {name: job.fingerprint[name] for name in SETTINGS}
     rest = {"inputs": job.fields["inputs"], "fingerprint": job.fingerprint, "totals": totals, "parts": entries}
     job.store.write_json(MANIFEST, origin | settings | rest)
-    check_rejected(totals["rejected"], job.plan.rows, max_rejected)
     return totals
 
 
