@@ -5,6 +5,7 @@ import re
 import signal
 import socket
 import threading
+import warnings
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from importlib import import_module
@@ -76,7 +77,10 @@ def _connect(ray: Any, address: str | None) -> None:
             # Ray itself would try for two minutes, deaf to signals.
             socket.create_connection((endpoint["host"], int(endpoint["port"])), CONNECT_SECONDS).close()
         os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")  # of a cluster that is started here
-        with _sigterm_kept():
+        with _sigterm_kept(), warnings.catch_warnings():
+            warnings.simplefilter(
+                "ignore", FutureWarning
+            )  # of variables for GPUs; older versions have it at each start
             ray.init(address, include_dashboard=False, log_to_driver=False, logging_level="ERROR")
     except Exception as error:  # Ray raises whatever its parts raise
         where = f"the Ray cluster at {address}" if address else "Ray on this machine"

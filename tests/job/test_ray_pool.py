@@ -15,7 +15,14 @@ import pytest
 
 from stella_jax import StellaError
 from stella_jax.job import ray_pool
+from stella_jax.job.ray_cluster import connected
 from stella_jax.job.ray_pool import run_on_ray
+
+# Ray leaves files of its logs open, some versions more, some less.
+pytestmark = [
+    pytest.mark.filterwarnings("ignore:unclosed file:ResourceWarning"),
+    pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning"),
+]
 
 ONE_CPU = {"num_cpus": 1}
 
@@ -28,9 +35,8 @@ def cluster() -> Iterator[Any]:
 
     ray.cloudpickle.register_pickle_by_value(sys.modules[__name__])  # actors cannot import tests
     cluster = Cluster(initialize_head=True, head_node_args={"num_cpus": 2, "include_dashboard": False})
-    ray.init(cluster.address, log_to_driver=False, logging_level="ERROR")
-    yield cluster
-    ray.shutdown()
+    with connected(cluster.address):
+        yield cluster
     cluster.shutdown()
 
 
@@ -206,6 +212,7 @@ def test_nodes_come_and_go(cluster: Any, tmp_path: Path, monkeypatch: pytest.Mon
 DRIVER = """
 import sys
 from pathlib import Path
+from stella_jax.job.ray_cluster import connected
 from stella_jax.job.ray_pool import run_on_ray
 
 out = Path(sys.argv[1])

@@ -1,0 +1,40 @@
+#!/bin/bash
+# A bulk job on a Ray cluster. Run it on every machine, with the same stella-jax, Ray and Python on each:
+#
+#   on one:         examples/pod/ray.sh head
+#   on all others:  examples/pod/ray.sh join HEAD_IP      (at any time; more may join and some may leave amid the job)
+#   on the head:    examples/pod/ray.sh embed 'gs://bucket/corpus/*.parquet' --out gs://bucket/embedded
+#   at the end:     examples/pod/ray.sh leave             (on every machine)
+#
+# Inputs and --out are in a bucket or on a file system that all machines share. Where a cluster exists already (KubeRay,
+# ray up, Anyscale), only `embed` is needed, with RAY_ADDRESS set or inside `ray job submit`.
+#
+# Who reaches a Ray cluster runs code on it: keep its ports inside a private network, and let all machines have the same
+# token (`ray get-auth-token --generate` on the head, then copy ~/.ray/auth_token to the others).
+set -euo pipefail
+PORT=${PORT:-6379}
+export RAY_USAGE_STATS_ENABLED=0
+
+case ${1:-} in
+  head)
+    # HEAD_CPUS=0 keeps a small head free for the driver; then let another machine join before `embed`.
+    ray start --head --port="$PORT" --include-dashboard=false ${HEAD_CPUS:+--num-cpus="$HEAD_CPUS"}
+    ;;
+  join)
+    # GPUs are found by Ray itself, and so are TPUs of Google's machines; elsewhere add --resources='{"TPU": 4}'.
+    ray start --address="${2:?the IP of the head}:$PORT"
+    ;;
+  embed)
+    # One worker an accelerator set: all chips of a TPU host, a GPU, or a slot of CPUs. Stopped anyhow, the same
+    # command goes on where it was, on whatever machines there are then.
+    shift
+    exec python -m stella_jax embed "$@" --executor ray
+    ;;
+  leave)
+    ray stop
+    ;;
+  *)
+    sed -n '2,14s/^# \{0,1\}//p' "$0" >&2
+    exit 2
+    ;;
+esac
