@@ -169,6 +169,7 @@ class Progress:
     def end(self, phase: str, totals: dict[str, int] | None = None) -> Summary:
         """Ends the journal; the counts of this run beside the totals of the job, where they are known."""
         self._phase = phase
+        self._passed = self._total if totals else self._passed  # what a dead actor did was not told
         self._open.clear()
         self._line(0)
         job = (totals["rows"], totals["rejected"]) if totals else (None, None)

@@ -1,0 +1,111 @@
+"""Whole jobs by the actors of a small Ray cluster: the bytes of a job in one process, whoever dies."""
+
+import json
+import os
+import signal
+import threading
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from stella_jax import Stella, StellaError
+from stella_jax.job.request import Request
+from stella_jax.job.rows import Fields
+from stella_jax.job.run import Running, run_job
+from stella_jax.job.stop import Stop, Stopped
+
+ray = pytest.importorskip("ray")
+from stella_jax.job.ray_job import run_ray_job  # noqa: E402
+
+
+@pytest.fixture(scope="module", autouse=True)
+def cluster() -> Iterator[None]:
+    """Two slots of one CPU each."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("stella_jax.job.ray_cluster.SLOT_CPUS", 1)
+        ray.init("local", num_cpus=2, include_dashboard=False, log_to_driver=False, logging_level="ERROR")
+        yield
+        ray.shutdown()
+
+
+@pytest.fixture
+def request_of(tmp_path: Path):
+    rows = [{"id": f"r{i}", "text": "tea " * (i % 6)} for i in range(60)] + [{"id": "r3", "text": "again"}]
+    (tmp_path / "a.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+
+    def make(out: str) -> Request:
+        paths = {"inputs": (str(tmp_path / "a.jsonl"),), "out": str(tmp_path / out)}
+        options = {"dim": (32, 64), "max_length": 8, "part_rows": 3, "max_rejected": 0.1, "normalize": True}
+        unset = dict.fromkeys(("revision", "dtype", "mesh", "prompt"))
+        return Request(model="tiny", fields=Fields(), **paths, **options, **unset)  # pyright: ignore[reportArgumentType]
+
+    return make
+
+
+def content(out: Path) -> dict[str, bytes]:
+    files = (path for path in out.rglob("*") if path.is_file() and not path.name.startswith("progress"))
+    return {str(path.relative_to(out)): path.read_bytes() for path in files}
+
+
+def undisturbed(request: Request) -> dict[str, bytes]:
+    model = Stella.from_pretrained("tiny", dim=(32, 64))
+    model.max_seq_length = 8
+    settings = request.settings(model)
+    run_job(model, request.origin, request.inputs, request.out, settings, Running(request.max_rejected))
+    return content(Path(request.out))
+
+
+def actors() -> list[int]:
+    """Processes of actors that are loading the model or embedding, as Ray names them."""
+    names = {path.parent.name: path.read_bytes() for path in Path("/proc").glob("[0-9]*/cmdline") if path.exists()}
+    return [int(pid) for pid, name in names.items() if name.startswith(b"ray::_Actor.run")]
+
+
+def test_the_bytes_of_one_process_with_an_actor_killed_amid_a_part(request_of, tmp_path, capfd) -> None:
+    killed: list[int] = []
+
+    def kill() -> None:
+        """Once a part is there, ends an actor that is at work on another."""
+        while not list((tmp_path / "ray" / "receipts").glob("*.json")) or not actors():
+            time.sleep(0.01)
+        killed.extend(actors()[:1])
+        os.kill(killed[0], signal.SIGKILL)
+
+    thread = threading.Thread(target=kill)
+    thread.start()
+    summary = run_ray_job(request_of("ray"), Stop(5), shown=False)
+    thread.join()
+    assert len(killed) == 1
+    assert "a Ray worker on" in capfd.readouterr().err
+    assert (summary.job_rows, summary.job_rejected) == (60, 1)
+    assert content(tmp_path / "ray") == undisturbed(request_of("alone"))
+    journal = [json.loads(line) for line in (tmp_path / "ray" / "progress.jsonl").read_text().splitlines()]
+    assert (journal[-1]["phase"], journal[-1]["rows_left"]) == ("done", 0)
+    assert run_ray_job(request_of("ray"), Stop(5), shown=False).rows == 0
+
+
+def test_an_error_in_an_actor_is_told_as_here(request_of, tmp_path) -> None:
+    (tmp_path / "a.jsonl").write_text('{"text": 1}\n')
+    with pytest.raises(StellaError, match=r"no row of the inputs can be embedded; a\.jsonl:1, the first: text is 1, not"):
+        run_ray_job(request_of("ray"), Stop(5), shown=False)
+    assert not (tmp_path / "ray").exists()
+
+
+def test_stopped_amid_the_job_it_can_be_finished_here(request_of, tmp_path) -> None:
+    stop = Stop(30)
+
+    def ask() -> None:
+        while not list((tmp_path / "ray" / "receipts").glob("*.json")):
+            time.sleep(0.01)
+        stop.ask()
+
+    thread = threading.Thread(target=ask)
+    thread.start()
+    with pytest.raises(Stopped):
+        run_ray_job(request_of("ray"), stop, shown=False)
+    thread.join()
+    assert not list((tmp_path / "ray").rglob("*.tmp"))
+    assert not (tmp_path / "ray" / "manifest.json").exists()
+    assert undisturbed(request_of("ray")) == undisturbed(request_of("alone"))
