@@ -1,8 +1,7 @@
 """Embeds some rows of a finished job again, from its inputs, and compares."""
 
-import math
 from collections.abc import Iterator
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import pyarrow.parquet as pq
@@ -12,8 +11,10 @@ from stella_jax.embedder import Stella
 from stella_jax.job.job import Job, load_job
 from stella_jax.job.plan import Part
 from stella_jax.job.reader import Reader
+from stella_jax.job.receipts import read_receipt
 from stella_jax.job.rows import Row
 from stella_jax.job.store import Store
+from stella_jax.job.worker import NOT_FINITE
 from stella_jax.job.write import column_of
 
 # Most parts that are read for a sample: each is read whole.
@@ -23,22 +24,38 @@ MOST_PARTS = 16
 TOLERANCE = {"float32": 1e-4, "bfloat16": 5e-2}
 
 
-def sample_faults(store: Store, manifest: dict[str, Any], model: Stella, rows: int) -> Iterator[tuple[Part, str]]:
-    """Parts of which a row does not come out as it was written, and what is wrong with them.
+class Sampled(NamedTuple):
+    """A part of which so many rows were embedded again; `fault` is empty where they came out as they were written."""
+
+    part: Part
+    rows: int
+    fault: str
+
+
+def sample(store: Store, manifest: dict[str, Any], model: Stella, rows: int) -> Iterator[Sampled]:
+    """Embeds rows again that are chosen at random.
 
     Args:
-      rows: how many rows, chosen at random.
+      rows: how many, at most.
     """
     job, random = load_job(store), np.random.default_rng()
     count = min(len(job.parts), rows, MOST_PARTS)
     chosen = sorted(random.choice(len(job.parts), count, replace=False).tolist())
     reader = Reader(dict(enumerate(job.sources)), job.settings.fields)
-    for number in chosen:
-        texts = {row.id: row.text for row in job.read(reader, job.parts[number]) if isinstance(row, Row)}
-        ids = random.permutation(list(texts))[: math.ceil(rows / count)].tolist()
+    for i, number in enumerate(chosen):
+        texts = _texts(job, reader, job.parts[number])
+        ids = random.permutation(list(texts))[: rows // count + (i < rows % count)].tolist()
         wrong = list(_wrong(job, model, manifest["dims"], job.parts[number], {row_id: texts[row_id] for row_id in ids}))
-        if wrong:
-            yield job.parts[number], f"{len(wrong)} of {len(ids)} rows embedded again differ ({', '.join(wrong[:3])})"
+        fault = f"{len(wrong)} of {len(ids)} rows embedded again differ ({', '.join(wrong[:3])})" if wrong else ""
+        yield Sampled(job.parts[number], len(ids), fault)
+
+
+def _texts(job: Job, reader: Reader, part: Part) -> dict[str, str]:
+    """Texts by id of the rows that the part should hold: all that were sound, but for those that the model spoiled."""
+    receipt = read_receipt(job.store, part.name)
+    lost = {row.id for row in receipt.rejected if row.reason == NOT_FINITE} if receipt else set()
+    rows = (item for item in job.read(reader, part) if isinstance(item, Row))
+    return {row.id: row.text for row in rows if row.id not in lost}
 
 
 def _wrong(job: Job, model: Stella, dims: list[int], part: Part, texts: dict[str, str]) -> Iterator[str]:
@@ -57,5 +74,5 @@ def _wrong(job: Job, model: Stella, dims: list[int], part: Part, texts: dict[str
             yield row_id
             continue
         pairs = [(np.array(column[place].as_py()), ours[i]) for column, ours in zip(columns, found, strict=True)]
-        if any(np.linalg.norm(a - b) > TOLERANCE[model.dtype] * np.linalg.norm(b) for a, b in pairs):
-            yield row_id
+        if not all(np.linalg.norm(a - b) <= TOLERANCE[model.dtype] * np.linalg.norm(b) for a, b in pairs):
+            yield row_id  # NaN is on no side

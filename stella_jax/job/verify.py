@@ -59,20 +59,21 @@ def verify_job(out: str | Path, sample: int = 0, model_name: str | None = None, 
         ids.close()
     faults += [f"{repeated} ids stand in more than one row"] if repeated and not damaged else []
     faults += _whole_faults(store, manifest, parts, damaged)
-    if sample and not faults:
-        for part, fault in _sample(store, manifest, sample, model_name, revision):
-            faults.append(f"{part.file}: {fault}")
-            damaged.append(part.name)
+    sampled = _sample(store, manifest, sample, model_name, revision) if sample and not faults else ()
+    for part, _, fault in sampled:
+        faults += [f"{part.file}: {fault}"] if fault else []
+        damaged += [part.name] if fault else []
     for name in damaged:
         withdraw_receipt(store, name)
-    return Verdict(rows, min(sample, rows), tuple(faults), tuple(damaged))
+    return Verdict(rows, sum(count for _, count, _ in sampled), tuple(faults), tuple(damaged))
 
 
-def _sample(store: Store, manifest: dict[str, Any], rows: int, *model: str | None) -> Iterator[tuple[Part, str]]:
+def _sample(store: Store, manifest: dict[str, Any], rows: int, *model: str | None) -> Sequence[tuple[Part, int, str]]:
+    """Of each part that was looked into: how many rows were embedded again, and what is wrong with them, if anything."""
     from stella_jax.job.model import load_model  # here: the check of bytes needs no JAX
-    from stella_jax.job.sample import sample_faults
+    from stella_jax.job.sample import sample
 
-    return sample_faults(store, manifest, load_model(store, manifest, manifest["dims"], *model), rows)
+    return list(sample(store, manifest, load_model(store, manifest, manifest["dims"], *model), rows))
 
 
 def _part_faults(

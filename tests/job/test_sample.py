@@ -1,0 +1,170 @@
+"""verify --sample: rows embedded again, from the inputs, are what was written."""
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import pyarrow.parquet as pq
+import pytest
+from jobs import content, write_corpus
+
+from stella_jax import Stella, StellaError
+from stella_jax.cli import main
+from stella_jax.job import sample
+from stella_jax.job.manifest import read_manifest
+from stella_jax.job.rows import Fields
+from stella_jax.job.run import Running, run_job
+from stella_jax.job.settings import Settings
+from stella_jax.job.store import open_store
+from stella_jax.job.verify import verify_job
+from stella_jax.job.write import write_part
+from stella_jax.runner import Runner
+
+TEXTS = [f"{'tea ' * (i % 5)}{i}" for i in range(40)]
+SETTINGS = Settings(Fields(), prompt="a: ", normalize=True, part_rows=8)
+
+
+@pytest.fixture(autouse=True)
+def no_cache_at_home(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.setenv("JAX_COMPILATION_CACHE_DIR", str(tmp_path / "cache"))
+
+
+@pytest.fixture(scope="module")
+def model() -> Stella:
+    model = Stella.from_pretrained("tiny", dim=(32, 64))
+    model.max_seq_length = 8
+    return model
+
+
+@pytest.fixture
+def corpus(tmp_path: Path) -> Path:
+    return write_corpus(tmp_path / "a.jsonl", [*TEXTS, *TEXTS[:2]])
+
+
+@pytest.fixture
+def embed(model: Stella, corpus: Path, tmp_path: Path) -> Callable[[], Path]:
+    def run() -> Path:
+        origin = {"model": "tiny", "revision": None}
+        run_job(model, origin, [corpus], tmp_path / "out", SETTINGS, Running(max_rejected=0.5))
+        return tmp_path / "out"
+
+    return run
+
+
+def forge(out: Path, change: Callable[[dict[str, list]], object], part: int = 2) -> None:
+    """Writes another part and makes receipt and manifest agree with it, as broken hardware would."""
+    name = f"part-{part:05}"
+    table = pq.read_table(out / f"{name}.parquet")
+    columns = table.to_pydict()
+    change(columns)
+    size, sha256 = write_part(open_store(out), f"{name}.parquet", table.from_pydict(columns, table.schema))
+    manifest = read_manifest(open_store(out))
+    manifest["parts"][part] |= {"size": size, "sha256": sha256}
+    (out / "manifest.json").write_text(json.dumps(manifest))
+    receipt = json.loads((out / f"receipts/{name}.json").read_text()) | {"size": size, "sha256": sha256}
+    (out / f"receipts/{name}.json").write_text(json.dumps(receipt))
+
+
+def test_a_sound_job_comes_out_the_same(embed):
+    out = embed()
+    before = content(out)
+    verdict = verify_job(out, sample=10)
+    assert (verdict.rows, verdict.sampled, verdict.faults) == (42, 10, ())
+    assert content(out) == before
+
+
+@pytest.mark.parametrize(("rows", "most", "sampled"), [(1000, 16, 42), (1000, 1, 8), (3, 16, 3), (1, 1, 1)])
+def test_as_many_as_are_said_are_embedded_again(embed, monkeypatch, rows, most, sampled):
+    monkeypatch.setattr(sample, "MOST_PARTS", most)
+    out, seen, sound = embed(), [], Runner.stream
+
+    def stream(self, groups, *args, **options):
+        groups = list(groups)
+        seen.extend(len(tokens) for tokens in groups)
+        return sound(self, groups, *args, **options)
+
+    monkeypatch.setattr(Runner, "stream", stream)
+    verdict = verify_job(out, sample=rows)
+    assert verdict.faults == ()
+    assert verdict.sampled == sum(seen)
+    assert sum(seen) == sampled or (most == 1 and sum(seen) == 2)  # the last part is short
+
+
+def swap(values: list) -> None:
+    values[5], values[6] = values[6], values[5]
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        lambda columns: swap(columns["embedding_64"]),
+        lambda columns: columns["embedding_32"][5].__setitem__(1, columns["embedding_32"][5][1] + 1e-3),
+        lambda columns: columns["id"].__setitem__(5, "r999"),
+        lambda columns: swap(columns["n_tokens"]),
+    ],
+    ids=["another row's", "a little off", "another id", "other tokens"],
+)
+def test_what_looks_sound_but_is_not_is_found_and_mended(embed, change):
+    out = embed()
+    sound = content(out)
+    forge(out, change)
+    verdict = verify_job(out, sample=1000)
+    assert verdict.withdrawn == ("part-00002",)
+    embed()
+    assert content(out) == sound
+
+
+def test_rows_that_came_out_not_finite_are_no_fault(embed, model, monkeypatch):
+    sound = Runner.stream
+
+    def spoiled(self, *args, **options):
+        for number, embeddings in sound(self, *args, **options):
+            embeddings[0][1, 5] = np.nan
+            yield number, embeddings
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Runner, "stream", spoiled)
+        out = embed()
+    assert len((out / "rejected.jsonl").read_text().splitlines()) == 6
+    verdict = verify_job(out, sample=1000)
+    assert (verdict.faults, verdict.sampled) == ((), 36)
+
+
+def test_a_row_that_comes_out_not_finite_now_is_a_fault(embed, monkeypatch):
+    out, sound = embed(), Runner.stream
+
+    def spoiled(self, *args, **options):
+        for number, embeddings in sound(self, *args, **options):
+            embeddings[1][:, 5] = np.nan
+            yield number, embeddings
+
+    monkeypatch.setattr(Runner, "stream", spoiled)
+    assert len(verify_job(out, sample=1000).faults) == 6
+
+
+def test_inputs_that_have_gone_or_changed_are_told(embed, corpus):
+    out = embed()
+    text = corpus.read_text()
+    corpus.write_text(text.replace("tea 1", "tee 1"))
+    with pytest.raises(StellaError, match=r"the rows of part-0000\d in .*a\.jsonl are not those that the job was"):
+        verify_job(out, sample=1000)
+    corpus.unlink()
+    with pytest.raises(StellaError, match=r"a\.jsonl does not exist"):
+        verify_job(out, sample=1)
+    assert verify_job(out).faults == ()
+
+
+def test_the_command_says_how_many(embed, capsys):
+    out = embed()
+    assert main(["verify", str(out), "--sample", "5"]) == 0
+    assert capsys.readouterr().out.endswith("; 5 embedded again came out the same\n")
+
+
+def test_heads_of_a_job_are_searched_by_their_dimension(embed, capsys):
+    out = embed()
+    for dim in ("32", "64"):
+        assert main(["search", str(out), "a: tea 1", "--dim", dim, "--prompt", "none", "-k", "1"]) == 0
+        assert capsys.readouterr().out.startswith("  1  1.0000  r")
+    assert main(["search", str(out), "tea", "--dim", "16"]) == 1
+    assert "holds embeddings of 32 and 64 numbers, none of 16." in capsys.readouterr().err
