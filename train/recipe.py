@@ -23,6 +23,7 @@ class Data:
     Attributes:
       batch_sampler: no_duplicates (no text twice in a batch), shuffle, or sequential (in the order of the file).
       drop_last: leave out batches that are not full.
+      skip_faulty: leave out rows that cannot be trained on, such as those whose anchor is its own positive.
       prompts: column -> what is put before its texts: the name of one of the checkpoint's prompts, or a text with a
         space in it.
       max_length: tokens at which a text is cut; None is the checkpoint's own limit.
@@ -33,6 +34,7 @@ class Data:
     test: str | None = None
     batch_sampler: str = one_of("no_duplicates", "shuffle", "sequential")
     drop_last: bool = False
+    skip_faulty: bool = False
     prompts: dict[str, str] = field(default_factory=dict, metadata={"keys": COLUMNS})
     max_length: int | None = number(None, least=1)
 

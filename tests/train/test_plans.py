@@ -1,0 +1,95 @@
+"""Batches as pure functions of (seed, epoch)."""
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from train.data import Triplets, triplets_of
+from train.plans import epoch_lengths, epoch_plan, most_frequent, poor_batches
+
+SAMPLERS = ("no_duplicates", "shuffle", "sequential")
+
+
+def distinct(count: int) -> Triplets:
+    return triplets_of([(f"a{i}", f"p{i}", f"n{i}") for i in range(count)], "")
+
+
+def lists(plan) -> list[list[int]]:
+    return [batch.tolist() for batch in plan]
+
+
+@pytest.mark.parametrize("sampler", SAMPLERS)
+def test_every_row_once_in_full_batches_but_the_last(sampler):
+    plan = epoch_plan(distinct(11), 4, sampler, seed=1, epoch=0)
+    assert [len(batch) for batch in plan] == [4, 4, 3]
+    assert sorted(np.concatenate(plan)) == list(range(11))
+    assert [len(batch) for batch in epoch_plan(distinct(11), 4, sampler, 1, 0, drop_last=True)] == [4, 4]
+
+
+def test_a_plan_follows_from_seed_and_epoch_alone():
+    rows = distinct(50)
+    for sampler in SAMPLERS[:2]:
+        plan = lists(epoch_plan(rows, 8, sampler, seed=1, epoch=3))
+        np.random.default_rng(0).random(100)
+        assert lists(epoch_plan(rows, 8, sampler, seed=1, epoch=3)) == plan
+        assert lists(epoch_plan(rows, 8, sampler, seed=1, epoch=4)) != plan
+        assert lists(epoch_plan(rows, 8, sampler, seed=2, epoch=3)) != plan
+
+
+def test_plans_stay_as_they_are_across_versions():
+    assert lists(epoch_plan(distinct(7), 3, "no_duplicates", seed=42, epoch=1)) == [[0, 4, 6], [1, 2, 3], [5]]
+
+
+def test_sequential_is_the_order_of_the_file():
+    assert lists(epoch_plan(distinct(5), 2, "sequential", 1, 7)) == [[0, 1], [2, 3], [4]]
+
+
+def test_without_texts_in_common_no_duplicates_is_shuffle():
+    shuffled, apart = (lists(epoch_plan(distinct(30), 4, sampler, 5, 2)) for sampler in ("shuffle", "no_duplicates"))
+    assert shuffled == apart
+
+
+WORDS = st.sampled_from([f"w{i}" for i in range(12)])
+
+
+@given(
+    rows=st.lists(st.tuples(WORDS, WORDS, WORDS), min_size=1, max_size=60),
+    batch_size=st.integers(1, 8),
+    epoch=st.integers(0, 3),
+)
+def test_no_text_twice_in_a_batch_in_any_column(rows, batch_size, epoch):
+    plan = epoch_plan(triplets_of(rows, ""), batch_size, "no_duplicates", seed=0, epoch=epoch)
+    assert sorted(np.concatenate(plan)) == list(range(len(rows)))
+    for batch in plan:
+        assert 1 <= len(batch) <= batch_size
+        for i, first in enumerate(batch):
+            assert all(set(rows[first]).isdisjoint(rows[second]) for second in batch[i + 1 :])
+
+
+def test_a_few_repeated_texts_cost_no_batches():
+    rows = [(f"a{i}", f"p{i // 4}") for i in range(4000)]  # each positive four times
+    plan = epoch_plan(triplets_of(rows, ""), 16, "no_duplicates", 0, 0)
+    assert len(plan) <= 252
+
+
+def test_rows_that_all_share_a_text_are_one_a_batch_and_planned_at_once():
+    rows = [(f"a{i}", "the same") for i in range(50_000)]
+    plan = epoch_plan(triplets_of(rows, ""), 16, "no_duplicates", 0, 0)
+    assert len(plan) == 50_000
+
+
+@pytest.mark.parametrize("sampler", SAMPLERS)
+@pytest.mark.parametrize("drop_last", [False, True])
+def test_lengths_of_epochs_are_known_beforehand(sampler, drop_last):
+    rows = triplets_of([(f"a{i}", f"p{i % 5}") for i in range(33)], "")
+    plans = [epoch_plan(rows, 8, sampler, 9, epoch, drop_last) for epoch in range(4)]
+    assert epoch_lengths(rows, 8, sampler, 9, 4, drop_last) == [len(plan) for plan in plans]
+
+
+def test_poor_batches_have_nothing_to_tell_apart():
+    same = triplets_of([(f"a{i}", "the same") for i in range(6)], "")
+    assert poor_batches(same, epoch_plan(same, 3, "sequential", 0, 0)) == 2
+    assert poor_batches(same, epoch_plan(same, 3, "no_duplicates", 0, 0)) == 6
+    assert poor_batches(distinct(6), epoch_plan(distinct(6), 3, "shuffle", 0, 0)) == 0
+    assert most_frequent(same) == ("the same", 6)

@@ -1,0 +1,100 @@
+"""Which rows form which batch: pure functions of (seed, epoch), the same on any number of hosts and after a resume."""
+
+import numpy as np
+
+from train.data import Triplets
+
+Plan = list[np.ndarray]  # a batch is the numbers of its rows
+
+
+def epoch_plan(
+    triplets: Triplets, batch_size: int, sampler: str, seed: int, epoch: int, drop_last: bool = False
+) -> Plan:
+    """The batches of an epoch.
+
+    Args:
+      sampler: "sequential" is the order of the file; "shuffle" another one each epoch; "no_duplicates" is shuffled,
+        and a row waits for a later batch where this one has one of its texts, in whichever column. Its batches may
+        then be more, and short ones among them.
+      epoch: from 0.
+      drop_last: leaves out batches that are not full.
+    """
+    count = len(triplets)
+    order = np.arange(count) if sampler == "sequential" else np.random.default_rng([seed, epoch]).permutation(count)
+    if sampler == "no_duplicates":
+        plan = _without_duplicates(order, text_numbers(triplets), batch_size)
+    else:
+        plan = [order[start : start + batch_size] for start in range(0, count, batch_size)]
+    return [batch for batch in plan if len(batch) == batch_size] if drop_last else plan
+
+
+def text_numbers(triplets: Triplets) -> np.ndarray:
+    """(rows, columns) a number for each text, the same for the same text in any column."""
+    numbers: dict[str, int] = {}
+    columns = [[numbers.setdefault(text, len(numbers)) for text in texts] for texts in triplets.columns.values()]
+    return np.array(columns).T
+
+
+def _without_duplicates(order: np.ndarray, texts: np.ndarray, batch_size: int) -> Plan:
+    """Gives each row, in order, the first batch with room that comes after all batches with one of its texts."""
+    batches: list[list[int]] = []
+    room = _Room()
+    first_free: dict[int, int] = {}  # text -> the batch after the last one that has it
+    for row, ids in zip(order.tolist(), texts[order].tolist(), strict=True):
+        batch = room.first(max(first_free.get(text, 0) for text in ids))
+        while batch >= len(batches):
+            batches.append([])
+        batches[batch].append(row)
+        if len(batches[batch]) == batch_size:
+            room.fill(batch)
+        for text in ids:
+            first_free[text] = batch + 1
+    return [np.array(batch) for batch in batches]
+
+
+class _Room:
+    """Which batches are full; finds the next that is not, in next to no time (a union-find)."""
+
+    def __init__(self):
+        self._next: dict[int, int] = {}
+
+    def fill(self, batch: int) -> None:
+        self._next[batch] = batch + 1
+
+    def first(self, batch: int) -> int:
+        """The first batch from this one on that is not full."""
+        passed = []
+        while batch in self._next:
+            passed.append(batch)
+            batch = self._next[batch]
+        for full in passed:
+            self._next[full] = batch
+        return batch
+
+
+def most_frequent(triplets: Triplets) -> tuple[str, int]:
+    """The text that most rows have, and in how many places it stands."""
+    texts = text_numbers(triplets)
+    counts = np.bincount(texts.ravel())
+    row, column = np.argwhere(texts == counts.argmax())[0]
+    return list(triplets.columns.values())[column][row], int(counts.max())
+
+
+def poor_batches(triplets: Triplets, plan: Plan) -> int:
+    """Batches of a single row, or with one text in all of their rows: there is nothing in them to tell apart."""
+    texts = text_numbers(triplets)
+    return sum(len(batch) == 1 or _share_a_text(texts[batch]) for batch in plan)
+
+
+def _share_a_text(texts: np.ndarray) -> bool:
+    return any((texts == text).any(axis=1).all() for text in texts[0])
+
+
+def epoch_lengths(
+    triplets: Triplets, batch_size: int, sampler: str, seed: int, epochs: int, drop_last: bool = False
+) -> list[int]:
+    """Batches of each epoch: the schedule must know them all beforehand."""
+    if sampler != "no_duplicates":
+        count = len(triplets)
+        return [count // batch_size if drop_last else -(-count // batch_size)] * epochs
+    return [len(epoch_plan(triplets, batch_size, sampler, seed, epoch, drop_last)) for epoch in range(epochs)]
