@@ -46,7 +46,8 @@ class Loss:
     Attributes:
       distance, margin: of the triplet loss.
       scale, symmetric: of the ranking loss; symmetric ranks anchors for each positive, too.
-      mini_batch: rows that go through the encoder at once in the ranking loss, however large the batch; None is all.
+      mini_batch: rows that pass the encoder at once in the ranking loss, however large the batch (GradCache: value and
+        gradient stay the same); None is all.
       matryoshka_dims: the loss is the sum over these prefixes of an embedding; none is the whole embedding alone.
     """
 
@@ -66,8 +67,8 @@ class Optimizer:
     Attributes:
       warmup_ratio: share of the steps over which the learning rate rises from 0.
       weight_decay: of matrices; biases and norms have none.
-      max_grad_norm: the gradient is scaled down to this length.
-      train_only, freeze: patterns of parameter names, such as "head/*" or "encoder/layers/*".
+      max_grad_norm: the gradient is scaled down to this length; 0 leaves it.
+      train_only, freeze: patterns of parameter names, such as "head/*" or "encoder/layers/23/*".
       learning_rates: pattern -> the peak learning rate of the parameters that it names.
     """
 
@@ -75,7 +76,7 @@ class Optimizer:
     schedule: str = one_of("cosine", "linear", "constant")
     warmup_ratio: float = number(0.1, least=0, most=1)
     weight_decay: float = number(0.0, least=0)
-    max_grad_norm: float = number(1.0, above=0)
+    max_grad_norm: float = number(1.0, least=0)
     train_only: tuple[str, ...] = ()
     freeze: tuple[str, ...] = ()
     learning_rates: dict[str, float] = field(default_factory=dict, metadata={"least": 0})
@@ -92,6 +93,7 @@ class Loop:
       eval_every, save_every: "epoch", or a number of steps.
       early_stop: end after so many evaluations without a better one.
       keep: how many of the newest checkpoints stay, beside the best.
+      gradient_accumulation_steps: parts that a batch is cut into, one in memory at a time.
       export: which weights are exported, those of the last step or of the best evaluation.
       remat: compute each layer again for its gradient, which takes time and saves memory.
       mesh: devices, such as "data=4,model=2"; None is one.
@@ -169,11 +171,6 @@ def recipe_of(tree: dict[str, Any], where: str = "the recipe") -> Recipe:
 def _conflicts(recipe: Recipe) -> Iterator[str]:
     """What keys that are sound by themselves make impossible together."""
     loss, loop = recipe.loss, recipe.loop
-    if loop.batch_size % loop.gradient_accumulation_steps:
-        yield (
-            f"loop.gradient_accumulation_steps = {loop.gradient_accumulation_steps} does not divide "
-            f"loop.batch_size = {loop.batch_size}"
-        )
     if loss.name == "triplet" and (loss.symmetric or loss.mini_batch):
         key = "symmetric" if loss.symmetric else "mini_batch"
         yield f"loss.{key} goes with loss.name = 'multiple_negatives_ranking', not with 'triplet'"

@@ -141,7 +141,6 @@ def test_overrides_make_sections(read):
         ("data.prompts.query=x", "data.prompts = {'query': 'x'} names 'query'; its keys are anchor, positive and"),
         ("data.train=''", "data.train is empty"),
         ("data.train=3", "data.train = 3 must be a text in quotes"),
-        ("loop.gradient_accumulation_steps=3", "loop.gradient_accumulation_steps = 3 does not divide loop.batch_size"),
         ("loop.early_stop=2", "loop.early_stop needs evaluations; name a file in data.eval"),
         ("loop.export=best", "loop.export = 'best' needs evaluations"),
         ("seed=-1", "seed = -1 must be a whole number"),
