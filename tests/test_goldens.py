@@ -150,7 +150,7 @@ def embeddings(name: str, prompt_name: str | None, dim: int | None) -> np.ndarra
 @pytest.mark.parametrize(("name", "dim"), [(name, None) for name in FAMILY] + [("stella", 128)])
 def test_encode_from_text_to_embedding(name, dim, monkeypatch):
     # One bucket: one shape compiled, not five. The buckets themselves are met in test_oracle.py.
-    monkeypatch.setattr("stella_jax.embedder.bucket_lengths", lambda longest: [longest])
+    monkeypatch.setattr("stella_jax.batching.bucket_lengths", lambda longest: [longest])
     stella = model(name, dim=dim)
     for prompt_name in golden(name).prompt_names:
         found = stella.encode(golden(name).texts, prompt_name=prompt_name)

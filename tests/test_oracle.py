@@ -219,7 +219,7 @@ def pipeline(peers, random_checkpoint, tmp_path_factory):
 
 @pytest.fixture
 def one_bucket(monkeypatch):
-    monkeypatch.setattr("stella_jax.embedder.bucket_lengths", lambda longest: [longest])  # one compilation
+    monkeypatch.setattr("stella_jax.batching.bucket_lengths", lambda longest: [longest])  # one compilation
 
 
 @pytest.fixture(params=PIPELINES)

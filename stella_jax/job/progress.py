@@ -89,8 +89,10 @@ class Progress:
     def __enter__(self) -> "Progress":
         return self
 
-    def __exit__(self, *raised: object) -> None:
+    def __exit__(self, kind: type | None, *raised: object) -> None:
         self._bar.close()
+        if kind is not None:
+            self._last_line("stopped")
 
     @property
     def counts(self) -> Counts:
@@ -166,14 +168,17 @@ class Progress:
         self._phase = "waiting"
         self._line(self._store.journal_seconds)
 
-    def end(self, phase: str, totals: dict[str, int] | None = None) -> Summary:
+    def end(self, totals: dict[str, int] | None) -> Summary:
         """Ends the journal; the counts of this run beside the totals of the job, where they are known."""
-        self._phase = phase
         self._passed = self._total if totals else self._passed  # what a dead actor did was not told
-        self._open.clear()
-        self._line(0)
+        self._last_line("done")
         job = (totals["rows"], totals["rejected"]) if totals else (None, None)
         return Summary(self.rows, self.tokens, self.computed, self.seconds, *job)
+
+    def _last_line(self, phase: str) -> None:
+        self._phase = phase
+        self._open.clear()
+        self._line(0)
 
     def _pass(self, rows: int) -> None:
         self._passed += rows

@@ -68,21 +68,16 @@ def run_ray_job(request: Request, stop: Stop, shown: bool, address: str | None =
         missing = [part.number for part in job.missing()]
         progress.journal()
         progress.begin(job.plan.rows, job.plan.rows - job.plan.rows_of(missing))
-        try:
-            with stop.patience():
-                run_on_ray(
-                    lambda: PartRunner(request),
-                    missing,
-                    chunk=_chunk,
-                    report=progress.done_elsewhere,
-                    stop=lambda: stop.asked,
-                    grace=stop.grace,
-                )
-            totals = close_job(job, request.origin, request.max_rejected)
-        except BaseException:
-            progress.end("stopped")
-            raise
-        return progress.end("done", totals)
+        with stop.patience():
+            run_on_ray(
+                lambda: PartRunner(request),
+                missing,
+                chunk=_chunk,
+                report=progress.done_elsewhere,
+                stop=lambda: stop.asked,
+                grace=stop.grace,
+            )
+        return progress.end(close_job(job, request.origin, request.max_rejected))
 
 
 def _chunk(missing: int, actors: int) -> int:

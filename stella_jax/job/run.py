@@ -11,7 +11,7 @@ from stella_jax.errors import StellaError
 from stella_jax.job.atomic import FULL
 from stella_jax.job.executors import run_share
 from stella_jax.job.hosts import Hosts
-from stella_jax.job.job import Job, join_job, open_job
+from stella_jax.job.job import join_job, open_job
 from stella_jax.job.manifest import close_job
 from stella_jax.job.progress import Progress, Summary
 from stella_jax.job.receipts import FOLDER
@@ -70,18 +70,9 @@ def run_job(
             job = join_job(store, inputs, settings, fingerprint, progress)
         else:
             job = open_job(store, inputs, settings, fingerprint, running.max_rejected, progress)
-        return _run(job, Worker(model, job, running.max_rejected), origin, running, progress)
-
-
-def _run(job: Job, worker: Worker, origin: dict[str, Any], running: Running, progress: Progress) -> Summary:
-    try:
         progress.journal()
-        run_share(job, worker, running.hosts, progress, running.stop)
-        totals = None if running.hosts.index else close_job(job, origin, running.max_rejected)
-    except BaseException:
-        progress.end("stopped")
-        raise
-    return progress.end("done", totals)
+        run_share(job, Worker(model, job, running.max_rejected), hosts, progress, running.stop)
+        return progress.end(None if hosts.index else close_job(job, origin, running.max_rejected))
 
 
 @contextmanager
