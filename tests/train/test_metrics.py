@@ -1,0 +1,141 @@
+"""metrics.jsonl: what is written, what a run that continues keeps, and what is drawn of it."""
+
+import importlib.util
+import json
+import sys
+import types
+from pathlib import Path
+
+import pytest
+
+from train import curves
+from train.metrics import Metrics, read_lines
+
+
+def step(number: int, loss: float = 1.0) -> dict:
+    return {"step": number, "epoch": number / 10, "loss": loss, "learning_rate": 1e-3}
+
+
+def evaluation(number: int, score: float, split: str = "eval") -> dict:
+    return {"step": number, "epoch": number / 10, split: {"loss": 1.0, "cosine_accuracy": score}}
+
+
+def written(output: Path) -> list[dict]:
+    return [json.loads(line) for line in (output / "metrics.jsonl").read_text().splitlines()]
+
+
+@pytest.fixture
+def output(tmp_path: Path) -> Path:
+    """With the lines of a run of three steps."""
+    metrics = Metrics(tmp_path, 0)
+    for line in (evaluation(0, 0.5), step(1), step(2), evaluation(2, 0.7), evaluation(2, 0.6, "test"), step(3)):
+        metrics.write(line)
+    metrics.close()
+    return tmp_path
+
+
+def test_a_line_is_there_as_soon_as_it_is_written(tmp_path):
+    metrics = Metrics(tmp_path, 0)
+    metrics.write(step(1))
+    assert written(tmp_path) == [step(1)]
+    metrics.close()
+
+
+def test_lines_by_kind(output):
+    metrics = Metrics(output, 3)
+    assert [line["step"] for line in metrics.steps()] == [1, 2, 3]
+    assert [line["step"] for line in metrics.evaluations("eval")] == [0, 2]
+    assert metrics.evaluation("eval", 2) == {"loss": 1.0, "cosine_accuracy": 0.7}
+    assert metrics.evaluation("test", 2) == {"loss": 1.0, "cosine_accuracy": 0.6}
+    assert metrics.evaluation("test", 0) is None
+    metrics.close()
+
+
+def test_a_run_that_continues_drops_later_lines(output):
+    metrics = Metrics(output, 2)
+    metrics.write(step(3, loss=0.5))
+    metrics.close()
+    assert [(line["step"], line.get("loss")) for line in written(output)] == [
+        (0, None),
+        (1, 1.0),
+        (2, 1.0),
+        (2, None),
+        (2, None),
+        (3, 0.5),
+    ]
+
+
+def test_a_run_from_the_start_begins_anew(output):
+    Metrics(output, 0).close()
+    assert written(output) == []
+
+
+def test_what_a_kill_left_half_written_ends_the_file(output):
+    with (output / "metrics.jsonl").open("ab") as file:
+        file.write(b'{"step": 3, "ep')
+    metrics = Metrics(output, 9)
+    metrics.write(step(4))
+    metrics.close()
+    assert [line["step"] for line in written(output)] == [0, 1, 2, 2, 2, 3, 4]
+    assert list(read_lines(output / "none.jsonl")) == []
+
+
+def test_nan_is_null(tmp_path):
+    metrics = Metrics(tmp_path, 0)
+    metrics.write({"step": 1, "loss": float("nan"), "eval": {"pearson": float("inf")}})
+    metrics.close()
+    assert written(tmp_path) == [{"step": 1, "loss": None, "eval": {"pearson": None}}]
+
+
+def test_tensorboard_gets_every_number_where_it_is_installed(tmp_path, monkeypatch):
+    told = []
+
+    class Writer:
+        def __init__(self, folder):
+            told.append(folder)
+
+        def add_scalar(self, name, value, step):
+            told.append((name, value, step))
+
+        def close(self):
+            told.append("closed")
+
+    module = types.ModuleType("tensorboard.summary")
+    module.Writer = Writer  # pyright: ignore[reportAttributeAccessIssue]
+    monkeypatch.setitem(sys.modules, "tensorboard", types.ModuleType("tensorboard"))
+    monkeypatch.setitem(sys.modules, "tensorboard.summary", module)
+    metrics = Metrics(tmp_path, 0)
+    metrics.write({"step": 3, "epoch": 0.5, "loss": 2.0})
+    metrics.write({"step": 3, "epoch": 0.5, "eval": {"cosine_accuracy": 0.75}})
+    metrics.close()
+    assert told == [
+        str(tmp_path / "tensorboard"),
+        ("train/epoch", 0.5, 3),
+        ("train/loss", 2.0, 3),
+        ("train/epoch", 0.5, 3),
+        ("eval/cosine_accuracy", 0.75, 3),
+        "closed",
+    ]
+
+
+def test_losses_are_averaged_to_as_many_points_as_a_plot_shows():
+    steps, losses = curves.averaged([step(i + 1, loss=i % 2) for i in range(800)])
+    assert (len(steps), steps[0], set(losses)) == (200, 2.5, {0.5})
+    assert curves.averaged([step(1, 3.0)]) == ([1], [3.0])
+    assert curves.averaged([]) == ([], [])
+
+
+def test_without_matplotlib_nothing_is_drawn(output, monkeypatch):
+    monkeypatch.setitem(sys.modules, "matplotlib.figure", None)
+    metrics = Metrics(output, 3)
+    assert not curves.draw(metrics, output / "curves.png")
+    metrics.close()
+    assert not (output / "curves.png").exists()
+
+
+@pytest.mark.skipif(importlib.util.find_spec("matplotlib") is None, reason="needs the extra `plot`")
+def test_curves_are_drawn(output):
+    metrics = Metrics(output, 3)
+    assert curves.draw(metrics, output / "curves.png")
+    metrics.close()
+    assert (output / "curves.png").read_bytes().startswith(b"\x89PNG")

@@ -1,0 +1,107 @@
+"""What a run tells of itself: metrics.jsonl, one object a line, and TensorBoard's events where it is installed.
+
+A line is `{"step", "epoch", "loss", "grad_norm", "learning_rate", ...}` for each step, counted from 1, and
+`{"step", "epoch", "eval": {...}}` for each evaluation after so many steps, or `test` in place of `eval` for the test
+split. A run that continues drops the lines after the step that it continues from.
+"""
+
+import importlib
+import json
+import math
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+from stella_jax.job.atomic import replacing
+
+Line = dict[str, Any]
+
+FILE = "metrics.jsonl"
+EVENTS = "tensorboard"
+SPLITS = ("eval", "test")
+
+
+class Metrics:
+    """The file in `output`, opened to add lines.
+
+    Args:
+      step: what the run continues from; later lines are dropped.
+
+    Attributes:
+      lines: all of them, in order.
+    """
+
+    def __init__(self, output: Path, step: int):
+        self.path = output / FILE
+        self.lines = [line for line in read_lines(self.path) if line["step"] <= step] if step else []
+        with replacing(self.path) as file:
+            file.writelines(_encoded(line) for line in self.lines)
+        self._file = self.path.open("ab")
+        self._events = _event_writer(output / EVENTS)
+
+    def write(self, line: Line) -> None:
+        """Adds a line, there for good when this returns, unless the machine itself fails; NaN becomes null."""
+        self.lines.append(line)
+        self._file.write(_encoded(line))
+        self._file.flush()
+        for name, value in _scalars(line) if self._events else ():
+            self._events.add_scalar(name, value, line["step"])
+
+    def steps(self) -> list[Line]:
+        """The lines of steps."""
+        return [line for line in self.lines if not any(split in line for split in SPLITS)]
+
+    def evaluations(self, split: str) -> list[Line]:
+        """The lines of evaluations of a split."""
+        return [line for line in self.lines if split in line]
+
+    def evaluation(self, split: str, step: int) -> dict[str, float] | None:
+        """What the evaluation after `step` steps found, if there was one."""
+        return next((line[split] for line in self.evaluations(split) if line["step"] == step), None)
+
+    def close(self) -> None:
+        self._file.close()
+        if self._events:
+            self._events.close()
+
+
+def read_lines(path: Path) -> Iterator[Line]:
+    """The lines of a file up to the first that is not whole, which is where a kill has left it."""
+    if not path.exists():
+        return
+    for text in path.read_bytes().splitlines(keepends=True):
+        try:
+            line = json.loads(text)
+        except ValueError:
+            return
+        if not text.endswith(b"\n") or not isinstance(line, dict) or not isinstance(line.get("step"), int):
+            return
+        yield line
+
+
+def _encoded(line: Line) -> bytes:
+    return json.dumps(_finite(line), allow_nan=False).encode() + b"\n"
+
+
+def _finite(value: Any) -> Any:
+    """The value as JSON has it, which knows no NaN."""
+    if isinstance(value, dict):
+        return {key: _finite(item) for key, item in value.items()}
+    return None if isinstance(value, float) and not math.isfinite(value) else value
+
+
+def _scalars(line: Line) -> Iterator[tuple[str, float]]:
+    for key, value in line.items():
+        if isinstance(value, dict):
+            yield from ((f"{key}/{name}", number) for name, number in value.items())
+        elif key != "step":
+            yield f"train/{key}", value
+
+
+def _event_writer(folder: Path) -> Any:
+    """TensorBoard's own writer, or None where it is not installed."""
+    try:
+        summary = importlib.import_module("tensorboard.summary")
+    except ImportError:
+        return None
+    return summary.Writer(str(folder))
