@@ -32,7 +32,7 @@ lint: $(VENV)/installed-test
 	$(BIN)/pyright --pythonpath $(BIN)/python
 
 bench: $(VENV)/installed-test
-	@set -e; for script in bench/convert.py bench/encode.py; do echo "== $$script"; $(BIN)/python $$script; done
+	@set -e; for script in bench/convert.py bench/encode.py bench/job.py; do echo "== $$script"; $(BIN)/python $$script; done
 
 # Compiles the encoder for TPU pods without a TPU. All topologies: make tpu-check TPU=
 TPU ?= --topology v5e:2x4 --length 48 512
