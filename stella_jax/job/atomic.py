@@ -57,10 +57,16 @@ def is_leftover(name: str) -> bool:
     return name.startswith(".") and name.endswith(".tmp")
 
 
-def remove_leftovers(folder: Path) -> None:
-    """Removes what killed processes were writing, and nothing that a living one writes."""
+def leftovers(folder: Path) -> Iterator[Path]:
+    """What killed processes were writing, and nothing that a living one writes; locked while the caller has it."""
     for path in folder.iterdir():
         if is_leftover(path.name):
             with suppress(OSError), path.open("rb") as file:
                 fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-                path.unlink()
+                yield path
+
+
+def remove_leftovers(folder: Path) -> None:
+    for path in leftovers(folder):
+        with suppress(OSError):
+            path.unlink()

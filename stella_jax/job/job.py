@@ -19,7 +19,7 @@ from stella_jax.job.rows import Rejected, Row
 from stella_jax.job.scan import RowsDigest, Scan, scan_sources
 from stella_jax.job.settings import Settings, check_same, settings_of
 from stella_jax.job.source import Source, open_sources
-from stella_jax.job.store import Store
+from stella_jax.job.store import Damaged, Store
 from stella_jax.layout import listed
 
 JOB = "job.json"
@@ -50,7 +50,7 @@ class Job:
     @property
     def key(self) -> str:
         """Tells this job from every other."""
-        return hashlib.sha256(json.dumps(self.fingerprint, sort_keys=True).encode()).hexdigest()[:16]
+        return _key(self.fingerprint)
 
     def missing(self) -> list[Part]:
         """The parts that are not done, in order."""
@@ -105,7 +105,7 @@ def open_job(
     max_rejected: float,
     progress: Progress,
 ) -> Job:
-    """Plans the job, or finds it in its folder and its inputs as they were.
+    """Plans the job, or finds it in its folder and its inputs as they were; mends what says what the job is.
 
     Nothing is written before every input has been read to its end.
 
@@ -118,15 +118,15 @@ def open_job(
         inputs (names every difference), or too many rows cannot be embedded.
     """
     sources = tuple(open_sources(inputs, settings.fields))
-    if store.size(JOB) is None:
-        _require_empty(store)
-        fields = _plan(store, sources, settings, fingerprint, max_rejected, progress)
-    else:
-        fields = store.read_json(JOB)
+    fields = _fields(store)
+    if fields is not None:
         check_same(store, fields.get("fingerprint"), fingerprint | {"inputs": _identities(sources, progress)})
         check_rejected(fields["rejected"], sum(entry["rows"] for entry in fields["inputs"]), max_rejected)
         store.prepare(*FOLDERS)
-        fields = _mend_plan(store, sources, settings, fields, max_rejected, progress)
+    elif store.size(JOB) is None and not store.sizes(receipts.FOLDER):
+        _require_empty(store)
+    if fields is None or not _is_planned(store):
+        fields = _plan(store, sources, settings, fingerprint, max_rejected, progress)
     job = _job(store, sources, settings, fields)
     receipts.withdraw_unsound(store, job.key, job.parts)
     return job
@@ -148,6 +148,8 @@ def join_job(
     while not _is_planned(store):
         if not lookout.alive(journal_name(0)):
             raise StellaError(f"process 0 has not planned {store}, and was silent for {PATIENCE} s; start it again.")
+        if lookout.stopped(journal_name(0)):
+            raise StellaError(f"process 0 stopped before it had planned {store}; what it said tells why.")
         progress.waiting()
         time.sleep(POLL_SECONDS)
     fields = store.read_json(JOB)
@@ -207,28 +209,35 @@ def _plan(
             "inputs": inputs,
             "fingerprint": fingerprint | {"inputs": identities},
         }
+    other = receipts.other_job(store, _key(fields["fingerprint"]), parts)
+    if other is not None:
+        raise StellaError(
+            f"{store}/{JOB} is missing or damaged, and {other} is of a job of other settings or inputs; choose another "
+            "directory."
+        )
     store.write_json(JOB, fields)
     return fields
 
 
-def _is_planned(store: Store) -> bool:
-    """Whether the job and its plan can be read; process 0 makes a damaged plan again."""
-    if store.size(JOB) is None:
-        return False
-    fields = store.read_json(JOB)
+def _key(fingerprint: dict[str, Any]) -> str:
+    return hashlib.sha256(json.dumps(fingerprint, sort_keys=True).encode()).hexdigest()[:16]
+
+
+def _fields(store: Store) -> dict[str, Any] | None:
+    """What job.json holds, None where it is not there or damaged."""
     try:
-        PlanFiles(store, fields["plan"])
-    except StellaError:
+        return None if store.size(JOB) is None else store.read_json(JOB)
+    except Damaged:
+        return None
+
+
+def _is_planned(store: Store) -> bool:
+    """Whether the job and its plan can be read; process 0 makes them again where they are damaged."""
+    fields = _fields(store)
+    try:
+        return fields is not None and bool(PlanFiles(store, fields["plan"]))
+    except Damaged:
         return False
-    return True
-
-
-def _mend_plan(store: Store, sources: Sequence[Source], settings: Settings, fields: dict[str, Any], *rest: Any) -> dict:
-    """The job's fields, its plan made again where it is not as it was written."""
-    if _is_planned(store):
-        return fields
-    fingerprint = {name: value for name, value in fields["fingerprint"].items() if name != "inputs"}
-    return _plan(store, sources, settings, fingerprint, *rest)
 
 
 def _job(store: Store, sources: tuple[Source, ...], settings: Settings, fields: dict[str, Any]) -> Job:

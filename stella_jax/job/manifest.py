@@ -7,7 +7,7 @@ from typing import Any
 from stella_jax.errors import StellaError
 from stella_jax.job.job import FOLDERS, JOB, Job, check_rejected
 from stella_jax.job.receipts import FOLDER, Receipt, receipts, rejected_fields, summary
-from stella_jax.job.store import Store
+from stella_jax.job.store import Damaged, Store
 
 MANIFEST = "manifest.json"
 REJECTED = "rejected.jsonl"
@@ -53,10 +53,13 @@ def read_manifest(store: Store) -> dict[str, Any]:
     """The manifest of a complete job.
 
     Raises:
-      StellaError: there is no job, or it is not complete; says how far it is.
+      StellaError: there is no job, it is not complete (says how far it is), or the manifest is damaged.
     """
     if store.size(MANIFEST) is not None:
-        return store.read_json(MANIFEST)
+        try:
+            return store.read_json(MANIFEST)
+        except Damaged as error:
+            raise StellaError(f"{store}/{MANIFEST} is damaged; run the embed command again to make it anew.") from error
     if store.size(JOB) is None:
         raise StellaError(f"{store} holds no embedding job; it has no {MANIFEST}.")
     total = store.read_json(JOB).get("parts")

@@ -11,11 +11,10 @@ from typing import Any
 
 import numpy as np
 
-from stella_jax.errors import StellaError
 from stella_jax.job.duplicates import Duplicates
 from stella_jax.job.plan import Part
 from stella_jax.job.scan import PART
-from stella_jax.job.store import Store
+from stella_jax.job.store import Damaged, Store
 
 FOLDER = "plan"
 PARTS = f"{FOLDER}/parts.bin"
@@ -54,16 +53,16 @@ class PlanFiles:
     """Reads the plan back.
 
     Raises:
-      StellaError: the files are not those of these hashes.
+      Damaged: the files are not those of these hashes.
     """
 
     def __init__(self, store: Store, hashes: dict[str, str]):
         for name in NAMES:
             if store.size(name) is None:
-                raise StellaError(f"{store}/{name} is missing.")
+                raise Damaged(f"{store}/{name} is missing.")
             with store.open(name) as file:
                 if hashlib.file_digest(file, "sha256").hexdigest() != hashes.get(name):
-                    raise StellaError(f"{store}/{name} is damaged.")
+                    raise Damaged(f"{store}/{name} is damaged.")
         self._store = store
         self._entries = np.frombuffer(store.read(PARTS), ENTRY)
 

@@ -6,7 +6,7 @@ of them, so keeping them means that a part found damaged or missing later is red
 byte for byte; and removing them would be one more step that a kill could leave half done.
 """
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, dataclass
 from functools import partial
@@ -15,7 +15,7 @@ from typing import Any
 from stella_jax.errors import StellaError
 from stella_jax.job.plan import Part
 from stella_jax.job.rows import Rejected
-from stella_jax.job.store import Store
+from stella_jax.job.store import Damaged, Store
 
 FOLDER = "receipts"
 
@@ -46,17 +46,17 @@ def write_receipt(store: Store, receipt: Receipt) -> None:
 
 
 def read_receipt(store: Store, part: str) -> Receipt | None:
-    """The part's receipt, None where there is none."""
+    """The part's receipt, None where there is none.
+
+    Raises:
+      Damaged: it is not as it was written.
+    """
     name = _name(part)
     if store.size(name) is None:
         return None
-    try:
-        fields = store.read_json(name)
-        rejected = (Rejected(row["input"], row["row"], row["id"], row["reason"]) for row in fields.pop("rejected"))
-        return Receipt(**fields, rejected=tuple(rejected))
-    except (StellaError, TypeError, KeyError, AttributeError) as error:
-        reason = f"{store}/{name} is damaged ({error!r})"
-        raise StellaError(f"{reason}; remove it, and the part is embedded again.") from error
+    fields = store.read_json(name)
+    rejected = (Rejected(row["input"], row["row"], row["id"], row["reason"]) for row in fields.pop("rejected"))
+    return Receipt(**fields, rejected=tuple(rejected))
 
 
 def has_receipt(store: Store, part: Part) -> bool:
@@ -75,25 +75,41 @@ def missing(store: Store, parts: Sequence[Part]) -> list[Part]:
 
 
 def withdraw_unsound(store: Store, job: str, parts: Sequence[Part]) -> None:
-    """Withdraws the receipts of parts whose file is not there in the size that it was written in, or of another job."""
+    """Withdraws receipts that are damaged, of another job, or whose part's file has not the size that was written."""
     there, files = store.sizes(FOLDER), store.sizes()
     found = [part for part in parts if f"{part.name}.json" in there]
-    for part, receipt in zip(found, _read_all(store, found), strict=True):
-        if receipt is not None and (receipt.job != job or files.get(part.file) != receipt.size):
+    for part, receipt in zip(found, _read_all(store, found, sound_receipt), strict=True):
+        if receipt is None or receipt.job != job or files.get(part.file) != receipt.size:
             withdraw_receipt(store, part.name)
+
+
+def sound_receipt(store: Store, part: str) -> Receipt | None:
+    """The part's receipt, None where there is none or it is damaged."""
+    try:
+        return read_receipt(store, part)
+    except Damaged:
+        return None
+
+
+def other_job(store: Store, job: str, parts: Sequence[Part]) -> str | None:
+    """A part's receipt that is of another job, by name."""
+    found = (receipt for receipt in _read_all(store, parts, sound_receipt) if receipt and receipt.job != job)
+    return next((_name(receipt.part) for receipt in found), None)
 
 
 def receipts(store: Store, parts: Sequence[Part]) -> Iterator[Receipt]:
     """The receipts of finished parts, in order."""
-    for part, receipt in zip(parts, _read_all(store, parts), strict=True):
+    for part, receipt in zip(parts, _read_all(store, parts, read_receipt), strict=True):
         if receipt is None:
             raise StellaError(f"{store}/{_name(part.name)} has gone; run the job again.")
         yield receipt
 
 
-def _read_all(store: Store, parts: Sequence[Part]) -> Iterator[Receipt | None]:
+def _read_all(
+    store: Store, parts: Sequence[Part], read: Callable[[Store, str], Receipt | None]
+) -> Iterator[Receipt | None]:
     with ThreadPoolExecutor(READERS) as pool:
-        yield from pool.map(partial(read_receipt, store), (part.name for part in parts))
+        yield from pool.map(partial(read, store), (part.name for part in parts))
 
 
 def summary(receipt: Receipt) -> dict[str, Any]:

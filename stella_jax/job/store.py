@@ -1,5 +1,6 @@
 """Where a job's output lies: a folder of this machine (or one that many mount), or a URL of an object store."""
 
+import hashlib
 import json
 import os
 import shutil
@@ -13,8 +14,14 @@ from pathlib import Path
 from typing import Any, cast
 
 from stella_jax.errors import StellaError
-from stella_jax.job.atomic import is_leftover, remove_leftovers, replacing
+from stella_jax.job.atomic import is_leftover, leftovers, remove_leftovers, replacing
 from stella_jax.job.location import URL, Location, filesystem, told
+
+CHECKSUM = "checksum"
+
+
+class Damaged(StellaError):
+    """A file of a job that is not as it was written."""
 
 
 class Store(ABC):
@@ -54,6 +61,10 @@ class Store(ABC):
     def prepare(self, *folders: str) -> None:
         """Makes the folders, and removes from them what killed writers left."""
 
+    @abstractmethod
+    def leftovers(self, folder: str = "") -> list[str]:
+        """Names of what killed writers left in a folder."""
+
     @property
     @abstractmethod
     def scratch(self) -> Path:
@@ -63,25 +74,32 @@ class Store(ABC):
         with self.open(name) as file:
             return file.read()
 
-    def write_json(self, name: str, value: Any) -> None:
-        """Writes a value as JSON; equal values give equal bytes."""
+    def write_json(self, name: str, fields: dict[str, Any]) -> None:
+        """Writes a JSON object, with a checksum at its end; equal ones give equal bytes."""
         with self.replacing(name) as file:
-            file.write(json.dumps(value, indent=1).encode() + b"\n")
+            file.write(_with_checksum(fields))
 
     def read_json(self, name: str) -> dict[str, Any]:
-        """The JSON object in a file.
+        """The JSON object that `write_json` wrote.
 
         Raises:
-          StellaError: it holds none.
+          Damaged: a byte of it is another.
           FileNotFoundError: there is no such file.
         """
+        data = self.read(name)
         try:
-            fields = json.loads(self.read(name))
-        except ValueError as error:
-            raise StellaError(f"{self}/{name} is damaged: {error}.") from error
-        if not isinstance(fields, dict):
-            raise StellaError(f"{self}/{name} is damaged: it holds no JSON object.")
+            fields = json.loads(data)
+            del fields[CHECKSUM]
+        except (ValueError, TypeError, KeyError):
+            fields = None
+        if fields is None or _with_checksum(fields) != data:
+            raise Damaged(f"{self}/{name} is damaged: it is not what was written.")
         return fields
+
+
+def _with_checksum(fields: dict[str, Any]) -> bytes:
+    checksum = hashlib.sha256(json.dumps(fields).encode()).hexdigest()
+    return json.dumps(fields | {CHECKSUM: checksum}, indent=1).encode() + b"\n"
 
 
 def open_store(out: str | Path) -> Store:
@@ -143,6 +161,10 @@ class LocalStore(Store):
         for folder in ("", *folders):
             (self.path / folder).mkdir(parents=True, exist_ok=True)
             remove_leftovers(self.path / folder)
+
+    def leftovers(self, folder: str = "") -> list[str]:
+        found = self.path / folder
+        return sorted(path.name for path in leftovers(found)) if found.is_dir() else []
 
     @property
     def scratch(self) -> Path:
@@ -210,6 +232,9 @@ class RemoteStore(Store):
 
     def prepare(self, *folders: str) -> None:
         pass  # there are no folders, and an upload that was killed leaves no object
+
+    def leftovers(self, folder: str = "") -> list[str]:
+        return []
 
     @property
     def scratch(self) -> Path:

@@ -10,12 +10,13 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from stella_jax.errors import StellaError
 from stella_jax.job.duplicates import Duplicates
+from stella_jax.job.job import FOLDERS, JOB
 from stella_jax.job.manifest import MANIFEST, REJECTED, read_manifest, rejected_lines
 from stella_jax.job.plan import Part, plan_parts
-from stella_jax.job.receipts import Receipt, read_receipt, receipts, summary, withdraw_receipt
-from stella_jax.job.store import Store, open_store
+from stella_jax.job.plan_files import PlanFiles
+from stella_jax.job.receipts import receipts, sound_receipt, summary, withdraw_receipt
+from stella_jax.job.store import Damaged, Store, open_store
 from stella_jax.job.write import column_of
 
 
@@ -69,7 +70,7 @@ def verify_job(out: str | Path, sample: int = 0, model_name: str | None = None, 
 
 
 def _sample(store: Store, manifest: dict[str, Any], rows: int, *model: str | None) -> Sequence[tuple[Part, int, str]]:
-    """Of each part that was looked into: how many rows were embedded again, and what is wrong with them, if anything."""
+    """Of each part that was looked into: how many rows were embedded again, and what is wrong with them, or ""."""
     from stella_jax.job.model import load_model  # here: the check of bytes needs no JAX
     from stella_jax.job.sample import sample
 
@@ -84,7 +85,7 @@ def _part_faults(
     if size is None:
         yield "it is missing"
         return
-    receipt = _receipt(store, part)
+    receipt = sound_receipt(store, part.name)
     if receipt is None or summary(receipt) != {key: entry[key] for key in summary(receipt)}:
         yield f"its receipt is missing, damaged, or not what {MANIFEST} says"
     if size != entry["size"]:
@@ -129,19 +130,30 @@ def _whole_faults(store: Store, manifest: dict[str, Any], parts: list[Part], dam
         yield f"{MANIFEST} accounts for {written} rows, the inputs have {expected}"
     if not damaged and not _same_rejected(store, parts):
         yield f"{REJECTED} is not what the receipts say; run the embed command again"
+    yield from _plan_faults(store, manifest)
     known = {part.file for part in parts}
     strays = sorted(name for name in store.sizes() if name.startswith("part-") and name not in known)
     if strays:
         yield f"files of no part of this job: {', '.join(strays)}"
+    left = [name for folder in ("", *FOLDERS) for name in store.leftovers(folder)]
+    if left:
+        yield f"files that a killed process was writing: {', '.join(left)}; run the embed command again to remove them"
+
+
+def _plan_faults(store: Store, manifest: dict[str, Any]) -> Iterator[str]:
+    """What is wrong with the files that say what the job is."""
+    try:
+        fields = store.read_json(JOB)
+        PlanFiles(store, fields["plan"])
+    except FileNotFoundError:
+        yield f"{JOB} is missing; run the embed command again"
+    except Damaged as error:
+        yield f"{str(error).rstrip('.')}; run the embed command again"
+    else:
+        if fields["fingerprint"] != manifest["fingerprint"]:
+            yield f"{JOB} is of another job than {MANIFEST}; run the embed command again"
 
 
 def _same_rejected(store: Store, parts: list[Part]) -> bool:
     expected = b"".join(line for receipt in receipts(store, parts) for line in rejected_lines(receipt))
     return store.size(REJECTED) is not None and store.read(REJECTED) == expected
-
-
-def _receipt(store: Store, part: Part) -> Receipt | None:
-    try:
-        return read_receipt(store, part.name)
-    except StellaError:
-        return None

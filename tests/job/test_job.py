@@ -11,6 +11,7 @@ from stella_jax.job import job as job_module
 from stella_jax.job import lookout
 from stella_jax.job.job import JOB, Job, join_job, load_job, open_job
 from stella_jax.job.progress import Progress
+from stella_jax.job.receipts import Receipt, write_receipt
 from stella_jax.job.rows import Fields
 from stella_jax.job.settings import Settings
 from stella_jax.job.store import open_store
@@ -39,6 +40,12 @@ def join(out: Path, *inputs: Path, **changed: object) -> Job:
     store = open_store(out)
     store.prepare()
     return join_job(store, inputs, SETTINGS, FINGERPRINT | changed, Progress(store, 1))
+
+
+def commit(job: Job) -> None:
+    """Puts an empty part 1 there."""
+    (job.store.scratch / "part-00001.parquet").touch()
+    write_receipt(job.store, Receipt(job.key, "part-00001", 2, 6, 0, "", ()))
 
 
 # Joining
@@ -95,16 +102,29 @@ def test_who_brings_other_settings_or_inputs_is_refused(corpus, tmp_path):
 # The folder
 
 
-@pytest.mark.parametrize("name", ["plan/parts.bin", "plan/repeats.bin"])
+@pytest.mark.parametrize("name", ["plan/parts.bin", "plan/repeats.bin", "job.json"])
 @pytest.mark.parametrize("damage", [Path.unlink, lambda path: path.write_bytes(b"0")])
 def test_a_damaged_plan_is_made_again(corpus, tmp_path, name, damage):
-    plan(tmp_path / "out", corpus)
+    commit(plan(tmp_path / "out", corpus))
     sound = content(tmp_path / "out")
     damage(tmp_path / "out" / name)
-    with pytest.raises(StellaError, match=f"/{name} is "):
+    with pytest.raises(StellaError, match=f"/{name} is |has no {name}"):
         load_job(open_store(tmp_path / "out"))
     plan(tmp_path / "out", corpus)
     assert content(tmp_path / "out") == sound
+
+
+@pytest.mark.parametrize("damage", [Path.unlink, lambda path: path.write_bytes(b"0")])
+def test_where_it_is_not_known_what_the_job_is_its_parts_tell(corpus, tmp_path, damage):
+    commit(plan(tmp_path / "out", corpus))
+    damage(tmp_path / "out" / "job.json")
+    before = content(tmp_path / "out")
+    with pytest.raises(
+        StellaError, match=r"job\.json is missing or damaged, and receipts/part-00001\.json is of a job"
+    ):
+        plan(tmp_path / "out", corpus, prompt="q: ")
+    left = content(tmp_path / "out")
+    assert {name: left[name] for name in before} == before
 
 
 def test_what_is_left_by_a_death_while_planning_is_no_obstacle(corpus, tmp_path):

@@ -1,6 +1,5 @@
 """verify --sample: rows embedded again, from the inputs, are what was written."""
 
-import json
 from collections.abc import Callable
 from pathlib import Path
 
@@ -61,9 +60,9 @@ def forge(out: Path, change: Callable[[dict[str, list]], object], part: int = 2)
     size, sha256 = write_part(open_store(out), f"{name}.parquet", table.from_pydict(columns, table.schema))
     manifest = read_manifest(open_store(out))
     manifest["parts"][part] |= {"size": size, "sha256": sha256}
-    (out / "manifest.json").write_text(json.dumps(manifest))
-    receipt = json.loads((out / f"receipts/{name}.json").read_text()) | {"size": size, "sha256": sha256}
-    (out / f"receipts/{name}.json").write_text(json.dumps(receipt))
+    open_store(out).write_json("manifest.json", manifest)
+    receipt = open_store(out).read_json(f"receipts/{name}.json") | {"size": size, "sha256": sha256}
+    open_store(out).write_json(f"receipts/{name}.json", receipt)
 
 
 def test_a_sound_job_comes_out_the_same(embed):

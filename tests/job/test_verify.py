@@ -1,12 +1,14 @@
 """verify: every kind of damage is named, the parts that it is in are redone, and nothing else is."""
 
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
+from random import Random
 
 import numpy as np
 import pyarrow.parquet as pq
 import pytest
+from jobs import content
 
 from stella_jax import Stella, StellaError
 from stella_jax.job.manifest import read_manifest
@@ -36,11 +38,6 @@ def embed(tiny: Stella, corpus: list[Path], tmp_path: Path) -> Callable[[], Path
         return tmp_path / "out"
 
     return run
-
-
-def content(out: Path) -> dict[str, bytes]:
-    files = (path for path in out.rglob("*") if path.is_file() and not path.name.startswith("progress"))
-    return {str(path.relative_to(out)): path.read_bytes() for path in files}
 
 
 def flip(path: Path) -> None:
@@ -94,9 +91,9 @@ def forge(out: Path, change: Callable[[dict[str, list]], object]) -> None:
     size, sha256 = write_part(open_store(out), "part-00000.parquet", table.from_pydict(columns, table.schema))
     manifest = read_manifest(open_store(out))
     manifest["parts"][0] |= {"size": size, "sha256": sha256}
-    (out / "manifest.json").write_text(json.dumps(manifest))
-    receipt = json.loads((out / "receipts/part-00000.json").read_text()) | {"size": size, "sha256": sha256}
-    (out / "receipts/part-00000.json").write_text(json.dumps(receipt))
+    open_store(out).write_json("manifest.json", manifest)
+    receipt = open_store(out).read_json("receipts/part-00000.json") | {"size": size, "sha256": sha256}
+    open_store(out).write_json("receipts/part-00000.json", receipt)
 
 
 @pytest.mark.parametrize(
@@ -118,15 +115,67 @@ def test_content_is_checked_too(embed, change: Callable[[dict[str, list]], objec
     ("damage", "fault"),
     [
         (lambda out: flip(out / "rejected.jsonl"), "rejected.jsonl is not what the receipts say"),
-        (lambda out: (out / "part-00009.parquet").touch(), "files of no part of this job: part-00009.parquet"),
+        (lambda out: (out / ".part-00001.parquet.0.tmp").touch(), "files that a killed process was writing: .part-0"),
+        (lambda out: (out / "receipts/.a.0.tmp").touch(), "files that a killed process was writing: .a.0.tmp; run"),
+        (lambda out: flip(out / "job.json"), "{out}/job.json is damaged"),
+        (lambda out: (out / "job.json").unlink(), "job.json is missing"),
+        (lambda out: flip(out / "plan/parts.bin"), "{out}/plan/parts.bin is damaged"),
+        (lambda out: (out / "plan/repeats.bin").unlink(), "{out}/plan/repeats.bin is missing"),
     ],
 )
-def test_what_lies_around_is_checked(embed, damage: Damage, fault: str) -> None:
+def test_what_lies_around_is_checked_and_mended(embed, damage: Damage, fault: str) -> None:
     out = embed()
+    sound = content(out)
     damage(out)
     verdict = verify_job(out)
-    assert verdict.faults[0].startswith(fault)
+    assert len(verdict.faults) == 1
+    assert verdict.faults[0].startswith(fault.format(out=out))
     assert verdict.withdrawn == ()
+    embed()
+    assert content(out) == sound
+    assert verify_job(out).faults == ()
+
+
+def test_what_a_living_process_writes_is_no_fault(embed) -> None:
+    out = embed()
+    with open_store(out).replacing("rejected.jsonl"):
+        assert list(out.glob(".*.tmp"))
+        assert verify_job(out).faults == ()
+
+
+def test_files_of_no_part_are_named(embed) -> None:
+    out = embed()
+    (out / "part-00009.parquet").touch()
+    assert verify_job(out).faults == ("files of no part of this job: part-00009.parquet",)
+
+
+def faults(out: Path) -> Sequence[str]:
+    try:
+        return verify_job(out).faults
+    except StellaError as error:
+        return [str(error)]
+
+
+def test_any_flipped_byte_is_found_and_mended(embed) -> None:
+    out, random = embed(), Random(3)
+    sound = content(out)
+    for name, data in sound.items():
+        for _ in range(5 if data else 0):
+            place = random.randrange(len(data))
+            (out / name).write_bytes(data[:place] + bytes([data[place] ^ 1 << random.randrange(8)]) + data[place + 1 :])
+            assert faults(out), (name, place)
+            embed()
+            assert content(out) == sound, (name, place)
+
+
+def test_a_damaged_manifest_is_told_and_mended(embed) -> None:
+    out = embed()
+    sound = content(out)
+    flip(out / "manifest.json")
+    with pytest.raises(StellaError, match=r"/manifest\.json is damaged; run the embed command again to make it anew\."):
+        verify_job(out)
+    embed()
+    assert content(out) == sound
 
 
 def test_no_job_and_an_unfinished_one_are_refused(embed, tmp_path: Path) -> None:
