@@ -5,6 +5,7 @@ import os
 import signal
 import threading
 import time
+import warnings
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -25,7 +26,10 @@ def cluster() -> Iterator[None]:
     """Two slots of one CPU each."""
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr("stella_jax.job.ray_cluster.SLOT_CPUS", 1)
-        ray.init("local", num_cpus=2, include_dashboard=False, log_to_driver=False, logging_level="ERROR")
+        with warnings.catch_warnings():
+            # JAX minds that Ray forks; a driver, unlike this process, has no JAX running.
+            warnings.filterwarnings("ignore", "os.fork", RuntimeWarning)
+            ray.init("local", num_cpus=2, include_dashboard=False, log_to_driver=False, logging_level="ERROR")
         yield
         ray.shutdown()
 
