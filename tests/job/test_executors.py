@@ -1,0 +1,216 @@
+"""A job by several processes: shares, deaths, other numbers of processes at a rerun, and always the same bytes."""
+
+import os
+import re
+import signal
+import socket
+import subprocess
+import sys
+import threading
+from collections.abc import Iterable
+from pathlib import Path
+
+import pytest
+from jobs import content, embed_command, environment, journal, leftovers, write_corpus
+
+from stella_jax import Stella
+from stella_jax.cli import main
+from stella_jax.job import executors, lookout
+from stella_jax.job import job as job_module
+from stella_jax.job.executors import _from_another_end
+from stella_jax.job.hosts import Hosts
+from stella_jax.job.plan import plan_parts
+from stella_jax.job.progress import Summary
+from stella_jax.job.rows import Fields
+from stella_jax.job.run import Running, run_job
+from stella_jax.job.settings import Settings
+from stella_jax.job.store import LocalStore, open_store
+
+TEXTS = [f"{'tea ' * (i % 5)}{i}" for i in range(60)]
+SETTINGS = Settings(Fields(), prompt="", normalize=False, part_rows=3)
+ORIGIN = {"model": "tiny", "revision": None}
+PARTS = ("--part-rows", "3")
+
+
+@pytest.fixture
+def corpus(tmp_path: Path) -> Path:
+    return write_corpus(tmp_path / "a.jsonl", TEXTS)
+
+
+@pytest.fixture
+def alone(tiny: Stella, corpus: Path, tmp_path: Path) -> dict[str, bytes]:
+    """What one process writes."""
+    run_job(tiny, ORIGIN, [corpus], tmp_path / "alone", SETTINGS)
+    return content(tmp_path / "alone")
+
+
+@pytest.fixture(autouse=True)
+def impatient(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.setattr(job_module, "POLL_SECONDS", 0.02)
+    monkeypatch.setattr(executors, "POLL_SECONDS", 0.02)
+    monkeypatch.setenv("JAX_COMPILATION_CACHE_DIR", str(tmp_path / "cache"))
+
+
+def run(tiny: Stella, corpus: Path | str, out: Path | str, index: int, count: int) -> Summary:
+    return run_job(tiny, ORIGIN, [corpus], out, SETTINGS, Running(hosts=Hosts(index, count)))
+
+
+def run_together(tiny: Stella, corpus: Path, out: Path | str, indices: Iterable[int], count: int) -> dict[int, Summary]:
+    """Processes of a job, as threads."""
+    found: dict[int, Summary] = {}
+
+    def one(index: int) -> None:
+        found[index] = run(tiny, corpus, out, index, count)
+
+    threads = [threading.Thread(target=one, args=(index,)) for index in indices]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    return found
+
+
+@pytest.mark.parametrize("count", [2, 4])
+@pytest.mark.parametrize("place", ["{}/out", "memory://{}/out"])
+def test_many_processes_write_what_one_does(tiny, corpus, tmp_path, alone, count, place):
+    out = place.format(tmp_path)
+    found = run_together(tiny, corpus, out, range(count), count)
+    assert sorted(found) == [*range(count)]
+    assert found[0].job_rows == 60
+    assert found[1].job_rows is None
+    assert sum(summary.rows for summary in found.values()) >= 60
+    assert content(out) == alone
+    assert all(open_store(out).size(f"progress-{i}.jsonl") for i in range(1, count))
+
+
+def test_one_of_many_does_the_work_of_those_that_never_come(tiny, corpus, tmp_path, alone):
+    assert run(tiny, corpus, tmp_path / "out", 0, 4).rows == 60
+    assert content(tmp_path / "out") == alone
+
+
+def test_others_end_when_all_parts_are_done_and_process_0_closes_the_job(tiny, corpus, tmp_path, alone):
+    out = tmp_path / "out"
+    run(tiny, corpus, out, 0, 2)
+    (out / "manifest.json").unlink()
+    assert str(run(tiny, corpus, out, 1, 2)).startswith("0 rows embedded by this process")
+    assert not (out / "manifest.json").exists()
+    run(tiny, corpus, out, 0, 3)
+    assert content(out) == alone
+
+
+class Killed(BaseException):
+    """Stands for SIGKILL."""
+
+
+@pytest.mark.parametrize("counts", [(2, 4, 1), (4, 1, 2), (1, 2, 2)])
+def test_a_rerun_may_have_another_number_of_processes(tiny, corpus, tmp_path, alone, monkeypatch, counts):
+    out, sound, calls = tmp_path / "out", os.replace, iter(range(10**9))
+
+    def replace(*paths):
+        if next(calls) in (11, 30):
+            raise Killed
+        return sound(*paths)
+
+    monkeypatch.setattr(os, "replace", replace)
+    for count in counts[:-1]:
+        with pytest.raises(Killed):
+            run(tiny, corpus, out, 0, count)
+    assert 3 < len(list((out / "receipts").iterdir())) < 20
+    run_together(tiny, corpus, out, range(counts[-1]), counts[-1])
+    assert content(out) == alone
+    assert leftovers(out) == []
+
+
+def test_helpers_meet_late():
+    parts = plan_parts([10], 1)
+    orders = [[part.number for part in _from_another_end(parts, Hosts(i, 3))] for i in range(3)]
+    assert orders == [
+        [9, 8, 7, 6, 5, 4, 3, 2, 1, 0],
+        [6, 5, 4, 3, 2, 1, 0, 9, 8, 7],
+        [3, 2, 1, 0, 9, 8, 7, 6, 5, 4],
+    ]
+    assert _from_another_end([], Hosts(1, 2)) == []
+
+
+# Processes in earnest
+
+# Dies, or is asked to stop, before a call to os.replace: arguments are the call's number, the signal, the command's.
+STRUCK = """
+import os, signal, sys
+from stella_jax.cli import main
+real, calls = os.replace, iter(range(10**9))
+def replace(*paths):
+    if next(calls) == int(sys.argv[1]):
+        os.kill(os.getpid(), getattr(signal, sys.argv[2]))
+    return real(*paths)
+os.replace = replace
+sys.exit(main(sys.argv[3:]))
+"""
+
+
+def struck(call: int, number: signal.Signals, command: list[str], cache: Path) -> subprocess.CompletedProcess:
+    """A command's end, struck before this call."""
+    script = [sys.executable, "-c", STRUCK, str(call), number.name, *command[3:]]
+    return subprocess.run(script, env=environment(cache), capture_output=True, text=True, check=False, timeout=120)
+
+
+def test_the_parts_of_a_killed_process_are_taken_over(tiny, corpus, tmp_path, alone, monkeypatch):
+    out = tmp_path / "out"
+    with monkeypatch.context() as patch:  # process 0 plans, and stops
+        patch.setattr(executors.Worker, "run", lambda *_: 1 / 0)
+        with pytest.raises(ZeroDivisionError):
+            run(tiny, corpus, out, 0, 2)
+    command = embed_command([corpus], out, *PARTS, "--executor", "distributed", "--processes", "2", "--process", "1")
+    ended = struck(6, signal.SIGKILL, command, tmp_path / "cache")
+    assert (ended.returncode, ended.stdout, ended.stderr) == (-signal.SIGKILL, "", "")
+    done = {path.name: path.stat().st_mtime_ns for path in (out / "receipts").iterdir()}
+    assert {"part-00001.json", "part-00003.json"} <= {*done}
+    assert leftovers(out)
+    held = journal(out, 1)[-1]["open"]
+    assert held
+    monkeypatch.setattr(lookout, "PATIENCE", 1.0)
+    monkeypatch.setattr(LocalStore, "journal_seconds", 0.1)
+    summary = run(tiny, corpus, out, 0, 2)
+    assert content(out) == alone
+    assert leftovers(out) == []
+    assert summary.rows == 60 - 3 * len(done)
+    assert done == {name: (out / "receipts" / name).stat().st_mtime_ns for name in done}
+    assert "waiting" in [line["phase"] for line in journal(out)]  # for what the dead seemed to hold
+    assert all(line["rows_left"] >= 0 for line in journal(out))
+
+
+def test_sigterm_to_a_real_process(tiny, corpus, tmp_path, alone):
+    out = tmp_path / "out"
+    ended = struck(7, signal.SIGTERM, embed_command([corpus], out, *PARTS), tmp_path / "cache")
+    assert (ended.returncode, ended.stdout) == (143, "")
+    assert ended.stderr == "stella-jax: stopped by SIGTERM; finished parts are kept, and the same command goes on\n"
+    assert leftovers(out) == []
+    assert 2 < len(list((out / "receipts").iterdir())) < 15
+    assert main([*embed_command([corpus], out, *PARTS)[3:]]) == 0
+    assert content(out) == alone
+
+
+def free_port() -> int:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return probe.getsockname()[1]
+
+
+def test_two_processes_meet_on_loopback(corpus, tmp_path, alone):
+    out, coordinator = tmp_path / "out", f"127.0.0.1:{free_port()}"
+    together = ["--executor", "distributed", "--processes", "2", "--coordinator", coordinator, "--process"]
+    processes = [
+        subprocess.Popen(
+            embed_command([corpus], out, *PARTS, *together, str(i)),
+            env=environment(tmp_path / "cache"),
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            text=True,
+        )
+        for i in range(2)
+    ]
+    ends = [(*process.communicate(timeout=120), process.returncode) for process in processes]
+    assert [end[1:] for end in ends] == [("", 0), ("", 0)]
+    assert re.search(r"out: 60 rows embedded, 0 rejected; ", ends[0][0])
+    assert re.search(r"out: \d+ rows embedded by this process; ", ends[1][0])
+    assert content(out) == alone
