@@ -1,8 +1,11 @@
 """The encoder, top to bottom: embeddings, then post-norm layers of attention and GLU MLP, stacked and scanned.
 
+Inference passes no dropout, and there is then none in the program.
+
 Axes: B batch, T tokens, D hidden, N heads, H head_dim, F intermediate, L layers.
 """
 
+from dataclasses import dataclass
 from functools import partial
 from typing import Any
 
@@ -12,6 +15,27 @@ from flax import nnx
 
 from stella_jax.attention import attend, rope_tables, rotate
 from stella_jax.config import EncoderConfig
+
+
+@partial(jax.tree_util.register_dataclass, data_fields=["key"], meta_fields=["rate"])
+@dataclass(frozen=True, slots=True)
+class Dropout:
+    """Zeroes a share `rate` of the numbers, drawn by `key`, and scales up the others."""
+
+    rate: float
+    key: jax.Array
+
+    def at(self, place: int | jax.Array) -> "Dropout":
+        """One that draws independently of those of other places."""
+        return Dropout(self.rate, jax.random.fold_in(self.key, place))
+
+    def __call__(self, x: jax.Array) -> jax.Array:
+        kept = jax.random.bernoulli(self.key, 1 - self.rate, x.shape)
+        return jnp.where(kept, x / (1 - self.rate), 0)
+
+
+def _drop(x: jax.Array, dropout: Dropout | None, place: int = 0) -> jax.Array:
+    return x if dropout is None else dropout.at(place)(x)
 
 
 def _norm(config: EncoderConfig, rngs: nnx.Rngs) -> nnx.LayerNorm:
@@ -64,9 +88,9 @@ class MLP(nnx.Module):
         self.up_gate = linear(config.hidden_size, (2, config.intermediate_size), use_bias=False)
         self.down = linear(config.intermediate_size, config.hidden_size)
 
-    def __call__(self, x: jax.Array) -> jax.Array:
+    def __call__(self, x: jax.Array, dropout: Dropout | None = None) -> jax.Array:
         up_gate = self.up_gate(x)  # (B, T, 2, F)
-        return self.down(jax.nn.gelu(up_gate[:, :, 1], approximate=False) * up_gate[:, :, 0])
+        return self.down(_drop(jax.nn.gelu(up_gate[:, :, 1], approximate=False) * up_gate[:, :, 0], dropout))
 
 
 class Layer(nnx.Module):
@@ -78,9 +102,9 @@ class Layer(nnx.Module):
         self.mlp = MLP(config, dtype=dtype, param_dtype=param_dtype, rngs=rngs)
         self.mlp_norm = _norm(config, rngs)
 
-    def __call__(self, x: jax.Array, lengths: jax.Array) -> jax.Array:
-        x = self.attention_norm(x + self.attention(x, lengths))
-        return self.mlp_norm(x + self.mlp(x))
+    def __call__(self, x: jax.Array, lengths: jax.Array, dropout: Dropout | None = None) -> jax.Array:
+        x = self.attention_norm(x + _drop(self.attention(x, lengths), dropout, 1))
+        return self.mlp_norm(x + _drop(self.mlp(x, dropout), dropout, 2))
 
 
 class Encoder(nnx.Module):
@@ -100,6 +124,7 @@ class Encoder(nnx.Module):
         self, config: EncoderConfig, *, dtype: Any = jnp.float32, param_dtype: Any = jnp.float32, rngs: nnx.Rngs
     ):
         self.dtype = jnp.dtype(dtype)
+        self.num_layers = config.num_hidden_layers
         self.embeddings = Embeddings(config, dtype=dtype, param_dtype=param_dtype, rngs=rngs)
 
         @nnx.split_rngs(splits=config.num_hidden_layers)
@@ -109,21 +134,27 @@ class Encoder(nnx.Module):
 
         self.layers = stacked(rngs)
 
-    def __call__(self, ids: jax.Array, lengths: jax.Array) -> tuple[jax.Array, jax.Array]:
+    def __call__(
+        self, ids: jax.Array, lengths: jax.Array, dropout: Dropout | None = None, remat: bool = False
+    ) -> tuple[jax.Array, jax.Array]:
         """Encodes right-padded rows.
 
         Args:
           ids: (B, T) int32 token ids, T up to `max_position_embeddings`.
           lengths: (B,) int32, tokens before the padding of each row, at least 1.
+          dropout: in training, on the embeddings, the attention's output, inside the MLP, and on its output.
+          remat: keep a layer's input only and compute the layer again where its gradient is taken.
 
         Returns:
           The last hidden state (B, T, D) float32, and the states after each layer (L, B, T, D), which cost nothing
           under jit where they are not used.
         """
+        run = nnx.remat(Layer.__call__) if remat else Layer.__call__
+        by_layer = dropout and jax.vmap(dropout.at)(jnp.arange(1, self.num_layers + 1))
 
-        @nnx.scan(in_axes=(nnx.Carry, 0), out_axes=(nnx.Carry, 0))
-        def step(x: jax.Array, layer: Layer) -> tuple[jax.Array, jax.Array]:
-            x = layer(x, lengths)
+        @nnx.scan(in_axes=(nnx.Carry, 0, 0), out_axes=(nnx.Carry, 0))
+        def step(x: jax.Array, layer: Layer, dropout: Dropout | None) -> tuple[jax.Array, jax.Array]:
+            x = run(layer, x, lengths, dropout)
             return x, x
 
-        return step(self.embeddings(ids), self.layers)
+        return step(_drop(self.embeddings(ids), dropout), self.layers, by_layer)
