@@ -1,0 +1,122 @@
+"""Six epochs on eleven triplets, step by step, against what two PyTorch stacks agree on."""
+
+import json
+from functools import cache
+
+import numpy as np
+import pytest
+from conftest import GOLDENS
+from safetensors.numpy import load_file
+
+from stella_jax import Stella
+from stella_jax.checkpoint import Checkpoint
+from stella_jax.sharding import make_mesh
+from train import batches
+from train.batches import Batcher
+from train.losses import Loss
+from train.optimizer import Optimizer
+from train.params import lend, load
+from train.step import Settings, State, Trainer
+
+FOLDER = GOLDENS / "stella-training"
+EXPECTED = json.loads((FOLDER / "expected.json").read_text())
+TRIPLETS = [
+    json.loads(line) for line in (GOLDENS.parent.parent / "examples/porsche_triplets.jsonl").read_text().splitlines()
+]
+COLUMNS = [[row[column] for row in TRIPLETS] for column in ("anchor", "positive", "negative")]
+BATCH_SIZE, EPOCHS = 4, 6
+
+LOSSES = {
+    "triplet_euclidean": Loss(),
+    "triplet_manhattan": Loss(distance="manhattan"),
+    "triplet_cosine": Loss(distance="cosine", margin=0.5),
+    "multiple_negatives_ranking": Loss("multiple_negatives_ranking"),
+    "matryoshka_mnrl": Loss("multiple_negatives_ranking", matryoshka_dims=(64, 32, 16)),
+}
+
+# Relative, and absolute near zero; PyTorch's two stacks are 1e-5 and 3e-6 apart.
+RELATIVE, ABSOLUTE = 1e-4, 1e-5
+
+
+@cache
+def trained(name: str) -> tuple[list[dict[str, float]], State]:
+    """The metrics of each step, and the last state."""
+    checkpoint, mesh = Checkpoint.open(GOLDENS / "stella"), make_mesh()
+    network, params = load(checkpoint, mesh)
+    batcher = Batcher(checkpoint.tokenizer(), BATCH_SIZE, checkpoint.layout.config.pad_token_id)
+    per_epoch = [slice(i, i + BATCH_SIZE) for i in range(0, len(TRIPLETS), BATCH_SIZE)]
+    steps = EPOCHS * len(per_epoch)
+    trainer = Trainer(
+        network, params, LOSSES[name], Optimizer(learning_rate=2e-4), steps, mesh, Settings(dropout=False)
+    )
+    state, log = trainer.start(), []
+    for step in range(steps):
+        rows = per_epoch[step % len(per_epoch)]
+        state, metrics = trainer.step(state, batcher([column[rows] for column in COLUMNS]))
+        log.append({key: float(value) for key, value in metrics.items()})
+    return log, state
+
+
+@pytest.fixture(autouse=True)
+def one_length(monkeypatch: pytest.MonkeyPatch) -> None:
+    """One shape to compile."""
+    monkeypatch.setattr(batches, "LENGTHS", (64,))
+
+
+def embedded(state: State | None = None) -> list[np.ndarray]:
+    """The columns' embeddings, by the parameters of a state or those of the checkpoint."""
+    stella = Stella.from_pretrained(GOLDENS / "stella")
+    if state:
+        lend(state.params, stella.runner)
+    return [stella.encode(column) for column in COLUMNS]
+
+
+def accuracies(anchor: np.ndarray, positive: np.ndarray, negative: np.ndarray) -> dict[str, float]:
+    def unit(x: np.ndarray) -> np.ndarray:
+        return x / np.linalg.norm(x, axis=-1, keepdims=True)
+
+    nearness = {
+        "cosine": lambda a, b: (unit(a) * unit(b)).sum(-1),
+        "dot": lambda a, b: (a * b).sum(-1),
+        "euclidean": lambda a, b: -np.linalg.norm(a - b, axis=-1),
+        "manhattan": lambda a, b: -np.abs(a - b).sum(-1),
+    }
+    return {name: float((near(anchor, positive) > near(anchor, negative)).mean()) for name, near in nearness.items()}
+
+
+def test_the_settings_are_those_of_the_golden() -> None:
+    assert EXPECTED["runs"].keys() == LOSSES.keys()
+    assert (EXPECTED["settings"]["batch_size"], EXPECTED["settings"]["epochs"]) == (BATCH_SIZE, EPOCHS)
+
+
+@pytest.mark.parametrize("name", LOSSES)
+@pytest.mark.parametrize("metric", ["loss", "grad_norm"])
+def test_the_first_ten_steps(name: str, metric: str) -> None:
+    expected = [step[metric] for step in EXPECTED["runs"][name]["steps"]]
+    found = [step[metric] for step in trained(name)[0]]
+    assert len(found) == len(expected)
+    np.testing.assert_allclose(found[:10], expected[:10], rtol=RELATIVE, atol=ABSOLUTE)
+
+
+@pytest.mark.parametrize("name", LOSSES)
+def test_learning_rates_to_float32(name: str) -> None:
+    expected = np.array([step["learning_rate"] for step in EXPECTED["runs"][name]["steps"]], np.float32)
+    assert np.array_equal(np.array([step["learning_rate"] for step in trained(name)[0]], np.float32), expected)
+
+
+@pytest.mark.parametrize("name", LOSSES)
+def test_embeddings_after_the_last_step(name: str) -> None:
+    found, expected = embedded(trained(name)[1])[0], load_file(FOLDER / f"{name}.safetensors")["anchor_embeddings"]
+    if name in ("triplet_euclidean", "triplet_manhattan"):
+        # A shift of all embeddings changes no distance: the head's bias has a gradient of rounding errors only, and
+        # Adam makes steps of full size of them.
+        found, expected = found - found.mean(axis=0), expected - expected.mean(axis=0)
+    np.testing.assert_allclose(found, expected, rtol=0, atol=1e-4)
+
+
+@pytest.mark.parametrize("name", LOSSES)
+def test_accuracies_before_and_after(name: str) -> None:
+    run = EXPECTED["runs"][name]
+    for found, expected in ((embedded(), "evaluator_before"), (embedded(trained(name)[1]), "evaluator_after")):
+        for distance, accuracy in accuracies(*found).items():
+            assert np.float32(accuracy) == np.float32(run[expected][f"t_{distance}_accuracy"])
