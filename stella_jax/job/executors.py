@@ -27,15 +27,18 @@ def run_share(job: Job, worker: Worker, hosts: Hosts, progress: Progress, stop: 
         taken = lookout.taken(hosts.count, but=hosts.index)
         free = [part for part in missing if part.name not in taken]
         if free:
-            progress.more(job.plan.rows_of([part.number for part in free]))
-            worker.run(_from_another_end(free, hosts), progress, stop)
+            piece = _piece(free, hosts)
+            progress.more(job.plan.rows_of([part.number for part in piece]))
+            worker.run(piece, progress, stop)
         else:
             progress.waiting()
             time.sleep(POLL_SECONDS)
 
 
-def _from_another_end(parts: list[Part], hosts: Hosts) -> list[Part]:
-    """The parts in an order in which helpers meet late: backwards, each process from another place on."""
-    start = hosts.index * len(parts) // hosts.count
-    backwards = parts[::-1]
-    return backwards[start:] + backwards[:start]
+def _piece(parts: list[Part], hosts: Hosts) -> list[Part]:
+    """What to help with: each process another piece, and the first left to those whose parts they are.
+
+    In ascending order: an input that cannot be leapt through is then read once.
+    """
+    start, stop = (place * len(parts) // (hosts.count + 1) for place in (hosts.index + 1, hosts.index + 2))
+    return parts[start : max(stop, start + 1)]

@@ -17,7 +17,7 @@ from stella_jax import Stella
 from stella_jax.cli import main
 from stella_jax.job import executors, lookout
 from stella_jax.job import job as job_module
-from stella_jax.job.executors import _from_another_end
+from stella_jax.job.executors import _piece
 from stella_jax.job.hosts import Hosts
 from stella_jax.job.plan import plan_parts
 from stella_jax.job.progress import Summary
@@ -121,15 +121,12 @@ def test_a_rerun_may_have_another_number_of_processes(tiny, corpus, tmp_path, al
     assert leftovers(out) == []
 
 
-def test_helpers_meet_late():
+def test_helpers_take_different_pieces_and_leave_the_first():
     parts = plan_parts([10], 1)
-    orders = [[part.number for part in _from_another_end(parts, Hosts(i, 3))] for i in range(3)]
-    assert orders == [
-        [9, 8, 7, 6, 5, 4, 3, 2, 1, 0],
-        [6, 5, 4, 3, 2, 1, 0, 9, 8, 7],
-        [3, 2, 1, 0, 9, 8, 7, 6, 5, 4],
-    ]
-    assert _from_another_end([], Hosts(1, 2)) == []
+    pieces = [[part.number for part in _piece(parts, Hosts(i, 3))] for i in range(3)]
+    assert pieces == [[2, 3, 4], [5, 6], [7, 8, 9]]
+    assert [_piece(parts[:1], Hosts(i, 3)) for i in range(3)] == [parts[:1]] * 3
+    assert [part.number for part in _piece(parts[:2], Hosts(2, 3))] == [1]
 
 
 # Processes in earnest
@@ -138,6 +135,8 @@ def test_helpers_meet_late():
 STRUCK = """
 import os, signal, sys
 from stella_jax.cli import main
+from stella_jax.job.store import LocalStore
+LocalStore.journal_seconds = 0.0
 real, calls = os.replace, iter(range(10**9))
 def replace(*paths):
     if next(calls) == int(sys.argv[1]):
