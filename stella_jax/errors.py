@@ -1,5 +1,7 @@
 """The one error a user is meant to read."""
 
+from collections.abc import Iterable
+
 
 class StellaError(ValueError):
     """Bad input from outside: a file, a text, an argument.
@@ -26,3 +28,9 @@ def plain(name: object) -> str:
     """A name in an error: as it is, if it fits in a sentence."""
     text = str(name)
     return text if text.isprintable() and len(text) <= 200 else shown(text)
+
+
+def listed(names: Iterable[object]) -> str:
+    """Names in words: "a, b and c"."""
+    names = [plain(name) for name in names]
+    return " and ".join([", ".join(names[:-1]), names[-1]] if len(names) > 1 else names) or "none"

@@ -7,7 +7,7 @@ from typing import Any
 
 from stella_jax.config import EncoderConfig
 from stella_jax.directory import Directory
-from stella_jax.errors import StellaError, plain, shown
+from stella_jax.errors import StellaError, listed, shown
 from stella_jax.heads import Activation, Head, Pooling
 from stella_jax.tokenizer import check_text
 
@@ -245,9 +245,3 @@ def _max_seq_length(directory: Directory, prefix: str, bert: dict[str, Any], con
             f"sentence_bert_config.json: max_seq_length = {shown(value)} must be a positive whole number."
         )
     return int(min(value, config.max_position_embeddings))
-
-
-def listed(names: Any) -> str:
-    """Names in words: "a, b and c"."""
-    names = [plain(name) for name in names]
-    return " and ".join([", ".join(names[:-1]), names[-1]] if len(names) > 1 else names) or "none"

@@ -4,12 +4,11 @@ import csv
 import io
 from collections.abc import Iterator
 
-from stella_jax.errors import StellaError
+from stella_jax.errors import StellaError, listed
 from stella_jax.job.files import open_bytes
 from stella_jax.job.lines import LONGEST
 from stella_jax.job.location import Location
 from stella_jax.job.rows import MISSING, Cells, Fault, Fields
-from stella_jax.layout import listed
 
 
 def read_csv(

@@ -5,11 +5,10 @@ from collections.abc import Iterator
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from stella_jax.errors import StellaError
+from stella_jax.errors import StellaError, listed
 from stella_jax.job.lines import decode
 from stella_jax.job.location import Location
 from stella_jax.job.rows import MISSING, Cells, Fields
-from stella_jax.layout import listed
 
 BATCH_ROWS = 1024
 READ_BUFFER = 2**20

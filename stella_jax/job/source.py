@@ -8,13 +8,12 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from stella_jax.errors import StellaError
+from stella_jax.errors import StellaError, listed
 from stella_jax.job.csv_rows import csv_cells, read_csv
 from stella_jax.job.lines import json_cells, read_lines, text_cells
 from stella_jax.job.location import Location, expand
 from stella_jax.job.parquet_rows import parquet_cells, read_parquet
 from stella_jax.job.rows import Cells, Fault, Fields, Rejected, Row, make_row
-from stella_jax.layout import listed
 
 
 class Format(NamedTuple):
