@@ -98,8 +98,7 @@ def _original_headers(source: Checkpoint) -> Headers:
     weights = source.weights
     if isinstance(weights, FlaxWeights):
         return dict(weights.provenance.get("headers", {}))
-    assert isinstance(weights, TorchWeights)
-    return headers_by_file(source.directory, weights)
+    return headers_by_file(source.directory, weights) if isinstance(weights, TorchWeights) else {}
 
 
 def _tensors(source: Checkpoint, native: bool) -> dict[str, dict[str, tuple[np.dtype, tuple[int, ...]]]]:

@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
@@ -47,6 +48,10 @@ class Triplets:
 
     def __len__(self) -> int:
         return len(self.anchors)
+
+    def take(self, rows: Sequence[int] | np.ndarray) -> list[list[str]]:
+        """The texts of some rows, column by column."""
+        return [[texts[row] for row in rows] for texts in self.columns.values()]
 
     @property
     def columns(self) -> dict[str, Sequence[str]]:

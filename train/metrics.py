@@ -39,6 +39,14 @@ class Metrics:
         self._file = self.path.open("ab")
         self._events = _event_writer(output / EVENTS)
 
+    def __enter__(self) -> "Metrics":
+        return self
+
+    def __exit__(self, *raised: object) -> None:
+        self._file.close()
+        if self._events:
+            self._events.close()
+
     def write(self, line: Line) -> None:
         """Adds a line, there for good when this returns, unless the machine itself fails; NaN becomes null."""
         self.lines.append(line)
@@ -58,11 +66,6 @@ class Metrics:
     def evaluation(self, split: str, step: int) -> dict[str, float] | None:
         """What the evaluation after `step` steps found, if there was one."""
         return next((line[split] for line in self.evaluations(split) if line["step"] == step), None)
-
-    def close(self) -> None:
-        self._file.close()
-        if self._events:
-            self._events.close()
 
 
 def read_lines(path: Path) -> Iterator[Line]:

@@ -1,5 +1,8 @@
 """Which rows form which batch: pure functions of (seed, epoch), the same on any number of hosts and after a resume."""
 
+from bisect import bisect_right
+from functools import lru_cache
+
 import numpy as np
 
 from train.data import Triplets
@@ -90,11 +93,44 @@ def _share_a_text(texts: np.ndarray) -> bool:
     return any((texts == text).any(axis=1).all() for text in texts[0])
 
 
-def epoch_lengths(
-    triplets: Triplets, batch_size: int, sampler: str, seed: int, epochs: int, drop_last: bool = False
-) -> list[int]:
-    """Batches of each epoch: the schedule must know them all beforehand."""
-    if sampler != "no_duplicates":
-        count = len(triplets)
-        return [count // batch_size if drop_last else -(-count // batch_size)] * epochs
-    return [len(epoch_plan(triplets, batch_size, sampler, seed, epoch, drop_last)) for epoch in range(epochs)]
+class Schedule:
+    """Which rows each step of a whole training takes; steps are counted from 0, and `done` of them are made.
+
+    Attributes:
+      steps: how many there are.
+    """
+
+    def __init__(
+        self, triplets: Triplets, batch_size: int, sampler: str, seed: int, epochs: int, drop_last: bool = False
+    ):
+        def plan(epoch: int) -> Plan:
+            return epoch_plan(triplets, batch_size, sampler, seed, epoch, drop_last)
+
+        # The epochs of `no_duplicates` need not be equally long.
+        lengths = [len(plan(epoch)) for epoch in range(epochs if sampler == "no_duplicates" else 1)]
+        self._ends = np.cumsum(lengths if len(lengths) == epochs else lengths * epochs).tolist()
+        self._plan = lru_cache(1)(plan)
+        self.steps: int = self._ends[-1]
+
+    def rows(self, step: int) -> np.ndarray:
+        """The numbers of the rows of a step."""
+        epoch, batch = self.position(step)
+        return self._plan(epoch)[batch]
+
+    def position(self, step: int) -> tuple[int, int]:
+        """Epoch and batch of a step."""
+        epoch = bisect_right(self._ends, step)
+        return epoch, step - self._begin(epoch)
+
+    def epochs(self, done: int) -> float:
+        """Epochs behind, as a fraction."""
+        epoch, batch = self.position(done)
+        return epoch + batch / (self._ends[epoch] - self._begin(epoch)) if batch else float(epoch)
+
+    def due(self, every: str | int, done: int) -> bool:
+        """Whether what happens "epoch" or every so many steps happens now; at the end it does."""
+        often = done % every == 0 if isinstance(every, int) else done in (0, *self._ends)
+        return often or done == self.steps
+
+    def _begin(self, epoch: int) -> int:
+        return self._ends[epoch - 1] if epoch else 0

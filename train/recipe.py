@@ -4,6 +4,7 @@ Each class is a section, each attribute a key; what is left out has the value gi
 """
 
 import dataclasses
+import json
 import tomllib
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
@@ -179,6 +180,26 @@ def _conflicts(recipe: Recipe) -> Iterator[str]:
         yield f"loop.{key} needs evaluations; name a file in data.eval"
     if loop.gradient_accumulation_steps > 1 and loss.mini_batch:
         yield "loss.mini_batch and loop.gradient_accumulation_steps both cut the batch; use one of them"
+
+
+def to_toml(recipe: Recipe) -> str:
+    """The recipe as a file with every key that has a value."""
+    tree = recipe.as_dict()
+    top = {key: value for key, value in tree.items() if not isinstance(value, dict)}
+    sections = {f"[{name}]": value for name, value in tree.items() if isinstance(value, dict)}
+    return "\n".join("\n".join(_toml_lines(name, keys)) for name, keys in ({"": top} | sections).items()) + "\n"
+
+
+def _toml_lines(title: str, keys: dict[str, Any]) -> Iterator[str]:
+    yield from [title] if title else []
+    yield from (f"{key} = {_toml(value)}" for key, value in keys.items() if value is not None)
+
+
+def _toml(value: Any) -> str:
+    """TOML's notation of a value: that of JSON, tables aside."""
+    if isinstance(value, dict):
+        return "{ " + ", ".join(f"{json.dumps(key)} = {_toml(item)}" for key, item in value.items()) + " }"
+    return json.dumps(value).replace("\x7f", "\\u007f")
 
 
 def _plain(value: Any) -> Any:

@@ -27,34 +27,30 @@ def written(output: Path) -> list[dict]:
 @pytest.fixture
 def output(tmp_path: Path) -> Path:
     """With the lines of a run of three steps."""
-    metrics = Metrics(tmp_path, 0)
-    for line in (evaluation(0, 0.5), step(1), step(2), evaluation(2, 0.7), evaluation(2, 0.6, "test"), step(3)):
-        metrics.write(line)
-    metrics.close()
+    with Metrics(tmp_path, 0) as metrics:
+        for line in (evaluation(0, 0.5), step(1), step(2), evaluation(2, 0.7), evaluation(2, 0.6, "test"), step(3)):
+            metrics.write(line)
     return tmp_path
 
 
 def test_a_line_is_there_as_soon_as_it_is_written(tmp_path):
-    metrics = Metrics(tmp_path, 0)
-    metrics.write(step(1))
-    assert written(tmp_path) == [step(1)]
-    metrics.close()
+    with Metrics(tmp_path, 0) as metrics:
+        metrics.write(step(1))
+        assert written(tmp_path) == [step(1)]
 
 
 def test_lines_by_kind(output):
-    metrics = Metrics(output, 3)
-    assert [line["step"] for line in metrics.steps()] == [1, 2, 3]
-    assert [line["step"] for line in metrics.evaluations("eval")] == [0, 2]
-    assert metrics.evaluation("eval", 2) == {"loss": 1.0, "cosine_accuracy": 0.7}
-    assert metrics.evaluation("test", 2) == {"loss": 1.0, "cosine_accuracy": 0.6}
-    assert metrics.evaluation("test", 0) is None
-    metrics.close()
+    with Metrics(output, 3) as metrics:
+        assert [line["step"] for line in metrics.steps()] == [1, 2, 3]
+        assert [line["step"] for line in metrics.evaluations("eval")] == [0, 2]
+        assert metrics.evaluation("eval", 2) == {"loss": 1.0, "cosine_accuracy": 0.7}
+        assert metrics.evaluation("test", 2) == {"loss": 1.0, "cosine_accuracy": 0.6}
+        assert metrics.evaluation("test", 0) is None
 
 
 def test_a_run_that_continues_drops_later_lines(output):
-    metrics = Metrics(output, 2)
-    metrics.write(step(3, loss=0.5))
-    metrics.close()
+    with Metrics(output, 2) as metrics:
+        metrics.write(step(3, loss=0.5))
     assert [(line["step"], line.get("loss")) for line in written(output)] == [
         (0, None),
         (1, 1.0),
@@ -66,24 +62,23 @@ def test_a_run_that_continues_drops_later_lines(output):
 
 
 def test_a_run_from_the_start_begins_anew(output):
-    Metrics(output, 0).close()
+    with Metrics(output, 0):
+        pass
     assert written(output) == []
 
 
 def test_what_a_kill_left_half_written_ends_the_file(output):
     with (output / "metrics.jsonl").open("ab") as file:
         file.write(b'{"step": 3, "ep')
-    metrics = Metrics(output, 9)
-    metrics.write(step(4))
-    metrics.close()
+    with Metrics(output, 9) as metrics:
+        metrics.write(step(4))
     assert [line["step"] for line in written(output)] == [0, 1, 2, 2, 2, 3, 4]
     assert list(read_lines(output / "none.jsonl")) == []
 
 
 def test_nan_is_null(tmp_path):
-    metrics = Metrics(tmp_path, 0)
-    metrics.write({"step": 1, "loss": float("nan"), "eval": {"pearson": float("inf")}})
-    metrics.close()
+    with Metrics(tmp_path, 0) as metrics:
+        metrics.write({"step": 1, "loss": float("nan"), "eval": {"pearson": float("inf")}})
     assert written(tmp_path) == [{"step": 1, "loss": None, "eval": {"pearson": None}}]
 
 
@@ -104,10 +99,9 @@ def test_tensorboard_gets_every_number_where_it_is_installed(tmp_path, monkeypat
     module.Writer = Writer  # pyright: ignore[reportAttributeAccessIssue]
     monkeypatch.setitem(sys.modules, "tensorboard", types.ModuleType("tensorboard"))
     monkeypatch.setitem(sys.modules, "tensorboard.summary", module)
-    metrics = Metrics(tmp_path, 0)
-    metrics.write({"step": 3, "epoch": 0.5, "loss": 2.0})
-    metrics.write({"step": 3, "epoch": 0.5, "eval": {"cosine_accuracy": 0.75}})
-    metrics.close()
+    with Metrics(tmp_path, 0) as metrics:
+        metrics.write({"step": 3, "epoch": 0.5, "loss": 2.0})
+        metrics.write({"step": 3, "epoch": 0.5, "eval": {"cosine_accuracy": 0.75}})
     assert told == [
         str(tmp_path / "tensorboard"),
         ("train/epoch", 0.5, 3),
@@ -127,15 +121,13 @@ def test_losses_are_averaged_to_as_many_points_as_a_plot_shows():
 
 def test_without_matplotlib_nothing_is_drawn(output, monkeypatch):
     monkeypatch.setitem(sys.modules, "matplotlib.figure", None)
-    metrics = Metrics(output, 3)
-    assert not curves.draw(metrics, output / "curves.png")
-    metrics.close()
+    with Metrics(output, 3) as metrics:
+        assert not curves.draw(metrics, output / "curves.png")
     assert not (output / "curves.png").exists()
 
 
 @pytest.mark.skipif(importlib.util.find_spec("matplotlib") is None, reason="needs the extra `plot`")
 def test_curves_are_drawn(output):
-    metrics = Metrics(output, 3)
-    assert curves.draw(metrics, output / "curves.png")
-    metrics.close()
+    with Metrics(output, 3) as metrics:
+        assert curves.draw(metrics, output / "curves.png")
     assert (output / "curves.png").read_bytes().startswith(b"\x89PNG")

@@ -6,7 +6,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from train.data import Triplets, triplets_of
-from train.plans import epoch_lengths, epoch_plan, most_frequent, poor_batches
+from train.plans import Schedule, epoch_plan, most_frequent, poor_batches
 
 SAMPLERS = ("no_duplicates", "shuffle", "sequential")
 
@@ -81,10 +81,21 @@ def test_rows_that_all_share_a_text_are_one_a_batch_and_planned_at_once():
 
 @pytest.mark.parametrize("sampler", SAMPLERS)
 @pytest.mark.parametrize("drop_last", [False, True])
-def test_lengths_of_epochs_are_known_beforehand(sampler, drop_last):
+def test_a_schedule_is_the_plans_of_all_epochs(sampler, drop_last):
     rows = triplets_of([(f"a{i}", f"p{i % 5}") for i in range(33)], "")
-    plans = [epoch_plan(rows, 8, sampler, 9, epoch, drop_last) for epoch in range(4)]
-    assert epoch_lengths(rows, 8, sampler, 9, 4, drop_last) == [len(plan) for plan in plans]
+    plans = [lists(epoch_plan(rows, 8, sampler, 9, epoch, drop_last)) for epoch in range(4)]
+    schedule = Schedule(rows, 8, sampler, 9, 4, drop_last)
+    assert [schedule.rows(step).tolist() for step in range(schedule.steps)] == [rows for plan in plans for rows in plan]
+    positions = [(epoch, batch) for epoch, plan in enumerate(plans) for batch in range(len(plan))]
+    assert [schedule.position(step) for step in range(schedule.steps)] == positions
+
+
+def test_what_is_due_when():
+    schedule = Schedule(distinct(10), 4, "shuffle", 0, epochs=2)
+    assert schedule.steps == 6
+    assert [done for done in range(7) if schedule.due("epoch", done)] == [0, 3, 6]
+    assert [done for done in range(7) if schedule.due(4, done)] == [0, 4, 6]
+    assert [schedule.epochs(done) for done in (0, 1, 3, 6)] == [0, pytest.approx(1 / 3), 1, 2]
 
 
 def test_poor_batches_have_nothing_to_tell_apart():

@@ -2,12 +2,13 @@
 
 import dataclasses
 import json
+import tomllib
 from pathlib import Path
 
 import pytest
 
 from stella_jax import StellaError
-from train.recipe import Recipe, read_recipe
+from train.recipe import Recipe, read_recipe, recipe_of, to_toml
 
 LEAST = """
 model = "tiny"
@@ -86,6 +87,12 @@ def test_it_is_json_and_back(read):
     recipe = read(FULL)
     assert json.loads(json.dumps(recipe.as_dict())) == recipe.as_dict()
     assert recipe.as_dict()["loss"]["matryoshka_dims"] == [64, 32]
+
+
+@pytest.mark.parametrize("text", [LEAST, FULL])
+def test_it_is_toml_and_back(read, text):
+    recipe = read(text, 'output="a \\"b\\" \\\\ ü"')
+    assert recipe_of(tomllib.loads(to_toml(recipe))) == recipe
 
 
 def test_overrides_win_over_the_file(read):

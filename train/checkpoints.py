@@ -1,0 +1,232 @@
+"""The state of a run on disk, so that it goes on after any end: the newest checkpoints and the best, by Orbax.
+
+A save that is killed half-way is no checkpoint. Orbax does not see flipped bytes, so every array is stored with its
+hash, and a checkpoint whose arrays are others is put aside for the one before it.
+"""
+
+import hashlib
+import logging
+import os
+import shutil
+from collections.abc import Callable, Iterator, Mapping
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import jax
+import numpy as np
+from orbax.checkpoint import v1 as ocp
+
+from stella_jax.errors import StellaError
+from stella_jax.params import ERRNO
+from train.optimizer import Moments
+from train.step import State
+
+Arrays = dict[str, np.ndarray]
+Record = dict[str, Any]
+
+FOLDER = "checkpoints"
+DAMAGED = "damaged"  # beside it: what was put aside
+
+
+class Checkpoints:
+    """The checkpoints of a run.
+
+    Args:
+      output: the run's directory.
+      keep: how many of the newest stay; the one of the highest score stays, too, the first of equals.
+      newest: the step of the newest one that is there, or 0.
+    """
+
+    def __init__(self, output: Path, keep: int, newest: int):
+        policies = ocp.training.preservation_policies
+        best = policies.BestN(
+            get_metric_fn=lambda metrics: (metrics["score"], -metrics["step"]),  # pyright: ignore
+            n=1,
+            keep_checkpoints_without_metrics=False,
+        )
+        policy: Any = policies.AnyPreservationPolicy([policies.LatestN(keep), best])
+        self._folder = output / FOLDER
+        with _told(self._folder):
+            self._checkpointer = ocp.training.Checkpointer(
+                str(self._folder.absolute()),
+                preservation_policy=policy,
+                cleanup_tmp_directories=True,
+            )
+        self._newest = newest
+
+    def save(self, state: State, record: Record, score: float | None = None) -> None:
+        """Begins to save a state, of which nothing is needed any more when this returns; a second time does nothing.
+
+        Args:
+          record: JSON values to find beside it.
+          score: of the evaluation of this state; the highest is the best.
+
+        Raises:
+          OSError: it cannot be written, or the one before could not be.
+        """
+        step = int(state.step)
+        if self._newest == step:
+            return
+        arrays = _to_host(state)
+        metrics: Any = None if score is None else {"score": score, "step": step}
+        beside: Any = record | {"sha256": _hashes(arrays)}
+        with _told(self._folder):
+            self._checkpointer.save_async(step, arrays, force=True, metrics=metrics, custom_metadata=beside)
+        self._newest = step
+
+    def close(self) -> None:
+        """Waits until what was begun is on disk.
+
+        Raises:
+          OSError: it cannot be written.
+        """
+        with _told(self._folder):
+            self._checkpointer.close()
+
+
+def steps_of(output: Path) -> list[int]:
+    """The steps of which there are checkpoints, ascending."""
+    folder = output / FOLDER
+    return sorted(int(path.name) for path in folder.iterdir() if path.name.isdecimal()) if folder.is_dir() else []
+
+
+def read_newest(output: Path, like: State, warn: Callable[[str], object]) -> State | None:
+    """The newest state that is whole, laid out `like` another; None where there is none.
+
+    Args:
+      warn: told of each that is damaged and put aside.
+
+    Raises:
+      StellaError: all of them are damaged.
+    """
+    steps = steps_of(output)
+    for step in reversed(steps):
+        try:
+            return read_state(output, step, like)
+        except StellaError as error:
+            aside = output / DAMAGED / str(step)
+            _move(output / FOLDER / str(step), aside)
+            warn(f"{error} It is put aside as {aside}, and the one before it is used.")
+    if steps:
+        raise StellaError(f"no checkpoint in {output / FOLDER} was whole; remove {output} to begin anew.")
+    return None
+
+
+def read_state(output: Path, step: int, like: State) -> State:
+    """The state after `step` steps, laid out `like` another.
+
+    Raises:
+      StellaError: it is damaged, or of other parameters.
+    """
+    wanted = flat(like)
+    templates = {name: np.broadcast_to(np.zeros((), leaf.dtype), leaf.shape) for name, leaf in wanted.items()}
+    arrays, record = _read(output, step, templates)
+    hashes = record["sha256"]
+    wrong = [name for name, found in _hashes(arrays).items() if hashes.get(name) != found]
+    if wrong or arrays.keys() != wanted.keys():
+        what = f"{wrong[0]} is not what was saved" if wrong else "it holds other parameters"
+        raise _damaged(output, step, what)
+    return unflat({name: jax.device_put(array, wanted[name].sharding) for name, array in arrays.items()})
+
+
+def newest_record(output: Path) -> Record | None:
+    """What was stored beside the newest state of which it can be read; None where there is none."""
+    records = (_record(output, step) for step in reversed(steps_of(output)))
+    return next((record for record in records if record), None)
+
+
+def _record(output: Path, step: int) -> Record | None:
+    try:
+        with _silence(), _reader(output) as checkpointer:
+            record = checkpointer.metadata(step).custom_metadata
+    except Exception:  # Orbax raises many kinds
+        return None
+    return record if isinstance(record, dict) and isinstance(record.get("sha256"), dict) else None
+
+
+def _read(output: Path, step: int, templates: Arrays) -> tuple[Arrays, Record]:
+    record = _record(output, step)
+    if record is None:
+        raise _damaged(output, step, "its metadata cannot be read")
+    try:
+        with _silence(), _reader(output) as checkpointer:
+            arrays = checkpointer.load(step, templates)
+        return {name: np.asarray(array) for name, array in arrays.items()}, record
+    except Exception as error:  # Orbax raises many kinds
+        raise _damaged(output, step, (str(error).strip().splitlines() or [type(error).__name__])[0][:200]) from error
+
+
+def _damaged(output: Path, step: int, why: str) -> StellaError:
+    return StellaError(f"the checkpoint {output / FOLDER / str(step)} is damaged: {why}.")
+
+
+@contextmanager
+def _reader(output: Path) -> Iterator[ocp.training.Checkpointer]:
+    checkpointer = ocp.training.Checkpointer(str((output / FOLDER).absolute()))
+    try:
+        yield checkpointer
+    finally:
+        checkpointer.close()
+
+
+def flat(state: State) -> dict[str, jax.Array]:
+    """The arrays of a state by name."""
+    groups = {"params": state.params, "mean": state.moments.mean, "square": state.moments.square}
+    named = {f"{group}/{name}": leaf for group, leaves in groups.items() for name, leaf in leaves.items()}
+    return {"step": state.step} | named
+
+
+def unflat(arrays: Mapping[str, jax.Array]) -> State:
+    """The state of such arrays."""
+
+    def group(prefix: str) -> dict[str, jax.Array]:
+        return {name.removeprefix(prefix): leaf for name, leaf in arrays.items() if name.startswith(prefix)}
+
+    return State(arrays["step"], group("params/"), Moments(group("mean/"), group("square/")))
+
+
+def _to_host(state: State) -> Arrays:
+    """Copies: the step after this one uses the state's own memory up."""
+    return {name: np.array(leaf) for name, leaf in flat(state).items()}
+
+
+def _hashes(arrays: Arrays) -> dict[str, str]:
+    with ThreadPoolExecutor(os.cpu_count()) as pool:
+        return dict(zip(arrays, pool.map(_sha256, arrays.values()), strict=True))
+
+
+def _sha256(array: np.ndarray) -> str:
+    return hashlib.sha256(np.ascontiguousarray(array).reshape(-1).view(np.uint8).data).hexdigest()
+
+
+def _move(path: Path, aside: Path) -> None:
+    shutil.rmtree(aside, ignore_errors=True)
+    aside.parent.mkdir(parents=True, exist_ok=True)
+    path.rename(aside)
+
+
+@contextmanager
+def _told(folder: Path) -> Iterator[None]:
+    """Turns what Orbax raises when the system cannot write into the system's own error."""
+    try:
+        with _silence():
+            yield
+    except Exception as error:
+        code = ERRNO.search(str(error))
+        if code is None or isinstance(error, OSError):
+            raise
+        raise OSError(int(code[1]), os.strerror(int(code[1])), str(folder)) from error
+
+
+@contextmanager
+def _silence() -> Iterator[None]:
+    """Keeps Orbax from logging what it then raises or returns."""
+    logger = logging.getLogger("absl")
+    level = logger.level
+    logger.setLevel(logging.CRITICAL + 1)
+    try:
+        yield
+    finally:
+        logger.setLevel(level)

@@ -1,0 +1,122 @@
+"""What is said about a run that would teach nothing, or has not: before it starts, and while it goes."""
+
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from stella_jax.errors import StellaError, shown
+from train.checkpoints import steps_of
+from train.data import Triplets
+from train.params import Params
+from train.plans import Plan, most_frequent, poor_batches
+from train.recipe import Recipe
+
+FIRST_STEPS = 3  # with a learning rate above 0, after which parameters must have moved
+
+
+def check_data(recipe: Recipe, triplets: Triplets) -> None:
+    """Refuses rows that make no batch.
+
+    Raises:
+      StellaError: fewer rows than a batch where batches that are not full are left out.
+    """
+    if recipe.data.drop_last and len(triplets) < recipe.loop.batch_size:
+        raise StellaError(
+            f"{triplets.source} has {len(triplets)} rows, fewer than loop.batch_size = {recipe.loop.batch_size}, and "
+            "data.drop_last leaves such a batch out; lower the one or set the other to false."
+        )
+
+
+def doubts(recipe: Recipe, triplets: Triplets, plan: Plan, normalized: bool) -> Iterator[str]:
+    """Sentences about what is allowed and may not be meant.
+
+    Args:
+      plan: the batches of the first epoch.
+      normalized: whether the embeddings are of unit length.
+    """
+    if triplets.skipped:
+        yield f"{triplets.source}: left out {triplets.skipped}."
+    if len(triplets) < recipe.loop.batch_size:
+        yield f"{triplets.source} has {len(triplets)} rows, fewer than loop.batch_size = {recipe.loop.batch_size}."
+    poor = poor_batches(triplets, plan) if recipe.loop.batch_size > 1 and len(triplets) > 1 else 0
+    if poor > (len(triplets) % recipe.loop.batch_size == 1):  # a single row that is left over is no fault
+        text, count = most_frequent(triplets)
+        yield (
+            f"{poor} of {len(plan)} batches of an epoch hold a single row, or the same text in every row: "
+            f"{shown(text)} stands in {count} places of {triplets.source}."
+        )
+    loss = recipe.loss
+    unit = normalized or loss.distance == "cosine" or bool(loss.matryoshka_dims)
+    if loss.name == "triplet" and loss.margin > 2 and unit and loss.distance != "manhattan":
+        why = "cosine distances" if loss.distance == "cosine" else "embeddings of unit length"
+        yield f"loss.margin = {loss.margin:g} can never be met: two distances of {why} differ by at most 2."
+
+
+def check_schedule(schedule: np.ndarray) -> None:
+    """Refuses a schedule (steps,) under which nothing trains.
+
+    Raises:
+      StellaError: every learning rate is 0.
+    """
+    if not schedule.any():
+        raise StellaError(
+            f"nothing would train: the learning rate is 0 at each of the {len(schedule)} step(s), all of them warm-up; "
+            "raise loop.epochs, or set optimizer.warmup_ratio = 0."
+        )
+
+
+def check_finite(output: Path, step: int, metrics: Mapping[str, float]) -> None:
+    """Stops a run in `output` that has diverged.
+
+    Raises:
+      StellaError: a metric of this step is NaN or infinite.
+    """
+    wrong = [name for name, value in metrics.items() if not np.isfinite(value)]
+    if wrong:
+        kept = steps_of(output)
+        last = f"the checkpoint of step {kept[-1]} is kept" if kept else "there is no checkpoint yet"
+        raise StellaError(
+            f"{wrong[0]} is {metrics[wrong[0]]} at step {step}; {last}. Lower optimizer.learning_rate and begin anew "
+            "in another output."
+        )
+
+
+class Movement:
+    """Whether parameters move once they should."""
+
+    def __init__(self, params: Params):
+        self._before = _bits(params)
+        self._steps = 0
+        self._pushed = False
+        self.is_open = True
+
+    def after(self, params: Params, metrics: Mapping[str, float]) -> str | None:
+        """To be called after each step while it `is_open`, for the first few; returns what is odd about them.
+
+        Raises:
+          StellaError: there were gradients and learning rates, and no parameter has changed.
+        """
+        self._steps += metrics["learning_rate"] > 0
+        self._pushed = self._pushed or (metrics["learning_rate"] > 0 and metrics["grad_norm"] > 0)
+        if self._steps < FIRST_STEPS:
+            return None
+        self.is_open = False
+        now = _bits(params)
+        if any(int(now[name]) != int(before) for name, before in self._before.items()):
+            return None
+        if self._pushed:
+            raise StellaError(
+                f"no parameter has changed after {self._steps} steps with a learning rate above 0, up to "
+                f"{metrics['learning_rate']:g}: it is too small for float32; raise optimizer.learning_rate."
+            )
+        return f"no parameter has changed after {self._steps} steps: no row had a loss with a gradient so far."
+
+
+@jax.jit
+def _bits(params: Params) -> dict[str, jax.Array]:
+    """A checksum of the bits of each parameter."""
+    bits = {name: jax.lax.bitcast_convert_type(leaf, jnp.uint32) for name, leaf in params.items()}
+    return {name: jnp.sum(each, dtype=jnp.uint32) for name, each in bits.items()}

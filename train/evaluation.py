@@ -1,0 +1,100 @@
+"""A split's texts, embedded by the parameters of the moment, and what the loss and the evaluators make of them."""
+
+from collections.abc import Callable, Mapping, Sequence
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from stella_jax.embedder import Stella
+from train.data import Triplets
+from train.evaluators import Scores, retrieval, triplet_accuracy
+from train.losses import Loss
+from train.params import Params, lend
+
+# What makes one evaluation better than another: with negatives, and without.
+PRIMARY = ("cosine_accuracy", "cosine_mrr@10")
+
+
+class Evaluation:
+    """Evaluates parameters on a split.
+
+    Args:
+      model: of the checkpoint and head that are trained.
+      prompts: column -> the text put before its texts.
+      batch_size: rows of which the loss is taken at once, as in training; the last rows may be fewer.
+    """
+
+    def __init__(self, model: Stella, prompts: Mapping[str, str], loss: Loss, batch_size: int):
+        self._model = model
+        self._prompts = prompts
+        self._batch_size = batch_size
+        self._terms = jax.jit(loss.terms)
+
+    def __call__(self, params: Params, triplets: Triplets, tick: Callable[[], object] = lambda: None) -> Scores:
+        """Scores of the parameters.
+
+        Args:
+          tick: called after each batch of texts.
+
+        Returns:
+          `loss`, without dropout; with negatives, what `triplet_accuracy` gives; and how well each anchor finds its
+          positive among all of the split, as `retrieval` gives it.
+        """
+        lend(params, self._model.runner)
+        embedded = {name: self._embed(name, texts, tick) for name, texts in triplets.columns.items()}
+        scores = {"loss": self._loss(tuple(embedded.values()))}
+        if triplets.negatives is not None:
+            scores |= triplet_accuracy(*embedded.values())
+        return scores | _retrieval(triplets, embedded)
+
+    def _embed(self, column: str, texts: Sequence[str], tick: Callable[[], object]) -> np.ndarray:
+        """(rows, dim); a text that comes again is embedded once."""
+        places = {text: i for i, text in enumerate(dict.fromkeys(texts))}
+        tokens = self._model.tokenize(list(places), self._prompts.get(column, ""))
+        found = self._model.embed_tokens(tokens, report=lambda _: tick())
+        return found[[places[text] for text in texts]]
+
+    def _loss(self, embedded: tuple[np.ndarray, ...]) -> float:
+        """The mean over rows, batch by batch in their order."""
+        count, total = len(embedded[0]), 0.0
+        for start in range(0, count, self._batch_size):
+            rows = min(self._batch_size, count - start)
+            weights = (np.arange(self._batch_size) < rows).astype(np.float32)
+            batch = tuple(_filled(column[start : start + rows], self._batch_size) for column in embedded)
+            total += float(jnp.sum(self._terms(batch, weights) * weights))
+        return total / count
+
+
+def primary_name(scores: Scores) -> str:
+    """The one score that evaluations are compared by."""
+    return next(name for name in PRIMARY if name in scores)
+
+
+def primary(scores: Scores) -> float:
+    """Its value."""
+    return scores[primary_name(scores)]
+
+
+def _filled(rows: np.ndarray, count: int) -> np.ndarray:
+    """The rows, with copies of the last one up to `count`, so that one shape is compiled."""
+    return np.concatenate([rows, np.repeat(rows[-1:], count - len(rows), axis=0)])
+
+
+def _retrieval(triplets: Triplets, embedded: dict[str, np.ndarray]) -> Scores:
+    """Anchors as queries and positives as corpus, equal texts once; all positives of an anchor are relevant to it."""
+    corpus, queries = (_first_rows(texts) for texts in (triplets.positives, triplets.anchors))
+    places = {text: place for place, text in enumerate(corpus)}
+    relevant: dict[str, set[int]] = {anchor: set() for anchor in queries}
+    for anchor, positive in zip(triplets.anchors, triplets.positives, strict=True):
+        relevant[anchor].add(places[positive])
+    rows = embedded["anchor"][list(queries.values())], embedded["positive"][list(corpus.values())]
+    return retrieval(*rows, list(relevant.values()))
+
+
+def _first_rows(texts: Sequence[str]) -> dict[str, int]:
+    """Each distinct text, and the first row that has it."""
+    rows: dict[str, int] = {}
+    for row, text in enumerate(texts):
+        rows.setdefault(text, row)
+    return rows

@@ -1,0 +1,54 @@
+"""What the bits of a run follow from, stored with each checkpoint: a run goes on only as what it was begun as."""
+
+import platform
+from collections.abc import Mapping
+from importlib.metadata import version
+from typing import Any
+
+import jax
+
+from stella_jax import __version__
+from stella_jax.errors import StellaError
+from stella_jax.job.settings import differences
+from train.data import Triplets
+from train.recipe import Recipe
+
+# Keys of a recipe that change no bit of what is trained; the model and the data go by what they hold.
+FREE = {"": ("output", "model", "revision"), "loop": ("keep", "save_every", "export")}
+
+PACKAGES = ("jax", "jaxlib", "flax", "orbax-checkpoint", "numpy", "tokenizers")
+
+
+def identity(recipe: Recipe, data: Mapping[str, Triplets], model: Mapping[str, Any]) -> dict[str, Any]:
+    """As JSON values: the recipe, the rows of each split, and the fingerprint of the model to begin with."""
+    tree = recipe.as_dict()
+    kept = {key: value for key, value in tree.items() if key not in FREE[""]}
+    kept["loop"] = {key: value for key, value in tree["loop"].items() if key not in FREE["loop"]}
+    kept["data"] |= {split: {"rows": len(rows), "sha256": rows.sha256} for split, rows in data.items()}
+    return kept | {"model": dict(model)}
+
+
+def versions() -> dict[str, str]:
+    """What else may change bits: packages, Python, and the kind of device."""
+    packages = {package: version(package) for package in PACKAGES}
+    device = jax.devices()[0].device_kind
+    return {"stella-jax": __version__} | packages | {"python": platform.python_version(), "device": device}
+
+
+def changes(before: Mapping[str, str]) -> list[str]:
+    """Which of the versions that a run was begun with are others now, in words."""
+    return list(differences(dict(before), versions()))
+
+
+def check_same(before: Any, now: dict[str, Any], output: object) -> None:
+    """Refuses to go on with a run that was begun as another.
+
+    Raises:
+      StellaError: names every difference.
+    """
+    found = list(differences(before, now))
+    if found:
+        raise StellaError(
+            f"{output} was begun with another recipe, model or data: {'; '.join(found)}. Choose another output, or "
+            "remove it to begin anew."
+        )

@@ -1,0 +1,267 @@
+"""A training run, from its recipe to the exported model, phases in order of execution.
+
+What a step does follows from the recipe, the rows and its number alone. So a run that was ended in whatever way, and is
+started again, gives the bits of one that was not: it goes on after its newest checkpoint.
+"""
+
+import fcntl
+import os
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import fields
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+from stella_jax.checkpoint import Checkpoint
+from stella_jax.embedder import Stella
+from stella_jax.errors import StellaError
+from stella_jax.fingerprint import fingerprint
+from stella_jax.hub import resolve
+from stella_jax.job.stop import Stop
+from stella_jax.sharding import make_mesh
+from train import checks, losses, optimizer
+from train.batches import Batcher, rows_of
+from train.checkpoints import Checkpoints, newest_record, read_newest, read_state
+from train.data import Triplets, read_triplets
+from train.evaluation import Evaluation, primary, primary_name
+from train.export import Origin, Trained, export, is_exported
+from train.identity import changes, check_same, identity, versions
+from train.metrics import Metrics
+from train.params import load
+from train.plans import Schedule, epoch_plan
+from train.recipe import COLUMNS, Recipe
+from train.reporter import Reporter
+from train.step import Settings, State, Trainer
+
+EXPORT = "export"
+
+Warn = Callable[[str], object]
+
+
+def train(recipe: Recipe, stop: Stop, shown: bool = False, warn: Warn = lambda sentence: None) -> str:
+    """Trains as the recipe says, or goes on with it, and exports the model.
+
+    Args:
+      stop: asked when the run is to save its state and end.
+      shown: whether there is a bar on stderr.
+      warn: told of what is allowed and may not be meant.
+
+    Returns:
+      What came of it, in a sentence.
+
+    Raises:
+      StellaError: what is wrong with recipe, rows, checkpoint or output, or that the loss is no number any more.
+      Stopped: it was asked to stop, and its state is saved.
+    """
+    with _alone(Path(recipe.output)):
+        run = Run(recipe, stop, shown, warn)
+        with run.metrics:
+            with stop.patience():
+                run.train()
+            return run.finish()
+
+
+class Run:
+    """A run, ready for its next step: everything is read, checked and loaded."""
+
+    def __init__(self, recipe: Recipe, stop: Stop, shown: bool, warn: Warn):
+        self.recipe, self.stop, self.shown, self.warn = recipe, stop, shown, warn
+        self.output = Path(recipe.output)
+        self._read_data()
+        self._load_model()
+        self._resume()
+
+    # Before the first step
+
+    def _read_data(self) -> None:
+        """The rows of each split, and which of them each step takes."""
+        data, loop = self.recipe.data, self.recipe.loop
+        read = partial(read_triplets, need_negatives=self.recipe.loss.name == "triplet", skip_faulty=data.skip_faulty)
+        paths = {"train": data.train, "eval": data.eval, "test": data.test}
+        self.data: dict[str, Triplets] = {split: read(path) for split, path in paths.items() if path is not None}
+        rows = self.data["train"]
+        checks.check_data(self.recipe, rows)
+        order = (rows, loop.batch_size, data.batch_sampler, self.recipe.seed)
+        self.schedule = Schedule(*order, loop.epochs, data.drop_last)
+        self._first_plan = epoch_plan(*order, 0, data.drop_last)
+
+    def _load_model(self) -> None:
+        """The checkpoint, what trains it, and what evaluates it."""
+        recipe, loop = self.recipe, self.recipe.loop
+        self.base = Checkpoint.open(resolve(recipe.model, recipe.revision))
+        for doubt in checks.doubts(recipe, self.data["train"], self._first_plan, self.base.layout.normalize):
+            self.warn(doubt)
+        mesh = make_mesh(loop.mesh)
+        model = Stella(self.base, dim=recipe.dim, dtype=loop.dtype, mesh=mesh)
+        model.max_seq_length = recipe.data.max_length or model.max_seq_length
+        prompts = {column: _prompt(model, recipe.data.prompts.get(column, "")) for column in COLUMNS}
+        loss, settings = _loss(recipe), _settings(recipe)
+        rows = rows_of(loop.batch_size, mesh.shape["data"], settings.accumulation)
+        self.batcher = Batcher(model.tokenizer, rows, model.config.pad_token_id, tuple(prompts.values()))
+        self.evaluation = Evaluation(model, prompts, loss, loop.batch_size)
+        network, params = load(self.base, mesh, recipe.dim, loop.dtype, loop.fsdp)
+        self.head = network.head
+        self.trainer = Trainer(network, params, loss, _optimizer(recipe), self.schedule.steps, mesh, settings)
+        checks.check_schedule(self.trainer.schedule)
+
+    def _resume(self) -> None:
+        """The state to begin with: that of the newest checkpoint that is whole, else the first."""
+        self.identity = identity(self.recipe, self.data, fingerprint(self.base, [self.head]))
+        record = newest_record(self.output)
+        if record:
+            check_same(record["identity"], self.identity, self.output)
+            for change in changes(record["versions"]):
+                self.warn(f"{change} since the run was begun; bits may differ from those of an undisturbed run.")
+        fresh = self.trainer.start()
+        self.state: State = read_newest(self.output, fresh, self.warn) or fresh
+        self.resumed = self.done = int(self.state.step)
+        self.metrics = Metrics(self.output, self.done)
+
+    # Steps, and between them evaluations and checkpoints
+
+    def train(self) -> None:
+        """All steps that are left."""
+        check = partial(checks.check_finite, self.output)
+        self.checkpoints = Checkpoints(self.output, self.recipe.loop.keep, self.done)
+        self.reporter = Reporter(self.metrics, check, self.schedule.steps, self.done, self.shown)
+        try:
+            self._train()
+        except _Pause:
+            self._save()
+        finally:
+            self.reporter.close()
+            self.checkpoints.close()
+
+    def _train(self) -> None:
+        movement = checks.Movement(self.state.params)
+        while True:
+            if self.schedule.due(self.recipe.loop.eval_every, self.done):
+                self._evaluate("eval")
+            if self.done == 0:
+                self._evaluate("test")
+            ended = self.done == self.schedule.steps or self._is_enough()
+            if ended or self.schedule.due(self.recipe.loop.save_every, self.done):
+                self._save()
+            if ended:
+                return
+            self._pause()
+            self._step()
+            if movement.is_open and (odd := movement.after(self.state.params, self.reporter.flush())):
+                self.warn(odd)
+
+    def _step(self) -> None:
+        rows = self.schedule.rows(self.done)
+        batch = self.batcher(self.data["train"].take(rows))
+        self.state, found = self.trainer.step(self.state, batch)
+        self.done += 1
+        self.reporter.add(self.done, self.schedule.epochs(self.done), batch.tokens, found)
+
+    def _evaluate(self, split: str) -> None:
+        """Evaluates a split, unless it is not there or the run was ended after this had been done."""
+        self.reporter.flush()
+        if split in self.data and self.metrics.evaluation(split, self.done) is None:
+            scores = self.evaluation(self.state.params, self.data[split], self._pause)
+            self.metrics.write({"step": self.done, "epoch": self.schedule.epochs(self.done), split: scores})
+        self.reporter.resume()
+
+    def _save(self) -> None:
+        """Begins to save the state, if it is not the first, and if no step on the way turns out to be no number."""
+        self.reporter.flush()
+        if self.done:
+            epoch, batch = self.schedule.position(self.done)
+            plan = {"step": self.done, "epoch": epoch, "batch": batch}
+            record = plan | {"identity": self.identity, "recipe": self.recipe.as_dict(), "versions": versions()}
+            scores = self.metrics.evaluation("eval", self.done)
+            self.checkpoints.save(self.state, record, primary(scores) if scores else None)
+        self.reporter.resume()
+
+    def _pause(self) -> None:
+        if self.stop.asked:
+            raise _Pause
+
+    def _is_enough(self) -> bool:
+        """Whether the best evaluation lies as many evaluations back as the recipe's early_stop."""
+        scores = [primary(line["eval"]) for line in self.metrics.evaluations("eval") if line["step"]]
+        since_best = len(scores) - 1 - scores.index(max(scores)) if scores else 0
+        return self.recipe.loop.early_stop is not None and since_best >= self.recipe.loop.early_stop
+
+    # After the last step
+
+    def finish(self) -> str:
+        """Tests and exports; a sentence on what came of it."""
+        trained = self.done
+        if self.recipe.loop.export == "best":
+            self.done = self._best_step()
+            self.state = read_state(self.output, self.done, self.state)
+            self.done = int(self.state.step)
+        self._evaluate("test")
+        destination = self.output / EXPORT
+        written = self._export(destination)
+        return self._summary(trained, destination, written)
+
+    def _best_step(self) -> int:
+        lines = [line for line in self.metrics.evaluations("eval") if line["step"]]
+        return max(lines, key=lambda line: (primary(line["eval"]), -line["step"]))["step"]
+
+    def _export(self, destination: Path) -> bool:
+        """Writes the model, unless it is there already."""
+        origin = Origin(self.recipe, self.identity, self.data, self.done)
+        if is_exported(destination, origin):
+            return False
+        params = {name: self.state.params[name] for name in self.trainer.rates}
+        export(Trained(self.base, self.head, params), origin, self.metrics, destination)
+        return True
+
+    def _summary(self, trained: int, destination: Path, written: bool) -> str:
+        what = f"{trained} steps, {trained - self.resumed} of them now" if self.resumed else f"{trained} steps"
+        for split in ("eval", "test"):
+            before, after = (self.metrics.evaluation(split, step) for step in (0, self.done))
+            if before and after:
+                key = primary_name(after)
+                what += f"; {split} {key} {before[key]:.4f} before and {after[key]:.4f} after"
+        return f"{what}; the model {'is' if written else 'was there already,'} in {destination}"
+
+
+class _Pause(Exception):
+    """Between two steps: save the state and end."""
+
+
+def _loss(recipe: Recipe) -> losses.Loss:
+    loss: Any = recipe.loss  # its words are checked
+    return losses.Loss(loss.name, loss.distance, loss.margin, loss.scale, loss.symmetric, loss.matryoshka_dims)
+
+
+def _optimizer(recipe: Recipe) -> optimizer.Optimizer:
+    settings: dict[str, Any] = {f.name: getattr(recipe.optimizer, f.name) for f in fields(recipe.optimizer)}
+    settings["learning_rates"] = tuple(recipe.optimizer.learning_rates.items())
+    return optimizer.Optimizer(**settings)
+
+
+def _settings(recipe: Recipe) -> Settings:
+    loop, mini_batch = recipe.loop, recipe.loss.mini_batch
+    parts = -(-loop.batch_size // mini_batch) if mini_batch else loop.gradient_accumulation_steps
+    return Settings(recipe.seed, loop.dropout, parts, loop.remat)
+
+
+def _prompt(model: Stella, given: str) -> str:
+    """The text of a prompt, which is given by its name or, with a space in it, as it is."""
+    return given if not given or any(c.isspace() for c in given) else model.resolve_prompt(given)
+
+
+@contextmanager
+def _alone(output: Path) -> Iterator[None]:
+    """The run's directory, made, and locked for as long as this process lives.
+
+    Raises:
+      StellaError: another process trains in it.
+    """
+    output.mkdir(parents=True, exist_ok=True)
+    descriptor = os.open(output, os.O_RDONLY)
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        yield
+    except BlockingIOError:
+        raise StellaError(f"another process trains in {output}; let it end, or choose another output.") from None
+    finally:
+        os.close(descriptor)
