@@ -2,10 +2,12 @@
 
 import json
 import os
+import signal
 import sys
 from collections.abc import Iterable
 from pathlib import Path
 
+import stella_jax
 from stella_jax.job.store import open_store
 
 # Of the embedded checkpoint: one shape is compiled, for texts cut at eight tokens.
@@ -42,6 +44,23 @@ def embed_command(inputs: Iterable[Path | str], out: Path | str, *options: str) 
     return [sys.executable, "-m", "stella_jax", "embed", *map(str, inputs), "--out", str(out), *SHORT, *options]
 
 
+def struck(
+    command: list[str],
+    place: str,
+    call: int,
+    kind: signal.Signals = signal.SIGKILL,
+    patience: float = 120,
+    silence: float = 0,
+) -> list[str]:
+    """The same command, struck by a signal on its way (see struck.py)."""
+    script = str(Path(__file__).with_name("struck.py"))
+    return [sys.executable, script, place, str(call), kind.name, str(patience), str(silence), *command[3:]]
+
+
 def environment(cache: Path) -> dict[str, str]:
-    """Of a process that shares its compiled programs with others in `cache`."""
-    return os.environ | {"JAX_COMPILATION_CACHE_DIR": str(cache), "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS": "0"}
+    """Of a process with the package under test, that shares its compiled programs with others in `cache`."""
+    return os.environ | {
+        "PYTHONPATH": str(Path(stella_jax.__file__).parents[1]),
+        "JAX_COMPILATION_CACHE_DIR": str(cache),
+        "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS": "0",
+    }

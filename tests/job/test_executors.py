@@ -5,13 +5,12 @@ import re
 import signal
 import socket
 import subprocess
-import sys
 import threading
 from collections.abc import Iterable
 from pathlib import Path
 
 import pytest
-from jobs import content, embed_command, environment, journal, leftovers, write_corpus
+from jobs import content, embed_command, environment, journal, leftovers, struck, write_corpus
 
 from stella_jax import Stella
 from stella_jax.cli import main
@@ -131,26 +130,11 @@ def test_helpers_take_different_pieces_and_leave_the_first():
 
 # Processes in earnest
 
-# Dies, or is asked to stop, before a call to os.replace: arguments are the call's number, the signal, the command's.
-STRUCK = """
-import os, signal, sys
-from stella_jax.cli import main
-from stella_jax.job.store import LocalStore
-LocalStore.journal_seconds = 0.0
-real, calls = os.replace, iter(range(10**9))
-def replace(*paths):
-    if next(calls) == int(sys.argv[1]):
-        os.kill(os.getpid(), getattr(signal, sys.argv[2]))
-    return real(*paths)
-os.replace = replace
-sys.exit(main(sys.argv[3:]))
-"""
 
-
-def struck(call: int, number: signal.Signals, command: list[str], cache: Path) -> subprocess.CompletedProcess:
-    """A command's end, struck before this call."""
-    script = [sys.executable, "-c", STRUCK, str(call), number.name, *command[3:]]
-    return subprocess.run(script, env=environment(cache), capture_output=True, text=True, check=False, timeout=120)
+def end(command: list[str], cache: Path) -> subprocess.CompletedProcess:
+    """What a command ends with."""
+    options = {"env": environment(cache), "capture_output": True, "text": True}
+    return subprocess.run(command, check=False, timeout=120, **options)
 
 
 def test_the_parts_of_a_killed_process_are_taken_over(tiny, corpus, tmp_path, alone, monkeypatch):
@@ -160,7 +144,7 @@ def test_the_parts_of_a_killed_process_are_taken_over(tiny, corpus, tmp_path, al
         with pytest.raises(ZeroDivisionError):
             run(tiny, corpus, out, 0, 2)
     command = embed_command([corpus], out, *PARTS, "--executor", "distributed", "--processes", "2", "--process", "1")
-    ended = struck(6, signal.SIGKILL, command, tmp_path / "cache")
+    ended = end(struck(command, "os:replace", 6), tmp_path / "cache")
     assert (ended.returncode, ended.stdout, ended.stderr) == (-signal.SIGKILL, "", "")
     done = {path.name: path.stat().st_mtime_ns for path in (out / "receipts").iterdir()}
     assert {"part-00001.json", "part-00003.json"} <= {*done}
@@ -180,12 +164,13 @@ def test_the_parts_of_a_killed_process_are_taken_over(tiny, corpus, tmp_path, al
 
 def test_sigterm_to_a_real_process(tiny, corpus, tmp_path, alone):
     out = tmp_path / "out"
-    ended = struck(7, signal.SIGTERM, embed_command([corpus], out, *PARTS), tmp_path / "cache")
+    command = embed_command([corpus], out, *PARTS)
+    ended = end(struck(command, "os:replace", 7, signal.SIGTERM), tmp_path / "cache")
     assert (ended.returncode, ended.stdout) == (143, "")
     assert ended.stderr == "stella-jax: stopped by SIGTERM; finished parts are kept, and the same command goes on\n"
     assert leftovers(out) == []
     assert 2 < len(list((out / "receipts").iterdir())) < 15
-    assert main([*embed_command([corpus], out, *PARTS)[3:]]) == 0
+    assert main(command[3:]) == 0
     assert content(out) == alone
 
 

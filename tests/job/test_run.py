@@ -5,7 +5,6 @@ import json
 import os
 import signal
 import subprocess
-import sys
 from collections.abc import Callable
 from pathlib import Path
 
@@ -13,6 +12,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
+from jobs import content, embed_command, environment, struck
 
 from stella_jax import Stella, StellaError
 from stella_jax.job.rows import Fields
@@ -39,12 +39,6 @@ def corpus(tmp_path: Path) -> list[Path]:
 
 def embed(tiny: Stella, corpus: list[Path], out: Path, settings: Settings = SETTINGS):
     return run_job(tiny, ORIGIN, corpus, out, settings, Running(max_rejected=0.9))
-
-
-def content(out: Path) -> dict[str, bytes]:
-    """What must be the same: everything but the journal, which tells the time."""
-    files = (path for path in sorted(out.rglob("*")) if path.is_file() and not path.name.startswith("progress"))
-    return {str(path.relative_to(out)): path.read_bytes() for path in files}
 
 
 def table(out: Path) -> pa.Table:
@@ -275,26 +269,16 @@ def test_a_part_with_a_damaged_receipt_is_embedded_again(tiny, corpus, tmp_path)
     assert content(tmp_path / "out") == before
 
 
-KILLED = """
-import os, signal, sys
-from stella_jax.cli import main
-real, calls = os.replace, iter(range(100))
-def replace(*paths):
-    if next(calls) == 7:
-        os.kill(os.getpid(), signal.SIGKILL)
-    return real(*paths)
-os.replace = replace
-main(sys.argv[1:])
-"""
-
-
 def test_a_process_killed_for_real(tiny, corpus, tmp_path):
     out = tmp_path / "out"
-    command = [*map(str, corpus), "--out", str(out), "--part-rows", "3", "--dim", "32", "--max-length", "8"]
-    command += ["--max-rejected", "90%"]
-    script = [sys.executable, "-c", KILLED, "embed"]
-    environment = os.environ | {"JAX_COMPILATION_CACHE_DIR": str(tmp_path / "cache")}
-    ended = subprocess.run([*script, *command], env=environment, capture_output=True, text=True, check=False)
+    command = embed_command(corpus, out, "--part-rows", "3", "--max-rejected", "90%")
+    ended = subprocess.run(
+        struck(command, "os:replace", 7),
+        env=environment(tmp_path / "cache"),
+        capture_output=True,
+        text=True,
+        check=False,
+    )
     assert (ended.returncode, ended.stdout, ended.stderr) == (-signal.SIGKILL, "", "")
     assert len(list(out.glob("part-*.parquet"))) == 2
     assert list(out.glob(".part-*.tmp"))
