@@ -23,7 +23,7 @@ test: $(VENV)/installed-test
 	@if $(BIN)/python -c "import torch" 2>/dev/null; then \
 	  $(BIN)/python -m pytest -q; \
 	else \
-	  $(BIN)/python -m pytest -q -m "not torch and not gpu and not weights"; \
+	  $(BIN)/python -m pytest -q -m "not torch and not gpu and not weights and not soak"; \
 	fi
 
 lint: $(VENV)/installed-test

@@ -63,7 +63,6 @@ def test_without_ray(monkeypatch: pytest.MonkeyPatch):
 
 @pytest.mark.parametrize("given", ["argument", "environment"])
 def test_where_no_cluster_answers(monkeypatch: pytest.MonkeyPatch, given: str):
-    pytest.importorskip("ray")
     with socket.socket() as unused:
         unused.bind(("127.0.0.1", 0))
         address = f"127.0.0.1:{unused.getsockname()[1]}"

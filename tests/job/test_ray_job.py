@@ -1,6 +1,7 @@
 """Whole jobs by the actors of a small Ray cluster: the bytes of a job in one process, whoever dies."""
 
 import json
+import logging
 import os
 import signal
 import threading
@@ -10,15 +11,16 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+import ray
 
 from stella_jax import Stella, StellaError
+from stella_jax.job.ray_job import run_ray_job
 from stella_jax.job.request import Request
 from stella_jax.job.rows import Fields
 from stella_jax.job.run import Running, run_job
 from stella_jax.job.stop import Stop, Stopped
 
-ray = pytest.importorskip("ray")
-from stella_jax.job.ray_job import run_ray_job  # noqa: E402
+pytestmark = pytest.mark.soak  # Ray takes its time to start, and to see that somebody died
 
 
 @pytest.fixture(scope="module", autouse=True)
@@ -29,7 +31,7 @@ def cluster() -> Iterator[None]:
         with warnings.catch_warnings():
             # JAX minds that Ray forks; a driver, unlike this process, has no JAX running.
             warnings.filterwarnings("ignore", "os.fork", RuntimeWarning)
-            ray.init("local", num_cpus=2, include_dashboard=False, log_to_driver=False, logging_level="ERROR")
+            ray.init("local", num_cpus=2, include_dashboard=False, log_to_driver=False, logging_level=logging.ERROR)
         yield
         ray.shutdown()
 

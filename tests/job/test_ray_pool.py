@@ -24,16 +24,18 @@ pytestmark = [
     pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning"),
 ]
 
+pytestmark = pytest.mark.soak  # Ray takes its time to start, and to see that somebody died
+
 ONE_CPU = {"num_cpus": 1}
 
 
 @pytest.fixture(scope="module")
 def cluster() -> Iterator[Any]:
     """Of one node with two CPUs; this process is connected to it."""
-    ray = pytest.importorskip("ray")
+    from ray import cloudpickle
     from ray.cluster_utils import Cluster
 
-    ray.cloudpickle.register_pickle_by_value(sys.modules[__name__])  # actors cannot import tests
+    cloudpickle.register_pickle_by_value(sys.modules[__name__])  # actors cannot import tests
     cluster = Cluster(initialize_head=True, head_node_args={"num_cpus": 2, "include_dashboard": False})
     with connected(cluster.address):
         yield cluster
@@ -233,7 +235,6 @@ finally:
 @pytest.mark.parametrize("end", [signal.SIGINT, signal.SIGTERM], ids=lambda end: end.name)
 def test_a_signal_leaves_no_actor(tmp_path: Path, end: signal.Signals):
     """Ray is started by the call here, and ends with it or, where nothing handles the signal, soon after."""
-    pytest.importorskip("ray")
     driver = subprocess.Popen([sys.executable, "-c", DRIVER, tmp_path], stderr=subprocess.DEVNULL)
     while not list(tmp_path.glob("by-*")):
         assert driver.poll() is None
