@@ -1,6 +1,8 @@
 """Checks every byte of a job, and withdraws the receipts of damaged parts, so that `embed` redoes them."""
 
 import hashlib
+import os
+import tempfile
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -10,6 +12,8 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from stella_jax.errors import StellaError
+from stella_jax.job.atomic import FULL
 from stella_jax.job.duplicates import Duplicates
 from stella_jax.job.job import FOLDERS, JOB
 from stella_jax.job.manifest import MANIFEST, REJECTED, read_manifest, rejected_lines
@@ -40,14 +44,14 @@ def verify_job(out: str | Path, sample: int = 0, model_name: str | None = None, 
       model_name: where the model is, if not where it was; at `revision`.
 
     Raises:
-      StellaError: there is no finished job at `out`, or what the sample needs is not there.
+      StellaError: there is no finished job at `out`, its disk is full, or what the sample needs is not there.
     """
     store = open_store(out)
     manifest = read_manifest(store)
     parts = plan_parts([entry["records"] for entry in manifest["inputs"]], manifest["part_rows"])
     faults: list[str] = []
     damaged: list[str] = []
-    ids = Duplicates(store.scratch)
+    ids = Duplicates(_scratch(store))
     rows = 0
     try:
         for part, entry in zip(parts, manifest["parts"], strict=True):
@@ -56,6 +60,12 @@ def verify_job(out: str | Path, sample: int = 0, model_name: str | None = None, 
             damaged += [part.name] if found else []
             rows += entry["rows"]
         repeated = ids.find()
+    except OSError as error:
+        if error.errno not in FULL:
+            raise
+        raise StellaError(
+            f"the disk of {store} is full, and the check needs 24 bytes a row there; make room and verify again."
+        ) from error
     finally:
         ids.close()
     faults += [f"{repeated} ids stand in more than one row"] if repeated and not damaged else []
@@ -67,6 +77,11 @@ def verify_job(out: str | Path, sample: int = 0, model_name: str | None = None, 
     for name in damaged:
         withdraw_receipt(store, name)
     return Verdict(rows, sum(count for _, count, _ in sampled), tuple(faults), tuple(damaged))
+
+
+def _scratch(store: Store) -> Path:
+    """Where temporary files go: what may only be read can be checked, too."""
+    return store.scratch if os.access(store.scratch, os.W_OK) else Path(tempfile.gettempdir())
 
 
 def _sample(store: Store, manifest: dict[str, Any], rows: int, *model: str | None) -> Sequence[tuple[Part, int, str]]:
