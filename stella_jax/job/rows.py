@@ -55,15 +55,13 @@ def make_row(name: str, number: int, cells: Cells, fields: Fields) -> Row | Reje
     """The row of these cells, or what is wrong with them; `name` is the input's."""
     row_id = None
     try:
-        row_id = _check_id(cells.id, f"{name}:{number}", fields)
+        row_id = f"{name}:{number}" if cells.id is MISSING and fields.id is None else _check_id(cells.id, fields)
         return Row(name, number, row_id, _check_text(cells.text, fields.text))
     except Fault as fault:
         return Rejected(name, number, row_id, str(fault))
 
 
-def _check_id(value: object, default: str, fields: Fields) -> str:
-    if value is MISSING and fields.id is None:
-        return default
+def _check_id(value: object, fields: Fields) -> str:
     if isinstance(value, int) and not isinstance(value, bool):
         return str(value)
     row_id = _check_text(value, fields.id_name, kind="a string or a whole number")
@@ -77,12 +75,17 @@ def _check_text(value: object, field: str, kind: str = "a string") -> str:
         raise Fault(f"{field} is missing")
     if not isinstance(value, str):
         raise Fault(f"{field} is {_shown(value)}, not {kind}")
+    if not value.isascii():
+        _check_surrogates(value, field)
+    return value
+
+
+def _check_surrogates(value: str, field: str) -> None:
     try:
         value.encode()
     except UnicodeEncodeError as error:
         code = ord(value[error.start])
         raise Fault(f"{field} holds a lone surrogate (U+{code:04X} at character {error.start})") from None
-    return value
 
 
 def _shown(value: object) -> str:
