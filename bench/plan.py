@@ -11,7 +11,7 @@ from stella_jax.job.duplicates import Duplicates
 from stella_jax.job.plan import plan_parts
 from stella_jax.job.plan_files import PlanFiles, write_plan
 from stella_jax.job.receipts import missing
-from stella_jax.job.scan import PART
+from stella_jax.job.scanner import PART
 from stella_jax.job.store import open_store
 
 INPUTS, RECORDS, PART_ROWS = 100, 10_000_000, 10_000

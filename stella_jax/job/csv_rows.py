@@ -3,6 +3,8 @@
 import csv
 import io
 from collections.abc import Iterator
+from contextlib import contextmanager
+from itertools import islice
 
 from stella_jax.errors import StellaError, listed
 from stella_jax.job.files import open_bytes
@@ -21,13 +23,24 @@ def read_csv(
     Raises:
       StellaError: there is no header with the fields, or a quote is never closed (the rest of the file lies inside it).
     """
+    with _open(location, fields) as (header, records):
+        for record in islice(records, start, None):
+            yield record if isinstance(record, Fault) else _select(record, header, fields), None
+
+
+def count_csv(location: Location, fields: Fields) -> int:
+    """How many records `read_csv` reads; raises as it does."""
+    with _open(location, fields) as (_, records):
+        return sum(1 for _ in records)
+
+
+@contextmanager
+def _open(location: Location, fields: Fields) -> Iterator[tuple[list[str], Iterator[list[str] | Fault]]]:
+    """The header, and the records after it."""
     csv.field_size_limit(LONGEST)  # the module's own, and process-wide: its default of 128 KiB is less than a long text
     with open_bytes(location) as file, io.TextIOWrapper(file, "utf-8", "surrogateescape", newline="") as text:
         reader = csv.reader(text, strict=True)
-        header = _header(location, reader, fields)
-        for number, record in enumerate(_records(location, reader)):
-            if number >= start:
-                yield record if isinstance(record, Fault) else _select(record, header, fields), None
+        yield _header(location, reader, fields), _records(location, reader)
 
 
 def _header(location: Location, reader, fields: Fields) -> list[str]:

@@ -10,13 +10,15 @@ from typing import Any
 
 from stella_jax.errors import StellaError
 from stella_jax.job import plan_files, receipts
+from stella_jax.job.hashing import identify_all
 from stella_jax.job.lookout import PATIENCE, Lookout
 from stella_jax.job.plan import Part, plan_parts
 from stella_jax.job.plan_files import PlanFiles, write_plan
 from stella_jax.job.progress import Progress, journal_name
 from stella_jax.job.reader import Reader
 from stella_jax.job.rows import Rejected, Row
-from stella_jax.job.scan import RowsDigest, Scan, scan_sources
+from stella_jax.job.scan import Scan, scan_sources
+from stella_jax.job.scanner import RowsDigest
 from stella_jax.job.settings import Settings, check_same, settings_of
 from stella_jax.job.source import Source, open_sources
 from stella_jax.job.store import Damaged, Store
@@ -258,12 +260,8 @@ def _inputs(sources: Sequence[Source], scan: Scan) -> Iterator[dict[str, Any]]:
 
 
 def _identities(sources: Sequence[Source], progress: Progress) -> list[dict[str, Any]]:
-    found = []
-    for source in sources:
-        size, sha256 = source.identity()
-        found.append({"name": source.name, "size": size, "sha256": sha256})
-        progress.tick()
-    return found
+    found = identify_all([source.location for source in sources], progress.tick)
+    return [{"name": source.name, **each._asdict()} for source, each in zip(sources, found, strict=True)]
 
 
 def _require_empty(store: Store) -> None:

@@ -34,6 +34,16 @@ def read_parquet(location: Location, fields: Fields, start: int, offset: None = 
             raise StellaError(f"{location} is no sound Parquet file{where}: {_first_line(error)}.") from error
 
 
+def count_parquet(location: Location, fields: Fields) -> int:
+    """How many records the file says that it holds.
+
+    Raises:
+      pa.ArrowException, OSError: it cannot be read.
+    """
+    with location.open() as stored:
+        return pq.read_metadata(stored).num_rows
+
+
 def _batches(file: pq.ParquetFile, columns: list[str], start: int) -> Iterator[pa.RecordBatch]:
     """The batches from this record on; row groups before it are not read."""
     first = 0

@@ -13,7 +13,7 @@ import numpy as np
 
 from stella_jax.job.duplicates import Duplicates
 from stella_jax.job.plan import Part
-from stella_jax.job.scan import PART
+from stella_jax.job.scanner import PART
 from stella_jax.job.store import Damaged, Store
 
 FOLDER = "plan"

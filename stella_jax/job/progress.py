@@ -3,7 +3,6 @@
 import json
 import threading
 import time
-from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import dataclass
 from datetime import UTC, datetime
@@ -14,9 +13,6 @@ from tqdm import tqdm
 from stella_jax.batching import Batch
 from stella_jax.errors import StellaError
 from stella_jax.job.store import Store
-
-# Called often, by what may take long.
-Tick = Callable[[], object]
 
 
 @dataclass(frozen=True, slots=True)
@@ -108,9 +104,9 @@ class Progress:
         self._journal = True
         self._line(0)
 
-    def tick(self) -> None:
-        """A row has been read."""
-        self._bar.update()
+    def tick(self, rows: int = 1) -> None:
+        """So many rows have been read; none, but the process is alive."""
+        self._bar.update(rows)
         self._line(self._store.journal_seconds)
 
     def begin(self, total: int, done: int, phase: str = "embedding") -> None:

@@ -1,21 +1,26 @@
-"""One pass over all inputs before a job: every file to its end, every row checked, nothing embedded or written."""
+"""The pass over all inputs before a job: every file to its end, every row checked, nothing embedded or written.
 
-import hashlib
+First the files are hashed and their records counted, which is quick and tells where in the job each input begins; then
+each is read. Both happen to many inputs at once where that pays. What comes of it is the same whoever did what.
+"""
+
 from collections.abc import Sequence
 from dataclasses import dataclass
+from itertools import accumulate
 from pathlib import Path
 
 import numpy as np
 
 from stella_jax.errors import StellaError
+from stella_jax.job.crew import Alone, Crew, Failed, Processes
 from stella_jax.job.duplicates import Duplicates
-from stella_jax.job.progress import Tick
-from stella_jax.job.rows import Fields, Rejected, Row
+from stella_jax.job.hashing import Tick, cores
+from stella_jax.job.rows import Fields, Rejected
+from stella_jax.job.scanner import Counted, Read, join_digests
 from stella_jax.job.source import Source
 
-# What is known of a part before it is embedded: where its first record begins in its input (bytes, unzipped; -1 where
-# the format cannot seek), its rows (blank records left out), and a hash of them.
-PART = np.dtype([("offset", "<i8"), ("rows", "<i8"), ("digest", "V16")])
+# Bytes of inputs for which it pays to start another process, which takes half a second.
+BYTES_A_PROCESS = 32 * 2**20
 
 
 @dataclass(frozen=True, slots=True)
@@ -54,97 +59,82 @@ class Scan:
         self.duplicates.close()
 
 
-class RowsDigest:
-    """A hash over rows, by which a process that reads them knows that they are those of the plan."""
-
-    def __init__(self) -> None:
-        self._hash = hashlib.blake2b(digest_size=16)
-        self.rows = 0
-
-    def add(self, row: Row | Rejected) -> None:
-        text = row.text if isinstance(row, Row) else "\1"
-        self._hash.update(f"{row.number}\0{row.id}\0{text}\0".encode())
-        self.rows += 1
-
-    def digest(self) -> bytes:
-        return self._hash.digest()
-
-
 def scan_sources(sources: Sequence[Source], fields: Fields, part_rows: int, folder: Path, tick: Tick) -> Scan:
     """Reads every input to its end.
 
     Args:
       folder: where the temporary files lie.
-      tick: called after every row.
 
     Raises:
-      StellaError: an input is damaged, or no row of any can be embedded.
+      StellaError: an input is damaged (of several, the first), or no row of any can be embedded.
     """
     duplicates = Duplicates(folder)
     try:
-        scanner = _Scanner(fields, part_rows, duplicates, tick)
-        inputs = tuple(scanner.scan(source) for source in sources)
+        with _crew(sources, fields, part_rows, duplicates, tick) as crew:
+            counted, reads = _read_all(crew, sources)
+            crew.end()
+        inputs = [Scanned(*c.identity, c.records, r.rows, r.faulty) for c, r in zip(counted, reads, strict=True)]
+        first_fault = next((read.first_fault for read in reads if read.first_fault), None)
         if not sum(scanned.rows - scanned.faulty for scanned in inputs):
-            raise StellaError(_nothing(scanner.first_fault))
-        return Scan(inputs, scanner.parts(), scanner.first_fault, duplicates.find(), duplicates)
+            raise StellaError(_nothing(first_fault))
+        parts = _join([read.spans for read in reads], _starts(counted), part_rows)
+        return Scan(tuple(inputs), parts, first_fault, duplicates.find(tick), duplicates)
     except BaseException:
         duplicates.close()
         raise
 
 
-class _Scanner:
-    """Reads one input after the other, and keeps the part that is open between them."""
+def _crew(sources: Sequence[Source], *work: *tuple[Fields, int, Duplicates, Tick]) -> Crew:
+    count = _processes(sources)
+    return Processes(count, *work) if count > 1 else Alone(*work)
 
-    def __init__(self, fields: Fields, part_rows: int, duplicates: Duplicates, tick: Tick):
-        self._fields = fields
-        self._part_rows = part_rows
-        self._duplicates = duplicates
-        self._tick = tick
-        self._entries: list[tuple[int, int, bytes]] = []
-        self._position = 0
-        self._begin(None)
-        self.first_fault: Rejected | None = None
 
-    def scan(self, source: Source) -> Scanned:
-        number = rows = faulty = 0
-        records = source.records(self._fields)
-        if not self._taken:
-            self._begin(records.offset)
-        for number, record in enumerate(records, 1):
-            row = source.row(number, record, self._fields)
-            if row is not None:
-                self._add(row)
-                rows += 1
-                faulty += isinstance(row, Rejected)
-            self._position += 1
-            self._taken += 1
-            if self._taken == self._part_rows:
-                self._end()
-                self._begin(records.offset)
-            self._tick()
-        return Scanned(*source.identity(), records=number, rows=rows, faulty=faulty)
+def _processes(sources: Sequence[Source]) -> int:
+    """How many to have: no more than there are cores and inputs, each with enough to do; memory:// is of this one."""
+    most, size = min(cores(), len(sources)), 0
+    if most < 2 or any(source.location.given.startswith("memory://") for source in sources):
+        return 1
+    for source in sources:
+        size += source.location.size()
+        if size >= most * BYTES_A_PROCESS:
+            return most  # behind URLs, each size is a request
+    return max(1, size // BYTES_A_PROCESS)
 
-    def parts(self) -> np.ndarray:
-        """The entries of all parts, the open one among them."""
-        if self._taken:
-            self._end()
-        return np.array(self._entries, PART)
 
-    def _add(self, row: Row | Rejected) -> None:
-        self._digest.add(row)
-        if isinstance(row, Row):
-            self._duplicates.add(row.id, self._position)
-        else:
-            self.first_fault = self.first_fault or row
+def _read_all(crew: Crew, sources: Sequence[Source]) -> tuple[list[Counted], list[Read]]:
+    """What is in the inputs; raises for the first that is damaged."""
+    counted = crew.map("count", [(source,) for source in sources])
+    damaged = counted.pop() if counted and isinstance(counted[-1], Failed) else None
+    # What cannot be counted is read, too: only that tells after which row it is damaged, and whether one before it is.
+    reads = crew.map("read", list(zip(sources, _starts(counted), strict=False))[: len(counted) + (damaged is not None)])
+    for failed in (*reads[-1:], damaged):
+        if isinstance(failed, Failed):
+            raise failed.error
+    for source, count, read in zip(sources, counted, reads, strict=True):
+        if read.records != count.records:
+            raise StellaError(f"{source.location} changed while it was read; run the command again later.")
+    return counted, reads
 
-    def _begin(self, offset: int | None) -> None:
-        self._offset = -1 if offset is None else offset
-        self._taken = 0
-        self._digest = RowsDigest()
 
-    def _end(self) -> None:
-        self._entries.append((self._offset, self._digest.rows, self._digest.digest()))
-        self._taken = 0
+def _starts(counted: Sequence[Counted]) -> list[int]:
+    """Positions of the inputs' first records, and of the end."""
+    return list(accumulate((each.records for each in counted), initial=0))
+
+
+def _join(tables: Sequence[np.ndarray], starts: Sequence[int], part_rows: int) -> np.ndarray:
+    """The parts, from what lies of them in each input; both dtype PART.
+
+    Args:
+      starts: positions of the inputs' first records.
+    """
+    spans = np.concatenate(tables)
+    numbers = np.concatenate([start // part_rows + np.arange(len(t)) for t, start in zip(tables, starts, strict=False)])
+    firsts = np.flatnonzero(np.diff(numbers, prepend=-1))
+    parts = spans[firsts]
+    parts["rows"] = np.add.reduceat(spans["rows"], firsts)
+    for part, start, stop in zip(parts, firsts, [*firsts[1:], len(spans)], strict=True):
+        part["digest"] = join_digests(span["digest"].tobytes() for span in spans[start:stop] if span["rows"])
+    return parts
 
 
 def _nothing(first_fault: Rejected | None) -> str:

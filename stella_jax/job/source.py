@@ -1,7 +1,6 @@
 """An input of a job: a file, its format, and its rows as a stream."""
 
 import gzip
-import hashlib
 import zlib
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
@@ -9,10 +8,11 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from stella_jax.errors import StellaError, listed
-from stella_jax.job.csv_rows import csv_cells, read_csv
-from stella_jax.job.lines import json_cells, read_lines, text_cells
+from stella_jax.job.csv_rows import count_csv, csv_cells, read_csv
+from stella_jax.job.hashing import Hashed, Hasher, Identity, Tick, identify
+from stella_jax.job.lines import count_lines, json_cells, read_lines, text_cells
 from stella_jax.job.location import Location, expand
-from stella_jax.job.parquet_rows import parquet_cells, read_parquet
+from stella_jax.job.parquet_rows import count_parquet, parquet_cells, read_parquet
 from stella_jax.job.rows import Cells, Fault, Fields, Rejected, Row, make_row
 
 
@@ -23,19 +23,21 @@ class Format(NamedTuple):
       records: (location, fields, start, offset) -> every record from number `start`, as it lies in the file, or a
         Fault, and the offset of the record after it, None where the format knows none.
       cells: (record, fields) -> what it holds, None for a blank one; raises Fault.
+      count: (location, fields) -> how many records there are, found without making rows of them.
       seeks: whether it knows offsets.
     """
 
     records: Callable[[Location, Fields, int, Any], Iterator[tuple[Any, int | None]]]
     cells: Callable[[Any, Fields], Cells | None]
+    count: Callable[[Location, Fields], int]
     seeks: bool = False
 
 
 FORMATS = {
-    ".jsonl": Format(read_lines, json_cells, seeks=True),
-    ".txt": Format(read_lines, text_cells, seeks=True),
-    ".csv": Format(read_csv, csv_cells),
-    ".parquet": Format(read_parquet, parquet_cells),
+    ".jsonl": Format(read_lines, json_cells, count_lines, seeks=True),
+    ".txt": Format(read_lines, text_cells, count_lines, seeks=True),
+    ".csv": Format(read_csv, csv_cells, count_csv),
+    ".parquet": Format(read_parquet, parquet_cells, count_parquet),
 }
 GZIPPED = (".jsonl", ".txt", ".csv")
 
@@ -90,11 +92,19 @@ class Source:
         """
         return Records(self, fields, start, offset)
 
-    def identity(self) -> tuple[int, str]:
+    def identity(self) -> Identity:
         """Size and sha256 of the file."""
-        with self.location.open() as file:
-            sha256 = hashlib.file_digest(file, "sha256").hexdigest()
-            return file.tell(), sha256
+        return identify(self.location, lambda _: None)
+
+    def count(self, fields: Fields, tick: Tick) -> tuple[Identity, int]:
+        """The identity, and the number of records, in one pass.
+
+        Raises:
+          Exception: whatever a damaged file makes of it; only `records` says which row is the last sound one.
+        """
+        hasher = Hasher(tick)
+        records = self.format.count(Hashed(self.location.given, hasher), fields)
+        return hasher.rest(self.location), records
 
     @property
     def leaps(self) -> bool:

@@ -27,7 +27,7 @@ FIELDS = Fields()
 
 
 def scan(tmp_path: Path, *paths: Path) -> Scan:
-    return scan_sources(open_sources(paths, FIELDS), FIELDS, 3, tmp_path, lambda: None)
+    return scan_sources(open_sources(paths, FIELDS), FIELDS, 3, tmp_path, lambda rows: None)
 
 
 def planned(folder: Path, part_rows: int, *paths: Path) -> Job:

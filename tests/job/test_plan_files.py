@@ -10,7 +10,7 @@ from stella_jax import StellaError
 from stella_jax.job.duplicates import Duplicates
 from stella_jax.job.plan import plan_parts
 from stella_jax.job.plan_files import NAMES, PARTS, REPEATS, PlanFiles, write_plan
-from stella_jax.job.scan import PART
+from stella_jax.job.scanner import PART
 from stella_jax.job.store import Store, open_store
 
 
