@@ -36,7 +36,10 @@ class Checkpoints:
     Args:
       output: the run's directory.
       keep: how many of the newest stay; the one of the highest score stays, too, the first of equals.
-      newest: the step of the newest one that is there, or 0.
+      newest: the step of the one that a run continues from, or 0.
+
+    Attributes:
+      newest: the step of the newest one, even if it is still being written; 0 for none.
     """
 
     def __init__(self, output: Path, keep: int, newest: int):
@@ -54,7 +57,7 @@ class Checkpoints:
                 preservation_policy=policy,
                 cleanup_tmp_directories=True,
             )
-        self._newest = newest
+        self.newest = newest
 
     def save(self, state: State, record: Record, score: float | None = None) -> None:
         """Begins to save a state, of which nothing is needed any more when this returns; a second time does nothing.
@@ -67,14 +70,14 @@ class Checkpoints:
           OSError: it cannot be written, or the one before could not be.
         """
         step = int(state.step)
-        if self._newest == step:
+        if self.newest == step:
             return
         arrays = _to_host(state)
         metrics: Any = None if score is None else {"score": score, "step": step}
         beside: Any = record | {"sha256": _hashes(arrays)}
         with _told(self._folder):
             self._checkpointer.save_async(step, arrays, force=True, metrics=metrics, custom_metadata=beside)
-        self._newest = step
+        self.newest = step
 
     def close(self) -> None:
         """Waits until what was begun is on disk.

@@ -1,20 +1,19 @@
 """What is said about a run that would teach nothing, or has not: before it starts, and while it goes."""
 
 from collections.abc import Iterator, Mapping
-from pathlib import Path
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 
 from stella_jax.errors import StellaError, shown
-from train.checkpoints import steps_of
 from train.data import Triplets
 from train.params import Params
 from train.plans import Plan, most_frequent, poor_batches
 from train.recipe import Recipe
 
 FIRST_STEPS = 3  # with a learning rate above 0, after which parameters must have moved
+LEAST_MOVE = 1e-9  # of an update, beside the parameters; float32 resolves 6e-8 of a number
 
 
 def check_data(recipe: Recipe, triplets: Triplets) -> None:
@@ -68,16 +67,18 @@ def check_schedule(schedule: np.ndarray) -> None:
         )
 
 
-def check_finite(output: Path, step: int, metrics: Mapping[str, float]) -> None:
-    """Stops a run in `output` that has diverged.
+def check_finite(kept: int, step: int, metrics: Mapping[str, float]) -> None:
+    """Stops a run that has diverged.
+
+    Args:
+      kept: the step of the newest checkpoint, 0 for none.
 
     Raises:
       StellaError: a metric of this step is NaN or infinite.
     """
     wrong = [name for name, value in metrics.items() if not np.isfinite(value)]
     if wrong:
-        kept = steps_of(output)
-        last = f"the checkpoint of step {kept[-1]} is kept" if kept else "there is no checkpoint yet"
+        last = f"the checkpoint of step {kept} is kept" if kept else "there is no checkpoint yet"
         raise StellaError(
             f"{wrong[0]} is {metrics[wrong[0]]} at step {step}; {last}. Lower optimizer.learning_rate and begin anew "
             "in another output."
@@ -91,6 +92,7 @@ class Movement:
         self._before = _bits(params)
         self._steps = 0
         self._pushed = False
+        self._farthest = 0.0
         self.is_open = True
 
     def after(self, params: Params, metrics: Mapping[str, float]) -> str | None:
@@ -101,16 +103,18 @@ class Movement:
         """
         self._steps += metrics["learning_rate"] > 0
         self._pushed = self._pushed or (metrics["learning_rate"] > 0 and metrics["grad_norm"] > 0)
+        self._farthest = max(self._farthest, metrics["update_norm"] / max(metrics["param_norm"], 1e-30))
         if self._steps < FIRST_STEPS:
             return None
         self.is_open = False
         now = _bits(params)
-        if any(int(now[name]) != int(before) for name, before in self._before.items()):
+        moved = any(int(now[name]) != int(before) for name, before in self._before.items())
+        if moved and self._farthest > LEAST_MOVE:
             return None
         if self._pushed:
             raise StellaError(
-                f"no parameter has changed after {self._steps} steps with a learning rate above 0, up to "
-                f"{metrics['learning_rate']:g}: it is too small for float32; raise optimizer.learning_rate."
+                f"the parameters do not move: after {self._steps} steps with a learning rate above 0, now "
+                f"{metrics['learning_rate']:g}, they are where they were; raise optimizer.learning_rate."
             )
         return f"no parameter has changed after {self._steps} steps: no row had a loss with a gradient so far."
 

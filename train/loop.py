@@ -6,12 +6,12 @@ started again, gives the bits of one that was not: it goes on after its newest c
 
 import fcntl
 import os
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import fields
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 from stella_jax.checkpoint import Checkpoint
 from stella_jax.embedder import Stella
@@ -104,6 +104,7 @@ class Run:
         self.head = network.head
         self.trainer = Trainer(network, params, loss, _optimizer(recipe), self.schedule.steps, mesh, settings)
         checks.check_schedule(self.trainer.schedule)
+        self.state: State = self.trainer.start(params)
 
     def _resume(self) -> None:
         """The state to begin with: that of the newest checkpoint that is whole, else the first."""
@@ -113,8 +114,7 @@ class Run:
             check_same(record["identity"], self.identity, self.output)
             for change in changes(record["versions"]):
                 self.warn(f"{change} since the run was begun; bits may differ from those of an undisturbed run.")
-        fresh = self.trainer.start()
-        self.state: State = read_newest(self.output, fresh, self.warn) or fresh
+        self.state = read_newest(self.output, self.state, self.warn) or self.state
         self.resumed = self.done = int(self.state.step)
         self.metrics = Metrics(self.output, self.done)
 
@@ -122,9 +122,8 @@ class Run:
 
     def train(self) -> None:
         """All steps that are left."""
-        check = partial(checks.check_finite, self.output)
         self.checkpoints = Checkpoints(self.output, self.recipe.loop.keep, self.done)
-        self.reporter = Reporter(self.metrics, check, self.schedule.steps, self.done, self.shown)
+        self.reporter = Reporter(self.metrics, self._check, self.schedule.steps, self.done, self.shown)
         try:
             self._train()
         except _Pause:
@@ -136,12 +135,12 @@ class Run:
     def _train(self) -> None:
         movement = checks.Movement(self.state.params)
         while True:
-            if self.schedule.due(self.recipe.loop.eval_every, self.done):
+            if self._is_due("eval"):
                 self._evaluate("eval")
             if self.done == 0:
                 self._evaluate("test")
             ended = self.done == self.schedule.steps or self._is_enough()
-            if ended or self.schedule.due(self.recipe.loop.save_every, self.done):
+            if ended or self._is_due("save") or self._is_due("eval"):  # so that the best can be kept
                 self._save()
             if ended:
                 return
@@ -149,6 +148,11 @@ class Run:
             self._step()
             if movement.is_open and (odd := movement.after(self.state.params, self.reporter.flush())):
                 self.warn(odd)
+
+    def _is_due(self, what: Literal["eval", "save"]) -> bool:
+        loop = self.recipe.loop
+        every, wanted = (loop.save_every, True) if what == "save" else (loop.eval_every, "eval" in self.data)
+        return wanted and self.schedule.due(every, self.done)
 
     def _step(self) -> None:
         rows = self.schedule.rows(self.done)
@@ -175,6 +179,9 @@ class Run:
             scores = self.metrics.evaluation("eval", self.done)
             self.checkpoints.save(self.state, record, primary(scores) if scores else None)
         self.reporter.resume()
+
+    def _check(self, step: int, found: Mapping[str, float]) -> None:
+        checks.check_finite(self.checkpoints.newest, step, found)
 
     def _pause(self) -> None:
         if self.stop.asked:

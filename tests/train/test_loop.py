@@ -1,0 +1,411 @@
+"""Whole runs with the embedded checkpoint: what they write, and what becomes of one that is ended anywhere."""
+
+import json
+import os
+import re
+import shutil
+import signal
+import subprocess
+import sys
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import jax
+import pytest
+from jax.experimental.compilation_cache import compilation_cache
+
+from stella_jax import StellaError
+from stella_jax.job.stop import Stop, Stopped
+from train import loop
+from train.__main__ import main
+from train.checkpoints import steps_of
+from train.metrics import Metrics
+from train.recipe import recipe_of, to_toml
+from train.step import Trainer
+
+ROOT = Path(__file__).parent.parent.parent
+
+# Words of one length, so that one shape is compiled; three epochs of three batches.
+WORDS = ["fog", "law", "owl", "sea", "ink", "jam", "elm", "oak", "ash", "bee", "cow"]
+ROWS = [
+    {"anchor": f"a {word}", "positive": f"one {word} or two", "negative": f"no {other}"}
+    for word, other in zip(WORDS, WORDS[1:] + WORDS[:1], strict=True)
+]
+STEPS = 9
+TIMES = ("tokens_per_second",)
+
+
+def write_rows(path: Path, rows: list[dict]) -> str:
+    path.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    return str(path)
+
+
+@pytest.fixture(scope="module", autouse=True)
+def compiled(tmp_path_factory) -> Iterator[Path]:
+    """Programs are compiled once for all runs, those in other processes too."""
+    folder = tmp_path_factory.mktemp("xla")
+    settings = {"jax_compilation_cache_dir": str(folder), "jax_persistent_cache_min_compile_time_secs": 0}
+    before = {name: getattr(jax.config, name) for name in settings}
+    for name, value in settings.items():
+        jax.config.update(name, value)
+    compilation_cache.reset_cache()
+    yield folder
+    for name, value in before.items():
+        jax.config.update(name, value)
+    compilation_cache.reset_cache()
+
+
+@pytest.fixture(scope="session")
+def data(tmp_path_factory) -> dict[str, str]:
+    folder = tmp_path_factory.mktemp("rows")
+    splits = {"train": ROWS, "eval": ROWS[:4], "test": ROWS[4:8]}
+    return {split: write_rows(folder / f"{split}.jsonl", rows) for split, rows in splits.items()}
+
+
+def tree(splits: dict[str, str], output: Path, **changes: Any) -> dict:
+    """A recipe; `changes` are sections, or keys at the top."""
+    recipe: dict = {
+        "model": "tiny",
+        "dim": 32,
+        "output": str(output),
+        "data": splits | {"max_length": 16},
+        "loss": {"margin": 5.0},
+        "optimizer": {"learning_rate": 1e-3},
+        "loop": {"batch_size": 4, "save_every": 2},
+    }
+    for key, value in changes.items():
+        recipe[key] = recipe[key] | value if isinstance(recipe.get(key), dict) else value
+    return recipe
+
+
+def train(recipe: dict, stop: Stop | None = None) -> tuple[str, list[str]]:
+    """The summary and the warnings."""
+    warnings: list[str] = []
+    return loop.train(recipe_of(recipe), stop or Stop(float("inf")), warn=warnings.append), warnings
+
+
+def lines(output: Path) -> list[dict]:
+    """metrics.jsonl without what the clock says."""
+    found = [json.loads(line) for line in (output / "metrics.jsonl").read_text().splitlines()]
+    return [{key: value for key, value in line.items() if key not in TIMES} for line in found]
+
+
+def weights(output: Path) -> dict[str, bytes]:
+    """The bytes of the exported model, without what names the output."""
+    export = output / "export"
+    return {path.relative_to(export).as_posix(): path.read_bytes() for path in sorted(export.rglob("*.safetensors"))}
+
+
+@pytest.fixture(scope="module")
+def undisturbed(data, compiled, tmp_path_factory) -> Path:
+    """The output of a run that nothing happened to."""
+    output = tmp_path_factory.mktemp("undisturbed") / "run"
+    train(tree(data, output))
+    return output
+
+
+def assert_same_bits(output: Path, undisturbed: Path) -> None:
+    assert lines(output) == lines(undisturbed)
+    assert weights(output) == weights(undisturbed)
+
+
+# What it writes
+
+
+def test_a_line_for_each_step_and_each_evaluation(undisturbed):
+    found = lines(undisturbed)
+    kinds = [("eval" if "eval" in line else "test" if "test" in line else "step", line["step"]) for line in found]
+    expected = [("eval", 0), ("test", 0)]
+    for step in range(1, STEPS + 1):
+        expected += [("step", step)] + ([("eval", step)] if step % 3 == 0 else [])
+    assert kinds == [*expected, ("test", STEPS)]
+    steps = [line for line in found if "loss" in line]
+    assert list(steps[0])[:5] == ["step", "epoch", "loss", "grad_norm", "learning_rate"]
+    assert [line["epoch"] for line in steps[:3]] == [0.333333, 0.666667, 1]
+    assert steps[0]["learning_rate"] == 0
+    assert all(line["update_norm"] > 0 for line in steps[1:])
+    assert {"loss", "cosine_accuracy", "cosine_mrr@10"} <= set(found[0]["eval"])
+
+
+def test_it_learns(undisturbed):
+    before, after = (line["eval"]["loss"] for line in (lines(undisturbed)[0], lines(undisturbed)[-2]))
+    assert after < before - 0.1
+
+
+def test_the_newest_and_the_best_checkpoint_stay(undisturbed):
+    found = {line["step"]: score(line) for line in lines(undisturbed) if "eval" in line and line["step"]}
+    best = max(found, key=lambda step: (found[step], -step))
+    assert steps_of(undisturbed) == sorted({best, 8, 9})
+
+
+def score(line: dict) -> float:
+    return line["eval"]["cosine_accuracy"]
+
+
+def test_training_again_has_the_same_bits(data, undisturbed, tmp_path):
+    train(tree(data, tmp_path))
+    assert_same_bits(tmp_path, undisturbed)
+
+
+def test_a_finished_run_has_nothing_left_to_do(data, undisturbed):
+    before = lines(undisturbed), (undisturbed / "export/training.json").stat().st_mtime_ns
+    summary, _ = train(tree(data, undisturbed))
+    assert re.match(r"9 steps, 0 of them now; eval cosine_accuracy .* the model was there already, in ", summary)
+    assert (lines(undisturbed), (undisturbed / "export/training.json").stat().st_mtime_ns) == before
+
+
+def test_the_export_is_written_again_where_it_is_missing(data, undisturbed):
+    before = weights(undisturbed)
+    (undisturbed / "export").rename(undisturbed / "gone")
+    train(tree(data, undisturbed))
+    assert weights(undisturbed) == before
+
+
+def test_the_best_can_be_exported(data, undisturbed, tmp_path):
+    # An evaluation set that training makes worse: its negatives are the positives.
+    swapped = [row | {"positive": row["negative"], "negative": row["positive"]} for row in ROWS]
+    held_out = data | {"eval": write_rows(tmp_path / "swapped.jsonl", swapped)}
+    recipe = tree(held_out, tmp_path / "run", loop={"export": "best", "early_stop": 1, "epochs": 9})
+    summary, _ = train(recipe)
+    scores = {line["step"]: score(line) for line in lines(tmp_path / "run") if "eval" in line and line["step"]}
+    best = max(scores, key=lambda step: (scores[step], -step))
+    assert max(scores) == best + 3, "early_stop"
+    assert best in steps_of(tmp_path / "run")
+    assert json.loads((tmp_path / "run/export/training.json").read_text())["step"] == best
+    assert [line["step"] for line in lines(tmp_path / "run") if "test" in line] == [0, best]
+    assert "early" not in summary
+
+
+# What ends it
+
+
+CHILD = """
+import os, signal, sys
+import jax
+jax.config.update("jax_num_cpu_devices", 8)
+{patch}
+from train.__main__ import main
+sys.exit(main(sys.argv[1:]))
+"""
+
+# Where a process ends itself: once so many steps are on their way, in an evaluation, in the midst of a save, an export.
+END = "os.kill(os.getpid(), signal.SIG{signal})"
+AFTER_STEPS = """
+from train.step import Trainer
+step, made = Trainer.step, []
+def stepped(self, *arguments):
+    made.append(1)
+    if len(made) > {steps}:
+        {end}
+    return step(self, *arguments)
+Trainer.step = stepped
+"""
+IN_EVALUATION = """
+from train import evaluation
+lend, made = evaluation.lend, []
+def lent(*arguments):
+    made.append(1)
+    if len(made) > {calls}:
+        {end}
+    return lend(*arguments)
+evaluation.lend = lent
+"""
+AS_A_CHECKPOINT_APPEARS = """
+rename = os.rename
+def renamed(source, target, **options):
+    if os.path.basename(target) == "{step}":
+        {end}
+    return rename(source, target, **options)
+os.rename = renamed
+"""
+IN_EXPORT = """
+from train import export
+def ended(*arguments):
+    {end}
+export.card = ended
+"""
+
+
+@pytest.fixture
+def child(tmp_path: Path, compiled: Path) -> Callable[..., subprocess.CompletedProcess]:
+    """Runs `python -m train` in a process of its own, patched."""
+
+    def child(recipe: dict, patch: str = "") -> subprocess.CompletedProcess:
+        (tmp_path / "recipe.toml").write_text(to_toml(recipe_of(recipe)))
+        environment = os.environ | {"JAX_COMPILATION_CACHE_DIR": str(compiled), "PYTHONPATH": str(ROOT)}
+        command = [sys.executable, "-c", CHILD.format(patch=patch), str(tmp_path / "recipe.toml")]
+        return subprocess.run(command, env=environment, capture_output=True, text=True, cwd=tmp_path)
+
+    return child
+
+
+def killed(child, recipe: dict, template: str, **settings: object) -> None:
+    done = child(recipe, template.format(end=END.format(signal="KILL"), **settings))
+    assert done.returncode == -signal.SIGKILL, done.stderr
+
+
+ENDS = {
+    "before any checkpoint": (AFTER_STEPS, {"steps": 1}),
+    "after a checkpoint": (AFTER_STEPS, {"steps": 4}),
+    "in an evaluation": (IN_EVALUATION, {"calls": 3}),
+    "as a checkpoint appears": (AS_A_CHECKPOINT_APPEARS, {"step": 6}),
+    "in the export": (IN_EXPORT, {}),
+}
+
+
+@pytest.mark.parametrize("end", ENDS)
+def test_killed_anywhere_it_goes_on_to_the_same_bits(child, data, undisturbed, tmp_path, end):
+    recipe = tree(data, tmp_path / "run")
+    template, settings = ENDS[end]
+    killed(child, recipe, template, **settings)
+    assert not (tmp_path / "run/export").exists()
+    train(recipe)
+    assert_same_bits(tmp_path / "run", undisturbed)
+
+
+def test_killed_again_and_again_it_arrives(child, data, undisturbed, tmp_path):
+    recipe = tree(data, tmp_path / "run", loop={"save_every": 1})
+    for _ in range(2):
+        killed(child, recipe, AFTER_STEPS, steps=3)
+    summary, _ = train(recipe)
+    assert re.search(r"9 steps, [3-7] of them now", summary)
+    assert_same_bits(tmp_path / "run", undisturbed)
+
+
+def test_sigterm_saves_at_once_and_says_so(child, data, undisturbed, tmp_path):
+    recipe = tree(data, tmp_path / "run", loop={"save_every": "epoch"})
+    done = child(recipe, AFTER_STEPS.format(end=END.format(signal="TERM"), steps=4))
+    assert (done.returncode, done.stdout) == (143, "")
+    assert done.stderr == "train: stopped by SIGTERM; the same command goes on after the newest checkpoint\n"
+    assert steps_of(tmp_path / "run")[-1] == 5
+    train(recipe)
+    assert_same_bits(tmp_path / "run", undisturbed)
+
+
+def test_sigterm_in_an_evaluation_leaves_it_to_the_next_run(data, undisturbed, tmp_path, monkeypatch):
+    stop = Stop(float("inf"))
+    evaluated = []
+    write = Metrics.write
+
+    def written(self, line):
+        write(self, line)
+        evaluated.extend([line["step"]] if line["step"] == 6 else [])
+        if evaluated and not stop.asked:
+            stop.ask()
+
+    monkeypatch.setattr(Metrics, "write", written)
+    with pytest.raises(Stopped):
+        train(tree(data, tmp_path), stop)
+    assert steps_of(tmp_path)[-1] == 6
+    assert lines(tmp_path)[-1]["step"] == 6 and "eval" not in lines(tmp_path)[-1]
+    monkeypatch.undo()
+    train(tree(data, tmp_path))
+    assert_same_bits(tmp_path, undisturbed)
+
+
+# What is refused, and what is told
+
+
+def test_a_damaged_newest_checkpoint_is_reported_and_the_one_before_is_used(data, undisturbed, tmp_path):
+    recipe = tree(data, tmp_path / "run")
+    train(recipe)
+    shutil.rmtree(tmp_path / "run/export")
+    largest = max((tmp_path / "run/checkpoints/9").rglob("*"), key=lambda path: path.stat().st_size)
+    flip_byte(largest)
+    summary, warnings = train(recipe)
+    assert summary.startswith("9 steps, 1 of them now")
+    assert len(warnings) == 1
+    assert "the checkpoint" in warnings[0] and "run/checkpoints/9 is damaged: " in warnings[0]
+    assert "is put aside as " in warnings[0]
+    assert_same_bits(tmp_path / "run", undisturbed)
+
+
+def flip_byte(path: Path) -> None:
+    content = bytearray(path.read_bytes())
+    content[len(content) // 2] ^= 1
+    path.write_bytes(content)
+
+
+def test_a_changed_recipe_is_refused_with_the_difference(data, undisturbed, tmp_path):
+    changed = data | {"train": write_rows(tmp_path / "rows.jsonl", ROWS[:9])}
+    before = lines(undisturbed)
+    recipe = tree(changed, undisturbed, optimizer={"learning_rate": 2e-3}, loop={"save_every": 5, "keep": 7}, dim=64)
+    with pytest.raises(StellaError) as caught:
+        train(recipe)
+    said = str(caught.value)
+    assert said.startswith(f"{undisturbed} was begun with another recipe, model or data: ")
+    assert "optimizer.learning_rate was 0.001, is 0.002" in said
+    assert "data.train.rows was 11, is 9" in said
+    assert "dim was 32, is 64" in said
+    assert "save_every" not in said and "keep" not in said
+    assert lines(undisturbed) == before
+
+
+def test_a_loss_that_is_no_number_stops_the_run_and_keeps_the_last_good_checkpoint(data, tmp_path, monkeypatch):
+    step = Trainer.step
+
+    def poisoned(self, state, batch):
+        state, found = step(self, state, batch)
+        return state, found | {"loss": found["loss"] * (float("nan") if int(state.step) == 6 else 1)}
+
+    monkeypatch.setattr(Trainer, "step", poisoned)
+    with pytest.raises(StellaError, match=r"^loss is nan at step 6; the checkpoint of step 4 is kept\. Lower"):
+        train(tree(data, tmp_path, loop={"eval_every": 100}))
+    assert steps_of(tmp_path) == [2, 4]
+    assert not (tmp_path / "export").exists()
+
+
+def test_parameters_that_do_not_move_are_no_training(data, tmp_path):
+    with pytest.raises(StellaError, match="the parameters do not move: after 3 steps with a learning rate above 0"):
+        train(tree(data, tmp_path, optimizer={"learning_rate": 1e-20}))
+
+
+def test_nothing_to_learn_is_told(data, tmp_path):
+    _, warnings = train(tree(data, tmp_path, loss={"margin": 0.0}, optimizer={"train_only": ["head/bias"]}))
+    assert len(warnings) == 1 and warnings[0].startswith("no parameter has changed after 3 steps: no row had a loss")
+
+
+@pytest.mark.parametrize(
+    ("changes", "sentence"),
+    [
+        ({"optimizer": {"freeze": ["*"]}}, "nothing is left to train"),
+        ({"optimizer": {"train_only": ["heads/*"]}}, "optimizer.train_only: 'heads/*' fits no parameter"),
+        ({"loop": {"epochs": 1, "batch_size": 64}}, "nothing would train: the learning rate is 0 at each of the 1"),
+        ({"loop": {"batch_size": 64}, "data": {"drop_last": True}}, "has 11 rows, fewer than loop.batch_size = 64"),
+        ({"data": {"prompts": {"anchor": "q"}}}, "there is no prompt 'q'"),
+        ({"data": {"train": "none.jsonl"}}, "none.jsonl is no file that is there"),
+        ({"dim": 33}, "there is no head of dimension 33"),
+        ({"model": "nowhere"}, "nowhere is neither a directory here"),
+        ({"loss": {"matryoshka_dims": [33]}}, "loss.matryoshka_dims holds 33"),
+        ({"loop": {"mesh": "data=99"}}, "mesh 'data=99' needs 99 devices"),
+    ],
+)
+def test_what_cannot_be_trained_is_refused_in_a_sentence(data, tmp_path, changes, sentence):
+    with pytest.raises(StellaError) as caught:
+        train(tree(data, tmp_path, **changes))
+    assert sentence in str(caught.value)
+    assert "\n" not in str(caught.value)
+
+
+def test_two_processes_do_not_train_in_one_output(data, tmp_path):
+    with loop._alone(tmp_path), pytest.raises(StellaError, match="another process trains in"):
+        train(tree(data, tmp_path))
+
+
+# The command line
+
+
+def test_errors_of_the_command_line(child, data, tmp_path):
+    done = child(tree(data, tmp_path / "run", model="nowhere"))
+    assert (done.returncode, done.stdout) == (1, "")
+    assert done.stderr.startswith("train: error: nowhere is neither a directory here")
+    assert done.stderr.count("\n") == 1
+
+
+def test_overrides_and_wrong_usage(capsys, tmp_path):
+    with pytest.raises(SystemExit) as caught:
+        main([])
+    assert caught.value.code == 2
+    assert main([str(tmp_path / "none.toml")]) == 1
+    assert "none.toml cannot be read" in capsys.readouterr().err
