@@ -2,7 +2,7 @@
 
 Rows may carry weights: a loss is the weighted mean over rows, and a row of weight 0 changes neither value nor gradient.
 
-Axes: B rows, E embedding dimension, C candidates.
+Axes: B rows, E embedding dimension; n columns of candidates (positives, negatives) of c rows each.
 """
 
 from collections.abc import Callable
@@ -85,14 +85,14 @@ def ranking_terms(
 ) -> jax.Array:
     """The ranking loss of each row, (B,); rows of weight 0 are no candidates."""
     B = len(anchor)
-    columns = [positive] if negative is None else [positive, negative]
-    blocked = jnp.where(jnp.ones(B) if weights is None else weights, 0.0, NOT_A_CANDIDATE)
-    anchor, candidates = normalize(anchor), normalize(jnp.concatenate(columns))
-    scores = scale * jnp.einsum("be,ce->bc", anchor, candidates, precision="highest")
-    own = jnp.diagonal(scores[:, :B])
-    normaliser = jax.nn.logsumexp(scores + jnp.tile(blocked, len(columns))[None], axis=1)
+    blocked = jnp.zeros(B) if weights is None else jnp.where(weights > 0, 0.0, NOT_A_CANDIDATE)
+    # Positives and negatives along an axis of their own: joined along B, rows would change devices.
+    candidates = normalize(jnp.stack([positive] if negative is None else [positive, negative]))
+    scores = scale * jnp.einsum("be,nce->bnc", normalize(anchor), candidates, precision="highest")
+    own = jnp.sum(scores[:, 0] * jnp.eye(B), axis=1)
+    normaliser = jax.nn.logsumexp(scores + blocked[None, None], axis=(1, 2))
     if symmetric:
-        backward = jax.nn.logsumexp(scores[:, :B] + blocked[:, None], axis=0)
+        backward = jax.nn.logsumexp(scores[:, 0] + blocked[:, None], axis=0)
         normaliser = (normaliser + backward) / 2
     return normaliser - own
 

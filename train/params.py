@@ -88,7 +88,7 @@ def lend(params: Params, runner: Runner) -> None:
     runner.head_params = (nested(params, "head/"),)
 
 
-def spec(name: str, shape: tuple[int, ...], mesh: Mesh, fsdp: bool) -> P:
+def spec(name: str, shape: tuple[int, ...], mesh: Mesh, fsdp: bool = False) -> P:
     """Which axes of a leaf are split over the mesh: as in inference, and with `fsdp` the longest other over `data`."""
     split = SPLIT.get(name.removeprefix("encoder/"), EVERYWHERE)
     if not fsdp:

@@ -20,7 +20,7 @@ from stella_jax.sharding import EVERYWHERE, ROWS, place
 from train.batches import Batch
 from train.losses import Loss
 from train.optimizer import Moments, Optimizer, adamw, learning_rates, rates, zero_moments
-from train.params import Network, Params
+from train.params import STACKED, Network, Params, spec
 
 # () float32 by name.
 Metrics = dict[str, jax.Array]
@@ -66,7 +66,7 @@ class Trainer:
     """The step, compiled once for each shape of a batch.
 
     Args:
-      network, params: from `params.load`, on this mesh; parameters and moments stay as they are laid over it.
+      network, params: from `params.load`, on this mesh; only names, shapes and shardings of the parameters are kept.
       steps: of the whole training, for the schedule.
 
     Attributes:
@@ -94,16 +94,14 @@ class Trainer:
         self.settings = settings
         self.schedule = learning_rates(optimizer, steps)
         self.rates = rates(optimizer, params)
-        self._params = params
         laid: dict[str, Any] = {name: leaf.sharding for name, leaf in params.items()}
         self._trained: dict[str, Any] = {name: laid[name] for name in self.rates}
         everywhere: Any = NamedSharding(mesh, EVERYWHERE)
         shardings = State(everywhere, laid, Moments(self._trained, self._trained))
         self._step = jax.jit(self._update, donate_argnums=0, out_shardings=(shardings, None))
 
-    def start(self) -> State:
-        """The state before the first step. It takes the parameters with it: there is one start."""
-        params, self._params = self._params, {}
+    def start(self, params: Params) -> State:
+        """The state before the first step, which uses the parameters up."""
         trained = {name: params[name] for name in self.rates}
         moments = jax.jit(zero_moments, out_shardings=Moments(self._trained, self._trained))(trained)
         return State(place(self.mesh, np.int32(0)), params, moments)
@@ -152,7 +150,7 @@ class Trainer:
         batch = batch._replace(weights=batch.weights / jnp.sum(batch.weights))
 
         def embed(trained: Params, part: Batch, number: jax.Array) -> Embeddings:
-            return self._embed(state.params | trained, part, jax.random.fold_in(key, number))
+            return self._embed(self._whole(state.params | trained), part, jax.random.fold_in(key, number))
 
         def part_gradient(part: Batch, number: jax.Array, above: Embeddings | None = None) -> Gradient:
             embeddings, pull = jax.vjp(lambda trained: embed(trained, part, number), trained)
@@ -172,6 +170,15 @@ class Trainer:
                 above = jax.tree.map(lambda x, like: x.reshape(like.shape), above, embeddings)
                 gradient = _summed(part_gradient, parts, numbers, above)._replace(loss=loss, active=active)
         return gradient._replace(params=jax.lax.with_sharding_constraint(gradient.params, self._trained))
+
+    def _whole(self, params: Params) -> Params:
+        """Gathers what is split over `data`, apart from the layers, which the scan gathers one by one.
+
+        Left to itself, the compiler would rather gather the batch at the word embeddings.
+        """
+        specs = {name: spec(name, leaf.shape, self.mesh) for name, leaf in params.items() if STACKED not in name}
+        gathered = {name: NamedSharding(self.mesh, split) for name, split in specs.items()}
+        return params | jax.lax.with_sharding_constraint({name: params[name] for name in gathered}, gathered)
 
     def _embed(self, params: Params, batch: Batch, key: jax.Array) -> Embeddings:
         """Embeddings (B, E) of each column. Columns of the same length pass the encoder together."""

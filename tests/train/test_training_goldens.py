@@ -49,7 +49,7 @@ def trained(name: str) -> tuple[list[dict[str, float]], State]:
     trainer = Trainer(
         network, params, LOSSES[name], Optimizer(learning_rate=2e-4), steps, mesh, Settings(dropout=False)
     )
-    state, log = trainer.start(), []
+    state, log = trainer.start(params), []
     for step in range(steps):
         rows = per_epoch[step % len(per_epoch)]
         state, metrics = trainer.step(state, batcher([column[rows] for column in COLUMNS]))
