@@ -1,0 +1,69 @@
+"""Dropout in the encoder; its numbers without are those of the goldens and the oracle."""
+
+from functools import partial
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from conftest import GOLDENS
+from flax import nnx
+
+from stella_jax.checkpoint import Checkpoint
+from stella_jax.model import Dropout
+from stella_jax.sharding import make_mesh
+
+IDS = np.random.default_rng(0).integers(5, 2048, (2, 12)).astype(np.int32)
+LENGTHS = np.array([12, 7], np.int32)
+
+
+@pytest.fixture(scope="module")
+def encode():
+    """(dropout, remat) -> the last hidden state and those of all layers."""
+    graphdef, state = Checkpoint.open(GOLDENS / "stella").encoder_state(jnp.float32, make_mesh())
+
+    @partial(jax.jit, static_argnames="remat")
+    def run(state, dropout, remat=False):
+        return nnx.merge(graphdef, state)(IDS, LENGTHS, dropout, remat)
+
+    return partial(run, state)
+
+
+def dropout(seed: int, rate: float = 0.1) -> Dropout:
+    return Dropout(rate, jax.random.key(seed))
+
+
+def test_it_zeroes_a_share_and_keeps_the_mean() -> None:
+    x = jnp.full((400, 500), 3.0)
+    dropped = np.asarray(dropout(0, 0.3)(x))
+    assert np.unique(dropped).tolist() == [0.0, np.float32(3) / np.float32(0.7)]
+    assert (dropped == 0).mean() == pytest.approx(0.3, abs=0.005)
+    assert dropped.mean() == pytest.approx(3.0, abs=0.02)
+
+
+def test_places_draw_independently() -> None:
+    x = jnp.ones(10_000)
+    drawn = [np.asarray(dropout(0).at(place)(x)) == 0 for place in range(4)]
+    for i, one in enumerate(drawn):
+        for other in drawn[:i]:
+            assert (one & other).mean() == pytest.approx(0.01, abs=0.005)
+
+
+def test_the_same_key_is_the_same_dropout(encode) -> None:
+    once, again, other = (np.asarray(encode(dropout(seed))[0]) for seed in (0, 0, 1))
+    assert (once == again).all() and (once != other).all()
+
+
+def test_without_a_rate_it_is_the_encoder_without(encode) -> None:
+    np.testing.assert_allclose(encode(dropout(0, 0.0))[0], encode(None)[0], rtol=0, atol=1e-5)
+
+
+def test_recomputation_changes_no_number(encode) -> None:
+    np.testing.assert_allclose(encode(dropout(0), remat=True)[0], encode(dropout(0))[0], rtol=0, atol=1e-5)
+
+
+def test_every_layer_draws_its_own() -> None:
+    """A stack of the same layer: what each zeroes inside itself differs."""
+    drawn = jax.vmap(dropout(0).at)(jnp.arange(1, 4))
+    masks = [np.asarray(Dropout(0.5, drawn.key[i])(jnp.ones(64))) == 0 for i in range(3)]
+    assert len({mask.tobytes() for mask in masks}) == 3
