@@ -1,0 +1,48 @@
+"""Large arrays: copied to where JAX on a CPU uses them as they are, transposed at memory's speed, and in threads."""
+
+import math
+import os
+from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from typing import Any, TypeVar
+
+import numpy as np
+
+Result = TypeVar("Result")
+
+# JAX on a CPU copies arrays that begin elsewhere than at a multiple of this many bytes.
+ALIGNMENT = 64
+
+# Columns of a matrix that are transposed at a time: a line of each stays in the processor's cache until it is full.
+STRIP = 32
+
+THREADS = min(8, os.cpu_count() or 1)
+
+
+def aligned(shape: Sequence[int], dtype: Any) -> np.ndarray:
+    """A contiguous array, without numbers yet, that JAX on a CPU takes without a copy."""
+    size = math.prod(shape) * np.dtype(dtype).itemsize
+    memory = np.empty(size + ALIGNMENT, np.uint8)
+    start = -memory.ctypes.data % ALIGNMENT
+    return memory[start : start + size].view(dtype).reshape(shape)
+
+
+def copy(source: np.ndarray, into: np.ndarray) -> None:
+    """Does `into[...] = source`, in strips where the source's numbers lie in another order than by its last axis."""
+    near, last = int(np.argmin([*source.strides, math.inf])), source.ndim - 1
+    if source.ndim < 2 or near == last:
+        into[...] = source
+        return
+    source, into = (np.moveaxis(array, (near, last), (-2, -1)) for array in (source, into))
+    for index in np.ndindex(source.shape[:-2]):
+        for start in range(0, source.shape[-1], STRIP):
+            strip = (*index, slice(None), slice(start, start + STRIP))
+            into[strip] = source[strip].astype(into.dtype, order="C")
+
+
+def in_threads(function: Callable[[int], Result], count: int) -> list[Result]:
+    """What the function gives for 0 to count - 1, computed side by side, as numpy's copies and hashes can be."""
+    if count == 1:
+        return [function(0)]
+    with ThreadPoolExecutor(THREADS) as pool:
+        return list(pool.map(function, range(count)))
