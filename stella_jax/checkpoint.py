@@ -1,13 +1,16 @@
 """A checkpoint on disk: its layout, its weights in either form, and its tokenizer."""
 
 from dataclasses import dataclass
+from math import prod
 from pathlib import Path
 from typing import Any
 
+import jax
 import jax.numpy as jnp
 import numpy as np
 from flax import nnx
-from jax.sharding import Mesh
+from jax.sharding import Mesh, NamedSharding
+from jax.sharding import PartitionSpec as P
 
 from stella_jax.config import EncoderConfig
 from stella_jax.directory import Directory
@@ -16,7 +19,8 @@ from stella_jax.flax_weights import FlaxWeights
 from stella_jax.heads import Head
 from stella_jax.layout import Layout, read_layout
 from stella_jax.model import Encoder
-from stella_jax.sharding import EVERYWHERE, SPLIT, place
+from stella_jax.sharding import EVERYWHERE, SPLIT
+from stella_jax.shares import read_shares
 from stella_jax.tokenizer import Tokenizer
 from stella_jax.weights import TorchWeights, Weights
 
@@ -63,23 +67,34 @@ class Checkpoint:
         """The encoder with its parameters on the mesh: those of the norms in float32, all others in `dtype`."""
         graphdef, state = abstract_encoder(self.layout.config, dtype)
         tree: Tree = {}
-        for path in self.weights.leaves:
-            section, _, name = path.partition("/")
-            if section == "encoder":
-                kept = jnp.float32 if "norm/" in name else dtype
-                array = self.weights.read(path).astype(kept, copy=False)
-                _put(tree, name.split("/"), place(mesh, array, SPLIT.get(name, EVERYWHERE)))
+        for path in self._largest_first("encoder/"):
+            name = path.removeprefix("encoder/")
+            kept = jnp.float32 if "norm/" in name else dtype
+            _put(tree, name.split("/"), self._load(path, kept, mesh, SPLIT.get(name, EVERYWHERE)))
         nnx.replace_by_pure_dict(state, tree)
         return graphdef, state
 
     def head_params(self, head: Head | None, mesh: Mesh) -> Tree:
         """The head's parameters, float32, on every device."""
-        folder = f"heads/{head.folder}/" if head else None
-        return {
-            path.removeprefix(folder): place(mesh, self.weights.read(path).astype(np.float32, copy=False))
-            for path in self.weights.leaves
-            if folder and path.startswith(folder)
-        }
+        if head is None:
+            return {}
+        folder = f"heads/{head.folder}/"
+        paths = self._largest_first(folder)
+        return {path.removeprefix(folder): self._load(path, np.float32, mesh, EVERYWHERE) for path in paths}
+
+    def _largest_first(self, folder: str) -> list[str]:
+        """Leaves under a path, in the order in which what a leaf takes while it is read adds least to the peak."""
+        leaves = self.weights.leaves
+        return sorted((path for path in leaves if path.startswith(folder)), key=lambda path: -prod(leaves[path].shape))
+
+    def _load(self, path: str, dtype: Any, mesh: Mesh, spec: P) -> jax.Array:
+        """A leaf on the mesh, each device's share read straight into its own memory where that is the host's."""
+        shape, sharding = self.weights.leaves[path].shape, NamedSharding(mesh, spec)
+        indices = sharding.addressable_devices_indices_map(shape)
+        different = {str(index): index for index in indices.values() if index is not None}
+        shares = dict(zip(different, read_shares(self.weights, path, dtype, [*different.values()]), strict=True))
+        placed = [jax.device_put(shares[str(index)], device) for device, index in indices.items()]
+        return jax.make_array_from_single_device_arrays(shape, sharding, placed)
 
 
 def abstract_encoder(config: EncoderConfig, dtype: Any) -> tuple[nnx.GraphDef, nnx.State]:

@@ -6,10 +6,9 @@ from collections.abc import Sequence
 from dataclasses import asdict
 from typing import Any
 
-import numpy as np
-
 from stella_jax.checkpoint import Checkpoint
 from stella_jax.heads import Head
+from stella_jax.shares import sha256_of_leaf
 
 
 def fingerprint(checkpoint: Checkpoint, heads: Sequence[Head | None]) -> dict[str, Any]:
@@ -35,12 +34,11 @@ def _hash_head(checkpoint: Checkpoint, head: Head) -> str:
 
 
 def _hash_leaves(checkpoint: Checkpoint, section: str) -> "hashlib._Hash":
-    """One hash over the leaves' paths, dtypes, shapes and bytes; one leaf is in memory at a time."""
-    total = hashlib.sha256()
-    for path in sorted(path for path in checkpoint.weights.leaves if path.startswith(section)):
-        array = checkpoint.weights.read(path)
-        total.update(f"{path} {array.dtype} {array.shape}\n".encode())
-        total.update(np.ascontiguousarray(array).reshape(-1).view(np.uint8).data)
+    """One hash over the leaves' paths, dtypes, shapes and hashes; a few layers, or a leaf, are in memory at a time."""
+    weights, total = checkpoint.weights, hashlib.sha256()
+    for path in sorted(path for path in weights.leaves if path.startswith(section)):
+        line = f"{path} {weights.dtypes[path]} {weights.leaves[path].shape} {sha256_of_leaf(weights, path)}\n"
+        total.update(line.encode())
     return total
 
 

@@ -15,6 +15,7 @@ from stella_jax.directory import Directory
 from stella_jax.errors import StellaError
 from stella_jax.heads import Head
 from stella_jax.layout import Layout
+from stella_jax.memory import aligned, copy, in_threads
 from stella_jax.names import CARRIED, HEAD, PREFIX, Sizes, Weight, encoder_sizes, encoder_weights
 from stella_jax.shards import DTYPES, Shard, Tensor, open_shards
 
@@ -33,6 +34,11 @@ class Leaf:
     weight: Weight | None
     sizes: Sizes
 
+    @property
+    def stacked(self) -> bool:
+        """Whether its first axis is that of the layers."""
+        return self.weight is not None and self.weight.stacked
+
     def torch_shape(self) -> tuple[int, ...]:
         """Shape of each of the torch tensors."""
         return self.shape if self.weight is None else self.weight.torch_shape(self.sizes)
@@ -43,7 +49,7 @@ class Leaf:
             if self.weight is None:
                 yield name, np.ascontiguousarray(array)
             else:
-                yield name, self.weight.to_torch(array[i] if self.weight.stacked else array, self.sizes)
+                yield name, self.weight.to_torch(array[i] if self.stacked else array, self.sizes)
 
 
 class Weights(Protocol):
@@ -109,13 +115,24 @@ class TorchWeights:
           StellaError: it holds NaN or infinity.
         """
         leaf = self.leaves[path]
-        out = np.empty(leaf.shape, self.dtypes[path])
-        for i, name in enumerate(leaf.torch_names):
-            tensor = self._tensors[leaf.folder, name].array()
-            check_finite(tensor, name)
-            view = tensor if leaf.weight is None else leaf.weight.to_flax(tensor, leaf.sizes)
-            out[i if leaf.weight and leaf.weight.stacked else ...] = view
-        return out
+        array = aligned(leaf.shape, self.dtypes[path])
+        in_threads(
+            lambda i: copy(self.layer(path, i), array[i] if leaf.stacked else array),
+            len(leaf.torch_names),
+        )
+        return array
+
+    def layer(self, path: str, number: int) -> np.ndarray:
+        """One layer of a leaf, all of it as number 0 where it is not stacked: a view of the mapped file.
+
+        Raises:
+          StellaError: it holds NaN or infinity.
+        """
+        leaf = self.leaves[path]
+        name = leaf.torch_names[number]
+        tensor = self._tensors[leaf.folder, name].array()
+        check_finite(tensor, name)
+        return tensor if leaf.weight is None else leaf.weight.to_flax(tensor, leaf.sizes)
 
     def _open(self, directory: Directory, folder: str) -> dict[str, Tensor]:
         self.shards[folder] = open_shards(directory, folder)

@@ -1,0 +1,65 @@
+"""Leaves read layer by layer: the share of one that each device takes, and its hash."""
+
+import hashlib
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import numpy as np
+
+from stella_jax.memory import aligned, copy, in_threads
+from stella_jax.weights import TorchWeights, Weights
+
+Index = tuple[slice, ...]
+
+
+def read_shares(weights: Weights, path: str, dtype: Any, indices: Sequence[Index]) -> list[np.ndarray]:
+    """The shares of a leaf that the indices cut out, none through the axis of layers: contiguous, aligned, in `dtype`.
+
+    The leaf is read once, and in the PyTorch layout is nowhere whole but in shares that are the whole.
+
+    Raises:
+      StellaError: it cannot be read, or holds NaN or infinity.
+    """
+    leaf = weights.leaves[path]
+    shares = [aligned(_shape(leaf.shape, index), dtype) for index in indices]
+    read = _layer_reader(weights, path)
+
+    def take(layer: int) -> None:
+        source = read(layer)
+        for index, share in zip(indices, shares, strict=True):
+            cut = (*index[leaf.stacked :], ...)
+            copy(source[cut], share[layer] if leaf.stacked else share)
+
+    in_threads(take, len(leaf.torch_names))
+    return shares
+
+
+def sha256_of_leaf(weights: Weights, path: str) -> str:
+    """A hash over the hashes of a leaf's layers, each of the stored numbers in the order of the leaf's axes.
+
+    Raises:
+      StellaError: it cannot be read, or holds NaN or infinity.
+    """
+    read = _layer_reader(weights, path)
+    hashes = in_threads(lambda layer: _sha256(read(layer)), len(weights.leaves[path].torch_names))
+    return hashlib.sha256("\n".join(hashes).encode()).hexdigest()
+
+
+def _shape(shape: Sequence[int], index: Index) -> list[int]:
+    return [len(range(size)[cut]) for size, cut in zip(shape, index, strict=True)]
+
+
+def _layer_reader(weights: Weights, path: str) -> Callable[[int], np.ndarray]:
+    """What gives a layer of a leaf by its number, all of it as number 0 where it is not stacked."""
+    if isinstance(weights, TorchWeights):
+        return lambda layer: weights.layer(path, layer)
+    whole = weights.read(path)
+    return whole.__getitem__ if weights.leaves[path].stacked else lambda _: whole
+
+
+def _sha256(array: np.ndarray) -> str:
+    if not array.flags.c_contiguous:
+        ordered = aligned(array.shape, array.dtype)
+        copy(array, ordered)
+        array = ordered
+    return hashlib.sha256(array.reshape(-1).view(np.uint8).data).hexdigest()

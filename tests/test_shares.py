@@ -1,0 +1,108 @@
+"""What a device takes of a leaf, and a leaf's hash: the numbers of the whole leaf, in either layout."""
+
+import jax
+import ml_dtypes
+import numpy as np
+import pytest
+from conftest import GOLDENS
+from damage import QKV, tensors
+from flax import nnx
+from safetensors.numpy import load_file
+
+from convert.flax_layout import to_flax
+from stella_jax import Stella, StellaError
+from stella_jax.checkpoint import Checkpoint
+from stella_jax.memory import ALIGNMENT
+from stella_jax.sharding import make_mesh
+from stella_jax.shares import read_shares, sha256_of_leaf
+
+KERNEL = "encoder/layers/attention/qkv/kernel"
+
+
+@pytest.fixture(scope="module", params=["torch", "flax"])
+def checkpoint(request, tmp_path_factory):
+    torch = Checkpoint.open(GOLDENS / "stella")
+    if request.param == "torch":
+        return torch
+    path = tmp_path_factory.mktemp("converted") / "flax"
+    to_flax(torch, "stella", path)
+    return Checkpoint.open(path)
+
+
+def plain(path):
+    """A leaf as its table row says, with nothing of ours but that row."""
+    leaf = Checkpoint.open(GOLDENS / "stella").weights.leaves[path]
+    assert leaf.weight
+    file = load_file(GOLDENS / "stella" / leaf.folder / "model.safetensors")
+    parts = [leaf.weight.to_flax(file[name], leaf.sizes) for name in leaf.torch_names]
+    return np.stack(parts) if leaf.stacked else parts[0]
+
+
+@pytest.mark.parametrize("dtype", [np.float32, ml_dtypes.bfloat16])
+def test_the_whole_leaf_to_the_bit(checkpoint, dtype):
+    for path, leaf in checkpoint.weights.leaves.items():
+        [share] = read_shares(checkpoint.weights, path, dtype, [(slice(None),) * len(leaf.shape)])
+        expected = plain(path).astype(dtype)
+        assert (share.shape, share.dtype) == (leaf.shape, dtype)
+        assert share.tobytes() == expected.tobytes()
+        assert share.ctypes.data % ALIGNMENT == 0
+
+
+def test_shares_of_it(checkpoint):
+    whole = slice(None)
+    indices = [(whole, whole, whole, slice(start, start + 2), whole) for start in (0, 2)]
+    shares = read_shares(checkpoint.weights, KERNEL, np.float32, indices)
+    for index, share in zip(indices, shares, strict=True):
+        np.testing.assert_array_equal(share, plain(KERNEL)[index])
+        assert share.flags.c_contiguous
+
+
+@pytest.mark.parametrize("mesh", [None, "data=3", "data=2,model=4"])
+def test_parameters_on_any_mesh_are_the_files(checkpoint, mesh):
+    runner = Stella(checkpoint, mesh=make_mesh(mesh)).runner
+    for path, array in jax.tree_util.tree_leaves_with_path(nnx.to_pure_dict(runner.state)):
+        name = "/".join(str(key.key) for key in path)
+        assert np.asarray(array).tobytes() == plain(f"encoder/{name}").tobytes()
+    [head] = runner.output.heads
+    assert head
+    for name, array in runner.head_params[0].items():
+        assert np.asarray(array).tobytes() == plain(f"heads/{head.folder}/{name}").tobytes()
+
+
+def test_devices_of_a_host_share_what_is_the_same(checkpoint):
+    state = Stella.from_pretrained(checkpoint.directory.root, mesh="data=4,model=2").runner.state
+    kernel = state["layers"]["mlp"]["down"]["kernel"][...]
+    assert len({shard.data.unsafe_buffer_pointer() for shard in kernel.addressable_shards}) == 2
+
+
+def test_a_leaf_has_one_hash_in_both_layouts(checkpoint):
+    torch = Checkpoint.open(GOLDENS / "stella").weights
+    hashes = {path: sha256_of_leaf(checkpoint.weights, path) for path in torch.leaves}
+    assert hashes == {path: sha256_of_leaf(torch, path) for path in torch.leaves}
+    kernels = [path for path in hashes if path.endswith("kernel")]
+    assert len({hashes[path] for path in kernels}) == len(kernels)
+
+
+def test_a_changed_number_changes_the_hash(checkpoint_copy):
+    before = sha256_of_leaf(Checkpoint.open(GOLDENS / "stella").weights, KERNEL)
+    path = checkpoint_copy()
+    tensors(lambda arrays: arrays[QKV].__setitem__((3, 4), 0.5))(path)
+    assert sha256_of_leaf(Checkpoint.open(path).weights, KERNEL) != before
+
+
+def test_layers_that_change_places_change_the_hash(checkpoint_copy):
+    def swap(arrays):
+        first, second = (f"new.encoder.layer.{i}.attention.qkv_proj.weight" for i in (0, 1))
+        arrays[first], arrays[second] = arrays[second], arrays[first]
+
+    before = sha256_of_leaf(Checkpoint.open(GOLDENS / "stella").weights, KERNEL)
+    path = checkpoint_copy()
+    tensors(swap)(path)
+    assert sha256_of_leaf(Checkpoint.open(path).weights, KERNEL) != before
+
+
+def test_nan_is_refused(checkpoint_copy):
+    path = checkpoint_copy()
+    tensors(lambda arrays: arrays[QKV].fill(np.nan))(path)
+    with pytest.raises(StellaError, match=f"{QKV} holds NaN"):
+        read_shares(Checkpoint.open(path).weights, KERNEL, np.float32, [(slice(None),) * 5])
