@@ -24,7 +24,7 @@ from stella_jax.job.write import part_table, write_part
 from stella_jax.tokenizer import Tokens
 
 # Texts given to the tokenizer at once: what it builds around the ids of a text is many times their size.
-TOKENIZED_ROWS = 1024
+TOKENIZED_ROWS = 256
 
 # Parts read while one is on the device, and parts that wait to be written.
 READ_AHEAD = 1
