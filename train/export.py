@@ -36,9 +36,10 @@ class Trained:
 
     @property
     def stale_heads(self) -> list[str]:
-        """Folders of heads that belong to the encoder as it was before."""
+        """Folders of heads that belong to the encoder as it was before, by their dimension."""
         moved = any(name.startswith("encoder/") for name in self.params)
-        return [head.folder for head in self.base.layout.heads.values() if moved and head != self.head]
+        heads = self.base.layout.heads
+        return [heads[dim].folder for dim in sorted(heads) if moved and heads[dim] != self.head]
 
 
 class TrainedWeights:

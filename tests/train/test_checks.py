@@ -1,0 +1,120 @@
+"""What is said about runs that would teach nothing, or have not."""
+
+import re
+from typing import Any
+
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from stella_jax import StellaError
+from train.checks import Movement, check_data, check_finite, check_schedule, doubts
+from train.data import triplets_of
+from train.plans import epoch_plan
+from train.recipe import Recipe, recipe_of
+
+ROWS = triplets_of([(f"a{i}", f"p{i}", f"n{i}") for i in range(10)], "rows.jsonl")
+
+
+def recipe(**sections: Any) -> Recipe:
+    tree: dict[str, Any] = {"model": "m", "output": "o", "data": {"train": "t"}, "loop": {"batch_size": 4}}
+    return recipe_of(
+        {key: tree.get(key, {}) | sections.get(key, {}) for key in ("data", "loss", "loop")}
+        | {key: tree[key] for key in ("model", "output")}
+    )
+
+
+def said(of: Recipe, rows=ROWS, normalized: bool = False) -> list[str]:
+    plan = epoch_plan(rows, of.loop.batch_size, of.data.batch_sampler, 0, 0, of.data.drop_last)
+    return list(doubts(of, rows, plan, normalized))
+
+
+def test_of_a_sound_run_nothing_is_said():
+    assert said(recipe()) == []
+    nine = triplets_of([(f"a{i}", f"p{i}", f"n{i}") for i in range(9)], "")
+    assert said(recipe(), nine) == [], "a last batch of one row"
+
+
+def test_fewer_rows_than_a_batch():
+    assert said(recipe(loop={"batch_size": 11})) == ["rows.jsonl has 10 rows, fewer than loop.batch_size = 11."]
+    check_data(recipe(loop={"batch_size": 11}), ROWS)
+    with pytest.raises(StellaError, match=r"rows\.jsonl has 10 rows, fewer than loop\.batch_size = 11, and data\.drop"):
+        check_data(recipe(loop={"batch_size": 11}, data={"drop_last": True}), ROWS)
+    check_data(recipe(data={"drop_last": True}), ROWS)
+
+
+@pytest.mark.parametrize(("sampler", "batches"), [("no_duplicates", "10 of 10"), ("shuffle", "3 of 3")])
+def test_batches_in_which_all_is_the_same(sampler, batches):
+    same = triplets_of([(f"a{i}", "the same") for i in range(10)], "rows.jsonl")
+    [sentence] = said(recipe(data={"batch_sampler": sampler}), same)
+    assert sentence.startswith(f"{batches} batches of an epoch hold a single row, or the same text in every row: ")
+    assert sentence.endswith("'the same' stands in 10 places of rows.jsonl.")
+
+
+@pytest.mark.parametrize(
+    ("loss", "normalized", "warned"),
+    [
+        ({"margin": 5.0}, False, False),
+        ({"margin": 5.0}, True, True),
+        ({"margin": 2.0}, True, False),
+        ({"margin": 5.0, "distance": "cosine"}, False, True),
+        ({"margin": 5.0, "distance": "manhattan"}, True, False),
+        ({"margin": 5.0, "matryoshka_dims": [8]}, False, True),
+        ({"margin": 5.0, "name": "multiple_negatives_ranking"}, True, False),
+    ],
+)
+def test_a_margin_that_can_never_be_met(loss, normalized, warned):
+    found = said(recipe(loss=loss), normalized=normalized)
+    assert [bool(re.match(r"loss\.margin = 5 can never be met", sentence)) for sentence in found] == [True] * warned
+
+
+def test_a_schedule_of_zeros():
+    check_schedule(np.array([0, 1e-5], np.float32))
+    with pytest.raises(StellaError, match=r"nothing would train: the learning rate is 0 at each of the 1 step\(s\)"):
+        check_schedule(np.zeros(1, np.float32))
+
+
+def test_a_loss_that_is_no_number():
+    check_finite(0, 1, {"loss": 1.0, "grad_norm": 0.0})
+    with pytest.raises(StellaError, match="loss is nan at step 7; the checkpoint of step 4 is kept"):
+        check_finite(4, 7, {"loss": float("nan"), "grad_norm": float("nan")})
+    with pytest.raises(StellaError, match="grad_norm is inf at step 1; there is no checkpoint yet"):
+        check_finite(0, 1, {"loss": 1.0, "grad_norm": float("inf")})
+
+
+BEFORE = {"a": jnp.ones((2, 3)), "b": jnp.zeros(3)}
+MOVED = {"a": jnp.ones((2, 3)), "b": jnp.array([0, 1e-3, 0])}
+STILL = {"learning_rate": 1e-3, "grad_norm": 0.0, "update_norm": 0.0, "param_norm": 2.0}
+PUSHED = STILL | {"grad_norm": 1.0, "update_norm": 1e-3}
+WARM_UP = PUSHED | {"learning_rate": 0.0, "update_norm": 0.0}
+
+
+def test_parameters_that_move_are_left_alone():
+    movement = Movement(BEFORE)
+    assert [movement.after(MOVED, metrics) for metrics in (WARM_UP, PUSHED, PUSHED)] == [None] * 3
+    assert movement.is_open
+    assert movement.after(MOVED, PUSHED) is None
+    assert not movement.is_open
+
+
+def test_parameters_that_do_not_move_though_they_should_stop_the_run():
+    movement = Movement(BEFORE)
+    for metrics in (WARM_UP, PUSHED, PUSHED):
+        movement.after(BEFORE, metrics)
+    with pytest.raises(StellaError, match="the parameters do not move: after 3 steps with a learning rate above 0"):
+        movement.after(BEFORE, PUSHED)
+
+
+def test_a_move_that_float32_does_not_resolve_is_none():
+    movement = Movement(BEFORE)
+    hardly = PUSHED | {"update_norm": 1e-12}
+    for _ in range(2):
+        movement.after(MOVED, hardly)
+    with pytest.raises(StellaError, match="the parameters do not move"):
+        movement.after(MOVED, hardly)
+
+
+def test_without_gradients_it_is_told():
+    movement = Movement(BEFORE)
+    found = [movement.after(BEFORE, STILL) for _ in range(3)]
+    assert found[:2] == [None, None] and str(found[2]).startswith("no parameter has changed after 3 steps: no row had")

@@ -1,0 +1,41 @@
+"""The recipes that come with the package."""
+
+from pathlib import Path
+
+import pytest
+
+from train.data import read_triplets
+from train.plans import Schedule
+from train.recipe import read_recipe
+
+ROOT = Path(__file__).parent.parent.parent
+RECIPES = sorted((ROOT / "train/recipes").glob("*.toml"))
+
+
+@pytest.mark.parametrize("path", RECIPES, ids=lambda path: path.stem)
+def test_it_is_sound_and_its_rows_are_there(path):
+    recipe = read_recipe(path)
+    for split in (recipe.data.train, recipe.data.eval, recipe.data.test):
+        if split and split.startswith("examples/"):
+            assert len(read_triplets(ROOT / split, need_negatives=recipe.loss.name == "triplet")) >= 11
+
+
+def test_wordnet_is_ten_thousand_triplets_and_no_positive_of_another_split():
+    data = read_recipe(ROOT / "train/recipes/wordnet.toml").data
+    splits = [read_triplets(ROOT / str(path)) for path in (data.train, data.eval, data.test)]
+    assert [len(rows) for rows in splits] == [10_000, 1000, 1000]
+    glosses = [set(rows.positives) for rows in splits]
+    assert len(glosses[0] & (glosses[1] | glosses[2])) <= 6
+    assert Schedule(splits[0], 64, "no_duplicates", 42, 3).steps == 3 * 157
+
+
+def test_porsche_is_as_its_model_card_says():
+    recipe = read_recipe(ROOT / "train/recipes/porsche.toml")
+    assert (recipe.loss.name, recipe.loss.distance, recipe.loss.margin) == ("triplet", "euclidean", 5.0)
+    assert (recipe.optimizer.learning_rate, recipe.optimizer.schedule, recipe.optimizer.warmup_ratio) == (
+        2e-5,
+        "cosine",
+        0.1,
+    )
+    assert (recipe.loop.epochs, recipe.loop.batch_size, recipe.optimizer.max_grad_norm) == (3, 16, 1.0)
+    assert recipe.data.batch_sampler == "no_duplicates"
