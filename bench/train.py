@@ -1,0 +1,219 @@
+"""Tokens per second and peak memory of a triplet step, against sentence-transformers' loss and torch's AdamW.
+
+    python bench/train.py [--checkpoint DIR] [--length N] [--dtype D] [--alone] [--out FILE]
+
+Same random weights of stella's full size, same texts in the same batches, same cores: the triplets of a model card, 16
+to a batch, or texts of a fixed number of tokens. A step is what a trainer does with a batch: tokenize, forward with
+dropout, loss, backward, clip, AdamW, schedule. Each measurement is a process of its own, in turns; compilation is taken
+out of the rate and given beside it. Only useful tokens count. The peer needs the test extra on Python 3.11 (torch).
+"""
+
+import argparse
+import json
+import statistics
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+
+# This file's folder comes last, or it would be taken for the package of its name.
+sys.path.append(sys.path.pop(0))
+
+import jax
+import jax.numpy as jnp
+from checkpoint import STELLA, write_checkpoint
+from report import publish, table
+
+from stella_jax.checkpoint import Checkpoint
+from stella_jax.config import EncoderConfig
+from stella_jax.sharding import make_mesh
+from train.batches import Batcher
+from train.losses import Loss
+from train.optimizer import Optimizer, learning_rates
+from train.params import load
+from train.step import Settings, Trainer
+
+COLUMNS = ("anchor", "positive", "negative")
+TRIPLETS = Path(__file__).parent.parent / "examples/porsche_triplets.jsonl"
+SMALL = replace(STELLA, hidden_size=128, num_hidden_layers=2, num_attention_heads=2, intermediate_size=256)
+SYSTEMS = {"stella-jax": "ours", "sentence-transformers": "theirs"}
+
+# One step: the texts of each column in, the tokens that they have out.
+Step = Callable[[list[list[str]]], int]
+
+
+def batches(batch_size: int, length: int) -> list[list[list[str]]]:
+    """Three batches that differ: the card's triplets over and over, or, with a length, texts too long for it."""
+    rows = [json.loads(line) for line in TRIPLETS.read_text().splitlines()]
+    columns = [[" ".join([row[column]] * (length or 1)) for row in rows] for column in COLUMNS]
+    starts = range(0, 3 * batch_size, batch_size)
+    return [[[column[i % len(rows)] for i in range(s, s + batch_size)] for column in columns] for s in starts]
+
+
+def ours(directory: Path, options: argparse.Namespace) -> Step:
+    checkpoint, mesh = Checkpoint.open(directory), make_mesh()
+    tokenizer = checkpoint.tokenizer()
+    tokenizer.max_length = options.length or checkpoint.layout.max_seq_length
+    network, params = load(checkpoint, mesh, dtype=options.dtype)
+    settings = Settings(dropout=not options.no_dropout, remat=options.remat)
+    trainer = Trainer(network, params, Loss(), Optimizer(), 100, mesh, settings)
+    batcher = Batcher(tokenizer, options.batch_size, checkpoint.layout.config.pad_token_id)
+    state = trainer.start(params)
+    del params
+
+    def step(columns: list[list[str]]) -> int:
+        nonlocal state
+        batch = batcher(columns)
+        state, metrics = trainer.step(state, batch)
+        jax.block_until_ready((state, metrics))
+        return batch.tokens
+
+    return step
+
+
+def theirs(directory: Path, options: argparse.Namespace) -> Step:
+    import torch
+    from sentence_transformers import SentenceTransformer
+    from sentence_transformers.sentence_transformer.losses import TripletLoss
+
+    settings = Optimizer()
+    model = SentenceTransformer(str(directory), device="cpu", local_files_only=True)
+    model.max_seq_length = options.length or model.max_seq_length
+    model.train(not options.no_dropout)
+    loss = TripletLoss(model)
+    optimizer = torch.optim.AdamW(model.parameters(), lr=settings.learning_rate, weight_decay=0.0, fused=True)
+    rates = iter(learning_rates(settings, 100))
+
+    def step(columns: list[list[str]]) -> int:
+        features = [model.preprocess(texts) for texts in columns]
+        loss(features, torch.empty(0)).backward()
+        torch.nn.utils.clip_grad_norm_(model.parameters(), settings.max_grad_norm)
+        for group in optimizer.param_groups:
+            group["lr"] = float(next(rates))
+        optimizer.step()
+        optimizer.zero_grad()
+        return int(sum(each["attention_mask"].sum() for each in features))
+
+    return step
+
+
+def measure(system: str, directory: Path, options: argparse.Namespace) -> None:
+    """Prints what one process saw."""
+    step, work = (ours if system == "ours" else theirs)(directory, options), batches(options.batch_size, options.length)
+    begin = time.perf_counter()
+    for columns in work:  # every shape is compiled
+        step(columns)
+    warm_up, rates, seconds = time.perf_counter() - begin, [], []
+    for _ in range(options.steps):
+        for columns in work:
+            begin = time.perf_counter()
+            tokens = step(columns)
+            seconds.append(time.perf_counter() - begin)
+            rates.append(tokens / seconds[-1])
+    compiling = max(0.0, warm_up - len(work) * statistics.median(seconds))
+    found = {
+        "rate": statistics.median(rates),
+        "compile": compiling,
+        "peak": peak(),
+        "matmul": matmul_rate(options.dtype),
+    }
+    print(json.dumps(found))
+
+
+def peak() -> float:
+    """GiB that this process has held at most: on an accelerator those of its memory, else resident."""
+    if (stats := jax.devices()[0].memory_stats()) and "peak_bytes_in_use" in stats:
+        return stats["peak_bytes_in_use"] / 2**30
+    lines = Path("/proc/self/status").read_text().splitlines()
+    return next(int(line.split()[1]) for line in lines if line.startswith("VmHWM")) / 2**20
+
+
+def matmul_rate(dtype: str) -> float:
+    """FLOP/s of large matmuls by JAX in this process, the best of a few."""
+    n = 2048 if jax.default_backend() == "cpu" else 16_384
+    a = jnp.ones((n, n), dtype)
+    multiply = jax.jit(lambda a: a @ a)
+    multiply(a).block_until_ready()
+    seconds = []
+    for _ in range(5):
+        begin = time.perf_counter()
+        multiply(a).block_until_ready()
+        seconds.append(time.perf_counter() - begin)
+    return 2 * n**3 / min(seconds)
+
+
+def step_flops(config: EncoderConfig, tokens: int) -> float:
+    """FLOPs that a step needs for a token of a text of so many: forward, and twice that for the gradient."""
+    D, F, L = config.hidden_size, config.intermediate_size, config.num_hidden_layers
+    return 3 * L * (2 * (4 * D * D + 3 * D * F) + 4 * tokens * D)
+
+
+def in_a_process(system: str, directory: Path) -> dict[str, float]:
+    command = [sys.executable, __file__, *sys.argv[1:], "--checkpoint", str(directory), "--measure", SYSTEMS[system]]
+    return json.loads(subprocess.run(command, check=True, capture_output=True, text=True).stdout.splitlines()[-1])
+
+
+def rows_of(directory: Path, config: EncoderConfig, options: argparse.Namespace) -> list[list[object]]:
+    systems = list(SYSTEMS)[: 1 if options.alone else 2]
+    runs = {system: [] for system in systems}
+    for _ in range(options.repeats):
+        for system in systems:
+            runs[system].append(in_a_process(system, directory))
+            print(system, runs[system][-1], flush=True)
+    best = {
+        system: {key: statistics.median(run[key] for run in each) for key in each[0]} for system, each in runs.items()
+    }
+    flops = step_flops(config, options.length or 24)  # the card's texts have about so many
+    return [
+        [
+            system,
+            found["rate"],
+            found["rate"] / best[systems[-1]]["rate"],
+            found["peak"],
+            found["peak"] / best[systems[-1]]["peak"],
+            found["compile"],
+            found["rate"] * flops / found["matmul"],
+        ]
+        for system, found in best.items()
+    ]
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--checkpoint", type=Path, help="keep the random checkpoint here, or find it here")
+    parser.add_argument("--small", action="store_true", help="an encoder of two small layers, to try the script")
+    parser.add_argument("--batch-size", type=int, default=16, help="triplets of a step")
+    parser.add_argument("--length", type=int, default=0, help="tokens of every text; 0 takes the card's triplets")
+    parser.add_argument(
+        "--dtype", default="float32", choices=["float32", "bfloat16"], help="of ours; theirs is float32"
+    )
+    parser.add_argument("--no-dropout", action="store_true")
+    parser.add_argument("--remat", action="store_true", help="compute ours again instead of keeping it")
+    parser.add_argument("--steps", type=int, default=2, help="times that each of three batches is measured")
+    parser.add_argument("--repeats", type=int, default=2, help="processes of each system")
+    parser.add_argument("--alone", action="store_true", help="without the peer")
+    parser.add_argument("--out", type=Path, help="append the table to this file")
+    parser.add_argument("--measure", choices=list(SYSTEMS.values()), help=argparse.SUPPRESS)
+    options = parser.parse_args()
+    config = SMALL if options.small else STELLA
+    if options.measure:
+        measure(options.measure, options.checkpoint, options)
+    else:
+        compare(config, options)
+
+
+def compare(config: EncoderConfig, options: argparse.Namespace) -> None:
+    """Prints the table."""
+    with tempfile.TemporaryDirectory() as scratch:
+        directory = write_checkpoint(options.checkpoint or Path(scratch) / "stella", config)
+        rows = rows_of(directory, config, options)
+    columns = ["system", "useful tok/s", "ratio", "peak GiB", "of theirs", "compile s", "of the matmul rate"]
+    what = f"{options.length} tokens a text" if options.length else "the card's triplets"
+    publish(f"train: {options.batch_size} triplets a step, {what}, {options.dtype}", table(columns, rows), options.out)
+
+
+if __name__ == "__main__":
+    main()
