@@ -59,7 +59,7 @@ def _layer_reader(weights: Weights, path: str) -> Callable[[int], np.ndarray]:
 
 def _sha256(array: np.ndarray) -> str:
     if not array.flags.c_contiguous:
-        ordered = aligned(array.shape, array.dtype)
+        ordered = np.empty(array.shape, array.dtype)
         copy(array, ordered)
         array = ordered
     return hashlib.sha256(array.reshape(-1).view(np.uint8).data).hexdigest()
