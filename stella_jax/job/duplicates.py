@@ -9,6 +9,7 @@ import hashlib
 import os
 import tempfile
 from collections.abc import Sequence
+from contextlib import suppress
 from pathlib import Path
 from typing import BinaryIO
 
@@ -108,7 +109,8 @@ class Duplicates:
 
     def _close_runs(self) -> None:
         for file in self._files:
-            file.close()
+            with suppress(OSError):  # a full disk's error, which was raised already
+                file.close()
 
     def _slice(self, i: int) -> np.ndarray:
         return np.frombuffer(b"".join(_read(file, run[i], run[i + 1]) for file, run in self._bounds), ENTRY)

@@ -1,6 +1,8 @@
 """What is decided before a job: which ids repeat, and which rows make which part."""
 
+import gc
 import json
+import os
 import tracemalloc
 from collections.abc import Iterable
 from pathlib import Path
@@ -96,6 +98,20 @@ def test_duplicates_leave_nothing_in_the_folder(tmp_path):
     found.find()
     assert not list(tmp_path.iterdir())
     found.close()
+
+
+def test_a_full_disk_is_told_once_and_leaves_no_file_open(tmp_path):
+    found = Duplicates(tmp_path)
+    full = os.open("/dev/full", os.O_WRONLY)
+    os.dup2(full, found.file().fileno())
+    os.dup2(full, found._own.fileno())
+    os.close(full)
+    found.add("a", 0)
+    with pytest.raises(OSError, match="No space left on device"):
+        found.find()
+    found._files[-1].write(b"what was not written yet")
+    found.close()
+    gc.collect()  # a file that is still open would warn
 
 
 def test_finding_duplicates_takes_no_more_memory_for_more_rows(tmp_path, monkeypatch):
