@@ -58,9 +58,12 @@ class Checkpoints:
                 cleanup_tmp_directories=True,
             )
         self.newest = newest
+        self._scored = {saved.step: saved.metrics is not None for saved in self._checkpointer.checkpoints}
 
     def save(self, state: State, record: Record, score: float | None = None) -> None:
-        """Begins to save a state, of which nothing is needed any more when this returns; a second time does nothing.
+        """Begins to save a state, of which nothing is needed any more when this returns.
+
+        A second time does nothing, unless there was no score and now there is: the evaluation had been cut short.
 
         Args:
           record: JSON values to find beside it.
@@ -70,14 +73,16 @@ class Checkpoints:
           OSError: it cannot be written, or the one before could not be.
         """
         step = int(state.step)
-        if self.newest == step:
+        if step in self._scored and (score is None or self._scored[step]):
             return
         arrays = _to_host(state)
         metrics: Any = None if score is None else {"score": score, "step": step}
         beside: Any = record | {"sha256": _hashes(arrays)}
         with _told(self._folder):
-            self._checkpointer.save_async(step, arrays, force=True, metrics=metrics, custom_metadata=beside)
-        self.newest = step
+            self._checkpointer.save_async(
+                step, arrays, force=True, overwrite=step in self._scored, metrics=metrics, custom_metadata=beside
+            )
+        self.newest, self._scored[step] = step, score is not None
 
     def close(self) -> None:
         """Waits until what was begun is on disk.

@@ -166,7 +166,7 @@ class Run:
         self.reporter.flush()
         if split in self.data and self.metrics.evaluation(split, self.done) is None:
             scores = self.evaluation(self.state.params, self.data[split], self._pause)
-            self.metrics.write({"step": self.done, "epoch": self.schedule.epochs(self.done), split: scores})
+            self.metrics.write({"step": self.done, "epoch": round(self.schedule.epochs(self.done), 6), split: scores})
         self.reporter.resume()
 
     def _save(self) -> None:
@@ -201,7 +201,6 @@ class Run:
         if self.recipe.loop.export == "best":
             self.done = self._best_step()
             self.state = read_state(self.output, self.done, self.state)
-            self.done = int(self.state.step)
         self._evaluate("test")
         destination = self.output / EXPORT
         written = self._export(destination)

@@ -76,6 +76,16 @@ def test_a_state_that_is_there_is_not_saved_again(tmp_path):
     assert record is not None and record["identity"] == {"x": 2}
 
 
+def test_a_state_that_was_saved_before_its_evaluation_can_still_be_the_best(tmp_path):
+    save(tmp_path, 1, 2)
+    checkpoints = Checkpoints(tmp_path, 2, 2)
+    for step, score in ((2, 0.9), (3, 0.1), (4, 0.2), (5, 0.3)):
+        checkpoints.save(state(step), {"identity": {}}, score)
+    checkpoints.close()
+    assert steps_of(tmp_path) == [2, 4, 5]
+    assert_same(read_state(tmp_path, 2, state(0)), state(2))
+
+
 def files(output: Path) -> list[Path]:
     return sorted(path for path in (output / "checkpoints/2").rglob("*") if path.is_file())
 

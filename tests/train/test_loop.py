@@ -302,6 +302,7 @@ def test_sigterm_in_an_evaluation_leaves_it_to_the_next_run(data, undisturbed, t
     monkeypatch.undo()
     train(tree(data, tmp_path))
     assert_same_bits(tmp_path, undisturbed)
+    assert steps_of(tmp_path) == steps_of(undisturbed)
 
 
 # What is refused, and what is told
