@@ -1,0 +1,64 @@
+"""What the long tests share; they run where they are asked for, with -m soak, and say what they saw."""
+
+import gzip
+import itertools
+import json
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+CORPUS = Path(__file__).parents[1] / "data" / "corpus_20k.jsonl.gz"
+
+
+@pytest.fixture(scope="session")
+def cache(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Compiled programs, for all processes."""
+    return tmp_path_factory.mktemp("cache")
+
+
+@pytest.fixture(scope="session")
+def corpus() -> Path:
+    """20,000 real texts."""
+    return CORPUS
+
+
+def first(rows: int, path: Path) -> Path:
+    with gzip.open(CORPUS) as file:
+        path.write_bytes(b"".join(itertools.islice(file, rows)))
+    return path
+
+
+@pytest.fixture(scope="session")
+def short_corpus(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The first 2,000 of them."""
+    return first(2000, tmp_path_factory.mktemp("corpus") / "corpus_2k.jsonl")
+
+
+@pytest.fixture(scope="session")
+def medium_corpus(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The first 8,000 of them."""
+    return first(8000, tmp_path_factory.mktemp("corpus") / "corpus_8k.jsonl")
+
+
+@pytest.fixture(scope="session")
+def long_corpus(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """All of them ten times over, by new ids."""
+    path = tmp_path_factory.mktemp("corpus") / "corpus_200k.jsonl"
+    with gzip.open(CORPUS) as file:
+        rows = [json.loads(line) for line in file]
+    with path.open("w") as file:
+        for i, row in itertools.product(range(10), rows):
+            file.write(json.dumps({"id": f"{i}-{row['id']}", "text": row["text"]}) + "\n")
+    return path
+
+
+@pytest.fixture
+def tell(capsys: pytest.CaptureFixture) -> Callable[[str], None]:
+    """Says something that is seen whether the test passes or not."""
+
+    def say(sentence: str) -> None:
+        with capsys.disabled():
+            print(f"\n  {sentence}", end="", flush=True)
+
+    return say

@@ -1,0 +1,77 @@
+"""20,000 real texts by one process and by two, and ten times as many in the same memory."""
+
+import re
+import subprocess
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+from jobs import content, embed_command, environment, journal, struck
+
+pytestmark = pytest.mark.soak
+
+NEVER = ("os:replace", -1)
+
+
+class Ran:
+    """What became of a command: its summary, seconds, and the most memory it took in KiB."""
+
+    def __init__(self, command: list[str], cache: Path):
+        begin = time.monotonic()
+        ended = subprocess.run(
+            struck(command, *NEVER, silence=5), env=environment(cache), capture_output=True, text=True, check=False
+        )
+        assert (ended.returncode, ended.stderr) == (0, "")
+        self.seconds = time.monotonic() - begin
+        [found] = re.findall(r"most memory: (\d+) KiB", ended.stdout)
+        self.most_memory = int(found)
+        self.summary = ended.stdout.splitlines()[0]
+
+
+@pytest.fixture(scope="module")
+def warm(short_corpus: Path, cache: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The cache, with all that the others need compiled in it: compiling takes memory too."""
+    Ran(embed_command([short_corpus], tmp_path_factory.mktemp("warm") / "out"), cache)
+    return cache
+
+
+@pytest.fixture(scope="module")
+def alone(corpus: Path, warm: Path, tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Ran]:
+    """The job of one process."""
+    out = tmp_path_factory.mktemp("alone") / "out"
+    return out, Ran(embed_command([corpus], out), warm)
+
+
+def test_two_processes_write_what_one_does(alone, corpus, warm, tmp_path, tell):
+    out = tmp_path / "out"
+    many = ("--executor", "distributed", "--processes", "2", "--process")
+    processes = [
+        subprocess.Popen(embed_command([corpus], out, *many, str(i)), env=environment(warm), stderr=subprocess.PIPE)
+        for i in range(2)
+    ]
+    assert [(process.communicate()[1], process.returncode) for process in processes] == [(b"", 0)] * 2
+    assert content(out) == content(alone[0])
+    shares = [journal(out, i)[-1]["rows"] for i in range(2)]
+    assert min(shares) > 5000
+    verified = subprocess.run(
+        [*embed_command([], out)[:3], "verify", str(out), "--sample", "200"],
+        env=environment(warm),
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert (verified.returncode, verified.stderr) == (0, "")
+    assert "20000 rows are whole" in verified.stdout
+    assert "; 200 embedded again came out the same" in verified.stdout
+    tell(f"one process: {alone[1].summary.partition('; ')[2]}; two: {shares[0]} and {shares[1]} rows, the same bytes")
+
+
+def test_ten_times_the_rows_take_no_more_memory(alone, long_corpus: Path, warm, tmp_path, tell: Callable[[str], None]):
+    less = alone[1].most_memory
+    more = Ran(embed_command([long_corpus], tmp_path / "out"), warm)
+    tell(
+        f"most memory: {less} KiB for 20,000 rows, {more.most_memory} for 200,000 ({more.most_memory / less - 1:+.1%})"
+    )
+    assert "200000 rows embedded, 0 rejected" in more.summary
+    assert more.most_memory < 1.05 * less

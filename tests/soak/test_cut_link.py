@@ -1,0 +1,120 @@
+"""Two machines that share a folder meet over a network, and then need it no more."""
+
+import json
+import subprocess
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+from jobs import content, embed_command, environment, journal, leftovers, struck
+
+pytestmark = pytest.mark.soak
+
+PATIENCE = 3.0
+PART_ROWS = ("--part-rows", "100")
+ADDRESSES = ("10.213.7.1", "10.213.7.2")
+
+
+def ip(*arguments: str) -> str:
+    return subprocess.run(["ip", *arguments], check=True, capture_output=True, text=True).stdout
+
+
+@pytest.fixture
+def machines() -> Iterator[tuple[str, str]]:
+    """Names of two network namespaces with a cable between them."""
+    names = ("stella-soak-0", "stella-soak-1")
+    try:
+        ip("netns", "add", names[0])
+    except (OSError, subprocess.CalledProcessError) as error:
+        pytest.skip(f"network namespaces need iproute2 and the right to make them: {getattr(error, 'stderr', error)}")
+    try:
+        ip("netns", "add", names[1])
+        ip("-n", names[0], "link", "add", "cable", "type", "veth", "peer", "name", "cable", "netns", names[1])
+        for name, address in zip(names, ADDRESSES, strict=True):
+            ip("-n", name, "addr", "add", f"{address}/24", "dev", "cable")
+            ip("-n", name, "link", "set", "cable", "up")
+            ip("-n", name, "link", "set", "lo", "up")
+        yield names
+    finally:
+        for name in names:
+            subprocess.run(["ip", "netns", "delete", name], check=False, capture_output=True)
+
+
+def cable_is_up(machine: str) -> bool:
+    [link] = json.loads(ip("-n", machine, "-json", "link", "show", "cable"))
+    return link["operstate"] == "UP"
+
+
+def start_both(machines: tuple[str, str], corpus: Path, out: Path, cache: Path) -> list[subprocess.Popen]:
+    """Starts both processes, which meet at the first's address."""
+    together = ("--executor", "distributed", "--processes", "2", "--coordinator", f"{ADDRESSES[0]}:7654", "--process")
+    processes = []
+    for i, machine in enumerate(machines):
+        command = embed_command([corpus], out, *PART_ROWS, *together, str(i))
+        command = struck(command, "os:replace", -1, patience=PATIENCE, silence=PATIENCE / 10)
+        processes.append(
+            subprocess.Popen(
+                ["ip", "netns", "exec", machine, *command], env=environment(cache), stderr=subprocess.PIPE, text=True
+            )
+        )
+    return processes
+
+
+def wait_until_both_work(out: Path, processes: list[subprocess.Popen]) -> list[int]:
+    """Rows that each has done when both are in the midst of it."""
+    for _ in range(3000):
+        assert [process.poll() for process in processes] == [None, None]
+        if (out / "progress.jsonl").exists() and (out / "progress-1.jsonl").exists():
+            last = [journal(out, i)[-1] for i in range(2)]
+            if all(line["phase"] == "embedding" and line["rows"] for line in last):
+                assert min(line["rows_left"] for line in last) > 1500
+                return [line["rows"] for line in last]
+        time.sleep(0.02)
+    raise AssertionError("they never came to work")
+
+
+@pytest.fixture(scope="module")
+def alone(medium_corpus: Path, cache: Path, tmp_path_factory: pytest.TempPathFactory) -> dict[str, bytes]:
+    out = tmp_path_factory.mktemp("alone") / "out"
+    subprocess.run(
+        embed_command([medium_corpus], out, *PART_ROWS), env=environment(cache), check=True, capture_output=True
+    )
+    return content(out)
+
+
+def test_the_link_is_cut_and_both_go_on(machines, medium_corpus, cache, alone, tmp_path, tell):
+    out = tmp_path / "out"
+    processes = start_both(machines, medium_corpus, out, cache)
+    before = wait_until_both_work(out, processes)
+    assert cable_is_up(machines[0])
+    ip("-n", machines[1], "link", "set", "cable", "down")
+    assert not cable_is_up(machines[0])
+    assert [(process.communicate(timeout=100)[1], process.returncode) for process in processes] == [("", 0)] * 2
+    after = [journal(out, i)[-1]["rows"] for i in range(2)]
+    assert all(new > old + 1500 for new, old in zip(after, before, strict=True))
+    assert content(out) == alone
+    tell(f"link cut at {before} rows of 8,000; in the end they had done {after}")
+
+
+@pytest.mark.parametrize("dead", [0, 1])
+def test_the_link_is_cut_and_one_dies(machines, medium_corpus, cache, alone, tmp_path, tell, dead):
+    out = tmp_path / "out"
+    processes = start_both(machines, medium_corpus, out, cache)
+    before = wait_until_both_work(out, processes)
+    ip("-n", machines[1], "link", "set", "cable", "down")
+    processes[dead].kill()
+    living = processes[1 - dead]
+    assert (living.communicate(timeout=100)[1], living.returncode) == ("", 0)
+    assert processes[dead].communicate()[1] == ""
+    done = journal(out, 1 - dead)[-1]["rows"]
+    assert done > 4000
+    assert len(list(out.glob("receipts/*"))) == 80
+    assert (out / "manifest.json").exists() == (dead == 1)
+    if dead == 0:  # which is the one that closes the job
+        command = embed_command([medium_corpus], out, *PART_ROWS)
+        ended = subprocess.run(command, env=environment(cache), check=True, capture_output=True, text=True)
+        assert "nothing was left to do" in ended.stdout
+    assert content(out) == alone
+    assert leftovers(out) == []
+    tell(f"link cut and process {dead} killed at {before} rows; the other did {done}")

@@ -1,0 +1,87 @@
+"""A disk that is full in earnest, at one place of the job after the other."""
+
+import json
+import subprocess
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pytest
+from jobs import content, leftovers
+
+from stella_jax import Stella, StellaError
+from stella_jax.job.rows import Fields
+from stella_jax.job.run import Running, run_job
+from stella_jax.job.settings import Settings
+from stella_jax.job.verify import verify_job
+
+pytestmark = pytest.mark.soak
+
+BLOCK = 4096
+
+
+@pytest.fixture
+def disk(tmp_path: Path) -> Iterator[Callable[..., Path]]:
+    """Makes the disk behind a folder so many blocks large, and, with "ro", one that is only read."""
+    folder = tmp_path / "disk"
+    folder.mkdir()
+    mounted = subprocess.run(
+        ["mount", "-t", "tmpfs", "-o", f"size={BLOCK}", "none", str(folder)],
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    if mounted.returncode:
+        pytest.skip(f"a disk of a few kilobytes needs the right to mount: {mounted.stderr.strip()}")
+
+    def resize(blocks: int, access: str = "rw") -> Path:
+        subprocess.run(["mount", "-o", f"remount,{access},size={blocks * BLOCK}", str(folder)], check=True)
+        return folder
+
+    yield resize
+    subprocess.run(["umount", "--lazy", str(folder)], check=True)
+
+
+def test_room_made_bit_by_bit_the_job_goes_on(tiny: Stella, short_corpus: Path, tmp_path, disk, tell) -> None:
+    settings = Settings(Fields(), prompt="", normalize=False, part_rows=200)
+
+    def embed(out: Path):
+        return run_job(tiny, {"model": "tiny", "revision": None}, [short_corpus], out, settings, Running())
+
+    embed(tmp_path / "undisturbed")
+    refused, kept, blocks = 0, [], 2
+    while True:
+        out = disk(blocks) / "out"
+        try:
+            summary = embed(out)
+            break
+        except StellaError as error:
+            sentence = str(error)
+        assert f"the disk of {out} is full; parts finished and kept: " in sentence
+        refused += 1
+        assert leftovers(out) == []
+        kept.append(len(list(out.glob("receipts/*"))))
+        blocks += 3
+        assert blocks < 1000
+    assert refused > 20
+    assert kept == sorted(kept)
+    assert {0, 1, 2, 5, 9} <= {*kept}
+    assert summary.rows < 2000
+    assert content(out) == content(tmp_path / "undisturbed")
+    with pytest.raises(StellaError, match="is full, and the check needs 24 bytes a row there; make room and verify"):
+        verify_job(out)
+    disk(blocks + 20)
+    assert verify_job(out).faults == ()
+    disk(blocks + 20, "ro")
+    assert verify_job(out).faults == ()
+    unread = [line for line in (out / "progress.jsonl").read_text().splitlines() if not readable(line)]
+    tell(
+        f"{refused} times full, up to {kept[-1]} of 10 parts kept, {blocks} blocks in the end; {len(unread)} lines cut"
+    )
+    assert unread == []
+
+
+def readable(line: str) -> bool:
+    try:
+        return isinstance(json.loads(line), dict)
+    except ValueError:
+        return False
