@@ -1,0 +1,145 @@
+"""Seconds by stage from a cold start to a first vector with a warm compile cache, and the host's peak memory.
+
+    python bench/load.py [--checkpoint DIR] [--flax DIR] [--repeats N] [--dtype D] [--out FILE]
+
+Each measurement is a process of its own, taken in turns; numbers are medians. The named peer is sentence-transformers
+on the same file (needs the test extra on Python 3.11). Files are in the page cache. A peak is the highest resident
+memory so far over the size of the weights; the fingerprint is what a job takes. Where other work runs beside it,
+believe processor seconds (of all threads) before seconds.
+"""
+
+import argparse
+import json
+import statistics
+import subprocess
+import sys
+import tempfile
+from pathlib import Path
+from typing import NamedTuple
+
+from checkpoint import write_checkpoint
+from report import publish, table
+
+TEXT = "What are some ways to reduce stress?"
+START = """
+import json, sys, time
+from pathlib import Path
+path, cache, dtype, stages = sys.argv[1], sys.argv[2], sys.argv[3], []
+seconds, processor = time.perf_counter(), 0.0
+def stage(name):
+    global seconds, processor
+    lines = Path("/proc/self/status").read_text().splitlines()
+    peak = next(int(line.split()[1]) * 1024 for line in lines if line.startswith("VmHWM"))
+    stages.append([name, time.perf_counter() - seconds, time.process_time() - processor, peak])
+    seconds, processor = time.perf_counter(), time.process_time()
+"""
+OURS = """
+import jax
+jax.config.update("jax_compilation_cache_dir", cache)
+jax.config.update("jax_persistent_cache_min_compile_time_secs", 0)
+from stella_jax.embedder import Stella
+from stella_jax.fingerprint import fingerprint
+stage("import")
+model = Stella.from_pretrained(path, dtype=dtype)
+stage("load")
+model.encode({text!r})
+stage("first vector")
+fingerprint(model.checkpoint, model.runner.output.heads)
+stage("fingerprint")
+print(json.dumps(stages))
+"""
+PEER = """
+import torch
+from sentence_transformers import SentenceTransformer
+stage("import")
+model = SentenceTransformer(path, device="cpu", model_kwargs=dict(dtype=getattr(torch, dtype)), local_files_only=True)
+stage("load")
+model.encode({text!r})
+stage("first vector")
+print(json.dumps(stages))
+"""
+
+
+class Stage(NamedTuple):
+    """A part of a run; `peak` is in bytes, of the process so far."""
+
+    name: str
+    seconds: float
+    processor: float
+    peak: int
+
+
+Stages = list[Stage]
+
+
+def run(script: str, path: Path, cache: Path, dtype: str) -> Stages:
+    """One process, by its stages."""
+    command = [sys.executable, "-c", START + script.format(text=TEXT), str(path), str(cache), dtype]
+    process = subprocess.run(command, capture_output=True, text=True, check=False)
+    if process.returncode:
+        raise SystemExit(process.stderr)
+    return [Stage(*stage) for stage in json.loads(process.stdout.splitlines()[-1])]
+
+
+def measure(runs: dict[str, tuple[str, Path]], cache: Path, dtype: str, size: int, repeats: int) -> list[list[object]]:
+    """A row a run: seconds (processor seconds) and peak of each stage, and of all until the first vector."""
+    found: dict[str, list[Stages]] = {name: [] for name in runs}
+    for turn in range(repeats + 1):
+        for name, (script, path) in runs.items():
+            stages = run(script, path, cache, dtype)
+            if turn:  # the first fills the caches
+                found[name].append(stages)
+    return [[name, *_cells(turns, size)] for name, turns in found.items()]
+
+
+def _cells(turns: list[Stages], size: int) -> list[object]:
+    start = [[stage for stage in turn if stage.name != "fingerprint"] for turn in turns]
+    cells = {"to first vector": _seconds(start)}
+    for number, stage in enumerate(turns[0]):
+        peak = statistics.median(turn[number].peak for turn in turns)
+        cells[stage.name] = _seconds([[turn[number]] for turn in turns])
+        cells[f"peak: {stage.name}"] = f"{peak / size:.2f}"
+    return [cells.get(name, "-") for name in COLUMNS[1:]]
+
+
+def _seconds(turns: list[Stages]) -> str:
+    seconds = statistics.median(sum(stage.seconds for stage in turn) for turn in turns)
+    processor = statistics.median(sum(stage.processor for stage in turn) for turn in turns)
+    return f"{seconds:.2f} ({processor:.2f})"
+
+
+COLUMNS = [
+    "what",
+    "import",
+    "load",
+    "first vector",
+    "to first vector",
+    "fingerprint",
+    "peak: load",
+    "peak: first vector",
+    "peak: fingerprint",
+]
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--checkpoint", type=Path, help="keep the random checkpoint here, or find it here")
+    parser.add_argument("--flax", type=Path, help="the same one as convert writes it, kept or found here")
+    parser.add_argument("--dtype", default="float32")
+    parser.add_argument("--repeats", type=int, default=5)
+    parser.add_argument("--out", type=Path, help="append the table to this file")
+    options = parser.parse_args()
+    with tempfile.TemporaryDirectory() as scratch:
+        torch = write_checkpoint(options.checkpoint or Path(scratch) / "stella")
+        flax = options.flax or Path(scratch) / "flax"
+        if not flax.exists():
+            subprocess.run([sys.executable, "-m", "convert", str(torch), str(flax)], check=True)
+        runs = {"PyTorch layout": (OURS, torch), "Flax layout": (OURS, flax), "sentence-transformers": (PEER, torch)}
+        size = (torch / "model.safetensors").stat().st_size
+        rows = measure(runs, Path(scratch) / "cache", options.dtype, size, options.repeats)
+    title = f"load: 434M parameters stored in float32, to compute in {options.dtype}; seconds (processor seconds)"
+    publish(title, table(COLUMNS, rows), options.out)
+
+
+if __name__ == "__main__":
+    main()
