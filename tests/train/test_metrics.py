@@ -1,6 +1,5 @@
 """metrics.jsonl: what is written, what a run that continues keeps, and what is drawn of it."""
 
-import importlib.util
 import json
 import sys
 import types
@@ -126,7 +125,6 @@ def test_without_matplotlib_nothing_is_drawn(output, monkeypatch):
     assert not (output / "curves.png").exists()
 
 
-@pytest.mark.skipif(importlib.util.find_spec("matplotlib") is None, reason="needs the extra `plot`")
 def test_curves_are_drawn(output):
     with Metrics(output, 3) as metrics:
         assert curves.draw(metrics, output / "curves.png")
