@@ -20,8 +20,8 @@ THREADS = min(8, os.cpu_count() or 1)
 def aligned(shape: Sequence[int], dtype: Any) -> np.ndarray:
     """A contiguous array, without numbers yet, that begins at a page: JAX on a CPU takes it without a copy.
 
-    JAX asks for a multiple of 64 bytes, which numpy's memory seldom is. Numpy also asks for huge pages, whose first touch
-    was slow where it was measured, on a virtual machine: loading took twice the processor time (bench/LOG.md).
+    JAX asks for a multiple of 64 bytes, which numpy's memory seldom is. Numpy also asks for huge pages; with them
+    loading took twice the processor time on the virtual machine where it was measured (bench/LOG.md).
     """
     size = math.prod(shape) * np.dtype(dtype).itemsize
     pages = mmap.mmap(-1, max(size, 1), flags=mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS)
