@@ -37,8 +37,8 @@ def short_corpus(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="session")
 def medium_corpus(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The first 8,000 of them."""
-    return first(8000, tmp_path_factory.mktemp("corpus") / "corpus_8k.jsonl")
+    """The first 12,000 of them."""
+    return first(12_000, tmp_path_factory.mktemp("corpus") / "corpus_12k.jsonl")
 
 
 @pytest.fixture(scope="session")

@@ -1,6 +1,8 @@
 """Two machines that share a folder meet over a network, and then need it no more."""
 
 import json
+import os
+import signal
 import subprocess
 import time
 from collections.abc import Iterator
@@ -37,6 +39,8 @@ def machines() -> Iterator[tuple[str, str]]:
             ip("-n", name, "link", "set", "lo", "up")
         yield names
     finally:
+        for process in [pid for name in names for pid in ip("netns", "pids", name).split()]:
+            os.kill(int(process), signal.SIGKILL)
         for name in names:
             subprocess.run(["ip", "netns", "delete", name], check=False, capture_output=True)
 
@@ -68,7 +72,7 @@ def wait_until_both_work(out: Path, processes: list[subprocess.Popen]) -> list[i
         if (out / "progress.jsonl").exists() and (out / "progress-1.jsonl").exists():
             last = [journal(out, i)[-1] for i in range(2)]
             if all(line["phase"] == "embedding" and line["rows"] for line in last):
-                assert min(line["rows_left"] for line in last) > 1500
+                assert min(line["rows_left"] for line in last) > 1000
                 return [line["rows"] for line in last]
         time.sleep(0.02)
     raise AssertionError("they never came to work")
@@ -92,9 +96,9 @@ def test_the_link_is_cut_and_both_go_on(machines, medium_corpus, cache, alone, t
     assert not cable_is_up(machines[0])
     assert [(process.communicate(timeout=100)[1], process.returncode) for process in processes] == [("", 0)] * 2
     after = [journal(out, i)[-1]["rows"] for i in range(2)]
-    assert all(new > old + 1500 for new, old in zip(after, before, strict=True))
+    assert all(new > old + 1000 for new, old in zip(after, before, strict=True))
     assert content(out) == alone
-    tell(f"link cut at {before} rows of 8,000; in the end they had done {after}")
+    tell(f"link cut at {before} rows of 12,000; in the end they had done {after}")
 
 
 @pytest.mark.parametrize("dead", [0, 1])
@@ -108,8 +112,8 @@ def test_the_link_is_cut_and_one_dies(machines, medium_corpus, cache, alone, tmp
     assert (living.communicate(timeout=100)[1], living.returncode) == ("", 0)
     assert processes[dead].communicate()[1] == ""
     done = journal(out, 1 - dead)[-1]["rows"]
-    assert done > 4000
-    assert len(list(out.glob("receipts/*"))) == 80
+    assert done > 6000
+    assert len(list(out.glob("receipts/*"))) == 120
     assert (out / "manifest.json").exists() == (dead == 1)
     if dead == 0:  # which is the one that closes the job
         command = embed_command([medium_corpus], out, *PART_ROWS)
