@@ -11,6 +11,7 @@ os.environ["HF_HUB_OFFLINE"] = "1"
 import jax
 import pytest
 from hypothesis import settings
+from paths import GOLDENS
 
 from stella_jax import Stella
 
@@ -23,8 +24,6 @@ jax.config.update("jax_num_cpu_devices", 8)
 # Compiling a shape takes a second, at whichever example meets it first.
 settings.register_profile("stella", deadline=None, derandomize=True)
 settings.load_profile("stella")
-
-GOLDENS = Path(__file__).parent / "goldens"
 
 
 @pytest.fixture(scope="session")

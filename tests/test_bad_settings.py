@@ -1,7 +1,6 @@
 """Checkpoints whose settings are damaged, hostile or of another kind: one readable sentence each, never a traceback."""
 
 import pytest
-from conftest import GOLDENS
 from damage import (
     Damage,
     assert_refused,
@@ -20,6 +19,7 @@ from damage import (
     write_json,
     written,
 )
+from paths import GOLDENS
 
 from stella_jax import Stella, StellaError
 

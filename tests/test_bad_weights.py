@@ -6,7 +6,6 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from conftest import GOLDENS
 from damage import (
     INDEX,
     QKV,
@@ -26,6 +25,7 @@ from damage import (
     with_value,
     written,
 )
+from paths import GOLDENS
 
 from stella_jax import Stella, StellaError
 

@@ -5,11 +5,11 @@ from collections.abc import Iterator
 import jax
 import numpy as np
 import pytest
-from conftest import GOLDENS
 from damage import settings
 from hypothesis import example, given
 from hypothesis import settings as few
 from hypothesis import strategies as st
+from paths import GOLDENS
 
 from stella_jax import Stella, StellaError, similarity
 from stella_jax.runner import embeddings

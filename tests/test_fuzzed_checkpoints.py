@@ -7,10 +7,10 @@ import time
 from pathlib import Path
 
 import pytest
-from conftest import GOLDENS
 from damage import WEIGHTS, assert_readable
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
+from paths import GOLDENS
 
 from stella_jax import StellaError
 from stella_jax.checkpoint import Checkpoint

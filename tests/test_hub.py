@@ -4,9 +4,9 @@ import shutil
 from pathlib import Path
 
 import pytest
-from conftest import GOLDENS
 from huggingface_hub import constants
 from huggingface_hub.utils import filter_repo_objects
+from paths import GOLDENS
 
 from stella_jax import Stella, StellaError
 from stella_jax.hub import IGNORED, PATTERNS, TINY, resolve

@@ -4,8 +4,8 @@ import shutil
 from pathlib import Path
 
 import pytest
-from conftest import GOLDENS
 from damage import config, edited, longest, modules, pooling, removed, settings, write_json
+from paths import GOLDENS
 
 from stella_jax import StellaError
 from stella_jax.directory import Directory

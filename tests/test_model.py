@@ -6,8 +6,8 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from conftest import GOLDENS
 from flax import nnx
+from paths import GOLDENS
 
 from stella_jax.checkpoint import Checkpoint
 from stella_jax.model import Dropout

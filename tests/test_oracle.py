@@ -7,8 +7,8 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from conftest import GOLDENS
 from flax import nnx
+from paths import GOLDENS
 from shapes import SHAPES
 
 from stella_jax import Stella, similarity

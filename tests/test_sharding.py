@@ -6,8 +6,8 @@ from collections import Counter
 import jax
 import numpy as np
 import pytest
-from conftest import GOLDENS
 from jax.sharding import AxisType, Mesh
+from paths import GOLDENS
 
 from stella_jax import Stella, StellaError
 from stella_jax.runner import embeddings

@@ -6,8 +6,8 @@ import struct
 import ml_dtypes
 import numpy as np
 import pytest
-from conftest import GOLDENS
 from damage import WEIGHTS, sharded
+from paths import GOLDENS
 from safetensors.numpy import load_file, save_file
 
 from stella_jax.directory import Directory

@@ -4,9 +4,9 @@ import jax
 import ml_dtypes
 import numpy as np
 import pytest
-from conftest import GOLDENS
 from damage import QKV, tensors
 from flax import nnx
+from paths import GOLDENS
 from safetensors.numpy import load_file
 
 from convert.flax_layout import to_flax

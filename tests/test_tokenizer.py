@@ -6,10 +6,10 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from conftest import GOLDENS
 from damage import tokenizer as changed
 from hypothesis import given
 from hypothesis import strategies as st
+from paths import GOLDENS
 
 from stella_jax import StellaError
 from stella_jax.tokenizer import Tokenizer, check_text

@@ -6,9 +6,9 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from conftest import GOLDENS
 from damage import QKV, tensors
 from flax import nnx
+from paths import GOLDENS
 from safetensors.numpy import load_file
 from test_config import PUBLISHED, published
 

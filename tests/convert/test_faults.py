@@ -11,7 +11,7 @@ from collections import namedtuple
 from pathlib import Path
 
 import pytest
-from conftest import GOLDENS
+from paths import GOLDENS
 
 from convert.__main__ import main
 from convert.destination import new_directory

@@ -4,7 +4,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from conftest import GOLDENS
+from paths import GOLDENS
 
 from convert.__main__ import main
 from stella_jax import Stella

@@ -8,7 +8,7 @@ import jax
 import ml_dtypes
 import numpy as np
 import pytest
-from conftest import GOLDENS
+from paths import GOLDENS
 from safetensors.numpy import load_file, save_file
 
 from convert import to_flax, to_torch

@@ -2,7 +2,7 @@
 
 import numpy as np
 import pytest
-from conftest import GOLDENS
+from paths import GOLDENS
 
 from stella_jax import StellaError
 from stella_jax.checkpoint import Checkpoint

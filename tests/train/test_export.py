@@ -7,7 +7,7 @@ from pathlib import Path
 import jax
 import numpy as np
 import pytest
-from conftest import GOLDENS
+from paths import GOLDENS
 from safetensors.numpy import load_file
 
 from stella_jax import Stella

@@ -5,7 +5,7 @@ import warnings
 
 import numpy as np
 import pytest
-from conftest import GOLDENS
+from paths import GOLDENS
 from shapes import SHAPES
 
 from stella_jax.checkpoint import Checkpoint

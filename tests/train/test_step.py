@@ -9,7 +9,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from conftest import GOLDENS
+from paths import GOLDENS
 
 from stella_jax.checkpoint import Checkpoint
 from stella_jax.sharding import SPLIT, make_mesh

@@ -5,7 +5,7 @@ from functools import cache
 
 import numpy as np
 import pytest
-from conftest import GOLDENS
+from paths import GOLDENS
 from safetensors.numpy import load_file
 
 from stella_jax import Stella
