@@ -5,6 +5,7 @@ Inference passes no dropout, and there is then none in the program.
 Axes: B batch, T tokens, D hidden, N heads, H head_dim, F intermediate, L layers.
 """
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
 from typing import Any
@@ -12,9 +13,13 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 from flax import nnx
+from jax.ad_checkpoint import checkpoint_name
 
 from stella_jax.attention import attend, rope_tables, rotate
 from stella_jax.config import EncoderConfig
+
+# What `jax.checkpoint` policies know dropout's choices by: a byte each, and slow to draw again.
+DRAWN = "drawn"
 
 
 @partial(jax.tree_util.register_dataclass, data_fields=["key"], meta_fields=["rate"])
@@ -30,7 +35,7 @@ class Dropout:
         return Dropout(self.rate, jax.random.fold_in(self.key, place))
 
     def __call__(self, x: jax.Array) -> jax.Array:
-        kept = jax.random.bernoulli(self.key, 1 - self.rate, x.shape)
+        kept = checkpoint_name(jax.random.bernoulli(self.key, 1 - self.rate, x.shape), DRAWN)
         return jnp.where(kept, x / (1 - self.rate), 0)
 
 
@@ -75,7 +80,8 @@ class Attention(nnx.Module):
         self.out = linear(heads, config.hidden_size, axis=(-2, -1))
 
     def __call__(self, x: jax.Array, lengths: jax.Array) -> jax.Array:
-        q, k, v = (self.qkv(x)[:, :, i] for i in range(3))  # (B, T, N, H) each
+        qkv = self.qkv(x)
+        q, k, v = (qkv[:, :, i] for i in range(3))  # (B, T, N, H) each
         cos, sin = rope_tables(self.rope, num_tokens=q.shape[1], head_dim=q.shape[-1])
         return self.out(attend(rotate(q, cos, sin), rotate(k, cos, sin), v, lengths))
 
@@ -135,7 +141,11 @@ class Encoder(nnx.Module):
         self.layers = stacked(rngs)
 
     def __call__(
-        self, ids: jax.Array, lengths: jax.Array, dropout: Dropout | None = None, remat: bool = False
+        self,
+        ids: jax.Array,
+        lengths: jax.Array,
+        dropout: Dropout | None = None,
+        keep: Callable[..., bool] | None = None,
     ) -> tuple[jax.Array, jax.Array]:
         """Encodes right-padded rows.
 
@@ -143,13 +153,14 @@ class Encoder(nnx.Module):
           ids: (B, T) int32 token ids, T up to `max_position_embeddings`.
           lengths: (B,) int32, tokens before the padding of each row, at least 1.
           dropout: in training, on the embeddings, the attention's output, inside the MLP, and on its output.
-          remat: keep a layer's input only and compute the layer again where its gradient is taken.
+          keep: what of a layer stays in memory for its gradient, a policy of `jax.checkpoint`; the rest is computed
+            again. None keeps all.
 
         Returns:
           The last hidden state (B, T, D) float32, and the states after each layer (L, B, T, D), which cost nothing
           under jit where they are not used.
         """
-        run = nnx.remat(Layer.__call__) if remat else Layer.__call__
+        run = nnx.remat(Layer.__call__, policy=keep) if keep else Layer.__call__
         by_layer = dropout and jax.vmap(dropout.at)(jnp.arange(1, self.num_layers + 1))
 
         @nnx.scan(in_axes=(nnx.Carry, 0, 0), out_axes=(nnx.Carry, 0))

@@ -19,12 +19,12 @@ LENGTHS = np.array([12, 7], np.int32)
 
 @pytest.fixture(scope="module")
 def encode():
-    """(dropout, remat) -> the last hidden state and those of all layers."""
+    """dropout -> the last hidden state and those of all layers."""
     graphdef, state = Checkpoint.open(GOLDENS / "stella").encoder_state(jnp.float32, make_mesh())
 
-    @partial(jax.jit, static_argnames="remat")
-    def run(state, dropout, remat=False):
-        return nnx.merge(graphdef, state)(IDS, LENGTHS, dropout, remat)
+    @jax.jit
+    def run(state, dropout):
+        return nnx.merge(graphdef, state)(IDS, LENGTHS, dropout)
 
     return partial(run, state)
 
@@ -56,10 +56,6 @@ def test_the_same_key_is_the_same_dropout(encode) -> None:
 
 def test_without_a_rate_it_is_the_encoder_without(encode) -> None:
     np.testing.assert_allclose(encode(dropout(0, 0.0))[0], encode(None)[0], rtol=0, atol=1e-5)
-
-
-def test_recomputation_changes_no_number(encode) -> None:
-    np.testing.assert_allclose(encode(dropout(0), remat=True)[0], encode(dropout(0))[0], rtol=0, atol=1e-5)
 
 
 def test_every_layer_draws_its_own() -> None:
