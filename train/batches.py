@@ -20,6 +20,10 @@ from stella_jax.tokenizer import Tokenizer
 # NumPy's on the host, JAX's on devices.
 Array = Any
 
+# Columns get one length where that adds at most this to their tokens: one shape instead of many, one pass of the
+# encoder instead of several, and one gradient in memory.
+ONE_LENGTH = 1.25
+
 # Coarser than those of inference, as a shape takes many times longer to compile.
 LENGTHS = (16, 32, 48, 64, 96, 128, 192, 256, 384, 512, 768, 1024, 1536, 2048, 3072, 4096, 6144, 8192)
 
@@ -72,20 +76,28 @@ class Batcher:
         count = len(columns[0])
         if not 1 <= count <= self.rows:
             raise StellaError(f"a batch of {self.rows} rows cannot hold {count}; lower loop.batch_size.")
-        padded = [self._column(texts, prompt) for texts, prompt in zip(columns, self.prompts, strict=False)]
+        prompted = zip(columns, self.prompts, strict=False)
+        tokens = [[text.ids for text in self.tokenizer.encode(texts, prompt)] for texts, prompt in prompted]
+        padded = map(self._pad, tokens, column_lengths([max(map(len, column)) for column in tokens]))
         ids, lengths = zip(*padded, strict=True)
         return Batch(ids, lengths, (np.arange(self.rows) < count).astype(np.float32))
 
-    def _column(self, texts: Sequence[str], prompt: str) -> tuple[np.ndarray, np.ndarray]:
+    def _pad(self, tokens: Sequence[Sequence[int]], length: int) -> tuple[np.ndarray, np.ndarray]:
         """Ids (B, T) and lengths (B,); rows without a text are one padding token long."""
-        tokens = [text.ids for text in self.tokenizer.encode(texts, prompt)]
-        ids = np.full((self.rows, length_of(max(map(len, tokens)))), self.pad_id, np.int32)
+        ids = np.full((self.rows, length), self.pad_id, np.int32)
         lengths = np.ones(self.rows, np.int32)
         lengths[: len(tokens)] = [len(row) for row in tokens]
         filled = np.arange(ids.shape[1]) < lengths[:, None]
         filled[len(tokens) :] = False
         ids[filled] = list(chain.from_iterable(tokens))
         return ids, lengths
+
+
+def column_lengths(longest: Sequence[int]) -> list[int]:
+    """The fixed length of each column whose longest text has so many tokens."""
+    lengths = [length_of(tokens) for tokens in longest]
+    together = max(lengths) * len(lengths)
+    return [max(lengths)] * len(lengths) if together <= ONE_LENGTH * sum(lengths) else lengths
 
 
 def length_of(tokens: int) -> int:

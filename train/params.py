@@ -4,6 +4,7 @@ Names are those of the checkpoint's own leaves: "encoder/layers/mlp/down/kernel"
 whichever folder it lies.
 """
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
@@ -45,13 +46,18 @@ class Network:
     dropout: float
 
     def embed(
-        self, params: Params, ids: jax.Array, lengths: jax.Array, dropout: Dropout | None = None, remat: bool = False
+        self,
+        params: Params,
+        ids: jax.Array,
+        lengths: jax.Array,
+        dropout: Dropout | None = None,
+        keep: Callable[..., bool] | None = None,
     ) -> jax.Array:
-        """Embeddings (B, E) float32 of ids (B, T) and lengths (B,)."""
+        """Embeddings (B, E) float32 of ids (B, T) and lengths (B,); `dropout` and `keep` as in `Encoder`."""
         encoder = nnx.merge(self.graphdef, nnx.State(nested(params, "encoder/")))
         # Where float32 is asked for, no chip may quietly multiply in less.
         with jax.default_matmul_precision("highest" if encoder.dtype == jnp.float32 else "default"):
-            hidden = encoder(ids, lengths, dropout, remat)[0]
+            hidden = encoder(ids, lengths, dropout, keep)[0]
         pooled = pool(hidden, lengths, self.pooling)
         embedding = apply_head(self.head, nested(params, "head/"), pooled) if self.head else pooled
         return normalize(embedding) if self.normalize else embedding
@@ -75,7 +81,8 @@ def load(
             if path.startswith(folder):
                 name = name + path.removeprefix(folder)
                 array = checkpoint.weights.read(path).astype(np.float32, copy=False)
-                params[name] = place(mesh, array, spec(name, array.shape, mesh, fsdp))
+                # Copied, as the memory of NumPy's array may not be written to by the first step.
+                params[name] = place(mesh, array, spec(name, array.shape, mesh, fsdp)).copy()
     encoder = nnx.eval_shape(
         lambda: Encoder(layout.config, dtype=jnp.dtype(dtype), param_dtype=jnp.float32, rngs=nnx.Rngs(0))
     )

@@ -15,7 +15,7 @@ import jax.numpy as jnp
 import numpy as np
 from jax.sharding import Mesh, NamedSharding
 
-from stella_jax.model import Dropout
+from stella_jax.model import DRAWN, Dropout
 from stella_jax.sharding import EVERYWHERE, ROWS, place
 from train.batches import Batch
 from train.losses import Loss
@@ -26,6 +26,13 @@ from train.params import STACKED, Network, Params, spec
 Metrics = dict[str, jax.Array]
 
 Embeddings = tuple[jax.Array, ...]
+
+
+# What a layer keeps for its gradient: what matrices gave and dropout drew. The functions between are cheap to compute
+# again, and without them a layer takes half the memory.
+KEEP = jax.checkpoint_policies.save_from_both_policies(
+    jax.checkpoint_policies.dots_saveable, jax.checkpoint_policies.save_only_these_names(DRAWN)
+)
 
 
 class State(NamedTuple):
@@ -53,7 +60,7 @@ class Settings:
       dropout: whether there is any; the rate is the checkpoint's own.
       accumulation: parts that a batch is cut into, one in memory at a time. Loss and gradient are those of the whole
         batch; a loss that ranks across rows takes a forward pass more for it (Gao et al. 2021, GradCache).
-      remat: compute each layer again for its gradient instead of keeping what it computed.
+      remat: keep nothing of a layer but its input, and compute all of it again for its gradient.
     """
 
     seed: int = 42
@@ -92,6 +99,7 @@ class Trainer:
         self.optimizer = optimizer
         self.mesh = mesh
         self.settings = settings
+        self._keep = jax.checkpoint_policies.nothing_saveable if settings.remat else KEEP
         self.schedule = learning_rates(optimizer, steps)
         self.rates = rates(optimizer, params)
         laid: dict[str, Any] = {name: leaf.sharding for name, leaf in params.items()}
@@ -188,7 +196,7 @@ class Trainer:
             # Side by side, then row by row: no row leaves its device.
             ids = jnp.stack([batch.ids[i] for i in columns], axis=1).reshape(-1, length)
             lengths = jnp.stack([batch.lengths[i] for i in columns], axis=1).reshape(-1)
-            together = self.network.embed(params, ids, lengths, self._dropout(key, columns[0]), self.settings.remat)
+            together = self.network.embed(params, ids, lengths, self._dropout(key, columns[0]), self._keep)
             together = together.reshape(-1, len(columns), together.shape[-1])
             embeddings |= {i: together[:, place] for place, i in enumerate(columns)}
         return tuple(embeddings[i] for i in range(len(batch.ids)))

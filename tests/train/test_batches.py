@@ -6,7 +6,7 @@ from paths import GOLDENS
 
 from stella_jax import StellaError
 from stella_jax.checkpoint import Checkpoint
-from train.batches import LENGTHS, Batcher, length_of, rows_of
+from train.batches import LENGTHS, Batcher, column_lengths, length_of, rows_of
 
 TEXTS = [["tea", "a much longer text " * 12, ""], ["one", "two", "three"], ["x " * 40, "y", "z"]]
 
@@ -55,6 +55,12 @@ def test_lengths_are_few_and_hold_every_text() -> None:
     assert len({length_of(tokens) for tokens in range(1, 513)}) == 10
     assert all(length_of(tokens) >= tokens for tokens in range(1, 20_000))
     assert [length_of(length) for length in LENGTHS] == list(LENGTHS)
+
+
+def test_columns_share_a_length_where_it_costs_little() -> None:
+    assert column_lengths([17, 40, 33]) == [48, 48, 48]
+    assert column_lengths([9, 200, 180]) == [16, 256, 192]
+    assert column_lengths([9, 30]) == [16, 32]
 
 
 def test_rows_are_what_devices_and_accumulation_divide() -> None:
