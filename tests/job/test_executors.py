@@ -3,14 +3,13 @@
 import os
 import re
 import signal
-import socket
 import subprocess
 import threading
 from collections.abc import Iterable
 from pathlib import Path
 
 import pytest
-from jobs import content, embed_command, environment, journal, leftovers, struck, write_corpus
+from jobs import content, embed_command, environment, free_port, journal, leftovers, struck, write_corpus
 
 from stella_jax import Stella
 from stella_jax.cli import main
@@ -172,12 +171,6 @@ def test_sigterm_to_a_real_process(tiny, corpus, tmp_path, alone):
     assert 2 < len(list((out / "receipts").iterdir())) < 15
     assert main(command[3:]) == 0
     assert content(out) == alone
-
-
-def free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return probe.getsockname()[1]
 
 
 def test_two_processes_meet_on_loopback(corpus, tmp_path, alone):

@@ -1,54 +1,91 @@
 """Which process of how many this is: given, found out, or a sentence."""
 
-from typing import Any
+import os
+import signal
+import threading
+import time
 
 import jax
 import pytest
+from jobs import free_port
 
 from stella_jax import StellaError
 from stella_jax.cli import main
-from stella_jax.job.hosts import Hosts, meet
+from stella_jax.job import hosts
+from stella_jax.job.hosts import MEETING, Hosts, meet
 
 
-@pytest.fixture
-def met(monkeypatch: pytest.MonkeyPatch) -> list[Any]:
-    """What jax.distributed was asked, in place of asking it; this is process 1 of 3."""
-    calls: list[Any] = []
-    monkeypatch.setattr(jax.distributed, "initialize", lambda *args, **options: calls.append(args))
-    monkeypatch.setattr(jax.distributed, "shutdown", lambda: calls.append("parted"))
-    monkeypatch.setattr(jax, "process_index", lambda: 1)
-    monkeypatch.setattr(jax, "process_count", lambda: 3)
-    return calls
+def at_the_meeting(monkeypatch: pytest.MonkeyPatch, happens: str) -> None:
+    """Has this happen in place of a meeting."""
+    monkeypatch.setattr(hosts, "MEETING", f"import json, os, sys\n{happens}")
 
 
-def test_numbers_that_are_given_need_no_meeting(met):
+def test_numbers_that_are_given_need_no_meeting(monkeypatch):
+    at_the_meeting(monkeypatch, "os.abort()")
     assert meet(None, 4, 2) == Hosts(2, 4)
-    assert met == []
 
 
-def test_they_meet_and_part(met):
-    assert meet("127.0.0.1:1", 3, 1) == Hosts(1, 3)
-    assert met == [("127.0.0.1:1", 3, 1), "parted"]
-    assert meet() == Hosts(1, 3)
-    assert met[2:] == [(None, None, None), "parted"]
+def test_what_the_meeting_tells_is_taken(monkeypatch):
+    at_the_meeting(monkeypatch, "print('a word'); print(json.dumps([1, 3, {'jax_cuda_visible_devices': '7'}]))")
+    before = jax.config.read("jax_cuda_visible_devices")
+    try:
+        assert meet() == Hosts(1, 3)
+        assert jax.config.read("jax_cuda_visible_devices") == "7"
+    finally:
+        jax.config.update("jax_cuda_visible_devices", before)
+
+
+def test_what_is_known_is_told_at_the_meeting(monkeypatch):
+    tells = "given = json.loads(sys.argv[1]); print(json.dumps([given[2], given[1], {}]))"
+    at_the_meeting(monkeypatch, f"assert os.environ['JAX_PLATFORMS'] == 'cpu'; {tells}")
+    assert meet("127.0.0.1:1", 4, 3) == Hosts(3, 4)
 
 
 @pytest.mark.parametrize(
-    ("error", "reason"),
+    ("happens", "reason"),
     [
-        (RuntimeError("DEADLINE_EXCEEDED: Barrier timed out.\nmore"), "DEADLINE_EXCEEDED: Barrier timed out."),
-        (ValueError("coordinator_address should be defined."), "coordinator_address should be defined."),
-        (ConnectionError(), "ConnectionError."),
+        (
+            "raise ValueError('coordinator_address should be defined.')",
+            "ValueError: coordinator_address should be defined",
+        ),
+        (
+            "print('F1122 x] fatal errors. absl::Status: CANCELLED: No', file=sys.stderr, flush=True); os.abort()",
+            "CANCELLED: No",
+        ),
+        ("os._exit(3)", "exit code 3"),
     ],
 )
-def test_who_does_not_meet_is_told_in_a_sentence(monkeypatch, error, reason):
-    def fail(*args, **options):
-        raise error
-
-    monkeypatch.setattr(jax.distributed, "initialize", fail)
+def test_who_does_not_meet_is_told_in_a_sentence(monkeypatch, happens, reason):
+    at_the_meeting(monkeypatch, happens)
     with pytest.raises(StellaError) as told:
         meet()
-    assert str(told.value).startswith(f"the processes of the job did not meet: {reason} Give each --processes N")
+    assert str(told.value).startswith(f"the processes of the job did not meet: {reason}. Give each --processes N")
+
+
+def test_who_comes_alone_waits_in_vain(monkeypatch):
+    monkeypatch.setattr(hosts, "MEETING_SECONDS", 1)
+    with pytest.raises(StellaError, match="did not meet: DEADLINE_EXCEEDED"):
+        meet(f"127.0.0.1:{free_port()}", 2, 0)
+
+
+def test_nobody_stays_at_a_meeting_whose_process_is_interrupted(monkeypatch, tmp_path):
+    begin, pid = MEETING.partition("import jax")[0], tmp_path / "pid"
+    monkeypatch.setattr(
+        hosts, "MEETING", f"{begin}print(os.getpid(), file=open({str(pid)!r}, 'w'), flush=True)\nwhile 1: 0"
+    )
+
+    def interrupt() -> None:
+        while not pid.exists() or not pid.read_text():
+            time.sleep(0.01)
+        os.kill(os.getpid(), signal.SIGINT)
+
+    thread = threading.Thread(target=interrupt)
+    thread.start()
+    with pytest.raises(KeyboardInterrupt):
+        meet()
+    thread.join()
+    with pytest.raises(ProcessLookupError):
+        os.kill(int(pid.read_text()), 0)
 
 
 @pytest.mark.parametrize(
