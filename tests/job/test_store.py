@@ -112,7 +112,12 @@ def test_two_readers_of_a_file_do_not_move_each_other(store):
         assert (first.read(2), second.read(3), first.read(), second.read()) == (b"ab", b"abc", b"cdef", b"def")
 
 
-def test_a_listing_does_not_mind_what_comes_and_goes(store):
+# A folder
+
+
+def test_a_listing_does_not_mind_what_comes_and_goes(tmp_path):
+    store = open_store(tmp_path)
+    store.prepare("plan")
     stop = threading.Event()
 
     def come_and_go():
@@ -129,9 +134,6 @@ def test_a_listing_does_not_mind_what_comes_and_goes(store):
         thread.join()
     assert {tuple(sizes.items()) for sizes, _ in found} <= {(), (("a", 1),), (("a", 0),)}
     assert {size for _, size in found} <= {None, 0, 1}
-
-
-# A folder
 
 
 def test_a_folder_is_made_only_when_it_is_needed(tmp_path):

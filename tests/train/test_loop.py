@@ -24,6 +24,8 @@ from train.metrics import Metrics
 from train.recipe import recipe_of, to_toml
 from train.step import Trainer
 
+pytestmark = pytest.mark.soak  # every run compiles, and many are killed
+
 ROOT = Path(__file__).parent.parent.parent
 
 # Words of one length, so that one shape is compiled; three epochs of three batches.

@@ -22,6 +22,7 @@ from train.step import Metrics, Settings, State, Trainer
 TRIPLET, RANKING = Loss(), Loss("multiple_negatives_ranking", symmetric=True)
 STEPS, ROWS = 5, 16
 PLAIN = Settings(dropout=False)
+pytestmark = pytest.mark.soak  # a program for every mesh and setting takes minutes to compile
 ADAMW = Optimizer(learning_rate=1e-3, weight_decay=0.01)
 CHECKPOINT = Checkpoint.open(GOLDENS / "stella")
 LAYERS, HIDDEN, INTERMEDIATE = 3, 64, 128
