@@ -6,7 +6,6 @@ import os
 import signal
 import threading
 import time
-import warnings
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -20,7 +19,9 @@ from stella_jax.job.rows import Fields
 from stella_jax.job.run import Running, run_job
 from stella_jax.job.stop import Stop, Stopped
 
-pytestmark = pytest.mark.soak  # Ray takes its time to start, and to see that somebody died
+# Ray takes its time to start, and to see that somebody died. It forks, which JAX minds where it runs, as beside other
+# tests; in a driver it does not.
+pytestmark = [pytest.mark.soak, pytest.mark.filterwarnings("ignore:os.fork:RuntimeWarning")]
 
 
 @pytest.fixture(scope="module", autouse=True)
@@ -28,10 +29,7 @@ def cluster() -> Iterator[None]:
     """Two slots of one CPU each."""
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr("stella_jax.job.ray_cluster.SLOT_CPUS", 1)
-        with warnings.catch_warnings():
-            # JAX minds that Ray forks; a driver, unlike this process, has no JAX running.
-            warnings.filterwarnings("ignore", "os.fork", RuntimeWarning)
-            ray.init("local", num_cpus=2, include_dashboard=False, log_to_driver=False, logging_level=logging.ERROR)
+        ray.init("local", num_cpus=2, include_dashboard=False, log_to_driver=False, logging_level=logging.ERROR)
         yield
         ray.shutdown()
 

@@ -24,7 +24,9 @@ pytestmark = [
     pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning"),
 ]
 
-pytestmark = pytest.mark.soak  # Ray takes its time to start, and to see that somebody died
+# Ray takes its time to start, and to see that somebody died. It forks, which JAX minds where it runs, as beside other
+# tests; in a driver it does not.
+pytestmark = [pytest.mark.soak, pytest.mark.filterwarnings("ignore:os.fork:RuntimeWarning")]
 
 ONE_CPU = {"num_cpus": 1}
 
