@@ -26,7 +26,7 @@ def save_leaf(directory: Path, path: str, array: np.ndarray) -> None:
     Raises:
       OSError: it cannot be written.
     """
-    with _context(), _writing(directory):
+    with _context(), writing(directory):
         ocp.partial.save(str(directory.absolute()), _nest(path, array))
 
 
@@ -36,7 +36,7 @@ def finish_saving(directory: Path) -> None:
     Raises:
       OSError: it cannot be written.
     """
-    with _context(), _writing(directory):
+    with _context(), writing(directory):
         ocp.partial.finalize(str(directory.absolute()))
 
 
@@ -47,7 +47,7 @@ def leaf_types(directory: Path) -> dict[str, tuple[tuple[int, ...], np.dtype]]:
       StellaError: there is no whole Orbax checkpoint at `directory`.
     """
     try:
-        with _quiet():
+        with quiet():
             tree = ocp.metadata(str(directory.absolute())).metadata
     except Exception as error:  # Orbax raises several kinds
         raise StellaError(
@@ -66,7 +66,7 @@ def load_leaf(directory: Path, path: str, shape: tuple[int, ...], dtype: np.dtyp
     """
     like = np.broadcast_to(np.zeros((), dtype), shape)  # a shape and a dtype that take no memory
     try:
-        with _context(), _quiet():
+        with _context(), quiet():
             tree = ocp.load(str(directory.absolute()), _nest(path, like))
     except Exception as error:
         raise StellaError(f"{path} in {directory} cannot be read; convert it again ({_first_line(error)}).") from error
@@ -85,22 +85,22 @@ def _context() -> ocp.Context:
 
 
 @contextmanager
-def _writing(directory: Path) -> Iterator[None]:
+def writing(directory: Path, *others: str) -> Iterator[None]:
     """Turns what Orbax raises when the system cannot write into the system's own error."""
     try:
-        with _quiet():
+        with quiet(*others):
             yield
     except Exception as error:
         code = ERRNO.search(str(error))
-        if not code:
+        if code is None or isinstance(error, OSError):
             raise
         raise OSError(int(code[1]), os.strerror(int(code[1])), str(directory)) from error
 
 
 @contextmanager
-def _quiet() -> Iterator[None]:
-    """Keeps Orbax from logging, with the tracebacks of its threads, what it then raises or returns."""
-    loggers = [logging.getLogger(name) for name in ("absl", "asyncio")]
+def quiet(*others: str) -> Iterator[None]:
+    """Keeps Orbax, and other loggers, from logging what it then raises or returns, tracebacks of threads included."""
+    loggers = [logging.getLogger(name) for name in ("absl", "asyncio", *others)]
     levels = [logger.level for logger in loggers]
     for logger in loggers:
         logger.setLevel(logging.CRITICAL + 1)

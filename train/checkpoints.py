@@ -5,7 +5,6 @@ hash, and a checkpoint whose arrays are others is put aside for the one before i
 """
 
 import hashlib
-import logging
 import os
 import shutil
 from collections.abc import Callable, Iterator, Mapping
@@ -19,7 +18,7 @@ import numpy as np
 from orbax.checkpoint import v1 as ocp
 
 from stella_jax.errors import StellaError
-from stella_jax.params import ERRNO
+from stella_jax.params import quiet, writing
 from train.optimizer import Moments
 from train.step import State
 
@@ -51,7 +50,7 @@ class Checkpoints:
         )
         policy: Any = policies.AnyPreservationPolicy([policies.LatestN(keep), best])
         self._folder = output / FOLDER
-        with _told(self._folder):
+        with writing(self._folder, ""):
             self._checkpointer = ocp.training.Checkpointer(
                 str(self._folder.absolute()),
                 preservation_policy=policy,
@@ -78,7 +77,7 @@ class Checkpoints:
         arrays = _to_host(state)
         metrics: Any = None if score is None else {"score": score, "step": step}
         beside: Any = record | {"sha256": _hashes(arrays)}
-        with _told(self._folder):
+        with writing(self._folder, ""):
             self._checkpointer.save_async(
                 step, arrays, force=True, overwrite=step in self._scored, metrics=metrics, custom_metadata=beside
             )
@@ -90,7 +89,7 @@ class Checkpoints:
         Raises:
           OSError: it cannot be written.
         """
-        with _told(self._folder):
+        with writing(self._folder, ""):
             self._checkpointer.close()
 
 
@@ -147,7 +146,7 @@ def newest_record(output: Path) -> Record | None:
 
 def _record(output: Path, step: int) -> Record | None:
     try:
-        with _silence(), _reader(output) as checkpointer:
+        with quiet(""), _reader(output) as checkpointer:
             record = checkpointer.metadata(step).custom_metadata
     except Exception:  # Orbax raises many kinds
         return None
@@ -159,7 +158,7 @@ def _read(output: Path, step: int, templates: Arrays) -> tuple[Arrays, Record]:
     if record is None:
         raise _damaged(output, step, "its metadata cannot be read")
     try:
-        with _silence(), _reader(output) as checkpointer:
+        with quiet(""), _reader(output) as checkpointer:
             arrays = checkpointer.load(step, templates)
         return {name: np.asarray(array) for name, array in arrays.items()}, record
     except Exception as error:  # Orbax raises many kinds
@@ -213,30 +212,3 @@ def _move(path: Path, aside: Path) -> None:
     shutil.rmtree(aside, ignore_errors=True)
     aside.parent.mkdir(parents=True, exist_ok=True)
     path.rename(aside)
-
-
-@contextmanager
-def _told(folder: Path) -> Iterator[None]:
-    """Turns what Orbax raises when the system cannot write into the system's own error."""
-    try:
-        with _silence():
-            yield
-    except Exception as error:
-        code = ERRNO.search(str(error))
-        if code is None or isinstance(error, OSError):
-            raise
-        raise OSError(int(code[1]), os.strerror(int(code[1])), str(folder)) from error
-
-
-@contextmanager
-def _silence() -> Iterator[None]:
-    """Keeps Orbax from logging what it then raises or returns."""
-    loggers = [logging.getLogger(name) for name in ("", "absl", "asyncio")]
-    levels = [logger.level for logger in loggers]
-    for logger in loggers:
-        logger.setLevel(logging.CRITICAL + 1)
-    try:
-        yield
-    finally:
-        for logger, level in zip(loggers, levels, strict=True):
-            logger.setLevel(level)

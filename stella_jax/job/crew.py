@@ -196,12 +196,7 @@ class _Member:
 def _environment() -> dict[str, str]:
     """This one's, with the same modules; of all arithmetic libraries that start a thread for each core, none does."""
     path = os.pathsep.join(os.path.abspath(folder) for folder in sys.path)
-    return os.environ | {
-        "PYTHONPATH": path,
-        "OPENBLAS_NUM_THREADS": "1",
-        "OMP_NUM_THREADS": "1",
-        "MKL_NUM_THREADS": "1",
-    }
+    return os.environ | {"PYTHONPATH": path} | dict.fromkeys(THREADS, "1")
 
 
 def serve(socket: int) -> None:
