@@ -13,7 +13,8 @@ EXECUTORS = ("local", "distributed", "ray")
 def main(argv: Sequence[str] | None = None) -> int:
     """Runs a command; returns the exit code: 1 after an error, told in one sentence on stderr, 2 for wrong usage."""
     arguments = _parser().parse_args(argv)
-    kept = "; finished parts are kept, and the same command goes on" if arguments.command == "embed" else ""
+    writes = arguments.command == "embed" and not arguments.dry_run
+    kept = "; finished parts are kept, and the same command goes on" if writes else ""
     return exit_code("stella-jax", partial(_run, arguments), kept)
 
 

@@ -25,11 +25,11 @@ def embed(arguments: Namespace) -> None:
     request = _request(arguments)
     stop = Stop(arguments.grace)
     shown = sys.stderr.isatty() if arguments.progress is None else arguments.progress
-    hosts = _hosts(arguments)
-    if arguments.dry_run:
-        print(estimate_job(request, arguments.tokens_per_second, shown))
-        return
     with stopping_on_sigterm(stop):
+        hosts = _hosts(arguments)
+        if arguments.dry_run:
+            print(estimate_job(request, arguments.tokens_per_second, shown))
+            return
         if arguments.executor == "ray":
             from stella_jax.job.ray_job import run_ray_job  # here: Ray is an extra
 

@@ -78,7 +78,11 @@ def _go_to_meeting(arguments: list[Any]) -> tuple[int, str, str]:
         subprocess.Popen(command, env=environment, stdin=pipe, stdout=pipe, stderr=errors, text=True) as process,
     ):
         assert process.stdout
-        answer = process.stdout.read()
+        try:
+            answer = process.stdout.read()
+        except BaseException:  # a signal: nobody waits for the answer any more
+            process.kill()
+            raise
         code = process.wait()
         errors.seek(0)
         return code, answer, errors.read()

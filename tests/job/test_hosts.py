@@ -4,6 +4,8 @@ import os
 import signal
 import threading
 import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
 
 import jax
 import pytest
@@ -68,24 +70,49 @@ def test_who_comes_alone_waits_in_vain(monkeypatch):
         meet(f"127.0.0.1:{free_port()}", 2, 0)
 
 
-def test_nobody_stays_at_a_meeting_whose_process_is_interrupted(monkeypatch, tmp_path):
+@pytest.fixture
+def struck_at_the_meeting(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Iterator[Callable[[int], Path]]:
+    """Has a signal come to this process while another waits at the meeting, whose number is then in that file."""
     begin, pid = MEETING.partition("import jax")[0], tmp_path / "pid"
-    monkeypatch.setattr(
-        hosts, "MEETING", f"{begin}print(os.getpid(), file=open({str(pid)!r}, 'w'), flush=True)\nwhile 1: 0"
-    )
+    tell = f"print(os.getpid(), file=open({str(pid)!r}, 'w'), flush=True)"
+    monkeypatch.setattr(hosts, "MEETING", f"{begin}{tell}\nwhile 1: 0")
+    threads: list[threading.Thread] = []
 
-    def interrupt() -> None:
+    def strike(number: int) -> None:
         while not pid.exists() or not pid.read_text():
             time.sleep(0.01)
-        os.kill(os.getpid(), signal.SIGINT)
+        os.kill(os.getpid(), number)
 
-    thread = threading.Thread(target=interrupt)
-    thread.start()
+    def prepare(number: int) -> Path:
+        threads.append(threading.Thread(target=strike, args=(number,)))
+        threads[0].start()
+        return pid
+
+    yield prepare
+    threads[0].join()
+
+
+def is_running(pid: Path) -> bool:
+    try:
+        os.kill(int(pid.read_text()), 0)
+    except ProcessLookupError:
+        return False
+    return True
+
+
+def test_nobody_stays_at_a_meeting_whose_process_is_interrupted(struck_at_the_meeting):
+    pid = struck_at_the_meeting(signal.SIGINT)
     with pytest.raises(KeyboardInterrupt):
         meet()
-    thread.join()
-    with pytest.raises(ProcessLookupError):
-        os.kill(int(pid.read_text()), 0)
+    assert not is_running(pid)
+
+
+def test_sigterm_at_the_meeting_ends_as_it_does_later(struck_at_the_meeting, tmp_path, capsys):
+    pid = struck_at_the_meeting(signal.SIGTERM)
+    assert main(["embed", "a.txt", "--out", str(tmp_path / "out"), "--executor", "distributed"]) == 143
+    assert capsys.readouterr().err.startswith("stella-jax: stopped by SIGTERM; ")
+    assert not is_running(pid)
+    assert signal.getsignal(signal.SIGTERM) is signal.SIG_DFL
 
 
 @pytest.mark.parametrize(
