@@ -1,16 +1,22 @@
 """Rotary positions and attention: one meaning, `attend`."""
 
 import math
+from collections.abc import Callable
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 
 from stella_jax.config import Rope
-from stella_jax.sharding import per_device, platform
+from stella_jax.sharding import cuda_generation, per_device, platform
 
-# Queries scored at a time: T x 512 float32 scores of one head stay within a core's cache up to a few thousand tokens.
+# Queries scored at a time in plain XLA: T x 512 float32 scores of one head stay within a core's cache up to a few
+# thousand tokens, and those of a GPU's batch within its memory.
 QUERY_CHUNK = 512
+
+# The first NVIDIA GPUs for which cuDNN has flash attention, and the longest heads that it takes on all of them.
+AMPERE = 8
+CUDNN_HEAD_DIM = 128
 
 # What the TPU kernel works in, and the most tokens of a step: its default of 128 is slow, more fill the chip's memory.
 FLASH_TILE = 128
@@ -72,7 +78,17 @@ def attend(q: jax.Array, k: jax.Array, v: jax.Array, lengths: jax.Array) -> jax.
     Returns:
       (B, T, N, H) in q's dtype.
     """
-    return per_device(attend_on_tpu if platform() == "tpu" else attend_by_head)(q, k, v, lengths)
+    return per_device(_implementation(q))(q, k, v, lengths)
+
+
+def _implementation(q: jax.Array) -> Callable[..., jax.Array]:
+    match platform():
+        case "tpu":
+            return attend_on_tpu
+        case "gpu":
+            return attend_by_cudnn if cudnn_takes(q) else attend_at_once
+        case _:
+            return attend_by_head
 
 
 def attend_by_head(q: jax.Array, k: jax.Array, v: jax.Array, lengths: jax.Array) -> jax.Array:
@@ -83,7 +99,7 @@ def attend_by_head(q: jax.Array, k: jax.Array, v: jax.Array, lengths: jax.Array)
     """
     B, T, N, H = q.shape
     scale = 1 / math.sqrt(H)
-    chunk = T if T <= QUERY_CHUNK else math.gcd(T, QUERY_CHUNK)
+    chunk = _query_chunk(T)
     padding = jnp.where(jnp.arange(T)[None, None] < lengths[:, None, None], 0.0, -jnp.inf)  # (B, 1, T)
 
     def block(q, k, v, padding):
@@ -106,11 +122,45 @@ def attend_on_tpu(q: jax.Array, k: jax.Array, v: jax.Array, lengths: jax.Array) 
 
 
 def attend_at_once(q: jax.Array, k: jax.Array, v: jax.Array, lengths: jax.Array) -> jax.Array:
-    """`attend` in plain XLA, all rows and heads together: B * N * T * T scores in memory."""
-    T, H = q.shape[1], q.shape[-1]
-    scores = jnp.einsum("btnh,bsnh->bnts", q, k, preferred_element_type=jnp.float32) / math.sqrt(H)
+    """`attend` in plain XLA, all rows and heads together, as wide chips want it, over blocks of queries.
+
+    B * T * N * min(T, 512) float32 scores exist at a time, and as many weights: at 16 heads 512 MiB each for a batch of
+    16,384 tokens, however long its rows are.
+    """
+    B, T, N, H = q.shape
+    chunk = _query_chunk(T)
     padding = jnp.where(jnp.arange(T)[None] < lengths[:, None], 0.0, -jnp.inf)[:, None, None]
-    return jnp.einsum("bnts,bsnh->btnh", jax.nn.softmax(scores + padding, axis=-1).astype(v.dtype), v)
+
+    def block(q: jax.Array) -> jax.Array:
+        scores = jnp.einsum("btnh,bsnh->bnts", q, k, preferred_element_type=jnp.float32) / math.sqrt(H)
+        return jnp.einsum("bnts,bsnh->btnh", jax.nn.softmax(scores + padding, axis=-1).astype(v.dtype), v)
+
+    if chunk == T:
+        return block(q)
+    blocks = jax.lax.map(block, q.reshape(B, T // chunk, chunk, N, H).swapaxes(0, 1))
+    return blocks.swapaxes(0, 1).reshape(B, T, N, H)
+
+
+def cudnn_takes(heads: jax.Array) -> bool:
+    """Whether cuDNN has attention for heads (B, T, N, H) of this kind on this process's GPUs.
+
+    It has none in 32 bits, on AMD's GPUs, and on NVIDIA's before Ampere. That there is a cuDNN need not be asked: JAX
+    does not start on CUDA without.
+    """
+    H = heads.shape[-1]
+    return heads.dtype.itemsize == 2 and H % 8 == 0 and H <= CUDNN_HEAD_DIM and cuda_generation() >= AMPERE
+
+
+def attend_by_cudnn(q: jax.Array, k: jax.Array, v: jax.Array, lengths: jax.Array) -> jax.Array:
+    """`attend` by cuDNN's flash kernel, scores and softmax in float32 on the chip, and its gradient by cuDNN's own.
+
+    Queries in the padding attend too: told their number, the kernel need not write their output. The keys' padding is
+    set to 0 for the way back: whatever the kernel leaves there as its gradient, none of it goes further.
+    """
+    real = (jnp.arange(k.shape[1])[None] < lengths[:, None])[:, :, None, None]
+    k, v = jnp.where(real, k, 0), jnp.where(real, v, 0)
+    lengths = lengths.astype(jnp.int32)
+    return jax.nn.dot_product_attention(q, k, v, key_value_seq_lengths=lengths, implementation="cudnn")
 
 
 def attend_flash(q: jax.Array, k: jax.Array, v: jax.Array, lengths: jax.Array) -> jax.Array:
@@ -134,6 +184,11 @@ def attend_flash(q: jax.Array, k: jax.Array, v: jax.Array, lengths: jax.Array) -
         block_sizes=BlockSizes(block_q=block, block_k_major=block, block_k=block, block_b=rows),
     )
     return out.transpose(0, 2, 1, 3)[:, :T]
+
+
+def _query_chunk(T: int) -> int:
+    """Queries of a block: all up to 512, else as many as divide T."""
+    return T if T <= QUERY_CHUNK else math.gcd(T, QUERY_CHUNK)
 
 
 def _largest_divisor(n: int, limit: int) -> int:

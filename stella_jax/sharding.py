@@ -74,6 +74,13 @@ def platform() -> str:
     return device.platform if device else jax.default_backend()
 
 
+def cuda_generation() -> int:
+    """Major compute capability of this process's oldest GPU: 8 is Ampere, 9 Hopper; 0 where one is not NVIDIA's."""
+    capabilities = [getattr(device, "compute_capability", "") for device in jax.local_devices(backend="gpu")]
+    majors = [str(capability).partition(".")[0] for capability in capabilities]  # AMD's are like gfx942
+    return min(int(major) if major.isdecimal() else 0 for major in majors)
+
+
 def per_device(attend: Callable[..., jax.Array]) -> Callable[..., jax.Array]:
     """Runs (q, k, v, lengths) -> out, all (B, T, N, H) but lengths (B,), on each device's own rows and heads.
 
