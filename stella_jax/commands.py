@@ -13,7 +13,7 @@ from stella_jax.job.estimate import estimate_job
 from stella_jax.job.hosts import Hosts, meet
 from stella_jax.job.request import Request, resolve_prompt
 from stella_jax.job.rows import Fields
-from stella_jax.job.run import Running, run_job
+from stella_jax.job.run import Running, loading, run_job
 from stella_jax.job.stop import Stop, stopping_on_sigterm
 from stella_jax.job.verify import verify_job
 from stella_jax.layout import listed
@@ -35,7 +35,8 @@ def embed(arguments: Namespace) -> None:
 
             summary = run_ray_job(request, stop, shown, arguments.ray_address)
         else:
-            model = request.load()
+            with loading(request.out, hosts):
+                model = request.load()
             running = Running(request.max_rejected, hosts, stop, shown)
             settings = request.settings(model)
             summary = run_job(model, request.origin, request.inputs, request.out, settings, running)

@@ -5,6 +5,7 @@ import os
 import signal
 import socket
 import sys
+import time
 from collections.abc import Iterable
 from pathlib import Path
 
@@ -32,6 +33,13 @@ def journal(out: Path, process: int = 0) -> list[dict]:
     """The lines of a process's journal."""
     name = f"progress-{process}.jsonl" if process else "progress.jsonl"
     return [json.loads(line) for line in (out / name).read_text().splitlines()]
+
+
+def wait_for_lines(out: Path, count: int, process: int = 0) -> None:
+    """Returns when the process's journal has so many."""
+    path = out / (f"progress-{process}.jsonl" if process else "progress.jsonl")
+    while not path.exists() or path.read_bytes().count(b"\n") < count:
+        time.sleep(0.01)
 
 
 def write_corpus(path: Path, texts: Iterable[str]) -> Path:

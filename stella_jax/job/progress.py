@@ -3,7 +3,8 @@
 import json
 import threading
 import time
-from contextlib import suppress
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import Any
@@ -13,6 +14,8 @@ from tqdm import tqdm
 from stella_jax.batching import Batch
 from stella_jax.errors import StellaError
 from stella_jax.job.store import Store
+
+BEAT_SECONDS = 1.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -103,6 +106,25 @@ class Progress:
         """Begins to write lines into the job's folder, which is there."""
         self._journal = True
         self._line(0)
+
+    @contextmanager
+    def loading(self) -> Iterator[None]:
+        """A block that cannot tell of itself, as what loads or hashes a model: a thread has the journal grow."""
+        ended, before = threading.Event(), self._phase
+
+        def beat() -> None:
+            while not ended.wait(BEAT_SECONDS):
+                self._line(self._store.journal_seconds)
+
+        thread = threading.Thread(target=beat, daemon=True)
+        self._phase = "loading"
+        thread.start()
+        try:
+            yield
+        finally:
+            ended.set()
+            thread.join()
+            self._phase = before
 
     def tick(self, rows: int = 1) -> None:
         """So many rows have been read; none, but the process is alive."""

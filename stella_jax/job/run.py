@@ -61,11 +61,9 @@ def run_job(
     """
     running = running or Running()
     store, hosts = open_store(out), running.hosts
-    fingerprint = fingerprint_of(model, settings)
-    with full_disk_told(store), Progress(store, hosts.index, running.shown and not hosts.index) as progress:
-        if hosts.count > 1:
-            store.prepare()
-            progress.journal()
+    with full_disk_told(store), _seen(store, hosts, running.shown and not hosts.index) as progress:
+        with progress.loading():
+            fingerprint = fingerprint_of(model, settings)
         if hosts.index:
             job = join_job(store, inputs, settings, fingerprint, progress)
         else:
@@ -73,6 +71,22 @@ def run_job(
         progress.journal()
         run_share(job, Worker(model, job, running.max_rejected), hosts, progress, running.stop)
         return progress.end(None if hosts.index else close_job(job, origin, running.max_rejected))
+
+
+@contextmanager
+def loading(out: str | Path, hosts: Hosts) -> Iterator[None]:
+    """A block that loads the model: the job's other processes, which wait for this one, see that it lives."""
+    with _seen(open_store(out), hosts) as progress, progress.loading():
+        yield
+
+
+def _seen(store: Store, hosts: Hosts, shown: bool = False) -> Progress:
+    """Progress that the other processes see from now on, where there are any."""
+    progress = Progress(store, hosts.index, shown)
+    if hosts.count > 1:
+        store.prepare()
+        progress.journal()
+    return progress
 
 
 @contextmanager

@@ -6,19 +6,32 @@ import signal
 import subprocess
 import threading
 from collections.abc import Iterable
+from itertools import groupby
 from pathlib import Path
 
 import pytest
-from jobs import content, embed_command, environment, free_port, journal, leftovers, struck, write_corpus
+from jobs import (
+    content,
+    embed_command,
+    environment,
+    free_port,
+    journal,
+    leftovers,
+    struck,
+    wait_for_lines,
+    write_corpus,
+)
 
 from stella_jax import Stella
 from stella_jax.cli import main
-from stella_jax.job import executors, lookout
+from stella_jax.job import executors, lookout, progress
 from stella_jax.job import job as job_module
+from stella_jax.job import run as run_module
 from stella_jax.job.executors import _piece
 from stella_jax.job.hosts import Hosts
 from stella_jax.job.plan import plan_parts
 from stella_jax.job.progress import Summary
+from stella_jax.job.request import Request
 from stella_jax.job.rows import Fields
 from stella_jax.job.run import Running, run_job
 from stella_jax.job.settings import Settings
@@ -94,6 +107,27 @@ def test_others_end_when_all_parts_are_done_and_process_0_closes_the_job(tiny, c
     assert not (out / "manifest.json").exists()
     run(tiny, corpus, out, 0, 3)
     assert content(out) == alone
+
+
+def test_who_loads_the_model_shows_the_others_that_it_lives(corpus, tmp_path, monkeypatch):
+    out, loaded, hashed = tmp_path / "out", Request.load, run_module.fingerprint_of
+    monkeypatch.setattr(progress, "BEAT_SECONDS", 0.01)
+    monkeypatch.setattr(LocalStore, "journal_seconds", 0.0)
+
+    def load(request):
+        wait_for_lines(out, 3)
+        return loaded(request)
+
+    def fingerprint_of(*arguments):
+        wait_for_lines(out, len(journal(out)) + 3)
+        return hashed(*arguments)
+
+    monkeypatch.setattr(Request, "load", load)
+    monkeypatch.setattr(run_module, "fingerprint_of", fingerprint_of)
+    command = embed_command([corpus], out, *PARTS, "--executor", "distributed", "--processes", "2", "--process", "0")
+    assert main(command[3:]) == 0
+    phases = [line["phase"] for line in journal(out)]
+    assert [phase for phase, _ in groupby(phases)][:5] == ["planning", "loading", "planning", "loading", "planning"]
 
 
 class Killed(BaseException):

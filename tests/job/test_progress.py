@@ -1,10 +1,11 @@
 """What a running job tells: lines for programs, a bar for people, and no trouble for the job."""
 
+import threading
 from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
-from jobs import journal
+from jobs import journal, wait_for_lines
 
 from stella_jax.batching import Batch
 from stella_jax.job import progress as progress_module
@@ -121,6 +122,32 @@ def test_a_line_that_cannot_be_written_is_no_trouble(store, monkeypatch, clock):
     progress.begin(1, 0)
     progress.embedded(batch(1))
     assert progress.end({"rows": 1, "rejected": 0}).rows == 1
+
+
+@pytest.mark.parametrize("error", [None, ValueError])
+def test_who_loads_is_seen_to_live(store, tmp_path, monkeypatch, error):
+    monkeypatch.setattr(progress_module, "BEAT_SECONDS", 0.01)
+    monkeypatch.setattr(LocalStore, "journal_seconds", 0.0)
+    threads = threading.active_count()
+
+    def run() -> None:
+        with Progress(store) as progress:
+            progress.journal()
+            with progress.loading():
+                wait_for_lines(tmp_path, 4)
+                if error:
+                    raise error
+            progress.tick()
+
+    if error:
+        with pytest.raises(error):
+            run()
+    else:
+        run()
+    phases = [line["phase"] for line in journal(tmp_path)]
+    assert phases[1:4] == ["loading"] * 3
+    assert phases[-1] == ("stopped" if error else "planning")
+    assert threading.active_count() == threads
 
 
 @pytest.mark.parametrize("error", [None, ValueError, KeyboardInterrupt])
