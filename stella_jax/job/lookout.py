@@ -44,6 +44,14 @@ class Lookout:
                 found |= set(self._last(journal).get("open") or ())
         return found
 
+    def leads(self, process: int) -> bool:
+        """Whether no process of a lower number lives, as far as this one has seen."""
+        lives = [self._lives(journal_name(other)) for other in range(process)]  # watches all, whoever is found
+        return not any(lives)
+
+    def _lives(self, journal: str) -> bool:
+        return self._store.size(journal) is not None and self.alive(journal) and not self.stopped(journal)
+
     def _last(self, journal: str) -> dict[str, Any]:
         """The last line, without fields where it was read while it was written, or hurt by a full disk."""
         lines = self._store.read(journal).splitlines() if self._store.size(journal) else []

@@ -24,7 +24,7 @@ class Summary:
 
     Attributes:
       rows: embedded by this run, as are `tokens`; `computed` counts padding too.
-      job_rows: rows that the complete job holds; None in other processes than the first.
+      job_rows: rows that the complete job holds; None in other processes than the one that closed it.
       job_rejected: rows that it has set aside.
     """
 

@@ -69,8 +69,8 @@ def run_job(
         else:
             job = open_job(store, inputs, settings, fingerprint, running.max_rejected, progress)
         progress.journal()
-        run_share(job, Worker(model, job, running.max_rejected), hosts, progress, running.stop)
-        return progress.end(None if hosts.index else close_job(job, origin, running.max_rejected))
+        closes = run_share(job, Worker(model, job, running.max_rejected), hosts, progress, running.stop)
+        return progress.end(close_job(job, origin, running.max_rejected) if closes else None)
 
 
 @contextmanager

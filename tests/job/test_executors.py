@@ -99,14 +99,46 @@ def test_one_of_many_does_the_work_of_those_that_never_come(tiny, corpus, tmp_pa
     assert content(tmp_path / "out") == alone
 
 
-def test_others_end_when_all_parts_are_done_and_process_0_closes_the_job(tiny, corpus, tmp_path, alone):
+@pytest.fixture
+def watchful(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The dead are given up soon, and the living say so often."""
+    monkeypatch.setattr(lookout, "PATIENCE", 1.0)
+    monkeypatch.setattr(lookout, "STOPPED_PATIENCE", 1.0)
+    monkeypatch.setattr(LocalStore, "journal_seconds", 0.1)
+
+
+def plan_and_die(tiny: Stella, corpus: Path, out: Path, count: int) -> None:
+    """All that process 0 does."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(executors.Worker, "run", lambda *_: 1 / 0)
+        with pytest.raises(ZeroDivisionError):
+            run(tiny, corpus, out, 0, count)
+
+
+def test_others_end_when_process_0_has_closed_the_job(tiny, corpus, tmp_path, alone):
     out = tmp_path / "out"
     run(tiny, corpus, out, 0, 2)
-    (out / "manifest.json").unlink()
     assert str(run(tiny, corpus, out, 1, 2)).startswith("0 rows embedded by this process")
-    assert not (out / "manifest.json").exists()
     run(tiny, corpus, out, 0, 3)
     assert content(out) == alone
+
+
+def test_the_job_of_a_dead_process_0_is_closed_by_the_next(tiny, corpus, tmp_path, alone, watchful):
+    out = tmp_path / "out"
+    plan_and_die(tiny, corpus, out, 3)
+    found = run_together(tiny, corpus, out, (1, 2), 3)
+    assert 60 in {summary.job_rows for summary in found.values()}
+    assert content(out) == alone
+
+
+@pytest.mark.parametrize("place", ["{}/out", "memory://{}/out"])
+def test_a_job_that_many_close_at_once_is_the_same(tiny, corpus, tmp_path, alone, monkeypatch, place):
+    out = place.format(tmp_path)
+    monkeypatch.setattr(lookout.Lookout, "leads", lambda *_: True)
+    found = run_together(tiny, corpus, out, range(6), 6)
+    assert {summary.job_rows for summary in found.values()} == {60}
+    assert content(out) == alone
+    assert leftovers(tmp_path) == []
 
 
 def test_who_loads_the_model_shows_the_others_that_it_lives(corpus, tmp_path, monkeypatch):
@@ -172,10 +204,7 @@ def end(command: list[str], cache: Path) -> subprocess.CompletedProcess:
 
 def test_the_parts_of_a_killed_process_are_taken_over(tiny, corpus, tmp_path, alone, monkeypatch):
     out = tmp_path / "out"
-    with monkeypatch.context() as patch:  # process 0 plans, and stops
-        patch.setattr(executors.Worker, "run", lambda *_: 1 / 0)
-        with pytest.raises(ZeroDivisionError):
-            run(tiny, corpus, out, 0, 2)
+    plan_and_die(tiny, corpus, out, 2)
     command = embed_command([corpus], out, *PARTS, "--executor", "distributed", "--processes", "2", "--process", "1")
     ended = end(struck(command, "os:replace", 6), tmp_path / "cache")
     assert (ended.returncode, ended.stdout, ended.stderr) == (-signal.SIGKILL, "", "")

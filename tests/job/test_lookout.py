@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 
 from stella_jax.job import lookout
-from stella_jax.job.lookout import PATIENCE, Lookout
+from stella_jax.job.lookout import PATIENCE, STOPPED_PATIENCE, Lookout
 from stella_jax.job.store import Store, open_store
 
 
@@ -68,6 +68,21 @@ def test_what_the_living_work_on_is_taken(store, clock):
     say(store, "progress.jsonl", "part-00002")
     clock.now += 1
     assert watch.taken(3, but=2) == {"part-00002"}
+
+
+def test_who_leads_is_the_lowest_that_lives(store, clock):
+    watch = Lookout(store)
+    say(store, "progress.jsonl")
+    say(store, "progress-2.jsonl")  # and process 1 never came
+    say(store, "progress-3.jsonl")
+    assert [watch.leads(process) for process in range(4)] == [True, False, False, False]
+    clock.now += PATIENCE
+    say(store, "progress-2.jsonl")
+    assert [watch.leads(process) for process in range(4)] == [True, True, True, False]
+    store.append("progress-2.jsonl", b'{"phase": "stopped"}\n')
+    assert not watch.leads(3)  # it may be of an earlier run
+    clock.now += STOPPED_PATIENCE
+    assert watch.leads(3)
 
 
 @pytest.mark.parametrize(

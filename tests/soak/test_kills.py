@@ -90,6 +90,7 @@ def run_round(corpus: Path, out: Path, cache: Path, random: Random, where: Seque
             thread.join()
     for errors, code in ends:
         assert code in (0, -9) or (code == 1 and "process 0 has not planned" in errors), (code, errors)
+    assert (out / "manifest.json").exists() or 0 not in [code for _, code in ends]
     return [name for name, (_, code) in zip(where, ends, strict=True) if code == -9]
 
 
