@@ -9,6 +9,7 @@ from dataclasses import dataclass, field
 from threading import Event
 from typing import Any, NamedTuple
 
+from stella_jax.cores import cores
 from stella_jax.job.location import Location
 
 # Called often, by what may take long, with the number of rows read since.
@@ -119,8 +120,3 @@ def _result(future: Future[Identity], tick: Tick) -> Identity:
         tick(0)
     tick(0)
     return future.result()
-
-
-def cores() -> int:
-    """Processors that this process may use."""
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1

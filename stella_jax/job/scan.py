@@ -11,10 +11,11 @@ from pathlib import Path
 
 import numpy as np
 
+from stella_jax.cores import cores
 from stella_jax.errors import StellaError
 from stella_jax.job.crew import Alone, Crew, Failed, Processes
 from stella_jax.job.duplicates import Duplicates
-from stella_jax.job.hashing import Tick, cores
+from stella_jax.job.hashing import Tick
 from stella_jax.job.rows import Fields, Rejected
 from stella_jax.job.scanner import Counted, Read, join_digests
 from stella_jax.job.source import Source
