@@ -77,6 +77,8 @@ def _add_verify(commands) -> None:
     command = _command(commands, "verify", "check every byte of a finished job; embed redoes what is damaged")
     command.add_argument("out", metavar="DIR", help="what embed wrote")
     command.add_argument("--sample", type=_positive, default=0, metavar="ROWS", help="embed so many again besides")
+    where = "for --sample: an input, or a pattern, if it is not where it was; again for each"
+    command.add_argument("--input", action="append", default=[], dest="inputs", metavar="INPUT", help=where)
     _add_model(command, None)
 
 

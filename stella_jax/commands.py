@@ -45,9 +45,11 @@ def embed(arguments: Namespace) -> None:
 
 def verify(arguments: Namespace) -> None:
     """`verify DIR`: says that all is well, or names every fault."""
+    if arguments.inputs and not arguments.sample:
+        raise StellaError("--input goes with --sample.")
     if arguments.sample:
         start_jax()
-    verdict = verify_job(arguments.out, arguments.sample, arguments.model, arguments.revision)
+    verdict = verify_job(arguments.out, arguments.sample, arguments.model, arguments.revision, arguments.inputs)
     if not verdict.faults:
         sampled = f"; {verdict.sampled} embedded again came out the same" if verdict.sampled else ""
         print(f"{arguments.out}: {verdict.rows} rows are whole: hashes, pages, counts, values and ids{sampled}")

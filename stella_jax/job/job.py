@@ -156,15 +156,14 @@ def join_job(
         time.sleep(POLL_SECONDS)
     fields = store.read_json(JOB)
     check_same(store, fields.get("fingerprint"), fingerprint | {"inputs": fields["fingerprint"]["inputs"]})
-    sources = tuple(open_sources(inputs, settings.fields))
-    here, there = [source.name for source in sources], [entry["name"] for entry in fields["inputs"]]
-    if here != there:
-        raise StellaError(f"{store} was begun with other inputs: {listed(there)}; here they are {listed(here)}.")
-    return _job(store, sources, settings, fields)
+    return _job(store, _same_sources(store, inputs, settings, fields), settings, fields)
 
 
-def load_job(store: Store) -> Job:
-    """The job as it lies in its folder, with the inputs where they were.
+def load_job(store: Store, inputs: Sequence[str | Path] = ()) -> Job:
+    """The job as it lies in its folder.
+
+    Args:
+      inputs: where the inputs are now, by their old names; none: where they were when it was planned.
 
     Raises:
       StellaError: there is none, or an input has gone.
@@ -173,8 +172,8 @@ def load_job(store: Store) -> Job:
         raise StellaError(f"{store} holds no embedding job; it has no {JOB}.")
     fields = store.read_json(JOB)
     settings = settings_of(fields["fingerprint"])
-    sources = open_sources([entry["path"] for entry in fields["inputs"]], settings.fields)
-    return _job(store, tuple(sources), settings, fields)
+    inputs = inputs or [entry["path"] for entry in fields["inputs"]]
+    return _job(store, _same_sources(store, inputs, settings, fields), settings, fields)
 
 
 def check_rejected(rejected: int, rows: int, max_rejected: float, first: Rejected | None = None) -> None:
@@ -245,6 +244,17 @@ def _is_planned(store: Store) -> bool:
 def _job(store: Store, sources: tuple[Source, ...], settings: Settings, fields: dict[str, Any]) -> Job:
     parts = plan_parts([entry["records"] for entry in fields["inputs"]], settings.part_rows)
     return Job(store, sources, settings, fields, tuple(parts), PlanFiles(store, fields["plan"]))
+
+
+def _same_sources(
+    store: Store, inputs: Sequence[str | Path], settings: Settings, fields: dict[str, Any]
+) -> tuple[Source, ...]:
+    """The inputs, which must have the names of those that the job was planned with."""
+    sources = tuple(open_sources(inputs, settings.fields))
+    here, there = [source.name for source in sources], [entry["name"] for entry in fields["inputs"]]
+    if here != there:
+        raise StellaError(f"{store} was begun with other inputs: {listed(there)}; here they are {listed(here)}.")
+    return sources
 
 
 def _inputs(sources: Sequence[Source], scan: Scan) -> Iterator[dict[str, Any]]:

@@ -41,7 +41,7 @@ class PartRunner:
 
     def __init__(self, request: Request):
         self._model: Stella = request.load()
-        self._job = load_job(open_store(request.out))
+        self._job = load_job(open_store(request.out), request.inputs)
         settings = request.settings(self._model)
         inputs = {"inputs": self._job.fingerprint["inputs"]}
         check_same(self._job.store, self._job.fingerprint, fingerprint_of(self._model, settings) | inputs)
@@ -64,7 +64,7 @@ def run_ray_job(request: Request, stop: Stop, shown: bool, address: str | None =
     store = open_store(request.out)
     with full_disk_told(store), connected(address), Progress(store, shown=shown) as progress:
         run_on_ray(lambda: Planner(request), [0], chunk=lambda *_: 1, report=lambda _: None, stop=lambda: stop.asked)
-        job = load_job(store)
+        job = load_job(store, request.inputs)
         missing = [part.number for part in job.missing()]
         progress.journal()
         progress.begin(job.plan.rows, job.plan.rows - job.plan.rows_of(missing))

@@ -1,6 +1,7 @@
 """Embeds some rows of a finished job again, from its inputs, and compares."""
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
+from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -8,6 +9,7 @@ import pyarrow.parquet as pq
 
 from stella_jax import similarity
 from stella_jax.embedder import Stella
+from stella_jax.errors import StellaError
 from stella_jax.job.job import Job, load_job
 from stella_jax.job.plan import Part
 from stella_jax.job.reader import Reader
@@ -32,13 +34,19 @@ class Sampled(NamedTuple):
     fault: str
 
 
-def sample(store: Store, manifest: dict[str, Any], model: Stella, rows: int) -> Iterator[Sampled]:
+def sample(
+    store: Store, manifest: dict[str, Any], model: Stella, rows: int, inputs: Sequence[str | Path] = ()
+) -> Iterator[Sampled]:
     """Embeds rows again that are chosen at random.
 
     Args:
       rows: how many, at most.
+      inputs: where the job's inputs are now, if not where they were.
+
+    Raises:
+      StellaError: one has gone, or is not what it was.
     """
-    job, random = load_job(store), np.random.default_rng()
+    job, random = _load(store, inputs), np.random.default_rng()
     count = min(len(job.parts), rows, MOST_PARTS)
     chosen = sorted(random.choice(len(job.parts), count, replace=False).tolist())
     reader = Reader(dict(enumerate(job.sources)), job.settings.fields)
@@ -48,6 +56,14 @@ def sample(store: Store, manifest: dict[str, Any], model: Stella, rows: int) -> 
         wrong = list(_wrong(job, model, manifest["dims"], job.parts[number], {row_id: texts[row_id] for row_id in ids}))
         fault = f"{len(wrong)} of {len(ids)} rows embedded again differ ({', '.join(wrong[:3])})" if wrong else ""
         yield Sampled(job.parts[number], len(ids), fault)
+
+
+def _load(store: Store, inputs: Sequence[str | Path]) -> Job:
+    try:
+        return load_job(store, inputs)
+    except StellaError as error:
+        needs = "a sample is embedded from the job's inputs: put them back, or say where they are now with --input"
+        raise StellaError(f"{str(error).rstrip('.')}; {needs}.") from error
 
 
 def _texts(job: Job, reader: Reader, part: Part) -> dict[str, str]:

@@ -34,7 +34,13 @@ class Verdict:
     withdrawn: tuple[str, ...]
 
 
-def verify_job(out: str | Path, sample: int = 0, model_name: str | None = None, revision: str | None = None) -> Verdict:
+def verify_job(
+    out: str | Path,
+    sample: int = 0,
+    model_name: str | None = None,
+    revision: str | None = None,
+    inputs: Sequence[str | Path] = (),
+) -> Verdict:
     """Checks hashes, pages, row counts, values and ids of a finished job.
 
     Memory does not grow with the corpus. Nothing but receipts of damaged parts is changed.
@@ -42,6 +48,7 @@ def verify_job(out: str | Path, sample: int = 0, model_name: str | None = None, 
     Args:
       sample: how many rows to embed again besides; needs the inputs and the model.
       model_name: where the model is, if not where it was; at `revision`.
+      inputs: where the inputs are, likewise.
 
     Raises:
       StellaError: there is no finished job at `out`, its disk is full, or what the sample needs is not there.
@@ -70,7 +77,9 @@ def verify_job(out: str | Path, sample: int = 0, model_name: str | None = None, 
         ids.close()
     faults += [f"{repeated} ids stand in more than one row"] if repeated and not damaged else []
     faults += _whole_faults(store, manifest, parts, damaged)
-    sampled = _sample(store, manifest, sample, model_name, revision) if sample and not faults else ()
+    sampled: Sequence[tuple[Part, int, str]] = ()
+    if sample and not faults:
+        sampled = _sample(store, manifest, sample, inputs, model_name, revision)
     for part, _, fault in sampled:
         faults += [f"{part.file}: {fault}"] if fault else []
         damaged += [part.name] if fault else []
@@ -84,12 +93,14 @@ def _scratch(store: Store) -> Path:
     return store.scratch if os.access(store.scratch, os.W_OK) else Path(tempfile.gettempdir())
 
 
-def _sample(store: Store, manifest: dict[str, Any], rows: int, *model: str | None) -> Sequence[tuple[Part, int, str]]:
+def _sample(
+    store: Store, manifest: dict[str, Any], rows: int, inputs: Sequence[str | Path], *model: str | None
+) -> Sequence[tuple[Part, int, str]]:
     """Of each part that was looked into: how many rows were embedded again, and what is wrong with them, or ""."""
     from stella_jax.job.model import load_model  # here: the check of bytes needs no JAX
     from stella_jax.job.sample import sample
 
-    return list(sample(store, manifest, load_model(store, manifest, manifest["dims"], *model), rows))
+    return list(sample(store, manifest, load_model(store, manifest, manifest["dims"], *model), rows, inputs))
 
 
 def _part_faults(

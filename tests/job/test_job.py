@@ -145,6 +145,7 @@ def test_inputs_may_move_and_are_found_where_they_were_planned(corpus, tmp_path)
     job = plan(tmp_path / "out", moved)
     assert content(tmp_path / "out") == sound
     assert str(job.sources[0].location) == str(moved)
+    assert load_job(open_store(tmp_path / "out"), [moved]).sources == job.sources
     with pytest.raises(StellaError, match=r"a\.jsonl does not exist"):
         load_job(open_store(tmp_path / "out"))
 

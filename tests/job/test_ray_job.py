@@ -7,6 +7,7 @@ import signal
 import threading
 import time
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -87,7 +88,11 @@ def test_the_bytes_of_one_process_with_an_actor_killed_amid_a_part(request_of, t
     assert content(tmp_path / "ray") == undisturbed(request_of("alone"))
     journal = [json.loads(line) for line in (tmp_path / "ray" / "progress.jsonl").read_text().splitlines()]
     assert (journal[-1]["phase"], journal[-1]["rows_left"]) == ("done", 0)
-    assert run_ray_job(request_of("ray"), Stop(5), shown=False).rows == 0
+    (tmp_path / "elsewhere").mkdir()
+    moved = str((tmp_path / "a.jsonl").rename(tmp_path / "elsewhere" / "a.jsonl"))
+    (tmp_path / "ray" / "receipts" / "part-00002.json").unlink()
+    assert run_ray_job(replace(request_of("ray"), inputs=(moved,)), Stop(5), shown=False).rows == 3
+    assert content(tmp_path / "ray") == content(tmp_path / "alone")
 
 
 def test_an_error_in_an_actor_is_told_as_here(request_of, tmp_path) -> None:

@@ -149,9 +149,23 @@ def test_inputs_that_have_gone_or_changed_are_told(embed, corpus):
     with pytest.raises(StellaError, match=r"the rows of part-0000\d in .*a\.jsonl are not those that the job was"):
         verify_job(out, sample=1000)
     corpus.unlink()
-    with pytest.raises(StellaError, match=r"a\.jsonl does not exist"):
+    with pytest.raises(
+        StellaError, match=r"a\.jsonl does not exist; a sample is embedded from the job's inputs: .* now with --input\."
+    ):
         verify_job(out, sample=1)
     assert verify_job(out).faults == ()
+
+
+def test_inputs_that_have_moved_are_taken_from_where_they_are_now(embed, corpus, tmp_path, capsys):
+    out = embed()
+    (tmp_path / "elsewhere").mkdir()
+    moved = corpus.rename(tmp_path / "elsewhere" / corpus.name)
+    assert main(["verify", str(out), "--sample", "5", "--input", f"{moved.parent}/*.jsonl"]) == 0
+    assert capsys.readouterr().out.endswith("; 5 embedded again came out the same\n")
+    assert main(["verify", str(out), "--sample", "5", "--input", str(moved.rename(corpus.with_name("b.jsonl")))]) == 1
+    assert "was begun with other inputs: a.jsonl; here they are b.jsonl; a sample is" in capsys.readouterr().err
+    assert main(["verify", str(out), "--input", "b.jsonl"]) == 1
+    assert capsys.readouterr().err == "stella-jax: error: --input goes with --sample.\n"
 
 
 def test_the_command_says_how_many(embed, capsys):
