@@ -13,6 +13,7 @@ import subprocess
 import sys
 import tempfile
 import time
+from itertools import cycle, islice
 from pathlib import Path
 from typing import Any
 
@@ -32,11 +33,13 @@ PLAN = Path(__file__).parent / "plan.py"
 
 
 def cut_corpus(path: Path, count: int, folder: Path) -> Path:
-    """The first rows of a corpus as a file of their own."""
+    """So many rows of a corpus as a file of their own; from its beginning again, under other ids, where it ends."""
+    with gzip.open(path, "rt", encoding="utf-8") as source:
+        texts = [json.loads(line)["text"] for line in islice(source, count)]
     cut = folder / "corpus.jsonl"
-    with gzip.open(path) as source, cut.open("wb") as target:
-        for _, line in zip(range(count), source, strict=False):
-            target.write(line)
+    with cut.open("w", encoding="utf-8") as target:
+        for number, text in enumerate(islice(cycle(texts), count)):
+            target.write(json.dumps({"id": str(number), "text": text}) + "\n")
     return cut
 
 
