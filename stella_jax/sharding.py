@@ -4,12 +4,12 @@ Rows of a batch are split over the axis `data`, and no device needs another's. W
 attention heads and its MLP's inner axis go over `model`; each layer then ends its two halves with a sum over it.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import jax
 import numpy as np
-from jax.sharding import AxisType, Mesh, NamedSharding
+from jax.sharding import AxisType, Mesh, NamedSharding, Sharding
 from jax.sharding import PartitionSpec as P
 
 from stella_jax.config import EncoderConfig
@@ -29,8 +29,8 @@ ROWS = P("data")
 EVERYWHERE = P()
 
 
-def make_mesh(text: str | None = None) -> Mesh:
-    """A mesh of this process's devices from "data=4,model=2"; None is the first device alone.
+def make_mesh(text: str | None = None, devices: Sequence[Any] | None = None) -> Mesh:
+    """A mesh of devices, by default this process's, from "data=4,model=2"; None is the first device alone.
 
     Raises:
       StellaError: the text is no such list, or needs more devices than there are.
@@ -41,7 +41,7 @@ def make_mesh(text: str | None = None) -> Mesh:
         if axis not in AXES or not size.isdecimal() or int(size) < 1:
             raise StellaError(f"mesh {text!r} is not of the form data=4,model=2 with whole numbers above 0.")
         sizes[axis] = int(size)
-    devices, needed = jax.local_devices(), sizes["data"] * sizes["model"]
+    devices, needed = devices or jax.local_devices(), sizes["data"] * sizes["model"]
     if needed > len(devices):
         raise StellaError(f"mesh {text!r} needs {needed} devices; there are {len(devices)} ({devices[0].platform}).")
     return Mesh(
@@ -65,7 +65,14 @@ def check_mesh(mesh: Mesh, config: EncoderConfig) -> None:
 
 def place(mesh: Mesh, array: Any, spec: P = EVERYWHERE) -> jax.Array:
     """The array on the mesh's devices, each with its own share."""
-    return jax.device_put(array, NamedSharding(mesh, spec))
+    return put(array, NamedSharding(mesh, spec))
+
+
+def put(array: Any, sharding: Sharding) -> jax.Array:
+    """The array laid out so; where some devices are other processes', each puts what its own take of its array."""
+    if sharding.is_fully_addressable:
+        return jax.device_put(array, sharding)
+    return jax.make_array_from_callback(np.shape(array), sharding, lambda index: np.asarray(array)[index])
 
 
 def platform() -> str:

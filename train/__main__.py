@@ -1,10 +1,12 @@
-"""python -m train RECIPE.toml [--set section.key=value ...]"""
+"""python -m train RECIPE.toml [--set section.key=value ...] [--executor distributed]"""
 
 import argparse
 import sys
+from collections.abc import Callable
 from functools import partial
 from pathlib import Path
 
+from stella_jax.errors import StellaError
 from stella_jax.exits import exit_code
 
 DESCRIPTION = """
@@ -25,33 +27,65 @@ def parser() -> argparse.ArgumentParser:
         help="in place of the recipe's",
     )
     parser.add_argument("--progress", action=argparse.BooleanOptionalAction, help="a bar (default: on a terminal)")
+    group = parser.add_argument_group("who trains")
+    group.add_argument(
+        "--executor", choices=("local", "distributed"), default="local", help="this process; all of many hosts together"
+    )
+    group.add_argument("--coordinator", metavar="HOST:PORT", help="distributed: of process 0, if nothing tells")
+    group.add_argument("--processes", type=int, metavar="N", help="distributed: how many, if nothing tells")
+    group.add_argument("--process", type=int, metavar="I", help="distributed: which of them this is, from 0")
     return parser
 
 
-def run(arguments: argparse.Namespace) -> None:
+def run(arguments: argparse.Namespace, join: Callable[..., None] | None = None) -> None:
     from train.recipe import read_recipe  # here and below, so that --help answers at once
 
     recipe = read_recipe(arguments.recipe, arguments.overrides)
+    where = _where(arguments)
 
     from tqdm import tqdm
 
     from stella_jax.devices import start_jax
     from stella_jax.job.stop import Stop, stopping_on_sigterm
+    from train.hosts import Hosts, minding_others
     from train.loop import train
 
     def warn(sentence: str) -> None:
         tqdm.write(f"train: warning: {sentence}", file=sys.stderr)
 
+    if join:
+        join(*where)
     start_jax()
     stop = Stop(grace=float("inf"))
     shown = sys.stderr.isatty() if arguments.progress is None else arguments.progress
-    with stopping_on_sigterm(stop):
-        print(f"{recipe.output}: {train(recipe, stop, shown, warn)}")
+    with stopping_on_sigterm(stop), minding_others():
+        summary = train(recipe, stop, shown, warn)
+    if Hosts().first:
+        print(f"{recipe.output}: {summary}")
+
+
+def _where(arguments: argparse.Namespace) -> tuple[str | None, int | None, int | None]:
+    """How the processes meet, and which this is, where that is given."""
+    given = (arguments.coordinator, arguments.processes, arguments.process)
+    missing = [value for value in given if value is None]
+    if not missing and not 0 <= arguments.process < arguments.processes:
+        raise StellaError(f"--process {arguments.process} is none of {arguments.processes}, counted from 0.")
+    if arguments.executor != "distributed" and len(missing) < 3:
+        raise StellaError("--coordinator, --processes and --process go with --executor distributed.")
+    if len(missing) in (1, 2):
+        raise StellaError("--coordinator, --processes and --process go together; without them, the machine must tell.")
+    return given
 
 
 def main(argv: list[str] | None = None) -> int:
     arguments = parser().parse_args(argv)
-    return exit_code("train", partial(run, arguments), "; the same command goes on after the newest checkpoint")
+    end = "; the same command goes on after the newest checkpoint"
+    if arguments.executor == "local":
+        return exit_code("train", partial(run, arguments), end)
+    from train.hosts import Company
+
+    company = Company()
+    return company.leave(partial(exit_code, "train", partial(run, arguments, company.join), end))
 
 
 if __name__ == "__main__":

@@ -7,9 +7,8 @@ hash, and a checkpoint whose arrays are others is put aside for the one before i
 import hashlib
 import os
 import shutil
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Mapping
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +18,8 @@ from orbax.checkpoint import v1 as ocp
 
 from stella_jax.errors import StellaError
 from stella_jax.params import quiet, writing
+from stella_jax.sharding import put
+from train.hosts import Hosts
 from train.optimizer import Moments
 from train.step import State
 
@@ -50,6 +51,7 @@ class Checkpoints:
         )
         policy: Any = policies.AnyPreservationPolicy([policies.LatestN(keep), best])
         self._folder = output / FOLDER
+        self._hosts = Hosts()
         with writing(self._folder, ""):
             self._checkpointer = ocp.training.Checkpointer(
                 str(self._folder.absolute()),
@@ -57,7 +59,8 @@ class Checkpoints:
                 cleanup_tmp_directories=True,
             )
         self.newest = newest
-        self._scored = {saved.step: saved.metrics is not None for saved in self._checkpointer.checkpoints}
+        there = [(saved.step, saved.metrics is not None) for saved in self._checkpointer.checkpoints]
+        self._scored: dict[int, bool] = dict(self._hosts.told(there))
 
     def save(self, state: State, record: Record, score: float | None = None) -> None:
         """Begins to save a state, of which nothing is needed any more when this returns.
@@ -74,9 +77,9 @@ class Checkpoints:
         step = int(state.step)
         if step in self._scored and (score is None or self._scored[step]):
             return
-        arrays = _to_host(state)
+        arrays = self._to_host(state)
         metrics: Any = None if score is None else {"score": score, "step": step}
-        beside: Any = record | {"sha256": _hashes(arrays)}
+        beside: Any = record | {"sha256": _hashes(arrays) if self._hosts.first else {}}
         with writing(self._folder, ""):
             self._checkpointer.save_async(
                 step, arrays, force=True, overwrite=step in self._scored, metrics=metrics, custom_metadata=beside
@@ -91,6 +94,11 @@ class Checkpoints:
         """
         with writing(self._folder, ""):
             self._checkpointer.close()
+
+    def _to_host(self, state: State) -> Arrays:
+        """Copies in process 0, which writes them: the step after this one uses the state's own memory up."""
+        copied = np.array if self._hosts.first else _like
+        return {name: copied(self._hosts.fetch(leaf)) for name, leaf in flat(state).items()}
 
 
 def steps_of(output: Path) -> list[int]:
@@ -128,14 +136,14 @@ def read_state(output: Path, step: int, like: State) -> State:
       StellaError: it is damaged, or of other parameters.
     """
     wanted = flat(like)
-    templates = {name: np.broadcast_to(np.zeros((), leaf.dtype), leaf.shape) for name, leaf in wanted.items()}
+    templates = {name: _like(leaf) for name, leaf in wanted.items()}
     arrays, record = _read(output, step, templates)
     hashes = record["sha256"]
     wrong = [name for name, found in _hashes(arrays).items() if hashes.get(name) != found]
     if wrong or arrays.keys() != wanted.keys():
         what = f"{wrong[0]} is not what was saved" if wrong else "it holds other parameters"
         raise _damaged(output, step, what)
-    return unflat({name: jax.device_put(array, wanted[name].sharding) for name, array in arrays.items()})
+    return unflat({name: put(array, wanted[name].sharding) for name, array in arrays.items()})
 
 
 def newest_record(output: Path) -> Record | None:
@@ -146,8 +154,8 @@ def newest_record(output: Path) -> Record | None:
 
 def _record(output: Path, step: int) -> Record | None:
     try:
-        with quiet(""), _reader(output) as checkpointer:
-            record = checkpointer.metadata(step).custom_metadata
+        with quiet(""), _alone():
+            record = ocp.metadata(_path(output, step)).custom_metadata
     except Exception:  # Orbax raises many kinds
         return None
     return record if isinstance(record, dict) and isinstance(record.get("sha256"), dict) else None
@@ -158,8 +166,8 @@ def _read(output: Path, step: int, templates: Arrays) -> tuple[Arrays, Record]:
     if record is None:
         raise _damaged(output, step, "its metadata cannot be read")
     try:
-        with quiet(""), _reader(output) as checkpointer:
-            arrays = checkpointer.load(step, templates)
+        with quiet(""), _alone():
+            arrays = ocp.load(_path(output, step), templates)
         return {name: np.asarray(array) for name, array in arrays.items()}, record
     except Exception as error:  # Orbax raises many kinds
         raise _damaged(output, step, (str(error).strip().splitlines() or [type(error).__name__])[0][:200]) from error
@@ -169,13 +177,20 @@ def _damaged(output: Path, step: int, why: str) -> StellaError:
     return StellaError(f"the checkpoint {output / FOLDER / str(step)} is damaged: {why}.")
 
 
-@contextmanager
-def _reader(output: Path) -> Iterator[ocp.training.Checkpointer]:
-    checkpointer = ocp.training.Checkpointer(str((output / FOLDER).absolute()))
-    try:
-        yield checkpointer
-    finally:
-        checkpointer.close()
+def _path(output: Path, step: int) -> str:
+    return str((output / FOLDER / str(step)).absolute())
+
+
+def _like(leaf: jax.Array) -> np.ndarray:
+    """An array of this shape and dtype, which takes no memory."""
+    return np.broadcast_to(np.zeros((), leaf.dtype), leaf.shape)
+
+
+def _alone() -> ocp.Context:
+    """Orbax as this process uses it by itself, whoever else trains with it."""
+    context, own = ocp.Context(), jax.process_index()
+    context.multiprocessing.primary_host, context.multiprocessing.active_processes = own, {own}
+    return context
 
 
 def flat(state: State) -> dict[str, jax.Array]:
@@ -192,11 +207,6 @@ def unflat(arrays: Mapping[str, jax.Array]) -> State:
         return {name.removeprefix(prefix): leaf for name, leaf in arrays.items() if name.startswith(prefix)}
 
     return State(arrays["step"], group("params/"), Moments(group("mean/"), group("square/")))
-
-
-def _to_host(state: State) -> Arrays:
-    """Copies: the step after this one uses the state's own memory up."""
-    return {name: np.array(leaf) for name, leaf in flat(state).items()}
 
 
 def _hashes(arrays: Arrays) -> dict[str, str]:

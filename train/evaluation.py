@@ -9,6 +9,7 @@ import numpy as np
 from stella_jax.embedder import Stella
 from train.data import Triplets
 from train.evaluators import Scores, retrieval, triplet_accuracy
+from train.hosts import Hosts
 from train.losses import Loss
 from train.params import Params, lend
 
@@ -20,7 +21,7 @@ class Evaluation:
     """Evaluates parameters on a split.
 
     Args:
-      model: of the checkpoint and head that are trained.
+      model: of the checkpoint and head that are trained, on this process's devices; processes share the texts.
       prompts: column -> the text put before its texts.
       batch_size: rows of which the loss is taken at once, as in training; the last rows may be fewer.
     """
@@ -29,6 +30,7 @@ class Evaluation:
         self._model = model
         self._prompts = prompts
         self._batch_size = batch_size
+        self._hosts = Hosts()
         self._terms = jax.jit(loss.terms)
 
     def __call__(self, params: Params, triplets: Triplets, tick: Callable[[], object] = lambda: None) -> Scores:
@@ -41,7 +43,7 @@ class Evaluation:
           `loss`, without dropout; with negatives, what `triplet_accuracy` gives; and how well each anchor finds its
           positive among all of the split, as `retrieval` gives it.
         """
-        lend(params, self._model.runner)
+        lend({name: self._hosts.fetch(leaf) for name, leaf in params.items()}, self._model.runner)
         embedded = {name: self._embed(name, texts, tick) for name, texts in triplets.columns.items()}
         scores = {"loss": self._loss(tuple(embedded.values()))}
         if triplets.negatives is not None:
@@ -51,9 +53,10 @@ class Evaluation:
     def _embed(self, column: str, texts: Sequence[str], tick: Callable[[], object]) -> np.ndarray:
         """(rows, dim); a text that comes again is embedded once."""
         places = {text: i for i, text in enumerate(dict.fromkeys(texts))}
-        tokens = self._model.tokenize(list(places), self._prompts.get(column, ""))
+        own = list(places)[self._hosts.index :: self._hosts.count]
+        tokens = self._model.tokenize(own, self._prompts.get(column, ""))
         found = self._model.embed_tokens(tokens, report=lambda _: tick())
-        return found[[places[text] for text in texts]]
+        return self._hosts.gathered(found, len(places))[[places[text] for text in texts]]
 
     def _loss(self, embedded: tuple[np.ndarray, ...]) -> float:
         """The mean over rows, batch by batch in their order."""

@@ -2,6 +2,8 @@
 
 What a step does follows from the recipe, the rows and its number alone. So a run that was ended in whatever way, and is
 started again, gives the bits of one that was not: it goes on after its newest checkpoint.
+
+The processes of several hosts, see `train.hosts`, all come through here; what they must agree on, process 0 tells.
 """
 
 import fcntl
@@ -19,13 +21,13 @@ from stella_jax.errors import StellaError
 from stella_jax.fingerprint import fingerprint
 from stella_jax.hub import resolve
 from stella_jax.job.stop import Stop
-from stella_jax.sharding import make_mesh
 from train import checks, losses, optimizer
 from train.batches import Batcher, rows_of
-from train.checkpoints import Checkpoints, newest_record, read_newest, read_state
+from train.checkpoints import Checkpoints, newest_record, read_newest, read_state, steps_of
 from train.data import Triplets, read_triplets
 from train.evaluation import Evaluation, primary, primary_name
 from train.export import Origin, Trained, export, is_exported
+from train.hosts import Hosts
 from train.identity import changes, check_same, identity, versions
 from train.metrics import Metrics
 from train.params import load
@@ -54,8 +56,9 @@ def train(recipe: Recipe, stop: Stop, shown: bool = False, warn: Warn = lambda s
       StellaError: what is wrong with recipe, rows, checkpoint or output, or that the loss is no number any more.
       Stopped: it was asked to stop, and its state is saved.
     """
-    with _alone(Path(recipe.output)):
-        run = Run(recipe, stop, shown, warn)
+    hosts = Hosts()
+    with _alone(Path(recipe.output), hosts):
+        run = Run(recipe, stop, shown and hosts.first, warn if hosts.first else lambda sentence: None)
         with run.metrics:
             with stop.patience():
                 run.train()
@@ -66,8 +69,9 @@ class Run:
     """A run, ready for its next step: everything is read, checked and loaded."""
 
     def __init__(self, recipe: Recipe, stop: Stop, shown: bool, warn: Warn):
-        self.recipe, self.stop, self.shown, self.warn = recipe, stop, shown, warn
+        self.recipe, self.stop, self.shown, self.warn, self.hosts = recipe, stop, shown, warn, Hosts()
         self.output = Path(recipe.output)
+        self._asked: Any = False
         self._read_data()
         self._load_model()
         self._resume()
@@ -92,8 +96,8 @@ class Run:
         self.base = Checkpoint.open(resolve(recipe.model, recipe.revision))
         for doubt in checks.doubts(recipe, self.data["train"], self._first_plan, self.base.layout.normalize):
             self.warn(doubt)
-        mesh = make_mesh(loop.mesh)
-        model = Stella(self.base, dim=recipe.dim, dtype=loop.dtype, mesh=mesh)
+        mesh = self.hosts.mesh(loop.mesh)
+        model = Stella(self.base, dim=recipe.dim, dtype=loop.dtype, mesh=self.hosts.near(mesh))
         model.max_seq_length = recipe.data.max_length or model.max_seq_length
         prompts = {column: _prompt(model, recipe.data.prompts.get(column, "")) for column in COLUMNS}
         loss, settings = _loss(recipe), _settings(recipe)
@@ -109,14 +113,24 @@ class Run:
     def _resume(self) -> None:
         """The state to begin with: that of the newest checkpoint that is whole, else the first."""
         self.identity = identity(self.recipe, self.data, fingerprint(self.base, [self.head]))
-        record = newest_record(self.output)
+        record = self.hosts.told(newest_record(self.output) if self.hosts.first else None)
         if record:
             check_same(record["identity"], self.identity, self.output)
             for change in changes(record["versions"]):
                 self.warn(f"{change} since the run was begun; bits may differ from those of an undisturbed run.")
-        self.state = read_newest(self.output, self.state, self.warn) or self.state
+        self._read_state()
         self.resumed = self.done = int(self.state.step)
-        self.metrics = Metrics(self.output, self.done)
+        self.metrics = Metrics(self.output, self.done, self.hosts.first)
+        self.metrics.lines = self.hosts.told(self.metrics.lines)
+
+    def _read_state(self) -> None:
+        if self.hosts.first:
+            self.state = read_newest(self.output, self.state, self.warn) or self.state
+        newest = self.hosts.told(int(self.state.step))
+        if newest and not self.hosts.first:
+            if newest not in steps_of(self.output):
+                raise _not_shared(self.output, f"the checkpoint of step {newest} in")
+            self.state = read_state(self.output, newest, self.state)
 
     # Steps, and between them evaluations and checkpoints
 
@@ -131,6 +145,8 @@ class Run:
         finally:
             self.reporter.close()
             self.checkpoints.close()
+        if self.hosts.anywhere(self.stop.asked, self.trainer.mesh):
+            self._stop()
 
     def _train(self) -> None:
         movement = checks.Movement(self.state.params)
@@ -165,7 +181,8 @@ class Run:
         """Evaluates a split, unless it is not there or the run was ended after this had been done."""
         self.reporter.flush()
         if split in self.data and self.metrics.evaluation(split, self.done) is None:
-            scores = self.evaluation(self.state.params, self.data[split], self._pause)
+            tick = self._pause if self.hosts.count == 1 else lambda: None  # many stop at a step alone
+            scores = self.hosts.told(self.evaluation(self.state.params, self.data[split], tick))
             self.metrics.write({"step": self.done, "epoch": round(self.schedule.epochs(self.done), 6), split: scores})
         self.reporter.resume()
 
@@ -184,8 +201,17 @@ class Run:
         checks.check_finite(self.checkpoints.newest, step, found)
 
     def _pause(self) -> None:
-        if self.stop.asked:
+        asked = self.hosts.anywhere(self.stop.asked, self.trainer.mesh)
+        if self.hosts.count > 1:  # what is on its way now is looked at a step later, when it has come
+            self._asked, asked = asked, self._asked
+        if asked:
             raise _Pause
+
+    def _stop(self) -> None:
+        """This process ends as the one that was asked to."""
+        if not self.stop.asked:
+            self.stop.ask()
+        self.hosts.part()
 
     def _is_enough(self) -> bool:
         """Whether the best evaluation lies as many evaluations back as the recipe's early_stop."""
@@ -204,6 +230,7 @@ class Run:
         self._evaluate("test")
         destination = self.output / EXPORT
         written = self._export(destination)
+        self.hosts.part()
         return self._summary(trained, destination, written)
 
     def _best_step(self) -> int:
@@ -213,9 +240,9 @@ class Run:
     def _export(self, destination: Path) -> bool:
         """Writes the model, unless it is there already."""
         origin = Origin(self.recipe, self.identity, self.data, self.done)
-        if is_exported(destination, origin):
+        params = {name: self.hosts.fetch(self.state.params[name]) for name in self.trainer.rates}
+        if not self.hosts.first or is_exported(destination, origin):
             return False
-        params = {name: self.state.params[name] for name in self.trainer.rates}
         export(Trained(self.base, self.head, params), origin, self.metrics, destination)
         return True
 
@@ -255,13 +282,32 @@ def _prompt(model: Stella, given: str) -> str:
     return given if not given or any(c.isspace() for c in given) else model.resolve_prompt(given)
 
 
+def _not_shared(output: Path, what: str) -> StellaError:
+    return StellaError(
+        f"process 0 has {what} {output}, and this host has not; the output must be on storage that all hosts share."
+    )
+
+
 @contextmanager
-def _alone(output: Path) -> Iterator[None]:
-    """The run's directory, made, and locked for as long as this process lives.
+def _alone(output: Path, hosts: Hosts) -> Iterator[None]:
+    """The run's directory, made, and locked by process 0 for as long as that lives.
 
     Raises:
-      StellaError: another process trains in it.
+      StellaError: another run trains in it, or this process does not see it.
     """
+    if hosts.first:
+        with _locked(output):
+            hosts.told(None)
+            yield
+    else:
+        hosts.told(None)
+        if not output.is_dir():
+            raise _not_shared(output, "the directory")
+        yield
+
+
+@contextmanager
+def _locked(output: Path) -> Iterator[None]:
     output.mkdir(parents=True, exist_ok=True)
     descriptor = os.open(output, os.O_RDONLY)
     try:

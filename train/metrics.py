@@ -26,32 +26,38 @@ class Metrics:
 
     Args:
       step: what the run continues from; later lines are dropped.
+      kept: whether this process writes the file; else lines stay in memory.
 
     Attributes:
       lines: all of them, in order.
     """
 
-    def __init__(self, output: Path, step: int):
+    def __init__(self, output: Path, step: int, kept: bool = True):
         self.path = output / FILE
         self.lines = [line for line in read_lines(self.path) if line["step"] <= step] if step else []
-        with replacing(self.path) as file:
-            file.writelines(_encoded(line) for line in self.lines)
-        self._file = self.path.open("ab")
-        self._events = _event_writer(output / EVENTS)
+        self._file = None
+        self._events: Any = None
+        if kept:
+            with replacing(self.path) as file:
+                file.writelines(_encoded(line) for line in self.lines)
+            self._file = self.path.open("ab")
+            self._events = _event_writer(output / EVENTS)
 
     def __enter__(self) -> "Metrics":
         return self
 
     def __exit__(self, *raised: object) -> None:
-        self._file.close()
+        if self._file:
+            self._file.close()
         if self._events:
             self._events.close()
 
     def write(self, line: Line) -> None:
         """Adds a line, there for good when this returns, unless the machine itself fails; NaN becomes null."""
         self.lines.append(line)
-        self._file.write(_encoded(line))
-        self._file.flush()
+        if self._file:
+            self._file.write(_encoded(line))
+            self._file.flush()
         for name, value in _scalars(line) if self._events else ():
             self._events.add_scalar(name, value, line["step"])
 

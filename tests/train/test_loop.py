@@ -392,7 +392,7 @@ def test_what_cannot_be_trained_is_refused_in_a_sentence(data, tmp_path, changes
 
 
 def test_two_processes_do_not_train_in_one_output(data, tmp_path):
-    with loop._alone(tmp_path), pytest.raises(StellaError, match="another process trains in"):
+    with loop._locked(tmp_path), pytest.raises(StellaError, match="another process trains in"):
         train(tree(data, tmp_path))
 
 

@@ -1,0 +1,304 @@
+"""One model trained by two processes that meet on this machine, with two simulated devices each."""
+
+import json
+import re
+import signal
+import subprocess
+import sys
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import jax
+import numpy as np
+import pytest
+from jobs import environment, free_port
+from safetensors.numpy import load_file
+
+from stella_jax import Stella, StellaError
+from stella_jax.job.stop import Stop
+from train import hosts, loop
+from train.__main__ import main
+from train.checkpoints import steps_of
+from train.recipe import recipe_of, to_toml
+
+soak = pytest.mark.soak  # whole runs, each of processes that start and compile
+
+# Words of one length, so that one shape is compiled; three epochs of two batches.
+WORDS = ["fog", "law", "owl", "sea", "ink", "jam", "elm", "oak", "ash", "bee", "cow"]
+ROWS = [
+    {"anchor": f"a {word}", "positive": f"one {word} or two", "negative": f"no {other}"}
+    for word, other in zip(WORDS, WORDS[1:] + WORDS[:1], strict=True)
+]
+STEPS = 6
+
+
+def recipe(folder: Path, output: Path, **settings: Any) -> dict:
+    data: dict = {}
+    for split, rows in {"train": ROWS, "eval": ROWS[:5]}.items():
+        path = folder / f"{split}.jsonl"
+        path.write_text("".join(json.dumps(row) + "\n" for row in rows))
+        data[split] = str(path)
+    return {
+        "model": "tiny",
+        "dim": 32,
+        "output": str(output),
+        "data": data | {"max_length": 16},
+        "optimizer": {"learning_rate": 1e-3},
+        "loop": {"batch_size": 8, "save_every": 2, "mesh": "data=4"} | settings,
+    }
+
+
+@pytest.fixture(scope="module")
+def cache(tmp_path_factory) -> Path:
+    """Programs are compiled once for all runs."""
+    return tmp_path_factory.mktemp("xla")
+
+
+class Pair:
+    """Runs of `python -m train` by two processes."""
+
+    def __init__(self, folder: Path, cache: Path):
+        self._folder = folder
+        self._environment = environment(cache) | {"JAX_PLATFORMS": "cpu", "JAX_NUM_CPU_DEVICES": "2"}
+
+    def start(self, wanted: dict, index: int, where: str, patch: str = "") -> subprocess.Popen[str]:
+        path = self._folder / f"recipe-{index}.toml"
+        path.write_text(to_toml(recipe_of(wanted)))
+        given = ["--executor", "distributed", "--coordinator", where, "--processes", "2", "--process", str(index)]
+        command = [sys.executable, "-c", CHILD.format(patch=patch), str(path), *given]
+        pipe = subprocess.PIPE
+        return subprocess.Popen(command, env=self._environment, cwd=self._folder, stdout=pipe, stderr=pipe, text=True)
+
+    def run(self, *wanted: dict, patches: tuple[str, str] = ("", "")) -> list[tuple[int, str, str]]:
+        """Exit code, stdout and stderr of each; of one recipe, or of one for each."""
+        where = f"127.0.0.1:{free_port()}"
+        both = [self.start(wanted[index % len(wanted)], index, where, patches[index]) for index in (0, 1)]
+        said = [process.communicate(timeout=300) for process in both]
+        return [
+            (process.returncode, "\n".join(line for line in out.splitlines() if "[Gloo]" not in line), err)
+            for process, (out, err) in zip(both, said, strict=True)
+        ]
+
+
+CHILD = """
+import os, signal, sys
+from train import hosts
+hosts.HEARTBEAT_SECONDS = 10
+{patch}
+from train.__main__ import main
+sys.exit(main(sys.argv[1:]))
+"""
+STRUCK = """
+from train.step import Trainer
+step, made = Trainer.step, []
+def stepped(self, *arguments):
+    made.append(1)
+    if len(made) == {step}:
+        os.kill(os.getpid(), signal.SIG{signal})
+    return step(self, *arguments)
+Trainer.step = stepped
+"""
+
+
+@pytest.fixture
+def pair(tmp_path: Path, cache: Path) -> Pair:
+    return Pair(tmp_path, cache)
+
+
+def lines(output: Path) -> list[dict]:
+    found = [json.loads(line) for line in (output / "metrics.jsonl").read_text().splitlines()]
+    return [{key: value for key, value in line.items() if key != "tokens_per_second"} for line in found]
+
+
+def weights(output: Path) -> dict[str, np.ndarray]:
+    return load_file(output / "export/model.safetensors")
+
+
+def alone(wanted: dict) -> Path:
+    loop.train(recipe_of(wanted), Stop(float("inf")))
+    return Path(wanted["output"])
+
+
+@pytest.fixture(scope="module")
+def by_one(tmp_path_factory) -> Path:
+    """The output of a run by one process, over as many devices."""
+    folder = tmp_path_factory.mktemp("one")
+    return alone(recipe(folder, folder / "run"))
+
+
+@pytest.fixture(scope="module")
+def by_two(tmp_path_factory, cache: Path) -> Path:
+    """That of two that nothing happened to."""
+    folder = tmp_path_factory.mktemp("two")
+    first, second = Pair(folder, cache).run(recipe(folder, folder / "run"))
+    assert (first[0], second[0]) == (0, 0), first[2] + second[2]
+    assert first[1].startswith(f"{folder / 'run'}: {STEPS} steps; ") and not second[1]
+    return folder / "run"
+
+
+def assert_near(found: Path, like: Path) -> None:
+    """Every number of every line, to 1e-5, and what the exports embed, to 1e-3.
+
+    Where a gradient is rounding alone, as of the biases of keys, Adam makes whole steps of it, and the weights differ.
+    """
+    for line, expected in zip(lines(found), lines(like), strict=True):
+        assert line.keys() == expected.keys()
+        for name, value in expected.items():
+            if isinstance(value, dict):
+                assert line[name] == pytest.approx(value, rel=1e-5)
+            else:
+                assert line[name] == pytest.approx(value, rel=1e-5), name
+    vectors = [Stella.from_pretrained(output / "export").encode(WORDS) for output in (found, like)]
+    np.testing.assert_allclose(*vectors, atol=1e-3)
+
+
+def assert_same_bits(found: Path, like: Path) -> None:
+    assert lines(found) == lines(like)
+    for name, weight in weights(like).items():
+        np.testing.assert_array_equal(weights(found)[name], weight)
+
+
+@soak
+def test_two_processes_train_what_one_does(by_one: Path, by_two: Path) -> None:
+    assert_near(by_two, by_one)
+    assert steps_of(by_two) == steps_of(by_one)
+    assert {path.name for path in by_two.iterdir()} == {path.name for path in by_one.iterdir()}
+
+
+@soak
+def test_whatever_is_split_over_them(pair: Pair, tmp_path: Path) -> None:
+    split = {"mesh": "data=2,model=2", "fsdp": True}
+    ended = pair.run(recipe(tmp_path, tmp_path / "two", **split))
+    assert [code for code, _, _ in ended] == [0, 0], ended
+    assert_near(tmp_path / "two", alone(recipe(tmp_path, tmp_path / "one", **split)))
+
+
+@soak
+@pytest.mark.parametrize("struck", [0, 1])
+def test_where_one_is_killed_the_other_ends_with_a_sentence_and_both_go_on(pair, by_two, tmp_path, struck) -> None:
+    wanted = recipe(tmp_path, tmp_path / "run")
+    patches = ["", ""]
+    patches[struck] = STRUCK.format(step=4, signal="KILL")
+    ended = pair.run(wanted, patches=(patches[0], patches[1]))
+    assert ended[struck][0] == -signal.SIGKILL
+    code, out, err = ended[1 - struck]
+    assert code in (1, -signal.SIGABRT) and not out
+    assert re.search(r"^train: error: .*another process of the run ha[sd] ended; look at what the others", err, re.M)
+    assert 0 < steps_of(tmp_path / "run")[-1] < STEPS
+    assert [code for code, _, _ in pair.run(wanted)] == [0, 0]
+    assert_same_bits(tmp_path / "run", by_two)
+
+
+@soak
+def test_sigterm_to_one_stops_both_at_one_step_and_one_alone_can_go_on(pair, by_two, tmp_path) -> None:
+    wanted = recipe(tmp_path, tmp_path / "run", save_every="epoch")
+    ended = pair.run(wanted, patches=("", STRUCK.format(step=3, signal="TERM")))
+    for code, out, err in ended:
+        assert (code, out) == (143, "")
+        assert err == "train: stopped by SIGTERM; the same command goes on after the newest checkpoint\n"
+    assert steps_of(tmp_path / "run")[-1] in (3, 4, 5)
+    alone(wanted)
+    assert_near(tmp_path / "run", by_two)
+
+
+@soak
+def test_an_output_that_is_not_shared_is_told(pair, by_two, tmp_path) -> None:
+    wanted = [recipe(tmp_path, by_two), recipe(tmp_path, tmp_path / "other")]
+    first, second = pair.run(*wanted)
+    assert first[0] in (1, -signal.SIGABRT)
+    assert second[0] == 1
+    assert f"train: error: process 0 has the directory {tmp_path / 'other'}, and this host has not" in second[2]
+    assert not (tmp_path / "other").exists()
+
+
+@soak
+def test_a_mistake_that_all_make_is_told_by_all(pair, tmp_path) -> None:
+    for code, out, err in pair.run(recipe(tmp_path, tmp_path / "run", mesh="data=2")):
+        assert (code, out) == (1, "")
+        assert err == (
+            "train: error: loop.mesh 'data=2' takes 2 of the 4 devices of 2 processes, which must all take part; set "
+            "loop.mesh = 'data=4'.\n"
+        )
+
+
+@soak
+def test_one_that_waits_in_vain_ends_with_a_sentence(pair, tmp_path) -> None:
+    patch = "hosts.MEETING_SECONDS = 3"
+    waiting = pair.start(recipe(tmp_path, tmp_path / "run"), 1, f"127.0.0.1:{free_port()}", patch)
+    _, err = waiting.communicate(timeout=120)
+    assert waiting.returncode == -signal.SIGABRT
+    assert "train: error: the processes of the run did not meet within " in err
+
+
+# One alone
+
+
+def test_a_process_alone_has_all_of_it() -> None:
+    one = hosts.Hosts()
+    mesh = one.mesh("data=8")
+    assert one.first and one.near(mesh) is mesh and mesh.size == 8
+    assert one.told({"a": (1, 2)}) == {"a": (1, 2)}
+    rows = np.ones((3, 2), np.float32)
+    assert one.gathered(rows, 3) is rows
+    leaf = jax.device_put(rows)
+    assert one.fetch(leaf) is leaf
+    assert [one.anywhere(flag, mesh) for flag in (True, False)] == [True, False]
+    one.part()
+
+
+@pytest.fixture
+def nothing_tells(monkeypatch) -> None:
+    """No meeting is asked for."""
+
+    def met(*arguments: Any, **settings: Any) -> None:
+        raise ValueError("coordinator_address should be defined.")
+
+    monkeypatch.setattr(jax.distributed, "initialize", met)
+    monkeypatch.setattr(jax.config, "update", lambda name, value: None)
+
+
+def test_where_nothing_tells_who_they_are_they_are_asked_for(nothing_tells, tmp_path, capfd) -> None:
+    path = tmp_path / "recipe.toml"
+    path.write_text(to_toml(recipe_of(recipe(tmp_path, tmp_path / "run"))))
+    assert main([str(path), "--executor", "distributed"]) == 1
+    assert capfd.readouterr().err == (
+        "train: error: the processes of the run did not meet: coordinator_address should be defined. Give each "
+        "--coordinator HOST:PORT of process 0, --processes N and --process I.\n"
+    )
+
+
+@pytest.mark.parametrize(
+    ("options", "sentence"),
+    [
+        (["--processes", "2"], "--coordinator, --processes and --process go with --executor distributed."),
+        (["--executor", "distributed", "--process", "0"], "--coordinator, --processes and --process go together"),
+        (
+            ["--executor", "distributed", "--coordinator", "a:1", "--processes", "2", "--process", "2"],
+            "--process 2 is none of 2, counted from 0.",
+        ),
+    ],
+)
+def test_numbers_that_do_not_fit_are_refused(tmp_path, capsys, options, sentence) -> None:
+    path = tmp_path / "recipe.toml"
+    path.write_text(to_toml(recipe_of(recipe(tmp_path, tmp_path / "run"))))
+    assert main([str(path), *options]) == 1
+    assert sentence in capsys.readouterr().err
+
+
+def test_a_mesh_takes_all_devices_and_splits_no_model_over_processes(monkeypatch) -> None:
+    @dataclass(frozen=True)
+    class Device:
+        id: int
+        process_index: int
+        platform: str = "cpu"
+
+    monkeypatch.setattr(jax, "devices", lambda: [Device(i, i % 2) for i in range(4)])
+    two = hosts.Hosts()
+    two.count = 2
+    mesh = two.mesh("data=2,model=2")
+    assert [[device.process_index for device in row] for row in mesh.devices] == [[0, 0], [1, 1]]
+    with pytest.raises(StellaError, match=r"takes 1 of the 4 devices of 2 processes.*; set loop.mesh = 'data=4'"):
+        two.mesh(None)
+    with pytest.raises(StellaError, match=r"splits the model over processes, whose devices are 2 each; .* divide 2"):
+        two.mesh("data=1,model=4")
