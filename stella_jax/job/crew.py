@@ -30,7 +30,7 @@ CODE = "import sys; from stella_jax.job.crew import serve; serve(int(sys.argv[1]
 TELL_SECONDS = 0.5
 THREADS = ("OPENBLAS_NUM_THREADS", "OMP_NUM_THREADS", "MKL_NUM_THREADS")
 
-Task = tuple[Source, *tuple[int, ...]]
+Task = tuple[Source, *tuple[Any, ...]]
 
 
 @dataclass(frozen=True, slots=True)
@@ -82,23 +82,19 @@ class Alone(Crew):
 
 
 class Processes(Crew):
-    """A crew of so many processes.
+    """A crew of so many processes, each of which is started once there is work for it.
 
     Raises:
       StellaError: (the methods) one of them was killed.
     """
 
     def __init__(self, count: int, fields: Fields, part_rows: int, duplicates: Duplicates, tick: Tick):
+        self._count = count
+        self._work = (fields, part_rows)
         self._duplicates = duplicates
         self._tick = tick
         self._members: list[_Member] = []
         self._late: set[_Member] = set()  # at work on what is not wanted any more
-        try:
-            for _ in range(count):
-                self._members.append(_Member(fields, part_rows, duplicates.file()))
-        except BaseException:
-            self.close()
-            raise
 
     def map(self, method: str, tasks: Sequence[Task]) -> list[Any]:
         end = len(tasks)  # of those that are wanted
@@ -107,8 +103,8 @@ class Processes(Crew):
         waiting = deque(range(end))
         answers: dict[int, Any] = {}
         while (waiting and waiting[0] < end) or any(number < end for number in busy.values()):
-            while idle and waiting and waiting[0] < end:
-                member, number = idle.pop(), waiting.popleft()
+            while waiting and waiting[0] < end and (idle or len(self._members) < self._count):
+                member, number = idle.pop() if idle else self._start(), waiting.popleft()
                 member.ask(method, tasks[number])
                 busy[member] = number
             for member, answer in self._answers(busy):
@@ -134,6 +130,10 @@ class Processes(Crew):
             member.kill()
         for member in self._members:
             member.close()
+
+    def _start(self) -> "_Member":
+        self._members.append(_Member(*self._work, self._duplicates.file()))
+        return self._members[-1]
 
     def _answers(self, members: Iterable["_Member"]) -> list[tuple["_Member", Any]]:
         """Waits a moment for what these say; returns the answers among it."""

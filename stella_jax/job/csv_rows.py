@@ -10,7 +10,7 @@ from stella_jax.errors import StellaError, listed
 from stella_jax.job.files import open_bytes
 from stella_jax.job.lines import LONGEST
 from stella_jax.job.location import Location
-from stella_jax.job.rows import MISSING, Cells, Fault, Fields
+from stella_jax.job.rows import MISSING, Cells, Fault, Fields, Marks
 
 
 def read_csv(
@@ -28,10 +28,10 @@ def read_csv(
             yield record if isinstance(record, Fault) else _select(record, header, fields), None
 
 
-def count_csv(location: Location, fields: Fields) -> int:
-    """How many records `read_csv` reads; raises as it does."""
+def count_csv(location: Location, fields: Fields) -> tuple[int, Marks]:
+    """How many records `read_csv` reads, and no mark but the first; raises as it does."""
     with _open(location, fields) as (_, records):
-        return sum(1 for _ in records)
+        return sum(1 for _ in records), [(0, 0)]
 
 
 @contextmanager

@@ -7,23 +7,28 @@ from typing import BinaryIO
 
 from stella_jax.job.files import open_bytes
 from stella_jax.job.location import Location
-from stella_jax.job.rows import MISSING, Cells, Fault, Fields
+from stella_jax.job.rows import MISSING, Cells, Fault, Fields, Marks
 
 # A line beyond this is no row but a file without line ends; reading it whole could take all memory there is.
 LONGEST = 64 * 2**20
 BLOCK = 2**20
+MARK_BYTES = 4 * BLOCK
 
 _scan_json = json.JSONDecoder().raw_decode
 
 
-def count_lines(location: Location, fields: Fields) -> int:
-    """How many `read_lines` reads."""
-    count, last = 0, b"\n"
+def count_lines(location: Location, fields: Fields) -> tuple[int, Marks]:
+    """How many `read_lines` reads, and marks: every few megabytes the number of a line, and the offset of its begin."""
+    count, last, marks = 0, b"\n", [(0, 0)]
     with open_bytes(location) as file:
+        at = file.tell()
         while block := file.read(BLOCK):
             count += block.count(b"\n")
             last = block[-1:]
-    return count + (last != b"\n")
+            if at - marks[-1][1] >= MARK_BYTES and b"\n" in block:
+                marks.append((count, at + block.rindex(b"\n") + 1))
+            at += len(block)
+    return count + (last != b"\n"), marks
 
 
 def read_lines(

@@ -1,6 +1,7 @@
 """Rows of .parquet files."""
 
 from collections.abc import Iterator
+from itertools import accumulate
 
 import pyarrow as pa
 import pyarrow.parquet as pq
@@ -8,7 +9,7 @@ import pyarrow.parquet as pq
 from stella_jax.errors import StellaError, listed
 from stella_jax.job.lines import decode
 from stella_jax.job.location import Location
-from stella_jax.job.rows import MISSING, Cells, Fields
+from stella_jax.job.rows import MISSING, Cells, Fields, Marks
 
 BATCH_ROWS = 1024
 READ_BUFFER = 2**20
@@ -34,14 +35,18 @@ def read_parquet(location: Location, fields: Fields, start: int, offset: None = 
             raise StellaError(f"{location} is no sound Parquet file{where}: {_first_line(error)}.") from error
 
 
-def count_parquet(location: Location, fields: Fields) -> int:
-    """How many records the file says that it holds.
+def count_parquet(location: Location, fields: Fields) -> tuple[int, Marks]:
+    """How many records the file says that it holds, and marks: where row groups begin, with the bytes before, unpacked.
 
     Raises:
       pa.ArrowException, OSError: it cannot be read.
     """
     with location.open() as stored:
-        return pq.read_metadata(stored).num_rows
+        metadata = pq.read_metadata(stored)
+    groups = [metadata.row_group(i) for i in range(metadata.num_row_groups)]
+    records = accumulate((group.num_rows for group in groups), initial=0)
+    sizes = accumulate((group.total_byte_size for group in groups), initial=0)
+    return metadata.num_rows, list(zip(records, sizes, strict=True))
 
 
 def _batches(file: pq.ParquetFile, columns: list[str], start: int) -> Iterator[pa.RecordBatch]:

@@ -6,6 +6,10 @@ from typing import NamedTuple
 
 MISSING = object()
 
+# Records from which one can begin to read: their number (from 0), and how many bytes lie before, which is their offset
+# where the format knows offsets. The first is (0, 0).
+Marks = list[tuple[int, int]]
+
 
 class Row(NamedTuple):
     """A text to embed; `number` counts the lines or records of its input from 1."""

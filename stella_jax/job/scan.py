@@ -1,12 +1,14 @@
 """The pass over all inputs before a job: every file to its end, every row checked, nothing embedded or written.
 
 First the files are hashed and their records counted, which is quick and tells where in the job each input begins; then
-each is read. Both happen to many inputs at once where that pays. What comes of it is the same whoever did what.
+each is read, a large one in pieces. Both happen to many at once where that pays. What comes of it is the same whoever
+did what.
 """
 
+import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
-from itertools import accumulate
+from itertools import accumulate, islice
 from pathlib import Path
 
 import numpy as np
@@ -17,10 +19,10 @@ from stella_jax.job.crew import Alone, Crew, Failed, Processes
 from stella_jax.job.duplicates import Duplicates
 from stella_jax.job.hashing import Tick
 from stella_jax.job.rows import Fields, Rejected
-from stella_jax.job.scanner import Counted, Read, join_digests
+from stella_jax.job.scanner import Counted, Piece, Read, join_digests
 from stella_jax.job.source import Source
 
-# Bytes of inputs for which it pays to start another process, which takes half a second.
+# Bytes of inputs for which it pays to start another process, which takes half a second; and of a piece.
 BYTES_A_PROCESS = 32 * 2**20
 
 
@@ -72,7 +74,7 @@ def scan_sources(sources: Sequence[Source], fields: Fields, part_rows: int, fold
     duplicates = Duplicates(folder)
     try:
         with _crew(sources, fields, part_rows, duplicates, tick) as crew:
-            counted, reads = _read_all(crew, sources)
+            counted, reads = _read_all(crew, sources, part_rows)
             crew.end()
         inputs = [Scanned(*c.identity, c.records, r.rows, r.faulty) for c, r in zip(counted, reads, strict=True)]
         first_fault = next((read.first_fault for read in reads if read.first_fault), None)
@@ -91,30 +93,56 @@ def _crew(sources: Sequence[Source], *work: *tuple[Fields, int, Duplicates, Tick
 
 
 def _processes(sources: Sequence[Source]) -> int:
-    """How many to have: no more than there are cores and inputs, each with enough to do; memory:// is of this one."""
-    most, size = min(cores(), len(sources)), 0
+    """How many to have: no more than there are cores and pieces, each with enough to do; memory:// is of this one."""
+    most, size, pieces = cores(), 0, 0
     if most < 2 or any(source.location.given.startswith("memory://") for source in sources):
         return 1
     for source in sources:
-        size += source.location.size()
-        if size >= most * BYTES_A_PROCESS:
-            return most  # behind URLs, each size is a request
-    return max(1, size // BYTES_A_PROCESS)
+        if min(pieces, size // BYTES_A_PROCESS) >= most:
+            break  # behind URLs, each size is a request
+        own = source.location.size()
+        size += own
+        pieces += max(1, own // BYTES_A_PROCESS) if source.splits else 1
+    return max(1, min(most, pieces, size // BYTES_A_PROCESS))
 
 
-def _read_all(crew: Crew, sources: Sequence[Source]) -> tuple[list[Counted], list[Read]]:
+def _read_all(crew: Crew, sources: Sequence[Source], part_rows: int) -> tuple[list[Counted], list[Read]]:
     """What is in the inputs; raises for the first that is damaged."""
     counted = crew.map("count", [(source,) for source in sources])
     damaged = counted.pop() if counted and isinstance(counted[-1], Failed) else None
+    starts = _starts(counted)
+    pieces = [_pieces(count, start, part_rows) for count, start in zip(counted, starts, strict=False)]
     # What cannot be counted is read, too: only that tells after which row it is damaged, and whether one before it is.
-    reads = crew.map("read", list(zip(sources, _starts(counted), strict=False))[: len(counted) + (damaged is not None)])
+    each = zip(sources, starts, [*pieces, [Piece()]] if damaged else pieces, strict=False)
+    reads = crew.map("read", [(source, start, piece) for source, start, found in each for piece in found])
     for failed in (*reads[-1:], damaged):
         if isinstance(failed, Failed):
             raise failed.error
-    for source, count, read in zip(sources, counted, reads, strict=True):
+    answers = iter(reads)
+    inputs = [_join_pieces(list(islice(answers, len(found)))) for found in pieces]
+    for source, count, read in zip(sources, counted, inputs, strict=True):
         if read.records != count.records:
             raise StellaError(f"{source.location} changed while it was read; run the command again later.")
-    return counted, reads
+    return counted, inputs
+
+
+def _pieces(counted: Counted, start: int, part_rows: int) -> list[Piece]:
+    """An input in pieces to be read apart, cut where parts begin: at the first after every so many bytes."""
+    records, sizes = np.array(counted.marks, np.int64).T
+    marks = np.searchsorted(sizes, np.arange(BYTES_A_PROCESS, sizes[-1] + 1, BYTES_A_PROCESS))
+    cuts = np.unique(-(-(start + records[marks]) // part_rows) * part_rows - start)
+    firsts = [0, *cuts[(cuts > 0) & (cuts < counted.records)].tolist()]
+    before = np.searchsorted(records, firsts, side="right") - 1
+    ends = [*firsts[1:], sys.maxsize]  # the last is read to the end, wherever that is by now
+    found = zip(firsts, ends, records[before].tolist(), sizes[before].tolist(), strict=True)
+    return [Piece(*each) for each in found]
+
+
+def _join_pieces(reads: Sequence[Read]) -> Read:
+    """An input of its pieces."""
+    records, rows, faulty = (sum(getattr(read, name) for read in reads) for name in ("records", "rows", "faulty"))
+    first_fault = next((read.first_fault for read in reads if read.first_fault), None)
+    return Read(records, rows, faulty, first_fault, np.concatenate([read.spans for read in reads]))
 
 
 def _starts(counted: Sequence[Counted]) -> list[int]:

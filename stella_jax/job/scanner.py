@@ -4,16 +4,17 @@ Nothing here may import JAX: it belongs to the process that embeds.
 """
 
 import hashlib
+import sys
 from collections.abc import Iterable
 from dataclasses import dataclass
 from itertools import islice
-from typing import BinaryIO
+from typing import BinaryIO, NamedTuple
 
 import numpy as np
 
 from stella_jax.job.duplicates import Runs
 from stella_jax.job.hashing import Identity, Tick
-from stella_jax.job.rows import Fields, Rejected, Row
+from stella_jax.job.rows import Fields, Marks, Rejected, Row
 from stella_jax.job.source import Records, Source
 
 # What is known of a part, or of what lies of it in one input, before it is embedded: where its first record begins in
@@ -25,15 +26,25 @@ TICK_ROWS = 256
 
 @dataclass(frozen=True, slots=True)
 class Counted:
-    """An input after the first look at it: `records` counts blank ones too."""
+    """An input after the first look at it; `records` counts blank ones too."""
 
     identity: Identity
     records: int
+    marks: Marks
+
+
+class Piece(NamedTuple):
+    """Records `first` to `stop` of an input, found from record `mark`, which begins at this offset."""
+
+    first: int = 0
+    stop: int = sys.maxsize
+    mark: int = 0
+    offset: int = 0
 
 
 @dataclass(frozen=True, slots=True)
 class Read:
-    """An input after it was read.
+    """An input, or a piece of it, after it was read.
 
     Attributes:
       records: blank ones too, which are no rows.
@@ -65,14 +76,17 @@ class Scanner:
     def count(self, source: Source) -> Counted:
         return Counted(*source.count(self._fields, self._tick))
 
-    def read(self, source: Source, start: int) -> Read:
-        """Reads an input, whose first record has this position; raises StellaError where it is damaged."""
-        reading = _Reading(source, source.records(self._fields), self._fields, self._runs, start)
+    def read(self, source: Source, start: int, piece: Piece) -> Read:
+        """Reads a piece of an input, whose first record has this position; raises StellaError where it is damaged."""
+        records = source.records(self._fields, piece.mark, piece.offset)
+        before = piece.first - piece.mark
+        next(islice(records, before, before), None)
+        reading = _Reading(source, records, self._fields, self._runs, start, piece.first)
         spans = []
-        while not reading.ended:
+        while not reading.ended and reading.done < piece.stop:
             spans.append(reading.span(self._part_rows - (start + reading.done) % self._part_rows, self._tick))
         table = np.array([span for span in spans if span is not None], PART)
-        return Read(reading.done, int(table["rows"].sum()), reading.faulty, reading.first_fault, table)
+        return Read(reading.done - piece.first, int(table["rows"].sum()), reading.faulty, reading.first_fault, table)
 
     def end(self) -> list[np.ndarray]:
         """Ends the runs of ids; returns their bounds."""
@@ -80,10 +94,11 @@ class Scanner:
 
 
 class _Reading:
-    """One pass over one input, `done` records of which were read."""
+    """One pass over one input, `done` records of which were read or passed over."""
 
-    def __init__(self, source: Source, records: Records, fields: Fields, runs: Runs, start: int):
-        self.done = self.faulty = 0
+    def __init__(self, source: Source, records: Records, fields: Fields, runs: Runs, start: int, done: int):
+        self.done = done
+        self.faulty = 0
         self.ended = False
         self.first_fault: Rejected | None = None
         self._source = source

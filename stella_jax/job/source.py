@@ -5,7 +5,7 @@ import zlib
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 from stella_jax.errors import StellaError, listed
 from stella_jax.job.csv_rows import count_csv, csv_cells, read_csv
@@ -13,31 +13,34 @@ from stella_jax.job.hashing import Hashed, Hasher, Identity, Tick, identify
 from stella_jax.job.lines import count_lines, json_cells, read_lines, text_cells
 from stella_jax.job.location import Location, expand
 from stella_jax.job.parquet_rows import count_parquet, parquet_cells, read_parquet
-from stella_jax.job.rows import Cells, Fault, Fields, Rejected, Row, make_row
+from stella_jax.job.rows import Cells, Fault, Fields, Marks, Rejected, Row, make_row
 
 
-class Format(NamedTuple):
+@dataclass(frozen=True, slots=True)
+class Format:
     """How a kind of file is read, in two steps, so that rows of finished parts are skipped without parsing them.
 
     Attributes:
       records: (location, fields, start, offset) -> every record from number `start`, as it lies in the file, or a
         Fault, and the offset of the record after it, None where the format knows none.
       cells: (record, fields) -> what it holds, None for a blank one; raises Fault.
-      count: (location, fields) -> how many records there are, found without making rows of them.
+      count: (location, fields) -> how many records there are, found without making rows of them, and marks.
       seeks: whether it knows offsets.
+      splits: whether it has other marks than the first.
     """
 
     records: Callable[[Location, Fields, int, Any], Iterator[tuple[Any, int | None]]]
     cells: Callable[[Any, Fields], Cells | None]
-    count: Callable[[Location, Fields], int]
+    count: Callable[[Location, Fields], tuple[int, Marks]]
     seeks: bool = False
+    splits: bool = False
 
 
 FORMATS = {
-    ".jsonl": Format(read_lines, json_cells, count_lines, seeks=True),
-    ".txt": Format(read_lines, text_cells, count_lines, seeks=True),
+    ".jsonl": Format(read_lines, json_cells, count_lines, seeks=True, splits=True),
+    ".txt": Format(read_lines, text_cells, count_lines, seeks=True, splits=True),
     ".csv": Format(read_csv, csv_cells, count_csv),
-    ".parquet": Format(read_parquet, parquet_cells, count_parquet),
+    ".parquet": Format(read_parquet, parquet_cells, count_parquet, splits=True),
 }
 GZIPPED = (".jsonl", ".txt", ".csv")
 
@@ -96,20 +99,29 @@ class Source:
         """Size and sha256 of the file."""
         return identify(self.location, lambda _: None)
 
-    def count(self, fields: Fields, tick: Tick) -> tuple[Identity, int]:
-        """The identity, and the number of records, in one pass.
+    def count(self, fields: Fields, tick: Tick) -> tuple[Identity, int, Marks]:
+        """The identity, the number of records, and the marks to which one can leap, in one pass.
 
         Raises:
           Exception: whatever a damaged file makes of it; only `records` says which row is the last sound one.
         """
         hasher = Hasher(tick)
-        records = self.format.count(Hashed(self.location.given, hasher), fields)
-        return hasher.rest(self.location), records
+        records, marks = self.format.count(Hashed(self.location.given, hasher), fields)
+        return hasher.rest(self.location), records, marks if self.splits else marks[:1]
 
     @property
     def leaps(self) -> bool:
         """Whether an offset is reached without reading all that lies before it."""
-        return self.format.seeks and not self.location.name.lower().endswith(".gz")
+        return self.format.seeks and not self._zipped
+
+    @property
+    def splits(self) -> bool:
+        """Whether it has marks to leap to."""
+        return self.format.splits and not self._zipped
+
+    @property
+    def _zipped(self) -> bool:
+        return self.location.name.lower().endswith(".gz")
 
     def row(self, number: int, record: Any, fields: Fields) -> Row | Rejected | None:
         """The row of record `number` (from 1), why it is none, or None where the record is blank."""

@@ -55,15 +55,34 @@ def test_an_input_is_counted_and_hashed_in_one_pass(tmp_path, monkeypatch, name,
     path.write_bytes(data)
     [source] = open_sources([path], FIELDS)
     ticks: list[int] = []
-    assert source.count(FIELDS, ticks.append) == (identity(data), len(list(source.records(FIELDS))))
+    records = list(source.records(FIELDS))
+    assert source.count(FIELDS, ticks.append) == (identity(data), len(records), [(0, 0)])
     assert sum(ticks) == 0
+
+
+@pytest.mark.parametrize("block", [1, 3, 20, 250])
+@pytest.mark.parametrize("name", ["a.txt", "b.jsonl", "c.txt", "d.txt", "f.txt"])
+def test_reading_can_begin_at_every_mark(tmp_path, monkeypatch, name, block):
+    for constant, value in (("BLOCK", block), ("MARK_BYTES", 2), ("LONGEST", 64)):
+        monkeypatch.setattr(lines, constant, value)
+    (tmp_path / name).write_bytes(CONTENT[name])
+    [source] = open_sources([tmp_path / name], FIELDS)
+    _, count, marks = source.count(FIELDS, lambda rows: None)
+    records = list(map(str, source.records(FIELDS)))
+    assert len(marks) > 1 or block > 3 or b"\n" not in CONTENT[name]
+    assert count == len(records)
+    for number, offset in marks:
+        assert list(map(str, source.records(FIELDS, number, offset))) == records[number:]
 
 
 def test_a_parquet_file_is_counted_and_hashed(tmp_path):
     path = tmp_path / "a.parquet"
     pq.write_table(pa.table({"text": [f"{i}" for i in range(1000)]}), path, row_group_size=300)
     [source] = open_sources([path], FIELDS)
-    assert source.count(FIELDS, lambda rows: None) == (identity(path.read_bytes()), 1000)
+    found, count, marks = source.count(FIELDS, lambda rows: None)
+    assert (found, count) == (identity(path.read_bytes()), 1000)
+    assert [number for number, _ in marks] == [0, 300, 600, 900, 1000]
+    assert marks[-1][1] > marks[1][1] > marks[0][1] == 0
 
 
 def test_many_files_in_their_order(tmp_path):

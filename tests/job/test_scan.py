@@ -18,12 +18,13 @@ from jobs import content
 from stella_jax import StellaError
 from stella_jax.job import crew, scan
 from stella_jax.job.duplicates import Duplicates, Runs
+from stella_jax.job.hashing import Identity
 from stella_jax.job.job import Job, open_job
 from stella_jax.job.progress import Progress
 from stella_jax.job.reader import Reader
 from stella_jax.job.rows import Fields, Rejected
 from stella_jax.job.scan import scan_sources
-from stella_jax.job.scanner import Scanner
+from stella_jax.job.scanner import Counted, Scanner
 from stella_jax.job.settings import Settings
 from stella_jax.job.source import open_sources
 from stella_jax.job.stop import Stopped
@@ -110,6 +111,54 @@ def test_many_processes_find_what_one_finds(tmp_path, inputs, force, part_rows):
     assert sum(isinstance(row, Rejected) for row in rows) == job.fields["rejected"] == 11
 
 
+def write_large(folder: Path) -> list[Path]:
+    """Two files of ten thousand rows, that have much in common, and a small one between them."""
+    folder.mkdir()
+    rows = [{"id": f"r{i // 3 * 5}", "text": f"{i} " + "x" * 1200} for i in range(10_000)]
+    lines = [*map(json.dumps, rows)]
+    lines[7000], lines[9000] = "", "broken"
+    (folder / "a.jsonl").write_bytes(MARK + "\r\n".join(lines).encode())
+    (folder / "b.txt").write_text("one\ntwo")
+    pq.write_table(pa.Table.from_pylist(rows), folder / "c.parquet", row_group_size=900)
+    return sorted(folder.iterdir())
+
+
+@pytest.mark.parametrize("part_rows", [1111, 30_000])
+def test_pieces_of_a_large_input_are_what_it_is_as_a_whole(tmp_path, force, part_rows):
+    paths = write_large(tmp_path / "in")
+    planned(tmp_path / "whole", part_rows, *paths)
+    for count, name in ((1, "pieces"), (3, "processes")):
+        processes = force(count)
+        planned(tmp_path / name, part_rows, *paths)
+        assert content(tmp_path / name) == content(tmp_path / "whole")
+    assert len(processes) == 3
+
+
+@pytest.mark.parametrize(("start", "part_rows", "cuts"), [(0, 10, [40, 70, 100]), (25, 10, [35, 65]), (0, 99, [99])])
+def test_an_input_is_cut_where_parts_begin(monkeypatch, start, part_rows, cuts):
+    monkeypatch.setattr(scan, "BYTES_A_PROCESS", 100)
+    marks = [(0, 0), (15, 50), (31, 101), (40, 190), (62, 205), (70, 240), (100, 310)]
+    pieces = scan._pieces(Counted(Identity(320, ""), 101, marks), start, part_rows)
+    assert [piece.first for piece in pieces] == [0, *cuts]
+    assert [piece.stop for piece in pieces] == [*cuts, sys.maxsize]
+    assert all((piece.mark, piece.offset) == max(m for m in marks if m[0] <= piece.first) for piece in pieces)
+
+
+@pytest.mark.parametrize("change", [lambda data: data[:-2000], lambda data: data + data[-2000:]])
+def test_a_large_input_that_changes_between_the_passes(tmp_path, force, monkeypatch, change):
+    path, count = write_large(tmp_path / "in")[0], Scanner.count
+
+    def later(self: Scanner, source):
+        try:
+            return count(self, source)
+        finally:
+            path.write_bytes(change(path.read_bytes()))
+
+    monkeypatch.setattr(Scanner, "count", later)
+    force(1)
+    assert refused(tmp_path, [path]).endswith("/a.jsonl changed while it was read; run the command again later.")
+
+
 def test_ticks_count_the_records(tmp_path, inputs, force):
     for count in (1, 3):
         force(count)
@@ -161,10 +210,10 @@ def test_inputs_without_a_sound_row(tmp_path, force):
 def test_an_input_that_changes_between_the_passes(tmp_path, inputs, monkeypatch):
     read = Scanner.read
 
-    def later(self: Scanner, source, start):
+    def later(self: Scanner, source, start, piece):
         with Path(source.location.given).open("ab") as file:
             file.write(lines_of({"text": "more"}) if source.name == "a.jsonl" else b"")
-        return read(self, source, start)
+        return read(self, source, start, piece)
 
     monkeypatch.setattr(Scanner, "read", later)
     assert refused(tmp_path, inputs).endswith("/a.jsonl changed while it was read; run the command again later.")
@@ -182,19 +231,21 @@ def test_an_input_that_could_not_be_read_once(tmp_path, inputs, monkeypatch):
 
 
 @pytest.mark.parametrize(
-    ("sizes", "cores", "count"),
+    ("kind", "sizes", "cores", "count"),
     [
-        ([95], 8, 1),
-        ([10, 10], 8, 1),
-        ([40, 31], 8, 2),
-        ([40] * 9, 4, 4),
-        ([1000, 0], 8, 2),
-        ([400] * 3, 1, 1),
-        ([], 8, 1),
+        ("txt", [95], 8, 2),
+        ("txt", [10, 10], 8, 1),
+        ("txt", [40, 31], 8, 2),
+        ("txt", [40] * 9, 4, 4),
+        ("parquet", [1000, 0], 8, 8),
+        ("txt", [400] * 3, 1, 1),
+        ("txt", [], 8, 1),
+        ("txt.gz", [1000], 8, 1),
+        ("csv", [1000, 0], 8, 2),
     ],
 )
-def test_as_many_processes_as_pay(tmp_path, monkeypatch, sizes, cores, count):
-    paths = [tmp_path / f"{i}.txt" for i in range(len(sizes))]
+def test_as_many_processes_as_pay(tmp_path, monkeypatch, kind, sizes, cores, count):
+    paths = [tmp_path / f"{i}.{kind}" for i in range(len(sizes))]
     for path, size in zip(paths, sizes, strict=True):
         path.write_bytes(bytes(size))
     monkeypatch.setattr(scan, "cores", lambda: cores)
