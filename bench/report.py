@@ -1,25 +1,45 @@
-"""Tables of benchmark results: where they ran, with which versions, one row a measurement."""
+"""Tables of benchmark results, written and read: where they ran, with which versions, one row a measurement."""
 
 import os
 import platform
+import re
 import statistics
 import sys
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 
 import jax
 
-PACKAGES = ("jax", "jaxlib", "libtpu", "flax", "orbax-checkpoint", "torch", "transformers", "sentence-transformers")
+PACKAGES = (
+    "jax",
+    "jaxlib",
+    "libtpu",
+    "flax",
+    "orbax-checkpoint",
+    "torch",
+    "transformers",
+    "sentence-transformers",
+    "onnxruntime",
+    "openvino",
+)
+
+Row = dict[str, str]
 
 
 def machine() -> str:
     """Device, cores, Python and versions, in a line."""
-    device = jax.devices()[0]
-    name = _cpu_name() if device.platform == "cpu" else f"{device.device_kind} on {_cpu_name()}"
+    name = _cpu_name() if jax.default_backend() == "cpu" else f"{jax.devices()[0].device_kind} on {_cpu_name()}"
     versions = ", ".join(f"{package} {_version(package)}" for package in PACKAGES if _version(package))
     return f"{name}, {os.cpu_count()} cores; Python {platform.python_version()}; {versions}"
+
+
+def device_slug() -> str:
+    """The device's name as a part of a file's: `amd-epyc-cpu`, `nvidia-h200`."""
+    cpu = jax.default_backend() == "cpu"
+    name = f"{_cpu_name()} cpu" if cpu else jax.devices()[0].device_kind
+    return re.sub(r"[^a-z0-9]+", "-", name.lower()).strip("-")
 
 
 def _version(package: str) -> str | None:
@@ -46,6 +66,21 @@ def _cell(value: object) -> str:
     return str(value)
 
 
+def read_tables(text: str) -> Iterator[tuple[str, list[Row]]]:
+    """(title, rows by column) of each table of a results file; of two columns of a name the last counts."""
+    title, lines = "", list[str]()
+    for line in [*text.splitlines(), ""]:
+        if line.startswith("|"):
+            lines.append(line)
+            continue
+        if lines:
+            columns, _, *rows = ([cell.strip() for cell in each.strip("| ").split("|")] for each in lines)
+            yield title, [dict(zip(columns, row, strict=True)) for row in rows]
+            lines = []
+        if line.startswith("## "):
+            title = line.removeprefix("## ")
+
+
 def publish(title: str, text: str, out: Path | None) -> None:
     """Prints a result under its command and machine, and appends it to a file of bench/results."""
     command = f"python {' '.join(sys.argv)}"
@@ -57,8 +92,8 @@ def publish(title: str, text: str, out: Path | None) -> None:
             file.write(whole + "\n")
 
 
-def interleaved(runs: Mapping[str, Callable[[], object]], repeats: int) -> dict[str, float]:
-    """Median seconds of each run, after one warm-up (compilation) each, taken in turns against drifting clocks."""
+def timings(runs: Mapping[str, Callable[[], object]], repeats: int) -> dict[str, list[float]]:
+    """Seconds of each run, after one warm-up (compilation) each, taken in turns against drifting clocks."""
     for run in runs.values():
         run()
     seconds: dict[str, list[float]] = {name: [] for name in runs}
@@ -67,4 +102,9 @@ def interleaved(runs: Mapping[str, Callable[[], object]], repeats: int) -> dict[
             start = time.perf_counter()
             run()
             seconds[name].append(time.perf_counter() - start)
-    return {name: statistics.median(values) for name, values in seconds.items()}
+    return seconds
+
+
+def interleaved(runs: Mapping[str, Callable[[], object]], repeats: int) -> dict[str, float]:
+    """Median seconds of each run, measured as `timings` does."""
+    return {name: statistics.median(seconds) for name, seconds in timings(runs, repeats).items()}

@@ -1,0 +1,60 @@
+"""What a benchmark starts from: its options, a checkpoint, texts."""
+
+import argparse
+import math
+import tempfile
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from itertools import islice
+from pathlib import Path
+
+from checkpoint import write_checkpoint
+from safetensors import safe_open
+
+from stella_jax.hub import TINY
+from stella_jax.job.rows import Fields, Row
+from stella_jax.job.source import open_sources
+
+CORPUS = Path(__file__).parent.parent / "tests" / "data" / "corpus_20k.jsonl.gz"
+
+
+def parser_of(doc: str | None) -> argparse.ArgumentParser:
+    """A parser with the options that the scripts have in common."""
+    parser = argparse.ArgumentParser(description=doc, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--checkpoint", type=Path, help="keep the random checkpoint here, or find it here")
+    parser.add_argument("--tiny", action="store_true", help="the embedded checkpoint instead")
+    parser.add_argument("--corpus", type=Path, default=CORPUS)
+    parser.add_argument("--out", type=Path, help="append the table to this file")
+    return parser
+
+
+@contextmanager
+def checkpoint(options: argparse.Namespace) -> Iterator[Path]:
+    """The directory of the checkpoint that the options name: one is written where none is there yet."""
+    with tempfile.TemporaryDirectory() as scratch:
+        yield TINY if options.tiny else write_checkpoint(options.checkpoint or Path(scratch) / "stella")
+
+
+def size_of(directory: Path) -> str:
+    """The encoder's parameters in millions, as in `434M`."""
+    with safe_open(directory / "model.safetensors", framework="numpy") as file:
+        names = list(file.keys())
+        count = sum(math.prod(file.get_slice(name).get_shape()) for name in names)
+    return f"{count / 1e6:.0f}M"
+
+
+def corpus_texts(path: Path, count: int) -> list[str]:
+    """The first texts of a corpus file."""
+    fields = Fields()
+    (source,) = open_sources([path], fields)
+    rows = (source.row(number, record, fields) for number, record in enumerate(source.records(fields), 1))
+    return [row.text for row in islice((row for row in rows if isinstance(row, Row)), count)]
+
+
+def long_texts(texts: Sequence[str], count: int, length: int) -> list[str]:
+    """Texts that each have more than `length` tokens, to be cut there; they begin at different places of the whole."""
+    whole = " ".join(texts)
+    wanted = 8 * length  # characters: no tokenizer of ours makes longer tokens of English on average
+    whole *= 1 + (wanted + len(whole)) // len(whole)
+    step = max(1, (len(whole) - wanted) // count)
+    return [whole[i * step : i * step + wanted] for i in range(count)]
