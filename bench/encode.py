@@ -1,102 +1,149 @@
-"""Tokens per second of `Stella.encode` against sentence-transformers with transformers' own GteModel.
+"""Tokens per second of `Stella.encode`, of its peers, and of the machine at most, by the length of the texts.
 
-    python bench/encode.py [--corpus FILE] [--dtype float32 bfloat16] [--out FILE]
+    python bench/encode.py [--dtype float32 bfloat16] [--length 128 512 2048 8192] [--peers NAME ...] [--out FILE]
 
-Same random weights of stella's full size, same texts, same cores, same run. Only useful tokens count: padding is work
-that a system gives itself. Compilation and warm-up are excluded. Needs the test extra on Python 3.11 (torch).
+Same random weights of stella's full size, same texts, same cores, same run, in turns. Only useful tokens count: padding
+is work that a system gives itself. Compilation and warm-up are excluded. The roofline is that of limits.py, measured in
+this run, for all texts of a workload as one batch without padding. The peers need the extras `test` and `bench` on
+Python 3.11; what is missing is left out. They run 32 texts at a time, sorted, as sentence-transformers does.
 """
 
 import argparse
-import tempfile
 from collections.abc import Sequence
 from functools import partial
-from itertools import islice
 from pathlib import Path
-from typing import Any
+from typing import NamedTuple
 
-from checkpoint import write_checkpoint
+import jax
+import numpy as np
+from cost import ITEM_BYTES
+from inputs import checkpoint, corpus_texts, long_texts, parser_of, size_of
+from limits import LENGTHS, Limits, measure_limits
 from report import interleaved, publish, table
+from systems import PEERS, System, computed_by_peers, peers, stella_jax
 
 from stella_jax import Stella
 from stella_jax.batching import Packer
-from stella_jax.job.rows import Fields, Row
-from stella_jax.job.source import open_sources
 
-BATCH_SIZE = 32  # sentence-transformers' default
+# Of all texts of one length together; an accelerator needs many batches of 16,384.
+WORKLOAD_TOKENS = {"cpu": 2048}
+ACCELERATOR_WORKLOAD_TOKENS = 2**18
+MIXED_TEXTS = {"cpu": 96}
+ACCELERATOR_MIXED_TEXTS = 20_000
 
-
-def corpus_texts(path: Path, count: int) -> list[str]:
-    """The first texts of a corpus file."""
-    fields = Fields()
-    (source,) = open_sources([path], fields)
-    rows = (source.row(number, record, fields) for number, record in enumerate(source.records(fields), 1))
-    return [row.text for row in islice((row for row in rows if isinstance(row, Row)), count)]
-
-
-def long_texts(texts: Sequence[str], count: int) -> list[str]:
-    """Texts of thousands of tokens, to be cut at a fixed length."""
-    whole = " ".join(texts)
-    step = len(whole) // (2 * count)
-    return [whole[i * step : i * step + 8000] for i in range(count)]
-
-
-def workloads(texts: list[str], max_length: int) -> dict[str, tuple[list[str], int, int]]:
-    """Name -> texts, max_seq_length, batch size of the peer."""
-    return {
-        "4 x 128 tokens": (long_texts(texts, 4), 128, 4),
-        "4 x 512 tokens": (long_texts(texts, 4), 512, 4),
-        f"mixed, {len(texts)} texts": (texts, max_length, BATCH_SIZE),
-    }
+SOURCE_TEXTS = 2000  # that long texts are made of
+SAME = {"float32": 0.9999, "bfloat16": 0.95}  # cosine with ours, at least: less means another model
+COLUMNS = (
+    "dtype",
+    "workload",
+    "useful tokens",
+    "system",
+    "useful share",
+    "tok/s",
+    "of the limit",
+    "stella-jax against it",
+)
+ROOFLINE = "roofline"
 
 
-def useful_share(model: Stella, texts: list[str]) -> float:
-    """Useful tokens over all tokens that the device computes."""
-    counts = [len(tokens.ids) for tokens in model.tokenize(texts)]
+class Workload(NamedTuple):
+    """Texts, and where each is cut."""
+
+    name: str
+    texts: list[str]
+    length: int
+
+
+def workloads(texts: list[str], lengths: Sequence[int], mixed: int, longest: int) -> list[Workload]:
+    """Texts of each length, some thousand tokens altogether, and the first texts of the corpus as they are."""
+    tokens = WORKLOAD_TOKENS.get(jax.default_backend(), ACCELERATOR_WORKLOAD_TOKENS)
+    counts = {length: max(1, tokens // length) for length in lengths}
+    fixed = [
+        Workload(f"{count} x {length} tokens", long_texts(texts, count, length), length)
+        for length, count in counts.items()
+    ]
+    return [*fixed, Workload(f"mixed, {mixed} texts", texts[:mixed], longest)] if mixed else fixed
+
+
+def computed_by_us(model: Stella, counts: Sequence[int]) -> int:
+    """Tokens that the device computes, padding included, for texts of these token counts."""
     packer = Packer(model.max_seq_length, model.runner.token_budget)
-    batches = [*packer.add(0, counts), *packer.flush(0)]
-    return sum(counts) / sum(batch.rows * batch.length for batch in batches)
+    return sum(batch.rows * batch.length for batch in [*packer.add(0, counts), *packer.flush(0)])
 
 
-def peer_model(directory: Path, dtype: str) -> Any:
-    import torch
-    from sentence_transformers import SentenceTransformer
+def measure(
+    directory: Path, work: list[Workload], limits: Limits, options: argparse.Namespace
+) -> tuple[list[list[object]], list[str]]:
+    """A row for each workload and system, and a sentence for each that is left out."""
+    model = Stella.from_pretrained(directory, dtype=limits.dtype)
+    others, sentences = peers(directory, limits.dtype, options.peers)
+    rows: list[list[object]] = []
+    for workload in work:
+        too_large = {system.name: system.too_large(len(workload.texts), workload.length) for system in others}
+        systems = [stella_jax(model), *(system for system in others if not too_large[system.name])]
+        sentences += filter(None, too_large.values())
+        rows += (found := _measured(model, systems, workload, limits, options.repeats))
+        for row in found:
+            print(*row, flush=True)
+    return rows, sentences
 
-    torch_dtype = getattr(torch, dtype)
-    return SentenceTransformer(str(directory), device="cpu", model_kwargs={"dtype": torch_dtype}, local_files_only=True)
+
+def _measured(
+    model: Stella, systems: list[System], workload: Workload, limits: Limits, repeats: int
+) -> list[list[object]]:
+    """The rows of a workload, ours first and the roofline last."""
+    results: dict[str, np.ndarray] = {}
+
+    def run(system: System) -> None:
+        results[system.name] = system.encode(workload.texts, workload.length)
+
+    seconds = interleaved({system.name: partial(run, system) for system in systems}, repeats)
+    check_same(results, SAME[limits.dtype])
+    counts = [len(text.ids) for text in model.tokenize(workload.texts)]
+    computed = {name: computed_by_peers(workload.texts, counts) for name in seconds}
+    computed |= {systems[0].name: computed_by_us(model, counts), ROOFLINE: sum(counts)}
+    least = limits.seconds(model.config, counts)
+    ours, tokens = seconds[systems[0].name], sum(counts)
+    return [
+        [limits.dtype, workload.name, tokens, name, tokens / computed[name], tokens / took, least / took, took / ours]
+        for name, took in [*seconds.items(), (ROOFLINE, least)]
+    ]
 
 
-def measure(directory: Path, texts: list[str], dtype: str, repeats: int) -> list[list[object]]:
-    ours, theirs = Stella.from_pretrained(directory, dtype=dtype), peer_model(directory, dtype)
-    rows = []
-    for name, (batch, length, batch_size) in workloads(texts, ours.max_seq_length).items():
-        ours.max_seq_length = theirs.max_seq_length = length
-        tokens = sum(len(text.ids) for text in ours.tokenize(batch))
-        runs = {
-            "ours": partial(ours.encode, batch),
-            "theirs": partial(theirs.encode, batch, batch_size=batch_size, show_progress_bar=False),
-        }
-        seconds = interleaved(runs, repeats)
-        mine, peer = tokens / seconds["ours"], tokens / seconds["theirs"]
-        rows.append([dtype, name, tokens, useful_share(ours, batch), mine, peer, mine / peer])
-        print(*rows[-1], flush=True)
-    return rows
+def check_same(results: dict[str, np.ndarray], least: float) -> None:
+    """Compares the vectors of all systems with the first one's.
+
+    Raises:
+      SystemExit: a cosine is below `least`, so that the system computes another function.
+    """
+    ours, *_ = results.values()
+    for name, theirs in results.items():
+        norms = np.linalg.norm(ours, axis=1) * np.linalg.norm(theirs, axis=1)
+        cosines = np.sum(ours * theirs, axis=1, dtype=np.float64) / norms
+        if not cosines.min() >= least:
+            raise SystemExit(f"{name} gives other vectors: a cosine of {cosines.min():.5f}, {least} is the least.")
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--corpus", type=Path, default=Path(__file__).parent.parent / "examples/corpus.jsonl")
-    parser.add_argument("--texts", type=int, default=96, help="texts of the mixed corpus")
-    parser.add_argument("--dtype", nargs="+", default=["float32", "bfloat16"])
+    platform = jax.default_backend()
+    parser = parser_of(__doc__)
+    parser.add_argument("--dtype", nargs="+", choices=list(ITEM_BYTES), default=list(ITEM_BYTES))
+    parser.add_argument("--length", nargs="*", type=int, default=LENGTHS, help="tokens of the texts of a workload")
+    parser.add_argument("--texts", type=int, default=MIXED_TEXTS.get(platform, ACCELERATOR_MIXED_TEXTS), help="mixed")
+    parser.add_argument("--peers", nargs="*", choices=list(PEERS), default=list(PEERS))
     parser.add_argument("--repeats", type=int, default=3)
-    parser.add_argument("--checkpoint", type=Path, help="keep the random checkpoint here, or find it here")
-    parser.add_argument("--out", type=Path, help="append the table to this file")
     options = parser.parse_args()
-    texts = corpus_texts(options.corpus, options.texts)
-    with tempfile.TemporaryDirectory() as scratch:
-        directory = write_checkpoint(options.checkpoint or Path(scratch) / "stella")
-        rows = [row for dtype in options.dtype for row in measure(directory, texts, dtype, options.repeats)]
-    columns = ["dtype", "workload", "useful tokens", "useful share", "stella-jax tok/s", "s-t tok/s", "ratio"]
-    publish("encode: stella-jax against sentence-transformers (GteModel)", table(columns, rows), options.out)
+    texts = corpus_texts(options.corpus, max(options.texts, SOURCE_TEXTS))
+    with checkpoint(options) as directory:
+        model = Stella.from_pretrained(directory)
+        work = workloads(texts, options.length, options.texts, model.max_seq_length)
+        limits = [measure_limits(model.config, dtype) for dtype in options.dtype]
+        del model
+        found = [measure(directory, work, each, options) for each in limits]
+        title = f"encode: stella-jax, its peers and the machine's limit, {size_of(directory)}"
+    rows = [row for each, _ in found for row in each]
+    sentences = dict.fromkeys(sentence for _, each in found for sentence in each)
+    publish(title, "\n\n".join([table(COLUMNS, rows), *sentences]), options.out)
 
 
 if __name__ == "__main__":

@@ -1,0 +1,195 @@
+"""What embeds texts: this project and its peers, each with the same weights, tokens and cores.
+
+A peer that cannot run here, for want of a package or of a kernel, is left out with a sentence.
+"""
+
+import json
+import os
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import jax
+import numpy as np
+from onnx_export import INPUTS, OUTPUT, exported
+
+from stella_jax import Stella
+from stella_jax.checkpoint import Checkpoint
+from stella_jax.tokenizer import Tokenizer
+
+BATCH_SIZE = 32  # sentence-transformers' default
+
+# Arrays of all scores, float32, that the exported attention keeps at a time: 4.6 to 7.6 were seen, by peaks of memory.
+SCORES = 6
+
+
+class LeftOutError(Exception):
+    """Why a peer does not run here."""
+
+
+@dataclass(frozen=True, slots=True)
+class System:
+    """Something that embeds texts.
+
+    Attributes:
+      name: as tables give it.
+      encode: (texts, most tokens of a text) -> embeddings [n, dim] in their order; the former are cut at the latter.
+      score_bytes: memory that attention takes for a row of T tokens, over T^2; 0 where it keeps no whole scores.
+    """
+
+    name: str
+    encode: Callable[[list[str], int], np.ndarray]
+    score_bytes: int = 0
+
+    def too_large(self, count: int, length: int) -> str:
+        """Why it cannot take so many texts of this length, in a sentence; empty where it can."""
+        needed, there = min(count, BATCH_SIZE) * length**2 * self.score_bytes, _available_memory()
+        if needed < 0.7 * there:
+            return ""
+        sizes = f"some {needed / 1e9:.1f} GB for its scores, of {there / 1e9:.1f} that are free"
+        return f"{self.name} is left out at {length} tokens: it would take {sizes}."
+
+
+def threads() -> int:
+    """Threads of every system: JAX takes as many as there are cores for the process."""
+    return len(os.sched_getaffinity(0))
+
+
+def stella_jax(model: Stella) -> System:
+    """This project."""
+
+    def encode(texts: list[str], length: int) -> np.ndarray:
+        model.max_seq_length = length
+        return model.encode(texts)
+
+    return System("stella-jax", encode)
+
+
+def sentence_transformers(directory: Path, dtype: str) -> System:
+    """sentence-transformers over transformers' own GteModel."""
+    try:
+        import torch
+        from sentence_transformers import SentenceTransformer
+    except ImportError as error:
+        raise LeftOutError(f"{error.name} is not installed") from None
+    if jax.default_backend() != "cpu" and not torch.cuda.is_available():
+        raise LeftOutError("torch sees no accelerator here")
+    torch.set_num_threads(threads())
+    device = "cpu" if jax.default_backend() == "cpu" else "cuda"
+    kwargs = {"dtype": getattr(torch, dtype)}
+    model = SentenceTransformer(str(directory), device=device, model_kwargs=kwargs, local_files_only=True)
+
+    def encode(texts: list[str], length: int) -> np.ndarray:
+        model.max_seq_length = length
+        return model.encode(texts, batch_size=BATCH_SIZE, show_progress_bar=False)
+
+    return System("sentence-transformers", encode)
+
+
+def onnx_runtime(directory: Path, dtype: str) -> System:
+    """ONNX Runtime's CPU kernels on the exported model."""
+    _needs_cpu()
+    if dtype != "float32":
+        raise LeftOutError(f"its CPU kernels are not made for {dtype}")
+    try:
+        import onnxruntime
+    except ImportError as error:
+        raise LeftOutError(f"{error.name} is not installed") from None
+    options = onnxruntime.SessionOptions()
+    options.intra_op_num_threads = threads()
+    session = onnxruntime.InferenceSession(_file(directory), options, providers=["CPUExecutionProvider"])
+
+    def forward(ids: np.ndarray, mask: np.ndarray) -> np.ndarray:
+        return np.asarray(session.run([OUTPUT], dict(zip(INPUTS, (ids, mask), strict=True)))[0])
+
+    return _exported_system("ONNX Runtime", directory, forward)
+
+
+def openvino(directory: Path, dtype: str) -> System:
+    """OpenVINO's CPU plugin on the exported model."""
+    _needs_cpu()
+    try:
+        from openvino import Core
+    except ImportError as error:
+        raise LeftOutError(f"{error.name} is not installed") from None
+    core = Core()
+    if dtype == "bfloat16" and "BF16" not in core.get_property("CPU", "OPTIMIZATION_CAPABILITIES"):
+        raise LeftOutError("this processor has no bfloat16 for it")
+    settings = {
+        "INFERENCE_PRECISION_HINT": {"float32": "f32", "bfloat16": "bf16"}[dtype],  # by default bf16 where it can
+        "INFERENCE_NUM_THREADS": threads(),
+        "PERFORMANCE_HINT": "LATENCY",
+    }
+    compiled: Any = core.compile_model(_file(directory), "CPU", settings)
+    return _exported_system("OpenVINO", directory, lambda ids, mask: np.array(compiled([ids, mask])[0]))
+
+
+PEERS = {"sentence-transformers": sentence_transformers, "onnxruntime": onnx_runtime, "openvino": openvino}
+
+
+def peers(directory: Path, dtype: str, wanted: Sequence[str]) -> tuple[list[System], list[str]]:
+    """The wanted peers that run here, and a sentence for each that does not."""
+    found, sentences = [], []
+    for name in wanted:
+        try:
+            if json.loads((directory / "config.json").read_text())["model_type"] != "gte":
+                raise LeftOutError("it cannot read this spelling of config.json")
+            found.append(PEERS[name](directory, dtype))
+        except LeftOutError as reason:
+            sentences.append(f"{name} is left out in {dtype}: {reason}.")
+    return found, sentences
+
+
+def _needs_cpu() -> None:
+    if (platform := jax.default_backend()) != "cpu":
+        raise LeftOutError(f"it runs on the CPU here, not on the {platform}")
+
+
+def _file(directory: Path) -> str:
+    try:
+        return str(exported(directory))
+    except ChildProcessError as error:
+        raise LeftOutError(f"the export to ONNX failed ({error})") from None
+
+
+def _available_memory() -> int:
+    lines = Path("/proc/meminfo").read_text().splitlines()
+    return next(int(line.split()[1]) * 1024 for line in lines if line.startswith("MemAvailable"))
+
+
+def batches(texts: Sequence[str]) -> Iterator[list[int]]:
+    """Places of the texts in batches as sentence-transformers makes them: 32 at a time, most characters first."""
+    order = sorted(range(len(texts)), key=lambda i: -len(texts[i]))
+    yield from (order[i : i + BATCH_SIZE] for i in range(0, len(order), BATCH_SIZE))
+
+
+def computed_by_peers(texts: Sequence[str], counts: Sequence[int]) -> int:
+    """Tokens that the peers compute, padding included, for texts of these token counts."""
+    return sum(len(places) * max(counts[i] for i in places) for places in batches(texts))
+
+
+def _exported_system(name: str, directory: Path, forward: Callable[[np.ndarray, np.ndarray], np.ndarray]) -> System:
+    """A system of a forward pass (ids, mask) -> embeddings, with the checkpoint's own tokenizer."""
+    checkpoint = Checkpoint.open(directory)
+    tokenizer, config = checkpoint.tokenizer(), checkpoint.layout.config
+
+    def encode(texts: list[str], length: int) -> np.ndarray:
+        tokenizer.max_length = length
+        vectors = {}
+        for places in batches(texts):
+            ids, mask = _padded(tokenizer, [texts[i] for i in places], config.pad_token_id)
+            vectors |= zip(places, forward(ids, mask), strict=True)
+        return np.stack([vectors[i] for i in range(len(texts))])
+
+    return System(name, encode, SCORES * 4 * config.num_attention_heads)
+
+
+def _padded(tokenizer: Tokenizer, texts: list[str], pad_id: int) -> tuple[np.ndarray, np.ndarray]:
+    """The ids and the mask (B, T) of a batch, as long as its longest text."""
+    rows = [tokens.ids for tokens in tokenizer.encode(texts)]
+    ids = np.full((len(rows), max(map(len, rows))), pad_id, np.int64)
+    mask = np.zeros_like(ids)
+    for row, tokens in enumerate(rows):
+        ids[row, : len(tokens)], mask[row, : len(tokens)] = tokens, 1
+    return ids, mask

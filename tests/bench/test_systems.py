@@ -1,0 +1,78 @@
+import json
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from bench import systems
+from bench.encode import check_same, workloads
+from bench.inputs import long_texts
+from bench.systems import BATCH_SIZE, LeftOutError, System, batches, computed_by_peers, peers
+
+
+def test_batches_are_sorted_by_characters_longest_first() -> None:
+    texts = ["a" * (i % 50) for i in range(70)]
+    places = list(batches(texts))
+    assert [len(batch) for batch in places] == [BATCH_SIZE, BATCH_SIZE, 6]
+    order = [i for batch in places for i in batch]
+    assert sorted(order) == list(range(70))
+    assert [len(texts[i]) for i in order] == sorted(map(len, texts), reverse=True)
+
+
+def test_peers_compute_whole_rectangles() -> None:
+    assert computed_by_peers(["long text", "a"], [5, 3]) == 10
+
+
+def checkpoint(folder: Path, kind: str = "gte") -> Path:
+    (folder / "config.json").write_text(json.dumps({"model_type": kind}))
+    return folder
+
+
+def test_a_peer_that_cannot_run_is_left_out_with_a_sentence(tmp_path, monkeypatch) -> None:
+    def missing(directory: Path, dtype: str) -> System:
+        raise LeftOutError("openvino is not installed")
+
+    there = System("there", lambda texts, length: np.zeros((len(texts), 1)))
+    monkeypatch.setattr(systems, "PEERS", {"openvino": missing, "there": lambda directory, dtype: there})
+    found, sentences = peers(checkpoint(tmp_path), "float32", ["openvino", "there"])
+    assert found == [there]
+    assert sentences == ["openvino is left out in float32: openvino is not installed."]
+    assert peers(checkpoint(tmp_path, "new"), "float32", ["there"])[0] == []
+
+
+def test_a_package_that_is_not_there_leaves_its_peer_out(tmp_path, monkeypatch) -> None:
+    for package in ("torch", "onnxruntime", "openvino"):
+        monkeypatch.setitem(sys.modules, package, None)
+    found, sentences = peers(checkpoint(tmp_path), "float32", list(systems.PEERS))
+    assert not found
+    assert [sentence.split(" is left out")[0] for sentence in sentences] == list(systems.PEERS)
+    assert all("is not installed" in sentence for sentence in sentences)
+
+
+def test_scores_that_memory_cannot_hold_are_not_tried() -> None:
+    system = System("some", lambda texts, length: np.zeros(1), score_bytes=400)
+    assert not system.too_large(1, 128)
+    assert "left out at 2000000 tokens" in system.too_large(1, 2_000_000)
+
+
+def test_another_function_is_noticed() -> None:
+    ours = np.eye(3, dtype=np.float32)
+    check_same({"ours": ours, "theirs": 2 * ours}, 0.9999)
+    with pytest.raises(SystemExit, match="theirs gives other vectors"):
+        check_same({"ours": ours, "theirs": ours[::-1]}, 0.9999)
+    with pytest.raises(SystemExit, match="theirs gives other vectors"):
+        check_same({"ours": ours, "theirs": np.full_like(ours, np.nan)}, 0.9999)
+
+
+def test_long_texts_fill_their_length_and_differ() -> None:
+    texts = long_texts(["some words of a corpus", "and a few more"] * 3, 4, 128)
+    assert all(len(text) == 8 * 128 for text in texts)
+    assert len(set(texts)) == 4
+
+
+def test_workloads_hold_the_same_tokens_at_every_length() -> None:
+    work = workloads(["a text of the corpus"] * 9, [128, 8192], 5, 512)
+    assert [each.name for each in work] == ["16 x 128 tokens", "1 x 8192 tokens", "mixed, 5 texts"]
+    assert [(len(each.texts), each.length) for each in work] == [(16, 128), (1, 8192), (5, 512)]
+    assert len(workloads(["a"], [], 1, 512)) == 1
