@@ -1,0 +1,36 @@
+import pytest
+
+from bench.picture import draw, rates_of
+from bench.report import table
+
+COLUMNS = ["dtype", "workload", "system", "tok/s"]
+ROWS = [
+    ["float32", "16 x 128 tokens", "stella-jax", 349.0],
+    ["float32", "4 x 512 tokens", "stella-jax", 381.0],
+    ["float32", "16 x 128 tokens", "roofline", 900.0],
+    ["float32", "mixed, 96 texts", "stella-jax", 295.0],
+    ["bfloat16", "16 x 128 tokens", "stella-jax", 107.0],
+]
+TEXT = f"## limits\n\n{table(['a'], [[1]])}\n\n## encode: all\n\n{table(COLUMNS, ROWS)}\n"
+
+
+def test_rates_are_those_of_texts_of_one_length_and_type() -> None:
+    rates = {"stella-jax": {128: 349.0, 512: 381.0}, "roofline": {128: 900.0}}
+    assert rates_of(TEXT) == (rates, "float32")
+    assert rates_of(TEXT, "bfloat16") == ({"stella-jax": {128: 107.0}}, "bfloat16")
+
+
+@pytest.mark.parametrize("text", ["", "## encode: old\n\n| workload |\n| --- |\n| 4 x 128 tokens |\n"])
+def test_a_file_without_such_a_table_is_refused(text: str) -> None:
+    with pytest.raises(ValueError, match="no table"):
+        rates_of(text)
+
+
+def test_a_picture_is_small_and_the_same_each_time(tmp_path) -> None:
+    rates, _ = rates_of(TEXT)
+    files = [tmp_path / name for name in ("a.svg", "b.svg")]
+    for file in files:
+        draw(rates, "Tokens a second", file)
+    first, second = (file.read_bytes() for file in files)
+    assert first == second
+    assert b"stella-jax" in first and len(first) < 60_000

@@ -1,0 +1,84 @@
+"""The driver over stub scripts; with -m soak, all scripts over a small encoder."""
+
+import sys
+from pathlib import Path
+
+import pytest
+
+from bench import run
+from bench.report import read_tables
+
+STUB = "import sys; open(sys.argv[1], 'a').write('## fine\\n\\n| n |\\n| --- |\\n| 1 |\\n\\n')"
+
+
+def test_a_script_that_fails_is_reported_and_the_others_go_on(tmp_path, capfd) -> None:
+    out = tmp_path / "results.md"
+    commands = {"bad": ["-c", "raise SystemExit('no such luck')"], "good": ["-c", STUB, str(out)]}
+    assert run.run(commands, out) == ["bad"]
+    text = out.read_text()
+    assert "## bad: failed" in text and "exit code 1" in text
+    assert list(read_tables(text)) == [("fine", [{"n": "1"}])]
+    assert "no such luck" in capfd.readouterr().err
+
+
+@pytest.fixture
+def driver(tmp_path, monkeypatch):
+    """Runs the driver's main where nothing is written but what its stubs write; returns the one file it made."""
+    monkeypatch.setattr(run, "device", lambda: ("cpu", "some-cpu"))
+    monkeypatch.setattr(run, "write_checkpoint", lambda directory, config: directory)
+
+    def drive(names: list[str], script: str) -> Path:
+        stubs = {name: ["-c", script, str(tmp_path / name)] for name in names}
+        monkeypatch.setattr(run, "commands", lambda *arguments: stubs)
+        monkeypatch.setattr(sys, "argv", ["run.py", *names, "--folder", str(tmp_path / "results")])
+        run.main()
+        return tmp_path / "results"
+
+    return drive
+
+
+def test_the_exit_code_is_1_where_one_failed(driver) -> None:
+    driver(["limits"], STUB)
+    with pytest.raises(SystemExit, match="limits failed") as caught:
+        driver(["limits"], "raise SystemExit(3)")
+    assert caught.value.code != 0
+
+
+def test_an_unknown_name_is_wrong_usage(driver, capsys) -> None:
+    with pytest.raises(SystemExit) as caught:
+        driver(["speed"], STUB)
+    assert caught.value.code == 2
+    assert "there is no benchmark speed" in capsys.readouterr().err
+
+
+def test_a_day_has_several_files(tmp_path) -> None:
+    names = []
+    for _ in range(3):
+        file = run.new_file(tmp_path, "some-gpu")
+        file.touch()
+        names.append(file.stem[len("2026-01-31") :])
+    assert names == ["-some-gpu", "-some-gpu-2", "-some-gpu-3"]
+
+
+@pytest.mark.parametrize("kind", ["cpu", "accelerator", "small"])
+def test_every_script_has_its_arguments(kind: str, tmp_path) -> None:
+    commands = run.commands(list(run.ARGUMENTS), kind, tmp_path / "stella", tmp_path / "out.md")
+    for name, command in commands.items():
+        assert (run.BENCH.parent / command[0]).is_file()
+        assert ("--flax" in command) == (name == "load")
+    assert set(run.DEFAULT) <= set(commands)
+
+
+@pytest.mark.soak
+@pytest.mark.torch
+def test_all_scripts_run_on_a_small_encoder(tmp_path, monkeypatch) -> None:
+    folder = tmp_path / "results"
+    monkeypatch.setattr(
+        sys, "argv", ["run.py", "--small", "memory", *run.DEFAULT, "--folder", str(folder), "--work", str(tmp_path)]
+    )
+    run.main()
+    [results] = folder.glob("*.md")
+    titles = {title.split(":")[0] for title, _ in read_tables(results.read_text())}
+    assert titles == {"memory", *run.DEFAULT}
+    [picture] = folder.glob("*.svg")
+    assert picture.stat().st_size < 60_000
