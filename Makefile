@@ -31,8 +31,12 @@ lint: $(VENV)/installed-test
 	$(BIN)/ruff format --check .
 	$(BIN)/pyright --pythonpath $(BIN)/python
 
-bench: $(VENV)/installed-test
-	@set -e; for script in bench/convert.py bench/encode.py bench/job.py; do echo "== $$script"; $(BIN)/python $$script; done
+# Writes a dated file and a picture into bench/results. Some only: make bench BENCH="encode latency"; to try: BENCH=--small.
+# With an NVIDIA GPU: make bench EXTRAS=test,bench,cuda
+BENCH ?=
+EXTRAS ?= test,bench
+bench: $(VENV)/installed-bench
+	$(BIN)/python bench/run.py $(BENCH)
 
 # Compiles the encoder for TPU pods without a TPU. All topologies: make tpu-check TPU=
 TPU ?= --topology v5e:2x4 --length 48 512
@@ -52,6 +56,11 @@ $(VENV)/installed-test: pyproject.toml | $(VENV)/bin/python
 	@echo "== Installing stella-jax with its test extra into $(VENV) (a few minutes, once)"
 	@$(PIP) install --editable ".[test]"
 	@touch $@ $(VENV)/installed
+
+$(VENV)/installed-bench: pyproject.toml | $(VENV)/bin/python
+	@echo "== Installing stella-jax with $(EXTRAS) into $(VENV) (a few minutes, once)"
+	@$(PIP) install --editable ".[$(EXTRAS)]"
+	@touch $@ $(VENV)/installed $(VENV)/installed-test
 
 .venv-tpu/installed: pyproject.toml
 	@echo "== Installing stella-jax with its tpu extra into .venv-tpu (a minute or two, once)"
