@@ -8,15 +8,15 @@ from collections.abc import Callable
 from stella_jax.demo import run_demo
 from stella_jax.devices import start_jax
 from stella_jax.embedder import Stella
-from stella_jax.errors import StellaError
+from stella_jax.errors import StellaError, listed
 from stella_jax.job.estimate import estimate_job
 from stella_jax.job.hosts import Hosts, meet
+from stella_jax.job.progress import Summary
 from stella_jax.job.request import Request, resolve_prompt
 from stella_jax.job.rows import Fields
 from stella_jax.job.run import Running, loading, run_job
 from stella_jax.job.stop import Stop, stopping_on_sigterm
 from stella_jax.job.verify import verify_job
-from stella_jax.layout import listed
 from stella_jax.search import Hit, Index
 
 
@@ -29,18 +29,12 @@ def embed(arguments: Namespace) -> None:
         hosts = _hosts(arguments)
         if arguments.dry_run:
             print(estimate_job(request, arguments.tokens_per_second, shown))
-            return
-        if arguments.executor == "ray":
+        elif arguments.executor == "ray":
             from stella_jax.job.ray_job import run_ray_job  # here: Ray is an extra
 
-            summary = run_ray_job(request, stop, shown, arguments.ray_address)
+            print(f"{request.out}: {run_ray_job(request, stop, shown, arguments.ray_address)}")
         else:
-            with loading(request.out, hosts):
-                model = request.load()
-            running = Running(request.max_rejected, hosts, stop, shown)
-            settings = request.settings(model)
-            summary = run_job(model, request.origin, request.inputs, request.out, settings, running)
-    print(f"{arguments.out}: {summary}")
+            print(f"{request.out}: {_embed(request, Running(request.max_rejected, hosts, stop, shown))}")
 
 
 def verify(arguments: Namespace) -> None:
@@ -96,6 +90,13 @@ def _request(arguments: Namespace) -> Request:
         out=arguments.out,
         max_rejected=arguments.max_rejected,
     )
+
+
+def _embed(request: Request, running: Running) -> Summary:
+    with loading(request.out, running.hosts):
+        model = request.load()
+    settings = request.settings(model)
+    return run_job(model, request.origin, request.inputs, request.out, settings, running)
 
 
 def _hosts(arguments: Namespace) -> Hosts:

@@ -1,4 +1,4 @@
-"""Who runs which part: this process alone, or the processes of many hosts."""
+"""Who runs which part, and who closes the job: this process alone, or the processes of many hosts."""
 
 import time
 

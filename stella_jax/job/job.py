@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from stella_jax.errors import StellaError
+from stella_jax.errors import StellaError, listed
 from stella_jax.job import plan_files, receipts
 from stella_jax.job.hashing import identify_all
 from stella_jax.job.lookout import PATIENCE, Lookout
@@ -22,7 +22,6 @@ from stella_jax.job.scanner import RowsDigest
 from stella_jax.job.settings import Settings, check_same, settings_of
 from stella_jax.job.source import Source, open_sources
 from stella_jax.job.store import Damaged, Store
-from stella_jax.layout import listed
 
 JOB = "job.json"
 FOLDERS = (receipts.FOLDER, plan_files.FOLDER)

@@ -107,10 +107,11 @@ def test_nobody_stays_at_a_meeting_whose_process_is_interrupted(struck_at_the_me
     assert not is_running(pid)
 
 
-def test_sigterm_at_the_meeting_ends_as_it_does_later(struck_at_the_meeting, tmp_path, capsys):
+@pytest.mark.parametrize(("options", "kept"), [([], "; finished parts are kept, "), (["--dry-run"], "\n")])
+def test_sigterm_at_the_meeting_ends_as_it_does_later(struck_at_the_meeting, tmp_path, capsys, options, kept):
     pid = struck_at_the_meeting(signal.SIGTERM)
-    assert main(["embed", "a.txt", "--out", str(tmp_path / "out"), "--executor", "distributed"]) == 143
-    assert capsys.readouterr().err.startswith("stella-jax: stopped by SIGTERM; ")
+    assert main(["embed", "a.txt", "--out", str(tmp_path / "out"), "--executor", "distributed", *options]) == 143
+    assert capsys.readouterr().err.startswith(f"stella-jax: stopped by SIGTERM{kept}")
     assert not is_running(pid)
     assert signal.getsignal(signal.SIGTERM) is signal.SIG_DFL
 
