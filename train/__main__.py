@@ -85,7 +85,7 @@ def main(argv: list[str] | None = None) -> int:
     from train.hosts import Company
 
     company = Company()
-    return company.leave(partial(exit_code, "train", partial(run, arguments, company.join), end))
+    return company.see_through(partial(exit_code, "train", partial(run, arguments, company.join), end))
 
 
 if __name__ == "__main__":

@@ -45,6 +45,7 @@ class Evaluation:
         """
         lend({name: self._hosts.fetch(leaf) for name, leaf in params.items()}, self._model.runner)
         embedded = {name: self._embed(name, texts, tick) for name, texts in triplets.columns.items()}
+        lend({}, self._model.runner)  # where processes split parameters, these are copies of all of them
         scores = {"loss": self._loss(tuple(embedded.values()))}
         if triplets.negatives is not None:
             scores |= triplet_accuracy(*embedded.values())

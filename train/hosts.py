@@ -38,8 +38,8 @@ PARTING_SECONDS = 3600
 LEAVING_SECONDS = 3
 
 NOT_MET = (
-    f"the processes of the run did not meet within {MEETING_SECONDS} seconds. Start the same command on every host, "
-    "with a --coordinator HOST:PORT of process 0 that all can reach."
+    f"this process was ended before it had met the others of the run, by the system or after {MEETING_SECONDS} s; "
+    "start the same command on every host, with a --coordinator HOST:PORT of process 0 that all can reach."
 )
 AGAIN = "look at what the others say, and start the same command on every host again: it goes on after the newest \
 checkpoint."
@@ -98,10 +98,10 @@ class Company:
             ) from error
         self._keep(ENDED)
 
-    def leave(self, work: Callable[[], int]) -> int:
-        """Does the work and returns its exit code, unless it ends before all: then this process ends at once.
+    def see_through(self, work: Callable[[], int]) -> int:
+        """Does the work and returns its exit code; where that has not parted from the others, ends the process.
 
-        At the usual end of a process JAX would wait for the others, who wait for this one.
+        JAX would wait for them at the usual end of a process, and they for this one at the next step.
         """
         try:
             code = work()

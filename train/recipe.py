@@ -97,7 +97,7 @@ class Loop:
       gradient_accumulation_steps: parts that a batch is cut into, one in memory at a time.
       export: which weights are exported, those of the last step or of the best evaluation.
       remat: compute each layer again for its gradient, which takes time and saves memory.
-      mesh: devices, such as "data=4,model=2"; None is one.
+      mesh: devices, of all hosts together, such as "data=4,model=2"; None is one.
       fsdp: split parameters and moments over the mesh's `data` axis, too.
     """
 

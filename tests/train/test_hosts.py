@@ -228,7 +228,7 @@ def test_one_that_waits_in_vain_ends_with_a_sentence(pair, tmp_path) -> None:
     waiting = pair.start(recipe(tmp_path, tmp_path / "run"), 1, f"127.0.0.1:{free_port()}", patch)
     _, err = waiting.communicate(timeout=120)
     assert waiting.returncode == -signal.SIGABRT
-    assert "train: error: the processes of the run did not meet within " in err
+    assert "train: error: this process was ended before it had met the others of the run, " in err
 
 
 # One alone
