@@ -5,10 +5,12 @@ A peer that cannot run here, for want of a package or of a kernel, is left out w
 
 import json
 import os
+import sys
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
+from importlib import import_module
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import jax
 import numpy as np
@@ -93,7 +95,7 @@ def onnx_runtime(directory: Path, dtype: str) -> System:
     if dtype != "float32":
         raise LeftOutError(f"its CPU kernels are not made for {dtype}")
     try:
-        import onnxruntime
+        onnxruntime = import_module("onnxruntime")  # by name: what checks types has no need of it
     except ImportError as error:
         raise LeftOutError(f"{error.name} is not installed") from None
     options = onnxruntime.SessionOptions()
@@ -106,14 +108,15 @@ def onnx_runtime(directory: Path, dtype: str) -> System:
     return _exported_system("ONNX Runtime", directory, forward)
 
 
-def openvino(directory: Path, dtype: str) -> System:
+def open_vino(directory: Path, dtype: str) -> System:
     """OpenVINO's CPU plugin on the exported model."""
     _needs_cpu()
     try:
-        from openvino import Core
+        sys.modules.setdefault("openvino_telemetry", cast(Any, None))  # it reports each import, or asks for leave to
+        openvino = import_module("openvino")
     except ImportError as error:
         raise LeftOutError(f"{error.name} is not installed") from None
-    core = Core()
+    core = openvino.Core()
     if dtype == "bfloat16" and "BF16" not in core.get_property("CPU", "OPTIMIZATION_CAPABILITIES"):
         raise LeftOutError("this processor has no bfloat16 for it")
     settings = {
@@ -125,7 +128,7 @@ def openvino(directory: Path, dtype: str) -> System:
     return _exported_system("OpenVINO", directory, lambda ids, mask: np.array(compiled([ids, mask])[0]))
 
 
-PEERS = {"sentence-transformers": sentence_transformers, "onnxruntime": onnx_runtime, "openvino": openvino}
+PEERS = {"sentence-transformers": sentence_transformers, "onnxruntime": onnx_runtime, "openvino": open_vino}
 
 
 def peers(directory: Path, dtype: str, wanted: Sequence[str]) -> tuple[list[System], list[str]]:
