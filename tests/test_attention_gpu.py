@@ -11,8 +11,11 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from flax import nnx
+from paths import GOLDENS
 
 from stella_jax.attention import attend, attend_at_once, attend_by_cudnn, attend_by_head
+from stella_jax.checkpoint import Checkpoint, abstract_encoder
 from stella_jax.sharding import cuda_generation, make_mesh
 
 CALL = re.compile(r'custom_call @(__cudnn\$\w+)\(.*?backend_config = "(.*?)", operand_layouts')
@@ -35,10 +38,14 @@ def gpu(monkeypatch: pytest.MonkeyPatch) -> Callable[[int], None]:
 
 
 def cudnn_calls(function: Callable[..., Any], dtype: Any = jnp.bfloat16, shape: tuple = SHAPE) -> dict[str, dict]:
-    """The cuDNN kernels in the function's program for CUDA, by name, each with its settings."""
+    """The cuDNN kernels in a program for CUDA of q, k, v and lengths, by name, each with its settings."""
     heads = jax.ShapeDtypeStruct(shape, dtype)
+    return kernels(function, heads, heads, heads, LENGTHS)
+
+
+def kernels(function: Callable[..., Any], *arguments: Any) -> dict[str, dict]:
     fresh = jax.jit(lambda *arguments: function(*arguments))  # not traced before, on another platform
-    text = fresh.trace(heads, heads, heads, LENGTHS).lower(lowering_platforms=("cuda",)).as_text()
+    text = fresh.trace(*arguments).lower(lowering_platforms=("cuda",)).as_text()
     return {name: json.loads(config.replace("\\22", '"'))["cudnn_fmha_backend_config"]
             for name, config in CALL.findall(text)}  # fmt: skip
 
@@ -63,6 +70,23 @@ def test_its_gradient_is_cudnns_too(gpu) -> None:
     calls = cudnn_calls(gradient)
     assert set(calls) == {"__cudnn$fmhaSoftmax", "__cudnn$fmhaSoftmaxBackward"}
     assert {config["mask_type"] for config in calls.values()} == {"PADDING"}
+
+
+@pytest.mark.parametrize("keep", [None, jax.checkpoint_policies.nothing_saveable])
+def test_the_encoder_and_its_gradient_are_cudnns(gpu, keep) -> None:
+    gpu(9)
+    config = Checkpoint.open(GOLDENS / "stella").layout.config
+    graphdef, state = abstract_encoder(config, jnp.bfloat16)
+    ids = jax.ShapeDtypeStruct((4, 32), jnp.int32)
+
+    def total(state, ids, lengths):
+        return nnx.merge(graphdef, state)(ids, lengths, keep=keep)[0].sum()
+
+    assert set(kernels(total, state, ids, LENGTHS)) == {"__cudnn$fmhaSoftmax"}
+    both = kernels(jax.grad(total), state, ids, LENGTHS)
+    assert set(both) == {"__cudnn$fmhaSoftmax", "__cudnn$fmhaSoftmaxBackward"}
+    shapes = {tuple(call["intermediate_tensor_shape"]["dimensions"]) for call in both.values()}
+    assert shapes == {("4", str(config.num_attention_heads), "32", "32")}
 
 
 def test_every_gpu_has_its_own_rows_and_heads(gpu) -> None:
