@@ -72,7 +72,7 @@ def in_a_process(name: str, directory: Path, length: int, options: argparse.Name
     process = subprocess.run(command, capture_output=True, text=True, check=False)
     if process.returncode:
         reason = (process.stderr.strip().splitlines() or [f"it ended with {process.returncode}"])[-1]
-        return f"{name} has no row at {length} tokens: {reason}"
+        return f"{name} has no row at {length} tokens: {reason.removesuffix('.')}."
     size, loaded, most = json.loads(process.stdout.splitlines()[-1])
     cells = [each / 1e9 for each in (size, loaded, most, most - size)]
     return [name, f"{options.texts} x {length} tokens", *cells, (most - size) / ALLOWED]
