@@ -22,7 +22,6 @@ from systems import PEERS, peers, stella_jax
 
 from stella_jax import Stella
 from stella_jax.batching import Packer, pad
-from stella_jax.runner import embeddings
 from stella_jax.sharding import ROWS, place
 
 QUERY = "What are some ways to reduce stress?"
@@ -37,10 +36,12 @@ def device_call(model: Stella, query: str) -> Callable[[], object]:
     [batch] = [*(packer := Packer(model.max_seq_length, 1)).add(0, [len(tokens.ids)]), *packer.flush(0)]
     ids, lengths = (place(model.mesh, array, ROWS) for array in pad([tokens.ids], batch, model.config.pad_token_id))
 
+    # Private, but it is the very program that a call runs, whatever the platform.
+    forward = partial(runner._embeddings, runner.graphdef, runner.state, runner.head_params, output=runner.output)
+
     def call() -> object:
         with jax.set_mesh(model.mesh):
-            found = embeddings(runner.graphdef, runner.state, runner.head_params, ids, lengths, output=runner.output)
-        return jax.block_until_ready(found)
+            return jax.block_until_ready(forward(ids, lengths))
 
     return call
 
