@@ -27,6 +27,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from checkpoint import STELLA
+from cost import attention_flops, linear_flops
 from hlo import Program
 from jax.experimental.topologies import get_topology_desc
 from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
@@ -42,7 +43,6 @@ from stella_jax.sharding import AXES, EVERYWHERE, ROWS
 TOPOLOGIES = ("v5e:2x4", "v5e:16x16", "v6e:16x16", "v5p:8x8x8")
 LENGTHS = (128, 512, 8192)
 HEAD = Head("2_Dense_1024", 1024)
-LINEAR_FLOPS, ATTENTION_FLOPS = 0.8053e9, 98_304
 MOST = 1.1  # times the bound
 
 
@@ -90,11 +90,11 @@ class Result:
 
     @property
     def matmuls_of_bound(self) -> float:
-        return self.matmul_flops / (LINEAR_FLOPS * self.tokens)
+        return self.matmul_flops / (linear_flops(STELLA) * self.tokens)
 
     @property
     def attention_of_bound(self) -> float:
-        return self.kernel_flops / (ATTENTION_FLOPS * self.length * self.tokens)
+        return self.kernel_flops / (attention_flops(STELLA, self.length) * self.tokens)
 
     @property
     def hbm_of_mxu_time(self) -> float:
@@ -131,8 +131,8 @@ COLUMNS = ("topology", "chips", "rows x tokens a chip", "compile s", "HBM GiB a 
            "of the bound", "HBM MB a token", "HBM / MXU time", "moves in a layer")  # fmt: skip
 NOTES = f"""
 FLOPs are counted from the optimised program: dots and convolutions as often as their loop runs, the attention kernel by
-the cost that it states, which holds the softmax (1/64) too. The bounds are {LINEAR_FLOPS / 1e9:.4f} GFLOP a token and
-{ATTENTION_FLOPS:,} FLOP times the length; at most {MOST} times either is allowed. The matmuls beyond their bound are
+the cost that it states, which holds the softmax (1/64) too. The bounds are {linear_flops(STELLA) / 1e9:.4f} GFLOP a token and
+{attention_flops(STELLA, 1):,} FLOP times the length; at most {MOST} times either is allowed. The matmuls beyond their bound are
 the rotation's (it swaps halves of heads in the matrix unit) and the Dense head.
 
 HBM MB a token: every instruction reads and writes each of its arrays once, tiles and their padding whole, VMEM free.

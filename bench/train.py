@@ -25,6 +25,7 @@ sys.path.append(sys.path.pop(0))
 import jax
 import jax.numpy as jnp
 from checkpoint import STELLA, write_checkpoint
+from cost import attention_flops, linear_flops
 from report import publish, table
 
 from stella_jax.checkpoint import Checkpoint
@@ -147,8 +148,7 @@ def matmul_rate(dtype: str) -> float:
 
 def step_flops(config: EncoderConfig, tokens: int) -> float:
     """FLOPs that a step needs for a token of a text of so many: forward, and twice that for the gradient."""
-    D, F, L = config.hidden_size, config.intermediate_size, config.num_hidden_layers
-    return 3 * L * (2 * (4 * D * D + 3 * D * F) + 4 * tokens * D)
+    return 3 * (linear_flops(config) + attention_flops(config, tokens))
 
 
 def in_a_process(system: str, directory: Path) -> dict[str, float]:

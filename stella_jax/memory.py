@@ -2,19 +2,21 @@
 
 import math
 import mmap
-import os
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any, TypeVar
 
 import numpy as np
 
+from stella_jax.cores import cores
+
 Result = TypeVar("Result")
 
 # Columns of a matrix that are transposed at a time: a line of each stays in the processor's cache until it is full.
 STRIP = 32
 
-THREADS = min(8, os.cpu_count() or 1)
+# Threads that copies and hashes fill memory's bandwidth with.
+THREADS = 8
 
 
 def aligned(shape: Sequence[int], dtype: Any) -> np.ndarray:
@@ -45,5 +47,5 @@ def in_threads(function: Callable[[int], Result], count: int) -> list[Result]:
     """What the function gives for 0 to count - 1, computed side by side, as numpy's copies and hashes can be."""
     if count == 1:
         return [function(0)]
-    with ThreadPoolExecutor(THREADS) as pool:
+    with ThreadPoolExecutor(min(THREADS, cores())) as pool:
         return list(pool.map(function, range(count)))
