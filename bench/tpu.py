@@ -131,9 +131,9 @@ COLUMNS = ("topology", "chips", "rows x tokens a chip", "compile s", "HBM GiB a 
            "of the bound", "HBM MB a token", "HBM / MXU time", "moves in a layer")  # fmt: skip
 NOTES = f"""
 FLOPs are counted from the optimised program: dots and convolutions as often as their loop runs, the attention kernel by
-the cost that it states, which holds the softmax (1/64) too. The bounds are {linear_flops(STELLA) / 1e9:.4f} GFLOP a token and
-{attention_flops(STELLA, 1):,} FLOP times the length; at most {MOST} times either is allowed. The matmuls beyond their bound are
-the rotation's (it swaps halves of heads in the matrix unit) and the Dense head.
+the cost that it states, which holds the softmax (1/64) too. The bounds are {linear_flops(STELLA) / 1e9:.4f} GFLOP a
+token and {attention_flops(STELLA, 1):,} FLOP times the length; at most {MOST} times either is allowed. The matmuls
+beyond their bound are the rotation's (it swaps halves of heads in the matrix unit) and the Dense head.
 
 HBM MB a token: every instruction reads and writes each of its arrays once, tiles and their padding whole, VMEM free.
 What the kernel reads again for each block of queries is not in it. HBM / MXU time: that traffic against those FLOPs,
