@@ -1,6 +1,7 @@
 """The step: the same trajectory however it is cut, laid out or padded, and what is frozen or drawn at random."""
 
 import re
+from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from functools import cache
 from typing import Any
@@ -41,6 +42,14 @@ class Run:
 
 
 DROPPED = Run(settings=Settings())
+
+
+@pytest.fixture(scope="module", autouse=True)
+def compiled_fast() -> Iterator[None]:
+    """The same programs, quicker to compile than they then run: here that takes half of the time."""
+    jax.config.update("jax_disable_most_optimizations", True)
+    yield
+    jax.config.update("jax_disable_most_optimizations", False)
 
 
 @dataclass
