@@ -5,7 +5,6 @@ hash, and a checkpoint whose arrays are others is put aside for the one before i
 """
 
 import hashlib
-import os
 import shutil
 from collections.abc import Callable, Mapping
 from concurrent.futures import ThreadPoolExecutor
@@ -16,6 +15,7 @@ import jax
 import numpy as np
 from orbax.checkpoint import v1 as ocp
 
+from stella_jax.cores import cores
 from stella_jax.errors import StellaError
 from stella_jax.params import quiet, writing
 from stella_jax.sharding import put
@@ -210,7 +210,7 @@ def unflat(arrays: Mapping[str, jax.Array]) -> State:
 
 
 def _hashes(arrays: Arrays) -> dict[str, str]:
-    with ThreadPoolExecutor(os.cpu_count()) as pool:
+    with ThreadPoolExecutor(cores()) as pool:
         return dict(zip(arrays, pool.map(_sha256, arrays.values()), strict=True))
 
 
