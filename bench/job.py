@@ -13,10 +13,13 @@ import subprocess
 import sys
 import tempfile
 import time
+from collections.abc import Iterator
+from datetime import datetime
 from itertools import cycle, islice
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 from checkpoint import write_checkpoint
 from report import publish, table
 
@@ -85,8 +88,12 @@ def measure_commit(model: Stella, corpus: Path, part_rows: int, folder: Path) ->
     return [f"{len(seconds)} parts of {part_rows}", statistics.median(seconds), sum(seconds) / summary.seconds]
 
 
-def rate_of_processes(count: int, corpus: Path, folder: Path, model: str, part_rows: int) -> float:
-    """Tokens a second of `count` processes on one job, each on one core; the slowest one's time counts."""
+def rates_of_processes(count: int, corpus: Path, folder: Path, model: str, part_rows: int) -> tuple[float, float]:
+    """Tokens a second of `count` processes on one job, each on one core: over all of it, and between start and end.
+
+    Over all of it the slowest one's time counts, and each loads some 30 compiled programs. Between is from when all
+    have done a quarter of their share until the first has ended.
+    """
     out = folder / f"of-{count}"
     shutil.rmtree(out, ignore_errors=True)
     command = [sys.executable, "-m", "stella_jax", "embed", str(corpus), "--out", str(out), "--model", model]
@@ -98,19 +105,35 @@ def rate_of_processes(count: int, corpus: Path, folder: Path, model: str, part_r
     ]
     if any(process.wait() for process in processes):
         raise SystemExit("a process failed; its sentence is above.")
-    ends = [json.loads(path.read_text().splitlines()[-1]) for path in out.glob("progress*.jsonl")]
-    return sum(end["tokens"] for end in ends) / max(end["seconds"] for end in ends)
+    journals = [[json.loads(line) for line in path.read_text().splitlines()] for path in out.glob("progress*.jsonl")]
+    whole = sum(lines[-1]["tokens"] for lines in journals) / max(lines[-1]["seconds"] for lines in journals)
+    return whole, sum(_rates_between([_embedding(lines) for lines in journals]))
+
+
+def _embedding(lines: list[dict[str, Any]]) -> np.ndarray:
+    """(lines, 2) seconds since the epoch, and tokens done by then, while a process embeds."""
+    told = [line for line in lines if line["phase"] == "embedding"]
+    return np.array([(datetime.fromisoformat(line["time"]).timestamp(), line["tokens"]) for line in told])
+
+
+def _rates_between(told: list[np.ndarray]) -> Iterator[float]:
+    begin = max(times[np.searchsorted(tokens, tokens[-1] / 4)] for times, tokens in (lines.T for lines in told))
+    end = min(lines[-1, 0] for lines in told)
+    for times, tokens in (lines.T for lines in told):
+        first, last = np.interp([begin, end], times, tokens)
+        yield (last - first) / (end - begin)
 
 
 def measure_scaling(counts: list[int], *arguments: Any, repeats: int) -> list[list[object]]:
     """Rows of the table, the first of them one process."""
-    rate_of_processes(1, *arguments)  # fills the compile cache
-    rates = {count: [rate_of_processes(count, *arguments) for _ in range(repeats)] for count in [1, *counts]}
-    single, cores = statistics.median(rates[1]), len(os.sched_getaffinity(0))
+    rates_of_processes(1, *arguments)  # fills the compile cache
+    rates = {count: [rates_of_processes(count, *arguments) for _ in range(repeats)] for count in [1, *counts]}
+    medians = {count: np.median(found, axis=0) for count, found in rates.items()}
     rows: list[list[object]] = []
-    for count, found in rates.items():
-        rate = statistics.median(found)
-        rows.append([count, rate, rate / single, min(count, cores), rate / single / min(count, cores)])
+    for count, found in medians.items():
+        ideal = min(count, len(os.sched_getaffinity(0)))
+        whole, between = (found / medians[1] / ideal).tolist()
+        rows.append([count, ideal, float(found[0]), whole, float(found[1]), between])
     return rows
 
 
@@ -133,7 +156,7 @@ def main() -> None:
         if "scaling" in wanted:
             arguments = corpus, folder, name, max(1, options.part_rows // 8)
             rows = measure_scaling([2, 4], *arguments, repeats=options.repeats)
-            columns = ["processes, a core each", "tok/s", "against one", "ideal on these cores", "of the ideal"]
+            columns = ["processes, a core each", "ideal", "tok/s", "of the ideal", "tok/s between", "of the ideal"]
             publish(f"job: processes, {options.texts} texts, {Path(name).name}", table(columns, rows), options.out)
         if "plan" in wanted:
             output = subprocess.run([sys.executable, str(PLAN)], check=True, capture_output=True, text=True).stdout
