@@ -15,7 +15,7 @@ demo: $(VENV)/installed
 	$(BIN)/python -m stella_jax search $(DEMO) "green tea" -k 3
 	$(BIN)/python -m stella_jax search $(DEMO) "the game of chess" -k 3
 	$(BIN)/python -m stella_jax search $(DEMO) "what do birds eat?" -k 3
-	@echo "== The example of stella's model card (random weights here: its numbers need the published ones)"
+	@echo "== The example of stella's model card (its numbers need the published weights; these are tiny's)"
 	$(BIN)/python -m stella_jax demo
 
 # There is no torch in the test extra from Python 3.12 on: what compares with it is then left out.

@@ -1,145 +1,186 @@
-"""Make the embedded checkpoint: a tokenizer and random weights for the JSON files that stand in its directory.
+"""Make the embedded checkpoint `tiny` from nothing but pairs of texts that mean the same, and triplets.
 
-    python -m train.tiny corpus.jsonl.gz --out stella_jax/tiny
+    python -m train.tiny PAIRS.jsonl.gz --out build/tiny
 
-Nothing is learned but the vocabulary. Common tokens carry almost nothing and the layers change their input little, so
-the mean over the tokens is a bag of rare words: enough for a demonstration to find a text by the words in it.
+A tokenizer and random weights (`train.scratch`); recipes/tiny.toml on the pairs; recipes/tiny_questions.toml on
+questions made of pairs and triplets, for the encoder and its largest head, then for each other head alone; all of it
+rounded to float16. Each training goes on where it was ended when the same command is given again.
 """
 
 import argparse
-import collections
-import gzip
+import dataclasses
 import json
+import random
+import shutil
+import sys
+from collections.abc import Sequence, Set
 from pathlib import Path
 
 import numpy as np
-from safetensors.numpy import save_file
-from tokenizers import Tokenizer, decoders, models, normalizers, pre_tokenizers, processors, trainers
 
-SEED = 2026
-WEIGHT_STD, BIAS_STD = 0.03, 0.003
-COMMON_SHARE = 5e-4  # a token with this share of the corpus keeps half of its own direction
-SPECIAL = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]"]
+from convert.torch_layout import to_torch
+from stella_jax.checkpoint import Checkpoint
+from stella_jax.devices import start_jax
+from stella_jax.exits import exit_code
+from stella_jax.hub import TINY
+from stella_jax.job.stop import Stop, stopping_on_sigterm
+from stella_jax.weights import Leaf, Weights
+from train.data import Triplets, read_triplets
+from train.loop import EXPORT, train
+from train.recipe import read_recipe
+from train.scratch import SEED, write_tokenizer, write_weights
 
+RECIPES = Path(__file__).parent / "recipes"
 
-def read_json(path: Path) -> dict:
-    return json.loads(path.read_text(encoding="utf-8"))
-
-
-def read_texts(path: Path) -> list[str]:
-    with gzip.open(path, "rt", encoding="utf-8") if path.suffix == ".gz" else path.open(encoding="utf-8") as lines:
-        return [json.loads(line)["text"] for line in lines]
-
-
-def train_tokenizer(texts: list[str], vocab_size: int) -> Tokenizer:
-    """Uncased WordPiece as BERT has it, with [PAD] at 0."""
-    tokenizer = Tokenizer(models.WordPiece(unk_token="[UNK]"))
-    tokenizer.normalizer = normalizers.BertNormalizer(lowercase=True)
-    tokenizer.pre_tokenizer = pre_tokenizers.BertPreTokenizer()
-    tokenizer.decoder = decoders.WordPiece()
-    tokenizer.train_from_iterator(texts, trainers.WordPieceTrainer(vocab_size=vocab_size, special_tokens=SPECIAL))
-    # The trainer finds the same tokens each time but numbers ties at random.
-    vocab = SPECIAL + sorted(tokenizer.get_vocab().keys() - set(SPECIAL))
-    if len(vocab) != vocab_size:
-        raise SystemExit(f"train.tiny: the corpus gives {len(vocab)} tokens of {vocab_size}; add more text")
-    tokenizer.model = models.WordPiece({token: i for i, token in enumerate(vocab)}, unk_token="[UNK]")
-    tokenizer.post_processor = processors.TemplateProcessing(
-        single="[CLS] $A [SEP]",
-        pair="[CLS] $A [SEP] $B:1 [SEP]:1",
-        special_tokens=[(token, vocab.index(token)) for token in ("[CLS]", "[SEP]")],
-    )
-    return tokenizer
+QUESTIONS = ("{}", "What is {}?", "Define {}.", "meaning of {}", "Can you tell me what {} means?")
 
 
-def token_shares(tokenizer: Tokenizer, texts: list[str], prompts: list[str]) -> np.ndarray:
-    """[vocab] the share of each token in the corpus, as if each text were asked for once with each prompt."""
-    counts = collections.Counter(i for encoding in tokenizer.encode_batch(texts) for i in encoding.ids)
-    for prompt in prompts:
-        counts.update({i: len(texts) for i in tokenizer.encode(prompt).ids})
-    return np.array([counts[i] for i in range(tokenizer.get_vocab_size())]) / counts.total()
+class Joined:
+    """The weights of several trainings of one checkpoint, in float16: each leaf from the last that changed it."""
+
+    def __init__(self, encoder: Weights, heads: dict[str, Weights], like: Weights):
+        self.leaves: dict[str, Leaf] = like.leaves
+        self.dtypes: dict[str, np.dtype] = dict.fromkeys(like.leaves, np.dtype(np.float16))
+        self.prefix: str = like.prefix
+        self._encoder, self._heads = encoder, heads
+
+    def read(self, path: str) -> np.ndarray:
+        """One leaf, contiguous."""
+        trained = self._heads.get(self.leaves[path].folder, self._encoder)
+        return np.ascontiguousarray(trained.read(path).astype(np.float16))
 
 
-def common_direction(hidden: int) -> np.ndarray:
-    """[hidden] +1, -1, ...: what common tokens share; of mean 0, so that LayerNorm keeps it."""
-    return np.where(np.arange(hidden) % 2, -1.0, 1.0)
+def begin(directory: Path, rows: Triplets) -> None:
+    """The untrained checkpoint: the JSON files of `tiny`, a tokenizer of the pairs' texts, random weights."""
+    working = directory.with_name(f".{directory.name}.partial")
+    shutil.rmtree(working, ignore_errors=True)
+    shutil.copytree(TINY, working, ignore=shutil.ignore_patterns("*.safetensors", "*.md", "*.txt", "tokenizer.json"))
+    write_tokenizer(working, sorted({*rows.anchors, *rows.positives}))
+    write_weights(working)
+    _set_dtype(working, "float32")
+    working.rename(directory)
 
 
-def blind_to_common(weight: np.ndarray) -> np.ndarray:
-    """[out, hidden] `weight` without its response to the common direction: no offset that all texts would share."""
-    common = common_direction(weight.shape[1])
-    return weight - np.outer(weight @ common, common) / len(common)
+def write_pairs(pairs: Triplets, file: Path) -> None:
+    """The pairs, and what follows from them: a word with the gloss of its kind, and the two halves of a gloss.
 
-
-def word_embeddings(rng: np.random.Generator, shares: np.ndarray, hidden: int) -> np.ndarray:
-    """[vocab, hidden] a direction of its own for a rare token, turned to the common one the more frequent it is.
-
-    LayerNorm makes all vectors equally long, so that a token can weigh less only by saying less. The weights are those
-    of smooth inverse frequency (Arora et al. 2017).
+    Anchors that are no glosses are words; a gloss that is an anchor has that of its kind as positive. A half has every
+    word of the gloss that a coin gives it: words that stand together are of one topic.
     """
-    own = (COMMON_SHARE / (COMMON_SHARE + shares))[:, None]
-    return own * rng.standard_normal((len(shares), hidden)) + np.sqrt(1 - own**2) * common_direction(hidden)
+    rng = random.Random(SEED)
+    glosses, kind = _glosses(pairs)
+    rows = list(zip(pairs.anchors, pairs.positives, strict=True))
+    rows += [(word, kind[gloss]) for word, gloss in rows if word not in glosses and gloss in kind]
+    for words in map(str.split, glosses):
+        halves: tuple[list[str], list[str]] = [], []
+        for word in words:
+            halves[rng.random() < 0.5].append(word)
+        rows.append((" ".join(halves[0]), " ".join(halves[1])))
+    with file.open("w", encoding="utf-8") as lines:
+        for anchor, positive in rows:
+            if anchor and positive and anchor != positive:
+                lines.write(json.dumps({"anchor": anchor, "positive": positive}) + "\n")
 
 
-def encoder_tensors(rng: np.random.Generator, config: dict, shares: np.ndarray) -> dict[str, np.ndarray]:
-    hidden, intermediate = config["hidden_size"], config["intermediate_size"]
+def write_questions(
+    pairs: Triplets, triplets: Triplets, held_out: Set[str], prompts: Sequence[str], file: Path
+) -> None:
+    """Questions about words, each with the gloss of its word and a wrong one, from pairs and from ready triplets.
 
-    def normal(std: float, *shape: int) -> np.ndarray:
-        return rng.normal(0.0, std, shape)
+    The wrong gloss is one of the same kind, or any where there is none. A third of the questions carry a prompt.
 
-    def norm(name: str) -> dict[str, np.ndarray]:
-        return {f"{name}.weight": np.ones(hidden), f"{name}.bias": np.zeros(hidden)}
-
-    tensors = {
-        "embeddings.word_embeddings.weight": word_embeddings(rng, shares, hidden),
-        "embeddings.token_type_embeddings.weight": normal(BIAS_STD, config["type_vocab_size"], hidden),
-        **norm("embeddings.LayerNorm"),
-    }
-    for layer in (f"encoder.layer.{i}" for i in range(config["num_hidden_layers"])):
-        tensors |= {
-            f"{layer}.attention.qkv_proj.weight": blind_to_common(normal(WEIGHT_STD, 3 * hidden, hidden)),
-            f"{layer}.attention.qkv_proj.bias": normal(BIAS_STD, 3 * hidden),
-            f"{layer}.attention.o_proj.weight": normal(WEIGHT_STD, hidden, hidden),
-            f"{layer}.attention.o_proj.bias": normal(BIAS_STD, hidden),
-            f"{layer}.mlp.up_gate_proj.weight": blind_to_common(normal(WEIGHT_STD, 2 * intermediate, hidden)),
-            f"{layer}.mlp.down_proj.weight": normal(WEIGHT_STD, hidden, intermediate),
-            f"{layer}.mlp.down_proj.bias": normal(BIAS_STD, hidden),
-            **norm(f"{layer}.attn_ln"),
-            **norm(f"{layer}.mlp_ln"),
-        }
-    return {f"new.{name}": tensor.astype(config["torch_dtype"]) for name, tensor in tensors.items()}
-
-
-def head_tensors(rng: np.random.Generator, config: dict) -> dict[str, np.ndarray]:
-    """Rows of a random rotation, another one for each head: no head is a prefix of another."""
-    hidden, dim = config["in_features"], config["out_features"]
-    rotation = np.linalg.qr(rng.standard_normal((hidden, hidden)))[0]
-    return {
-        "linear.weight": blind_to_common(rotation[:dim]).astype(np.float32),
-        "linear.bias": np.zeros(dim, np.float32),
-    }
+    Args:
+      held_out: texts that no row may have.
+    """
+    rng = random.Random(SEED)
+    glosses, kind = _glosses(pairs)
+    of_kind: dict[str, list[str]] = {}
+    for gloss in glosses:
+        of_kind.setdefault(kind.get(gloss, ""), []).append(gloss)
+    any_gloss = list(glosses)
+    rows = [texts for texts in zip(*triplets.columns.values(), strict=True) if not held_out & set(texts)]
+    for word, gloss in zip(pairs.anchors, pairs.positives, strict=True):
+        if word in glosses:
+            continue
+        others = of_kind[kind[gloss]] if gloss in kind else []
+        wrong = gloss
+        while wrong == gloss:
+            wrong = rng.choice(others if len(others) > 1 else any_gloss)
+        rows.append((rng.choice(QUESTIONS).format(word), gloss, wrong))
+    with file.open("w", encoding="utf-8") as lines:
+        for question, gloss, wrong in rows:
+            prompt = rng.choice([*prompts, *[""] * 2 * len(prompts)])
+            lines.write(json.dumps({"anchor": prompt + question, "positive": gloss, "negative": wrong}) + "\n")
 
 
-def main() -> None:
-    parser = argparse.ArgumentParser(prog="python -m train.tiny", description="Make the embedded checkpoint.")
-    parser.add_argument("corpus", nargs="+", type=Path, help='JSON lines with a "text", .jsonl or .jsonl.gz')
-    parser.add_argument("--out", required=True, type=Path, help="directory with the checkpoint's JSON files")
-    arguments = parser.parse_args()
-    out, texts = arguments.out, [text for path in arguments.corpus for text in read_texts(path)]
-    config, prompts = read_json(out / "config.json"), read_json(out / "config_sentence_transformers.json")["prompts"]
+def _glosses(pairs: Triplets) -> tuple[dict[str, None], dict[str, str]]:
+    """All glosses in a fixed order, and the gloss of its kind of each that has one."""
+    glosses = dict.fromkeys(sorted(pairs.positives))
+    return glosses, {a: b for a, b in zip(pairs.anchors, pairs.positives, strict=True) if a in glosses}
 
-    tokenizer = train_tokenizer(texts, config["vocab_size"])
-    tokenizer.save(str(out / "tokenizer.json"))
-    vocab = [f"{tokenizer.id_to_token(i)}\n" for i in range(config["vocab_size"])]
-    (out / "vocab.txt").write_text("".join(vocab), encoding="utf-8")
 
-    rng = np.random.default_rng(SEED)
-    tensors = encoder_tensors(rng, config, token_shares(tokenizer, texts, list(prompts.values())))
-    save_file(tensors, out / "model.safetensors", metadata={"format": "pt"})
-    for head in sorted(out.glob("2_Dense_*")):
-        save_file(
-            head_tensors(rng, read_json(head / "config.json")), head / "model.safetensors", metadata={"format": "pt"}
+def make(source: Path, out: Path, stop: Stop) -> str:
+    """All of it, into the directory `out`; a sentence on what came of it."""
+    work = out.with_name(f"{out.name}-training")
+    work.mkdir(parents=True, exist_ok=True)
+    rows = read_triplets(source, skip_faulty=True)
+    untrained, pairs, questions = work / "untrained", work / "pairs.jsonl", work / "questions.jsonl"
+    if not untrained.exists():
+        begin(untrained, rows)
+    base = Checkpoint.open(untrained)
+    data = read_recipe(RECIPES / "wordnet.toml").data
+    held_out = {text for path in (data.eval, data.test) for text in read_triplets(str(path)).positives}
+    write_pairs(rows, pairs)
+    write_questions(rows, read_triplets(data.train), held_out, list(base.layout.prompts.values()), questions)
+
+    def run(recipe: str, name: str, model: Path, file: Path, **changes: object) -> Path:
+        changes |= {"model": str(model), "data.train": str(file), "output": str(work / name)}
+        given = [f"{key}={json.dumps(value)}" for key, value in changes.items()]
+        print(name, train(read_recipe(RECIPES / recipe, given), stop, sys.stderr.isatty()), sep=": ", flush=True)
+        return work / name / EXPORT
+
+    encoder = run("tiny.toml", "pairs", untrained, pairs)
+    encoder = run("tiny_questions.toml", "questions", encoder, questions)
+    *dims, _ = sorted(base.layout.heads)
+    only_head: dict[str, object] = {"optimizer.train_only": ["head/*"], "loop.epochs": 1}
+    heads = {
+        base.layout.heads[dim].folder: run(
+            "tiny_questions.toml", f"head-{dim}", encoder, questions, dim=dim, **only_head
         )
+        for dim in dims
+    }
+    join(base, encoder, heads, out)
+    return f"{out} is written."
+
+
+def join(base: Checkpoint, encoder: Path, heads: dict[str, Path], out: Path) -> None:
+    """Writes the encoder and its head of one directory and heads of others in the layout of `base`, in float16."""
+    trained = {folder: Checkpoint.open(path).weights for folder, path in heads.items()}
+    weights = Joined(Checkpoint.open(encoder).weights, trained, base.weights)
+    shutil.rmtree(out, ignore_errors=True)
+    to_torch(dataclasses.replace(base, weights=weights), out)
+    _set_dtype(out, "float16")
+
+
+def _set_dtype(directory: Path, dtype: str) -> None:
+    path = directory / "config.json"
+    path.write_text(json.dumps(json.loads(path.read_bytes()) | {"torch_dtype": dtype}, indent=2) + "\n")
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(prog="python -m train.tiny", description="Make the embedded checkpoint.")
+    parser.add_argument("pairs", type=Path, help="JSON lines with anchor and positive")
+    parser.add_argument("--out", required=True, type=Path, help="directory of the checkpoint; beside it, its training")
+    arguments = parser.parse_args()
+
+    def run() -> None:
+        start_jax()
+        stop = Stop(grace=float("inf"))
+        with stopping_on_sigterm(stop):
+            print(make(arguments.pairs, arguments.out, stop))
+
+    return exit_code("train.tiny", run, "; the same command goes on")
 
 
 if __name__ == "__main__":
-    main()
+    sys.exit(main())

@@ -1,0 +1,122 @@
+"""How the embedded checkpoint is made, and what it has learned."""
+
+import json
+import re
+import shutil
+from pathlib import Path
+
+import numpy as np
+import pytest
+from safetensors.numpy import load_file
+
+from stella_jax import Stella, StellaError
+from stella_jax.checkpoint import Checkpoint
+from stella_jax.hub import TINY
+from train import scratch
+from train.data import read_triplets, triplets_of
+from train.evaluators import triplet_accuracy
+from train.tiny import join, write_pairs, write_questions
+
+WORDNET = Path(__file__).parent.parent.parent / "examples/wordnet"
+
+
+@pytest.fixture
+def untrained(tmp_path: Path) -> Path:
+    directory = tmp_path / "untrained"
+    shutil.copytree(TINY, directory, ignore=shutil.ignore_patterns("*.safetensors", "tokenizer.json"))
+    config = json.loads((directory / "config.json").read_text())
+    (directory / "config.json").write_text(json.dumps(config | {"vocab_size": 60, "torch_dtype": "float32"}))
+    return directory
+
+
+def test_the_same_texts_give_the_same_checkpoint(untrained):
+    texts = ["the quick brown fox jumps over the lazy dog", "pack my box with five dozen jugs"]
+    found = []
+    for _ in range(2):
+        scratch.write_tokenizer(untrained, texts)
+        scratch.write_weights(untrained)
+        found.append([path.read_bytes() for path in sorted(untrained.rglob("*")) if path.is_file()])
+        assert Stella.from_pretrained(untrained).encode(texts).shape == (2, 128)
+    assert found[0] == found[1]
+
+
+def test_too_few_texts_for_the_tokens_wanted(untrained):
+    with pytest.raises(StellaError, match="the texts give 7 tokens of 60; add more text"):
+        scratch.write_tokenizer(untrained, ["a b"])
+
+
+# A word is an anchor that is no gloss; a gloss that is an anchor names its kind.
+PAIRS = triplets_of(
+    [
+        ("oak", "a tree with acorns"),
+        ("elm", "a tree of avenues"),
+        ("joy", "a great gladness"),
+        ("a tree with acorns", "a plant of wood"),
+        ("a tree of avenues", "a plant of wood"),
+        ("plant", "a plant of wood"),
+    ],
+    "here",
+)
+
+
+def lines(path: Path) -> list[dict[str, str]]:
+    return [json.loads(line) for line in path.read_text().splitlines()]
+
+
+def test_pairs_and_what_follows_from_them(tmp_path):
+    write_pairs(PAIRS, tmp_path / "pairs.jsonl")
+    found = [(row["anchor"], row["positive"]) for row in lines(tmp_path / "pairs.jsonl")]
+    assert found[:8] == [
+        *zip(PAIRS.anchors, PAIRS.positives, strict=True),
+        *[(w, "a plant of wood") for w in ("oak", "elm")],
+    ]
+    glosses = sorted(set(PAIRS.positives))
+    assert len(found[8:]) <= len(glosses)
+    for halves in found[8:]:
+        assert sorted(" ".join(halves).split()) in [sorted(gloss.split()) for gloss in glosses]
+
+
+def test_questions_have_a_wrong_gloss_of_the_same_kind(tmp_path):
+    ready = triplets_of([("What is ash?", "what is left of a fire", "a plant of wood"), ("h", "held", "n")], "here")
+    file = tmp_path / "questions.jsonl"
+    write_questions(PAIRS, ready, {"held"}, ["query: "], file)
+    found = [(row["anchor"].removeprefix("query: "), row["positive"], row["negative"]) for row in lines(file)]
+    assert found[0] == ("What is ash?", "what is left of a fire", "a plant of wood")
+    assert all("held" not in texts for texts in found)
+    wrong = {positive: negative for _, positive, negative in found}
+    assert wrong["a tree with acorns"] == "a tree of avenues" and wrong["a tree of avenues"] == "a tree with acorns"
+    words = {word for anchor, _, _ in found for word in ("oak", "elm", "joy", "plant") if word in anchor}
+    assert words >= {"oak", "elm"} and not any("acorns" in anchor for anchor, _, _ in found)
+
+
+def test_encoder_and_heads_of_several_trainings_in_one_checkpoint(untrained, tmp_path):
+    scratch.write_tokenizer(
+        untrained, ["the quick brown fox jumps over the lazy dog", "pack my box with five dozen jugs"]
+    )
+    parts = {}
+    for seed, name in enumerate(("base", "encoder", "head")):
+        scratch.SEED, kept = seed, scratch.SEED
+        scratch.write_weights(untrained)
+        scratch.SEED = kept
+        parts[name] = Path(shutil.copytree(untrained, tmp_path / name))
+    join(Checkpoint.open(parts["base"]), parts["encoder"], {"2_Dense_64": parts["head"]}, tmp_path / "out")
+    for file, name in (
+        ("model.safetensors", "encoder"),
+        ("2_Dense_128/model.safetensors", "encoder"),
+        ("2_Dense_64/model.safetensors", "head"),
+    ):
+        found, wanted = load_file(tmp_path / "out" / file), load_file(parts[name] / file)
+        assert found.keys() == wanted.keys()
+        for tensor in found:
+            np.testing.assert_array_equal(found[tensor], wanted[tensor].astype(np.float16))
+    assert Stella.from_pretrained(tmp_path / "out").encode("a fox").shape == (128,)
+
+
+def test_tiny_scores_what_its_card_says():
+    card = (TINY / "README.md").read_text()
+    rows = read_triplets(WORDNET / "wordnet_triplets_test.jsonl.gz")
+    for dim in (32, 64, 128):
+        model = Stella.from_pretrained("tiny", dim=dim, dtype="float32")
+        embeddings = [model.encode(texts) for texts in rows.columns.values()]
+        stated = re.search(rf"\| {dim} \| ([\d.]+)", card)
+        assert stated and triplet_accuracy(*embeddings)["cosine_accuracy"] == pytest.approx(float(stated[1]), abs=2e-3)
