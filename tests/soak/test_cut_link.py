@@ -114,11 +114,6 @@ def test_the_link_is_cut_and_one_dies(machines, medium_corpus, cache, alone, tmp
     done = journal(out, 1 - dead)[-1]["rows"]
     assert done > 6000
     assert len(list(out.glob("receipts/*"))) == 120
-    assert (out / "manifest.json").exists() == (dead == 1)
-    if dead == 0:  # which is the one that closes the job
-        command = embed_command([medium_corpus], out, *PART_ROWS)
-        ended = subprocess.run(command, env=environment(cache), check=True, capture_output=True, text=True)
-        assert "nothing was left to do" in ended.stdout
     assert content(out) == alone
     assert leftovers(out) == []
     tell(f"link cut and process {dead} killed at {before} rows; the other did {done}")

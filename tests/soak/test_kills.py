@@ -28,10 +28,10 @@ OFTEN = {
     "reading": ("stella_jax.job.scanner:SpanDigest.add", 1500),
     "a part's reading": ("stella_jax.job.job:Job.read", 6),
     "tokenizing": ("stella_jax.tokenizer:Tokenizer.encode", 6),
-    "device work": ("stella_jax.runner:pad", 20),
+    "device work": ("stella_jax.runner:pad", 10),
     "a part file": ("pyarrow.parquet:write_table", 6),
-    "bytes to the disk": ("os:fsync", 40),
-    "renaming": ("os:replace", 20),
+    "bytes to the disk": ("os:fsync", 20),
+    "renaming": ("os:replace", 10),
 }
 PLACES = ONCE | OFTEN
 
@@ -45,7 +45,7 @@ def undisturbed(short_corpus: Path, cache: Path, tmp_path_factory: pytest.TempPa
 
 def command(corpus: Path, out: Path, index: int = 0, count: int = 1) -> list[str]:
     many = ("--executor", "distributed", "--processes", str(count), "--process", str(index)) if count > 1 else ()
-    return embed_command([corpus], out, "--part-rows", "25", *many)
+    return embed_command([corpus], out, "--part-rows", "20", *many)
 
 
 def start(arguments: list[str], cache: Path) -> subprocess.Popen:
