@@ -54,7 +54,7 @@ def begin(directory: Path, rows: Triplets) -> None:
     """The untrained checkpoint: the JSON files of `tiny`, a tokenizer of the pairs' texts, random weights."""
     working = directory.with_name(f".{directory.name}.partial")
     shutil.rmtree(working, ignore_errors=True)
-    shutil.copytree(TINY, working, ignore=shutil.ignore_patterns("*.safetensors", "*.md", "*.txt", "tokenizer.json"))
+    shutil.copytree(TINY, working, ignore=shutil.ignore_patterns("*.safetensors", "*.md", "tokenizer.json"))
     write_tokenizer(working, sorted({*rows.anchors, *rows.positives}))
     write_weights(working)
     _set_dtype(working, "float32")
