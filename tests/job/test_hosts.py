@@ -101,9 +101,13 @@ def is_running(pid: Path) -> bool:
 
 
 def test_nobody_stays_at_a_meeting_whose_process_is_interrupted(struck_at_the_meeting):
-    pid = struck_at_the_meeting(signal.SIGINT)
-    with pytest.raises(KeyboardInterrupt):
-        meet()
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)  # a shell's background job ignores it
+    try:
+        pid = struck_at_the_meeting(signal.SIGINT)
+        with pytest.raises(KeyboardInterrupt):
+            meet()
+    finally:
+        signal.signal(signal.SIGINT, before)
     assert not is_running(pid)
 
 
