@@ -8,6 +8,7 @@ Its config.json is in the spelling that transformers reads without remote code; 
 import json
 import shutil
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -29,6 +30,8 @@ STELLA = EncoderConfig(
     layer_norm_eps=1e-12,
     rope=Rope(320000.0, 2.0 ** (2 / 64)),
 )
+# To try a script with.
+SMALL = replace(STELLA, hidden_size=128, num_hidden_layers=2, num_attention_heads=2, intermediate_size=256)
 MODULES = (
     ("", "sentence_transformers.models.Transformer"),
     ("1_Pooling", "sentence_transformers.models.Pooling"),

@@ -12,14 +12,12 @@ import subprocess
 import sys
 import time
 from collections.abc import Mapping, Sequence
-from dataclasses import replace
 from pathlib import Path
 
-from checkpoint import STELLA, write_checkpoint
+from checkpoint import SMALL, STELLA, write_checkpoint
 
 BENCH = Path(__file__).parent
 DEFAULT = ("limits", "load", "latency", "encode", "quality", "job")
-SMALL = replace(STELLA, hidden_size=128, num_hidden_layers=2, num_attention_heads=2, intermediate_size=256)
 
 # What a script is given beside the checkpoint, by platform; "small" is to try it.
 ARGUMENTS: dict[str, dict[str, str]] = {

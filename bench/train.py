@@ -16,7 +16,6 @@ import sys
 import tempfile
 import time
 from collections.abc import Callable
-from dataclasses import replace
 from pathlib import Path
 
 # This file's folder comes last, or it would be taken for the package of its name.
@@ -24,7 +23,7 @@ sys.path.append(sys.path.pop(0))
 
 import jax
 import jax.numpy as jnp
-from checkpoint import STELLA, write_checkpoint
+from checkpoint import SMALL, STELLA, write_checkpoint
 from cost import attention_flops, linear_flops
 from report import publish, table
 
@@ -39,7 +38,6 @@ from train.step import Settings, Trainer
 
 COLUMNS = ("anchor", "positive", "negative")
 TRIPLETS = Path(__file__).parent.parent / "examples/porsche_triplets.jsonl"
-SMALL = replace(STELLA, hidden_size=128, num_hidden_layers=2, num_attention_heads=2, intermediate_size=256)
 SYSTEMS = {"stella-jax": "ours", "sentence-transformers": "theirs"}
 
 # One step: the texts of each column in, the tokens that they have out.

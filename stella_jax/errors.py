@@ -34,3 +34,8 @@ def listed(names: Iterable[object]) -> str:
     """Names in words: "a, b and c"."""
     names = [plain(name) for name in names]
     return " and ".join([", ".join(names[:-1]), names[-1]] if len(names) > 1 else names) or "none"
+
+
+def reason_of(error: BaseException) -> str:
+    """What a library's error says in its first line, or its kind where it says nothing."""
+    return (str(error).strip().splitlines() or [type(error).__name__])[0]

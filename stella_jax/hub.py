@@ -3,7 +3,7 @@
 import re
 from pathlib import Path
 
-from stella_jax.errors import StellaError, plain, shown
+from stella_jax.errors import StellaError, plain, reason_of, shown
 
 TINY = Path(__file__).parent / "tiny"
 REPO_ID = re.compile(r"[A-Za-z0-9][\w.-]*/[A-Za-z0-9][\w.-]*")
@@ -55,5 +55,6 @@ def _download(repo_id: str, revision: str | None) -> Path:
             "first, or pass a directory."
         ) from error
     except (HfHubHTTPError, HFValidationError, OSError) as error:
-        reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
-        raise StellaError(f"{repo_id} (revision {revision or 'main'}) could not be downloaded: {reason}") from error
+        raise StellaError(
+            f"{repo_id} (revision {revision or 'main'}) could not be downloaded: {reason_of(error)}"
+        ) from error

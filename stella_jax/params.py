@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 from orbax.checkpoint import v1 as ocp
 
-from stella_jax.errors import StellaError
+from stella_jax.errors import StellaError, reason_of
 
 # Folder of a converted checkpoint that holds the parameters.
 PARAMS = "params"
@@ -51,7 +51,7 @@ def leaf_types(directory: Path) -> dict[str, tuple[tuple[int, ...], np.dtype]]:
             tree = ocp.metadata(str(directory.absolute())).metadata
     except Exception as error:  # Orbax raises several kinds
         raise StellaError(
-            f"{directory} is no whole Orbax checkpoint; convert it again ({_first_line(error)})."
+            f"{directory} is no whole Orbax checkpoint; convert it again ({reason_of(error)[:200]})."
         ) from error
     if tree is None:  # Orbax's answer to damaged metadata
         raise StellaError(f"{directory} is no whole Orbax checkpoint; convert it again.")
@@ -69,7 +69,9 @@ def load_leaf(directory: Path, path: str, shape: tuple[int, ...], dtype: np.dtyp
         with _context(), quiet():
             tree = ocp.load(str(directory.absolute()), _nest(path, like))
     except Exception as error:
-        raise StellaError(f"{path} in {directory} cannot be read; convert it again ({_first_line(error)}).") from error
+        raise StellaError(
+            f"{path} in {directory} cannot be read; convert it again ({reason_of(error)[:200]})."
+        ) from error
     array = _flatten(tree)[path]
     if array is like:  # Orbax's answer to a path that is not there
         raise StellaError(f"{path} is not in {directory}; convert it again.")
@@ -122,7 +124,3 @@ def _flatten(tree: Any, path: str = "") -> dict[str, Any]:
         return {path: tree}
     below = (_flatten(leaf, f"{path}/{name}" if path else str(name)) for name, leaf in tree.items())
     return {name: leaf for flat in below for name, leaf in flat.items()}
-
-
-def _first_line(error: Exception) -> str:
-    return (str(error).strip().splitlines() or [type(error).__name__])[0][:200]

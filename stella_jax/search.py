@@ -10,7 +10,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from stella_jax.embedder import Stella
-from stella_jax.errors import StellaError
+from stella_jax.errors import StellaError, reason_of
 from stella_jax.job.location import locate
 from stella_jax.job.manifest import read_manifest
 from stella_jax.job.model import load_model
@@ -120,9 +120,8 @@ class Index:
         except PermissionError:
             raise
         except (pa.ArrowException, OSError, KeyError) as error:
-            first_line = (str(error).strip().splitlines() or [type(error).__name__])[0]
             raise StellaError(
-                f"{path} is damaged ({first_line}); remove it and run the embed command again."
+                f"{path} is damaged ({reason_of(error)}); remove it and run the embed command again."
             ) from error
 
 

@@ -16,7 +16,7 @@ import numpy as np
 from orbax.checkpoint import v1 as ocp
 
 from stella_jax.cores import cores
-from stella_jax.errors import StellaError
+from stella_jax.errors import StellaError, reason_of
 from stella_jax.params import quiet, writing
 from stella_jax.sharding import put
 from train.hosts import Hosts
@@ -170,7 +170,7 @@ def _read(output: Path, step: int, templates: Arrays) -> tuple[Arrays, Record]:
             arrays = ocp.load(_path(output, step), templates)
         return {name: np.asarray(array) for name, array in arrays.items()}, record
     except Exception as error:  # Orbax raises many kinds
-        raise _damaged(output, step, (str(error).strip().splitlines() or [type(error).__name__])[0][:200]) from error
+        raise _damaged(output, step, reason_of(error)[:200]) from error
 
 
 def _damaged(output: Path, step: int, why: str) -> StellaError:

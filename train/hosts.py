@@ -23,7 +23,7 @@ from jax.experimental.multihost_utils import broadcast_one_to_all, process_allga
 from jax.sharding import Mesh, NamedSharding
 from jax.sharding import PartitionSpec as P
 
-from stella_jax.errors import StellaError
+from stella_jax.errors import StellaError, reason_of
 from stella_jax.sharding import EVERYWHERE, ROWS, make_mesh, place
 
 MEETING_SECONDS = 300
@@ -91,7 +91,7 @@ class Company:
                 shutdown_timeout_seconds=PARTING_SECONDS,
             )
         except (RuntimeError, ValueError) as error:
-            reason = (str(error).splitlines() or [type(error).__name__])[0].rstrip(".")
+            reason = reason_of(error).rstrip(".")
             raise StellaError(
                 f"the processes of the run did not meet: {reason}. Give each --coordinator HOST:PORT of process 0, "
                 "--processes N and --process I."

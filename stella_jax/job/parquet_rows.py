@@ -6,7 +6,7 @@ from itertools import accumulate
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from stella_jax.errors import StellaError, listed
+from stella_jax.errors import StellaError, listed, reason_of
 from stella_jax.job.lines import decode
 from stella_jax.job.location import Location
 from stella_jax.job.rows import MISSING, Cells, Fields, Marks
@@ -32,7 +32,7 @@ def read_parquet(location: Location, fields: Fields, start: int, offset: None = 
                         done += 1
         except (pa.ArrowException, OSError) as error:
             where = f" after row {done}" if done else ""
-            raise StellaError(f"{location} is no sound Parquet file{where}: {_first_line(error)}.") from error
+            raise StellaError(f"{location} is no sound Parquet file{where}: {reason_of(error).rstrip('.')}.") from error
 
 
 def count_parquet(location: Location, fields: Fields) -> tuple[int, Marks]:
@@ -105,7 +105,3 @@ def _values(column: pa.Array) -> list[object]:
 def parquet_cells(cells: Cells, fields: Fields) -> Cells:
     """The same cells, decoded."""
     return Cells(*(decode(value) if isinstance(value, bytes) else value for value in cells))
-
-
-def _first_line(error: Exception) -> str:
-    return (str(error).strip().splitlines() or [type(error).__name__])[0].rstrip(".")

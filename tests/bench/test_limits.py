@@ -1,8 +1,7 @@
 import pytest
 
-from bench.checkpoint import STELLA
+from bench.checkpoint import SMALL, STELLA
 from bench.limits import Limits, bandwidths, best, matmul_rates, roofline
-from bench.run import SMALL
 
 
 def test_products_bound_long_texts_and_traffic_a_short_one() -> None:

@@ -15,7 +15,8 @@ from stella_jax.hub import TINY
 from train import scratch
 from train.data import read_triplets, triplets_of
 from train.evaluators import triplet_accuracy
-from train.tiny import join, write_pairs, write_questions
+from train.glosses import write_pairs, write_questions
+from train.tiny import join
 
 WORDNET = Path(__file__).parent.parent.parent / "examples/wordnet"
 
