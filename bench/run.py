@@ -29,7 +29,7 @@ ARGUMENTS: dict[str, dict[str, str]] = {
         "small": "--repeats 5",
     },
     "encode": {
-        "cpu": "--dtype float32 --texts 48 --repeats 1",
+        "cpu": "--dtype float32 bfloat16 --texts 48 --repeats 1",
         "accelerator": "--dtype bfloat16 float32 --repeats 3",
         "small": "--dtype float32 --texts 8 --length 32 128 --repeats 1",
     },

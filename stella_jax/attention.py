@@ -104,7 +104,8 @@ def attend_by_head(q: jax.Array, k: jax.Array, v: jax.Array, lengths: jax.Array)
 
     def block(q, k, v, padding):
         scores = jnp.einsum("th,sh->ts", q, k, preferred_element_type=jnp.float32) * scale + padding
-        return jnp.einsum("ts,sh->th", jax.nn.softmax(scores, axis=-1).astype(v.dtype), v)
+        weights = jax.nn.softmax(scores, axis=-1).astype(v.dtype)
+        return jnp.einsum("ts,sh->th", weights, v, preferred_element_type=jnp.float32).astype(v.dtype)
 
     def one_head(head):
         q, k, v, padding = head
