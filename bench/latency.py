@@ -36,12 +36,9 @@ def device_call(model: Stella, query: str) -> Callable[[], object]:
     [batch] = [*(packer := Packer(model.max_seq_length, 1)).add(0, [len(tokens.ids)]), *packer.flush(0)]
     ids, lengths = (place(model.mesh, array, ROWS) for array in pad([tokens.ids], batch, model.config.pad_token_id))
 
-    # Private, but it is the very program that a call runs, whatever the platform.
-    forward = partial(runner._embeddings, runner.graphdef, runner.state, runner.head_params, output=runner.output)
-
     def call() -> object:
         with jax.set_mesh(model.mesh):
-            return jax.block_until_ready(forward(ids, lengths))
+            return jax.block_until_ready(runner.forward(ids, lengths))
 
     return call
 

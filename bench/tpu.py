@@ -36,13 +36,11 @@ from report import publish, table
 from stella_jax.attention import FLASH_TILE
 from stella_jax.batching import rows_of
 from stella_jax.checkpoint import abstract_encoder
-from stella_jax.heads import Head
-from stella_jax.runner import DEFAULT_TOKEN_BUDGET, Output, embeddings
+from stella_jax.runner import DEFAULT_TOKEN_BUDGET, last_hidden
 from stella_jax.sharding import AXES, EVERYWHERE, ROWS
 
 TOPOLOGIES = ("v5e:2x4", "v5e:16x16", "v6e:16x16", "v5p:8x8x8")
 LENGTHS = (128, 512, 8192)
-HEAD = Head("2_Dense_1024", 1024)
 MOST = 1.1  # times the bound
 
 
@@ -133,7 +131,7 @@ NOTES = f"""
 FLOPs are counted from the optimised program: dots and convolutions as often as their loop runs, the attention kernel by
 the cost that it states, which holds the softmax (1/64) too. The bounds are {linear_flops(STELLA) / 1e9:.4f} GFLOP a
 token and {attention_flops(STELLA, 1):,} FLOP times the length; at most {MOST} times either is allowed. The matmuls
-beyond their bound are the rotation's (it swaps halves of heads in the matrix unit) and the Dense head.
+beyond their bound are the rotation's, which swaps halves of heads in the matrix unit.
 
 HBM MB a token: every instruction reads and writes each of its arrays once, tiles and their padding whole, VMEM free.
 What the kernel reads again for each block of queries is not in it. HBM / MXU time: that traffic against those FLOPs,
@@ -155,18 +153,15 @@ def described(mesh: Mesh, shape: tuple[int, ...], dtype, spec: PartitionSpec = E
 
 
 def compile_for(mesh: Mesh, length: int, dtype: str) -> tuple[jax.stages.Compiled, float, int]:
-    """The compiled forward at a bucket's shape, the seconds it took, and the rows of a chip."""
+    """The compiled encoder at a bucket's shape, the seconds it took, and the rows of a chip."""
     graphdef, state = abstract_encoder(STELLA, jnp.dtype(dtype))
     state = jax.tree.map(lambda leaf: described(mesh, leaf.shape, leaf.dtype), state)
-    head = {"kernel": described(mesh, (1024, 1024), jnp.float32), "bias": described(mesh, (1024,), jnp.float32)}
     rows = rows_of(length, DEFAULT_TOKEN_BUDGET)
     batch = rows * mesh.size
     ids, lengths = described(mesh, (batch, length), jnp.int32, ROWS), described(mesh, (batch,), jnp.int32, ROWS)
     start = time.perf_counter()
     with jax.set_mesh(mesh):
-        compiled = embeddings.lower(
-            graphdef, state, (head,), ids, lengths, output=Output("mean", (HEAD,), False)
-        ).compile()
+        compiled = last_hidden.lower(graphdef, state, ids, lengths).compile()
     return compiled, time.perf_counter() - start, rows
 
 

@@ -15,6 +15,7 @@ from jax.sharding import Mesh
 from stella_jax.batching import Batch, Packer, pad
 from stella_jax.checkpoint import Checkpoint
 from stella_jax.heads import Head, Pooling, apply_head, normalize, pool
+from stella_jax.layerwise import LayerByLayer
 from stella_jax.sharding import ROWS, place
 from stella_jax.tokenizer import Tokens
 
@@ -22,10 +23,6 @@ from stella_jax.tokenizer import Tokens
 # enough to fill a chip.
 TOKEN_BUDGET = {"cpu": 256}
 DEFAULT_TOKEN_BUDGET = 16_384
-
-# XLA on CPU, in jax 0.10, takes a layer out of the stack by way of float32 where it is bfloat16, and this pass would
-# convert the whole stack before every batch: 3 times the time, and twice the layers' own memory.
-CPU_OPTIONS = {"xla_disable_hlo_passes": "while-loop-invariant-code-motion"}
 
 # Batches on their way: the host pads the next while the device works on this one.
 IN_FLIGHT = 2
@@ -43,30 +40,22 @@ class Output:
     normalize: bool
 
 
-def _last_hidden(graphdef: nnx.GraphDef, state: nnx.State, ids: jax.Array, lengths: jax.Array) -> jax.Array:
+@partial(jax.jit, static_argnames=("graphdef",))
+def last_hidden(graphdef: nnx.GraphDef, state: nnx.State, ids: jax.Array, lengths: jax.Array) -> jax.Array:
+    """The encoder's last hidden state (B, T, D), float32, from ids (B, T) and lengths (B,)."""
     encoder = nnx.merge(graphdef, state)
     # Where the user asked for float32, no chip may quietly multiply in less.
     with jax.default_matmul_precision("highest" if encoder.dtype == jnp.float32 else "default"):
         return encoder(ids, lengths)[0]
 
 
-@partial(jax.jit, static_argnames=("graphdef", "output"))
-def embeddings(graphdef, state, head_params, ids, lengths, *, output: Output) -> tuple[jax.Array, ...]:
-    """Embeddings (B, E) of each head, float32, from ids (B, T) and lengths (B,)."""
-    pooled = pool(_last_hidden(graphdef, state, ids, lengths), lengths, output.pooling)
+@partial(jax.jit, static_argnames=("output",))
+def embeddings(head_params, hidden: jax.Array, lengths: jax.Array, *, output: Output) -> tuple[jax.Array, ...]:
+    """Embeddings (B, E) of each head, float32, from the last hidden state (B, T, D) and lengths (B,)."""
+    pooled = pool(hidden, lengths, output.pooling)
     heads = zip(output.heads, head_params, strict=True)
     found = (apply_head(head, params, pooled) if head else pooled for head, params in heads)
     return tuple(normalize(embedding) if output.normalize else embedding for embedding in found)
-
-
-@partial(jax.jit, static_argnames=("graphdef",))
-def token_states(graphdef, state, ids, lengths) -> jax.Array:
-    """The last hidden states (B, T, D), float32."""
-    return _last_hidden(graphdef, state, ids, lengths).astype(jnp.float32)
-
-
-embeddings_on_cpu = jax.jit(embeddings, static_argnames=("graphdef", "output"), compiler_options=CPU_OPTIONS)
-token_states_on_cpu = jax.jit(token_states, static_argnames=("graphdef",), compiler_options=CPU_OPTIONS)
 
 
 class Runner:
@@ -82,14 +71,23 @@ class Runner:
     def __init__(self, checkpoint: Checkpoint, output: Output, dtype: str, mesh: Mesh):
         self.mesh = mesh
         self.output = output
-        self.graphdef, self.state = checkpoint.encoder_state(jnp.dtype(dtype), mesh)
-        self.head_params = tuple(checkpoint.head_params(head, mesh) for head in output.heads)
+        self.graphdef, state = checkpoint.encoder_state(jnp.dtype(dtype), mesh)
+        self.use(state, tuple(checkpoint.head_params(head, mesh) for head in output.heads))
         self.dims = tuple(head.dim if head else checkpoint.layout.config.hidden_size for head in output.heads)
         platform = mesh.devices.flat[0].platform
         self.token_budget = TOKEN_BUDGET.get(platform, DEFAULT_TOKEN_BUDGET)
-        self._embeddings = embeddings_on_cpu if platform == "cpu" else embeddings
-        self._token_states = token_states_on_cpu if platform == "cpu" else token_states
+        if platform == "cpu" and mesh.size == 1:
+            self._encode = LayerByLayer(self.graphdef, state, mesh)
         self._pad_id = checkpoint.layout.config.pad_token_id
+
+    def use(self, state: nnx.State, head_params: tuple[dict[str, Any], ...]) -> None:
+        """Embeds with these parameters from now on, for as long as their arrays live."""
+        self.state, self.head_params = state, head_params
+        self._encode: Callable[[jax.Array, jax.Array], jax.Array] = partial(last_hidden, self.graphdef, state)
+
+    def forward(self, ids: jax.Array, lengths: jax.Array) -> tuple[jax.Array, ...]:
+        """Embeddings (B, E) of each head, float32, from ids (B, T) and lengths (B,) on the mesh."""
+        return embeddings(self.head_params, self._encode(ids, lengths), lengths, output=self.output)
 
     def stream(
         self,
@@ -108,10 +106,9 @@ class Runner:
         Yields:
           (number of the group, its embeddings [n, dim] float32 of each head), groups in the order in which they end.
         """
-        forward = partial(self._embeddings, self.graphdef, self.state, self.head_params, output=self.output)
         opened: dict[int, _Group] = {}
         coming = (_Group(tokens, self.dims) for tokens in groups)
-        for batch, results in self._results(forward, coming, opened, longest, max_rows, report):
+        for batch, results in self._results(self.forward, coming, opened, longest, max_rows, report):
             for row, (group, number) in enumerate(batch.texts):
                 opened[group].put(number, [result[row] for result in results])
             yield from _ended(opened)
@@ -122,8 +119,7 @@ class Runner:
     ) -> list[np.ndarray]:
         """The encoder's vectors [tokens, hidden_size] of each text, float32."""
         found: list[np.ndarray] = [np.empty(0)] * len(tokens)
-        forward = partial(self._token_states, self.graphdef, self.state)
-        for batch, states in self._results(forward, [_Group(tokens, ())], {}, longest, max_rows, report):
+        for batch, states in self._results(self._encode, [_Group(tokens, ())], {}, longest, max_rows, report):
             for row, (_, number) in enumerate(batch.texts):
                 found[number] = states[row, : len(tokens[number].ids)].copy()
         return found

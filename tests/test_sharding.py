@@ -10,7 +10,7 @@ from jax.sharding import AxisType, Mesh
 from paths import GOLDENS
 
 from stella_jax import Stella, StellaError
-from stella_jax.runner import embeddings
+from stella_jax.runner import last_hidden
 from stella_jax.sharding import ROWS, make_mesh, place
 
 TEXTS = ["a", "green tea " * 30, "what is this about? " * 3, "", "rows that eight does not divide"] * 3
@@ -51,11 +51,8 @@ def test_collectives(mesh: str) -> None:
     ids = place(model.mesh, np.ones((rows, 64), np.int32), ROWS)
     lengths = place(model.mesh, np.full(rows, 9, np.int32), ROWS)
     with jax.set_mesh(model.mesh):
-        runner = model.runner
-        lowered = embeddings.lower(
-            runner.graphdef, runner.state, runner.head_params, ids, lengths, output=runner.output
-        )
-    found = Counter(COLLECTIVE.findall(lowered.compile().as_text() or ""))
+        program = last_hidden.lower(model.runner.graphdef, model.runner.state, ids, lengths).compile()
+    found = Counter(COLLECTIVE.findall(program.as_text() or ""))
     assert found == ({} if model.mesh.shape["model"] == 1 else {"all-reduce": 2})
 
 

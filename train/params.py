@@ -91,8 +91,7 @@ def load(
 
 def lend(params: Params, runner: Runner) -> None:
     """Lets a runner of this checkpoint and head embed with these parameters, until the step that uses them up."""
-    runner.state = nnx.State(nested(params, "encoder/"))
-    runner.head_params = (nested(params, "head/"),)
+    runner.use(nnx.State(nested(params, "encoder/")), (nested(params, "head/"),))
 
 
 def spec(name: str, shape: tuple[int, ...], mesh: Mesh, fsdp: bool = False) -> P:
