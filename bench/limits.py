@@ -78,8 +78,10 @@ def matmul_rates(config: EncoderConfig, dtype: str) -> Iterator[tuple[str, int, 
 
 def _jax_product(tokens: int, rows: int, columns: int, dtype: str) -> Callable[[], object]:
     x, weights = jnp.ones((tokens, rows), dtype), jnp.ones((rows, columns), dtype)
-    # As the encoder asks for it: float32 is not quietly multiplied in less.
-    product = jax.jit(lambda x, y: jnp.dot(x, y, precision="highest" if dtype == "float32" else "default"))
+    # As the encoder asks for it: float32 is not quietly multiplied in less, and on CPU a product is float32.
+    result = jnp.float32 if jax.default_backend() == "cpu" else dtype
+    precision = "highest" if dtype == "float32" else "default"
+    product = jax.jit(lambda x, y: jnp.dot(x, y, precision=precision, preferred_element_type=result))
     return lambda: product(x, weights).block_until_ready()
 
 
