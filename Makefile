@@ -1,11 +1,12 @@
-# make demo, make test, make lint, make bench, make tpu-check, make clean. Another Python: make test PYTHON=python3.12
+# make demo, make test, make lint, make bench, make tpu-check, make gpu-check, make clean.
+# Another Python: make test PYTHON=python3.12
 PYTHON ?= python3
 VENV ?= .venv
 BIN := $(VENV)/bin
 PIP := $(BIN)/python -m pip --quiet --disable-pip-version-check
 DEMO := build/demo
 
-.PHONY: demo test lint bench tpu-check clean
+.PHONY: demo test lint bench tpu-check gpu-check clean
 
 demo: $(VENV)/installed
 	@echo "== Embedding examples/corpus.jsonl with the embedded checkpoint"
@@ -43,6 +44,11 @@ TPU ?= --topology v5e:2x4 --length 48 512
 tpu-check: .venv-tpu/installed
 	.venv-tpu/bin/python bench/tpu.py $(TPU)
 
+# Compiles the encoder for NVIDIA's GPUs without a GPU, on Python 3.12 or later: make gpu-check PYTHON=python3.12
+GPU ?=
+gpu-check: .venv-gpu/installed
+	.venv-gpu/bin/python bench/gpu.py $(GPU)
+
 clean:
 	rm -rf .venv .venv-* build dist .hypothesis .pytest_cache .ruff_cache
 	find . -name __pycache__ -type d -prune -exec rm -rf {} +
@@ -66,6 +72,13 @@ $(VENV)/installed-bench: pyproject.toml | $(VENV)/bin/python
 	@echo "== Installing stella-jax with its tpu extra into .venv-tpu (a minute or two, once)"
 	@$(PYTHON) -m venv .venv-tpu
 	@.venv-tpu/bin/python -m pip --quiet --disable-pip-version-check install --editable ".[tpu]"
+	@touch $@
+
+.venv-gpu/installed: pyproject.toml
+	@$(PYTHON) -c "import sys; sys.exit(sys.version_info < (3, 12) and 'Compiling ahead for a GPU needs jax 0.12, thus Python 3.12: make gpu-check PYTHON=...')"
+	@echo "== Installing stella-jax with its cuda extra into .venv-gpu (5 GB, a few minutes, once)"
+	@$(PYTHON) -m venv .venv-gpu
+	@.venv-gpu/bin/python -m pip --quiet --disable-pip-version-check install --editable ".[cuda]"
 	@touch $@
 
 $(VENV)/bin/python:

@@ -18,7 +18,8 @@ NAME = re.compile(r"%([\w.\-]+)")
 COMMENT = re.compile(r"/\*.*?\*/")
 COLLECTIVE = re.compile(r"(all-reduce|all-gather|all-to-all|collective-permute|reduce-scatter)(-start)?")
 
-KERNEL = "tpu_custom_call"
+# Pallas on a TPU, attention by cuDNN on a GPU.
+KERNEL = re.compile(r'custom_call_target="(tpu_custom_call|__cudnn\$fmha\w+)"')
 FREE = {"parameter", "constant", "tuple", "get-tuple-element", "bitcast", "after-all", "while", "call", "async-start"}
 SLICES = {"slice", "dynamic-slice", "gather"}
 # What changes where or how numbers are kept, not the numbers.
@@ -133,8 +134,8 @@ class Program:
 
     @property
     def kernels(self) -> list[tuple[Op, int]]:
-        """The Pallas kernels and how often each runs."""
-        return [(op, times) for _, op, times in self.executed if f'custom_call_target="{KERNEL}"' in op.rest]
+        """The attention kernels and how often each runs."""
+        return [(op, times) for _, op, times in self.executed if KERNEL.search(op.rest)]
 
     @property
     def kernel_flops(self) -> int:
@@ -162,6 +163,8 @@ class Program:
             ends = op.results[:2]
             piece = ends[0 if op.opcode == "copy-start" else 1]
             return piece.nbytes * sum(not end.on_chip for end in ends)
+        if op.opcode == "fusion-start":  # (whole operands, the slice, a handle)
+            return 2 * op.results[-2].hbm
         written = sum(result.hbm for result in op.results)
         return written + sum(self._read(ops, op, name) for name in dict.fromkeys(op.operands))
 

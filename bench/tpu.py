@@ -10,7 +10,6 @@ collective, or more HBM than a chip has, or is without the attention kernel.
 
 import argparse
 import os
-import time
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -23,21 +22,14 @@ os.environ |= {
     "JAX_PLATFORMS": "cpu",
 }
 
-import jax
-import jax.numpy as jnp
-import numpy as np
+from ahead import compile_for, data_mesh, hbm_bytes
 from checkpoint import STELLA
 from cost import attention_flops, linear_flops
 from hlo import Program
 from jax.experimental.topologies import get_topology_desc
-from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
 from report import publish, table
 
 from stella_jax.attention import FLASH_TILE
-from stella_jax.batching import rows_of
-from stella_jax.checkpoint import abstract_encoder
-from stella_jax.runner import DEFAULT_TOKEN_BUDGET, last_hidden
-from stella_jax.sharding import AXES, EVERYWHERE, ROWS
 
 TOPOLOGIES = ("v5e:2x4", "v5e:16x16", "v6e:16x16", "v5p:8x8x8")
 LENGTHS = (128, 512, 8192)
@@ -142,35 +134,10 @@ Compile times are of one run each, and noisy.
 """
 
 
-def pod_mesh(topology: str) -> Mesh:
-    """All chips of a topology on the data axis."""
-    devices = np.array(get_topology_desc(platform="tpu", topology_name=topology).devices)
-    return Mesh(devices.reshape(-1, 1), AXES, axis_types=(AxisType.Auto,) * 2)
-
-
-def described(mesh: Mesh, shape: tuple[int, ...], dtype, spec: PartitionSpec = EVERYWHERE) -> jax.ShapeDtypeStruct:
-    return jax.ShapeDtypeStruct(shape, dtype, sharding=NamedSharding(mesh, spec))
-
-
-def compile_for(mesh: Mesh, length: int, dtype: str) -> tuple[jax.stages.Compiled, float, int]:
-    """The compiled encoder at a bucket's shape, the seconds it took, and the rows of a chip."""
-    graphdef, state = abstract_encoder(STELLA, jnp.dtype(dtype))
-    state = jax.tree.map(lambda leaf: described(mesh, leaf.shape, leaf.dtype), state)
-    rows = rows_of(length, DEFAULT_TOKEN_BUDGET)
-    batch = rows * mesh.size
-    ids, lengths = described(mesh, (batch, length), jnp.int32, ROWS), described(mesh, (batch,), jnp.int32, ROWS)
-    start = time.perf_counter()
-    with jax.set_mesh(mesh):
-        compiled = last_hidden.lower(graphdef, state, ids, lengths).compile()
-    return compiled, time.perf_counter() - start, rows
-
-
 def measure(topology: str, length: int, dtype: str) -> Result:
-    mesh = pod_mesh(topology)
+    mesh = data_mesh(get_topology_desc(platform="tpu", topology_name=topology))
     compiled, seconds, rows = compile_for(mesh, length, dtype)
-    memory = compiled.memory_analysis()
-    assert memory is not None  # libtpu always has one
-    used = memory.argument_size_in_bytes + memory.output_size_in_bytes + memory.temp_size_in_bytes
+    used, temporary = hbm_bytes(compiled)
     program = Program(compiled.as_text() or "")
     return Result(
         topology=topology,
@@ -178,8 +145,8 @@ def measure(topology: str, length: int, dtype: str) -> Result:
         rows=rows,
         length=length,
         seconds=seconds,
-        hbm_gib=(used + memory.generated_code_size_in_bytes) / 2**30,
-        temporary_gib=memory.temp_size_in_bytes / 2**30,
+        hbm_gib=used / 2**30,
+        temporary_gib=temporary / 2**30,
         kernels=len(program.kernels),
         collectives=program.collectives,
         matmul_flops=program.matmul_flops,

@@ -53,6 +53,25 @@ def test_traffic_is_each_array_once_and_slices_of_what_is_sliced() -> None:
     assert 5 * 3 * size <= looped < 5 * 8 * size
 
 
+def test_a_gpu_takes_a_slice_beside_other_work_and_attends_by_cudnn() -> None:
+    program = Program("""
+%sliced (p: bf16[24,512,512], i: s32[]) -> bf16[1,512,512] {
+  %p = bf16[24,512,512]{2,1,0} parameter(0)
+}
+
+ENTRY %main (x: bf16[24,512,512], i: s32[]) -> bf16[2,16,8,64] {
+  %x = bf16[24,512,512]{2,1,0} parameter(0)
+  %i = s32[] parameter(1)
+  %start = ((bf16[24,512,512]{2,1,0}, s32[]), bf16[1,512,512]{2,1,0}, u32[]) fusion-start(%x, %i), calls=%sliced
+  %done = bf16[1,512,512]{2,1,0} fusion-done(%start)
+  ROOT %out = bf16[2,16,8,64]{3,2,1,0} custom-call(%done), custom_call_target="__cudnn$fmhaSoftmax"
+}
+""")
+    assert [op.name for op, _ in program.kernels] == ["out"]
+    size = 2 * 512 * 512
+    assert program.hbm_bytes == 2 * size + size + 2 * 2 * 16 * 8 * 64
+
+
 def test_moves_are_large_and_in_loops() -> None:
     def turned(x):
         return jax.lax.scan(lambda x, _: (jax.lax.optimization_barrier(x.T) + 1, None), x, None, length=3)[0]

@@ -1,0 +1,45 @@
+"""Compiling the 434M encoder for devices that are only described."""
+
+import time
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from checkpoint import STELLA
+from jax.experimental.topologies import TopologyDescription
+from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
+
+from stella_jax.batching import rows_of
+from stella_jax.checkpoint import abstract_encoder
+from stella_jax.runner import DEFAULT_TOKEN_BUDGET, last_hidden
+from stella_jax.sharding import AXES, EVERYWHERE, ROWS
+
+
+def data_mesh(topology: TopologyDescription) -> Mesh:
+    """All chips of a topology on the data axis."""
+    return Mesh(np.array(topology.devices).reshape(-1, 1), AXES, axis_types=(AxisType.Auto,) * 2)
+
+
+def compile_for(mesh: Mesh, length: int, dtype: str) -> tuple[jax.stages.Compiled, float, int]:
+    """The compiled encoder at a bucket's shape, the seconds it took, and the rows of a chip."""
+    graphdef, state = abstract_encoder(STELLA, jnp.dtype(dtype))
+    state = jax.tree.map(lambda leaf: _described(mesh, leaf.shape, leaf.dtype), state)
+    rows = rows_of(length, DEFAULT_TOKEN_BUDGET)
+    batch = rows * mesh.size
+    ids, lengths = _described(mesh, (batch, length), jnp.int32, ROWS), _described(mesh, (batch,), jnp.int32, ROWS)
+    start = time.perf_counter()
+    with jax.set_mesh(mesh):
+        compiled = last_hidden.lower(graphdef, state, ids, lengths).compile()
+    return compiled, time.perf_counter() - start, rows
+
+
+def hbm_bytes(compiled: jax.stages.Compiled) -> tuple[int, int]:
+    """Bytes of a chip's memory that a program takes with its arguments and results, and those of its temporaries."""
+    memory = compiled.memory_analysis()
+    assert memory is not None  # these compilers always have one
+    used = memory.argument_size_in_bytes + memory.output_size_in_bytes + memory.temp_size_in_bytes
+    return used + memory.generated_code_size_in_bytes, memory.temp_size_in_bytes
+
+
+def _described(mesh: Mesh, shape: tuple[int, ...], dtype, spec: PartitionSpec = EVERYWHERE) -> jax.ShapeDtypeStruct:
+    return jax.ShapeDtypeStruct(shape, dtype, sharding=NamedSharding(mesh, spec))

@@ -1,0 +1,157 @@
+"""Compiles stella's 434M encoder for NVIDIA's GPUs, on a machine without one, and reports what the compiler says.
+
+    python bench/gpu.py [--gpu H200 A100] [--length 16 128 512 8192] [--dtype bfloat16] [--out FILE]
+
+XLA (extra `cuda`, jax 0.12 or later) compiles ahead of time for a described GPU, cuDNN's attention included. Refused
+programs, a missing kernel, wasted FLOPs and memory show here; speed does not, and the kernels of the products are not
+those that a GPU would choose by trial. Exits with 1 where a program needs more than 1.1 times the encoder's own
+0.8053 GFLOP a token in products, a collective, or more memory than the GPU has, or is without cuDNN in bfloat16.
+"""
+
+import argparse
+import os
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+# The extra brings CUDA's compiler; the platform keeps JAX from looking for its driver.
+os.environ |= {"JAX_PLATFORMS": "cpu"}
+
+from ahead import compile_for, data_mesh, hbm_bytes
+from checkpoint import STELLA
+from cost import linear_flops
+from hlo import Program
+from jax.experimental.topologies import get_topology_desc
+from report import publish, table
+
+from stella_jax import attention
+
+LENGTHS = (16, 128, 512, 8192)
+MOST = 1.1  # times the bound
+FAMILY = """
+gpu_device_info {{
+  cuda_compute_capability {{ major: {major} }}
+  core_count: {cores} clock_rate_ghz: {ghz} fpus_per_core: {fpus} threads_per_warp: 32
+  threads_per_block_limit: 1024 threads_per_core_limit: 2048
+  registers_per_core_limit: 65536 registers_per_block_limit: 65536
+  shared_memory_per_block: 49152 shared_memory_per_core: {shared} shared_memory_per_block_optin: {optin}
+  block_dim_limit_x: 2147483647 block_dim_limit_y: 65535 block_dim_limit_z: 65535
+  l2_cache_size: {l2} memory_bandwidth: {bandwidth} device_memory_size: {memory}
+}}
+platform_name: "CUDA"
+dnn_version_info {{ major: 9 minor: 12 }}
+runtime_version {{ major: 13 }}
+device_description_str: "NVIDIA {name}"
+"""
+
+
+@dataclass(frozen=True, slots=True)
+class Gpu:
+    """A GPU as its maker describes it; rates a second, sizes in bytes."""
+
+    name: str
+    major: int
+    cores: int
+    ghz: float
+    fpus: int
+    shared: int
+    optin: int
+    l2: int
+    memory: int
+    bandwidth: int
+    bf16_flops: float
+
+    @property
+    def description(self) -> str:
+        return FAMILY.format(**{name: getattr(self, name) for name in self.__slots__})
+
+
+GPUS = {
+    "H200": Gpu("H200", 9, 132, 1.98, 128, 233472, 232448, 52428800, 141 * 10**9, 4800 * 10**9, 989e12),
+    "A100": Gpu("A100", 8, 108, 1.41, 64, 167936, 166912, 41943040, 80 * 10**9, 2039 * 10**9, 312e12),
+}
+COLUMNS = ("GPU", "dtype", "rows x tokens", "compile s", "GiB", "of it temporaries", "cuDNN kernels",
+           "products of the bound", "memory MB a token", "memory / product time", "moves in a layer")  # fmt: skip
+NOTES = f"""
+The bound of the products is {linear_flops(STELLA) / 1e9:.4f} GFLOP a token; attention is not in it, where cuDNN has it.
+Memory MB a token: every instruction reads and writes each of its arrays once. Memory / product time: that traffic
+against those FLOPs, each at the GPU's published peak in bfloat16. Moves: instructions of a layer that only move or
+convert 1 MiB or more. Compile times are of one run each.
+"""
+
+
+@dataclass(frozen=True, slots=True)
+class Result:
+    """A compiled bucket; FLOPs and bytes are those of one batch."""
+
+    gpu: Gpu
+    dtype: str
+    rows: int
+    length: int
+    seconds: float
+    used: int
+    temporary: int
+    program: Program
+
+    @property
+    def tokens(self) -> int:
+        return self.rows * self.length
+
+    @property
+    def of_bound(self) -> float:
+        return self.program.matmul_flops / (linear_flops(STELLA) * self.tokens)
+
+    @property
+    def memory_of_product_time(self) -> float:
+        """Seconds of memory traffic over seconds of products, each at the GPU's peak."""
+        program = self.program
+        return (program.hbm_bytes / self.gpu.bandwidth) / (program.matmul_flops / self.gpu.bf16_flops)
+
+    def faults(self) -> Iterator[str]:
+        """What is wrong with it, a sentence each."""
+        where = f"{self.gpu.name} at {self.rows} x {self.length} tokens in {self.dtype}"
+        if self.program.collectives:
+            yield f"{where} has {self.program.collectives} collectives; one GPU must need none."
+        if self.used > self.gpu.memory:
+            yield f"{where} needs {self.used / 2**30:.1f} GiB of {self.gpu.memory / 2**30:.1f}; lower the token budget."
+        by_cudnn = self.dtype == "bfloat16"
+        if len(self.program.kernels) != by_cudnn:
+            yield f"{where} has {len(self.program.kernels)} kernels of cuDNN in its layer; {by_cudnn:d} is expected."
+        if by_cudnn and not 0.999 <= self.of_bound <= MOST:
+            yield f"{where} takes {self.of_bound:.3f} times the FLOPs of its products; {MOST} is allowed."
+
+    def cells(self) -> list[object]:
+        return [self.gpu.name, self.dtype, f"{self.rows} x {self.length}", self.seconds, self.used / 2**30,
+                self.temporary / 2**30, len(self.program.kernels), f"{self.of_bound:.4f}",
+                self.program.hbm_bytes / self.tokens / 1e6, self.memory_of_product_time,
+                len(self.program.moves)]  # fmt: skip
+
+
+def measure(gpu: Gpu, length: int, dtype: str) -> Result:
+    mesh = data_mesh(get_topology_desc(platform="cuda", target_config=gpu.description, topology="1x1x1"))
+    attention.cuda_generation = lambda: gpu.major  # which is asked of this process's own GPUs: there are none
+    compiled, seconds, rows = compile_for(mesh, length, dtype)
+    return Result(gpu, dtype, rows, length, seconds, *hbm_bytes(compiled), Program(compiled.as_text() or ""))
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--gpu", nargs="+", choices=GPUS, default=list(GPUS))
+    parser.add_argument("--length", nargs="+", type=int, default=LENGTHS)
+    parser.add_argument("--dtype", nargs="+", choices=("bfloat16", "float32"), default=["bfloat16", "float32"])
+    parser.add_argument("--out", type=Path, help="append the table to this file")
+    options = parser.parse_args()
+    results = []
+    for gpu in options.gpu:
+        for dtype in options.dtype:
+            for length in options.length:
+                results.append(measure(GPUS[gpu], length, dtype))
+                print(*results[-1].cells(), flush=True)
+    text = table(COLUMNS, [result.cells() for result in results]) + "\n" + NOTES
+    publish("gpu: the 434M encoder, compiled ahead of time", text, options.out)
+    if faults := [fault for result in results for fault in result.faults()]:
+        raise SystemExit("\n".join(faults))
+
+
+if __name__ == "__main__":
+    main()
