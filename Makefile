@@ -45,6 +45,7 @@ tpu-check: .venv-tpu/installed
 	.venv-tpu/bin/python bench/tpu.py $(TPU)
 
 # Compiles the encoder for NVIDIA's GPUs without a GPU, on Python 3.12 or later: make gpu-check PYTHON=python3.12
+# (.ci/run leaves it out, as it installs 5 GB)
 GPU ?=
 gpu-check: .venv-gpu/installed
 	.venv-gpu/bin/python bench/gpu.py $(GPU)

@@ -4,8 +4,8 @@
 
 XLA (extra `cuda`, jax 0.12 or later) compiles ahead of time for a described GPU, cuDNN's attention included. Refused
 programs, a missing kernel, wasted FLOPs and memory show here; speed does not, and the kernels of the products are not
-those that a GPU would choose by trial. Exits with 1 where a program needs more than 1.1 times the encoder's own
-0.8053 GFLOP a token in products, a collective, or more memory than the GPU has, or is without cuDNN in bfloat16.
+those that a GPU would choose by trial. Exits with 1 where a program needs a collective or more memory than the GPU has,
+or, in bfloat16, more than 1.1 times the encoder's own 0.8053 GFLOP a token in products or is without cuDNN.
 """
 
 import argparse
@@ -17,6 +17,7 @@ from pathlib import Path
 # The extra brings CUDA's compiler; the platform keeps JAX from looking for its driver.
 os.environ |= {"JAX_PLATFORMS": "cpu"}
 
+import jax
 from ahead import compile_for, data_mesh, hbm_bytes
 from checkpoint import STELLA
 from cost import linear_flops
@@ -73,7 +74,8 @@ GPUS = {
 COLUMNS = ("GPU", "dtype", "rows x tokens", "compile s", "GiB", "of it temporaries", "cuDNN kernels",
            "products of the bound", "memory MB a token", "memory / product time", "moves in a layer")  # fmt: skip
 NOTES = f"""
-The bound of the products is {linear_flops(STELLA) / 1e9:.4f} GFLOP a token; attention is not in it, where cuDNN has it.
+The bound of the products is {linear_flops(STELLA) / 1e9:.4f} GFLOP a token. Attention comes on top of it,
+where cuDNN does not have it: in float32.
 Memory MB a token: every instruction reads and writes each of its arrays once. Memory / product time: that traffic
 against those FLOPs, each at the GPU's published peak in bfloat16. Moves: instructions of a layer that only move or
 convert 1 MiB or more. Compile times are of one run each.
@@ -141,6 +143,8 @@ def main() -> None:
     parser.add_argument("--dtype", nargs="+", choices=("bfloat16", "float32"), default=["bfloat16", "float32"])
     parser.add_argument("--out", type=Path, help="append the table to this file")
     options = parser.parse_args()
+    if jax.__version_info__ < (0, 12):
+        raise SystemExit(f"jax {jax.__version__} compiles for no GPU that is not there; take 0.12 (Python 3.12).")
     results = []
     for gpu in options.gpu:
         for dtype in options.dtype:

@@ -7,7 +7,7 @@ that its author states.
 import math
 import re
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 
 COMPUTATION = re.compile(r"^(ENTRY )?%([\w.\-]+) \(.*\{$")
@@ -163,8 +163,8 @@ class Program:
             ends = op.results[:2]
             piece = ends[0 if op.opcode == "copy-start" else 1]
             return piece.nbytes * sum(not end.on_chip for end in ends)
-        if op.opcode == "fusion-start":  # (whole operands, the slice, a handle)
-            return 2 * op.results[-2].hbm
+        if op.opcode == "fusion-start":  # its results: all operands, what the fusion makes, a handle
+            return self._traffic(ops, replace(op, opcode="fusion", results=op.results[-2:-1]))
         written = sum(result.hbm for result in op.results)
         return written + sum(self._read(ops, op, name) for name in dict.fromkeys(op.operands))
 

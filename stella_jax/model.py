@@ -173,7 +173,7 @@ class Encoder(nnx.Module):
           lengths: (B,) int32, tokens before the padding of each row, at least 1.
           dropout: in training, on the embeddings, the attention's output, inside the MLP, and on its output.
           keep: what of a layer stays in memory for its gradient, a policy of `jax.checkpoint`; the rest is computed
-            again. None keeps all.
+            again. None keeps all but the gate's steps.
 
         Returns:
           The last hidden state (B, T, D) float32, and the states after each layer (L, B, T, D), which cost nothing

@@ -24,6 +24,10 @@ from stella_jax.tokenizer import Tokens
 TOKEN_BUDGET = {"cpu": 256}
 DEFAULT_TOKEN_BUDGET = 16_384
 
+# XLA on CPU, in jax 0.10, takes a layer out of a bfloat16 stack by way of float32, and this pass would convert the
+# whole stack before every batch: two to three times the time, and twice the layers' own memory.
+CPU_OPTIONS = {"xla_disable_hlo_passes": "while-loop-invariant-code-motion"}
+
 # Batches on their way: the host pads the next while the device works on this one.
 IN_FLIGHT = 2
 
@@ -49,6 +53,9 @@ def last_hidden(graphdef: nnx.GraphDef, state: nnx.State, ids: jax.Array, length
         return encoder(ids, lengths)[0]
 
 
+last_hidden_on_cpu = jax.jit(last_hidden, static_argnames=("graphdef",), compiler_options=CPU_OPTIONS)
+
+
 @partial(jax.jit, static_argnames=("output",))
 def embeddings(head_params, hidden: jax.Array, lengths: jax.Array, *, output: Output) -> tuple[jax.Array, ...]:
     """Embeddings (B, E) of each head, float32, from the last hidden state (B, T, D) and lengths (B,)."""
@@ -71,19 +78,20 @@ class Runner:
     def __init__(self, checkpoint: Checkpoint, output: Output, dtype: str, mesh: Mesh):
         self.mesh = mesh
         self.output = output
+        self._platform = mesh.devices.flat[0].platform
         self.graphdef, state = checkpoint.encoder_state(jnp.dtype(dtype), mesh)
         self.use(state, tuple(checkpoint.head_params(head, mesh) for head in output.heads))
         self.dims = tuple(head.dim if head else checkpoint.layout.config.hidden_size for head in output.heads)
-        platform = mesh.devices.flat[0].platform
-        self.token_budget = TOKEN_BUDGET.get(platform, DEFAULT_TOKEN_BUDGET)
-        if platform == "cpu" and mesh.size == 1:
+        self.token_budget = TOKEN_BUDGET.get(self._platform, DEFAULT_TOKEN_BUDGET)
+        if self._platform == "cpu" and mesh.size == 1:
             self._encode = LayerByLayer(self.graphdef, state, mesh)
         self._pad_id = checkpoint.layout.config.pad_token_id
 
     def use(self, state: nnx.State, head_params: tuple[dict[str, Any], ...]) -> None:
-        """Embeds with these parameters from now on, for as long as their arrays live."""
+        """Embeds with these parameters from now on, for as long as their arrays live; not while a stream is open."""
         self.state, self.head_params = state, head_params
-        self._encode: Callable[[jax.Array, jax.Array], jax.Array] = partial(last_hidden, self.graphdef, state)
+        program = last_hidden_on_cpu if self._platform == "cpu" else last_hidden
+        self._encode: Callable[[jax.Array, jax.Array], jax.Array] = partial(program, self.graphdef, state)
 
     def forward(self, ids: jax.Array, lengths: jax.Array) -> tuple[jax.Array, ...]:
         """Embeddings (B, E) of each head, float32, from ids (B, T) and lengths (B,) on the mesh."""

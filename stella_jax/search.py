@@ -79,7 +79,8 @@ class Index:
         best: list[Hit] = []
         for part in range(len(self._manifest["parts"])):
             for ids, embeddings in self._blocks(part):
-                scores = self.model.similarity(vector, embeddings)[0]
+                # Row by row: of equal rows a product of matrices may round one otherwise than the other.
+                scores = self.model.similarity_pairwise(np.broadcast_to(vector, embeddings.shape), embeddings)
                 nearest = np.argsort(-scores, kind="stable")[:k]
                 best += [Hit(float(scores[i]), ids[int(i)].as_py(), part) for i in nearest]
                 best = sorted(best, key=lambda hit: -hit.score)[:k]

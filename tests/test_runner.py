@@ -1,6 +1,9 @@
 """What a batch runs on a CPU, and in what memory; what it computes is in the tests of the embedder and the goldens."""
 
+import dataclasses
 import re
+from math import prod
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -11,7 +14,7 @@ from paths import GOLDENS
 from stella_jax import Stella
 from stella_jax.checkpoint import Checkpoint, abstract_encoder
 from stella_jax.layerwise import LayerByLayer
-from stella_jax.runner import last_hidden
+from stella_jax.runner import last_hidden, last_hidden_on_cpu
 
 
 @pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
@@ -32,6 +35,21 @@ def test_a_layer_at_a_time_holds_no_second_copy_of_the_weights() -> None:
     start, size = kernel.unsafe_buffer_pointer(), kernel[0].nbytes
     places = [layer["mlp"]["down"]["kernel"].unsafe_buffer_pointer() for layer in runner._encode._layers]
     assert places == [start + i * size for i in range(len(places))] and len(places) == 3
+
+
+@pytest.mark.parametrize("dtype", [jnp.float32, jnp.bfloat16])
+def test_a_scan_needs_no_second_copy_of_the_layers(dtype: jnp.dtype) -> None:
+    config = dataclasses.replace(Checkpoint.open(GOLDENS / "stella").layout.config, num_hidden_layers=48)
+    graphdef, state = abstract_encoder(config, dtype)
+    layers = sum(prod(leaf.shape) * leaf.dtype.itemsize for leaf in jax.tree.leaves(state["layers"]))
+    ids, lengths = jax.ShapeDtypeStruct((1, 8), jnp.int32), jax.ShapeDtypeStruct((1,), jnp.int32)
+    memory: Any = last_hidden_on_cpu.lower(graphdef, state, ids, lengths).compile().memory_analysis()
+    assert memory.temp_size_in_bytes < layers / 4
+
+
+def test_a_mesh_of_cpus_runs_that_scan() -> None:
+    encode: Any = Stella.from_pretrained(GOLDENS / "stella", mesh="data=2").runner._encode
+    assert encode.func is last_hidden_on_cpu
 
 
 def test_on_cpu_every_product_of_bfloat16_is_float32_as_only_that_is_fast_there() -> None:

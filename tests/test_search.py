@@ -40,7 +40,9 @@ def copied(job: Path, tmp_path: Path) -> Path:
 def test_the_nearest_of_all(tiny, job, monkeypatch, k, block):
     monkeypatch.setattr(search, "BLOCK", block)
     index = Index.open(job / "out")
-    scores = index.model.similarity(index.model.encode_query("owl"), tiny.encode(WORDS))[0]
+    query, vectors = index.model.encode_query("owl"), tiny.encode(WORDS)
+    scores = index.model.similarity_pairwise(np.tile(query, (len(WORDS), 1)), vectors)
+    np.testing.assert_allclose(scores, index.model.similarity(query, vectors)[0], atol=1e-6)
     expected = np.argsort(-scores, kind="stable")[:k]
     hits = index.search("owl", k)
     assert [hit.id for hit in hits] == [f"r{i}" for i in expected]

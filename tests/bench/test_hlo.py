@@ -57,6 +57,8 @@ def test_a_gpu_takes_a_slice_beside_other_work_and_attends_by_cudnn() -> None:
     program = Program("""
 %sliced (p: bf16[24,512,512], i: s32[]) -> bf16[1,512,512] {
   %p = bf16[24,512,512]{2,1,0} parameter(0)
+  %i = s32[] parameter(1)
+  ROOT %slice = bf16[1,512,512]{2,1,0} dynamic-slice(%p, %i), dynamic_slice_sizes={1,512,512}
 }
 
 ENTRY %main (x: bf16[24,512,512], i: s32[]) -> bf16[2,16,8,64] {
@@ -69,7 +71,8 @@ ENTRY %main (x: bf16[24,512,512], i: s32[]) -> bf16[2,16,8,64] {
 """)
     assert [op.name for op, _ in program.kernels] == ["out"]
     size = 2 * 512 * 512
-    assert program.hbm_bytes == 2 * size + size + 2 * 2 * 16 * 8 * 64
+    index = 4
+    assert program.hbm_bytes == 2 * size + index + size + 2 * 2 * 16 * 8 * 64
 
 
 def test_moves_are_large_and_in_loops() -> None:
