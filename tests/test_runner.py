@@ -31,7 +31,8 @@ def test_a_layer_at_a_time_computes_what_the_scan_does(dtype: str) -> None:
 def test_a_layer_at_a_time_holds_no_second_copy_of_the_weights() -> None:
     runner = Stella.from_pretrained(GOLDENS / "stella").runner
     assert isinstance(runner._encode, LayerByLayer)
-    kernel = runner.state["layers"]["mlp"]["down"]["kernel"][...]
+    state: Any = runner.state
+    kernel = state["layers"]["mlp"]["down"]["kernel"][...]
     start, size = kernel.unsafe_buffer_pointer(), kernel[0].nbytes
     places = [layer["mlp"]["down"]["kernel"].unsafe_buffer_pointer() for layer in runner._encode._layers]
     assert places == [start + i * size for i in range(len(places))] and len(places) == 3
