@@ -7,16 +7,14 @@ their own, though the memory is still the stack's, and one compiled layer is cal
 
 from collections.abc import Callable
 from functools import cache, partial
-from typing import Any
 
 import jax
 import numpy as np
 from flax import nnx
 from jax.sharding import Mesh
 
+from stella_jax.checkpoint import Tree
 from stella_jax.sharding import place
-
-Tree = dict[str, Any]
 
 
 class LayerByLayer:
