@@ -16,6 +16,9 @@ from stella_jax.job.store import open_store
 SHORT = ("--dim", "32", "--max-length", "8")
 FOLDERS = ("", "plan", "receipts")
 
+# A call that nobody makes, for a command that is not to be struck.
+NEVER = ("os:replace", -1)
+
 
 def content(out: Path | str) -> dict[str, bytes]:
     """Files of a job by name, but for the journals, which tell the time."""

@@ -7,11 +7,9 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
-from jobs import content, embed_command, environment, journal, struck
+from jobs import NEVER, content, embed_command, environment, journal, struck
 
 pytestmark = pytest.mark.soak
-
-NEVER = ("os:replace", -1)
 
 
 class Ran:

@@ -6,6 +6,7 @@ import signal
 import subprocess
 import time
 from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 
 import pytest
@@ -15,6 +16,9 @@ pytestmark = pytest.mark.soak
 
 PATIENCE = 3.0
 PART_ROWS = ("--part-rows", "100")
+
+# A batch in the midst of a process's share.
+AT_WORK = ("stella_jax.runner:pad", 40)
 ADDRESSES = ("10.213.7.1", "10.213.7.2")
 
 
@@ -50,32 +54,34 @@ def cable_is_up(machine: str) -> bool:
     return link["operstate"] == "UP"
 
 
-def start_both(machines: tuple[str, str], corpus: Path, out: Path, cache: Path) -> list[subprocess.Popen]:
-    """Starts both processes, which meet at the first's address."""
+@contextmanager
+def both_at_work(machines: tuple[str, str], corpus: Path, out: Path, cache: Path) -> Iterator[list[subprocess.Popen]]:
+    """Both processes, which have met at the first's address, stopped in the midst of their work."""
     together = ("--executor", "distributed", "--processes", "2", "--coordinator", f"{ADDRESSES[0]}:7654", "--process")
     processes = []
-    for i, machine in enumerate(machines):
-        command = embed_command([corpus], out, *PART_ROWS, *together, str(i))
-        command = struck(command, "os:replace", -1, patience=PATIENCE, silence=PATIENCE / 10)
-        processes.append(
-            subprocess.Popen(
-                ["ip", "netns", "exec", machine, *command], env=environment(cache), stderr=subprocess.PIPE, text=True
-            )
-        )
-    return processes
+    with ExitStack() as stack:
+        for i, machine in enumerate(machines):
+            command = embed_command([corpus], out, *PART_ROWS, *together, str(i))
+            command = struck(command, *AT_WORK, signal.SIGSTOP, patience=PATIENCE, silence=PATIENCE / 10)
+            inside = ["ip", "netns", "exec", machine, *command]
+            process = subprocess.Popen(inside, env=environment(cache), stderr=subprocess.PIPE, text=True)
+            processes.append(stack.enter_context(process))
+            stack.callback(process.kill)
+        deadline = time.monotonic() + 100
+        while not all(is_stopped(process) for process in processes):
+            assert [process.poll() for process in processes] == [None, None]
+            assert time.monotonic() < deadline, "they never came to work"
+            time.sleep(0.02)
+        yield processes
 
 
-def wait_until_both_work(out: Path, processes: list[subprocess.Popen]) -> list[int]:
-    """Rows that each has done when both are in the midst of it."""
-    for _ in range(3000):
-        assert [process.poll() for process in processes] == [None, None]
-        if (out / "progress.jsonl").exists() and (out / "progress-1.jsonl").exists():
-            last = [journal(out, i)[-1] for i in range(2)]
-            if all(line["phase"] == "embedding" and line["rows"] for line in last):
-                assert min(line["rows_left"] for line in last) > 1000
-                return [line["rows"] for line in last]
-        time.sleep(0.02)
-    raise AssertionError("they never came to work")
+def is_stopped(process: subprocess.Popen) -> bool:
+    status = Path(f"/proc/{process.pid}/status").read_text()
+    return "\nState:\tT" in status
+
+
+def rows_done(out: Path) -> list[int]:
+    return [journal(out, i)[-1]["rows"] for i in range(2)]
 
 
 @pytest.fixture(scope="module")
@@ -89,13 +95,15 @@ def alone(medium_corpus: Path, cache: Path, tmp_path_factory: pytest.TempPathFac
 
 def test_the_link_is_cut_and_both_go_on(machines, medium_corpus, cache, alone, tmp_path, tell):
     out = tmp_path / "out"
-    processes = start_both(machines, medium_corpus, out, cache)
-    before = wait_until_both_work(out, processes)
-    assert cable_is_up(machines[0])
-    ip("-n", machines[1], "link", "set", "cable", "down")
-    assert not cable_is_up(machines[0])
-    assert [(process.communicate(timeout=100)[1], process.returncode) for process in processes] == [("", 0)] * 2
-    after = [journal(out, i)[-1]["rows"] for i in range(2)]
+    with both_at_work(machines, medium_corpus, out, cache) as processes:
+        before = rows_done(out)
+        assert cable_is_up(machines[0])
+        ip("-n", machines[1], "link", "set", "cable", "down")
+        assert not cable_is_up(machines[0])
+        for process in processes:
+            process.send_signal(signal.SIGCONT)
+        assert [(process.communicate(timeout=100)[1], process.returncode) for process in processes] == [("", 0)] * 2
+    after = rows_done(out)
     assert all(new > old + 1000 for new, old in zip(after, before, strict=True))
     assert content(out) == alone
     tell(f"link cut at {before} rows of 12,000; in the end they had done {after}")
@@ -104,14 +112,15 @@ def test_the_link_is_cut_and_both_go_on(machines, medium_corpus, cache, alone, t
 @pytest.mark.parametrize("dead", [0, 1])
 def test_the_link_is_cut_and_one_dies(machines, medium_corpus, cache, alone, tmp_path, tell, dead):
     out = tmp_path / "out"
-    processes = start_both(machines, medium_corpus, out, cache)
-    before = wait_until_both_work(out, processes)
-    ip("-n", machines[1], "link", "set", "cable", "down")
-    processes[dead].kill()
-    living = processes[1 - dead]
-    assert (living.communicate(timeout=100)[1], living.returncode) == ("", 0)
-    assert processes[dead].communicate()[1] == ""
-    done = journal(out, 1 - dead)[-1]["rows"]
+    with both_at_work(machines, medium_corpus, out, cache) as processes:
+        before = rows_done(out)
+        ip("-n", machines[1], "link", "set", "cable", "down")
+        processes[dead].kill()
+        living = processes[1 - dead]
+        living.send_signal(signal.SIGCONT)
+        assert (living.communicate(timeout=100)[1], living.returncode) == ("", 0)
+        assert processes[dead].communicate()[1] == ""
+    done = rows_done(out)[1 - dead]
     assert done > 6000
     assert len(list(out.glob("receipts/*"))) == 120
     assert content(out) == alone

@@ -9,7 +9,7 @@ from pathlib import Path
 from random import Random
 
 import pytest
-from jobs import content, embed_command, environment, leftovers, struck
+from jobs import NEVER, content, embed_command, environment, leftovers, struck
 
 from stella_jax.job.verify import verify_job
 
@@ -17,14 +17,17 @@ pytestmark = pytest.mark.soak
 
 PATIENCE = 2.0
 
-# Where a process dies, and up to the how manieth call: early enough to leave work for those that come after.
+ANY_MOMENT = "any moment"
+
+# Where a process dies, and up to the how manieth call: early enough to leave work for those that come after. From
+# outside, at no place of its own, up to so many parts.
 ONCE = {
     "the plan's files": ("stella_jax.job.job:write_plan", 0),
     "rejected.jsonl": ("stella_jax.job.manifest:rejected_lines", 20),
     "the manifest": ("stella_jax.job.run:close_job", 0),
 }
 OFTEN = {
-    "any moment": ("os:replace", -1),
+    ANY_MOMENT: ("", 6),
     "reading": ("stella_jax.job.scanner:SpanDigest.add", 1500),
     "a part's reading": ("stella_jax.job.job:Job.read", 6),
     "tokenizing": ("stella_jax.tokenizer:Tokenizer.encode", 6),
@@ -54,14 +57,20 @@ def start(arguments: list[str], cache: Path) -> subprocess.Popen:
     )
 
 
-def kill_at(process: subprocess.Popen, journal: Path, delay: float) -> threading.Thread:
-    """Kills a process so many seconds after it has begun to write its journal."""
-    before = journal.stat().st_size if journal.exists() else 0
+def kill_at(process: subprocess.Popen, journal: Path, parts: int) -> threading.Thread:
+    """Kills a process that has begun to write its journal, when so many parts more are finished."""
+    receipts = journal.with_name("receipts")
+
+    def finished() -> int:
+        return len(list(receipts.glob("*")))
+
+    size, enough = journal.stat().st_size if journal.exists() else 0, finished() + parts
 
     def run() -> None:
-        while process.poll() is None and (not journal.exists() or journal.stat().st_size == before):
-            time.sleep(0.02)
-        time.sleep(delay)
+        while process.poll() is None and (not journal.exists() or journal.stat().st_size == size):
+            time.sleep(0.005)
+        while process.poll() is None and finished() < enough:
+            time.sleep(0.005)
         process.kill()
 
     thread = threading.Thread(target=run)
@@ -75,13 +84,13 @@ def run_round(corpus: Path, out: Path, cache: Path, random: Random, where: Seque
     try:
         for index, name in enumerate(where):
             place, most = PLACES[name]
+            call = random.randint(0, most)
+            strike = NEVER if name == ANY_MOMENT else (place, call)
             arguments = command(corpus, out, index, len(where))
-            call = random.randint(0, most) if most >= 0 else -1
-            arguments = struck(arguments, place, call, patience=PATIENCE, silence=PATIENCE / 10)
-            processes.append(start(arguments, cache))
-            if most < 0:
+            processes.append(start(struck(arguments, *strike, patience=PATIENCE, silence=PATIENCE / 10), cache))
+            if name == ANY_MOMENT:
                 journal = out / (f"progress-{index}.jsonl" if index else "progress.jsonl")
-                threads.append(kill_at(processes[index], journal, random.uniform(0, 1)))
+                threads.append(kill_at(processes[index], journal, call))
         ends = [(process.communicate(timeout=100)[1], process.returncode) for process in processes]
     finally:
         for process in processes:

@@ -5,6 +5,7 @@ import re
 import signal
 import subprocess
 import sys
+from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -73,8 +74,13 @@ class Pair:
     def run(self, *wanted: dict, patches: tuple[str, str] = ("", "")) -> list[tuple[int, str, str]]:
         """Exit code, stdout and stderr of each; of one recipe, or of one for each."""
         where = f"127.0.0.1:{free_port()}"
-        both = [self.start(wanted[index % len(wanted)], index, where, patches[index]) for index in (0, 1)]
-        said = [process.communicate(timeout=300) for process in both]
+        with ExitStack() as stack:
+            both = []
+            for index in (0, 1):
+                process = self.start(wanted[index % len(wanted)], index, where, patches[index])
+                both.append(stack.enter_context(process))
+                stack.callback(process.kill)
+            said = [process.communicate(timeout=300) for process in both]
         return [
             (process.returncode, "\n".join(line for line in out.splitlines() if "[Gloo]" not in line), err)
             for process, (out, err) in zip(both, said, strict=True)
@@ -90,11 +96,16 @@ from train.__main__ import main
 sys.exit(main(sys.argv[1:]))
 """
 STRUCK = """
+import time
+from pathlib import Path
+from train.checkpoints import steps_of
 from train.step import Trainer
 step, made = Trainer.step, []
 def stepped(self, *arguments):
     made.append(1)
     if len(made) == {step}:
+        while not {ready}:
+            time.sleep(0.01)
         os.kill(os.getpid(), signal.SIG{signal})
     return step(self, *arguments)
 Trainer.step = stepped
@@ -179,7 +190,7 @@ def test_whatever_is_split_over_them(pair: Pair, tmp_path: Path) -> None:
 def test_where_one_is_killed_the_other_ends_with_a_sentence_and_both_go_on(pair, by_two, tmp_path, struck) -> None:
     wanted = recipe(tmp_path, tmp_path / "run")
     patches = ["", ""]
-    patches[struck] = STRUCK.format(step=4, signal="KILL")
+    patches[struck] = STRUCK.format(step=4, signal="KILL", ready=f"steps_of(Path({str(tmp_path / 'run')!r}))")
     ended = pair.run(wanted, patches=(patches[0], patches[1]))
     assert ended[struck][0] == -signal.SIGKILL
     code, out, err = ended[1 - struck]
@@ -193,7 +204,7 @@ def test_where_one_is_killed_the_other_ends_with_a_sentence_and_both_go_on(pair,
 @soak
 def test_sigterm_to_one_stops_both_at_one_step_and_one_alone_can_go_on(pair, by_two, tmp_path) -> None:
     wanted = recipe(tmp_path, tmp_path / "run", save_every="epoch")
-    ended = pair.run(wanted, patches=("", STRUCK.format(step=3, signal="TERM")))
+    ended = pair.run(wanted, patches=("", STRUCK.format(step=3, signal="TERM", ready=True)))
     for code, out, err in ended:
         assert (code, out) == (143, "")
         assert err == "train: stopped by SIGTERM; the same command goes on after the newest checkpoint\n"
