@@ -82,6 +82,7 @@ def _go_to_meeting(arguments: list[Any]) -> tuple[int, str, str]:
             answer = process.stdout.read()
         except BaseException:  # a signal: nobody waits for the answer any more
             process.kill()
+            process.wait()
             raise
         code = process.wait()
         errors.seek(0)
