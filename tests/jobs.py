@@ -4,10 +4,13 @@ import json
 import os
 import signal
 import socket
+import subprocess
 import sys
 import time
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
+from typing import Any
 
 import stella_jax
 from stella_jax.job.store import open_store
@@ -69,9 +72,48 @@ def struck(
     return [sys.executable, script, place, str(call), kind.name, str(patience), str(silence), *command[3:]]
 
 
+def runs(pid: int) -> bool:
+    """Whether there is such a process; a dead one has no command line, even if nobody has asked after it."""
+    try:
+        return bool(Path(f"/proc/{pid}/cmdline").read_bytes())
+    except (FileNotFoundError, ProcessLookupError):
+        return False
+
+
+@contextmanager
+def running(commands: Iterable[Sequence[str]], **options: Any) -> Iterator[list[subprocess.Popen]]:
+    """Processes of these commands, none of which outlives the block, whatever happens in it."""
+    with ExitStack() as stack:
+        processes = []
+        for command in commands:
+            processes.append(stack.enter_context(subprocess.Popen(command, **options)))
+            stack.callback(processes[-1].kill)
+        yield processes
+
+
+def wait_until_stopped(processes: Sequence[subprocess.Popen], seconds: float = 100) -> None:
+    """Returns when SIGSTOP has reached them all."""
+    deadline = time.monotonic() + seconds
+    while not all("\nState:\tT" in Path(f"/proc/{process.pid}/status").read_text() for process in processes):
+        ended = [process.communicate() for process in processes if process.poll() is not None]
+        assert not ended, ended
+        assert time.monotonic() < deadline, "they never came to where they are stopped"
+        time.sleep(0.02)
+
+
+def go_on(processes: Iterable[subprocess.Popen]) -> None:
+    """Lets those go on that were stopped."""
+    for process in processes:
+        process.send_signal(signal.SIGCONT)
+
+
 def environment(cache: Path) -> dict[str, str]:
-    """Of a process with the package under test, that shares its compiled programs with others in `cache`."""
-    return os.environ | {
+    """Of a process with the package under test, that shares its compiled programs with others in `cache`.
+
+    JAX warns of proxies where processes meet, and some would be asked for this machine's own addresses.
+    """
+    own = {name: value for name, value in os.environ.items() if not name.lower().endswith("_proxy")}
+    return own | {
         "PYTHONPATH": str(Path(stella_jax.__file__).parents[1]),
         "JAX_COMPILATION_CACHE_DIR": str(cache),
         "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS": "0",

@@ -6,10 +6,12 @@ import signal
 import subprocess
 import threading
 from collections.abc import Iterable
+from io import BytesIO
 from itertools import groupby
 from pathlib import Path
 
 import pytest
+from fsspec.implementations.memory import MemoryFile, MemoryFileSystem
 from jobs import (
     content,
     embed_command,
@@ -17,6 +19,7 @@ from jobs import (
     free_port,
     journal,
     leftovers,
+    running,
     struck,
     wait_for_lines,
     write_corpus,
@@ -60,6 +63,32 @@ def impatient(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     monkeypatch.setattr(job_module, "POLL_SECONDS", 0.02)
     monkeypatch.setattr(executors, "POLL_SECONDS", 0.02)
     monkeypatch.setenv("JAX_COMPILATION_CACHE_DIR", str(tmp_path / "cache"))
+
+
+class Upload(MemoryFile):
+    """An object that appears when it is whole."""
+
+    def close(self) -> None:
+        self.commit()
+
+
+@pytest.fixture(autouse=True)
+def whole_objects(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Has fsspec's memory:// be as a real store is: nobody sees an object amid its upload, or reads with another."""
+
+    def opened(system: MemoryFileSystem, path: str, mode: str = "rb", **options: object) -> BytesIO:
+        path = system._strip_protocol(path)
+        if mode == "wb":
+            return Upload(system, path)
+        if path not in system.store:
+            raise FileNotFoundError(path)
+        return BytesIO(system.store[path].getvalue())
+
+    def pipe(system: MemoryFileSystem, path: str, value: bytes, **options: object) -> None:
+        MemoryFile(system, system._strip_protocol(path), value).commit()
+
+    monkeypatch.setattr(MemoryFileSystem, "_open", opened)
+    monkeypatch.setattr(MemoryFileSystem, "pipe_file", pipe)
 
 
 def run(tiny: Stella, corpus: Path | str, out: Path | str, index: int, count: int) -> Summary:
@@ -213,7 +242,7 @@ def test_the_parts_of_a_killed_process_are_taken_over(tiny, corpus, tmp_path, al
     assert leftovers(out)
     held = journal(out, 1)[-1]["open"]
     assert held
-    monkeypatch.setattr(lookout, "PATIENCE", 1.0)
+    monkeypatch.setattr(lookout, "PATIENCE", 5.0)
     monkeypatch.setattr(LocalStore, "journal_seconds", 0.1)
     summary = run(tiny, corpus, out, 0, 2)
     assert content(out) == alone
@@ -239,17 +268,10 @@ def test_sigterm_to_a_real_process(tiny, corpus, tmp_path, alone):
 def test_two_processes_meet_on_loopback(corpus, tmp_path, alone):
     out, coordinator = tmp_path / "out", f"127.0.0.1:{free_port()}"
     together = ["--executor", "distributed", "--processes", "2", "--coordinator", coordinator, "--process"]
-    processes = [
-        subprocess.Popen(
-            embed_command([corpus], out, *PARTS, *together, str(i)),
-            env=environment(tmp_path / "cache"),
-            stdout=subprocess.PIPE,
-            stderr=subprocess.PIPE,
-            text=True,
-        )
-        for i in range(2)
-    ]
-    ends = [(*process.communicate(timeout=120), process.returncode) for process in processes]
+    commands = [embed_command([corpus], out, *PARTS, *together, str(i)) for i in range(2)]
+    pipe = subprocess.PIPE
+    with running(commands, env=environment(tmp_path / "cache"), stdout=pipe, stderr=pipe, text=True) as processes:
+        ends = [(*process.communicate(timeout=120), process.returncode) for process in processes]
     assert [end[1:] for end in ends] == [("", 0), ("", 0)]
     assert re.search(r"out: 60 rows embedded, 0 rejected; ", ends[0][0])
     assert re.search(r"out: \d+ rows embedded by this process; ", ends[1][0])

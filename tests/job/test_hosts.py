@@ -9,7 +9,7 @@ from pathlib import Path
 
 import jax
 import pytest
-from jobs import free_port
+from jobs import free_port, runs
 
 from stella_jax import StellaError
 from stella_jax.cli import main
@@ -93,11 +93,7 @@ def struck_at_the_meeting(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> It
 
 
 def is_running(pid: Path) -> bool:
-    try:
-        os.kill(int(pid.read_text()), 0)
-    except ProcessLookupError:
-        return False
-    return True
+    return runs(int(pid.read_text()))
 
 
 def test_nobody_stays_at_a_meeting_whose_process_is_interrupted(struck_at_the_meeting):

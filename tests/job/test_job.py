@@ -58,7 +58,8 @@ def test_who_joins_finds_the_job_that_was_planned(corpus, tmp_path):
     assert joined.plan.rows == 5
 
 
-def test_who_joins_early_waits(corpus, tmp_path):
+def test_who_joins_early_waits(corpus, tmp_path, monkeypatch):
+    monkeypatch.setattr(lookout, "PATIENCE", 60)
     timer = threading.Timer(0.1, plan, [tmp_path / "out", corpus])
     timer.start()
     try:
@@ -74,13 +75,14 @@ def test_who_waits_for_nobody_says_so(corpus, tmp_path):
 
 
 @pytest.mark.parametrize("damage", [Path.unlink, lambda path: path.write_bytes(b"0")])
-def test_who_joins_waits_for_a_damaged_plan_to_be_made_again(corpus, tmp_path, damage):
+def test_who_joins_waits_for_a_damaged_plan_to_be_made_again(corpus, tmp_path, monkeypatch, damage):
     out = tmp_path / "out"
     plan(out, corpus)
     sound = content(out)
     damage(out / "plan" / "parts.bin")
     with pytest.raises(StellaError, match="process 0 has not planned"):
         join(out, corpus)
+    monkeypatch.setattr(lookout, "PATIENCE", 60)
     timer = threading.Timer(0.1, plan, [out, corpus])
     timer.start()
     try:

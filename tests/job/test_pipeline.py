@@ -12,7 +12,7 @@ from stella_jax.job.pipeline import Behind, ahead
 def no_thread_stays() -> Iterator[None]:
     before = set(threading.enumerate())
     yield
-    assert set(threading.enumerate()) == before
+    assert set(threading.enumerate()) <= before
 
 
 def counted(made: list[int], count: int = 9, error: Exception | None = None) -> Iterator[int]:
@@ -117,8 +117,7 @@ def test_no_more_than_the_depth_waits():
 
     thread = threading.Thread(target=hand_over)
     thread.start()
-    assert meanwhile(lambda: asked == [0, 1])
-    assert begun == [0]
+    assert meanwhile(lambda: asked == [0, 1] and begun == [0])
     gate.set()
     thread.join()
     assert begun == [0, 1, 2]

@@ -5,7 +5,6 @@ import logging
 import os
 import signal
 import threading
-import time
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
@@ -14,6 +13,7 @@ import pytest
 import ray
 
 from stella_jax import Stella, StellaError
+from stella_jax.job.progress import Counts, Progress
 from stella_jax.job.ray_job import run_ray_job
 from stella_jax.job.request import Request
 from stella_jax.job.rows import Fields
@@ -21,8 +21,13 @@ from stella_jax.job.run import Running, run_job
 from stella_jax.job.stop import Stop, Stopped
 
 # Ray takes its time to start, and to see that somebody died. It forks, which JAX minds where it runs, as beside other
-# tests; in a driver it does not.
-pytestmark = [pytest.mark.soak, pytest.mark.filterwarnings("ignore:os.fork:RuntimeWarning")]
+# tests; in a driver it does not. And it leaves files of its logs open, some versions more, some less.
+pytestmark = [
+    pytest.mark.soak,
+    pytest.mark.filterwarnings("ignore:os.fork:RuntimeWarning"),
+    pytest.mark.filterwarnings("ignore:unclosed file:ResourceWarning"),
+    pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning"),
+]
 
 
 @pytest.fixture(scope="module", autouse=True)
@@ -37,7 +42,7 @@ def cluster() -> Iterator[None]:
 
 @pytest.fixture
 def request_of(tmp_path: Path):
-    rows = [{"id": f"r{i}", "text": "tea " * (i % 6)} for i in range(60)] + [{"id": "r3", "text": "again"}]
+    rows = [{"id": f"r{i}", "text": "tea " * (i % 6)} for i in range(300)] + [{"id": "r3", "text": "again"}]
     (tmp_path / "a.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
 
     def make(out: str) -> Request:
@@ -62,29 +67,46 @@ def undisturbed(request: Request) -> dict[str, bytes]:
     return content(Path(request.out))
 
 
-def actors() -> list[int]:
-    """Processes of actors that are loading the model or embedding, as Ray names them."""
-    names = {path.parent.name: path.read_bytes() for path in Path("/proc").glob("[0-9]*/cmdline") if path.exists()}
-    return [int(pid) for pid, name in names.items() if name.startswith(b"ray::_Actor.run")]
+def is_actor(pid: int) -> bool:
+    """Whether this is an actor that is loading the model or embedding, as Ray names it then."""
+    try:
+        return Path(f"/proc/{pid}/cmdline").read_bytes().startswith(b"ray::_Actor.run")
+    except OSError:  # it has ended
+        return False
+
+
+def kill_one_at_work() -> int | None:
+    """Kills an actor amid a call and returns its number, where there is one."""
+    for pid in (int(path.name) for path in Path("/proc").glob("[0-9]*")):
+        if is_actor(pid):
+            os.kill(pid, signal.SIGSTOP)  # so that what it does now is what it dies over
+            if is_actor(pid):
+                os.kill(pid, signal.SIGKILL)
+                return pid
+            os.kill(pid, signal.SIGCONT)
+    return None
 
 
 def test_the_bytes_of_one_process_with_an_actor_killed_amid_a_part(request_of, tmp_path, capfd) -> None:
     killed: list[int] = []
+    over = threading.Event()
 
     def kill() -> None:
         """Once a part is there, ends an actor that is at work on another."""
-        while not list((tmp_path / "ray" / "receipts").glob("*.json")) or not actors():
-            time.sleep(0.01)
-        killed.extend(actors()[:1])
-        os.kill(killed[0], signal.SIGKILL)
+        while not over.wait(0.01) and not killed:
+            if list((tmp_path / "ray" / "receipts").glob("*.json")) and (pid := kill_one_at_work()):
+                killed.append(pid)
 
     thread = threading.Thread(target=kill)
     thread.start()
-    summary = run_ray_job(request_of("ray"), Stop(5), shown=False)
-    thread.join()
+    try:
+        summary = run_ray_job(request_of("ray"), Stop(5), shown=False)
+    finally:
+        over.set()
+        thread.join()
     assert len(killed) == 1
     assert "a Ray worker on" in capfd.readouterr().err
-    assert (summary.job_rows, summary.job_rejected) == (60, 1)
+    assert (summary.job_rows, summary.job_rejected) == (300, 1)
     assert content(tmp_path / "ray") == undisturbed(request_of("alone"))
     journal = [json.loads(line) for line in (tmp_path / "ray" / "progress.jsonl").read_text().splitlines()]
     assert (journal[-1]["phase"], journal[-1]["rows_left"]) == ("done", 0)
@@ -102,19 +124,17 @@ def test_an_error_in_an_actor_is_told_as_here(request_of, tmp_path) -> None:
     assert not (tmp_path / "ray").exists()
 
 
-def test_stopped_amid_the_job_it_can_be_finished_here(request_of, tmp_path) -> None:
-    stop = Stop(30)
+def test_stopped_amid_the_job_it_can_be_finished_here(request_of, tmp_path, monkeypatch) -> None:
+    stop, count = Stop(30), Progress.done_elsewhere
 
-    def ask() -> None:
-        while not list((tmp_path / "ray" / "receipts").glob("*.json")):
-            time.sleep(0.01)
-        stop.ask()
+    def count_and_ask(progress: Progress, done: Counts) -> None:
+        count(progress, done)
+        if not stop.asked:
+            stop.ask()
 
-    thread = threading.Thread(target=ask)
-    thread.start()
+    monkeypatch.setattr(Progress, "done_elsewhere", count_and_ask)
     with pytest.raises(Stopped):
         run_ray_job(request_of("ray"), stop, shown=False)
-    thread.join()
     assert not list((tmp_path / "ray").rglob("*.tmp"))
     assert not (tmp_path / "ray" / "manifest.json").exists()
     assert undisturbed(request_of("ray")) == undisturbed(request_of("alone"))

@@ -12,21 +12,21 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from jobs import running, runs
 
 from stella_jax import StellaError
 from stella_jax.job import ray_pool
 from stella_jax.job.ray_cluster import connected
 from stella_jax.job.ray_pool import run_on_ray
 
-# Ray leaves files of its logs open, some versions more, some less.
+# Ray takes its time to start, and to see that somebody died. It forks, which JAX minds where it runs, as beside other
+# tests; in a driver it does not. And it leaves files of its logs open, some versions more, some less.
 pytestmark = [
+    pytest.mark.soak,
+    pytest.mark.filterwarnings("ignore:os.fork:RuntimeWarning"),
     pytest.mark.filterwarnings("ignore:unclosed file:ResourceWarning"),
     pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning"),
 ]
-
-# Ray takes its time to start, and to see that somebody died. It forks, which JAX minds where it runs, as beside other
-# tests; in a driver it does not.
-pytestmark = [pytest.mark.soak, pytest.mark.filterwarnings("ignore:os.fork:RuntimeWarning")]
 
 ONE_CPU = {"num_cpus": 1}
 
@@ -38,10 +38,13 @@ def cluster() -> Iterator[Any]:
     from ray.cluster_utils import Cluster
 
     cloudpickle.register_pickle_by_value(sys.modules[__name__])  # actors cannot import tests
-    cluster = Cluster(initialize_head=True, head_node_args={"num_cpus": 2, "include_dashboard": False})
-    with connected(cluster.address):
-        yield cluster
-    cluster.shutdown()
+    with pytest.MonkeyPatch.context() as patch:
+        # Why an actor died is told some time after its call has failed; later than this, it is "unavailable".
+        patch.setenv("RAY_timeout_ms_task_wait_for_death_info", "60000")
+        cluster = Cluster(initialize_head=True, head_node_args={"num_cpus": 2, "include_dashboard": False})
+        with connected(cluster.address):
+            yield cluster
+        cluster.shutdown()
 
 
 @pytest.fixture(autouse=True)
@@ -179,7 +182,7 @@ def alive(out: Path) -> list[int]:
     """The actors that worked there and do not end; a killed one may take some seconds."""
     pids = [int(path.name.removeprefix("by-")) for path in out.glob("by-*")]
     for _ in range(300):
-        pids = [pid for pid in pids if Path(f"/proc/{pid}").exists()]
+        pids = [pid for pid in pids if runs(pid)]
         if not pids:
             break
         time.sleep(0.1)
@@ -214,7 +217,8 @@ def test_nodes_come_and_go(cluster: Any, tmp_path: Path, monkeypatch: pytest.Mon
 
 
 DRIVER = """
-import sys
+import signal, sys
+signal.signal(signal.SIGINT, signal.default_int_handler)  # which a shell's background job ignores
 from pathlib import Path
 from stella_jax.job.ray_cluster import connected
 from stella_jax.job.ray_pool import run_on_ray
@@ -237,10 +241,10 @@ finally:
 @pytest.mark.parametrize("end", [signal.SIGINT, signal.SIGTERM], ids=lambda end: end.name)
 def test_a_signal_leaves_no_actor(tmp_path: Path, end: signal.Signals):
     """Ray is started by the call here, and ends with it or, where nothing handles the signal, soon after."""
-    driver = subprocess.Popen([sys.executable, "-c", DRIVER, tmp_path], stderr=subprocess.DEVNULL)
-    while not list(tmp_path.glob("by-*")):
-        assert driver.poll() is None
-        time.sleep(0.1)
-    driver.send_signal(end)
-    assert driver.wait(60) == -end
+    with running([[sys.executable, "-c", DRIVER, str(tmp_path)]], stderr=subprocess.DEVNULL) as [driver]:
+        while not list(tmp_path.glob("by-*")):
+            assert driver.poll() is None
+            time.sleep(0.1)
+        driver.send_signal(end)
+        assert driver.wait(60) == -end
     assert (tmp_path / "unwound").exists() == (end == signal.SIGINT) and not alive(tmp_path)

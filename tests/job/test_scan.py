@@ -13,7 +13,7 @@ from pathlib import Path
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
-from jobs import content
+from jobs import content, runs
 
 from stella_jax import StellaError
 from stella_jax.job import crew, scan
@@ -305,14 +305,6 @@ crew.Popen = popen
 scan.cores, scan.BYTES_A_PROCESS = lambda: 2, 1
 scan.scan_sources(open_sources(sys.argv[2:], Fields()), Fields(), 3, Path(sys.argv[1]), tick)
 """
-
-
-def runs(pid: int) -> bool:
-    """Whether there is such a process; a dead one has no command line, even if nobody has asked after it."""
-    try:
-        return bool(Path(f"/proc/{pid}/cmdline").read_bytes())
-    except (FileNotFoundError, ProcessLookupError):
-        return False
 
 
 @pytest.mark.skipif(not Path("/proc/self/cmdline").exists(), reason="asks Linux which processes there are")

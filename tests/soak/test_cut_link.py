@@ -6,15 +6,15 @@ import signal
 import subprocess
 import time
 from collections.abc import Iterator
-from contextlib import ExitStack, contextmanager
+from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
-from jobs import content, embed_command, environment, journal, leftovers, struck
+from jobs import content, embed_command, environment, go_on, journal, leftovers, running, struck, wait_until_stopped
 
 pytestmark = pytest.mark.soak
 
-PATIENCE = 3.0
+PATIENCE = 10.0
 PART_ROWS = ("--part-rows", "100")
 
 # A batch in the midst of a process's share.
@@ -29,7 +29,7 @@ def ip(*arguments: str) -> str:
 @pytest.fixture
 def machines() -> Iterator[tuple[str, str]]:
     """Names of two network namespaces with a cable between them."""
-    names = ("stella-soak-0", "stella-soak-1")
+    names = (f"stella-soak-{os.getpid()}-0", f"stella-soak-{os.getpid()}-1")
     try:
         ip("netns", "add", names[0])
     except (OSError, subprocess.CalledProcessError) as error:
@@ -43,9 +43,10 @@ def machines() -> Iterator[tuple[str, str]]:
             ip("-n", name, "link", "set", "lo", "up")
         yield names
     finally:
-        for process in [pid for name in names for pid in ip("netns", "pids", name).split()]:
-            os.kill(int(process), signal.SIGKILL)
         for name in names:
+            there = subprocess.run(["ip", "netns", "pids", name], check=False, capture_output=True, text=True)
+            for process in there.stdout.split():
+                os.kill(int(process), signal.SIGKILL)
             subprocess.run(["ip", "netns", "delete", name], check=False, capture_output=True)
 
 
@@ -54,30 +55,26 @@ def cable_is_up(machine: str) -> bool:
     return link["operstate"] == "UP"
 
 
+def wait_until_cut(machine: str) -> None:
+    """The kernel tells the other end when it comes to it."""
+    deadline = time.monotonic() + 10
+    while cable_is_up(machine):
+        assert time.monotonic() < deadline
+        time.sleep(0.02)
+
+
 @contextmanager
 def both_at_work(machines: tuple[str, str], corpus: Path, out: Path, cache: Path) -> Iterator[list[subprocess.Popen]]:
     """Both processes, which have met at the first's address, stopped in the midst of their work."""
     together = ("--executor", "distributed", "--processes", "2", "--coordinator", f"{ADDRESSES[0]}:7654", "--process")
-    processes = []
-    with ExitStack() as stack:
-        for i, machine in enumerate(machines):
-            command = embed_command([corpus], out, *PART_ROWS, *together, str(i))
-            command = struck(command, *AT_WORK, signal.SIGSTOP, patience=PATIENCE, silence=PATIENCE / 10)
-            inside = ["ip", "netns", "exec", machine, *command]
-            process = subprocess.Popen(inside, env=environment(cache), stderr=subprocess.PIPE, text=True)
-            processes.append(stack.enter_context(process))
-            stack.callback(process.kill)
-        deadline = time.monotonic() + 100
-        while not all(is_stopped(process) for process in processes):
-            assert [process.poll() for process in processes] == [None, None]
-            assert time.monotonic() < deadline, "they never came to work"
-            time.sleep(0.02)
+    commands = []
+    for i, machine in enumerate(machines):
+        command = embed_command([corpus], out, *PART_ROWS, *together, str(i))
+        command = struck(command, *AT_WORK, signal.SIGSTOP, patience=PATIENCE, silence=PATIENCE / 10)
+        commands.append(["ip", "netns", "exec", machine, *command])
+    with running(commands, env=environment(cache), stderr=subprocess.PIPE, text=True) as processes:
+        wait_until_stopped(processes)
         yield processes
-
-
-def is_stopped(process: subprocess.Popen) -> bool:
-    status = Path(f"/proc/{process.pid}/status").read_text()
-    return "\nState:\tT" in status
 
 
 def rows_done(out: Path) -> list[int]:
@@ -99,9 +96,8 @@ def test_the_link_is_cut_and_both_go_on(machines, medium_corpus, cache, alone, t
         before = rows_done(out)
         assert cable_is_up(machines[0])
         ip("-n", machines[1], "link", "set", "cable", "down")
-        assert not cable_is_up(machines[0])
-        for process in processes:
-            process.send_signal(signal.SIGCONT)
+        wait_until_cut(machines[0])
+        go_on(processes)
         assert [(process.communicate(timeout=100)[1], process.returncode) for process in processes] == [("", 0)] * 2
     after = rows_done(out)
     assert all(new > old + 1000 for new, old in zip(after, before, strict=True))
@@ -117,7 +113,7 @@ def test_the_link_is_cut_and_one_dies(machines, medium_corpus, cache, alone, tmp
         ip("-n", machines[1], "link", "set", "cable", "down")
         processes[dead].kill()
         living = processes[1 - dead]
-        living.send_signal(signal.SIGCONT)
+        go_on([living])
         assert (living.communicate(timeout=100)[1], living.returncode) == ("", 0)
         assert processes[dead].communicate()[1] == ""
     done = rows_done(out)[1 - dead]

@@ -5,11 +5,12 @@ import threading
 import time
 from collections import Counter
 from collections.abc import Sequence
+from contextlib import AbstractContextManager, ExitStack
 from pathlib import Path
 from random import Random
 
 import pytest
-from jobs import NEVER, content, embed_command, environment, leftovers, struck
+from jobs import NEVER, content, embed_command, environment, leftovers, running, struck
 
 from stella_jax.job.verify import verify_job
 
@@ -51,10 +52,8 @@ def command(corpus: Path, out: Path, index: int = 0, count: int = 1) -> list[str
     return embed_command([corpus], out, "--part-rows", "20", *many)
 
 
-def start(arguments: list[str], cache: Path) -> subprocess.Popen:
-    return subprocess.Popen(
-        arguments, env=environment(cache), stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
-    )
+def started(commands: list[list[str]], cache: Path) -> AbstractContextManager[list[subprocess.Popen]]:
+    return running(commands, env=environment(cache), stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
 
 
 def kill_at(process: subprocess.Popen, journal: Path, parts: int) -> threading.Thread:
@@ -62,7 +61,7 @@ def kill_at(process: subprocess.Popen, journal: Path, parts: int) -> threading.T
     receipts = journal.with_name("receipts")
 
     def finished() -> int:
-        return len(list(receipts.glob("*")))
+        return len(list(receipts.glob("*.json")))
 
     size, enough = journal.stat().st_size if journal.exists() else 0, finished() + parts
 
@@ -80,23 +79,18 @@ def kill_at(process: subprocess.Popen, journal: Path, parts: int) -> threading.T
 
 def run_round(corpus: Path, out: Path, cache: Path, random: Random, where: Sequence[str]) -> list[str]:
     """Starts the processes of a job, each to be killed at one of PLACES; returns where those were that died."""
-    processes, threads = [], []
-    try:
+    calls = [random.randint(0, PLACES[name][1]) for name in where]
+    commands = []
+    for index, (name, call) in enumerate(zip(where, calls, strict=True)):
+        strike = NEVER if name == ANY_MOMENT else (PLACES[name][0], call)
+        arguments = command(corpus, out, index, len(where))
+        commands.append(struck(arguments, *strike, patience=PATIENCE, silence=PATIENCE / 10))
+    with ExitStack() as threads, started(commands, cache) as processes:
         for index, name in enumerate(where):
-            place, most = PLACES[name]
-            call = random.randint(0, most)
-            strike = NEVER if name == ANY_MOMENT else (place, call)
-            arguments = command(corpus, out, index, len(where))
-            processes.append(start(struck(arguments, *strike, patience=PATIENCE, silence=PATIENCE / 10), cache))
             if name == ANY_MOMENT:
                 journal = out / (f"progress-{index}.jsonl" if index else "progress.jsonl")
-                threads.append(kill_at(processes[index], journal, call))
+                threads.callback(kill_at(processes[index], journal, calls[index]).join)
         ends = [(process.communicate(timeout=100)[1], process.returncode) for process in processes]
-    finally:
-        for process in processes:
-            process.kill()
-        for thread in threads:
-            thread.join()
     for errors, code in ends:
         assert code in (0, -9) or (code == 1 and "process 0 has not planned" in errors), (code, errors)
     assert (out / "manifest.json").exists() or 0 not in [code for _, code in ends]
@@ -104,8 +98,9 @@ def run_round(corpus: Path, out: Path, cache: Path, random: Random, where: Seque
 
 
 def finish(corpus: Path, out: Path, cache: Path, count: int) -> None:
-    ended = [start(command(corpus, out, index, count), cache) for index in range(count)]
-    assert [(process.communicate(timeout=100)[1], process.returncode) for process in ended] == [("", 0)] * count
+    with started([command(corpus, out, index, count) for index in range(count)], cache) as processes:
+        ends = [(process.communicate(timeout=100)[1], process.returncode) for process in processes]
+    assert ends == [("", 0)] * count
     assert leftovers(out) == []
     assert verify_job(out).faults == ()
 

@@ -1,6 +1,8 @@
 """Checkpoints of a run's state: what comes back, which stay, and what becomes of damaged ones."""
 
+import gc
 import shutil
+from collections.abc import Iterator
 from pathlib import Path
 
 import jax
@@ -11,6 +13,15 @@ from stella_jax import StellaError
 from train.checkpoints import Checkpoints, newest_record, read_newest, read_state, steps_of
 from train.optimizer import Moments
 from train.step import State
+
+# Orbax's tasks, which nobody asks after an error.
+pytestmark = pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")
+
+
+@pytest.fixture(autouse=True)
+def nothing_stays_for_other_tests() -> Iterator[None]:
+    yield
+    gc.collect()
 
 
 def state(step: int) -> State:
@@ -107,7 +118,6 @@ DAMAGES = {
 }
 
 
-@pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")  # Orbax's tasks, after its error
 @pytest.mark.parametrize("kind", DAMAGES)
 def test_no_damage_to_any_file_comes_back_as_a_state(saved, tmp_path, kind):
     for number, name in enumerate(path.relative_to(saved) for path in files(saved)):
