@@ -35,6 +35,7 @@ def cluster() -> Iterator[None]:
     """Two slots of one CPU each."""
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr("stella_jax.job.ray_cluster.SLOT_CPUS", 1)
+        patch.setenv("RAY_worker_niceness", "0")
         ray.init("local", num_cpus=2, include_dashboard=False, log_to_driver=False, logging_level=logging.ERROR)
         yield
         ray.shutdown()
