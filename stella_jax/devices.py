@@ -29,7 +29,9 @@ def all_accelerators() -> str | None:
 
 
 def _use_compile_cache() -> None:
-    """Keeps compiled programs for the next command, unless the user's environment decides about that already."""
+    """Keeps compiled programs for the next command, all of them, unless the user's environment decides about that."""
+    if "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS" not in os.environ:
+        jax.config.update("jax_persistent_cache_min_compile_time_secs", 0)
     if "JAX_COMPILATION_CACHE_DIR" in os.environ:
         return
     try:
@@ -38,4 +40,3 @@ def _use_compile_cache() -> None:
     except (OSError, RuntimeError):  # no home, or one that cannot be written: every command compiles for itself
         return
     jax.config.update("jax_compilation_cache_dir", str(folder))
-    jax.config.update("jax_persistent_cache_min_compile_time_secs", 0)

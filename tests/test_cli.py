@@ -174,6 +174,11 @@ def test_the_compile_cache_is_the_users_own(monkeypatch, tmp_path):
 
     updates = {}
     monkeypatch.setattr(jax.config, "update", updates.__setitem__)
+    monkeypatch.delenv("JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS", raising=False)
+    _use_compile_cache()
+    assert updates == {"jax_persistent_cache_min_compile_time_secs": 0}  # where the user says, but all
+    monkeypatch.setenv("JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS", "5")
+    updates.clear()
     _use_compile_cache()
     assert updates == {}
     monkeypatch.delenv("JAX_COMPILATION_CACHE_DIR")
