@@ -18,7 +18,7 @@ from cost import ITEM_BYTES
 from inputs import checkpoint, parser_of, size_of
 from limits import Limits, measure_limits
 from report import publish, table, timings
-from systems import PEERS, peers, stella_jax
+from systems import PEERS, peers, stella_jax, usual_peers
 
 from stella_jax import Stella
 from stella_jax.batching import Packer, pad
@@ -67,7 +67,7 @@ def main() -> None:
     parser = parser_of(__doc__)
     parser.add_argument("--dtype", nargs="+", choices=list(ITEM_BYTES), default=[_default_dtype()])
     parser.add_argument("--text", default=QUERY)
-    parser.add_argument("--peers", nargs="*", choices=list(PEERS), default=list(PEERS))
+    parser.add_argument("--peers", nargs="*", choices=list(PEERS), default=usual_peers())
     parser.add_argument("--repeats", type=int, default=100)
     options = parser.parse_args()
     with checkpoint(options) as directory:

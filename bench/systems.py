@@ -8,12 +8,14 @@ import os
 import sys
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
+from functools import partial
 from importlib import import_module
 from pathlib import Path
 from typing import Any, cast
 
 import jax
 import numpy as np
+from on_torch import batches_by_tokens, torch_encoder
 from onnx_export import INPUTS, OUTPUT, exported
 
 from stella_jax import Stella
@@ -21,6 +23,13 @@ from stella_jax.checkpoint import Checkpoint
 from stella_jax.tokenizer import Tokenizer
 
 BATCH_SIZE = 32  # sentence-transformers' default
+
+
+def batches_of_32(texts: Sequence[str], length: int) -> Iterator[list[int]]:
+    """Places of the texts in batches as sentence-transformers makes them, most characters first."""
+    order = sorted(range(len(texts)), key=lambda i: -len(texts[i]))
+    yield from (order[i : i + BATCH_SIZE] for i in range(0, len(order), BATCH_SIZE))
+
 
 # Arrays of all scores, float32, that the exported attention keeps at a time: 4.6 to 7.6 were seen, by peaks of memory.
 SCORES = 6
@@ -38,11 +47,21 @@ class System:
       name: as tables give it.
       encode: (texts, most tokens of a text) -> embeddings [n, dim] in their order; the former are cut at the latter.
       score_bytes: memory that attention takes for a row of T tokens, over T^2; 0 where it keeps no whole scores.
+      batches: (texts, most tokens of a text) -> the places of the texts in each batch.
+      pads: whether the texts of a batch are padded to the longest.
     """
 
     name: str
     encode: Callable[[list[str], int], np.ndarray]
     score_bytes: int = 0
+    batches: Callable[[Sequence[str], int], Iterator[list[int]]] = batches_of_32
+    pads: bool = True
+
+    def computed(self, texts: Sequence[str], counts: Sequence[int], length: int) -> int:
+        """Tokens that it computes, padding included, for texts of these token counts, cut at `length`."""
+        if not self.pads:
+            return sum(counts)
+        return sum(len(places) * max(counts[i] for i in places) for places in self.batches(texts, length))
 
     def too_large(self, count: int, length: int) -> str:
         """Why it cannot take so many texts of this length, in a sentence; empty where it can."""
@@ -75,10 +94,7 @@ def sentence_transformers(directory: Path, dtype: str) -> System:
         from sentence_transformers import SentenceTransformer
     except ImportError as error:
         raise LeftOutError(f"{error.name} is not installed") from None
-    if jax.default_backend() != "cpu" and not torch.cuda.is_available():
-        raise LeftOutError("torch sees no accelerator here")
-    torch.set_num_threads(threads())
-    device = "cpu" if jax.default_backend() == "cpu" else "cuda"
+    device = _torch_device()
     kwargs = {"dtype": getattr(torch, dtype)}
     model = SentenceTransformer(str(directory), device=device, model_kwargs=kwargs, local_files_only=True)
 
@@ -87,6 +103,29 @@ def sentence_transformers(directory: Path, dtype: str) -> System:
         return model.encode(texts, batch_size=BATCH_SIZE, show_progress_bar=False)
 
     return System("sentence-transformers", encode)
+
+
+def torch_by_tokens(directory: Path, dtype: str, name: str, attention: str = "sdpa", compiled: bool = False) -> System:
+    """sentence-transformers' modules, with more texts at a time than its loop takes (see on_torch.py)."""
+    try:
+        device = _torch_device()
+        if attention == "flash_attention_2" and dtype == "float32":
+            raise LeftOutError("flash attention has no kernels for it")
+        encode = torch_encoder(directory, dtype, device, attention, compiled)
+    except ImportError as error:
+        raise LeftOutError(f"{error.name or 'flash_attn'} is not installed") from None
+    return System(name, encode, batches=batches_by_tokens, pads=attention != "flash_attention_2")
+
+
+def _torch_device() -> str:
+    import torch
+
+    if jax.default_backend() == "cpu":
+        torch.set_num_threads(threads())
+        return "cpu"
+    if not torch.cuda.is_available():
+        raise LeftOutError("torch sees no accelerator here")
+    return "cuda"
 
 
 def onnx_runtime(directory: Path, dtype: str) -> System:
@@ -128,7 +167,21 @@ def open_vino(directory: Path, dtype: str) -> System:
     return _exported_system("OpenVINO", directory, lambda ids, mask: np.array(compiled([ids, mask])[0]))
 
 
-PEERS = {"sentence-transformers": sentence_transformers, "onnxruntime": onnx_runtime, "openvino": open_vino}
+PEERS: dict[str, Callable[[Path, str], System]] = {
+    "sentence-transformers": sentence_transformers,
+    "onnxruntime": onnx_runtime,
+    "openvino": open_vino,
+    "torch": partial(torch_by_tokens, name="torch"),
+    "torch-compiled": partial(torch_by_tokens, name="torch, compiled", compiled=True),
+    "torch-flash": partial(torch_by_tokens, name="torch, without padding", attention="flash_attention_2"),
+}
+CPU_PEERS = ("sentence-transformers", "onnxruntime", "openvino")
+ACCELERATOR_PEERS = ("sentence-transformers", "torch", "torch-compiled", "torch-flash")
+
+
+def usual_peers() -> list[str]:
+    """Names of those that people would take on this platform."""
+    return [*(CPU_PEERS if jax.default_backend() == "cpu" else ACCELERATOR_PEERS)]
 
 
 def peers(directory: Path, dtype: str, wanted: Sequence[str]) -> tuple[list[System], list[str]]:
@@ -161,17 +214,6 @@ def _available_memory() -> int:
     return next(int(line.split()[1]) * 1024 for line in lines if line.startswith("MemAvailable"))
 
 
-def batches(texts: Sequence[str]) -> Iterator[list[int]]:
-    """Places of the texts in batches as sentence-transformers makes them: 32 at a time, most characters first."""
-    order = sorted(range(len(texts)), key=lambda i: -len(texts[i]))
-    yield from (order[i : i + BATCH_SIZE] for i in range(0, len(order), BATCH_SIZE))
-
-
-def computed_by_peers(texts: Sequence[str], counts: Sequence[int]) -> int:
-    """Tokens that the peers compute, padding included, for texts of these token counts."""
-    return sum(len(places) * max(counts[i] for i in places) for places in batches(texts))
-
-
 def _exported_system(name: str, directory: Path, forward: Callable[[np.ndarray, np.ndarray], np.ndarray]) -> System:
     """A system of a forward pass (ids, mask) -> embeddings, with the checkpoint's own tokenizer."""
     checkpoint = Checkpoint.open(directory)
@@ -180,7 +222,7 @@ def _exported_system(name: str, directory: Path, forward: Callable[[np.ndarray, 
     def encode(texts: list[str], length: int) -> np.ndarray:
         tokenizer.max_length = length
         vectors = {}
-        for places in batches(texts):
+        for places in batches_of_32(texts, length):
             ids, mask = _padded(tokenizer, [texts[i] for i in places], config.pad_token_id)
             vectors |= zip(places, forward(ids, mask), strict=True)
         return np.stack([vectors[i] for i in range(len(texts))])

@@ -8,20 +8,35 @@ import pytest
 from bench import systems
 from bench.encode import check_same, workloads
 from bench.inputs import long_texts
-from bench.systems import BATCH_SIZE, LeftOutError, System, batches, computed_by_peers, peers
+from bench.on_torch import BATCH_TOKENS, batches_by_tokens
+from bench.systems import BATCH_SIZE, LeftOutError, System, batches_of_32, peers
 
 
 def test_batches_are_sorted_by_characters_longest_first() -> None:
     texts = ["a" * (i % 50) for i in range(70)]
-    places = list(batches(texts))
+    places = list(batches_of_32(texts, 512))
     assert [len(batch) for batch in places] == [BATCH_SIZE, BATCH_SIZE, 6]
     order = [i for batch in places for i in batch]
     assert sorted(order) == list(range(70))
     assert [len(texts[i]) for i in order] == sorted(map(len, texts), reverse=True)
 
 
-def test_peers_compute_whole_rectangles() -> None:
-    assert computed_by_peers(["long text", "a"], [5, 3]) == 10
+def test_batches_by_tokens_hold_as_many_as_they_say() -> None:
+    texts = ["a" * (9 * i) for i in range(1000)] + ["a" * 10**6] * 9
+    places = list(batches_by_tokens(texts, 8192))
+    assert sorted(i for batch in places for i in batch) == list(range(1009))
+    sizes = [len(batch) * min(8192, 2 + max(len(texts[i]) for i in batch) // 3) for batch in places]
+    assert max(sizes) <= BATCH_TOKENS and min(sizes[:-1]) > 0.9 * BATCH_TOKENS
+    assert [len(batch) for batch in places[:2]] == [8, 8]
+
+
+def test_peers_compute_whole_rectangles_unless_they_do_not_pad() -> None:
+    assert System("some", zeros).computed(["long text", "a"], [5, 3], 512) == 10
+    assert System("some", zeros, pads=False).computed(["long text", "a"], [5, 3], 512) == 8
+
+
+def zeros(texts: list[str], length: int) -> np.ndarray:
+    return np.zeros((len(texts), 1))
 
 
 def checkpoint(folder: Path, kind: str = "gte") -> Path:
@@ -33,7 +48,7 @@ def test_a_peer_that_cannot_run_is_left_out_with_a_sentence(tmp_path, monkeypatc
     def missing(directory: Path, dtype: str) -> System:
         raise LeftOutError("openvino is not installed")
 
-    there = System("there", lambda texts, length: np.zeros((len(texts), 1)))
+    there = System("there", zeros)
     monkeypatch.setattr(systems, "PEERS", {"openvino": missing, "there": lambda directory, dtype: there})
     found, sentences = peers(checkpoint(tmp_path), "float32", ["openvino", "there"])
     assert found == [there]
@@ -51,7 +66,7 @@ def test_a_package_that_is_not_there_leaves_its_peer_out(tmp_path, monkeypatch) 
 
 
 def test_scores_that_memory_cannot_hold_are_not_tried() -> None:
-    system = System("some", lambda texts, length: np.zeros(1), score_bytes=400)
+    system = System("some", zeros, score_bytes=400)
     assert not system.too_large(1, 128)
     assert "left out at 2000000 tokens" in system.too_large(1, 2_000_000)
 
