@@ -6,11 +6,12 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from checkpoint import STELLA
+from flax import nnx
 from jax.experimental.topologies import TopologyDescription
 from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
 
 from stella_jax.batching import rows_of
-from stella_jax.checkpoint import abstract_encoder
+from stella_jax.embedding_model import EmbeddingModel
 from stella_jax.runner import DEFAULT_TOKEN_BUDGET, last_hidden
 from stella_jax.sharding import AXES, EVERYWHERE, ROWS
 
@@ -22,7 +23,8 @@ def data_mesh(topology: TopologyDescription) -> Mesh:
 
 def compile_for(mesh: Mesh, length: int, dtype: str) -> tuple[jax.stages.Compiled, float, int]:
     """The compiled encoder at a bucket's shape, the seconds it took, and the rows of a chip."""
-    graphdef, state = abstract_encoder(STELLA, jnp.dtype(dtype))
+    model = EmbeddingModel.abstract(STELLA, [None], dtype=dtype, param_dtype=dtype, pooling="mean")
+    graphdef, state = nnx.split(model)
     state = jax.tree.map(lambda leaf: _described(mesh, leaf.shape, leaf.dtype), state)
     rows = rows_of(length, DEFAULT_TOKEN_BUDGET)
     batch = rows * mesh.size

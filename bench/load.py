@@ -46,7 +46,7 @@ model = Stella.from_pretrained(path, dtype=dtype)
 stage("load")
 model.encode({text!r})
 stage("first vector")
-fingerprint(model.checkpoint, model.runner.output.heads)
+fingerprint(model.checkpoint, model.heads)
 stage("fingerprint")
 print(json.dumps(stages))
 """

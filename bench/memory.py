@@ -50,7 +50,7 @@ def measure(name: str, directory: Path, texts: list[str], length: int, dtype: st
     """Bytes of the model, after loading, and at most while the texts are embedded."""
     if name == OURS:
         model = Stella.from_pretrained(directory, dtype=dtype)
-        size = sum(leaf.nbytes for leaf in jax.tree.leaves((model.runner.state, model.runner.head_params)))
+        size = sum(leaf.nbytes for leaf in jax.tree.leaves(model.runner.state))
         system = stella_jax(model)
     elif jax.default_backend() != "cpu":
         raise LeftOutError(f"{name} holds its memory on an accelerator where this script does not see it")

@@ -10,8 +10,8 @@ from typing import TYPE_CHECKING
 from stella_jax.exits import exit_code
 
 if TYPE_CHECKING:
-    from convert.flax_layout import Progress
     from stella_jax.checkpoint import Checkpoint
+    from stella_jax.torch_layout import Progress
 
 DESCRIPTION = """
 Converts a checkpoint between the PyTorch layout and the Flax one (Orbax parameters and a provenance.json).

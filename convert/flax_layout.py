@@ -1,28 +1,23 @@
 """Any checkpoint -> the Flax layout: Orbax parameters, the files beside the weights, and where all of it came from."""
 
 import json
-from collections.abc import Callable
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from convert.destination import new_directory
-from convert.hashes import hashed, sha256_of_array
-from convert.side_files import copy_side_files, side_files
 from stella_jax import __version__
 from stella_jax.checkpoint import Checkpoint
-from stella_jax.directory import Directory
-from stella_jax.errors import StellaError
 from stella_jax.flax_weights import PROVENANCE, FlaxWeights
+from stella_jax.hashes import hashed, sha256_of_array
+from stella_jax.new_directory import new_directory
 from stella_jax.params import PARAMS, finish_saving, save_leaf
+from stella_jax.side_files import copy_side_files, side_files
+from stella_jax.torch_layout import Progress
 from stella_jax.weights import TorchWeights
 
 PACKAGES = ("jax", "flax", "orbax-checkpoint", "numpy", "safetensors")
-
-Progress = Callable[[str], object]
-Headers = dict[str, str]
 
 
 def to_flax(
@@ -52,8 +47,8 @@ def to_flax(
         for path in sorted(weights.leaves, key=lambda path: -sizes[path]):  # largest first, while memory is unbroken
             array = weights.read(path)
             sha256 = sha256_of_array(array)
-            if not accept_changes:
-                check_unchanged(source, path, sha256)
+            if isinstance(weights, FlaxWeights) and not accept_changes:
+                weights.check_unchanged(path, sha256)
             leaves[path] = {"shape": array.shape, "dtype": array.dtype.name, "sha256": sha256}
             save_leaf(working / PARAMS, path, array)
             del array
@@ -64,23 +59,13 @@ def to_flax(
         (working / PROVENANCE).write_text(json.dumps(provenance, indent=1))
 
 
-def check_unchanged(source: Checkpoint, path: str, sha256: str) -> None:
-    """Refuses a leaf of the Flax layout whose hash is not the one in provenance.json."""
-    weights = source.weights
-    if isinstance(weights, FlaxWeights) and weights.provenance["leaves"].get(path, {}).get("sha256") != sha256:
-        raise StellaError(
-            f"{path} is not what was converted (its sha256 differs from provenance.json): the file is damaged, or the "
-            "parameters were changed; if you changed them, pass --accept-changes."
-        )
-
-
 def _provenance(source: Checkpoint, name: str) -> dict[str, Any]:
     weights = source.weights
     if isinstance(weights, FlaxWeights):
         kept = {key: weights.provenance.get(key) for key in ("source", "prefix", "files", "headers")}
         return {"format": 1, **kept, "versions": _versions()}
     assert isinstance(weights, TorchWeights)
-    headers = headers_by_file(source.directory, weights)
+    headers = weights.headers
     return {
         "format": 1,
         "source": name,
@@ -89,12 +74,6 @@ def _provenance(source: Checkpoint, name: str) -> dict[str, Any]:
         "headers": headers,
         "versions": _versions(),
     }
-
-
-def headers_by_file(directory: Directory, weights: TorchWeights) -> Headers:
-    """The header of each safetensors file, by its relative name."""
-    shards = [shard for shards in weights.shards.values() for shard in shards]
-    return {shard.path.relative_to(directory.root).as_posix(): shard.header for shard in shards}
 
 
 def _versions() -> dict[str, str]:

@@ -4,14 +4,13 @@ from collections.abc import Iterator
 
 import numpy as np
 
-from convert.flax_layout import headers_by_file
-from convert.hashes import hashed, sha256_of_array
-from convert.side_files import side_files
 from stella_jax.checkpoint import Checkpoint
 from stella_jax.embedder import Stella
 from stella_jax.errors import StellaError
 from stella_jax.flax_weights import FlaxWeights
-from stella_jax.weights import TorchWeights, raise_faults
+from stella_jax.hashes import hashed, sha256_of_array
+from stella_jax.side_files import side_files
+from stella_jax.weights import raise_faults
 
 TEXTS = (
     "a",
@@ -78,12 +77,10 @@ def _weight_files(checkpoint: Checkpoint) -> dict[str, tuple[str, object]]:
     """Header, and size with sha256, of each safetensors file by its relative name."""
     weights = checkpoint.weights
     if isinstance(weights, FlaxWeights):
-        headers, files = (weights.provenance.get(key, {}) for key in ("headers", "files"))
-        return {name: (header, files.get(name)) for name, header in headers.items()}
-    assert isinstance(weights, TorchWeights)
-    headers = headers_by_file(checkpoint.directory, weights)
-    files = hashed(checkpoint.directory, list(headers))
-    return {name: (header, files[name]) for name, header in headers.items()}
+        files = weights.provenance.get("files", {})
+    else:
+        files = hashed(checkpoint.directory, list(weights.headers))
+    return {name: (header, files.get(name)) for name, header in weights.headers.items()}
 
 
 def _compare_embeddings(source: Checkpoint, converted: Checkpoint) -> str:

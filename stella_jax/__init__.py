@@ -6,15 +6,23 @@ from typing import TYPE_CHECKING, Any
 from stella_jax.errors import StellaError
 
 if TYPE_CHECKING:
+    from stella_jax.checkpoint import load
     from stella_jax.config import EncoderConfig
     from stella_jax.embedder import Stella
+    from stella_jax.embedding_model import EmbeddingModel
     from stella_jax.model import Encoder
 
-__all__ = ["Encoder", "EncoderConfig", "Stella", "StellaError"]
+__all__ = ["EmbeddingModel", "Encoder", "EncoderConfig", "Stella", "StellaError", "load"]
 __version__ = "0.1.0"
 
 # Imported when first asked for: JAX takes seconds to import, and the command line must answer --help without it.
-_MODULES = {"Encoder": "model", "EncoderConfig": "config", "Stella": "embedder"}
+_MODULES = {
+    "EmbeddingModel": "embedding_model",
+    "Encoder": "model",
+    "EncoderConfig": "config",
+    "Stella": "embedder",
+    "load": "checkpoint",
+}
 
 
 def __getattr__(name: str) -> Any:

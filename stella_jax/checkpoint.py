@@ -1,5 +1,6 @@
 """A checkpoint on disk: its layout, its weights in either form, and its tokenizer."""
 
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from math import prod
 from pathlib import Path
@@ -7,24 +8,25 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
-import numpy as np
 from flax import nnx
 from jax.sharding import Mesh, NamedSharding
 from jax.sharding import PartitionSpec as P
 
-from stella_jax.config import EncoderConfig
 from stella_jax.directory import Directory
-from stella_jax.errors import StellaError
+from stella_jax.embedding_model import EmbeddingModel
+from stella_jax.errors import StellaError, shown
 from stella_jax.flax_weights import FlaxWeights
 from stella_jax.heads import Head
+from stella_jax.hub import resolve
 from stella_jax.layout import Layout, read_layout
-from stella_jax.model import Encoder
-from stella_jax.sharding import EVERYWHERE, SPLIT
+from stella_jax.sharding import check_mesh, make_mesh, param_spec
 from stella_jax.shares import read_shares
 from stella_jax.tokenizer import Tokenizer
 from stella_jax.weights import TorchWeights, Weights
 
-Tree = dict[str, Any]
+Tree = dict[Any, Any]
+
+DTYPES = ("float32", "bfloat16")
 
 
 @dataclass(frozen=True, slots=True)
@@ -63,29 +65,40 @@ class Checkpoint:
             )
         return tokenizer
 
-    def encoder_state(self, dtype: Any, mesh: Mesh) -> tuple[nnx.GraphDef, nnx.State]:
-        """The encoder with its parameters on the mesh: those of the norms in float32, all others in `dtype`."""
-        graphdef, state = abstract_encoder(self.layout.config, dtype)
+    def load_model(
+        self,
+        heads: Sequence[Head | None],
+        mesh: Mesh,
+        *,
+        dtype: str = "float32",
+        param_dtype: str = "float32",
+        fsdp: bool = False,
+    ) -> EmbeddingModel:
+        """The encoder and these heads as one module, its parameters on the mesh.
+
+        Args:
+          dtype: what is computed in.
+          param_dtype: what parameters are kept in, apart from those of norms and heads, which are float32.
+          fsdp: split parameters over the mesh's axis `data`, too.
+
+        Raises:
+          StellaError: the mesh does not fit the encoder, or a weight cannot be read.
+        """
+        layout = self.layout
+        check_mesh(mesh, layout.config)
+        model = abstract_model(layout, heads, dtype=dtype, param_dtype=param_dtype, source=str(self.directory.root))
+        graphdef, state = nnx.split(model)
         tree: Tree = {}
-        for path in self._largest_first("encoder/"):
-            name = path.removeprefix("encoder/")
-            kept = jnp.float32 if "norm/" in name else dtype
-            _put(tree, name.split("/"), self._load(path, kept, mesh, SPLIT.get(name, EVERYWHERE)))
+        for name, path in self._largest_first(leaf_paths(heads, self.weights)):
+            kept = jnp.dtype(param_dtype if name.startswith("encoder/") and "norm/" not in name else jnp.float32)
+            spec = param_spec(name, self.weights.leaves[path].shape, mesh, fsdp)
+            _put(tree, name.split("/"), self._load(path, kept, mesh, spec))
         nnx.replace_by_pure_dict(state, tree)
-        return graphdef, state
+        return nnx.merge(graphdef, state)
 
-    def head_params(self, head: Head | None, mesh: Mesh) -> Tree:
-        """The head's parameters, float32, on every device."""
-        if head is None:
-            return {}
-        folder = f"heads/{head.folder}/"
-        paths = self._largest_first(folder)
-        return {path.removeprefix(folder): self._load(path, np.float32, mesh, EVERYWHERE) for path in paths}
-
-    def _largest_first(self, folder: str) -> list[str]:
-        """Leaves under a path, in the order in which what a leaf takes while it is read adds least to the peak."""
-        leaves = self.weights.leaves
-        return sorted((path for path in leaves if path.startswith(folder)), key=lambda path: -prod(leaves[path].shape))
+    def _largest_first(self, paths: Mapping[str, str]) -> list[tuple[str, str]]:
+        """Names and leaves in the order in which what a leaf takes while it is read adds least to the peak."""
+        return sorted(paths.items(), key=lambda item: -prod(self.weights.leaves[item[1]].shape))
 
     def _load(self, path: str, dtype: Any, mesh: Mesh, spec: P) -> jax.Array:
         """A leaf on the mesh, each device's share read straight into its own memory where that is the host's."""
@@ -97,12 +110,65 @@ class Checkpoint:
         return jax.make_array_from_single_device_arrays(shape, sharding, placed)
 
 
-def abstract_encoder(config: EncoderConfig, dtype: Any) -> tuple[nnx.GraphDef, nnx.State]:
-    """The encoder's structure and the shapes of its parameters, without their numbers."""
-    return nnx.split(nnx.eval_shape(lambda: Encoder(config, dtype=dtype, param_dtype=dtype, rngs=nnx.Rngs(0))))
+def load(
+    name_or_path: str | Path,
+    dim: int | None = None,
+    dtype: str | None = None,
+    mesh: Mesh | str | None = None,
+    revision: str | None = None,
+    *,
+    param_dtype: str = "float32",
+) -> EmbeddingModel:
+    """Loads a checkpoint as a module of arrays, to be used and trained in programs of one's own.
+
+    `Stella.from_pretrained` is the one that takes texts.
+
+    Args:
+      name_or_path, dim, dtype, mesh, revision: as in `Stella.from_pretrained`.
+      param_dtype: what parameters are kept in, apart from those of norms and heads; training wants float32.
+
+    Raises:
+      StellaError: one sentence on what is wrong with the checkpoint or the arguments.
+    """
+    mesh = mesh if isinstance(mesh, Mesh) else make_mesh(mesh)
+    checkpoint = Checkpoint.open(resolve(name_or_path, revision))
+    dtype, param_dtype = compute_dtype(dtype, mesh), compute_dtype(param_dtype, mesh)
+    return checkpoint.load_model([checkpoint.layout.head(dim)], mesh, dtype=dtype, param_dtype=param_dtype)
+
+
+def compute_dtype(dtype: str | None, mesh: Mesh) -> str:
+    """The dtype to compute in on this mesh: the given one, else float32 on CPU and bfloat16 elsewhere.
+
+    Raises:
+      StellaError: it is not offered.
+    """
+    dtype = dtype or ("float32" if mesh.devices.flat[0].platform == "cpu" else "bfloat16")
+    if dtype not in DTYPES:
+        raise StellaError(f"unsupported dtype {shown(dtype)}; choose {' or '.join(DTYPES)}.")
+    return dtype
+
+
+def abstract_model(layout: Layout, heads: Sequence[Head | None], **options: Any) -> EmbeddingModel:
+    """A checkpoint's model with shapes in place of arrays; the options are those of `EmbeddingModel.abstract`."""
+    fixed = {"pooling": layout.pooling, "normalize": layout.normalize, "dropout_rate": layout.dropout_rate}
+    return EmbeddingModel.abstract(layout.config, heads, **fixed, **options)
+
+
+def leaf_paths(heads: Sequence[Head | None], weights: Weights) -> dict[str, str]:
+    """Name of each of a model's parameters -> path of the checkpoint's leaf.
+
+    The encoder's are the same; "head/kernel" is "heads/<folder>/kernel", and so are those of "more_heads/<i>".
+    """
+    paths = {path: path for path in weights.leaves if path.startswith("encoder/")}
+    for i, head in enumerate(heads):
+        name, folder = f"more_heads/{i - 1}" if i else "head", f"heads/{head.folder}/" if head else None
+        if folder:
+            paths |= {f"{name}/{path.removeprefix(folder)}": path for path in weights.leaves if path.startswith(folder)}
+    return paths
 
 
 def _put(tree: Tree, path: list[str], leaf: Any) -> None:
-    for name in path[:-1]:
-        tree = tree.setdefault(name, {})
-    tree[path[-1]] = leaf
+    keys = [int(name) if name.isdecimal() else name for name in path]
+    for key in keys[:-1]:
+        tree = tree.setdefault(key, {})
+    tree[keys[-1]] = leaf

@@ -9,18 +9,17 @@ from jax.sharding import Mesh
 from tqdm import tqdm
 
 from stella_jax import similarity
-from stella_jax.checkpoint import Checkpoint
+from stella_jax.checkpoint import Checkpoint, compute_dtype
 from stella_jax.config import EncoderConfig
 from stella_jax.errors import StellaError, shown
 from stella_jax.hub import resolve
 from stella_jax.layout import listed
-from stella_jax.runner import Output, Report, Runner
-from stella_jax.sharding import check_mesh, make_mesh
+from stella_jax.runner import Report, Runner
+from stella_jax.save import save_model
+from stella_jax.sharding import make_mesh
 from stella_jax.tokenizer import Tokens, check_text, describe
 
 MOST_ROWS = 1_000_000
-
-DTYPES = ("float32", "bfloat16")
 
 
 class Stella:
@@ -35,16 +34,14 @@ class Stella:
         mesh: Mesh | None = None,
     ):
         layout = checkpoint.layout
-        heads = tuple(layout.head(each) for each in dim) if isinstance(dim, tuple) else (layout.head(dim),)
+        self.heads = tuple(map(layout.head, dim)) if isinstance(dim, tuple) else (layout.head(dim),)
         mesh = mesh or make_mesh()
-        check_mesh(mesh, layout.config)
         self.checkpoint = checkpoint
         self.platform = mesh.devices.flat[0].platform
-        self.dtype = dtype or ("float32" if self.platform == "cpu" else "bfloat16")
-        if self.dtype not in DTYPES:
-            raise StellaError(f"dtype {shown(self.dtype)} is not offered; pass {listed(DTYPES)}.")
+        self.dtype = compute_dtype(dtype, mesh)
         self.tokenizer = checkpoint.tokenizer()
-        self.runner = Runner(checkpoint, Output(layout.pooling, heads, layout.normalize), self.dtype, mesh)
+        self.model = checkpoint.load_model(self.heads, mesh, dtype=self.dtype, param_dtype=self.dtype)
+        self.runner = Runner(self.model, mesh, layout.config.pad_token_id)
 
     @classmethod
     def from_pretrained(
@@ -182,6 +179,10 @@ class Stella:
     def similarity_pairwise(self, a: np.ndarray, b: np.ndarray) -> np.ndarray:
         """[n] similarities of row i with row i."""
         return similarity.similarity_pairwise(self.checkpoint.layout.similarity, a, b)
+
+    def save_pretrained(self, directory: str | Path, *, native: bool = False) -> None:
+        """`EmbeddingModel.save_pretrained`, with a `max_seq_length` that was set."""
+        save_model(self.model, Path(directory), native=native, max_seq_length=self.max_seq_length)
 
     def resolve_prompt(self, prompt_name: str | None = None, prompt: str | None = None) -> str:
         """The text to put before each text: `prompt`, or the one of this name, or the checkpoint's default, or ""."""

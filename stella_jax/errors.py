@@ -39,3 +39,6 @@ def listed(names: Iterable[object]) -> str:
 def reason_of(error: BaseException) -> str:
     """What a library's error says in its first line, or its kind where it says nothing."""
     return (str(error).strip().splitlines() or [type(error).__name__])[0]
+
+
+short_repr, quoted, join_words, first_line = shown, plain, listed, reason_of

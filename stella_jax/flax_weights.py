@@ -25,6 +25,7 @@ class FlaxWeights:
         self._params = directory.path(PARAMS).resolve()
         self.provenance = _provenance(directory)
         self.prefix = str(self.provenance.get("prefix", ""))
+        self.headers: dict[str, str] = self.provenance["headers"]
         types = leaf_types(self._params)
         leaves = [*encoder_leaves(layout, self.prefix)]
         for head in layout.heads.values():
@@ -51,6 +52,18 @@ class FlaxWeights:
         array = load_leaf(self._params, path, self.leaves[path].shape, self.dtypes[path])
         check_finite(array, path)
         return array
+
+    def check_unchanged(self, path: str, sha256: str) -> None:
+        """Refuses a leaf whose hash is not the one in provenance.json.
+
+        Raises:
+          StellaError: it has changed since it was converted.
+        """
+        if self.provenance["leaves"].get(path, {}).get("sha256") != sha256:
+            raise StellaError(
+                f"{path} is not what was converted (its sha256 differs from provenance.json): the file is damaged, or "
+                "the parameters were changed; if you changed them, pass --accept-changes."
+            )
 
     def _check(self, types: dict[str, tuple[tuple[int, ...], np.dtype]]) -> None:
         faults = [f"missing: {path}" for path in self.leaves if path not in types]

@@ -1,10 +1,11 @@
 """From token vectors to one embedding: pooling, then a Dense head; both in float32."""
 
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Literal
 
 import jax
 import jax.numpy as jnp
+from flax import nnx
 
 Pooling = Literal["mean", "cls"]
 Activation = Literal["identity", "tanh"]
@@ -29,12 +30,25 @@ def pool(hidden: jax.Array, lengths: jax.Array, mode: Pooling) -> jax.Array:
     return total / lengths[:, None].astype(jnp.float32)
 
 
-def apply_head(head: Head, params: dict[str, Any], pooled: jax.Array) -> jax.Array:
-    """Applies a Dense head to (B, D) float32; `params` holds "kernel" (D, E) and, where it has one, "bias" (E,)."""
-    out = jnp.einsum("bd,de->be", pooled, params["kernel"].astype(jnp.float32), precision="highest")
-    if head.bias:
-        out = out + params["bias"].astype(jnp.float32)[None]
-    return jnp.tanh(out) if head.activation == "tanh" else out
+class Dense(nnx.Module):
+    """A Dense head over (B, D) float32: `activation(x kernel + bias)`, (B, E) float32, in full float32 precision.
+
+    Args:
+      head: its sizes and activation.
+      in_features: D.
+    """
+
+    def __init__(self, head: Head, in_features: int, *, rngs: nnx.Rngs):
+        initialize = nnx.initializers.lecun_normal()
+        self.spec = head
+        self.kernel = nnx.Param(initialize(rngs.params(), (in_features, head.dim), jnp.float32))
+        self.bias = nnx.Param(jnp.zeros(head.dim, jnp.float32)) if head.bias else None
+
+    def __call__(self, x: jax.Array) -> jax.Array:
+        out = jnp.einsum("bd,de->be", x, self.kernel[...], precision="highest")
+        if self.bias is not None:
+            out = out + self.bias[...][None]
+        return jnp.tanh(out) if self.spec.activation == "tanh" else out
 
 
 def normalize(embedding: jax.Array) -> jax.Array:

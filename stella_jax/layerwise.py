@@ -7,25 +7,27 @@ their own, though the memory is still the stack's, and one compiled layer is cal
 
 from collections.abc import Callable
 from functools import cache, partial
+from typing import Any
 
 import jax
 import numpy as np
 from flax import nnx
 from jax.sharding import Mesh
 
-from stella_jax.checkpoint import Tree
+from stella_jax.model import Encoder
 from stella_jax.sharding import place
+
+Tree = dict[str, Any]
 
 
 class LayerByLayer:
     """`Encoder.__call__` on a mesh of one CPU, to be called outside of `jax.jit`.
 
     Args:
-      graphdef, state: the encoder, its layers stacked; the arrays must stay as they are.
+      encoder: its arrays must stay as they are.
     """
 
-    def __init__(self, graphdef: nnx.GraphDef, state: nnx.State, mesh: Mesh):
-        encoder = nnx.merge(graphdef, state)
+    def __init__(self, encoder: Encoder, mesh: Mesh):
         embeddings, self._embeddings = _split(encoder.embeddings)
         layer, stack = _split(encoder.layers)
         self._layers = _unstacked(stack, encoder.num_layers, mesh)

@@ -16,6 +16,7 @@ OLD_POOLING_FLAGS: dict[str, Pooling] = {"pooling_mode_cls_token": "cls", "pooli
 POOLINGS: tuple[Pooling, ...] = ("cls", "mean")
 SIMILARITIES = ("cosine", "dot", "euclidean", "manhattan")
 MODULES = ("Transformer", "Pooling", "Dense", "Normalize")
+DEFAULT_DROPOUT = 0.1  # of `NewModel` and `GteModel`, where config.json has none
 HEAD_FOLDER = re.compile(r"\d+_Dense(_\d+)?")
 
 
@@ -30,6 +31,7 @@ class Layout:
       normalize: whether modules.json ends with Normalize.
       prompts: name -> text put before a text.
       lower: whether texts are lowercased before the tokenizer.
+      dropout_rate: of the encoder's training.
     """
 
     transformer: str
@@ -43,6 +45,7 @@ class Layout:
     similarity: str
     max_seq_length: int
     lower: bool
+    dropout_rate: float
 
     def head(self, dim: int | None) -> Head | None:
         """The head of this dimension (None: the default one), or None where the checkpoint has no heads.
@@ -94,6 +97,7 @@ def read_layout(directory: Directory) -> Layout:
         similarity=_similarity(settings),
         max_seq_length=_max_seq_length(directory, prefix, bert, config),
         lower=_lower(bert),
+        dropout_rate=_dropout_rate(directory.json_object(f"{prefix}config.json")),
     )
 
 
@@ -198,6 +202,13 @@ def _lower(bert: dict[str, Any]) -> bool:
     if not isinstance(value, bool):
         raise StellaError(f"sentence_bert_config.json: do_lower_case = {shown(value)} must be true or false.")
     return value
+
+
+def _dropout_rate(fields: dict[str, Any]) -> float:
+    rate = fields.get("hidden_dropout_prob", DEFAULT_DROPOUT)
+    if isinstance(rate, bool) or not isinstance(rate, int | float) or not 0 <= rate < 1:
+        raise StellaError(f"config.json: hidden_dropout_prob = {shown(rate)} must be a number from 0 to below 1.")
+    return float(rate)
 
 
 def _optional(directory: Directory, name: str) -> dict[str, Any]:

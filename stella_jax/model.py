@@ -20,8 +20,8 @@ from stella_jax.attention import attend, rope_tables, rotate
 from stella_jax.config import EncoderConfig
 from stella_jax.sharding import platform
 
-# What `jax.checkpoint` policies know dropout's choices by: a byte each, and slow to draw again.
-DRAWN = "drawn"
+# The name of dropout's masks for policies of `jax.checkpoint`: a byte a number, and slow to draw again.
+DROPOUT_MASK = "dropout_mask"
 
 
 @partial(jax.tree_util.register_dataclass, data_fields=["key"], meta_fields=["rate"])
@@ -32,12 +32,12 @@ class Dropout:
     rate: float
     key: jax.Array
 
-    def at(self, place: int | jax.Array) -> "Dropout":
-        """One that draws independently of those of other places."""
-        return Dropout(self.rate, jax.random.fold_in(self.key, place))
+    def fold_in(self, data: int | jax.Array) -> "Dropout":
+        """A dropout that draws independently of those of other numbers, as `jax.random.fold_in`."""
+        return Dropout(self.rate, jax.random.fold_in(self.key, data))
 
     def __call__(self, x: jax.Array) -> jax.Array:
-        kept = checkpoint_name(jax.random.bernoulli(self.key, 1 - self.rate, x.shape), DRAWN)
+        kept = checkpoint_name(jax.random.bernoulli(self.key, 1 - self.rate, x.shape), DROPOUT_MASK)
         return jnp.where(kept, x / (1 - self.rate), 0)
 
 
@@ -53,7 +53,7 @@ def _dot(x: jax.Array, kernel: jax.Array, *dimensions: Any, **options: Any) -> j
 
 
 def _drop(x: jax.Array, dropout: Dropout | None, place: int = 0) -> jax.Array:
-    return x if dropout is None else dropout.at(place)(x)
+    return x if dropout is None else dropout.fold_in(place)(x)
 
 
 def _norm(config: EncoderConfig, rngs: nnx.Rngs) -> nnx.LayerNorm:
@@ -150,6 +150,7 @@ class Encoder(nnx.Module):
     ):
         self.dtype = jnp.dtype(dtype)
         self.num_layers = config.num_hidden_layers
+        self.hidden_size = config.hidden_size
         self.embeddings = Embeddings(config, dtype=dtype, param_dtype=param_dtype, rngs=rngs)
 
         @nnx.split_rngs(splits=config.num_hidden_layers)
@@ -164,7 +165,7 @@ class Encoder(nnx.Module):
         ids: jax.Array,
         lengths: jax.Array,
         dropout: Dropout | None = None,
-        keep: Callable[..., bool] | None = None,
+        remat_policy: Callable[..., bool] | None = None,
     ) -> tuple[jax.Array, jax.Array]:
         """Encodes right-padded rows.
 
@@ -172,19 +173,25 @@ class Encoder(nnx.Module):
           ids: (B, T) int32 token ids, T up to `max_position_embeddings`.
           lengths: (B,) int32, tokens before the padding of each row, at least 1.
           dropout: in training, on the embeddings, the attention's output, inside the MLP, and on its output.
-          keep: what of a layer stays in memory for its gradient, a policy of `jax.checkpoint`; the rest is computed
-            again. None keeps all but the gate's steps.
+          remat_policy: what of a layer stays in memory for its gradient, a policy of `jax.checkpoint`; the rest is
+            computed again. None keeps all but the steps of the gate.
 
         Returns:
           The last hidden state (B, T, D) float32, and the states after each layer (L, B, T, D), which cost nothing
           under jit where they are not used.
         """
-        run = nnx.remat(Layer.__call__, policy=keep) if keep else Layer.__call__
-        by_layer = dropout and jax.vmap(dropout.at)(jnp.arange(1, self.num_layers + 1))
+        # The layers are split by hand and scanned by JAX: nnx.scan over a module that a transform has closed over
+        # raises. Called here and in every transform, this is the same program.
+        graphdef, layers = nnx.split(self.layers)
 
-        @nnx.scan(in_axes=(nnx.Carry, 0, 0), out_axes=(nnx.Carry, 0))
-        def step(x: jax.Array, layer: Layer, dropout: Dropout | None) -> tuple[jax.Array, jax.Array]:
-            x = run(layer, x, lengths, dropout)
+        def layer(x: jax.Array, state: nnx.State, dropout: Dropout | None) -> jax.Array:
+            return nnx.merge(graphdef, state)(x, lengths, dropout)
+
+        run = jax.checkpoint(layer, policy=remat_policy) if remat_policy else layer
+
+        def step(x: jax.Array, inputs: tuple[nnx.State, Dropout | None]) -> tuple[jax.Array, jax.Array]:
+            x = run(x, *inputs)
             return x, x
 
-        return step(_drop(self.embeddings(ids), dropout), self.layers, by_layer)
+        by_layer = dropout and jax.vmap(dropout.fold_in)(jnp.arange(1, self.num_layers + 1))
+        return jax.lax.scan(step, _drop(self.embeddings(ids), dropout), (layers, by_layer))

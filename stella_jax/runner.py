@@ -1,20 +1,17 @@
-"""An encoder with its heads on a mesh: groups of tokenized texts in, their embeddings out."""
+"""A model on a mesh: groups of tokenized texts in, their embeddings out."""
 
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from dataclasses import dataclass
 from functools import partial
 from typing import Any
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 from flax import nnx
 from jax.sharding import Mesh
 
 from stella_jax.batching import Batch, Packer, pad
-from stella_jax.checkpoint import Checkpoint
-from stella_jax.heads import Head, Pooling, apply_head, normalize, pool
+from stella_jax.embedding_model import EmbeddingModel
 from stella_jax.layerwise import LayerByLayer
 from stella_jax.sharding import ROWS, place
 from stella_jax.tokenizer import Tokens
@@ -35,67 +32,48 @@ IN_FLIGHT = 2
 Report = Callable[[Batch], object]
 
 
-@dataclass(frozen=True, slots=True)
-class Output:
-    """What follows the encoder: pooling, heads (None is the pooled vector itself), normalisation."""
-
-    pooling: Pooling
-    heads: tuple[Head | None, ...]
-    normalize: bool
-
-
-@partial(jax.jit, static_argnames=("graphdef",))
+@partial(jax.jit, static_argnames="graphdef")
 def last_hidden(graphdef: nnx.GraphDef, state: nnx.State, ids: jax.Array, lengths: jax.Array) -> jax.Array:
-    """The encoder's last hidden state (B, T, D), float32, from ids (B, T) and lengths (B,)."""
-    encoder = nnx.merge(graphdef, state)
-    # Where the user asked for float32, no chip may quietly multiply in less.
-    with jax.default_matmul_precision("highest" if encoder.dtype == jnp.float32 else "default"):
-        return encoder(ids, lengths)[0]
+    """`EmbeddingModel.last_hidden` of a split model."""
+    return nnx.merge(graphdef, state).last_hidden(ids, lengths)
 
 
-last_hidden_on_cpu = jax.jit(last_hidden, static_argnames=("graphdef",), compiler_options=CPU_OPTIONS)
+last_hidden_on_cpu = jax.jit(last_hidden, static_argnames="graphdef", compiler_options=CPU_OPTIONS)
 
 
-@partial(jax.jit, static_argnames=("output",))
-def embeddings(head_params, hidden: jax.Array, lengths: jax.Array, *, output: Output) -> tuple[jax.Array, ...]:
-    """Embeddings (B, E) of each head, float32, from the last hidden state (B, T, D) and lengths (B,)."""
-    pooled = pool(hidden, lengths, output.pooling)
-    heads = zip(output.heads, head_params, strict=True)
-    found = (apply_head(head, params, pooled) if head else pooled for head, params in heads)
-    return tuple(normalize(embedding) if output.normalize else embedding for embedding in found)
+@partial(jax.jit, static_argnames="graphdef")
+def embeddings(
+    graphdef: nnx.GraphDef, state: nnx.State, hidden: jax.Array, lengths: jax.Array
+) -> tuple[jax.Array, ...]:
+    """`EmbeddingModel.embeddings` of a split model."""
+    return nnx.merge(graphdef, state).embeddings(hidden, lengths)
 
 
 class Runner:
-    """Keeps the mesh's devices busy with batches of fixed shapes; `dims` are the heads' dimensions.
+    """Keeps the mesh's devices busy with batches of fixed shapes; `dims` are the dimensions of the model's heads.
 
     Args:
-      checkpoint: where the weights are read from.
-      output: what follows the encoder.
-      dtype: "float32" or "bfloat16".
-      mesh: devices, already checked against the encoder.
+      model: on the mesh; its arrays must stay as they are while the runner is used.
+      pad_id: the token id of padding.
+      layer_by_layer: on a CPU, run the layers one by one, which is fastest for a model that is used for long.
     """
 
-    def __init__(self, checkpoint: Checkpoint, output: Output, dtype: str, mesh: Mesh):
+    def __init__(self, model: EmbeddingModel, mesh: Mesh, pad_id: int, layer_by_layer: bool = True):
         self.mesh = mesh
-        self.output = output
-        self._platform = mesh.devices.flat[0].platform
-        self.graphdef, state = checkpoint.encoder_state(jnp.dtype(dtype), mesh)
-        self.use(state, tuple(checkpoint.head_params(head, mesh) for head in output.heads))
-        self.dims = tuple(head.dim if head else checkpoint.layout.config.hidden_size for head in output.heads)
-        self.token_budget = TOKEN_BUDGET.get(self._platform, DEFAULT_TOKEN_BUDGET)
-        if self._platform == "cpu" and mesh.size == 1:
-            self._encode = LayerByLayer(self.graphdef, state, mesh)
-        self._pad_id = checkpoint.layout.config.pad_token_id
-
-    def use(self, state: nnx.State, head_params: tuple[dict[str, Any], ...]) -> None:
-        """Embeds with these parameters from now on, for as long as their arrays live; not while a stream is open."""
-        self.state, self.head_params = state, head_params
-        program = last_hidden_on_cpu if self._platform == "cpu" else last_hidden
-        self._encode: Callable[[jax.Array, jax.Array], jax.Array] = partial(program, self.graphdef, state)
+        self.dims = model.dims
+        # Without its source: models of one shape share programs, wherever they came from.
+        self.graphdef, self.state = nnx.split(model.without_source())
+        platform = mesh.devices.flat[0].platform
+        self.token_budget = TOKEN_BUDGET.get(platform, DEFAULT_TOKEN_BUDGET)
+        self._pad_id = pad_id
+        program = last_hidden_on_cpu if platform == "cpu" else last_hidden
+        self._encode: Callable[[jax.Array, jax.Array], jax.Array] = partial(program, self.graphdef, self.state)
+        if platform == "cpu" and mesh.size == 1 and layer_by_layer:
+            self._encode = LayerByLayer(model.encoder, mesh)
 
     def forward(self, ids: jax.Array, lengths: jax.Array) -> tuple[jax.Array, ...]:
         """Embeddings (B, E) of each head, float32, from ids (B, T) and lengths (B,) on the mesh."""
-        return embeddings(self.head_params, self._encode(ids, lengths), lengths, output=self.output)
+        return embeddings(self.graphdef, self.state, self._encode(ids, lengths), lengths)
 
     def stream(
         self,

@@ -63,6 +63,20 @@ def check_mesh(mesh: Mesh, config: EncoderConfig) -> None:
             raise StellaError(f"a mesh of model={size} does not divide this encoder's {name} {getattr(config, name)}.")
 
 
+def param_spec(name: str, shape: Sequence[int], mesh: Mesh, fsdp: bool = False) -> P:
+    """How a model's parameter is split: by the table, and with `fsdp` its longest free axis over `data`, too."""
+    name = name.removeprefix("encoder/")
+    spec = SPLIT.get(name, EVERYWHERE)
+    if not fsdp:
+        return spec
+    axes = [*spec, *[None] * (len(shape) - len(spec))]
+    first = 1 if name.startswith("layers/") else 0  # a scan takes layers one by one
+    free = [i for i in range(first, len(shape)) if axes[i] is None and shape[i] % mesh.shape["data"] == 0]
+    if free:
+        axes[max(free, key=lambda i: shape[i])] = "data"
+    return P(*axes)
+
+
 def place(mesh: Mesh, array: Any, spec: P = EVERYWHERE) -> jax.Array:
     """The array on the mesh's devices, each with its own share."""
     return put(array, NamedSharding(mesh, spec))

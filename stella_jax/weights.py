@@ -58,6 +58,7 @@ class Weights(Protocol):
     leaves: dict[str, Leaf]
     dtypes: dict[str, np.dtype]
     prefix: str  # before the encoder's torch names
+    headers: dict[str, str]  # of each safetensors file that it came in, by the file's relative name
 
     def read(self, path: str) -> np.ndarray:
         """One leaf, contiguous, in its stored dtype."""
@@ -98,15 +99,15 @@ class TorchWeights:
     def __init__(self, directory: Directory, layout: Layout):
         self.leaves: dict[str, Leaf] = {}
         self.dtypes: dict[str, np.dtype] = {}
-        self.shards: dict[str, list[Shard]] = {}
+        self.headers: dict[str, str] = {}
         self._tensors: dict[tuple[str, str], Tensor] = {}
-        tensors = self._open(directory, layout.transformer)
+        shards, tensors = self._open(directory, layout.transformer)
         self.prefix = PREFIX if any(name.startswith(PREFIX) for name in tensors) else ""
         carried = [carried_leaf(layout, name, tensors[name].shape) for name in CARRIED if name in tensors]
-        self._add(layout.transformer, tensors, [*encoder_leaves(layout, self.prefix), *carried])
+        self._add(shards, layout.transformer, tensors, [*encoder_leaves(layout, self.prefix), *carried])
         for head in layout.heads.values():
-            tensors = self._open(directory, head.folder)
-            self._add(head.folder, tensors, list(head_leaves(head, layout.config.hidden_size)))
+            shards, tensors = self._open(directory, head.folder)
+            self._add(shards, head.folder, tensors, list(head_leaves(head, layout.config.hidden_size)))
 
     def read(self, path: str) -> np.ndarray:
         """One leaf, contiguous, in its stored dtype.
@@ -134,13 +135,14 @@ class TorchWeights:
         check_finite(tensor, name)
         return tensor if leaf.weight is None else leaf.weight.to_flax(tensor, leaf.sizes)
 
-    def _open(self, directory: Directory, folder: str) -> dict[str, Tensor]:
-        self.shards[folder] = open_shards(directory, folder)
-        return {tensor.name: tensor for shard in self.shards[folder] for tensor in shard.tensors}
+    def _open(self, directory: Directory, folder: str) -> tuple[list[Shard], dict[str, Tensor]]:
+        shards = open_shards(directory, folder)
+        self.headers |= {shard.path.relative_to(directory.root).as_posix(): shard.header for shard in shards}
+        return shards, {tensor.name: tensor for shard in shards for tensor in shard.tensors}
 
-    def _add(self, folder: str, tensors: dict[str, Tensor], leaves: list[Leaf]) -> None:
+    def _add(self, shards: list[Shard], folder: str, tensors: dict[str, Tensor], leaves: list[Leaf]) -> None:
         """Takes a module's leaves, having compared what they need with what is there."""
-        _check(self.shards[folder], tensors, leaves)
+        _check(shards, tensors, leaves)
         self._tensors |= {(folder, name): tensor for name, tensor in tensors.items()}
         for leaf in leaves:
             self.leaves[leaf.path] = leaf

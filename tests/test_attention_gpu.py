@@ -11,11 +11,12 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from encoders import abstract_encoder
 from flax import nnx
 from paths import GOLDENS
 
 from stella_jax.attention import attend, attend_at_once, attend_by_cudnn, attend_by_head
-from stella_jax.checkpoint import Checkpoint, abstract_encoder
+from stella_jax.checkpoint import Checkpoint
 from stella_jax.sharding import cuda_generation, make_mesh
 
 CALL = re.compile(r'custom_call @(__cudnn\$\w+)\(.*?backend_config = "(.*?)", operand_layouts')
@@ -72,15 +73,15 @@ def test_its_gradient_is_cudnns_too(gpu) -> None:
     assert {config["mask_type"] for config in calls.values()} == {"PADDING"}
 
 
-@pytest.mark.parametrize("keep", [None, jax.checkpoint_policies.nothing_saveable])
-def test_the_encoder_and_its_gradient_are_cudnns(gpu, keep) -> None:
+@pytest.mark.parametrize("policy", [None, jax.checkpoint_policies.nothing_saveable])
+def test_the_encoder_and_its_gradient_are_cudnns(gpu, policy) -> None:
     gpu(9)
     config = Checkpoint.open(GOLDENS / "stella").layout.config
     graphdef, state = abstract_encoder(config, jnp.bfloat16)
     ids = jax.ShapeDtypeStruct((4, 32), jnp.int32)
 
     def total(state, ids, lengths):
-        return nnx.merge(graphdef, state)(ids, lengths, keep=keep)[0].sum()
+        return nnx.merge(graphdef, state)(ids, lengths, remat_policy=policy)[0].sum()
 
     assert set(kernels(total, state, ids, LENGTHS)) == {"__cudnn$fmhaSoftmax"}
     both = kernels(jax.grad(total), state, ids, LENGTHS)

@@ -8,14 +8,13 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from encoders import abstract_encoder
 from flax import nnx
 from paths import GOLDENS
 from safetensors.numpy import load_file
 
 from stella_jax import Stella
-from stella_jax.checkpoint import abstract_encoder
-from stella_jax.heads import apply_head, normalize, pool
-from stella_jax.sharding import make_mesh
+from stella_jax.heads import normalize, pool
 
 FAMILY = ("stella", "stella-finetuned-st6", "gte-base-en", "gte-large-en", "gte-multilingual", "arctic-m-v2")
 FLOAT32 = 1e-4  # absolute, at every stage; PyTorch's own float32 is up to 6.6e-5 away
@@ -61,7 +60,7 @@ def hidden_states(name: str, prompt_name: str | None, dtype: str) -> tuple[jax.A
     ids = jnp.asarray(expected[prompt_name, "input_ids"])
     lengths = jnp.asarray(expected[prompt_name, "attention_mask"].sum(axis=1))
     stella = model(name, dtype)
-    return _states(stella.runner.graphdef, stella.runner.state, ids, lengths), lengths
+    return _states(*nnx.split(stella.model.encoder), ids, lengths), lengths
 
 
 @partial(jax.jit, static_argnames="graphdef")
@@ -129,12 +128,12 @@ def test_normalized_vectors(name):
 
 @pytest.mark.parametrize(("name", "prompt_name"), cases())
 def test_every_head(name, prompt_name):
-    expected, checkpoint = golden(name), model(name).checkpoint
-    assert expected.heads(prompt_name) == sorted(checkpoint.layout.heads)
+    expected = golden(name)
+    assert expected.heads(prompt_name) == sorted(model(name).checkpoint.layout.heads)
     states, lengths = hidden_states(name, prompt_name, "float32")
     pooled = pool(states[-1], lengths, pooling(name))
-    for dim, head in checkpoint.layout.heads.items():
-        embedding = apply_head(head, checkpoint.head_params(head, make_mesh()), pooled)
+    for dim in expected.heads(prompt_name):
+        embedding = model(name, dim=dim).model.head(pooled)
         np.testing.assert_allclose(embedding, expected[prompt_name, f"embedding.{dim}"], rtol=0, atol=FLOAT32)
 
 
@@ -169,13 +168,14 @@ def exact_on_rounded_weights(name: str, prompt_name: str | None) -> np.ndarray:
     """Pooled vectors of the bfloat16 weights, computed in float32: what is lost before the first multiplication."""
     expected, stella = golden(name), model(name)
     lengths = expected[prompt_name, "attention_mask"].sum(axis=1)
-    states = _states(stella.runner.graphdef, rounded(stella.runner.state), expected[prompt_name, "input_ids"], lengths)
+    graphdef, state = nnx.split(stella.model.encoder)
+    states = _states(graphdef, rounded(state), expected[prompt_name, "input_ids"], lengths)
     return np.asarray(pool(states[-1], lengths, pooling(name)))
 
 
 @pytest.mark.parametrize(("name", "prompt_name"), cases())
 def test_bfloat16(name, prompt_name):
-    expected, checkpoint = golden(name), model(name, "bfloat16").checkpoint
+    expected = golden(name)
     reference = expected[prompt_name, "pooled"]
     states, lengths = hidden_states(name, prompt_name, "bfloat16")
     pooled = pool(states[-1], lengths, pooling(name))
@@ -187,8 +187,8 @@ def test_bfloat16(name, prompt_name):
         assert inherent < BFLOAT16
         bound = 1 - 2 * (1 - inherent)
     assert cosines(np.asarray(pooled), reference).min() >= bound
-    for dim, head in checkpoint.layout.heads.items():
-        embedding = apply_head(head, checkpoint.head_params(head, make_mesh()), pooled)
+    for dim in expected.heads(prompt_name):
+        embedding = model(name, "bfloat16", dim).model.head(pooled)
         assert cosines(np.asarray(embedding), expected[prompt_name, f"embedding.{dim}"]).min() >= bound
 
 
@@ -197,6 +197,7 @@ def test_the_bound_would_notice_a_wrong_rotation():
     stella, expected = model("stella"), golden("stella")
     wrong = replace(stella.config, rope=replace(stella.config.rope, theta=stella.config.rope.theta * 1.005))
     graphdef, _ = abstract_encoder(wrong, jnp.float32)
+    state = nnx.state(stella.model.encoder)
     mask = expected[None, "attention_mask"]
-    states = _states(graphdef, stella.runner.state, expected[None, "input_ids"], mask.sum(axis=1))
+    states = _states(graphdef, state, expected[None, "input_ids"], mask.sum(axis=1))
     assert np.abs(np.asarray(states[-1]) - expected[None, "hidden_states.3"])[mask == 1].max() > 10 * FLOAT32

@@ -6,12 +6,11 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from encoders import split_encoder
 from flax import nnx
 from paths import GOLDENS
 
-from stella_jax.checkpoint import Checkpoint
 from stella_jax.model import Dropout
-from stella_jax.sharding import make_mesh
 
 IDS = np.random.default_rng(0).integers(5, 2048, (2, 12)).astype(np.int32)
 LENGTHS = np.array([12, 7], np.int32)
@@ -20,7 +19,7 @@ LENGTHS = np.array([12, 7], np.int32)
 @pytest.fixture(scope="module")
 def encode():
     """dropout -> the last hidden state and those of all layers."""
-    graphdef, state = Checkpoint.open(GOLDENS / "stella").encoder_state(jnp.float32, make_mesh())
+    graphdef, state = split_encoder(GOLDENS / "stella")
 
     @jax.jit
     def run(state, dropout):
@@ -43,7 +42,7 @@ def test_it_zeroes_a_share_and_keeps_the_mean() -> None:
 
 def test_places_draw_independently() -> None:
     x = jnp.ones(10_000)
-    drawn = [np.asarray(dropout(0).at(place)(x)) == 0 for place in range(4)]
+    drawn = [np.asarray(dropout(0).fold_in(place)(x)) == 0 for place in range(4)]
     for i, one in enumerate(drawn):
         for other in drawn[:i]:
             assert (one & other).mean() == pytest.approx(0.01, abs=0.005)
@@ -60,6 +59,6 @@ def test_without_a_rate_it_is_the_encoder_without(encode) -> None:
 
 def test_every_layer_draws_its_own() -> None:
     """A stack of the same layer: what each zeroes inside itself differs."""
-    drawn = jax.vmap(dropout(0).at)(jnp.arange(1, 4))
+    drawn = jax.vmap(dropout(0).fold_in)(jnp.arange(1, 4))
     masks = [np.asarray(Dropout(0.5, drawn.key[i])(jnp.ones(64))) == 0 for i in range(3)]
     assert len({mask.tobytes() for mask in masks}) == 3

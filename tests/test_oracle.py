@@ -7,6 +7,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from encoders import split_encoder
 from flax import nnx
 from paths import GOLDENS
 from shapes import SHAPES
@@ -16,7 +17,6 @@ from stella_jax.attention import rope_tables, rotate
 from stella_jax.checkpoint import Checkpoint
 from stella_jax.config import Rope
 from stella_jax.embedder import _quantize
-from stella_jax.sharding import make_mesh
 from stella_jax.tokenizer import Tokens
 
 pytestmark = pytest.mark.torch
@@ -98,7 +98,7 @@ def test_module_by_module(checkpoint, peers):
     x = np.random.default_rng(1).standard_normal((*ids.shape, exact.config.hidden_size), dtype=np.float32)
     layer = exact.config.num_hidden_layers - 1
     expected = peers.stages(exact, ids, mask, x, layer)
-    found = modules(*Checkpoint.open(path).encoder_state(jnp.float32, make_mesh()), ids, lengths, x, layer)
+    found = modules(*split_encoder(path), ids, lengths, x, layer)
     for name, value in found.items():
         assert_close_to_scale(np.asarray(value)[mask == 1], expected[name][mask == 1], name)
 
@@ -127,7 +127,7 @@ def test_whole_encoder_on_a_right_padded_batch(checkpoint, peers):
     ids, lengths = batch(exact.config.pad_token_id)
     mask = mask_of(ids, lengths)
     expected = peers.hidden_states(exact, ids, mask)
-    found = np.asarray(states(*Checkpoint.open(path).encoder_state(jnp.float32, make_mesh()), ids, lengths))
+    found = np.asarray(states(*split_encoder(path), ids, lengths))
     assert np.isfinite(found).all()
     np.testing.assert_allclose(found[:, mask == 1], expected[:, mask == 1], rtol=0, atol=ENCODER)
 
@@ -176,7 +176,7 @@ def test_half_precision_files(random_checkpoint, peers, tmp_path, dtype):
     ids, lengths = batch(model.config.pad_token_id)
     mask = mask_of(ids, lengths)
     expected = peers.hidden_states(peers.exact(model), ids, mask)
-    found = np.asarray(states(*opened.encoder_state(jnp.float32, make_mesh()), ids, lengths))
+    found = np.asarray(states(*split_encoder(opened), ids, lengths))
     np.testing.assert_allclose(found[:, mask == 1], expected[:, mask == 1], rtol=0, atol=ENCODER)
 
 

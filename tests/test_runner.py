@@ -9,10 +9,12 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from encoders import abstract_model
+from flax import nnx
 from paths import GOLDENS
 
 from stella_jax import Stella
-from stella_jax.checkpoint import Checkpoint, abstract_encoder
+from stella_jax.checkpoint import Checkpoint
 from stella_jax.layerwise import LayerByLayer
 from stella_jax.runner import last_hidden, last_hidden_on_cpu
 
@@ -29,10 +31,10 @@ def test_a_layer_at_a_time_computes_what_the_scan_does(dtype: str) -> None:
 
 
 def test_a_layer_at_a_time_holds_no_second_copy_of_the_weights() -> None:
-    runner = Stella.from_pretrained(GOLDENS / "stella").runner
+    stella = Stella.from_pretrained(GOLDENS / "stella")
+    runner = stella.runner
     assert isinstance(runner._encode, LayerByLayer)
-    state: Any = runner.state
-    kernel = state["layers"]["mlp"]["down"]["kernel"][...]
+    kernel = stella.model.encoder.layers.mlp.down.kernel[...]
     start, size = kernel.unsafe_buffer_pointer(), kernel[0].nbytes
     places = [layer["mlp"]["down"]["kernel"].unsafe_buffer_pointer() for layer in runner._encode._layers]
     assert places == [start + i * size for i in range(len(places))] and len(places) == 3
@@ -41,8 +43,8 @@ def test_a_layer_at_a_time_holds_no_second_copy_of_the_weights() -> None:
 @pytest.mark.parametrize("dtype", [jnp.float32, jnp.bfloat16])
 def test_a_scan_needs_no_second_copy_of_the_layers(dtype: jnp.dtype) -> None:
     config = dataclasses.replace(Checkpoint.open(GOLDENS / "stella").layout.config, num_hidden_layers=48)
-    graphdef, state = abstract_encoder(config, dtype)
-    layers = sum(prod(leaf.shape) * leaf.dtype.itemsize for leaf in jax.tree.leaves(state["layers"]))
+    graphdef, state = nnx.split(abstract_model(config, dtype))
+    layers = sum(prod(leaf.shape) * leaf.dtype.itemsize for leaf in jax.tree.leaves(state["encoder"]["layers"]))
     ids, lengths = jax.ShapeDtypeStruct((1, 8), jnp.int32), jax.ShapeDtypeStruct((1,), jnp.int32)
     memory: Any = last_hidden_on_cpu.lower(graphdef, state, ids, lengths).compile().memory_analysis()
     assert memory.temp_size_in_bytes < layers / 4
@@ -55,7 +57,7 @@ def test_a_mesh_of_cpus_runs_that_scan() -> None:
 
 def test_on_cpu_every_product_of_bfloat16_is_float32_as_only_that_is_fast_there() -> None:
     config = Checkpoint.open(GOLDENS / "stella").layout.config
-    graphdef, state = abstract_encoder(config, jnp.bfloat16)
+    graphdef, state = nnx.split(abstract_model(config, jnp.bfloat16))
     ids, lengths = jax.ShapeDtypeStruct((1, 8), jnp.int32), jax.ShapeDtypeStruct((1,), jnp.int32)
     program = last_hidden.lower(graphdef, state, ids, lengths).as_text()
     tensor = r"tensor<(?:\d+x)+(\w+)>"

@@ -58,7 +58,7 @@ def test_collectives(mesh: str) -> None:
 
 def test_a_device_holds_its_share_only() -> None:
     model = Stella.from_pretrained(GOLDENS / "stella", mesh="data=2,model=4")
-    kernel = model.runner.state["layers"]["mlp"]["down"]["kernel"][...]
+    kernel = model.model.encoder.layers.mlp.down.kernel[...]
     assert kernel.shape == (3, 128, 64)
     assert {shard.data.shape for shard in kernel.addressable_shards} == {(3, 32, 64)}
 

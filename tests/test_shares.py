@@ -1,17 +1,16 @@
 """What a device takes of a leaf, and a leaf's hash: the numbers of the whole leaf, in either layout."""
 
-import jax
 import ml_dtypes
 import numpy as np
 import pytest
 from damage import QKV, tensors
-from flax import nnx
 from paths import GOLDENS
 from safetensors.numpy import load_file
 
 from convert.flax_layout import to_flax
 from stella_jax import Stella, StellaError
 from stella_jax.checkpoint import Checkpoint
+from stella_jax.save import params_by_name
 from stella_jax.sharding import make_mesh
 from stella_jax.shares import read_shares, sha256_of_leaf
 
@@ -58,19 +57,15 @@ def test_shares_of_it(checkpoint):
 
 @pytest.mark.parametrize("mesh", [None, "data=3", "data=2,model=4"])
 def test_parameters_on_any_mesh_are_the_files(checkpoint, mesh):
-    runner = Stella(checkpoint, mesh=make_mesh(mesh)).runner
-    for path, array in jax.tree_util.tree_leaves_with_path(nnx.to_pure_dict(runner.state)):
-        name = "/".join(str(key.key) for key in path)
-        assert np.asarray(array).tobytes() == plain(f"encoder/{name}").tobytes()
-    [head] = runner.output.heads
-    assert head
-    for name, array in runner.head_params[0].items():
-        assert np.asarray(array).tobytes() == plain(f"heads/{head.folder}/{name}").tobytes()
+    model = Stella(checkpoint, mesh=make_mesh(mesh)).model
+    for name, array in params_by_name(model).items():
+        path = name.replace("head/", "heads/2_Dense_64/")
+        assert np.asarray(array).tobytes() == plain(path).tobytes()
 
 
 def test_devices_of_a_host_share_what_is_the_same(checkpoint):
-    state = Stella.from_pretrained(checkpoint.directory.root, mesh="data=4,model=2").runner.state
-    kernel = state["layers"]["mlp"]["down"]["kernel"][...]
+    model = Stella.from_pretrained(checkpoint.directory.root, mesh="data=4,model=2").model
+    kernel = model.encoder.layers.mlp.down.kernel[...]
     assert len({shard.data.unsafe_buffer_pointer() for shard in kernel.addressable_shards}) == 2
 
 

@@ -7,13 +7,14 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 from damage import QKV, tensors
+from encoders import abstract_encoder
 from flax import nnx
 from paths import GOLDENS
 from safetensors.numpy import load_file
 from test_config import PUBLISHED, published
 
 from stella_jax import EncoderConfig, Stella, StellaError
-from stella_jax.checkpoint import Checkpoint, abstract_encoder
+from stella_jax.checkpoint import Checkpoint
 from stella_jax.names import encoder_sizes, encoder_weights
 from stella_jax.weights import check_finite
 
@@ -74,7 +75,7 @@ def test_what_is_kept_in_which_dtype(dtype):
     for path, leaf in jax.tree_util.tree_leaves_with_path(model.runner.state):
         assert str(leaf.dtype) == ("float32" if "norm" in jax.tree_util.keystr(path) else dtype)
     headed = Stella.from_pretrained(GOLDENS / "stella", dtype=dtype)
-    assert {str(leaf.dtype) for leaf in headed.runner.head_params[0].values()} == {"float32"}
+    assert {str(leaf.dtype) for leaf in jax.tree.leaves(nnx.state(headed.model.head))} == {"float32"}
 
 
 @pytest.mark.parametrize("name", PUBLISHED)

@@ -24,7 +24,7 @@ def load_model(
     revision = revision if name else manifest["revision"]
     name = str(name or manifest["model"])
     model = Stella.from_pretrained(name, dim=tuple(dims), dtype=manifest["dtype"], revision=revision)
-    before, now = manifest["fingerprint"]["model"], fingerprint(model.checkpoint, model.runner.output.heads)
+    before, now = manifest["fingerprint"]["model"], fingerprint(model.checkpoint, model.heads)
     before |= {"heads": {dim: value for dim, value in before["heads"].items() if int(dim) in dims}}
     changed = [part for part in before | now if before.get(part) != now.get(part)]
     if changed:

@@ -54,7 +54,7 @@ def fingerprint_of(model: Stella, settings: Settings) -> dict[str, Any]:
         "text_field": settings.fields.text,
         "id_field": settings.fields.id,
         "part_rows": settings.part_rows,
-        "model": fingerprint(model.checkpoint, model.runner.output.heads),
+        "model": fingerprint(model.checkpoint, model.heads),
         "platform": model.platform,
         "model_axis": model.mesh.shape["model"],  # of the mesh; the other axis leaves the bits as they are
         "versions": {"stella_jax": __version__} | {name: version(name) for name in ("jax", "tokenizers", "pyarrow")},

@@ -14,9 +14,9 @@ import pytest
 from paths import GOLDENS
 
 from convert.__main__ import main
-from convert.destination import new_directory
 from stella_jax import Stella, StellaError
 from stella_jax.checkpoint import Checkpoint
+from stella_jax.new_directory import new_directory
 
 STELLA = str(GOLDENS / "stella")
 
@@ -33,7 +33,7 @@ def test_disk_full_half_way(to: str, tmp_path: Path, capsys, monkeypatch) -> Non
     def full(*_args: object, **_kwargs: object) -> None:
         raise OSError(errno.ENOSPC, "No space left on device")
 
-    target = "convert.flax_layout.save_leaf" if to == "flax" else "convert.torch_layout.SafetensorsWriter.write"
+    target = "convert.flax_layout.save_leaf" if to == "flax" else "stella_jax.torch_layout.SafetensorsWriter.write"
     monkeypatch.setattr(target, full)
     assert main([STELLA, str(tmp_path / "out"), "--to", to]) == 1
     assert "is full; nothing was kept" in capsys.readouterr().err

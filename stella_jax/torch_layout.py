@@ -1,21 +1,22 @@
 """Any checkpoint -> the PyTorch layout: the safetensors files as they came, or in the spelling of transformers."""
 
 import json
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import ExitStack
 from pathlib import Path
 
 import numpy as np
 
-from convert.destination import check_inside, new_directory
-from convert.flax_layout import Headers, Progress, check_unchanged, headers_by_file
-from convert.hashes import sha256_of_array
-from convert.side_files import copy_side_files
 from stella_jax.checkpoint import Checkpoint
 from stella_jax.flax_weights import FlaxWeights
+from stella_jax.hashes import sha256_of_array
+from stella_jax.new_directory import check_inside, new_directory
 from stella_jax.safetensors_writer import SafetensorsWriter, new_header
 from stella_jax.shards import DTYPES, parse_header
-from stella_jax.weights import TorchWeights
+from stella_jax.side_files import copy_side_files
+
+Headers = dict[str, str]
+Progress = Callable[[str], object]
 
 
 def to_torch(
@@ -25,6 +26,7 @@ def to_torch(
     native: bool = False,
     accept_changes: bool = False,
     progress: Progress = lambda path: None,
+    finish: Callable[[Path], object] = lambda working: None,
 ) -> None:
     """Writes `source` into the new directory `destination` with the names, prefix, dtypes, bits and files it came with.
 
@@ -34,6 +36,7 @@ def to_torch(
         so sentence-transformers, without remote code).
       accept_changes: take leaves whose hash is not that of provenance.json: they were changed on purpose.
       progress: called with the path of each leaf written.
+      finish: called at the end with the directory, which still has another name, to change or add files.
 
     Raises:
       StellaError: a leaf is not what was converted, a file would lie outside, the destination exists, or the disk is
@@ -50,8 +53,8 @@ def to_torch(
             writers = {name: stack.enter_context(_writer(working / name, header)) for name, header in headers.items()}
             for path, leaf in weights.leaves.items():
                 array = weights.read(path)
-                if not accept_changes:
-                    check_unchanged(source, path, sha256_of_array(array))
+                if isinstance(weights, FlaxWeights) and not accept_changes:
+                    weights.check_unchanged(path, sha256_of_array(array))
                 folder = leaf.folder
                 for name, tensor in leaf.to_torch(array):
                     name = name.removeprefix(source.weights.prefix) if native else name
@@ -59,6 +62,7 @@ def to_torch(
                 progress(path)
         if native:
             _write_native_config(source, working)
+        finish(working)
 
 
 def _remove_stale_indexes(working: Path, headers: Headers) -> None:
@@ -83,7 +87,7 @@ def _folder(file: str) -> str:
 
 def _headers(source: Checkpoint, native: bool) -> Headers:
     """The header of each file to write: the one it came with where that still fits, else a new one for the module."""
-    original = {} if native else _original_headers(source)
+    original = {} if native else source.weights.headers
     headers: Headers = {}
     for folder, tensors in _tensors(source, native).items():
         came = {file: header for file, header in original.items() if _folder(file) == folder}
@@ -92,13 +96,6 @@ def _headers(source: Checkpoint, native: bool) -> Headers:
         else:
             headers[f"{folder}/model.safetensors".lstrip("/")] = new_header(tensors)
     return headers
-
-
-def _original_headers(source: Checkpoint) -> Headers:
-    weights = source.weights
-    if isinstance(weights, FlaxWeights):
-        return dict(weights.provenance.get("headers", {}))
-    return headers_by_file(source.directory, weights) if isinstance(weights, TorchWeights) else {}
 
 
 def _tensors(source: Checkpoint, native: bool) -> dict[str, dict[str, tuple[np.dtype, tuple[int, ...]]]]:

@@ -1,0 +1,130 @@
+"""The whole function from token ids to embeddings as one module, for inference and training alike."""
+
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+from flax import nnx
+
+from stella_jax.config import EncoderConfig
+from stella_jax.heads import Dense, Head, Pooling, normalize, pool
+from stella_jax.model import Dropout, Encoder
+
+
+class EmbeddingModel(nnx.Module):
+    """Encoder, pooling, Dense head, normalisation: (B, T) token ids to (B, E) embeddings.
+
+    It works under every JAX transform: closed over, or passed as an argument, by itself or as `nnx.split(model)`.
+
+    Attributes:
+      encoder: token ids and lengths to one vector per token.
+      head: the Dense head, or None where the pooled vector is the embedding.
+      more_heads: further heads on the same pooled vector, for jobs that write several dimensions from one pass.
+      pooling: "mean" or "cls".
+      normalize: whether embeddings are scaled to unit length.
+      dropout_rate: the checkpoint's own, for those who train.
+      source: the directory that the weights came from, which `save_pretrained` completes them from.
+    """
+
+    def __init__(
+        self,
+        encoder: Encoder,
+        heads: Sequence[Dense | None],
+        *,
+        pooling: Pooling,
+        normalize: bool = False,
+        dropout_rate: float = 0.0,
+        source: str | None = None,
+    ):
+        self.encoder = encoder
+        self.head, *more_heads = heads
+        self.more_heads = nnx.List(more_heads)
+        self.pooling: Pooling = pooling
+        self.normalize = normalize
+        self.dropout_rate = dropout_rate
+        self.source = source
+
+    @classmethod
+    def abstract(
+        cls, config: EncoderConfig, heads: Sequence[Head | None], *, dtype: Any, param_dtype: Any, **options: Any
+    ) -> "EmbeddingModel":
+        """A model whose parameters are shapes without numbers; the options are those of the class."""
+
+        def create() -> EmbeddingModel:
+            rngs = nnx.Rngs(0)
+            encoder = Encoder(config, dtype=jnp.dtype(dtype), param_dtype=jnp.dtype(param_dtype), rngs=rngs)
+            return cls(encoder, [head and Dense(head, config.hidden_size, rngs=rngs) for head in heads], **options)
+
+        return nnx.eval_shape(create)
+
+    def __call__(
+        self,
+        ids: jax.Array,
+        lengths: jax.Array,
+        dropout: Dropout | None = None,
+        remat_policy: Callable[..., bool] | None = None,
+    ) -> jax.Array:
+        """Embeds right-padded rows.
+
+        Args:
+          ids: (B, T) int32 token ids.
+          lengths: (B,) int32, tokens before the padding of each row, at least 1.
+          dropout, remat_policy: as in `Encoder`, for training.
+
+        Returns:
+          (B, E) float32.
+        """
+        return self.embeddings(self.last_hidden(ids, lengths, dropout, remat_policy), lengths)[0]
+
+    def last_hidden(
+        self,
+        ids: jax.Array,
+        lengths: jax.Array,
+        dropout: Dropout | None = None,
+        remat_policy: Callable[..., bool] | None = None,
+    ) -> jax.Array:
+        """The encoder's last hidden state (B, T, D), float32; the arguments are those of a call."""
+        # Where the user asked for float32, no chip may quietly multiply in less.
+        with jax.default_matmul_precision("highest" if self.encoder.dtype == jnp.float32 else "default"):
+            return self.encoder(ids, lengths, dropout, remat_policy)[0]
+
+    def embeddings(self, hidden: jax.Array, lengths: jax.Array) -> tuple[jax.Array, ...]:
+        """Embeddings (B, E) of each head, float32, from the last hidden state (B, T, D) and lengths (B,)."""
+        pooled = pool(hidden, lengths, self.pooling)
+        found = (head(pooled) if head else pooled for head in self.heads)
+        return tuple(normalize(embedding) if self.normalize else embedding for embedding in found)
+
+    @property
+    def heads(self) -> tuple[Dense | None, ...]:
+        """`head`, then `more_heads`."""
+        return self.head, *self.more_heads
+
+    @property
+    def dims(self) -> tuple[int, ...]:
+        """The dimension of each head's embeddings."""
+        return tuple(head.spec.dim if head else self.encoder.hidden_size for head in self.heads)
+
+    def without_source(self) -> "EmbeddingModel":
+        """The same modules and parameters, from nowhere."""
+        return EmbeddingModel(self.encoder, self.heads, pooling=self.pooling, normalize=self.normalize)
+
+    def save_pretrained(self, directory: str | Path, *, native: bool = False) -> None:
+        """Writes the model in the sentence-transformers layout into a new directory.
+
+        Tokenizer, prompts and the other files, and the heads that were not loaded, are those of `source`. Parameters
+        that are as they were loaded keep the bytes of their file; changed ones are written in float32. The one change
+        beside them: a checkpoint with the prompt `s2p_query` and none named `query` gets that name for it as well.
+
+        Args:
+          native: spell names and config.json so that transformers' own GteModel, and with it sentence-transformers,
+            loads the directory without remote code.
+
+        Raises:
+          StellaError: the directory exists, the model was not loaded from a checkpoint, that is gone, or the disk is
+            full; nothing is left behind.
+        """
+        from stella_jax.save import save_model  # here: it reads checkpoints, which are read into this class
+
+        save_model(self, Path(directory), native=native)

@@ -1,0 +1,130 @@
+"""A model written in the sentence-transformers layout: what changed since it was loaded, and all else as it came."""
+
+import dataclasses
+import json
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import jax
+import numpy as np
+from flax import nnx
+
+from stella_jax.checkpoint import Checkpoint, leaf_paths
+from stella_jax.embedding_model import EmbeddingModel
+from stella_jax.errors import StellaError
+from stella_jax.heads import Head
+from stella_jax.torch_layout import to_torch
+from stella_jax.weights import Leaf, Weights
+
+DENSE = "sentence_transformers.models.Dense"
+
+
+class ChangedWeights:
+    """A checkpoint's weights with some leaves changed, which are float32.
+
+    Args:
+      base: the weights as they were.
+      params: path of a leaf -> its array now. One that is as it was, in the array's own dtype, counts as unchanged.
+    """
+
+    def __init__(self, base: Weights, params: Mapping[str, jax.Array]):
+        self._base = base
+        self.changed = {path: array for path, array in params.items() if not _same(base.read(path), array)}
+        self.leaves: dict[str, Leaf] = base.leaves
+        self.dtypes: dict[str, np.dtype] = base.dtypes | dict.fromkeys(self.changed, np.dtype(np.float32))
+        self.prefix = base.prefix
+        self.headers = base.headers
+
+    def read(self, path: str) -> np.ndarray:
+        """One leaf, contiguous."""
+        if path not in self.changed:
+            return self._base.read(path)
+        return np.ascontiguousarray(self.changed[path], dtype=np.float32)
+
+
+def _same(stored: np.ndarray, array: jax.Array) -> bool:
+    now = np.asarray(array)
+    return stored.astype(now.dtype, copy=False).tobytes() == now.tobytes()
+
+
+def save_model(
+    model: EmbeddingModel, destination: Path, *, native: bool = False, max_seq_length: int | None = None
+) -> None:
+    """`EmbeddingModel.save_pretrained`; `max_seq_length` is stored where it is not the checkpoint's own."""
+    if model.source is None:
+        raise StellaError("this model was not loaded from a checkpoint, so it has no tokenizer to be saved with.")
+    checkpoint = Checkpoint.open(Path(model.source))
+    heads = [head and head.spec for head in model.heads]
+    save_params(checkpoint, heads, params_by_name(model), destination, native=native, max_seq_length=max_seq_length)
+
+
+def params_by_name(model: EmbeddingModel) -> dict[str, jax.Array]:
+    """A model's parameters by name, such as "encoder/layers/mlp/down/kernel" or "head/kernel"."""
+    flat = nnx.to_flat_state(nnx.state(model, nnx.Param))
+    return {"/".join(map(str, path)): variable[...] for path, variable in flat}
+
+
+def save_params(
+    checkpoint: Checkpoint,
+    heads: Sequence[Head | None],
+    params: Mapping[str, jax.Array],
+    destination: Path,
+    *,
+    native: bool = False,
+    max_seq_length: int | None = None,
+    finish: Callable[[Path], object] = lambda working: None,
+) -> None:
+    """Writes a checkpoint with some parameters in place of its own into a new directory.
+
+    Args:
+      heads: those that the model has; the first becomes the one that modules.json names.
+      params: by the names of `params_by_name`; those that are left out are as they were.
+      native, finish: as in `to_torch`.
+
+    Raises:
+      StellaError: as in `to_torch`.
+    """
+    paths = leaf_paths(heads, checkpoint.weights)
+    weights = ChangedWeights(checkpoint.weights, {paths[name]: array for name, array in params.items()})
+    layout = checkpoint.layout
+
+    def complete(working: Path) -> None:
+        if weights.changed:  # also where unchanged weights are stored in less, all is to be computed in float32
+            _update(working / layout.file("config.json"), torch_dtype="float32", dtype="float32")
+        if heads[0] and heads[0] != layout.head(None):
+            path = working / "modules.json"
+            _write(path, _modules(json.loads(path.read_bytes()), heads[0]))
+        if max_seq_length not in (None, layout.max_seq_length):
+            _write_max_seq_length(working, layout.file, max_seq_length)
+        finish(working)
+
+    to_torch(dataclasses.replace(checkpoint, weights=weights), destination, native=native, finish=complete)
+
+
+def _modules(listing: list[dict[str, Any]], head: Head) -> list[dict[str, Any]]:
+    """modules.json with this head in place of the one it names, or after the pooling."""
+    kinds = [str(module["type"]).rpartition(".")[2] for module in listing]
+    if "Dense" in kinds:
+        return [m | {"path": head.folder} if kind == "Dense" else m for m, kind in zip(listing, kinds, strict=True)]
+    place = kinds.index("Pooling") + 1
+    listing = [*listing[:place], {"path": head.folder, "type": DENSE}, *listing[place:]]
+    return [module | {"idx": i, "name": str(i)} for i, module in enumerate(listing)]
+
+
+def _write_max_seq_length(working: Path, file: Callable[[str], str], value: int) -> None:
+    """Where the layout reads it first: sentence_bert_config.json, or in newer directories the tokenizer's settings."""
+    bert, tokenizer = (working / file(name) for name in ("sentence_bert_config.json", "tokenizer_config.json"))
+    if bert.exists() and "max_seq_length" in json.loads(bert.read_bytes()):
+        _update(bert, max_seq_length=value)
+    else:
+        _update(tokenizer, model_max_length=value)
+
+
+def _update(path: Path, **fields: Any) -> None:
+    before = json.loads(path.read_bytes()) if path.exists() else {}
+    _write(path, before | fields)
+
+
+def _write(path: Path, value: Any) -> None:
+    path.write_text(json.dumps(value, indent=2) + "\n", encoding="utf-8")
