@@ -60,7 +60,7 @@ class Checkpoints:
             )
         self.newest = newest
         there = [(saved.step, saved.metrics is not None) for saved in self._checkpointer.checkpoints]
-        self._scored: dict[int, bool] = dict(self._hosts.told(there))
+        self._scored: dict[int, bool] = dict(self._hosts.broadcast(there))
 
     def save(self, state: State, record: Record, score: float | None = None) -> None:
         """Begins to save a state, of which nothing is needed any more when this returns.
@@ -79,7 +79,7 @@ class Checkpoints:
             return
         arrays = self._to_host(state)
         metrics: Any = None if score is None else {"score": score, "step": step}
-        beside: Any = record | {"sha256": _hashes(arrays) if self._hosts.first else {}}
+        beside: Any = record | {"sha256": _hashes(arrays) if self._hosts.is_primary else {}}
         with writing(self._folder, ""):
             self._checkpointer.save_async(
                 step, arrays, force=True, overwrite=step in self._scored, metrics=metrics, custom_metadata=beside
@@ -97,7 +97,7 @@ class Checkpoints:
 
     def _to_host(self, state: State) -> Arrays:
         """Copies in process 0, which writes them: the step after this one uses the state's own memory up."""
-        copied = np.array if self._hosts.first else _like
+        copied = np.array if self._hosts.is_primary else _like
         return {name: copied(self._hosts.fetch(leaf)) for name, leaf in flat(state).items()}
 
 
