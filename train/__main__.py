@@ -2,6 +2,7 @@
 
 import argparse
 import sys
+from collections.abc import Sequence
 from functools import partial
 from pathlib import Path
 
@@ -14,8 +15,8 @@ again, with the same bits as if it had not been.
 """
 
 
-def parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(prog="python -m train", description=DESCRIPTION)
+def parser(prog: str) -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(prog=prog, description=DESCRIPTION)
     parser.add_argument("recipe", metavar="RECIPE", type=Path, help="a .toml file; train/recipes has some")
     parser.add_argument(
         "--set",
@@ -76,8 +77,8 @@ def _where(arguments: argparse.Namespace) -> tuple[str | None, int | None, int |
     return given
 
 
-def main(argv: list[str] | None = None) -> int:
-    arguments = parser().parse_args(argv)
+def main(argv: Sequence[str] | None = None, prog: str = "python -m train") -> int:
+    arguments = parser(prog).parse_args(argv)
     end = "; the same command goes on after the newest checkpoint"
     work = partial(exit_code, "train", partial(run, arguments), end)
     if arguments.executor == "local":
