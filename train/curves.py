@@ -22,7 +22,8 @@ def missing_plot_library() -> str | None:
 
 
 def draw(metrics: Metrics, path: Path) -> bool:
-    """Writes the plot; returns False where matplotlib is not installed."""
+    """Writes the plot in place of the base's; returns False if matplotlib is not installed."""
+    path.unlink(missing_ok=True)
     figure_module = _figure_module()
     if figure_module is None:
         return False

@@ -122,6 +122,7 @@ def test_without_matplotlib_nothing_is_drawn_and_a_sentence_says_so(output, monk
     assert curves.missing_plot_library() is None
     monkeypatch.setitem(sys.modules, "matplotlib.figure", None)
     assert "stella-jax[plot]" in (curves.missing_plot_library() or "")
+    (output / "curves.png").write_bytes(b"of the model that was trained on")
     with Metrics(output, 3) as metrics:
         assert not curves.draw(metrics, output / "curves.png")
     assert not (output / "curves.png").exists()
