@@ -8,7 +8,7 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from stella_jax.exits import exit_code
+from stella_jax.cli_errors import exit_code
 
 if TYPE_CHECKING:
     from convert.flax_layout import Progress

@@ -10,7 +10,7 @@ from importlib.util import module_from_spec
 from pathlib import Path
 
 from stella_jax import __version__
-from stella_jax.exits import exit_code
+from stella_jax.cli_errors import exit_code
 
 EXECUTORS = ("local", "distributed", "ray")
 

@@ -6,8 +6,8 @@ from collections.abc import Sequence
 from functools import partial
 from pathlib import Path
 
+from stella_jax.cli_errors import exit_code
 from stella_jax.errors import StellaError
-from stella_jax.exits import exit_code
 
 DESCRIPTION = """
 Fine-tunes a checkpoint as a recipe says. A run that was ended in whatever way goes on when the same command is given

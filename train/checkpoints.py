@@ -15,7 +15,7 @@ import jax
 import numpy as np
 from orbax.checkpoint import v1 as ocp
 
-from stella_jax.cores import cores
+from stella_jax.cpu_count import cpu_count
 from stella_jax.errors import StellaError, reason_of
 from stella_jax.params import quiet, writing
 from stella_jax.sharding import put
@@ -210,7 +210,7 @@ def unflat(arrays: Mapping[str, jax.Array]) -> State:
 
 
 def _hashes(arrays: Arrays) -> dict[str, str]:
-    with ThreadPoolExecutor(cores()) as pool:
+    with ThreadPoolExecutor(cpu_count()) as pool:
         return dict(zip(arrays, pool.map(_sha256, arrays.values()), strict=True))
 
 
