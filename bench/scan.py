@@ -59,7 +59,7 @@ def peak(process: int | str = "self") -> float:
 
 def measure(work: str, count: int, paths: list[str]) -> None:
     """Prints what `measured` returns."""
-    scan.cores = hashing.cores = lambda: count
+    scan.cpu_count = hashing.cpu_count = lambda: count
     scan.BYTES_A_PROCESS = 1  # as many processes as were asked for, whether it pays or not
     pids: list[int] = []
     peaks = [0.0]

@@ -3,11 +3,12 @@
 import argparse
 import os
 import sys
+from collections.abc import Sequence
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from stella_jax.exits import exit_code
+from stella_jax.cli_errors import exit_code
 
 if TYPE_CHECKING:
     from stella_jax.checkpoint import Checkpoint
@@ -19,8 +20,8 @@ SRC may be either, or a repo id, or 'tiny'. DST must not exist, and appears whol
 """
 
 
-def parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(prog="python -m convert", description=DESCRIPTION)
+def parser(prog: str) -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(prog=prog, description=DESCRIPTION)
     parser.add_argument("source", metavar="SRC", help="checkpoint directory, repo id, or 'tiny'")
     parser.add_argument("destination", metavar="DST", type=Path, help="directory to write")
     parser.add_argument(
@@ -77,8 +78,8 @@ def _convert(source: "Checkpoint", arguments: argparse.Namespace, progress: "Pro
         to_torch(source, arguments.destination, native=native, accept_changes=accept, progress=progress)
 
 
-def main(argv: list[str] | None = None) -> int:
-    arguments = parser().parse_args(argv)
+def main(argv: Sequence[str] | None = None, prog: str = "python -m convert") -> int:
+    arguments = parser(prog).parse_args(argv)
     os.environ.setdefault("JAX_PLATFORMS", "cpu")  # a conversion needs no accelerator, and must not occupy one
     return exit_code("convert", partial(run, arguments), "; nothing was written")
 

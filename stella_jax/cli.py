@@ -1,17 +1,31 @@
 """The command line: its options, and what becomes of errors."""
 
 import argparse
+import sys
 from collections.abc import Sequence
 from functools import partial
+from importlib import import_module
+from importlib.machinery import PathFinder
+from importlib.util import module_from_spec
+from pathlib import Path
 
 from stella_jax import __version__
-from stella_jax.exits import exit_code
+from stella_jax.cli_errors import exit_code
 
 EXECUTORS = ("local", "distributed", "ray")
+
+# Commands that are packages of their own, beside this one.
+PACKAGES = {
+    "convert": "convert a checkpoint between the PyTorch layout and the Flax one",
+    "train": "fine-tune a checkpoint as a recipe says",
+}
 
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Runs a command; returns the exit code: 1 after an error, told in one sentence on stderr, 2 for wrong usage."""
+    argv = sys.argv[1:] if argv is None else argv
+    if argv and argv[0] in PACKAGES:
+        return _run_package(argv[0], argv[1:])
     arguments = _parser().parse_args(argv)
     writes = arguments.command == "embed" and not arguments.dry_run
     kept = "; finished parts are kept, and the same command goes on" if writes else ""
@@ -24,6 +38,21 @@ def _run(arguments: argparse.Namespace) -> None:
     COMMANDS[arguments.command](arguments)
 
 
+def _run_package(name: str, argv: Sequence[str]) -> int:
+    for package in PACKAGES:  # both: train imports convert
+        _import_sibling(package)
+    return import_module(f"{name}.__main__").main(argv, f"stella-jax {name}")
+
+
+def _import_sibling(package: str) -> None:
+    """Imports the package that is installed beside this one, even if a user's convert.py or train.py comes first."""
+    if package not in sys.modules:
+        spec = PathFinder.find_spec(package, [str(Path(__file__).parents[1])])
+        assert spec and spec.loader
+        sys.modules[package] = module_from_spec(spec)
+        spec.loader.exec_module(sys.modules[package])
+
+
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(prog="stella-jax", description="Embeddings of the stella, gte and arctic family.")
     parser.add_argument("--version", action="version", version=f"stella-jax {__version__}")
@@ -32,6 +61,8 @@ def _parser() -> argparse.ArgumentParser:
     _add_verify(commands)
     _add_search(commands)
     _add_demo(commands)
+    for name, description in PACKAGES.items():
+        _command(commands, name, description)  # for --help; these parse their own options
     return parser
 
 

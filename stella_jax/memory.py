@@ -8,7 +8,7 @@ from typing import Any, TypeVar
 
 import numpy as np
 
-from stella_jax.cores import cores
+from stella_jax.cpu_count import cpu_count
 
 Result = TypeVar("Result")
 
@@ -47,5 +47,5 @@ def in_threads(function: Callable[[int], Result], count: int) -> list[Result]:
     """What the function gives for 0 to count - 1, computed side by side, as numpy's copies and hashes can be."""
     if count == 1:
         return [function(0)]
-    with ThreadPoolExecutor(min(THREADS, cores())) as pool:
+    with ThreadPoolExecutor(min(THREADS, cpu_count())) as pool:
         return list(pool.map(function, range(count)))

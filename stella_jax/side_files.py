@@ -9,6 +9,10 @@ from stella_jax.flax_weights import PROVENANCE
 from stella_jax.params import PARAMS
 
 SUFFIXES = (".json", ".txt", ".md", ".model")
+# Of a card, such as curves.png: at the top, and no larger than this.
+PICTURES = (".png", ".svg", ".jpg", ".jpeg")
+MAX_PICTURE_BYTES = 16 * 2**20
+
 NAMES = ("LICENSE", "NOTICE", ".gitattributes")
 
 # Exports for other runtimes, and what belongs to one layout only.
@@ -17,12 +21,12 @@ SKIPPED_FOLDERS = ("onnx", "openvino", PARAMS)
 
 def side_files(directory: Directory) -> list[str]:
     """Relative names of the files to carry along, sorted."""
-    return sorted(name for name in _files(directory) if _wanted(Path(name)))
+    return sorted(name for name in _files(directory) if _wanted(directory, name))
 
 
 def left_behind(directory: Directory) -> list[str]:
     """Relative names of the files that are neither carried along nor weights: Python, pickles, exports."""
-    return sorted(name for name in _files(directory) if not _wanted(Path(name)) and not name.endswith(".safetensors"))
+    return sorted(n for n in _files(directory) if not _wanted(directory, n) and not n.endswith(".safetensors"))
 
 
 def copy_side_files(directory: Directory, destination: Path) -> None:
@@ -32,8 +36,11 @@ def copy_side_files(directory: Directory, destination: Path) -> None:
         shutil.copyfile(directory.path(name), target)
 
 
-def _wanted(name: Path) -> bool:
-    return (name.suffix in SUFFIXES or name.name in NAMES) and name.name != PROVENANCE
+def _wanted(directory: Directory, name: str) -> bool:
+    path = Path(name)
+    if path.suffix in PICTURES:
+        return name == path.name and (directory.root / name).stat().st_size <= MAX_PICTURE_BYTES
+    return (path.suffix in SUFFIXES or path.name in NAMES) and path.name != PROVENANCE
 
 
 def _files(directory: Directory) -> Iterator[str]:

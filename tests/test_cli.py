@@ -36,6 +36,11 @@ def shell(*arguments: str, **options) -> subprocess.CompletedProcess:
     return subprocess.run(command, capture_output=True, text=True, check=False, **options)
 
 
+def console(*arguments: str, **options) -> subprocess.CompletedProcess:
+    command = [str(Path(sys.executable).with_name("stella-jax")), *arguments]
+    return subprocess.run(command, capture_output=True, text=True, check=False, **options)
+
+
 def test_embed_and_search(corpus, tmp_path, capsys):
     out = str(tmp_path / "out")
     assert main(["embed", str(corpus), "--out", out, "--part-rows", "2", *SHORT]) == 0
@@ -191,12 +196,55 @@ def test_the_compile_cache_is_the_users_own(monkeypatch, tmp_path):
     assert updates == {}
 
 
-def test_help_does_not_wait_for_jax():
-    ended = shell("embed", "--help")
-    assert ended.returncode == 0
-    assert "INPUT" in ended.stdout
-    loaded = "import sys, stella_jax.cli; print('jax' in sys.modules)"
-    assert subprocess.check_output([sys.executable, "-c", loaded], text=True) == "False\n"
+@pytest.mark.parametrize(("command", "argument"), [("embed", "INPUT"), ("convert", "SRC"), ("train", "RECIPE")])
+def test_help_does_not_wait_for_jax(command, argument):
+    script = "import atexit, sys, stella_jax.cli; atexit.register(lambda: print('jax' in sys.modules));"
+    script += f"stella_jax.cli.main([{command!r}, '--help'])"
+    shown = subprocess.check_output([sys.executable, "-c", script], text=True)
+    assert shown.startswith(f"usage: stella-jax {command} ") and argument in shown
+    assert shown.endswith("\nFalse\n")
+
+
+def test_all_commands_are_listed(capsys):
+    with pytest.raises(SystemExit) as ended:
+        main(["--help"])
+    assert ended.value.code == 0
+    shown = capsys.readouterr().out
+    assert all(f"\n    {name} " in shown for name in ("embed", "verify", "search", "demo", "convert", "train"))
+
+
+@pytest.mark.parametrize("command", ["convert", "train"])
+def test_wrong_usage_of_a_package(command, capsys):
+    with pytest.raises(SystemExit) as ended:
+        main([command, "x", "y", "--bogus"])
+    assert ended.value.code == 2
+    errors = capsys.readouterr().err
+    assert errors.startswith(f"usage: stella-jax {command} ") and f"\nstella-jax {command}: error: " in errors
+
+
+def test_convert_and_train_do_what_their_packages_do(tmp_path, capsys):
+    assert main(["convert", "tiny", str(tmp_path / "flax"), "--dry-run"]) == 0
+    command = [sys.executable, "-m", "convert", "tiny", str(tmp_path / "flax"), "--dry-run"]
+    assert subprocess.check_output(command, text=True) == capsys.readouterr().out != ""
+    assert main(["train", str(tmp_path / "absent.toml")]) == 1
+    assert capsys.readouterr().err.startswith("train: error: ")
+
+
+@pytest.mark.parametrize("run", [console, shell])
+def test_a_users_own_train_and_convert_are_not_run(tmp_path, run):
+    for name in ("train.py", "convert.py"):
+        (tmp_path / name).write_text("print('not this one')\n")
+    ended = run("train", "absent.toml", cwd=tmp_path)
+    assert (ended.returncode, ended.stdout) == (1, "") and ended.stderr.startswith("train: error: ")
+    ended = run("convert", "absent", "out", cwd=tmp_path)
+    assert (ended.returncode, ended.stdout) == (1, "") and ended.stderr.startswith("convert: error: ")
+
+
+def test_train_imports_our_convert_even_if_the_user_has_one(tmp_path):
+    (tmp_path / "convert.py").write_text("print('not this one')\n")
+    script = "from stella_jax.cli import main; main(['train', 'absent.toml']); import train.export"
+    ended = subprocess.run([sys.executable, "-c", script], cwd=tmp_path, capture_output=True, text=True, check=True)
+    assert ended.stdout == ""
 
 
 def test_a_process_of_its_own_says_nothing_else(corpus, tmp_path):

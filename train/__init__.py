@@ -1,1 +1,1 @@
-"""Fine-tuning from a recipe, `python -m train RECIPE.toml`, and the making of the embedded checkpoint, `train.tiny`."""
+"""Fine-tuning from a recipe, `python -m train RECIPE.toml`."""

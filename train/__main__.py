@@ -2,12 +2,12 @@
 
 import argparse
 import sys
-from collections.abc import Callable
+from collections.abc import Sequence
 from functools import partial
 from pathlib import Path
 
+from stella_jax.cli_errors import exit_code
 from stella_jax.errors import StellaError
-from stella_jax.exits import exit_code
 
 DESCRIPTION = """
 Fine-tunes a checkpoint as a recipe says. A run that was ended in whatever way goes on when the same command is given
@@ -15,8 +15,8 @@ again, with the same bits as if it had not been.
 """
 
 
-def parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(prog="python -m train", description=DESCRIPTION)
+def parser(prog: str) -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(prog=prog, description=DESCRIPTION)
     parser.add_argument("recipe", metavar="RECIPE", type=Path, help="a .toml file; train/recipes has some")
     parser.add_argument(
         "--set",
@@ -37,7 +37,7 @@ def parser() -> argparse.ArgumentParser:
     return parser
 
 
-def run(arguments: argparse.Namespace, join: Callable[..., None] | None = None) -> None:
+def run(arguments: argparse.Namespace) -> None:
     from train.recipe import read_recipe  # here and below, so that --help answers at once
 
     recipe = read_recipe(arguments.recipe, arguments.overrides)
@@ -47,20 +47,20 @@ def run(arguments: argparse.Namespace, join: Callable[..., None] | None = None) 
 
     from stella_jax.devices import start_jax
     from stella_jax.job.stop import Stop, stopping_on_sigterm
-    from train.hosts import Hosts, minding_others
+    from train.hosts import Hosts, collective_errors, initialize
     from train.loop import train
 
     def warn(sentence: str) -> None:
         tqdm.write(f"train: warning: {sentence}", file=sys.stderr)
 
-    if join:
-        join(*where)
+    if arguments.executor == "distributed":
+        initialize(*where)
     start_jax()
     stop = Stop(grace=float("inf"))
     shown = sys.stderr.isatty() if arguments.progress is None else arguments.progress
-    with stopping_on_sigterm(stop), minding_others():
+    with stopping_on_sigterm(stop), collective_errors():
         summary = train(recipe, stop, shown, warn)
-    if Hosts().first:
+    if Hosts().is_primary:
         print(f"{recipe.output}: {summary}")
 
 
@@ -77,15 +77,15 @@ def _where(arguments: argparse.Namespace) -> tuple[str | None, int | None, int |
     return given
 
 
-def main(argv: list[str] | None = None) -> int:
-    arguments = parser().parse_args(argv)
+def main(argv: Sequence[str] | None = None, prog: str = "python -m train") -> int:
+    arguments = parser(prog).parse_args(argv)
     end = "; the same command goes on after the newest checkpoint"
+    work = partial(exit_code, "train", partial(run, arguments), end)
     if arguments.executor == "local":
-        return exit_code("train", partial(run, arguments), end)
-    from train.hosts import Company
+        return work()
+    from train.hosts import run_to_exit
 
-    company = Company()
-    return company.see_through(partial(exit_code, "train", partial(run, arguments, company.join), end))
+    return run_to_exit(work)
 
 
 if __name__ == "__main__":

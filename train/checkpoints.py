@@ -15,7 +15,7 @@ import jax
 import numpy as np
 from orbax.checkpoint import v1 as ocp
 
-from stella_jax.cores import cores
+from stella_jax.cpu_count import cpu_count
 from stella_jax.errors import StellaError, reason_of
 from stella_jax.params import quiet, writing
 from stella_jax.sharding import put
@@ -60,7 +60,7 @@ class Checkpoints:
             )
         self.newest = newest
         there = [(saved.step, saved.metrics is not None) for saved in self._checkpointer.checkpoints]
-        self._scored: dict[int, bool] = dict(self._hosts.told(there))
+        self._scored: dict[int, bool] = dict(self._hosts.broadcast(there))
 
     def save(self, state: State, record: Record, score: float | None = None) -> None:
         """Begins to save a state, of which nothing is needed any more when this returns.
@@ -79,7 +79,7 @@ class Checkpoints:
             return
         arrays = self._to_host(state)
         metrics: Any = None if score is None else {"score": score, "step": step}
-        beside: Any = record | {"sha256": _hashes(arrays) if self._hosts.first else {}}
+        beside: Any = record | {"sha256": _hashes(arrays) if self._hosts.is_primary else {}}
         with writing(self._folder, ""):
             self._checkpointer.save_async(
                 step, arrays, force=True, overwrite=step in self._scored, metrics=metrics, custom_metadata=beside
@@ -97,7 +97,7 @@ class Checkpoints:
 
     def _to_host(self, state: State) -> Arrays:
         """Copies in process 0, which writes them: the step after this one uses the state's own memory up."""
-        copied = np.array if self._hosts.first else _like
+        copied = np.array if self._hosts.is_primary else _like
         return {name: copied(self._hosts.fetch(leaf)) for name, leaf in flat(state).items()}
 
 
@@ -210,7 +210,7 @@ def unflat(arrays: Mapping[str, jax.Array]) -> State:
 
 
 def _hashes(arrays: Arrays) -> dict[str, str]:
-    with ThreadPoolExecutor(cores()) as pool:
+    with ThreadPoolExecutor(cpu_count()) as pool:
         return dict(zip(arrays, pool.map(_sha256, arrays.values()), strict=True))
 
 

@@ -9,17 +9,23 @@ from typing import Any
 from train.metrics import Line, Metrics
 
 FILE = "curves.png"
+NO_PLOT = f"no {FILE}: matplotlib is not installed; pip install 'stella-jax[plot]'."
 POINTS = 200  # of the training loss; more are averaged
 
 # Loss has an axis of its own.
 SHOWN = ("cosine_accuracy", "euclidean_accuracy", "cosine_mrr@10", "cosine_ndcg@10")
 
 
+def missing_plot_library() -> str | None:
+    """The sentence for a user without matplotlib; None if it is installed."""
+    return None if _figure_module() else NO_PLOT
+
+
 def draw(metrics: Metrics, path: Path) -> bool:
-    """Writes the plot; returns False where matplotlib is not installed."""
-    try:
-        figure_module = importlib.import_module("matplotlib.figure")
-    except ImportError:
+    """Writes the plot in place of the base's; returns False if matplotlib is not installed."""
+    path.unlink(missing_ok=True)
+    figure_module = _figure_module()
+    if figure_module is None:
         return False
     figure = figure_module.Figure(figsize=(10, 4), layout="constrained")
     left, right = figure.subplots(1, 2)
@@ -27,6 +33,13 @@ def draw(metrics: Metrics, path: Path) -> bool:
     _draw_scores(right, metrics)
     figure.savefig(path, dpi=110)
     return True
+
+
+def _figure_module() -> Any:
+    try:
+        return importlib.import_module("matplotlib.figure")
+    except ImportError:
+        return None
 
 
 def _draw_loss(axes: Any, metrics: Metrics) -> None:

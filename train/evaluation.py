@@ -57,7 +57,7 @@ class Evaluation:
         own = list(places)[self._hosts.index :: self._hosts.count]
         tokens = self._model.tokenize(own, self._prompts.get(column, ""))
         found = self._model.embed_tokens(tokens, report=lambda _: tick())
-        return self._hosts.gathered(found, len(places))[[places[text] for text in texts]]
+        return self._hosts.all_gather(found, len(places))[[places[text] for text in texts]]
 
     def _loss(self, embedded: tuple[np.ndarray, ...]) -> float:
         """The mean over rows, batch by batch in their order."""

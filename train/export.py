@@ -13,9 +13,9 @@ from typing import Any
 
 import numpy as np
 
-from convert.torch_layout import to_torch
 from stella_jax.checkpoint import Checkpoint
 from stella_jax.heads import Head
+from stella_jax.torch_layout import to_torch
 from stella_jax.weights import Leaf, Weights
 from train import curves
 from train.card import Origin, card

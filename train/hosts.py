@@ -1,12 +1,11 @@
-"""The processes that train one model together: how they meet, what they tell one another, and how they part.
+"""The processes that train one model together: how they start, communicate and end.
 
-Each reads the same recipe, rows and weights, makes the same plan, and holds the share of its own devices; process 0
-alone writes. Unlike those of a bulk job they need one another at every step: where one ends, the others end too.
+Each reads the same recipe, rows and weights, makes the same plan, and computes on its own devices; process 0 alone
+writes. Unlike those of a bulk job they need one another at every step: if one ends, the others end too.
 """
 
 import json
 import os
-import subprocess
 import sys
 import time
 import traceback
@@ -26,118 +25,83 @@ from jax.sharding import PartitionSpec as P
 from stella_jax.errors import StellaError, reason_of
 from stella_jax.sharding import EVERYWHERE, ROWS, make_mesh, place
 
-MEETING_SECONDS = 300
+INITIALIZATION_TIMEOUT = 300  # seconds, as all below
 
-# After which a process whose host is silent counts as dead; one that is killed on a host that lives is seen earlier.
-HEARTBEAT_SECONDS = 100
+# A process on a silent host counts as dead after it; one that is killed on a live host is noticed earlier.
+HEARTBEAT_TIMEOUT = 100
 
-# For process 0 to export, while the others have nothing left to do.
-PARTING_SECONDS = 3600
+# Process 0 exports while the others have nothing left to do.
+SHUTDOWN_TIMEOUT = 3600
 
-# Before one ends that the others cannot do without: they may be about to say the same. Process 0 takes twice as long,
-# for JAX ends the others as soon as it is gone.
-LEAVING_SECONDS = 3
+# A failed process waits before it exits, so that the others can report the same error. Process 0 waits twice as long:
+# JAX aborts the others as soon as it is gone.
+EXIT_DELAY = 3
 
-NOT_MET = (
-    f"this process was ended before it had met the others of the run, by the system or after {MEETING_SECONDS} s; "
-    "start the same command on every host, with a --coordinator HOST:PORT of process 0 that all can reach."
+LOST = (
+    "another process of the run has ended; read its error, then start the same command on every host again: the run "
+    "resumes from its newest checkpoint."
 )
-AGAIN = "look at what the others say, and start the same command on every host again: it goes on after the newest \
-checkpoint."
-LOST = f"another process of the run has ended; {AGAIN}"
-ENDED = f"this process was ended, by the system, or by JAX as another process of the run had ended; {AGAIN}"
-
-# Ends with the process at the other end of the pipe, and says the last line that it was told to keep for then.
-WITNESS = """
-import signal, sys
-for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
-    signal.signal(number, signal.SIG_IGN)
-words = ""
-for words in sys.stdin:
-    pass
-sys.stderr.write(words.lstrip())
-"""
 
 
-class Company:
-    """The others, from the meeting to the end of this process.
+def initialize(coordinator: str | None = None, count: int | None = None, index: int | None = None) -> None:
+    """Connects this process to the others of the run; called before JAX is used for anything else.
 
-    JAX ends a process, with a dump of its stack, where another is gone. So that there is a sentence then, too, a
-    process beside this one keeps it.
+    From then on JAX aborts this process, with a message of its own, when another one is gone.
+
+    Args:
+      coordinator, count, index: address and port of process 0, number of processes, and index of this one; all None
+        takes them from the environment (TPU pod, Slurm, MPI, Kubernetes).
+
+    Raises:
+      StellaError: the environment does not say.
     """
+    jax.config.update("jax_enable_preemption_service", False)  # the command has its own handler of SIGTERM
+    try:
+        jax.distributed.initialize(
+            coordinator,
+            count,
+            index,
+            initialization_timeout=INITIALIZATION_TIMEOUT,
+            heartbeat_timeout_seconds=HEARTBEAT_TIMEOUT,
+            shutdown_timeout_seconds=SHUTDOWN_TIMEOUT,
+        )
+    except (RuntimeError, ValueError) as error:
+        reason = reason_of(error).rstrip(".")
+        raise StellaError(
+            f"the processes of the run did not connect: {reason}; pass each of them --coordinator HOST:PORT of process "
+            "0, --processes N and --process I."
+        ) from error
 
-    def __init__(self) -> None:
-        self._witness: subprocess.Popen[str] | None = None
 
-    def join(self, coordinator: str | None = None, count: int | None = None, index: int | None = None) -> None:
-        """Meets the others; called before JAX is used for anything else.
+def run_to_exit(work: Callable[[], int]) -> int:
+    """Runs `work` and returns its exit code; ends this process with it if `work` failed before `Hosts.shutdown`.
 
-        Args:
-          coordinator, count, index: address and port of process 0, on which the others meet it, the number of
-            processes, and which of them this is; all None finds out from the machine (TPU pod, Slurm, MPI, Kubernetes).
-
-        Raises:
-          StellaError: nothing tells.
-        """
-        self._witness = subprocess.Popen([sys.executable, "-ISc", WITNESS], stdin=subprocess.PIPE, text=True)
-        self._keep(NOT_MET)
-        jax.config.update("jax_enable_preemption_service", False)  # the command has its own handler of SIGTERM
-        try:
-            jax.distributed.initialize(
-                coordinator,
-                count,
-                index,
-                initialization_timeout=MEETING_SECONDS,
-                heartbeat_timeout_seconds=HEARTBEAT_SECONDS,
-                shutdown_timeout_seconds=PARTING_SECONDS,
-            )
-        except (RuntimeError, ValueError) as error:
-            reason = reason_of(error).rstrip(".")
-            raise StellaError(
-                f"the processes of the run did not meet: {reason}. Give each --coordinator HOST:PORT of process 0, "
-                "--processes N and --process I."
-            ) from error
-        self._keep(ENDED)
-
-    def see_through(self, work: Callable[[], int]) -> int:
-        """Does the work and returns its exit code; where that has not parted from the others, ends the process.
-
-        JAX would wait for them at the usual end of a process, and they for this one at the next step.
-        """
-        try:
-            code = work()
-        except BaseException:
-            traceback.print_exc()
-            code = 1
-        self._dismiss()
-        if jax.distributed.is_initialized():
-            sys.stdout.flush()
-            sys.stderr.flush()
-            time.sleep(LEAVING_SECONDS * (2 if jax.process_index() == 0 else 1))
-            os._exit(code)
-        return code
-
-    def _keep(self, words: str) -> None:
-        assert self._witness and self._witness.stdin
-        self._witness.stdin.write(f"train: error: {words}\n")
-        self._witness.stdin.flush()
-
-    def _dismiss(self) -> None:
-        if self._witness:
-            self._witness.communicate("\n")
+    At a usual exit JAX would wait for the other processes, and they for this one at their next step.
+    """
+    try:
+        code = work()
+    except BaseException:
+        traceback.print_exc()
+        code = 1
+    if jax.distributed.is_initialized():
+        sys.stdout.flush()
+        sys.stderr.flush()
+        time.sleep(EXIT_DELAY * (2 if jax.process_index() == 0 else 1))
+        os._exit(code)
+    return code
 
 
 @contextmanager
-def minding_others() -> Iterator[None]:
-    """A block in which they may be lost.
+def collective_errors() -> Iterator[None]:
+    """A block whose collectives fail with a sentence when another process is gone.
 
     Raises:
-      StellaError: another process has ended, and a collective has told before JAX ended this one.
+      StellaError: another process has ended, and a collective failed before JAX aborted this one.
     """
     try:
         yield
     except jax.errors.JaxRuntimeError as error:
-        if "Gloo" not in str(error):  # what CPUs speak with one another; accelerators wait until JAX ends them
+        if "Gloo" not in str(error):  # the collectives of CPUs; those of accelerators wait until JAX aborts
             raise
         raise StellaError(LOST) from error
 
@@ -145,15 +109,15 @@ def minding_others() -> Iterator[None]:
 class Hosts:
     """This process among those that train together, of which there may be one.
 
-    What they do in common, each must do, in the same order.
+    All processes must call the methods that communicate, in the same order.
     """
 
     def __init__(self) -> None:
         self.index, self.count = jax.process_index(), jax.process_count()
 
     @property
-    def first(self) -> bool:
-        """Whether this is the one that writes and speaks."""
+    def is_primary(self) -> bool:
+        """Whether this is process 0, which writes files and prints."""
         return self.index == 0
 
     # Devices
@@ -181,15 +145,15 @@ class Hosts:
             )
         return mesh
 
-    def near(self, mesh: Mesh) -> Mesh:
-        """The part of a mesh that is this process's own."""
+    def local_mesh(self, mesh: Mesh) -> Mesh:
+        """The part of a mesh that is on this process's devices."""
         if self.count == 1:
             return mesh
         own = [row for row in mesh.devices if row[0].process_index == self.index]
         return Mesh(np.array(own), mesh.axis_names, axis_types=mesh.axis_types)
 
     def fetch(self, leaf: jax.Array) -> jax.Array:
-        """All of an array on this process's own devices, whatever of it was elsewhere; done in common."""
+        """The whole array on this process's own devices; communicates."""
         if leaf.is_fully_addressable:
             return leaf
         assert isinstance(leaf.sharding, NamedSharding)
@@ -199,27 +163,31 @@ class Hosts:
         if whole != spec:
             leaf = jax.device_put(leaf, NamedSharding(mesh, whole))
         shards = [shard.data for shard in leaf.addressable_shards]
-        return jax.make_array_from_single_device_arrays(leaf.shape, NamedSharding(self.near(mesh), whole), shards)
+        return jax.make_array_from_single_device_arrays(leaf.shape, NamedSharding(self.local_mesh(mesh), whole), shards)
 
-    # What they tell one another
+    # Communication
 
-    def told(self, value: Any) -> Any:
+    def broadcast(self, value: Any) -> Any:
         """The JSON value of process 0."""
         if self.count == 1:
             return value
-        content = json.dumps(value).encode() if self.first else b""
+        content = json.dumps(value).encode() if self.is_primary else b""
         size = int(broadcast_one_to_all(np.int32(len(content))))
         padded = np.full(1 << size.bit_length(), ord(" "), np.uint8)  # so that few shapes are compiled
         padded[: len(content)] = np.frombuffer(content, np.uint8)
         return json.loads(np.asarray(broadcast_one_to_all(padded)).tobytes())
 
-    def anywhere(self, flag: bool, mesh: Mesh) -> Any:
-        """Whether it is so in any process; where there are many, `bool` waits for the answer."""
+    def barrier(self) -> None:
+        """Waits until all processes are here."""
+        self.broadcast(None)
+
+    def any_process(self, flag: bool, mesh: Mesh) -> Any:
+        """Whether `flag` is true in any process; with several of them, `bool` waits for the answer."""
         if self.count == 1:
             return flag
         return _any(place(mesh, np.full(mesh.shape["data"], flag, np.int32), ROWS), NamedSharding(mesh, EVERYWHERE))
 
-    def gathered(self, rows: np.ndarray, count: int) -> np.ndarray:
+    def all_gather(self, rows: np.ndarray, count: int) -> np.ndarray:
         """`count` rows (n, E) from all, of which process I has I, I + N, I + 2 N and so on."""
         if self.count == 1:
             return rows
@@ -227,8 +195,8 @@ class Hosts:
         padded[: len(rows)] = rows
         return np.asarray(process_allgather(padded)).swapaxes(0, 1).reshape(-1, *rows.shape[1:])[:count]
 
-    def part(self) -> None:
-        """Waits until all are here; from now on none needs another."""
+    def shutdown(self) -> None:
+        """Waits until all processes are here, and disconnects: any may end from now on."""
         if self.count > 1:
             jax.distributed.shutdown()
 

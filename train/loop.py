@@ -3,7 +3,7 @@
 What a step does follows from the recipe, the rows and its number alone. So a run that was ended in whatever way, and is
 started again, gives the bits of one that was not: it goes on after its newest checkpoint.
 
-The processes of several hosts, see `train.hosts`, all come through here; what they must agree on, process 0 tells.
+The processes of several hosts, see `train.hosts`, all come through here; what they must agree on, process 0 broadcasts.
 """
 
 import fcntl
@@ -58,7 +58,7 @@ def train(recipe: Recipe, stop: Stop, shown: bool = False, warn: Warn = lambda s
     """
     hosts = Hosts()
     with _alone(Path(recipe.output), hosts):
-        run = Run(recipe, stop, shown and hosts.first, warn if hosts.first else lambda sentence: None)
+        run = Run(recipe, stop, shown and hosts.is_primary, warn if hosts.is_primary else lambda sentence: None)
         with run.metrics:
             with stop.patience():
                 run.train()
@@ -97,7 +97,7 @@ class Run:
         for doubt in checks.doubts(recipe, self.data["train"], self._first_plan, self.base.layout.normalize):
             self.warn(doubt)
         mesh = self.hosts.mesh(loop.mesh)
-        model = Stella(self.base, dim=recipe.dim, dtype=loop.dtype, mesh=self.hosts.near(mesh))
+        model = Stella(self.base, dim=recipe.dim, dtype=loop.dtype, mesh=self.hosts.local_mesh(mesh))
         model.max_seq_length = recipe.data.max_length or model.max_seq_length
         prompts = {column: _prompt(model, recipe.data.prompts.get(column, "")) for column in COLUMNS}
         loss, settings = _loss(recipe), _settings(recipe)
@@ -113,21 +113,21 @@ class Run:
     def _resume(self) -> None:
         """The state to begin with: that of the newest checkpoint that is whole, else the first."""
         self.identity = identity(self.recipe, self.data, fingerprint(self.base, [self.head]))
-        record = self.hosts.told(newest_record(self.output) if self.hosts.first else None)
+        record = self.hosts.broadcast(newest_record(self.output) if self.hosts.is_primary else None)
         if record:
             check_same(record["identity"], self.identity, self.output)
             for change in changes(record["versions"]):
                 self.warn(f"{change} since the run was begun; bits may differ from those of an undisturbed run.")
         self._read_state()
         self.resumed = self.done = int(self.state.step)
-        self.metrics = Metrics(self.output, self.done, self.hosts.first)
-        self.metrics.lines = self.hosts.told(self.metrics.lines)
+        self.metrics = Metrics(self.output, self.done, self.hosts.is_primary)
+        self.metrics.lines = self.hosts.broadcast(self.metrics.lines)
 
     def _read_state(self) -> None:
-        if self.hosts.first:
+        if self.hosts.is_primary:
             self.state = read_newest(self.output, self.state, self.warn) or self.state
-        newest = self.hosts.told(int(self.state.step))
-        if newest and not self.hosts.first:
+        newest = self.hosts.broadcast(int(self.state.step))
+        if newest and not self.hosts.is_primary:
             if newest not in steps_of(self.output):
                 raise _not_shared(self.output, f"the checkpoint of step {newest} in")
             self.state = read_state(self.output, newest, self.state)
@@ -145,7 +145,7 @@ class Run:
         finally:
             self.reporter.close()
             self.checkpoints.close()
-        if self.hosts.anywhere(self.stop.asked, self.trainer.mesh):
+        if self.hosts.any_process(self.stop.asked, self.trainer.mesh):
             self._stop()
 
     def _train(self) -> None:
@@ -182,7 +182,7 @@ class Run:
         self.reporter.flush()
         if split in self.data and self.metrics.evaluation(split, self.done) is None:
             tick = self._pause if self.hosts.count == 1 else lambda: None  # many stop at a step alone
-            scores = self.hosts.told(self.evaluation(self.state.params, self.data[split], tick))
+            scores = self.hosts.broadcast(self.evaluation(self.state.params, self.data[split], tick))
             self.metrics.write({"step": self.done, "epoch": round(self.schedule.epochs(self.done), 6), split: scores})
         self.reporter.resume()
 
@@ -201,7 +201,7 @@ class Run:
         checks.check_finite(self.checkpoints.newest, step, found)
 
     def _pause(self) -> None:
-        asked = self.hosts.anywhere(self.stop.asked, self.trainer.mesh)
+        asked = self.hosts.any_process(self.stop.asked, self.trainer.mesh)
         if self.hosts.count > 1:  # what is on its way now is looked at a step later, when it has come
             self._asked, asked = asked, self._asked
         if asked:
@@ -211,7 +211,7 @@ class Run:
         """This process ends as the one that was asked to."""
         if not self.stop.asked:
             self.stop.ask()
-        self.hosts.part()
+        self.hosts.shutdown()
 
     def _is_enough(self) -> bool:
         """Whether the best evaluation lies as many evaluations back as the recipe's early_stop."""
@@ -230,7 +230,7 @@ class Run:
         self._evaluate("test")
         destination = self.output / EXPORT
         written = self._export(destination)
-        self.hosts.part()
+        self.hosts.shutdown()
         return self._summary(trained, destination, written)
 
     def _best_step(self) -> int:
@@ -241,7 +241,7 @@ class Run:
         """Writes the model, unless it is there already."""
         origin = Origin(self.recipe, self.identity, self.data, self.done)
         params = {name: self.hosts.fetch(self.state.params[name]) for name in self.trainer.rates}
-        if not self.hosts.first or is_exported(destination, origin):
+        if not self.hosts.is_primary or is_exported(destination, origin):
             return False
         export(Trained(self.base, self.head, params), origin, self.metrics, destination)
         return True
@@ -295,12 +295,12 @@ def _alone(output: Path, hosts: Hosts) -> Iterator[None]:
     Raises:
       StellaError: another run trains in it, or this process does not see it.
     """
-    if hosts.first:
+    if hosts.is_primary:
         with _locked(output):
-            hosts.told(None)
+            hosts.barrier()
             yield
     else:
-        hosts.told(None)
+        hosts.barrier()
         if not output.is_dir():
             raise _not_shared(output, "the directory")
         yield

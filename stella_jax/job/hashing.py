@@ -9,7 +9,7 @@ from dataclasses import dataclass, field
 from threading import Event
 from typing import Any, NamedTuple
 
-from stella_jax.cores import cores
+from stella_jax.cpu_count import cpu_count
 from stella_jax.job.location import Location
 
 # Called often, by what may take long, with the number of rows read since.
@@ -103,7 +103,7 @@ def identify_all(locations: Iterable[Location], tick: Tick) -> list[Identity]:
         if stopped.is_set():
             raise _Stopped
 
-    with ThreadPoolExecutor(cores()) as pool:  # they wait for the disk, or hash without the interpreter
+    with ThreadPoolExecutor(cpu_count()) as pool:  # they wait for the disk, or hash without the interpreter
         try:
             return [_result(future, tick) for future in [pool.submit(identify, each, go_on) for each in locations]]
         finally:

@@ -13,7 +13,7 @@ from pathlib import Path
 
 import numpy as np
 
-from stella_jax.cores import cores
+from stella_jax.cpu_count import cpu_count
 from stella_jax.errors import StellaError
 from stella_jax.job.crew import Alone, Crew, Failed, Processes
 from stella_jax.job.duplicates import Duplicates
@@ -94,7 +94,7 @@ def _crew(sources: Sequence[Source], *work: *tuple[Fields, int, Duplicates, Tick
 
 def _processes(sources: Sequence[Source]) -> int:
     """How many to have: no more than there are cores and pieces, each with enough to do; memory:// is of this one."""
-    most, size, pieces = cores(), 0, 0
+    most, size, pieces = cpu_count(), 0, 0
     if most < 2 or any(source.location.given.startswith("memory://") for source in sources):
         return 1
     for source in sources:

@@ -75,7 +75,7 @@ def force(monkeypatch: pytest.MonkeyPatch) -> Callable[[int], list[subprocess.Po
             started.append(subprocess.Popen(*arguments, **options))
             return started[-1]
 
-        monkeypatch.setattr(scan, "cores", lambda: count)
+        monkeypatch.setattr(scan, "cpu_count", lambda: count)
         monkeypatch.setattr(scan, "BYTES_A_PROCESS", 1)
         monkeypatch.setattr(crew, "Popen", popen)
         return started
@@ -248,7 +248,7 @@ def test_as_many_processes_as_pay(tmp_path, monkeypatch, kind, sizes, cores, cou
     paths = [tmp_path / f"{i}.{kind}" for i in range(len(sizes))]
     for path, size in zip(paths, sizes, strict=True):
         path.write_bytes(bytes(size))
-    monkeypatch.setattr(scan, "cores", lambda: cores)
+    monkeypatch.setattr(scan, "cpu_count", lambda: cores)
     monkeypatch.setattr(scan, "BYTES_A_PROCESS", 32)
     assert scan._processes(open_sources(paths, FIELDS)) == count
 
@@ -302,7 +302,7 @@ def tick(rows):
     time.sleep(600)
 
 crew.Popen = popen
-scan.cores, scan.BYTES_A_PROCESS = lambda: 2, 1
+scan.cpu_count, scan.BYTES_A_PROCESS = lambda: 2, 1
 scan.scan_sources(open_sources(sys.argv[2:], Fields()), Fields(), 3, Path(sys.argv[1]), tick)
 """
 

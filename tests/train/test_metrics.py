@@ -118,8 +118,11 @@ def test_losses_are_averaged_to_as_many_points_as_a_plot_shows():
     assert curves.averaged([]) == ([], [])
 
 
-def test_without_matplotlib_nothing_is_drawn(output, monkeypatch):
+def test_without_matplotlib_nothing_is_drawn_and_a_sentence_says_so(output, monkeypatch):
+    assert curves.missing_plot_library() is None
     monkeypatch.setitem(sys.modules, "matplotlib.figure", None)
+    assert "stella-jax[plot]" in (curves.missing_plot_library() or "")
+    (output / "curves.png").write_bytes(b"of the model that was trained on")
     with Metrics(output, 3) as metrics:
         assert not curves.draw(metrics, output / "curves.png")
     assert not (output / "curves.png").exists()

@@ -1,4 +1,4 @@
-"""The recipes that come with the package."""
+"""The recipes that come with the repository."""
 
 from pathlib import Path
 
@@ -9,7 +9,7 @@ from train.plans import Schedule
 from train.recipe import read_recipe
 
 ROOT = Path(__file__).parent.parent.parent
-RECIPES = sorted((ROOT / "train/recipes").glob("*.toml"))
+RECIPES = sorted([*(ROOT / "train/recipes").glob("*.toml"), *(ROOT / "tools/tiny").glob("*.toml")])
 
 
 @pytest.mark.parametrize("path", RECIPES, ids=lambda path: path.stem)

@@ -96,7 +96,7 @@ class Pair:
 CHILD = """
 import os, signal, sys
 from train import hosts
-hosts.HEARTBEAT_SECONDS = 20
+hosts.HEARTBEAT_TIMEOUT = 20
 {patch}
 from train.__main__ import main
 sys.exit(main(sys.argv[1:]))
@@ -193,15 +193,15 @@ def test_whatever_is_split_over_them(pair: Pair, tmp_path: Path) -> None:
 
 @soak
 @pytest.mark.parametrize("struck", [0, 1])
-def test_where_one_is_killed_the_other_ends_with_a_sentence_and_both_go_on(pair, by_two, tmp_path, struck) -> None:
+def test_if_one_is_killed_the_other_ends_and_both_resume_to_the_same_bits(pair, by_two, tmp_path, struck) -> None:
     wanted = recipe(tmp_path, tmp_path / "run")
     patches = ["", ""]
     patches[struck] = STRUCK.format(step=4, signal="KILL", ready=f"steps_of(Path({str(tmp_path / 'run')!r}))")
     ended = pair.run(wanted, patches=(patches[0], patches[1]))
     assert ended[struck][0] == -signal.SIGKILL
     code, out, err = ended[1 - struck]
-    assert code in (1, -signal.SIGABRT) and not out
-    assert re.search(r"^train: error: .*another process of the run ha[sd] ended; look at what the others", err, re.M)
+    assert code in (1, -signal.SIGABRT) and not out  # by a failed collective, or by JAX
+    assert code != 1 or f"train: error: {hosts.LOST}\n" in err
     assert 0 < steps_of(tmp_path / "run")[-1] < STEPS
     assert [code for code, _, _ in pair.run(wanted)] == [0, 0]
     assert_same_bits(tmp_path / "run", by_two)
@@ -240,11 +240,11 @@ def test_a_mistake_that_all_make_is_told_by_all(pair, tmp_path) -> None:
 
 
 @soak
-def test_one_that_waits_in_vain_ends_with_a_sentence(pair, tmp_path) -> None:
-    patch = "hosts.MEETING_SECONDS = 3"
-    code, _, err = pair.run_one(recipe(tmp_path, tmp_path / "run"), 1, patch)
-    assert code == -signal.SIGABRT
-    assert "train: error: this process was ended before it had met the others of the run, " in err
+def test_one_that_the_others_do_not_join_ends(pair, tmp_path) -> None:
+    patch = "hosts.INITIALIZATION_TIMEOUT = 3"
+    code, out, err = pair.run_one(recipe(tmp_path, tmp_path / "run"), 1, patch)
+    assert code == -signal.SIGABRT and not out
+    assert "DEADLINE_EXCEEDED" in err  # JAX's own message
 
 
 # One alone
@@ -253,14 +253,15 @@ def test_one_that_waits_in_vain_ends_with_a_sentence(pair, tmp_path) -> None:
 def test_a_process_alone_has_all_of_it() -> None:
     one = hosts.Hosts()
     mesh = one.mesh("data=8")
-    assert one.first and one.near(mesh) is mesh and mesh.size == 8
-    assert one.told({"a": (1, 2)}) == {"a": (1, 2)}
+    assert one.is_primary and one.local_mesh(mesh) is mesh and mesh.size == 8
+    assert one.broadcast({"a": (1, 2)}) == {"a": (1, 2)}
     rows = np.ones((3, 2), np.float32)
-    assert one.gathered(rows, 3) is rows
+    assert one.all_gather(rows, 3) is rows
     leaf = jax.device_put(rows)
     assert one.fetch(leaf) is leaf
-    assert [one.anywhere(flag, mesh) for flag in (True, False)] == [True, False]
-    one.part()
+    assert [one.any_process(flag, mesh) for flag in (True, False)] == [True, False]
+    one.barrier()
+    one.shutdown()
 
 
 @pytest.fixture
@@ -279,8 +280,8 @@ def test_where_nothing_tells_who_they_are_they_are_asked_for(nothing_tells, tmp_
     path.write_text(to_toml(recipe_of(recipe(tmp_path, tmp_path / "run"))))
     assert main([str(path), "--executor", "distributed"]) == 1
     assert capfd.readouterr().err == (
-        "train: error: the processes of the run did not meet: coordinator_address should be defined. Give each "
-        "--coordinator HOST:PORT of process 0, --processes N and --process I.\n"
+        "train: error: the processes of the run did not connect: coordinator_address should be defined; pass each of "
+        "them --coordinator HOST:PORT of process 0, --processes N and --process I.\n"
     )
 
 

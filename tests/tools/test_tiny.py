@@ -12,11 +12,11 @@ from safetensors.numpy import load_file
 from stella_jax import Stella, StellaError
 from stella_jax.checkpoint import Checkpoint
 from stella_jax.hub import TINY
-from train import scratch
+from tools.tiny import untrained as weights
+from tools.tiny.__main__ import join, main
+from tools.tiny.glosses import write_pairs, write_questions
 from train.data import read_triplets, triplets_of
 from train.evaluators import triplet_accuracy
-from train.glosses import write_pairs, write_questions
-from train.tiny import join
 
 WORDNET = Path(__file__).parent.parent.parent / "examples/wordnet"
 
@@ -34,8 +34,8 @@ def test_the_same_texts_give_the_same_checkpoint(untrained):
     texts = ["the quick brown fox jumps over the lazy dog", "pack my box with five dozen jugs"]
     found = []
     for _ in range(2):
-        scratch.write_tokenizer(untrained, texts)
-        scratch.write_weights(untrained)
+        weights.write_tokenizer(untrained, texts)
+        weights.write_weights(untrained)
         found.append([path.read_bytes() for path in sorted(untrained.rglob("*")) if path.is_file()])
         assert Stella.from_pretrained(untrained).encode(texts).shape == (2, 128)
     assert found[0] == found[1]
@@ -43,7 +43,7 @@ def test_the_same_texts_give_the_same_checkpoint(untrained):
 
 def test_too_few_texts_for_the_tokens_wanted(untrained):
     with pytest.raises(StellaError, match="the texts give 7 tokens of 60; add more text"):
-        scratch.write_tokenizer(untrained, ["a b"])
+        weights.write_tokenizer(untrained, ["a b"])
 
 
 # A word is an anchor that is no gloss; a gloss that is an anchor names its kind.
@@ -91,14 +91,14 @@ def test_questions_have_a_wrong_gloss_of_the_same_kind(tmp_path):
 
 
 def test_encoder_and_heads_of_several_trainings_in_one_checkpoint(untrained, tmp_path):
-    scratch.write_tokenizer(
+    weights.write_tokenizer(
         untrained, ["the quick brown fox jumps over the lazy dog", "pack my box with five dozen jugs"]
     )
     parts = {}
     for seed, name in enumerate(("base", "encoder", "head")):
-        scratch.SEED, kept = seed, scratch.SEED
-        scratch.write_weights(untrained)
-        scratch.SEED = kept
+        weights.SEED, kept = seed, weights.SEED
+        weights.write_weights(untrained)
+        weights.SEED = kept
         parts[name] = Path(shutil.copytree(untrained, tmp_path / name))
     join(Checkpoint.open(parts["base"]), parts["encoder"], {"2_Dense_64": parts["head"]}, tmp_path / "out")
     for file, name in (
@@ -121,3 +121,10 @@ def test_tiny_scores_what_its_card_says():
         embeddings = [model.encode(texts) for texts in rows.columns.values()]
         stated = re.search(rf"\| {dim} \| ([\d.]+)", card)
         assert stated and triplet_accuracy(*embeddings)["cosine_accuracy"] == pytest.approx(float(stated[1]), abs=2e-3)
+
+
+def test_a_mistake_is_one_sentence(tmp_path, monkeypatch, capsys):
+    monkeypatch.setenv("JAX_COMPILATION_CACHE_DIR", str(tmp_path / "cache"))
+    assert main([str(tmp_path / "absent.jsonl"), "--out", str(tmp_path / "tiny")]) == 1
+    errors = capsys.readouterr().err
+    assert errors.startswith("tools.tiny: error: ") and "absent.jsonl" in errors and errors.count("\n") == 1

@@ -10,7 +10,7 @@ MEMBERSHIP = Path("/proc/self/cgroup")
 GROUPS = Path("/sys/fs/cgroup")
 
 
-def cores() -> int:
+def cpu_count() -> int:
     """Processors that this process may use: by its affinity, and by the time that control groups allow it.
 
     A container with `--cpus=2` sees all processors of the machine, and may use the time of two.

@@ -5,8 +5,8 @@ import random
 from collections.abc import Sequence, Set
 from pathlib import Path
 
+from tools.tiny.untrained import SEED
 from train.data import Triplets
-from train.scratch import SEED
 
 QUESTIONS = ("{}", "What is {}?", "Define {}.", "meaning of {}", "Can you tell me what {} means?")
 

@@ -1,10 +1,10 @@
 """Make the embedded checkpoint `tiny` from nothing but pairs of texts that mean the same, and triplets.
 
-    python -m train.tiny PAIRS.jsonl.gz --out build/tiny
+    python -m tools.tiny PAIRS.jsonl.gz --out build/tiny
 
-A tokenizer and random weights (`train.scratch`); recipes/tiny.toml on the pairs; recipes/tiny_questions.toml on
-questions made of pairs and triplets, for the encoder and its largest head, then for each other head alone; all of it
-rounded to float16. Each training goes on where it was ended when the same command is given again.
+From the root of the repository. First a tokenizer and random weights (`untrained`); then pairs.toml on the pairs;
+then questions.toml on questions made of pairs and triplets, for the encoder and its largest head, then for each other
+head alone; all of it rounded to float16. The same command resumes a training that was interrupted.
 """
 
 import argparse
@@ -16,20 +16,21 @@ from pathlib import Path
 
 import numpy as np
 
-from convert.torch_layout import to_torch
 from stella_jax.checkpoint import Checkpoint
+from stella_jax.cli_errors import exit_code
 from stella_jax.devices import start_jax
-from stella_jax.exits import exit_code
 from stella_jax.hub import TINY
 from stella_jax.job.stop import Stop, stopping_on_sigterm
+from stella_jax.torch_layout import to_torch
 from stella_jax.weights import Leaf, Weights
+from tools.tiny.glosses import write_pairs, write_questions
+from tools.tiny.untrained import write_tokenizer, write_weights
 from train.data import Triplets, read_triplets
-from train.glosses import write_pairs, write_questions
 from train.loop import EXPORT, train
 from train.recipe import read_recipe
-from train.scratch import write_tokenizer, write_weights
 
-RECIPES = Path(__file__).parent / "recipes"
+RECIPES = Path(__file__).parent
+WORDNET = RECIPES.parents[1] / "train/recipes/wordnet.toml"
 
 
 class Joined:
@@ -67,7 +68,7 @@ def make(source: Path, out: Path, stop: Stop) -> str:
     if not untrained.exists():
         begin(untrained, rows)
     base = Checkpoint.open(untrained)
-    data = read_recipe(RECIPES / "wordnet.toml").data
+    data = read_recipe(WORDNET).data
     held_out = {text for path in (data.eval, data.test) for text in read_triplets(str(path)).positives}
     write_pairs(rows, pairs)
     write_questions(rows, read_triplets(data.train), held_out, list(base.layout.prompts.values()), questions)
@@ -78,14 +79,12 @@ def make(source: Path, out: Path, stop: Stop) -> str:
         print(name, train(read_recipe(RECIPES / recipe, given), stop, sys.stderr.isatty()), sep=": ", flush=True)
         return work / name / EXPORT
 
-    encoder = run("tiny.toml", "pairs", untrained, pairs)
-    encoder = run("tiny_questions.toml", "questions", encoder, questions)
+    encoder = run("pairs.toml", "pairs", untrained, pairs)
+    encoder = run("questions.toml", "questions", encoder, questions)
     *dims, _ = sorted(base.layout.heads)
     only_head: dict[str, object] = {"optimizer.train_only": ["head/*"], "loop.epochs": 1}
     heads = {
-        base.layout.heads[dim].folder: run(
-            "tiny_questions.toml", f"head-{dim}", encoder, questions, dim=dim, **only_head
-        )
+        base.layout.heads[dim].folder: run("questions.toml", f"head-{dim}", encoder, questions, dim=dim, **only_head)
         for dim in dims
     }
     join(base, encoder, heads, out)
@@ -106,11 +105,11 @@ def _set_dtype(directory: Path, dtype: str) -> None:
     path.write_text(json.dumps(json.loads(path.read_bytes()) | {"torch_dtype": dtype}, indent=2) + "\n")
 
 
-def main() -> int:
-    parser = argparse.ArgumentParser(prog="python -m train.tiny", description="Make the embedded checkpoint.")
+def main(argv: list[str] | None = None) -> int:
+    parser = argparse.ArgumentParser(prog="python -m tools.tiny", description="Make the embedded checkpoint.")
     parser.add_argument("pairs", type=Path, help="JSON lines with anchor and positive")
     parser.add_argument("--out", required=True, type=Path, help="directory of the checkpoint; beside it, its training")
-    arguments = parser.parse_args()
+    arguments = parser.parse_args(argv)
 
     def run() -> None:
         start_jax()
@@ -118,7 +117,7 @@ def main() -> int:
         with stopping_on_sigterm(stop):
             print(make(arguments.pairs, arguments.out, stop))
 
-    return exit_code("train.tiny", run, "; the same command goes on")
+    return exit_code("tools.tiny", run, "; the same command resumes")
 
 
 if __name__ == "__main__":

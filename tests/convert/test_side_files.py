@@ -1,0 +1,38 @@
+"""The files that go with the weights, both ways."""
+
+from pathlib import Path
+
+import pytest
+
+from convert import side_files
+from convert.__main__ import main
+
+
+@pytest.fixture
+def source(checkpoint_copy) -> Path:
+    directory = checkpoint_copy("stella")
+    for name in ("curves.png", "scores.svg", "photo.jpg"):
+        (directory / name).write_bytes(name.encode())
+    return directory
+
+
+def test_the_pictures_of_a_card_come_along_both_ways(source, tmp_path) -> None:
+    flax, torch = tmp_path / "flax", tmp_path / "torch"
+    assert main([str(source), str(flax), "--verify"]) == 0
+    assert main([str(flax), str(torch), "--to", "torch", "--verify"]) == 0
+    for name in ("curves.png", "scores.svg", "photo.jpg"):
+        assert (flax / name).read_bytes() == (torch / name).read_bytes() == name.encode()
+
+
+def test_verify_names_a_changed_picture(source, tmp_path, capsys) -> None:
+    assert main([str(source), str(tmp_path / "flax")]) == 0
+    (tmp_path / "flax/curves.png").write_bytes(b"other")
+    assert main([str(source), str(tmp_path / "flax"), "--verify"]) == 1
+    assert "differs: curves.png" in capsys.readouterr().err
+
+
+def test_large_pictures_and_those_of_folders_are_left_behind(source, tmp_path, monkeypatch, capsys) -> None:
+    monkeypatch.setattr(side_files, "MAX_PICTURE_BYTES", 9)
+    (source / "1_Pooling/a.png").touch()
+    assert main([str(source), str(tmp_path / "flax"), "--dry-run"]) == 0
+    assert "left behind: 1_Pooling/a.png, curves.png, scores.svg\n" in capsys.readouterr().out
