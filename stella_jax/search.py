@@ -16,8 +16,9 @@ from stella_jax.job.manifest import read_manifest
 from stella_jax.job.model import load_model
 from stella_jax.job.plan import plan_parts
 from stella_jax.job.reader import Reader
+from stella_jax.job.records import format_of
 from stella_jax.job.rows import Fields, Row
-from stella_jax.job.source import Source, format_of
+from stella_jax.job.source import Source
 from stella_jax.job.store import Store, open_store
 from stella_jax.job.write import column_of
 from stella_jax.layout import listed

@@ -11,7 +11,7 @@ from stella_jax.heads import Head
 from stella_jax.hub import REPO_ID
 from stella_jax.layout import Layout, listed
 from train.curves import FILE as CURVES
-from train.data import Triplets
+from train.data import Dataset
 from train.identity import versions
 from train.metrics import Line, Metrics
 from train.recipe import Recipe, to_toml
@@ -31,7 +31,7 @@ class Origin:
 
     recipe: Recipe
     identity: Mapping[str, Any]
-    data: Mapping[str, Triplets]
+    data: Mapping[str, Dataset]
     step: int
 
     def as_dict(self) -> dict[str, Any]:
@@ -139,7 +139,7 @@ def _scores(origin: Origin, metrics: Metrics) -> Iterator[str]:
 
 def _data(origin: Origin) -> str:
     rows = [
-        (split, str(len(found)), ", ".join(found.columns), f"`{found.sha256[:12]}`")
+        (split, str(len(found)), ", ".join([*found.texts, *found.columns]), f"`{found.sha256[:12]}`")
         for split, found in origin.data.items()
     ]
     return _table(("split", "rows", "columns", "sha256 of the rows"), rows)

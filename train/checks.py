@@ -7,7 +7,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from stella_jax.errors import StellaError, shown
-from train.data import Triplets
+from train.data import Dataset
 from train.params import Params
 from train.plans import Plan, most_frequent, poor_batches
 from train.recipe import Recipe
@@ -16,36 +16,36 @@ FIRST_STEPS = 3  # with a learning rate above 0, after which parameters must hav
 LEAST_MOVE = 1e-9  # of an update, beside the parameters; float32 resolves 6e-8 of a number
 
 
-def check_data(recipe: Recipe, triplets: Triplets) -> None:
+def check_data(recipe: Recipe, dataset: Dataset) -> None:
     """Refuses rows that make no batch.
 
     Raises:
       StellaError: fewer rows than a batch where batches that are not full are left out.
     """
-    if recipe.data.drop_last and len(triplets) < recipe.loop.batch_size:
+    if recipe.data.drop_last and len(dataset) < recipe.loop.batch_size:
         raise StellaError(
-            f"{triplets.source} has {len(triplets)} rows, fewer than loop.batch_size = {recipe.loop.batch_size}, and "
+            f"{dataset.source} has {len(dataset)} rows, fewer than loop.batch_size = {recipe.loop.batch_size}, and "
             "data.drop_last leaves such a batch out; lower the one or set the other to false."
         )
 
 
-def doubts(recipe: Recipe, triplets: Triplets, plan: Plan, normalized: bool) -> Iterator[str]:
+def doubts(recipe: Recipe, dataset: Dataset, plan: Plan, normalized: bool) -> Iterator[str]:
     """Sentences about what is allowed and may not be meant.
 
     Args:
       plan: the batches of the first epoch.
       normalized: whether the embeddings are of unit length.
     """
-    if triplets.skipped:
-        yield f"{triplets.source}: left out {triplets.skipped}."
-    if len(triplets) < recipe.loop.batch_size:
-        yield f"{triplets.source} has {len(triplets)} rows, fewer than loop.batch_size = {recipe.loop.batch_size}."
-    poor = poor_batches(triplets, plan) if recipe.loop.batch_size > 1 and len(triplets) > 1 else 0
-    if poor > (len(triplets) % recipe.loop.batch_size == 1):  # a single row that is left over is no fault
-        text, count = most_frequent(triplets)
+    if dataset.skipped:
+        yield f"{dataset.source}: left out {dataset.skipped}."
+    if len(dataset) < recipe.loop.batch_size:
+        yield f"{dataset.source} has {len(dataset)} rows, fewer than loop.batch_size = {recipe.loop.batch_size}."
+    poor = poor_batches(dataset, plan) if recipe.loop.batch_size > 1 and len(dataset) > 1 else 0
+    if poor > (len(dataset) % recipe.loop.batch_size == 1):  # a single row that is left over is no fault
+        text, count = most_frequent(dataset)
         yield (
             f"{poor} of {len(plan)} batches of an epoch hold a single row, or the same text in every row: "
-            f"{shown(text)} stands in {count} places of {triplets.source}."
+            f"{shown(text)} stands in {count} places of {dataset.source}."
         )
     loss = recipe.loss
     unit = normalized or loss.distance == "cosine" or bool(loss.matryoshka_dims)

@@ -7,7 +7,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from stella_jax.embedder import Stella
-from train.data import Triplets
+from train.data import Dataset
 from train.evaluators import Scores, retrieval, triplet_accuracy
 from train.hosts import Hosts
 from train.losses import Loss
@@ -33,7 +33,7 @@ class Evaluation:
         self._hosts = Hosts()
         self._terms = jax.jit(loss.terms)
 
-    def __call__(self, params: Params, triplets: Triplets, tick: Callable[[], object] = lambda: None) -> Scores:
+    def __call__(self, params: Params, dataset: Dataset, tick: Callable[[], object] = lambda: None) -> Scores:
         """Scores of the parameters.
 
         Args:
@@ -44,12 +44,12 @@ class Evaluation:
           positive among all of the split, as `retrieval` gives it.
         """
         lend({name: self._hosts.fetch(leaf) for name, leaf in params.items()}, self._model.runner)
-        embedded = {name: self._embed(name, texts, tick) for name, texts in triplets.columns.items()}
+        embedded = {name: self._embed(name, texts, tick) for name, texts in dataset.texts.items()}
         lend({}, self._model.runner)  # where processes split parameters, these are copies of all of them
         scores = {"loss": self._loss(tuple(embedded.values()))}
-        if triplets.negatives is not None:
+        if "negative" in dataset.texts:
             scores |= triplet_accuracy(*embedded.values())
-        return scores | _retrieval(triplets, embedded)
+        return scores | _retrieval(dataset, embedded)
 
     def _embed(self, column: str, texts: Sequence[str], tick: Callable[[], object]) -> np.ndarray:
         """(rows, dim); a text that comes again is embedded once."""
@@ -85,12 +85,13 @@ def _filled(rows: np.ndarray, count: int) -> np.ndarray:
     return np.concatenate([rows, np.repeat(rows[-1:], count - len(rows), axis=0)])
 
 
-def _retrieval(triplets: Triplets, embedded: dict[str, np.ndarray]) -> Scores:
+def _retrieval(dataset: Dataset, embedded: dict[str, np.ndarray]) -> Scores:
     """Anchors as queries and positives as corpus, equal texts once; all positives of an anchor are relevant to it."""
-    corpus, queries = (_first_rows(texts) for texts in (triplets.positives, triplets.anchors))
+    anchors, positives = dataset.texts["anchor"], dataset.texts["positive"]
+    corpus, queries = _first_rows(positives), _first_rows(anchors)
     places = {text: place for place, text in enumerate(corpus)}
     relevant: dict[str, set[int]] = {anchor: set() for anchor in queries}
-    for anchor, positive in zip(triplets.anchors, triplets.positives, strict=True):
+    for anchor, positive in zip(anchors, positives, strict=True):
         relevant[anchor].add(places[positive])
     rows = embedded["anchor"][list(queries.values())], embedded["positive"][list(corpus.values())]
     return retrieval(*rows, list(relevant.values()))

@@ -10,7 +10,7 @@ import jax
 from stella_jax import __version__
 from stella_jax.errors import StellaError
 from stella_jax.job.settings import differences
-from train.data import Triplets
+from train.data import Dataset
 from train.recipe import Recipe
 
 # Keys of a recipe that change no bit of what is trained; the model and the data go by what they hold.
@@ -19,7 +19,7 @@ FREE = {"": ("output", "model", "revision"), "loop": ("keep", "save_every", "exp
 PACKAGES = ("jax", "jaxlib", "flax", "orbax-checkpoint", "numpy", "tokenizers")
 
 
-def identity(recipe: Recipe, data: Mapping[str, Triplets], model: Mapping[str, Any]) -> dict[str, Any]:
+def identity(recipe: Recipe, data: Mapping[str, Dataset], model: Mapping[str, Any]) -> dict[str, Any]:
     """As JSON values: the recipe, the rows of each split, and the fingerprint of the model to begin with."""
     tree = recipe.as_dict()
     kept = {key: value for key, value in tree.items() if key not in FREE[""]}

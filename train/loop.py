@@ -24,7 +24,7 @@ from stella_jax.job.stop import Stop
 from train import checks, losses, optimizer
 from train.batches import Batcher, rows_of
 from train.checkpoints import Checkpoints, newest_record, read_newest, read_state, steps_of
-from train.data import Triplets, read_triplets
+from train.data import Dataset, read_dataset
 from train.evaluation import Evaluation, primary, primary_name
 from train.export import Origin, Trained, export, is_exported
 from train.hosts import Hosts
@@ -81,9 +81,10 @@ class Run:
     def _read_data(self) -> None:
         """The rows of each split, and which of them each step takes."""
         data, loop = self.recipe.data, self.recipe.loop
-        read = partial(read_triplets, need_negatives=self.recipe.loss.name == "triplet", skip_faulty=data.skip_faulty)
+        negatives = self.recipe.loss.name == "triplet"
+        read = partial(read_dataset, need_negatives=negatives, columns=data.columns, skip_faulty=data.skip_faulty)
         paths = {"train": data.train, "eval": data.eval, "test": data.test}
-        self.data: dict[str, Triplets] = {split: read(path) for split, path in paths.items() if path is not None}
+        self.data: dict[str, Dataset] = {split: read(path) for split, path in paths.items() if path is not None}
         rows = self.data["train"]
         checks.check_data(self.recipe, rows)
         order = (rows, loop.batch_size, data.batch_sampler, self.recipe.seed)
@@ -172,7 +173,8 @@ class Run:
 
     def _step(self) -> None:
         rows = self.schedule.rows(self.done)
-        batch = self.batcher(self.data["train"].take(rows))
+        texts, _ = self.data["train"].take(rows)
+        batch = self.batcher(texts)
         self.state, found = self.trainer.step(self.state, batch)
         self.done += 1
         self.reporter.add(self.done, self.schedule.epochs(self.done), batch.tokens, found)

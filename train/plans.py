@@ -5,14 +5,12 @@ from functools import lru_cache
 
 import numpy as np
 
-from train.data import Triplets
+from train.data import Dataset
 
 Plan = list[np.ndarray]  # a batch is the numbers of its rows
 
 
-def epoch_plan(
-    triplets: Triplets, batch_size: int, sampler: str, seed: int, epoch: int, drop_last: bool = False
-) -> Plan:
+def epoch_plan(dataset: Dataset, batch_size: int, sampler: str, seed: int, epoch: int, drop_last: bool = False) -> Plan:
     """The batches of an epoch.
 
     Args:
@@ -22,19 +20,19 @@ def epoch_plan(
       epoch: from 0.
       drop_last: leaves out batches that are not full.
     """
-    count = len(triplets)
+    count = len(dataset)
     order = np.arange(count) if sampler == "sequential" else np.random.default_rng([seed, epoch]).permutation(count)
     if sampler == "no_duplicates":
-        plan = _without_duplicates(order, text_numbers(triplets), batch_size)
+        plan = _without_duplicates(order, text_numbers(dataset), batch_size)
     else:
         plan = [order[start : start + batch_size] for start in range(0, count, batch_size)]
     return [batch for batch in plan if len(batch) == batch_size] if drop_last else plan
 
 
-def text_numbers(triplets: Triplets) -> np.ndarray:
+def text_numbers(dataset: Dataset) -> np.ndarray:
     """(rows, columns) a number for each text, the same for the same text in any column."""
     numbers: dict[str, int] = {}
-    columns = [[numbers.setdefault(text, len(numbers)) for text in texts] for texts in triplets.columns.values()]
+    columns = [[numbers.setdefault(text, len(numbers)) for text in texts] for texts in dataset.texts.values()]
     return np.array(columns).T
 
 
@@ -75,17 +73,17 @@ class _Room:
         return batch
 
 
-def most_frequent(triplets: Triplets) -> tuple[str, int]:
+def most_frequent(dataset: Dataset) -> tuple[str, int]:
     """The text that most rows have, and in how many places it stands."""
-    texts = text_numbers(triplets)
+    texts = text_numbers(dataset)
     counts = np.bincount(texts.ravel())
     row, column = np.argwhere(texts == counts.argmax())[0]
-    return list(triplets.columns.values())[column][row], int(counts.max())
+    return list(dataset.texts.values())[column][row], int(counts.max())
 
 
-def poor_batches(triplets: Triplets, plan: Plan) -> int:
+def poor_batches(dataset: Dataset, plan: Plan) -> int:
     """Batches of a single row, or with one text in all of their rows: there is nothing in them to tell apart."""
-    texts = text_numbers(triplets)
+    texts = text_numbers(dataset)
     return sum(len(batch) == 1 or _share_a_text(texts[batch]) for batch in plan)
 
 
@@ -101,10 +99,10 @@ class Schedule:
     """
 
     def __init__(
-        self, triplets: Triplets, batch_size: int, sampler: str, seed: int, epochs: int, drop_last: bool = False
+        self, dataset: Dataset, batch_size: int, sampler: str, seed: int, epochs: int, drop_last: bool = False
     ):
         def plan(epoch: int) -> Plan:
-            return epoch_plan(triplets, batch_size, sampler, seed, epoch, drop_last)
+            return epoch_plan(dataset, batch_size, sampler, seed, epoch, drop_last)
 
         # The epochs of `no_duplicates` need not be equally long.
         lengths = [len(plan(epoch)) for epoch in range(epochs if sampler == "no_duplicates" else 1)]

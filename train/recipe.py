@@ -25,6 +25,7 @@ class Data:
       batch_sampler: no_duplicates (no text twice in a batch), shuffle, or sequential (in the order of the file).
       drop_last: leave out batches that are not full.
       skip_faulty: leave out rows that cannot be trained on, such as those whose anchor is its own positive.
+      columns: further columns of finite numbers that the loss is to be given.
       prompts: column -> what is put before its texts: the name of one of the checkpoint's prompts, or a text with a
         space in it.
       max_length: tokens at which a text is cut; None is the checkpoint's own limit.
@@ -36,6 +37,7 @@ class Data:
     batch_sampler: str = one_of("no_duplicates", "shuffle", "sequential")
     drop_last: bool = False
     skip_faulty: bool = False
+    columns: tuple[str, ...] = ()
     prompts: dict[str, str] = field(default_factory=dict, metadata={"keys": COLUMNS})
     max_length: int | None = number(None, least=1)
 
@@ -175,6 +177,8 @@ def _conflicts(recipe: Recipe) -> Iterator[str]:
     if loss.name == "triplet" and (loss.symmetric or loss.mini_batch):
         key = "symmetric" if loss.symmetric else "mini_batch"
         yield f"loss.{key} goes with loss.name = 'multiple_negatives_ranking', not with 'triplet'"
+    for name in set(recipe.data.columns).intersection(COLUMNS):
+        yield f"data.columns names {name!r}, which is a column of texts; leave it out"
     if recipe.data.eval is None and (loop.early_stop or loop.export == "best"):
         key = "early_stop" if loop.early_stop else "export = 'best'"
         yield f"loop.{key} needs evaluations; name a file in data.eval"

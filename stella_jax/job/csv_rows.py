@@ -2,63 +2,64 @@
 
 import csv
 import io
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from itertools import islice
 
-from stella_jax.errors import StellaError, listed
+from stella_jax.errors import StellaError
+from stella_jax.job.columns import NUMBER, Column, RawRow, RowError, present
 from stella_jax.job.files import open_bytes
 from stella_jax.job.lines import LONGEST
 from stella_jax.job.location import Location
-from stella_jax.job.rows import MISSING, Cells, Fault, Fields, Marks
+from stella_jax.job.rows import Marks
 
 
 def read_csv(
-    location: Location, fields: Fields, start: int, offset: None = None
-) -> Iterator[tuple[Cells | Fault | None, None]]:
+    location: Location, columns: Sequence[Column], start: int, offset: None = None
+) -> Iterator[tuple[RawRow | RowError | None, None]]:
     """Every record after the header from number `start` (from 0); None for a blank line.
 
-    Wrong UTF-8 travels as surrogates, so that it spoils its own record only.
+    Wrong UTF-8 travels as surrogates, so that it spoils its own record only. A cell is text; in a column of numbers,
+    the number that it spells, if it does.
 
     Raises:
-      StellaError: there is no header with the fields, or a quote is never closed (the rest of the file lies inside it).
+      StellaError: there is no header with the columns, or a quote is never closed and the rest of the file lies in it.
     """
-    with _open(location, fields) as (header, records):
+    with _open(location) as (header, records):
+        found = present(location, columns, header)
+        places = {column.name: header.index(column.name) for column in found}
+        numbers = [column.name for column in found if column.kind == NUMBER]
         for record in islice(records, start, None):
-            yield record if isinstance(record, Fault) else _select(record, header, fields), None
+            yield record if isinstance(record, RowError) else _select(record, len(header), places, numbers), None
 
 
-def count_csv(location: Location, fields: Fields) -> tuple[int, Marks]:
+def count_csv(location: Location, columns: Sequence[Column]) -> tuple[int, Marks]:
     """How many records `read_csv` reads, and no mark but the first; raises as it does."""
-    with _open(location, fields) as (_, records):
+    with _open(location) as (header, records):
+        present(location, columns, header)
         return sum(1 for _ in records), [(0, 0)]
 
 
 @contextmanager
-def _open(location: Location, fields: Fields) -> Iterator[tuple[list[str], Iterator[list[str] | Fault]]]:
+def _open(location: Location) -> Iterator[tuple[list[str], Iterator[list[str] | RowError]]]:
     """The header, and the records after it."""
     csv.field_size_limit(LONGEST)  # the module's own, and process-wide: its default of 128 KiB is less than a long text
     with open_bytes(location) as file, io.TextIOWrapper(file, "utf-8", "surrogateescape", newline="") as text:
         reader = csv.reader(text, strict=True)
-        yield _header(location, reader, fields), _records(location, reader)
+        yield _header(location, reader), _records(location, reader)
 
 
-def _header(location: Location, reader, fields: Fields) -> list[str]:
+def _header(location: Location, reader) -> list[str]:
     try:
         header = next(reader, None)
     except csv.Error as error:
         raise StellaError(f"{location} has no sound header: {error}.") from None
     if not header:
         raise StellaError(f"{location} is empty; a .csv needs a first line that names its columns.")
-    for field in (fields.text, fields.id):
-        if field is not None and header.count(field) != 1:
-            many = "more than one column" if field in header else "no column"
-            shown = [name.encode(errors="replace").decode() for name in header]
-            raise StellaError(f"{location} has {many} {field!r}; its first line names {listed(shown)}.")
     return header
 
 
-def _records(location: Location, reader) -> Iterator[list[str] | Fault]:
+def _records(location: Location, reader) -> Iterator[list[str] | RowError]:
     while True:
         line = reader.line_num + 1
         try:
@@ -70,28 +71,39 @@ def _records(location: Location, reader) -> Iterator[list[str] | Fault]:
                 raise StellaError(
                     f"{location}: the quote opened in the record at line {line} is never closed."
                 ) from None
-            yield Fault(f"not CSV: {error}")
+            yield RowError(f"not CSV: {error}")
 
 
-def _select(record: list[str], header: list[str], fields: Fields) -> Cells | Fault | None:
+def _select(
+    record: list[str], length: int, places: Mapping[str, int], numbers: Sequence[str]
+) -> RawRow | RowError | None:
     if not record:
         return None
-    if len(record) != len(header):
-        return Fault(f"has {len(record)} cells where the header has {len(header)}")
-    has_id = fields.id_name in header
-    return Cells(record[header.index(fields.text)], record[header.index(fields.id_name)] if has_id else MISSING)
+    if len(record) != length:
+        return RowError(f"has {len(record)} cells where the header has {length}")
+    row: dict[str, object] = {name: record[place] for name, place in places.items()}
+    for name in numbers:
+        row[name] = _number(record[places[name]])
+    return row
 
 
-def csv_cells(cells: Cells | None, fields: Fields) -> Cells | None:
-    """The same cells, if they were UTF-8."""
-    for value in cells or ():
+def _number(cell: str) -> float | str:
+    try:
+        return float(cell)
+    except ValueError:
+        return cell
+
+
+def csv_row(row: RawRow | None, columns: Sequence[Column]) -> RawRow | None:
+    """The same values, if they were UTF-8."""
+    for value in (row or {}).values():
         if isinstance(value, str) and not value.isascii():
             _check_utf8(value)
-    return cells
+    return row
 
 
 def _check_utf8(value: str) -> None:
     try:
         value.encode()
     except UnicodeEncodeError as error:
-        raise Fault(f"not UTF-8: byte 0x{ord(value[error.start]) - 0xDC00:02X}") from None
+        raise RowError(f"not UTF-8: byte 0x{ord(value[error.start]) - 0xDC00:02X}") from None

@@ -1,13 +1,14 @@
 """Rows of .jsonl and .txt files, split on bytes so that a line with wrong UTF-8 spoils no other."""
 
 import json
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from itertools import islice
 from typing import BinaryIO
 
+from stella_jax.job.columns import Column, RawRow, RowError
 from stella_jax.job.files import open_bytes
 from stella_jax.job.location import Location
-from stella_jax.job.rows import MISSING, Cells, Fault, Fields, Marks
+from stella_jax.job.rows import Marks
 
 # A line beyond this is no row but a file without line ends; reading it whole could take all memory there is.
 LONGEST = 64 * 2**20
@@ -17,7 +18,7 @@ MARK_BYTES = 4 * BLOCK
 _scan_json = json.JSONDecoder().raw_decode
 
 
-def count_lines(location: Location, fields: Fields) -> tuple[int, Marks]:
+def count_lines(location: Location, columns: Sequence[Column]) -> tuple[int, Marks]:
     """How many `read_lines` reads, and marks: every few megabytes the number of a line, and the offset of its begin."""
     count, last, marks = 0, b"\n", [(0, 0)]
     with open_bytes(location) as file:
@@ -32,8 +33,8 @@ def count_lines(location: Location, fields: Fields) -> tuple[int, Marks]:
 
 
 def read_lines(
-    location: Location, fields: Fields, start: int, offset: int | None
-) -> Iterator[tuple[bytes | Fault, int]]:
+    location: Location, columns: Sequence[Column], start: int, offset: int | None
+) -> Iterator[tuple[bytes | RowError, int]]:
     """Every line from number `start` (from 0), without its end, and the offset of the line after it.
 
     An offset of 0 is the file's beginning: a byte order mark there is no part of the first line.
@@ -45,7 +46,7 @@ def read_lines(
         yield from lines if offset is not None else islice(lines, start, None)
 
 
-def _bounded(file: BinaryIO) -> Iterator[tuple[bytes | Fault, int]]:
+def _bounded(file: BinaryIO) -> Iterator[tuple[bytes | RowError, int]]:
     end, longest, readline = file.tell(), LONGEST, file.readline
     while line := readline(longest):
         end += len(line)
@@ -55,7 +56,7 @@ def _bounded(file: BinaryIO) -> Iterator[tuple[bytes | Fault, int]]:
             yield line.removesuffix(b"\r"), end
         else:
             end += _skip_line(file)
-            yield Fault(f"longer than {longest >> 20} MiB without a line end"), end
+            yield RowError(f"longer than {longest >> 20} MiB without a line end"), end
 
 
 def _skip_line(file: BinaryIO) -> int:
@@ -68,8 +69,8 @@ def _skip_line(file: BinaryIO) -> int:
     return skipped
 
 
-def json_cells(line: bytes, fields: Fields) -> Cells | None:
-    """The cells of a line of JSON, None for a blank line."""
+def json_row(line: bytes, columns: Sequence[Column]) -> RawRow | None:
+    """The object on a line of JSON with all that it holds, None for a blank line."""
     text = decode(line)
     try:
         row, end = _scan_json(text)
@@ -80,26 +81,26 @@ def json_cells(line: bytes, fields: Fields) -> Cells | None:
             return None
         row = _parse(text)
     if not isinstance(row, dict):
-        raise Fault("not a JSON object")
-    return Cells(row.get(fields.text, MISSING), row.get(fields.id_name, MISSING))
+        raise RowError("not a JSON object")
+    return row
 
 
 def _parse(text: str) -> object:
     try:
         return json.loads(text)
     except json.JSONDecodeError as error:
-        raise Fault(f"not JSON: {error.msg} at character {error.pos}") from None
+        raise RowError(f"not JSON: {error.msg} at character {error.pos}") from None
     except (ValueError, RecursionError) as error:
-        raise Fault(f"not JSON: {error}") from None
+        raise RowError(f"not JSON: {error}") from None
 
 
-def text_cells(line: bytes, fields: Fields) -> Cells:
-    """The cells of a line of text: all of it, and no id."""
-    return Cells(decode(line), MISSING)
+def text_row(line: bytes, columns: Sequence[Column]) -> RawRow:
+    """A line of text, as the value of the first column."""
+    return {columns[0].name: decode(line)}
 
 
 def decode(value: bytes) -> str:
     try:
         return value.decode()
     except UnicodeDecodeError as error:
-        raise Fault(f"not UTF-8: byte 0x{value[error.start]:02X} at byte {error.start}") from None
+        raise RowError(f"not UTF-8: byte 0x{value[error.start]:02X} at byte {error.start}") from None

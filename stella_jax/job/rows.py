@@ -1,10 +1,9 @@
 """Rows of a job's inputs: a text with its id, or the reason why there is none."""
 
-import json
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import NamedTuple
 
-MISSING = object()
+from stella_jax.job.columns import ID, Column, RawRow, RowError
 
 # Records from which one can begin to read: their number (from 0), and how many bytes lie before, which is their offset
 # where the format knows offsets. The first is (0, 0).
@@ -29,17 +28,6 @@ class Rejected(NamedTuple):
     reason: str
 
 
-class Cells(NamedTuple):
-    """What stands in a row's two fields, unchecked; MISSING where there is nothing."""
-
-    text: object
-    id: object
-
-
-class Fault(Exception):
-    """What is wrong with one row, or one field of it; never leaves this package."""
-
-
 @dataclass(frozen=True, slots=True)
 class Fields:
     """Which fields of a row are read.
@@ -50,49 +38,22 @@ class Fields:
     text: str = "text"
     id: str | None = None
 
-    @property
-    def id_name(self) -> str:
-        return self.id or "id"
+    columns: tuple[Column, Column] = field(init=False, repr=False, compare=False)
+
+    def __post_init__(self):
+        key = Column(self.id or "id", ID, needed=self.id is not None)
+        object.__setattr__(self, "columns", (Column(self.text), key))
 
 
-def make_row(name: str, number: int, cells: Cells, fields: Fields) -> Row | Rejected:
-    """The row of these cells, or what is wrong with them; `name` is the input's."""
+def make_row(name: str, number: int, raw: RawRow, columns: tuple[Column, Column]) -> Row | Rejected:
+    """The row of these values, or what is wrong with them; `name` is the input's."""
+    text, key = columns
     row_id = None
     try:
-        row_id = f"{name}:{number}" if cells.id is MISSING and fields.id is None else _check_id(cells.id, fields)
-        return Row(name, number, row_id, _check_text(cells.text, fields.text))
-    except Fault as fault:
-        return Rejected(name, number, row_id, str(fault))
-
-
-def _check_id(value: object, fields: Fields) -> str:
-    if isinstance(value, int) and not isinstance(value, bool):
-        return str(value)
-    row_id = _check_text(value, fields.id_name, kind="a string or a whole number")
-    if not row_id:
-        raise Fault(f"{fields.id_name} is empty")
-    return row_id
-
-
-def _check_text(value: object, field: str, kind: str = "a string") -> str:
-    if value is MISSING:
-        raise Fault(f"{field} is missing")
-    if not isinstance(value, str):
-        raise Fault(f"{field} is {_shown(value)}, not {kind}")
-    if not value.isascii():
-        _check_surrogates(value, field)
-    return value
-
-
-def _check_surrogates(value: str, field: str) -> None:
-    try:
-        value.encode()
-    except UnicodeEncodeError as error:
-        code = ord(value[error.start])
-        raise Fault(f"{field} holds a lone surrogate (U+{code:04X} at character {error.start})") from None
-
-
-def _shown(value: object) -> str:
-    """A value as JSON would write it, which is what the person who wrote the row has before them."""
-    shown = json.dumps(value, default=repr)
-    return shown if len(shown) <= 40 else shown[:37] + "..."
+        row_id = str(key.value(raw)) if key.needed or key.name in raw else f"{name}:{number}"
+        if not row_id:
+            row_id = None
+            raise RowError(f"{key.name} is empty")
+        return Row(name, number, row_id, text.value(raw))
+    except RowError as error:
+        return Rejected(name, number, row_id, str(error))

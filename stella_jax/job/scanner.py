@@ -14,8 +14,9 @@ import numpy as np
 
 from stella_jax.job.duplicates import Runs
 from stella_jax.job.hashing import Identity, Tick
+from stella_jax.job.records import RecordReader
 from stella_jax.job.rows import Fields, Marks, Rejected, Row
-from stella_jax.job.source import Records, Source
+from stella_jax.job.source import Source
 
 # What is known of a part, or of what lies of it in one input, before it is embedded: where its first record begins in
 # its input (bytes, unzipped; -1 where the format cannot seek), its rows (blank records left out), and a hash of them.
@@ -96,7 +97,7 @@ class Scanner:
 class _Reading:
     """One pass over one input, `done` records of which were read or passed over."""
 
-    def __init__(self, source: Source, records: Records, fields: Fields, runs: Runs, start: int, done: int):
+    def __init__(self, source: Source, records: RecordReader, fields: Fields, runs: Runs, start: int, done: int):
         self.done = done
         self.faulty = 0
         self.ended = False

@@ -12,8 +12,9 @@ import pytest
 
 from stella_jax import StellaError
 from stella_jax.job import lines
+from stella_jax.job.records import RecordReader
 from stella_jax.job.rows import Fields, Rejected, Row
-from stella_jax.job.source import Records, open_sources
+from stella_jax.job.source import open_sources
 
 FIELDS = Fields()
 
@@ -129,7 +130,7 @@ def test_reading_from_the_middle_gives_the_tail(tmp_path, start):
         ]
 
 
-def records_of(path: Path, start: int = 0, offset: int | None = None) -> Records:
+def records_of(path: Path, start: int = 0, offset: int | None = None) -> RecordReader:
     [source] = open_sources([path], FIELDS)
     return source.records(FIELDS, start, offset)
 
@@ -353,7 +354,7 @@ def test_csv_headers(tmp_path):
     path = tmp_path / "a.csv"
     for content, sentence in [
         (b"", "is empty"),
-        (b"first text,2\n", "has no column 'text'; its first line names first text and 2."),
+        (b"first text,2\n", "has no column 'text'; its columns are first text and 2."),
         (b"text,text\na,b\n", "has more than one column 'text'"),
         (b'"text\n', "has no sound header"),
     ]:
@@ -368,7 +369,7 @@ def test_a_quote_that_is_never_closed(tmp_path):
 
 def test_a_text_file_has_no_ids(tmp_path):
     (tmp_path / "a.txt").touch()
-    assert "leave out the id field" in refused(tmp_path / "a.txt", Fields("text", "key"))
+    assert "plain text has no column 'key'" in refused(tmp_path / "a.txt", Fields("text", "key"))
 
 
 # Names

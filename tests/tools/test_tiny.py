@@ -15,7 +15,7 @@ from stella_jax.hub import TINY
 from tools.tiny import untrained as weights
 from tools.tiny.__main__ import join, main
 from tools.tiny.glosses import write_pairs, write_questions
-from train.data import read_triplets, triplets_of
+from train.data import dataset_of, read_dataset
 from train.evaluators import triplet_accuracy
 
 WORDNET = Path(__file__).parent.parent.parent / "examples/wordnet"
@@ -47,7 +47,7 @@ def test_too_few_texts_for_the_tokens_wanted(untrained):
 
 
 # A word is an anchor that is no gloss; a gloss that is an anchor names its kind.
-PAIRS = triplets_of(
+PAIRS = dataset_of(
     [
         ("oak", "a tree with acorns"),
         ("elm", "a tree of avenues"),
@@ -68,17 +68,17 @@ def test_pairs_and_what_follows_from_them(tmp_path):
     write_pairs(PAIRS, tmp_path / "pairs.jsonl")
     found = [(row["anchor"], row["positive"]) for row in lines(tmp_path / "pairs.jsonl")]
     assert found[:8] == [
-        *zip(PAIRS.anchors, PAIRS.positives, strict=True),
+        *zip(PAIRS.texts["anchor"], PAIRS.texts["positive"], strict=True),
         *[(w, "a plant of wood") for w in ("oak", "elm")],
     ]
-    glosses = sorted(set(PAIRS.positives))
+    glosses = sorted(set(PAIRS.texts["positive"]))
     assert len(found[8:]) <= len(glosses)
     for halves in found[8:]:
         assert sorted(" ".join(halves).split()) in [sorted(gloss.split()) for gloss in glosses]
 
 
 def test_questions_have_a_wrong_gloss_of_the_same_kind(tmp_path):
-    ready = triplets_of([("What is ash?", "what is left of a fire", "a plant of wood"), ("h", "held", "n")], "here")
+    ready = dataset_of([("What is ash?", "what is left of a fire", "a plant of wood"), ("h", "held", "n")], "here")
     file = tmp_path / "questions.jsonl"
     write_questions(PAIRS, ready, {"held"}, ["query: "], file)
     found = [(row["anchor"].removeprefix("query: "), row["positive"], row["negative"]) for row in lines(file)]
@@ -115,10 +115,10 @@ def test_encoder_and_heads_of_several_trainings_in_one_checkpoint(untrained, tmp
 
 def test_tiny_scores_what_its_card_says():
     card = (TINY / "README.md").read_text()
-    rows = read_triplets(WORDNET / "wordnet_triplets_test.jsonl.gz")
+    rows = read_dataset(WORDNET / "wordnet_triplets_test.jsonl.gz")
     for dim in (32, 64, 128):
         model = Stella.from_pretrained("tiny", dim=dim, dtype="float32")
-        embeddings = [model.encode(texts) for texts in rows.columns.values()]
+        embeddings = [model.encode(texts) for texts in rows.texts.values()]
         stated = re.search(rf"\| {dim} \| ([\d.]+)", card)
         assert stated and triplet_accuracy(*embeddings)["cosine_accuracy"] == pytest.approx(float(stated[1]), abs=2e-3)
 

@@ -9,11 +9,11 @@ import pytest
 
 from stella_jax import StellaError
 from train.checks import Movement, check_data, check_finite, check_schedule, doubts
-from train.data import triplets_of
+from train.data import dataset_of
 from train.plans import epoch_plan
 from train.recipe import Recipe, recipe_of
 
-ROWS = triplets_of([(f"a{i}", f"p{i}", f"n{i}") for i in range(10)], "rows.jsonl")
+ROWS = dataset_of([(f"a{i}", f"p{i}", f"n{i}") for i in range(10)], "rows.jsonl")
 
 
 def recipe(**sections: Any) -> Recipe:
@@ -31,7 +31,7 @@ def said(of: Recipe, rows=ROWS, normalized: bool = False) -> list[str]:
 
 def test_of_a_sound_run_nothing_is_said():
     assert said(recipe()) == []
-    nine = triplets_of([(f"a{i}", f"p{i}", f"n{i}") for i in range(9)], "")
+    nine = dataset_of([(f"a{i}", f"p{i}", f"n{i}") for i in range(9)], "")
     assert said(recipe(), nine) == [], "a last batch of one row"
 
 
@@ -45,7 +45,7 @@ def test_fewer_rows_than_a_batch():
 
 @pytest.mark.parametrize(("sampler", "batches"), [("no_duplicates", "10 of 10"), ("shuffle", "3 of 3")])
 def test_batches_in_which_all_is_the_same(sampler, batches):
-    same = triplets_of([(f"a{i}", "the same") for i in range(10)], "rows.jsonl")
+    same = dataset_of([(f"a{i}", "the same") for i in range(10)], "rows.jsonl")
     [sentence] = said(recipe(data={"batch_sampler": sampler}), same)
     assert sentence.startswith(f"{batches} batches of an epoch hold a single row, or the same text in every row: ")
     assert sentence.endswith("'the same' stands in 10 places of rows.jsonl.")

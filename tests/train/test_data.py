@@ -2,18 +2,20 @@
 
 import gzip
 import json
+import re
 from pathlib import Path
 
+import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
 from stella_jax import StellaError
-from train.data import read_triplets, triplets_of
+from train.data import dataset_of, read_dataset
 
 ROWS = [("what is tea?", "a drink", "a car"), ("was ist Öl?", "a, “liquid”", "a\nstone")]
 NAMES = ("anchor", "positive", "negative")
-MEND = "Mend or remove them, or set data.skip_faulty = true."
+FIX = "Fix or remove these rows, or set data.skip_faulty = true."
 
 
 def jsonl(rows, names=NAMES) -> bytes:
@@ -36,7 +38,7 @@ def write(tmp_path: Path):
 
 def refused(path: Path, need_negatives: bool = False) -> str:
     with pytest.raises(StellaError) as caught:
-        read_triplets(path, need_negatives)
+        read_dataset(path, need_negatives)
     assert "\n" not in str(caught.value)
     return str(caught.value).removeprefix(str(path))
 
@@ -52,27 +54,29 @@ def test_every_format_holds_the_same_rows(write, tmp_path):
         tmp_path / "rows.parquet",
     ]
     for path in paths:
-        found = read_triplets(path, need_negatives=True)
-        assert list(zip(*found.columns.values(), strict=True)) == ROWS
-        assert found.sha256 == triplets_of(ROWS, "").sha256
-        assert (len(found), list(found.columns)) == (2, list(NAMES))
+        found = read_dataset(path, need_negatives=True)
+        assert list(zip(*found.texts.values(), strict=True)) == ROWS
+        assert found.sha256 == dataset_of(ROWS, "").sha256
+        assert (len(found), list(found.texts)) == (2, list(NAMES))
         assert found.source == str(path)
 
 
 def test_negatives_may_be_left_out_and_further_columns_are_ignored(write):
-    found = read_triplets(write(jsonl([(7, "a", "b")], ("id", "positive", "anchor"))))
-    assert (found.anchors, found.positives, found.negatives) == (["b"], ["a"], None)
-    assert list(found.columns) == ["anchor", "positive"]
+    found = read_dataset(write(jsonl([(7, "a", "b")], ("id", "positive", "anchor"))))
+    assert list(found.texts.items()) == [("anchor", ["b"]), ("positive", ["a"])]
+    assert found.columns == {}
 
 
 def test_rows_are_numbered_as_in_the_file(write):
-    assert read_triplets(write(b"\n" + jsonl(ROWS[:1]) + b" \n" + jsonl(ROWS[1:]))).numbers == [2, 4]
+    assert read_dataset(write(b"\n" + jsonl(ROWS[:1]) + b" \n" + jsonl(ROWS[1:]))).numbers == [2, 4]
 
 
 def test_the_hash_is_of_rows_in_order():
-    assert triplets_of(ROWS, "a").sha256 == triplets_of(ROWS, "b").sha256
-    assert triplets_of(ROWS, "a").sha256 != triplets_of(ROWS[::-1], "a").sha256
-    assert triplets_of([("ab", "c")], "").sha256 != triplets_of([("a", "bc")], "").sha256
+    assert dataset_of(ROWS, "a").sha256 == dataset_of(ROWS, "b").sha256
+    # That of a run whose checkpoints are to be read later, too.
+    assert dataset_of(ROWS, "").sha256 == "3500fb557f0fd102294036cf0e645944b4d6328dc45166425e544a04392e8fd4"
+    assert dataset_of(ROWS, "a").sha256 != dataset_of(ROWS[::-1], "a").sha256
+    assert dataset_of([("ab", "c")], "").sha256 != dataset_of([("a", "bc")], "").sha256
 
 
 @pytest.mark.parametrize(
@@ -80,35 +84,37 @@ def test_the_hash_is_of_rows_in_order():
     [
         (("", "b", "c"), "row 2: anchor is empty"),
         (("a", " \n", "c"), "row 2: positive is empty"),
-        (("a", "b", None), "row 2: negative is missing"),
-        (("a", 3, "c"), "row 2: positive is 3, no text"),
+        (("a", "b", None), "row 2: negative is null, not a string"),
+        (("a", 3, "c"), "row 2: positive is 3, not a string"),
         (("a", "a", "c"), "row 2: anchor and positive are the same text"),
         (("a", "b", "b"), "row 2: positive and negative are the same text"),
-        (("a", "b", "\ud800"), "row 2: negative holds what is no Unicode text"),
+        (("a", "b", "\ud800"), "row 2: negative holds a lone surrogate (U+D800 at character 0)"),
     ],
 )
 def test_a_row_that_cannot_be_trained_on_is_named(write, row, why):
-    assert refused(write(jsonl([ROWS[0], row]))) == f": {why}. {MEND}"
+    assert refused(write(jsonl([ROWS[0], row]))) == f": {why}. {FIX}"
 
 
 def test_of_many_such_rows_three_are_named(write):
-    assert refused(write(jsonl([("a", "a", "c")] * 9))).endswith(f"same text, and 6 rows more. {MEND}")
+    assert refused(write(jsonl([("a", "a", "c")] * 9))).endswith(f"same text, and 6 rows more. {FIX}")
 
 
 def test_faulty_rows_can_be_left_out(write):
-    found = read_triplets(write(jsonl([("a", "a", "c"), *ROWS, ("", "b", "c")])), skip_faulty=True)
-    assert list(zip(*found.columns.values(), strict=True)) == ROWS
+    found = read_dataset(write(jsonl([("a", "a", "c"), *ROWS, ("", "b", "c")])), skip_faulty=True)
+    assert list(zip(*found.texts.values(), strict=True)) == ROWS
     assert found.numbers == [2, 3]
     assert found.skipped == "row 1: anchor and positive are the same text; row 4: anchor is empty"
-    assert read_triplets(write(jsonl(ROWS))).skipped == ""
+    assert read_dataset(write(jsonl(ROWS))).skipped == ""
     with pytest.raises(StellaError, match="holds no rows to train on: row 1: anchor is empty"):
-        read_triplets(write(jsonl([("", "b", "c")])), skip_faulty=True)
+        read_dataset(write(jsonl([("", "b", "c")])), skip_faulty=True)
 
 
 def test_missing_columns(write):
-    assert "has no column 'positive', only anchor and text." in refused(write(jsonl([("a", "b")], ("anchor", "text"))))
+    assert "has no column 'positive'; its columns are anchor and text." in refused(
+        write(jsonl([("a", "b")], ("anchor", "text")))
+    )
     pairs = write(jsonl([("a", "b")], NAMES[:2]), "pairs.jsonl")
-    assert "has no column 'negative', only anchor and positive; the triplet loss" in refused(pairs, need_negatives=True)
+    assert "has no column 'negative', which the triplet loss needs" in refused(pairs, need_negatives=True)
     some = write(jsonl([("a", "b")], NAMES[:2]) + jsonl(ROWS), "some.jsonl")
     assert "row 1: negative is missing" in refused(some)
 
@@ -116,19 +122,15 @@ def test_missing_columns(write):
 @pytest.mark.parametrize(
     ("name", "content", "why"),
     [
-        ("rows.txt", b"a", "is of no kind that is read; .jsonl, .csv and .parquet are"),
+        ("rows.txt", b"a", "plain text has no column 'positive'; use .jsonl, .csv or .parquet"),
         ("rows.parquet.gz", b"a", "is of no kind that is read"),
         ("rows.jsonl", b"", "holds no rows."),
         ("rows.csv", b"anchor,positive,negative\n", "holds no rows."),
-        ("rows.jsonl", b'{"anchor":', "row 1 is not JSON"),
-        ("rows.jsonl", b"\xff\n", "row 1 is not JSON"),
-        ("rows.jsonl", b"[1]\n", "row 1 is no JSON object"),
-        ("rows.csv", b"anchor,positive\na\n", "row 1: positive is missing"),
-        ("rows.csv", b"anchor,positive\na,b,c\n", "row 1: it has more cells than the header"),
-        ("rows.csv", b"anchor,positive\na,\xff\n", "row 1: positive holds what is no Unicode text"),
-        ("rows.csv", b'anchor,positive\na,"b\n', "the record at line 1 is not CSV"),
-        ("rows.jsonl.gz", b"plain", "is damaged or no gzip file"),
-        ("rows.jsonl.gz", gzip.compress(jsonl(ROWS))[:-20], "is damaged or no gzip file"),
+        ("rows.csv", b"", "is empty"),
+        ("rows.csv", b"anchor\na\n", "has no column 'positive'; its columns are anchor"),
+        ("rows.csv", b'anchor,positive\na,"b\n', "the quote opened in the record at line 2 is never closed"),
+        ("rows.jsonl.gz", b"plain", "is no gzip file"),
+        ("rows.jsonl.gz", gzip.compress(jsonl(ROWS))[:-20], "is cut off after row 1"),
         ("rows.parquet", b"PAR1", "is no sound Parquet file"),
     ],
 )
@@ -136,5 +138,89 @@ def test_files_that_cannot_be_read(write, name, content, why):
     assert why in refused(write(content, name))
 
 
+@pytest.mark.parametrize(
+    ("name", "content", "why"),
+    [
+        ("rows.jsonl", b'{"anchor":', "not JSON"),
+        ("rows.jsonl", b"\xff", "not UTF-8"),
+        ("rows.jsonl", b"[1]", "not a JSON object"),
+        ("rows.csv", b"a", "has 1 cells where the header has 2"),
+        ("rows.csv", b"a,b,c", "has 3 cells where the header has 2"),
+        ("rows.csv", b"a,\xff", "not UTF-8"),
+        ("rows.csv", b'"a"b,c', "not CSV"),
+    ],
+)
+def test_a_row_that_cannot_be_parsed_is_one_of_them(write, name, content, why):
+    before = b'{"anchor": "a", "positive": "b"}\n' if name == "rows.jsonl" else b"anchor,positive\na,b\n"
+    path = write(before + content + b"\n", name)
+    assert f": row 2: {why}" in refused(path)
+    assert read_dataset(path, skip_faulty=True).numbers == [1]
+
+
+SCORED = [(*row, score) for row, score in zip(ROWS, (0.5, 2), strict=True)]
+SCORED_NAMES = (*NAMES, "score")
+
+
+def test_further_columns_of_every_format(write, tmp_path):
+    table = dict(zip(SCORED_NAMES, zip(*SCORED, strict=True), strict=True)) | {"same": [True, False]}
+    pq.write_table(pa.table(table), tmp_path / "rows.parquet")
+    rows = [(*row, same) for row, same in zip(SCORED, (True, False), strict=True)]
+    names = (*SCORED_NAMES, "same")
+    cells = [(*texts, str(score), str(int(same))) for *texts, score, same in rows]
+    for path in (write(jsonl(rows, names)), write(csv(cells, names), "rows.csv"), tmp_path / "rows.parquet"):
+        found = read_dataset(path, columns=("score", "same"))
+        assert list(found.columns) == ["score", "same"]
+        texts, columns = found.take([1, 0])
+        assert texts == [list(column) for column in zip(*ROWS[::-1], strict=True)]
+        assert {values.dtype for values in columns.values()} == {np.dtype(np.float32)}
+        assert {name: values.tolist() for name, values in columns.items()} == {"score": [2, 0.5], "same": [0, 1]}
+        assert list(found.texts) == list(NAMES)
+
+
+def test_the_hash_is_of_further_columns_too(write):
+    path, other = write(jsonl(SCORED, SCORED_NAMES)), write(jsonl([SCORED[0], (*ROWS[1], 3)], SCORED_NAMES), "b.jsonl")
+    hashes = [read_dataset(file, columns=columns).sha256 for file in (path, other) for columns in ((), ("score",))]
+    assert hashes[0] == hashes[2] == dataset_of(ROWS, "").sha256
+    assert len(set(hashes)) == 3
+
+
+@pytest.mark.parametrize(
+    ("score", "why"),
+    [
+        ("x", 'score is "x", not a number'),
+        ("1", 'score is "1", not a number'),
+        (None, "score is null, not a number"),
+        ([1], "score is [1], not a number"),
+        (float("nan"), "score is NaN, not a finite number"),
+        (1e39, "score is 1e+39, not a finite number"),
+        (10**50, "score is 1000"),
+    ],
+)
+def test_a_row_without_its_number_is_faulty(write, score, why):
+    path = write(jsonl([*SCORED, (*ROWS[0], score)], SCORED_NAMES))
+    with pytest.raises(StellaError, match=f"row 3: {re.escape(why)}"):
+        read_dataset(path, columns=["score"])
+    found = read_dataset(path, columns=["score"], skip_faulty=True)
+    assert (found.numbers, len(found.columns["score"])) == ([1, 2], 2)
+    assert len(read_dataset(path)) == 3
+
+
+def test_a_cell_that_is_no_number(write):
+    path = write(csv([(*ROWS[0], "1e-3"), (*ROWS[1], "")], SCORED_NAMES), "rows.csv")
+    with pytest.raises(StellaError, match='row 2: score is "", not a number'):
+        read_dataset(path, columns=["score"])
+
+
+def test_a_further_column_that_is_missing(write, tmp_path):
+    pq.write_table(pa.table({"anchor": ["a"], "positive": ["b"], "score": ["1"]}), tmp_path / "rows.parquet")
+    for path in (write(jsonl(ROWS)), write(csv(ROWS), "rows.csv")):
+        with pytest.raises(StellaError, match="no column 'rank'; its columns are anchor, positive and negative"):
+            read_dataset(path, columns=["rank"])
+    with pytest.raises(StellaError, match="no column 'rank'; its columns are anchor, positive and score"):
+        read_dataset(tmp_path / "rows.parquet", columns=["rank"])
+    with pytest.raises(StellaError, match="column 'score' is of type string, not integer, float or bool"):
+        read_dataset(tmp_path / "rows.parquet", columns=["score"])
+
+
 def test_a_file_that_is_not_there(tmp_path):
-    assert "is no file that is there; paths are relative to the working directory" in refused(tmp_path / "no.jsonl")
+    assert "file not found (paths are relative to the working directory" in refused(tmp_path / "no.jsonl")

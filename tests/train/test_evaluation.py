@@ -5,14 +5,14 @@ import numpy as np
 import pytest
 
 from stella_jax import Stella
-from train.data import Triplets, triplets_of
+from train.data import Dataset, dataset_of
 from train.evaluation import Evaluation, primary
 from train.evaluators import triplet_accuracy
 from train.losses import Loss, multiple_negatives_ranking_loss, triplet_loss
 from train.params import load
 
 WORDS = ["fog", "law", "owl", "sea", "ink"]
-ROWS = triplets_of([(f"a {w}", f"one {w}", f"no {v}") for w, v in zip(WORDS, WORDS[1:] + WORDS[:1], strict=True)], "")
+ROWS = dataset_of([(f"a {w}", f"one {w}", f"no {v}") for w, v in zip(WORDS, WORDS[1:] + WORDS[:1], strict=True)], "")
 
 
 @pytest.fixture
@@ -31,8 +31,8 @@ def params_of(model: Stella):
     return load(model.checkpoint, model.mesh, model.dim)[1]
 
 
-def embedded(model: Stella, rows: Triplets) -> list[np.ndarray]:
-    return [model.encode(list(texts)) for texts in rows.columns.values()]
+def embedded(model: Stella, rows: Dataset) -> list[np.ndarray]:
+    return [model.encode(list(texts)) for texts in rows.texts.values()]
 
 
 def test_scores_are_those_of_what_encode_gives(tiny):
@@ -46,7 +46,7 @@ def test_scores_are_those_of_what_encode_gives(tiny):
 
 
 def test_a_ranking_loss_is_that_of_batches_in_their_order(tiny):
-    pairs = triplets_of(list(zip(ROWS.anchors, ROWS.positives, strict=True)), "")
+    pairs = dataset_of(list(zip(ROWS.texts["anchor"], ROWS.texts["positive"], strict=True)), "")
     a, p = embedded(tiny, pairs)
     found = evaluation(tiny, Loss("multiple_negatives_ranking"))(params_of(tiny), pairs)
     batches = [slice(0, 2), slice(2, 4), slice(4, 5)]
@@ -67,12 +67,12 @@ def test_it_follows_the_parameters_and_ticks(tiny):
 
 def test_prompts_are_put_before_their_column(tiny):
     with_prompt = evaluation(tiny, prompts={"anchor": "sea sea "})(params_of(tiny), ROWS)
-    spelt_out = triplets_of([(f"sea sea {a}", p, n) for a, p, n in zip(*ROWS.columns.values(), strict=True)], "")
+    spelt_out = dataset_of([(f"sea sea {a}", p, n) for a, p, n in zip(*ROWS.texts.values(), strict=True)], "")
     assert with_prompt == evaluation(tiny)(params_of(tiny), spelt_out)
 
 
 def test_all_positives_of_an_anchor_are_relevant_to_it(tiny):
-    twice = triplets_of([("a fog", "one sea"), ("a fog", "one fog"), ("a law", "one sea")], "")
+    twice = dataset_of([("a fog", "one sea"), ("a fog", "one fog"), ("a law", "one sea")], "")
     found = evaluation(tiny, Loss("multiple_negatives_ranking"))(params_of(tiny), twice)
     assert found["cosine_recall@3"] == 1
     assert found["cosine_precision@3"] == pytest.approx((2 / 3 + 1 / 3) / 2)

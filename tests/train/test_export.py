@@ -15,7 +15,7 @@ from stella_jax.checkpoint import Checkpoint
 from stella_jax.sharding import make_mesh
 from train import curves
 from train.card import Origin
-from train.data import triplets_of
+from train.data import dataset_of
 from train.export import PROVENANCE, Trained, export, is_exported
 from train.identity import identity
 from train.metrics import Metrics
@@ -23,7 +23,7 @@ from train.params import load
 from train.recipe import recipe_of
 
 TEXTS = ["what is tea?", "A drink made of leaves, and a rather long sentence about it.", "x"]
-ROWS = triplets_of([("a", "p", "n"), ("b", "q", "m")], "rows.jsonl")
+ROWS = dataset_of([("a", "p", "n"), ("b", "q", "m")], "rows.jsonl")
 SCORES = {"loss": 4.0, "cosine_accuracy": 0.5, "cosine_mrr@10": 0.25}
 
 

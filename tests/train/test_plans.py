@@ -5,14 +5,14 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from train.data import Triplets, triplets_of
+from train.data import Dataset, dataset_of
 from train.plans import Schedule, epoch_plan, most_frequent, poor_batches
 
 SAMPLERS = ("no_duplicates", "shuffle", "sequential")
 
 
-def distinct(count: int) -> Triplets:
-    return triplets_of([(f"a{i}", f"p{i}", f"n{i}") for i in range(count)], "")
+def distinct(count: int) -> Dataset:
+    return dataset_of([(f"a{i}", f"p{i}", f"n{i}") for i in range(count)], "")
 
 
 def lists(plan) -> list[list[int]]:
@@ -59,7 +59,7 @@ WORDS = st.sampled_from([f"w{i}" for i in range(12)])
     epoch=st.integers(0, 3),
 )
 def test_no_text_twice_in_a_batch_in_any_column(rows, batch_size, epoch):
-    plan = epoch_plan(triplets_of(rows, ""), batch_size, "no_duplicates", seed=0, epoch=epoch)
+    plan = epoch_plan(dataset_of(rows, ""), batch_size, "no_duplicates", seed=0, epoch=epoch)
     assert sorted(np.concatenate(plan)) == list(range(len(rows)))
     for batch in plan:
         assert 1 <= len(batch) <= batch_size
@@ -69,20 +69,20 @@ def test_no_text_twice_in_a_batch_in_any_column(rows, batch_size, epoch):
 
 def test_a_few_repeated_texts_cost_no_batches():
     rows = [(f"a{i}", f"p{i // 4}") for i in range(4000)]  # each positive four times
-    plan = epoch_plan(triplets_of(rows, ""), 16, "no_duplicates", 0, 0)
+    plan = epoch_plan(dataset_of(rows, ""), 16, "no_duplicates", 0, 0)
     assert len(plan) <= 252
 
 
 def test_rows_that_all_share_a_text_are_one_a_batch_and_planned_at_once():
     rows = [(f"a{i}", "the same") for i in range(50_000)]
-    plan = epoch_plan(triplets_of(rows, ""), 16, "no_duplicates", 0, 0)
+    plan = epoch_plan(dataset_of(rows, ""), 16, "no_duplicates", 0, 0)
     assert len(plan) == 50_000
 
 
 @pytest.mark.parametrize("sampler", SAMPLERS)
 @pytest.mark.parametrize("drop_last", [False, True])
 def test_a_schedule_is_the_plans_of_all_epochs(sampler, drop_last):
-    rows = triplets_of([(f"a{i}", f"p{i % 5}") for i in range(33)], "")
+    rows = dataset_of([(f"a{i}", f"p{i % 5}") for i in range(33)], "")
     plans = [lists(epoch_plan(rows, 8, sampler, 9, epoch, drop_last)) for epoch in range(4)]
     schedule = Schedule(rows, 8, sampler, 9, 4, drop_last)
     assert [schedule.rows(step).tolist() for step in range(schedule.steps)] == [rows for plan in plans for rows in plan]
@@ -99,7 +99,7 @@ def test_what_is_due_when():
 
 
 def test_poor_batches_have_nothing_to_tell_apart():
-    same = triplets_of([(f"a{i}", "the same") for i in range(6)], "")
+    same = dataset_of([(f"a{i}", "the same") for i in range(6)], "")
     assert poor_batches(same, epoch_plan(same, 3, "sequential", 0, 0)) == 2
     assert poor_batches(same, epoch_plan(same, 3, "no_duplicates", 0, 0)) == 6
     assert poor_batches(distinct(6), epoch_plan(distinct(6), 3, "shuffle", 0, 0)) == 0

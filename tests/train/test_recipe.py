@@ -105,6 +105,7 @@ def test_overrides_win_over_the_file(read):
         "loss.matryoshka_dims=[32]",
         "data.prompts.positive='passage: '",
         "optimizer.freeze=[]",
+        "data.columns=['score']",
     )
     assert recipe.loop.epochs == 1
     assert recipe.loss.name == "multiple_negatives_ranking"
@@ -113,6 +114,7 @@ def test_overrides_win_over_the_file(read):
     assert recipe.loss.matryoshka_dims == (32,)
     assert recipe.data.prompts == {"anchor": "s2p_query", "positive": "passage: "}
     assert recipe.optimizer.freeze == ()
+    assert recipe.data.columns == ("score",)
 
 
 def test_overrides_make_sections(read):
@@ -146,6 +148,8 @@ def test_overrides_make_sections(read):
         ("optimizer.freeze=head", "optimizer.freeze = 'head' must be a list"),
         ("optimizer.learning_rates=1", "optimizer.learning_rates = 1 must be a table"),
         ("data.prompts.query=x", "data.prompts = {'query': 'x'} names 'query'; its keys are anchor, positive and"),
+        ("data.columns=score", "data.columns = 'score' must be a list"),
+        ("data.columns=['score', 'anchor']", "data.columns names 'anchor', which is a column of texts; leave it out"),
         ("data.train=''", "data.train is empty"),
         ("data.train=3", "data.train = 3 must be a text in quotes"),
         ("loop.early_stop=2", "loop.early_stop needs evaluations; name a file in data.eval"),

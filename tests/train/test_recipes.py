@@ -4,7 +4,7 @@ from pathlib import Path
 
 import pytest
 
-from train.data import read_triplets
+from train.data import read_dataset
 from train.plans import Schedule
 from train.recipe import read_recipe
 
@@ -17,14 +17,14 @@ def test_it_is_sound_and_its_rows_are_there(path):
     recipe = read_recipe(path)
     for split in (recipe.data.train, recipe.data.eval, recipe.data.test):
         if split and split.startswith("examples/"):
-            assert len(read_triplets(ROOT / split, need_negatives=recipe.loss.name == "triplet")) >= 11
+            assert len(read_dataset(ROOT / split, need_negatives=recipe.loss.name == "triplet")) >= 11
 
 
 def test_wordnet_is_ten_thousand_triplets_and_no_positive_of_another_split():
     data = read_recipe(ROOT / "train/recipes/wordnet.toml").data
-    splits = [read_triplets(ROOT / str(path)) for path in (data.train, data.eval, data.test)]
+    splits = [read_dataset(ROOT / str(path)) for path in (data.train, data.eval, data.test)]
     assert [len(rows) for rows in splits] == [10_000, 1000, 1000]
-    glosses = [set(rows.positives) for rows in splits]
+    glosses = [set(rows.texts["positive"]) for rows in splits]
     assert len(glosses[0] & (glosses[1] | glosses[2])) <= 6
     assert Schedule(splits[0], 64, "no_duplicates", 42, 3).steps == 3 * 157
 

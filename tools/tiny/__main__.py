@@ -25,7 +25,7 @@ from stella_jax.torch_layout import to_torch
 from stella_jax.weights import Leaf, Weights
 from tools.tiny.glosses import write_pairs, write_questions
 from tools.tiny.untrained import write_tokenizer, write_weights
-from train.data import Triplets, read_triplets
+from train.data import Dataset, read_dataset
 from train.loop import EXPORT, train
 from train.recipe import read_recipe
 
@@ -48,12 +48,12 @@ class Joined:
         return np.ascontiguousarray(trained.read(path).astype(np.float16))
 
 
-def begin(directory: Path, rows: Triplets) -> None:
+def begin(directory: Path, rows: Dataset) -> None:
     """The untrained checkpoint: the JSON files of `tiny`, a tokenizer of the pairs' texts, random weights."""
     working = directory.with_name(f".{directory.name}.partial")
     shutil.rmtree(working, ignore_errors=True)
     shutil.copytree(TINY, working, ignore=shutil.ignore_patterns("*.safetensors", "*.md", "tokenizer.json"))
-    write_tokenizer(working, sorted({*rows.anchors, *rows.positives}))
+    write_tokenizer(working, sorted({*rows.texts["anchor"], *rows.texts["positive"]}))
     write_weights(working)
     _set_dtype(working, "float32")
     working.rename(directory)
@@ -63,15 +63,15 @@ def make(source: Path, out: Path, stop: Stop) -> str:
     """All of it, into the directory `out`; a sentence on what came of it."""
     work = out.with_name(f"{out.name}-training")
     work.mkdir(parents=True, exist_ok=True)
-    rows = read_triplets(source, skip_faulty=True)
+    rows = read_dataset(source, skip_faulty=True)
     untrained, pairs, questions = work / "untrained", work / "pairs.jsonl", work / "questions.jsonl"
     if not untrained.exists():
         begin(untrained, rows)
     base = Checkpoint.open(untrained)
     data = read_recipe(WORDNET).data
-    held_out = {text for path in (data.eval, data.test) for text in read_triplets(str(path)).positives}
+    held_out = {text for path in (data.eval, data.test) for text in read_dataset(str(path)).texts["positive"]}
     write_pairs(rows, pairs)
-    write_questions(rows, read_triplets(data.train), held_out, list(base.layout.prompts.values()), questions)
+    write_questions(rows, read_dataset(data.train), held_out, list(base.layout.prompts.values()), questions)
 
     def run(recipe: str, name: str, model: Path, file: Path, **changes: object) -> Path:
         changes |= {"model": str(model), "data.train": str(file), "output": str(work / name)}

@@ -6,12 +6,12 @@ from collections.abc import Sequence, Set
 from pathlib import Path
 
 from tools.tiny.untrained import SEED
-from train.data import Triplets
+from train.data import Dataset
 
 QUESTIONS = ("{}", "What is {}?", "Define {}.", "meaning of {}", "Can you tell me what {} means?")
 
 
-def write_pairs(pairs: Triplets, file: Path) -> None:
+def write_pairs(pairs: Dataset, file: Path) -> None:
     """The pairs, and what follows from them: a word with the gloss of its kind, and the two halves of a gloss.
 
     Anchors that are no glosses are words; a gloss that is an anchor has that of its kind as positive. A half has every
@@ -19,7 +19,7 @@ def write_pairs(pairs: Triplets, file: Path) -> None:
     """
     rng = random.Random(SEED)
     glosses, kind = _glosses(pairs)
-    rows = list(zip(pairs.anchors, pairs.positives, strict=True))
+    rows = list(zip(pairs.texts["anchor"], pairs.texts["positive"], strict=True))
     rows += [(word, kind[gloss]) for word, gloss in rows if word not in glosses and gloss in kind]
     for words in map(str.split, glosses):
         halves: tuple[list[str], list[str]] = [], []
@@ -32,9 +32,7 @@ def write_pairs(pairs: Triplets, file: Path) -> None:
                 lines.write(json.dumps({"anchor": anchor, "positive": positive}) + "\n")
 
 
-def write_questions(
-    pairs: Triplets, triplets: Triplets, held_out: Set[str], prompts: Sequence[str], file: Path
-) -> None:
+def write_questions(pairs: Dataset, triplets: Dataset, held_out: Set[str], prompts: Sequence[str], file: Path) -> None:
     """Questions about words, each with the gloss of its word and a wrong one, from pairs and from ready triplets.
 
     The wrong gloss is one of the same kind, or any where there is none. A third of the questions carry a prompt.
@@ -48,8 +46,8 @@ def write_questions(
     for gloss in glosses:
         of_kind.setdefault(kind.get(gloss, ""), []).append(gloss)
     any_gloss = list(glosses)
-    rows = [texts for texts in zip(*triplets.columns.values(), strict=True) if not held_out & set(texts)]
-    for word, gloss in zip(pairs.anchors, pairs.positives, strict=True):
+    rows = [texts for texts in zip(*triplets.texts.values(), strict=True) if not held_out & set(texts)]
+    for word, gloss in zip(pairs.texts["anchor"], pairs.texts["positive"], strict=True):
         if word in glosses:
             continue
         others = of_kind[kind[gloss]] if gloss in kind else []
@@ -63,7 +61,7 @@ def write_questions(
             lines.write(json.dumps({"anchor": prompt + question, "positive": gloss, "negative": wrong}) + "\n")
 
 
-def _glosses(pairs: Triplets) -> tuple[dict[str, None], dict[str, str]]:
+def _glosses(pairs: Dataset) -> tuple[dict[str, None], dict[str, str]]:
     """All glosses in a fixed order, and the gloss of its kind of each that has one."""
-    glosses = dict.fromkeys(sorted(pairs.positives))
-    return glosses, {a: b for a, b in zip(pairs.anchors, pairs.positives, strict=True) if a in glosses}
+    glosses = dict.fromkeys(sorted(pairs.texts["positive"]))
+    return glosses, {a: b for a, b in zip(pairs.texts["anchor"], pairs.texts["positive"], strict=True) if a in glosses}

@@ -1,0 +1,93 @@
+"""Columns that are read from the records of a file, and what their values must be."""
+
+import json
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, NamedTuple
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.types as arrow
+
+from stella_jax.errors import StellaError, listed
+
+# The values of one record by column, unchecked; a column that the record lacks is missing.
+RawRow = Mapping[str, Any]
+
+
+class RowError(Exception):
+    """What is wrong with one row, or one value of it; is not raised to callers of this package."""
+
+
+def _is_string(kind: pa.DataType) -> bool:
+    return arrow.is_string(kind) or arrow.is_large_string(kind) or arrow.is_string_view(kind)
+
+
+def _is_id(kind: pa.DataType) -> bool:
+    return _is_string(kind) or arrow.is_integer(kind)
+
+
+def _is_number(kind: pa.DataType) -> bool:
+    return arrow.is_integer(kind) or arrow.is_floating(kind) or arrow.is_boolean(kind)
+
+
+@dataclass(frozen=True, slots=True)
+class Kind:
+    """What a column holds: its values and their types, and its types in a Parquet file, both also in words."""
+
+    value: str
+    types: tuple[type, ...]
+    arrow: str
+    is_arrow: Callable[[pa.DataType], bool]
+
+
+TEXT = Kind("a string", (str,), "string", _is_string)
+ID = Kind("a string or a whole number", (str, int), "string or integer", _is_id)
+NUMBER = Kind("a number", (int, float, bool, np.float16), "integer, float or bool", _is_number)
+
+
+class Column(NamedTuple):
+    """A column to read; without it a file cannot be read if it is `needed`."""
+
+    name: str
+    kind: Kind = TEXT
+    needed: bool = True
+
+    def value(self, row: RawRow) -> Any:
+        """The row's value; raises RowError where it is missing or of another kind."""
+        if self.name not in row:
+            raise RowError(f"{self.name} is missing")
+        value = row[self.name]
+        if type(value) not in self.kind.types:
+            raise RowError(f"{self.name} is {in_json(value)}, not {self.kind.value}")
+        if isinstance(value, str) and not value.isascii():
+            self._check_surrogates(value)
+        return value
+
+    def _check_surrogates(self, value: str) -> None:
+        try:
+            value.encode()
+        except UnicodeEncodeError as error:
+            code = ord(value[error.start])
+            raise RowError(f"{self.name} holds a lone surrogate (U+{code:04X} at character {error.start})") from None
+
+
+def in_json(value: object) -> str:
+    """A value as JSON would write it, which is what the person who wrote the row has before them, cut."""
+    shown = json.dumps(value, default=repr)
+    return shown if len(shown) <= 40 else shown[:37] + "..."
+
+
+def present(location: object, columns: Iterable[Column], names: Sequence[str]) -> list[Column]:
+    """The columns that a file with these column names has.
+
+    Raises:
+      StellaError: one is there more than once, or not at all and needed.
+    """
+    columns = [column for column in columns if column.needed or column.name in names]
+    for column in columns:
+        if names.count(column.name) != 1:
+            many = "more than one column" if column.name in names else "no column"
+            shown = [name.encode(errors="replace").decode() for name in names]
+            raise StellaError(f"{location} has {many} {column.name!r}; its columns are {listed(shown)}.")
+    return columns
