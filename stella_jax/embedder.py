@@ -14,7 +14,7 @@ from stella_jax.config import EncoderConfig
 from stella_jax.errors import StellaError, shown
 from stella_jax.hub import resolve
 from stella_jax.layout import listed
-from stella_jax.runner import Report, Runner
+from stella_jax.runner import OnBatch, Runner
 from stella_jax.save import save_model
 from stella_jax.sharding import make_mesh
 from stella_jax.tokenizer import Tokens, check_text, describe
@@ -191,25 +191,23 @@ class Stella:
         name = self.checkpoint.layout.default_prompt_name if prompt_name is None else prompt_name
         if name is None:
             return ""
-        if name not in tuple(self.prompts):
-            raise StellaError(f"there is no prompt {shown(name)}; this checkpoint has {listed(self.prompts)}.")
-        return self.prompts[name]
+        return self.checkpoint.layout.prompt(name)
 
     def tokenize(self, texts: Sequence[str], prompt: str = "") -> list[Tokens]:
         """Token ids of each text after the prompt, cut at `max_seq_length`."""
         return self.tokenizer.encode(texts, prompt)
 
     def embed_tokens(
-        self, tokens: Sequence[Tokens], max_rows: int | None = None, report: Report | None = None
+        self, tokens: Sequence[Tokens], max_rows: int | None = None, on_batch: OnBatch | None = None
     ) -> np.ndarray:
         """Embeddings [n, dim] float32 of tokenized texts, in their order."""
-        [(_, found)] = self.runner.stream([tokens], self.max_seq_length, max_rows, report)
+        [(_, found)] = self.runner.stream([tokens], self.max_seq_length, max_rows, on_batch)
         return found[0]
 
     def _token_embeddings(
-        self, tokens: Sequence[Tokens], max_rows: int | None, report: Report | None
+        self, tokens: Sequence[Tokens], max_rows: int | None, on_batch: OnBatch | None
     ) -> list[np.ndarray]:
-        return self.runner.token_embeddings(tokens, self.max_seq_length, max_rows, report)
+        return self.runner.token_embeddings(tokens, self.max_seq_length, max_rows, on_batch)
 
 
 def check_texts(sentences: object) -> list[str]:

@@ -1,6 +1,6 @@
 """The whole function from token ids to embeddings as one module, for inference and training alike."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -105,6 +105,17 @@ class EmbeddingModel(nnx.Module):
     def dims(self) -> tuple[int, ...]:
         """The dimension of each head's embeddings."""
         return tuple(head.spec.dim if head else self.encoder.hidden_size for head in self.heads)
+
+    def params(self) -> dict[str, jax.Array]:
+        """Its parameters by name, such as "encoder/layers/mlp/down/kernel" or "head/kernel"."""
+        flat = nnx.to_flat_state(nnx.state(self, nnx.Param))
+        return {"/".join(map(str, path)): variable[...] for path, variable in flat}
+
+    def with_params(self, params: Mapping[str, jax.Array]) -> "EmbeddingModel":
+        """This model with other parameters, by the names of `params`; it shares those that are not named."""
+        graphdef, state = nnx.split(self)
+        flat = {path: params.get("/".join(map(str, path)), leaf) for path, leaf in nnx.to_flat_state(state)}
+        return nnx.merge(graphdef, nnx.from_flat_state(flat))
 
     def without_source(self) -> "EmbeddingModel":
         """The same modules and parameters, from nowhere."""

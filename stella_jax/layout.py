@@ -66,6 +66,16 @@ class Layout:
         """The dimensions of its embeddings, one a head."""
         return tuple(sorted(self.heads)) or (self.config.hidden_size,)
 
+    def prompt(self, name: str) -> str:
+        """The prompt of this name.
+
+        Raises:
+          StellaError: there is none; lists those there are.
+        """
+        if name not in tuple(self.prompts):
+            raise StellaError(f"there is no prompt {shown(name)}; this checkpoint has {listed(self.prompts)}.")
+        return self.prompts[name]
+
     def file(self, name: str) -> str:
         """Relative name of a file of the transformer module."""
         return f"{self.transformer}/{name}" if self.transformer else name

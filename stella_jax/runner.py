@@ -28,8 +28,8 @@ CPU_OPTIONS = {"xla_disable_hlo_passes": "while-loop-invariant-code-motion"}
 # Batches on their way: the host pads the next while the device works on this one.
 IN_FLIGHT = 2
 
-# Told of each batch when its results are here.
-Report = Callable[[Batch], object]
+# Called with each batch once its results are on the host.
+OnBatch = Callable[[Batch], object]
 
 
 @partial(jax.jit, static_argnames="graphdef")
@@ -78,34 +78,40 @@ class Runner:
     def stream(
         self,
         groups: Iterable[Sequence[Tokens]],
-        longest: int,
-        max_rows: int | None = None,
-        report: Report | None = None,
+        max_length: int,
+        max_batch_rows: int | None = None,
+        on_batch: OnBatch | None = None,
     ) -> Iterator[tuple[int, tuple[np.ndarray, ...]]]:
         """Embeds groups of texts, each when it comes; at most two are open at a time.
 
         Args:
-          longest: most tokens of a text.
-          max_rows: most rows of a batch on a device.
-          report: told of each batch.
+          max_length: most tokens of a text.
+          max_batch_rows: most rows of a batch on a device.
+          on_batch: called with each batch once its results are on the host.
 
         Yields:
           (number of the group, its embeddings [n, dim] float32 of each head), groups in the order in which they end.
         """
         opened: dict[int, _Group] = {}
         coming = (_Group(tokens, self.dims) for tokens in groups)
-        for batch, results in self._results(self.forward, coming, opened, longest, max_rows, report):
+        for batch, results in self._results(self.forward, coming, opened, max_length, max_batch_rows, on_batch):
             for row, (group, number) in enumerate(batch.texts):
                 opened[group].put(number, [result[row] for result in results])
             yield from _ended(opened)
         yield from _ended(opened)
 
     def token_embeddings(
-        self, tokens: Sequence[Tokens], longest: int, max_rows: int | None = None, report: Report | None = None
+        self,
+        tokens: Sequence[Tokens],
+        max_length: int,
+        max_batch_rows: int | None = None,
+        on_batch: OnBatch | None = None,
     ) -> list[np.ndarray]:
         """The encoder's vectors [tokens, hidden_size] of each text, float32."""
         found: list[np.ndarray] = [np.empty(0)] * len(tokens)
-        for batch, states in self._results(self._encode, [_Group(tokens, ())], {}, longest, max_rows, report):
+        for batch, states in self._results(
+            self._encode, [_Group(tokens, ())], {}, max_length, max_batch_rows, on_batch
+        ):
             for row, (_, number) in enumerate(batch.texts):
                 found[number] = states[row, : len(tokens[number].ids)].copy()
         return found
@@ -115,12 +121,12 @@ class Runner:
         forward: Callable[[jax.Array, jax.Array], Any],
         groups: "Iterable[_Group]",
         opened: "dict[int, _Group]",
-        longest: int,
-        max_rows: int | None,
-        report: Report | None,
+        max_length: int,
+        max_batch_rows: int | None,
+        on_batch: OnBatch | None,
     ) -> Iterator[tuple[Batch, Any]]:
         """Sends every batch through `forward`, a few ahead of the results that it hands out."""
-        packer = Packer(longest, self.token_budget, max_rows, self.mesh.shape["data"])
+        packer = Packer(max_length, self.token_budget, max_batch_rows, self.mesh.shape["data"])
         sent: deque[tuple[Batch, Any]] = deque()
         for batch in _batches(groups, opened, packer):
             token_ids = [opened[group].tokens[number].ids for group, number in batch.texts]
@@ -128,9 +134,9 @@ class Runner:
             with jax.set_mesh(self.mesh):
                 sent.append((batch, forward(ids, lengths)))
             if len(sent) > IN_FLIGHT:
-                yield _fetch(*sent.popleft(), report)
+                yield _fetch(*sent.popleft(), on_batch)
         while sent:
-            yield _fetch(*sent.popleft(), report)
+            yield _fetch(*sent.popleft(), on_batch)
 
 
 class _Group:
@@ -163,8 +169,8 @@ def _ended(opened: dict[int, _Group]) -> Iterator[tuple[int, tuple[np.ndarray, .
         yield number, opened.pop(number).found
 
 
-def _fetch(batch: Batch, results: Any, report: Report | None) -> tuple[Batch, Any]:
+def _fetch(batch: Batch, results: Any, on_batch: OnBatch | None) -> tuple[Batch, Any]:
     fetched = jax.tree.map(np.asarray, results)
-    if report:
-        report(batch)
+    if on_batch:
+        on_batch(batch)
     return batch, fetched

@@ -8,7 +8,6 @@ from typing import Any
 
 import jax
 import numpy as np
-from flax import nnx
 
 from stella_jax.checkpoint import Checkpoint, leaf_paths
 from stella_jax.embedding_model import EmbeddingModel
@@ -56,13 +55,7 @@ def save_model(
         raise StellaError("this model was not loaded from a checkpoint, so it has no tokenizer to be saved with.")
     checkpoint = Checkpoint.open(Path(model.source))
     heads = [head and head.spec for head in model.heads]
-    save_params(checkpoint, heads, params_by_name(model), destination, native=native, max_seq_length=max_seq_length)
-
-
-def params_by_name(model: EmbeddingModel) -> dict[str, jax.Array]:
-    """A model's parameters by name, such as "encoder/layers/mlp/down/kernel" or "head/kernel"."""
-    flat = nnx.to_flat_state(nnx.state(model, nnx.Param))
-    return {"/".join(map(str, path)): variable[...] for path, variable in flat}
+    save_params(checkpoint, heads, model.params(), destination, native=native, max_seq_length=max_seq_length)
 
 
 def save_params(
@@ -79,7 +72,7 @@ def save_params(
 
     Args:
       heads: those that the model has; the first becomes the one that modules.json names.
-      params: by the names of `params_by_name`; those that are left out are as they were.
+      params: by the names of `EmbeddingModel.params`; those that are left out are as they were.
       native, finish: as in `to_torch`.
 
     Raises:
@@ -92,9 +85,9 @@ def save_params(
     def complete(working: Path) -> None:
         if weights.changed:  # also where unchanged weights are stored in less, all is to be computed in float32
             _update(working / layout.file("config.json"), torch_dtype="float32", dtype="float32")
-        if heads[0] and heads[0] != layout.head(None):
-            path = working / "modules.json"
-            _write(path, _modules(json.loads(path.read_bytes()), heads[0]))
+        listing = json.loads((working / "modules.json").read_bytes())
+        if heads[0] and heads[0].folder not in [module["path"] for module in listing]:
+            _write(working / "modules.json", _modules(listing, heads[0]))
         if max_seq_length not in (None, layout.max_seq_length):
             _write_max_seq_length(working, layout.file, max_seq_length)
         finish(working)

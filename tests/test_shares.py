@@ -10,7 +10,6 @@ from safetensors.numpy import load_file
 from convert.flax_layout import to_flax
 from stella_jax import Stella, StellaError
 from stella_jax.checkpoint import Checkpoint
-from stella_jax.save import params_by_name
 from stella_jax.sharding import make_mesh
 from stella_jax.shares import read_shares, sha256_of_leaf
 
@@ -58,7 +57,7 @@ def test_shares_of_it(checkpoint):
 @pytest.mark.parametrize("mesh", [None, "data=3", "data=2,model=4"])
 def test_parameters_on_any_mesh_are_the_files(checkpoint, mesh):
     model = Stella(checkpoint, mesh=make_mesh(mesh)).model
-    for name, array in params_by_name(model).items():
+    for name, array in model.params().items():
         path = name.replace("head/", "heads/2_Dense_64/")
         assert np.asarray(array).tobytes() == plain(path).tobytes()
 

@@ -1,107 +1,181 @@
 """The texts of a batch -> arrays of a few fixed shapes.
 
-Every batch has the same rows: short ones are filled with rows of weight 0, which no loss counts. Each column is as long
-as its longest text asks for, rounded up to one of a few lengths, so that few shapes are compiled.
+Every batch has the same rows: short ones are filled up with rows of weight 0. Their texts, of all columns together, are
+sorted by length and padded in groups (`train.length_groups`), and the batch says where each row finds its own.
 
-Axes: B rows, T tokens.
+Axes: A parts of a batch, B rows of a part, C columns of texts, T tokens.
 """
 
-from bisect import bisect_left
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Iterable, Mapping, Sequence
 from itertools import chain
+from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
 
+from stella_jax.checkpoint import Checkpoint
+from stella_jax.embedding_model import EmbeddingModel
 from stella_jax.errors import StellaError
 from stella_jax.tokenizer import Tokenizer
+from train.length_groups import Shape, choose_shapes, fits
 
 # NumPy's on the host, JAX's on devices.
 Array = Any
 
-# Columns get one length where that adds at most this to their tokens: one shape instead of many, one pass of the
-# encoder instead of several, and one gradient in memory.
-ONE_LENGTH = 1.25
-
-# Coarser than those of inference, as a shape takes many times longer to compile.
-LENGTHS = (16, 32, 48, 64, 96, 128, 192, 256, 384, 512, 768, 1024, 1536, 2048, 3072, 4096, 6144, 8192)
-
 
 class Batch(NamedTuple):
-    """Columns of texts, row by row.
+    """Rows of texts, cut into A parts of B rows each.
 
     Attributes:
-      ids: (B, T) int32 of each column, padded on the right; T is each column's own.
-      lengths: (B,) int32 of each column, at least 1.
-      weights: (B,) float32, 1 for a row of texts and 0 for padding.
+      ids: of each group of texts, (A, n, T) int32, padded on the right; n and T are the group's own.
+      lengths: of each group, (A, n) int32, at least 1.
+      places: (A, B, C) int32, where each row finds its texts among those of all groups, one after the other.
+      weights: (A, B) float32, 1 for a row and 0 for one that fills up.
+      columns: further columns, (A, B) float32 each.
+      tokens: of the texts, padding not counted; the host's own note.
     """
 
     ids: tuple[Array, ...]
     lengths: tuple[Array, ...]
+    places: Array
     weights: Array
-
-    @property
-    def tokens(self) -> int:
-        """Tokens of texts, padding not counted."""
-        real = np.asarray(self.weights) > 0
-        return int(sum(np.asarray(lengths)[real].sum() for lengths in self.lengths))
+    columns: dict[str, Array]
+    tokens: int
 
 
-def rows_of(batch_size: int, devices: int = 1, accumulation: int = 1) -> int:
-    """Rows of a batch: `batch_size`, rounded up to what devices and accumulation steps divide."""
-    return -(-batch_size // (devices * accumulation)) * devices * accumulation
+def rows_of(batch_size: int, devices: int = 1, parts: int = 1) -> int:
+    """Rows of a batch: `batch_size`, rounded up to what devices and parts divide."""
+    return -(-batch_size // (devices * parts)) * devices * parts
 
 
-@dataclass(frozen=True, slots=True)
 class Batcher:
-    """Makes batches of `rows` rows.
+    """Makes batches of columns of texts.
 
-    Attributes:
-      prompts: what is put before the texts of each column.
+    Without `fit`, all texts of a batch are padded to one length, its longest text's rounded up to a power of two.
+
+    Args:
+      tokenizer: of the model.
       pad_id: the token id of padding.
+      batch_size: most rows of a batch.
+      prompts: what is put before the texts of each column.
+      devices: how many share a batch.
+      parts: that a batch is cut into, as `StepConfig.accumulation`.
     """
 
-    tokenizer: Tokenizer
-    rows: int
-    pad_id: int
-    prompts: tuple[str, ...] = ("", "", "")
+    def __init__(
+        self,
+        tokenizer: Tokenizer,
+        pad_id: int,
+        batch_size: int,
+        *,
+        prompts: Sequence[str] = (),
+        devices: int = 1,
+        parts: int = 1,
+    ):
+        self.rows = rows_of(batch_size, devices, parts)
+        self._tokenizer, self._pad_id, self._prompts = tokenizer, pad_id, tuple(prompts)
+        self._devices, self._parts = devices, parts
+        self._shapes: list[Shape] = []
 
-    def __call__(self, columns: Sequence[Sequence[str]]) -> Batch:
-        """A batch of columns of texts (anchors, positives, and negatives if there are any), equally many in each.
+    @classmethod
+    def for_model(
+        cls, model: EmbeddingModel, batch_size: int, *, max_length: int | None = None, **options: Any
+    ) -> "Batcher":
+        """A batcher with the tokenizer of a loaded model; the options are those of the class."""
+        if model.source is None:
+            raise StellaError(
+                "this model was not loaded from a checkpoint, so it has no tokenizer; pass one to Batcher."
+            )
+        checkpoint = Checkpoint.open(Path(model.source))
+        tokenizer = checkpoint.tokenizer()
+        tokenizer.max_length = max_length or tokenizer.max_length
+        return cls(tokenizer, checkpoint.layout.config.pad_token_id, batch_size, **options)
+
+    def fit(self, batches: Iterable[Sequence[Sequence[str]]], all_seen: bool = False) -> "Batcher":
+        """Chooses the shapes for batches like these (columns of texts each), few of which are then padding.
+
+        Args:
+          all_seen: whether these are all batches that there will be.
+        """
+        lengths = [row for batch in batches for row in self._part_lengths(self._tokenize(batch))]
+        multiple = self._devices if lengths[0].size % self._devices == 0 else 1
+        self._shapes = choose_shapes(np.stack(lengths), self._tokenizer.max_length, multiple, all_seen)
+        return self
+
+    def __call__(self, texts: Sequence[Sequence[str]], columns: Mapping[str, np.ndarray] | None = None) -> Batch:
+        """A batch.
+
+        Args:
+          texts: columns (anchors, positives, negatives if there are any), equally many texts in each.
+          columns: further columns, one number a row.
 
         Raises:
-          StellaError: there are none, or more than a batch has rows.
+          StellaError: there are no rows, or more than a batch has.
         """
-        count = len(columns[0])
+        count = len(texts[0])
         if not 1 <= count <= self.rows:
             raise StellaError(f"a batch of {self.rows} rows cannot hold {count}; lower loop.batch_size.")
-        prompted = zip(columns, self.prompts, strict=False)
-        tokens = [[text.ids for text in self.tokenizer.encode(texts, prompt)] for texts, prompt in prompted]
-        padded = map(self._pad, tokens, column_lengths([max(map(len, column)) for column in tokens]))
-        ids, lengths = zip(*padded, strict=True)
-        return Batch(ids, lengths, (np.arange(self.rows) < count).astype(np.float32))
+        tokens = self._tokenize(texts)
+        parts = [self._part(tokens, rows) for rows in self._cut(np.arange(self.rows))]
+        shape = self._shape([lengths for _, lengths, _ in parts])
+        groups = [self._pad(ids, order, shape) for ids, _, order in parts]
+        filled = np.arange(self.rows) % count
+        return Batch(
+            ids=tuple(np.stack(each) for each in zip(*(ids for ids, _ in groups), strict=True)),
+            lengths=tuple(np.stack(each) for each in zip(*(lengths for _, lengths in groups), strict=True)),
+            places=np.stack([_inverse(order).reshape(-1, len(texts)) for _, _, order in parts]),
+            weights=self._cut((np.arange(self.rows) < count).astype(np.float32)),
+            columns={name: self._cut(np.asarray(values)[filled]) for name, values in (columns or {}).items()},
+            tokens=sum(len(ids) for column in tokens for ids in column),
+        )
 
-    def _pad(self, tokens: Sequence[Sequence[int]], length: int) -> tuple[np.ndarray, np.ndarray]:
-        """Ids (B, T) and lengths (B,); rows without a text are one padding token long."""
-        ids = np.full((self.rows, length), self.pad_id, np.int32)
-        lengths = np.ones(self.rows, np.int32)
-        lengths[: len(tokens)] = [len(row) for row in tokens]
-        filled = np.arange(ids.shape[1]) < lengths[:, None]
-        filled[len(tokens) :] = False
-        ids[filled] = list(chain.from_iterable(tokens))
-        return ids, lengths
+    def _tokenize(self, texts: Sequence[Sequence[str]]) -> list[list[Sequence[int]]]:
+        prompts = [*self._prompts, *[""] * len(texts)]
+        return [
+            [text.ids for text in self._tokenizer.encode(column, prompt)]
+            for column, prompt in zip(texts, prompts, strict=False)
+        ]
+
+    def _cut(self, rows: np.ndarray) -> np.ndarray:
+        """(rows, ...) -> (A, B, ...)."""
+        return rows.reshape(self._parts, -1, *rows.shape[1:])
+
+    def _part_lengths(self, tokens: list[list[Sequence[int]]]) -> list[np.ndarray]:
+        return [self._part(tokens, rows)[1] for rows in self._cut(np.arange(self.rows))]
+
+    def _part(
+        self, tokens: list[list[Sequence[int]]], rows: np.ndarray
+    ) -> tuple[list[Sequence[int]], np.ndarray, np.ndarray]:
+        """The texts of a part, row by row, their lengths in descending order, and that order.
+
+        Rows that fill up have the texts of the first ones, so that whatever a loss makes of them is finite.
+        """
+        count = len(tokens[0])
+        ids = [column[row % count] for row in rows.tolist() for column in tokens]
+        lengths = np.array([len(text) for text in ids])
+        order = np.argsort(-lengths, kind="stable")
+        return ids, lengths[order], order
+
+    def _shape(self, lengths: Sequence[np.ndarray]) -> Shape:
+        """The smallest of the shapes that holds all parts."""
+        fitting = (shape for shape in self._shapes if all(fits(shape, part) for part in lengths))
+        longest = max(int(part[0]) for part in lengths)
+        return next(fitting, ((len(lengths[0]), 1 << (longest - 1).bit_length()),))
+
+    def _pad(
+        self, ids: list[Sequence[int]], order: np.ndarray, shape: Shape
+    ) -> tuple[list[np.ndarray], list[np.ndarray]]:
+        """Ids (n, T) and lengths (n,) of each group."""
+        ordered, padded, lengths = [ids[i] for i in order.tolist()], [], []
+        for texts, tokens in shape:
+            group, ordered = ordered[:texts], ordered[texts:]
+            lengths.append(np.array([len(text) for text in group], np.int32))
+            padded.append(np.full((texts, tokens), self._pad_id, np.int32))
+            padded[-1][np.arange(tokens) < lengths[-1][:, None]] = list(chain.from_iterable(group))
+        return padded, lengths
 
 
-def column_lengths(longest: Sequence[int]) -> list[int]:
-    """The fixed length of each column whose longest text has so many tokens."""
-    lengths = [length_of(tokens) for tokens in longest]
-    together = max(lengths) * len(lengths)
-    return [max(lengths)] * len(lengths) if together <= ONE_LENGTH * sum(lengths) else lengths
-
-
-def length_of(tokens: int) -> int:
-    """The fixed length that holds so many tokens."""
-    if tokens > LENGTHS[-1]:
-        return -(-tokens // LENGTHS[-1]) * LENGTHS[-1]
-    return LENGTHS[bisect_left(LENGTHS, tokens)]
+def _inverse(order: np.ndarray) -> np.ndarray:
+    places = np.empty(len(order), np.int32)
+    places[order] = np.arange(len(order), dtype=np.int32)
+    return places

@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 from orbax.checkpoint import v1 as ocp
 
@@ -20,7 +21,6 @@ from stella_jax.errors import StellaError, reason_of
 from stella_jax.params import quiet, writing
 from stella_jax.sharding import put
 from train.hosts import Hosts
-from train.optimizer import Moments
 from train.step import State
 
 Arrays = dict[str, np.ndarray]
@@ -143,7 +143,7 @@ def read_state(output: Path, step: int, like: State) -> State:
     if wrong or arrays.keys() != wanted.keys():
         what = f"{wrong[0]} is not what was saved" if wrong else "it holds other parameters"
         raise _damaged(output, step, what)
-    return unflat({name: put(array, wanted[name].sharding) for name, array in arrays.items()})
+    return unflat({name: put(array, wanted[name].sharding) for name, array in arrays.items()}, like)
 
 
 def newest_record(output: Path) -> Record | None:
@@ -194,19 +194,31 @@ def _alone() -> ocp.Context:
 
 
 def flat(state: State) -> dict[str, jax.Array]:
-    """The arrays of a state by name."""
-    groups = {"params": state.params, "mean": state.moments.mean, "square": state.moments.square}
-    named = {f"{group}/{name}": leaf for group, leaves in groups.items() for name, leaf in leaves.items()}
-    return {"step": state.step} | named
+    """The arrays of a state by name; the optimizer's are named by where they stand in its state."""
+    named = {_name(path): leaf for path, leaf in jax.tree.leaves_with_path(state)}
+    return {name: _without_key_type(leaf) for name, leaf in named.items()}
 
 
-def unflat(arrays: Mapping[str, jax.Array]) -> State:
-    """The state of such arrays."""
+def unflat(arrays: Mapping[str, jax.Array], like: State) -> State:
+    """The state of such arrays, of the structure of another."""
 
-    def group(prefix: str) -> dict[str, jax.Array]:
-        return {name.removeprefix(prefix): leaf for name, leaf in arrays.items() if name.startswith(prefix)}
+    def place(path: Any, leaf: jax.Array) -> jax.Array:
+        array = arrays[_name(path)]
+        return jax.random.wrap_key_data(array) if _is_key(leaf) else array
 
-    return State(arrays["step"], group("params/"), Moments(group("mean/"), group("square/")))
+    return jax.tree.map_with_path(place, like)
+
+
+def _name(path: Any) -> str:
+    return jax.tree_util.keystr(path, simple=True, separator="/")
+
+
+def _is_key(leaf: jax.Array) -> bool:
+    return jnp.issubdtype(leaf.dtype, jax.dtypes.prng_key)
+
+
+def _without_key_type(leaf: jax.Array) -> jax.Array:
+    return jax.random.key_data(leaf) if _is_key(leaf) else leaf
 
 
 def _hashes(arrays: Arrays) -> dict[str, str]:

@@ -8,9 +8,9 @@ import numpy as np
 
 from stella_jax.errors import StellaError, shown
 from train.data import Dataset
-from train.params import Params
 from train.plans import Plan, most_frequent, poor_batches
 from train.recipe import Recipe
+from train.step import Params
 
 FIRST_STEPS = 3  # with a learning rate above 0, after which parameters must have moved
 LEAST_MOVE = 1e-9  # of an update, beside the parameters; float32 resolves 6e-8 of a number
@@ -29,7 +29,7 @@ def check_data(recipe: Recipe, dataset: Dataset) -> None:
         )
 
 
-def doubts(recipe: Recipe, dataset: Dataset, plan: Plan, normalized: bool) -> Iterator[str]:
+def warnings_for(recipe: Recipe, dataset: Dataset, plan: Plan, normalized: bool) -> Iterator[str]:
     """Sentences about what is allowed and may not be meant.
 
     Args:
@@ -54,15 +54,15 @@ def doubts(recipe: Recipe, dataset: Dataset, plan: Plan, normalized: bool) -> It
         yield f"loss.margin = {loss.margin:g} can never be met: two distances of {why} differ by at most 2."
 
 
-def check_schedule(schedule: np.ndarray) -> None:
-    """Refuses a schedule (steps,) under which nothing trains.
+def check_learning_rates(learning_rates: np.ndarray) -> None:
+    """Refuses learning rates (steps,) under which nothing trains.
 
     Raises:
       StellaError: every learning rate is 0.
     """
-    if not schedule.any():
+    if not learning_rates.any():
         raise StellaError(
-            f"nothing would train: the learning rate is 0 at each of the {len(schedule)} step(s), all of them warm-up; "
+            f"nothing would train: the learning rate is 0 at each of the {len(learning_rates)} step(s), all of them warm-up; "
             "raise loop.epochs, or set optimizer.warmup_ratio = 0."
         )
 
@@ -85,7 +85,7 @@ def check_finite(kept: int, step: int, metrics: Mapping[str, float]) -> None:
         )
 
 
-class Movement:
+class UpdateCheck:
     """Whether parameters move once they should."""
 
     def __init__(self, params: Params):

@@ -5,13 +5,17 @@ from collections.abc import Callable, Mapping, Sequence
 import jax
 import jax.numpy as jnp
 import numpy as np
+from flax import nnx
+from jax.sharding import Mesh
 
-from stella_jax.embedder import Stella
+from stella_jax.embedding_model import EmbeddingModel
+from stella_jax.runner import Runner
+from stella_jax.tokenizer import Tokenizer
 from train.data import Dataset
 from train.evaluators import Scores, retrieval, triplet_accuracy
 from train.hosts import Hosts
 from train.losses import Loss
-from train.params import Params, lend
+from train.step import Params
 
 # What makes one evaluation better than another: with negatives, and without.
 PRIMARY = ("cosine_accuracy", "cosine_mrr@10")
@@ -21,17 +25,29 @@ class Evaluation:
     """Evaluates parameters on a split.
 
     Args:
-      model: of the checkpoint and head that are trained, on this process's devices; processes share the texts.
+      model: what is trained; only its structure is kept.
+      tokenizer, pad_id: of the checkpoint.
+      mesh: this process's devices; processes share the texts.
       prompts: column -> the text put before its texts.
       batch_size: rows of which the loss is taken at once, as in training; the last rows may be fewer.
     """
 
-    def __init__(self, model: Stella, prompts: Mapping[str, str], loss: Loss, batch_size: int):
-        self._model = model
+    def __init__(
+        self,
+        model: EmbeddingModel,
+        tokenizer: Tokenizer,
+        pad_id: int,
+        mesh: Mesh,
+        prompts: Mapping[str, str],
+        loss: Loss,
+        batch_size: int,
+    ):
+        self._model = nnx.eval_shape(lambda: model)
+        self._tokenizer, self._pad_id, self._mesh = tokenizer, pad_id, mesh
         self._prompts = prompts
         self._batch_size = batch_size
         self._hosts = Hosts()
-        self._terms = jax.jit(loss.terms)
+        self._loss_of_batch = jax.jit(loss)
 
     def __call__(self, params: Params, dataset: Dataset, tick: Callable[[], object] = lambda: None) -> Scores:
         """Scores of the parameters.
@@ -43,30 +59,31 @@ class Evaluation:
           `loss`, without dropout; with negatives, what `triplet_accuracy` gives; and how well each anchor finds its
           positive among all of the split, as `retrieval` gives it.
         """
-        lend({name: self._hosts.fetch(leaf) for name, leaf in params.items()}, self._model.runner)
-        embedded = {name: self._embed(name, texts, tick) for name, texts in dataset.texts.items()}
-        lend({}, self._model.runner)  # where processes split parameters, these are copies of all of them
-        scores = {"loss": self._loss(tuple(embedded.values()))}
+        # Where processes split parameters, these are copies of all of them.
+        model = self._model.with_params({name: self._hosts.fetch(leaf) for name, leaf in params.items()})
+        runner = Runner(model, self._mesh, self._pad_id, layer_by_layer=False)
+        embedded = {name: self._embed(runner, name, texts, tick) for name, texts in dataset.texts.items()}
+        scores = {"loss": self._loss(tuple(embedded.values()), dataset.columns)}
         if "negative" in dataset.texts:
             scores |= triplet_accuracy(*embedded.values())
         return scores | _retrieval(dataset, embedded)
 
-    def _embed(self, column: str, texts: Sequence[str], tick: Callable[[], object]) -> np.ndarray:
+    def _embed(self, runner: Runner, column: str, texts: Sequence[str], tick: Callable[[], object]) -> np.ndarray:
         """(rows, dim); a text that comes again is embedded once."""
         places = {text: i for i, text in enumerate(dict.fromkeys(texts))}
         own = list(places)[self._hosts.index :: self._hosts.count]
-        tokens = self._model.tokenize(own, self._prompts.get(column, ""))
-        found = self._model.embed_tokens(tokens, report=lambda _: tick())
+        tokens = self._tokenizer.encode(own, self._prompts.get(column, ""))
+        [(_, (found,))] = runner.stream([tokens], self._tokenizer.max_length, on_batch=lambda _: tick())
         return self._hosts.all_gather(found, len(places))[[places[text] for text in texts]]
 
-    def _loss(self, embedded: tuple[np.ndarray, ...]) -> float:
+    def _loss(self, embedded: tuple[np.ndarray, ...], columns: Mapping[str, np.ndarray]) -> float:
         """The mean over rows, batch by batch in their order."""
         count, total = len(embedded[0]), 0.0
         for start in range(0, count, self._batch_size):
-            rows = min(self._batch_size, count - start)
-            weights = (np.arange(self._batch_size) < rows).astype(np.float32)
-            batch = tuple(_filled(column[start : start + rows], self._batch_size) for column in embedded)
-            total += float(jnp.sum(self._terms(batch, weights) * weights))
+            batch, further = jax.tree.map(lambda x: x[start : start + self._batch_size], (embedded, dict(columns)))
+            total += float(
+                jnp.sum(self._loss_of_batch(batch, further | {"weights": np.ones(len(batch[0]), np.float32)}))
+            )
         return total / count
 
 
@@ -78,11 +95,6 @@ def primary_name(scores: Scores) -> str:
 def primary(scores: Scores) -> float:
     """Its value."""
     return scores[primary_name(scores)]
-
-
-def _filled(rows: np.ndarray, count: int) -> np.ndarray:
-    """The rows, with copies of the last one up to `count`, so that one shape is compiled."""
-    return np.concatenate([rows, np.repeat(rows[-1:], count - len(rows), axis=0)])
 
 
 def _retrieval(dataset: Dataset, embedded: dict[str, np.ndarray]) -> Scores:

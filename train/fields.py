@@ -45,8 +45,9 @@ def section(kind: type, tree: dict[str, Any], name: str, where: str) -> Any:
         raise StellaError(f"{where}: {name}{needed[0]} is missing.")
     values = {}
     for key, value in tree.items():
-        if dataclasses.is_dataclass(types[key]):
-            values[key] = section(types[key], _table(value, f"{name}{key}", where), f"{name}{key}.", where)
+        nested = next((kind for kind in (types[key], *get_args(types[key])) if dataclasses.is_dataclass(kind)), None)
+        if nested:
+            values[key] = section(nested, _table(value, f"{name}{key}", where), f"{name}{key}.", where)
         else:
             values[key] = _value(value, types[key], fields[key].metadata, f"{where}: {name}{key}")
     return kind(**values)
@@ -65,6 +66,8 @@ def _table(value: Any, name: str, where: str) -> dict[str, Any]:
 def _value(value: Any, kind: Any, rules: Any, name: str) -> Any:
     """The value as what its key takes; `name` says which in errors."""
     origin, inner = get_origin(kind), get_args(kind)
+    if kind is Any:
+        return value
     if origin is UnionType:
         kinds = [each for each in inner if each is not NoneType]
         kind = next((each for each in kinds if _is_a(value, each)), kinds[0])

@@ -10,33 +10,41 @@ import fcntl
 import os
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import fields
 from functools import partial
 from pathlib import Path
 from typing import Any, Literal
 
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax.sharding import Mesh
+
 from stella_jax.checkpoint import Checkpoint
-from stella_jax.embedder import Stella
 from stella_jax.errors import StellaError
 from stella_jax.fingerprint import fingerprint
 from stella_jax.hub import resolve
 from stella_jax.job.stop import Stop
-from train import checks, losses, optimizer
-from train.batches import Batcher, rows_of
+from stella_jax.layout import Layout
+from train import checks, optimizers
+from train.batches import Batch, Batcher
 from train.checkpoints import Checkpoints, newest_record, read_newest, read_state, steps_of
+from train.curves import missing_plot_library
 from train.data import Dataset, read_dataset
 from train.evaluation import Evaluation, primary, primary_name
 from train.export import Origin, Trained, export, is_exported
 from train.hosts import Hosts
 from train.identity import changes, check_same, identity, versions
+from train.loss_lookup import find_loss
 from train.metrics import Metrics
-from train.params import load
-from train.plans import Schedule, epoch_plan
+from train.new_head import with_new_head
+from train.plans import BatchPlan, epoch_plan
 from train.recipe import COLUMNS, Recipe
 from train.reporter import Reporter
-from train.step import Settings, State, Trainer
+from train.step import State, Step, StepConfig
 
 EXPORT = "export"
+
+SAMPLED_BATCHES = 100  # of the first epoch, which choose the shapes of all
 
 Warn = Callable[[str], object]
 
@@ -88,28 +96,59 @@ class Run:
         rows = self.data["train"]
         checks.check_data(self.recipe, rows)
         order = (rows, loop.batch_size, data.batch_sampler, self.recipe.seed)
-        self.schedule = Schedule(*order, loop.epochs, data.drop_last)
-        self._first_plan = epoch_plan(*order, 0, data.drop_last)
+        self.plan = BatchPlan(*order, loop.epochs, data.drop_last, loop.max_steps)
+        self._first_epoch = epoch_plan(*order, 0, data.drop_last)
 
     def _load_model(self) -> None:
         """The checkpoint, what trains it, and what evaluates it."""
         recipe, loop = self.recipe, self.recipe.loop
-        self.base = Checkpoint.open(resolve(recipe.model, recipe.revision))
-        for doubt in checks.doubts(recipe, self.data["train"], self._first_plan, self.base.layout.normalize):
-            self.warn(doubt)
-        mesh = self.hosts.mesh(loop.mesh)
-        model = Stella(self.base, dim=recipe.dim, dtype=loop.dtype, mesh=self.hosts.local_mesh(mesh))
-        model.max_seq_length = recipe.data.max_length or model.max_seq_length
-        prompts = {column: _prompt(model, recipe.data.prompts.get(column, "")) for column in COLUMNS}
-        loss, settings = _loss(recipe), _settings(recipe)
-        rows = rows_of(loop.batch_size, mesh.shape["data"], settings.accumulation)
-        self.batcher = Batcher(model.tokenizer, rows, model.config.pad_token_id, tuple(prompts.values()))
-        self.evaluation = Evaluation(model, prompts, loss, loop.batch_size)
-        network, params = load(self.base, mesh, recipe.dim, loop.dtype, loop.fsdp)
-        self.head = network.head
-        self.trainer = Trainer(network, params, loss, _optimizer(recipe), self.schedule.steps, mesh, settings)
-        checks.check_schedule(self.trainer.schedule)
-        self.state: State = self.trainer.start(params)
+        base = Checkpoint.open(resolve(recipe.model, recipe.revision))
+        self.base = with_new_head(base, recipe.new_head, recipe.seed) if recipe.new_head else base
+        for sentence in checks.warnings_for(recipe, self.data["train"], self._first_epoch, base.layout.normalize):
+            self.warn(sentence)
+        if sentence := missing_plot_library():
+            self.warn(sentence)
+        self.head = self.base.layout.head(recipe.dim)
+        mesh, loss = self.hosts.mesh(loop.mesh), find_loss(recipe.loss)
+        model = self.base.load_model([self.head], mesh, dtype=loop.dtype, fsdp=loop.fsdp)
+        self._make_batcher(mesh)
+        found = optimizers.from_recipe(recipe.optimizer, model.params(), self.plan.steps)
+        checks.check_learning_rates(np.asarray(jax.vmap(found.learning_rate)(np.arange(self.plan.steps))))
+        self.step = Step(
+            model,
+            loss,
+            found.transformation,
+            _step_config(recipe),
+            trainable=found.trainable,
+            learning_rate=found.learning_rate,
+            loss_name=recipe.loss.name,
+        )
+        self.step.check(self._batch(min(self._first_epoch, key=len)))
+        place = (self._tokenizer, self.base.layout.config.pad_token_id, self.hosts.local_mesh(mesh))
+        self.evaluation = Evaluation(model, *place, self._prompts, loss, loop.batch_size)
+        # Copied, as memory that NumPy's arrays share may not be written to by the first step.
+        self.state: State = self.step.init(jax.tree.map(jnp.copy, model.params()))
+
+    def _make_batcher(self, mesh: Mesh) -> None:
+        """The batcher, its shapes chosen by batches of the first epoch."""
+        recipe, layout, rows = self.recipe, self.base.layout, self.data["train"]
+        self._tokenizer = self.base.tokenizer()
+        self._tokenizer.max_length = recipe.data.max_length or self._tokenizer.max_length
+        self._prompts = {column: _prompt(layout, recipe.data.prompts.get(column, "")) for column in COLUMNS}
+        self.batcher = Batcher(
+            self._tokenizer,
+            layout.config.pad_token_id,
+            recipe.loop.batch_size,
+            prompts=[self._prompts[column] for column in rows.texts],
+            devices=mesh.shape["data"],
+            parts=_step_config(recipe).accumulation,
+        )
+        order = np.random.default_rng(recipe.seed).permutation(len(self._first_epoch))[:SAMPLED_BATCHES]
+        sample = [rows.take(self._first_epoch[i])[0] for i in order]
+        self.batcher.fit(sample, all_seen=len(sample) == self.plan.steps)
+
+    def _batch(self, rows: np.ndarray) -> Batch:
+        return self.batcher(*self.data["train"].take(rows))
 
     def _resume(self) -> None:
         """The state to begin with: that of the newest checkpoint that is whole, else the first."""
@@ -138,7 +177,7 @@ class Run:
     def train(self) -> None:
         """All steps that are left."""
         self.checkpoints = Checkpoints(self.output, self.recipe.loop.keep, self.done)
-        self.reporter = Reporter(self.metrics, self._check, self.schedule.steps, self.done, self.shown)
+        self.reporter = Reporter(self.metrics, self._check, self.plan.steps, self.done, self.shown)
         try:
             self._train()
         except _Pause:
@@ -146,38 +185,36 @@ class Run:
         finally:
             self.reporter.close()
             self.checkpoints.close()
-        if self.hosts.any_process(self.stop.asked, self.trainer.mesh):
+        if self.hosts.any_process(self.stop.asked, self.step.mesh):
             self._stop()
 
     def _train(self) -> None:
-        movement = checks.Movement(self.state.params)
+        updates = checks.UpdateCheck(self.state.params)
         while True:
             if self._is_due("eval"):
                 self._evaluate("eval")
             if self.done == 0:
                 self._evaluate("test")
-            ended = self.done == self.schedule.steps or self._is_enough()
+            ended = self.done == self.plan.steps or self._is_enough()
             if ended or self._is_due("save") or self._is_due("eval"):  # so that the best can be kept
                 self._save()
             if ended:
                 return
             self._pause()
             self._step()
-            if movement.is_open and (odd := movement.after(self.state.params, self.reporter.flush())):
+            if updates.is_open and (odd := updates.after(self.state.params, self.reporter.flush())):
                 self.warn(odd)
 
     def _is_due(self, what: Literal["eval", "save"]) -> bool:
         loop = self.recipe.loop
         every, wanted = (loop.save_every, True) if what == "save" else (loop.eval_every, "eval" in self.data)
-        return wanted and self.schedule.due(every, self.done)
+        return wanted and self.plan.due(every, self.done)
 
     def _step(self) -> None:
-        rows = self.schedule.rows(self.done)
-        texts, _ = self.data["train"].take(rows)
-        batch = self.batcher(texts)
-        self.state, found = self.trainer.step(self.state, batch)
+        batch = self._batch(self.plan.rows(self.done))
+        self.state, found = self.step(self.state, batch)
         self.done += 1
-        self.reporter.add(self.done, self.schedule.epochs(self.done), batch.tokens, found)
+        self.reporter.add(self.done, self.plan.epochs(self.done), batch.tokens, found)
 
     def _evaluate(self, split: str) -> None:
         """Evaluates a split, unless it is not there or the run was ended after this had been done."""
@@ -185,14 +222,14 @@ class Run:
         if split in self.data and self.metrics.evaluation(split, self.done) is None:
             tick = self._pause if self.hosts.count == 1 else lambda: None  # many stop at a step alone
             scores = self.hosts.broadcast(self.evaluation(self.state.params, self.data[split], tick))
-            self.metrics.write({"step": self.done, "epoch": round(self.schedule.epochs(self.done), 6), split: scores})
+            self.metrics.write({"step": self.done, "epoch": round(self.plan.epochs(self.done), 6), split: scores})
         self.reporter.resume()
 
     def _save(self) -> None:
         """Begins to save the state, if it is not the first, and if no step on the way turns out to be no number."""
         self.reporter.flush()
         if self.done:
-            epoch, batch = self.schedule.position(self.done)
+            epoch, batch = self.plan.position(self.done)
             plan = {"step": self.done, "epoch": epoch, "batch": batch}
             record = plan | {"identity": self.identity, "recipe": self.recipe.as_dict(), "versions": versions()}
             scores = self.metrics.evaluation("eval", self.done)
@@ -203,7 +240,7 @@ class Run:
         checks.check_finite(self.checkpoints.newest, step, found)
 
     def _pause(self) -> None:
-        asked = self.hosts.any_process(self.stop.asked, self.trainer.mesh)
+        asked = self.hosts.any_process(self.stop.asked, self.step.mesh)
         if self.hosts.count > 1:  # what is on its way now is looked at a step later, when it has come
             self._asked, asked = asked, self._asked
         if asked:
@@ -242,7 +279,7 @@ class Run:
     def _export(self, destination: Path) -> bool:
         """Writes the model, unless it is there already."""
         origin = Origin(self.recipe, self.identity, self.data, self.done)
-        params = {name: self.hosts.fetch(self.state.params[name]) for name in self.trainer.rates}
+        params = {name: self.hosts.fetch(self.state.params[name]) for name in self.step.trainable}
         if not self.hosts.is_primary or is_exported(destination, origin):
             return False
         export(Trained(self.base, self.head, params), origin, self.metrics, destination)
@@ -262,26 +299,15 @@ class _Pause(Exception):
     """Between two steps: save the state and end."""
 
 
-def _loss(recipe: Recipe) -> losses.Loss:
-    loss: Any = recipe.loss  # its words are checked
-    return losses.Loss(loss.name, loss.distance, loss.margin, loss.scale, loss.symmetric, loss.matryoshka_dims)
-
-
-def _optimizer(recipe: Recipe) -> optimizer.Optimizer:
-    settings: dict[str, Any] = {f.name: getattr(recipe.optimizer, f.name) for f in fields(recipe.optimizer)}
-    settings["learning_rates"] = tuple(recipe.optimizer.learning_rates.items())
-    return optimizer.Optimizer(**settings)
-
-
-def _settings(recipe: Recipe) -> Settings:
+def _step_config(recipe: Recipe) -> StepConfig:
     loop, mini_batch = recipe.loop, recipe.loss.mini_batch
     parts = -(-loop.batch_size // mini_batch) if mini_batch else loop.gradient_accumulation_steps
-    return Settings(recipe.seed, loop.dropout, parts, loop.remat)
+    return StepConfig(recipe.seed, loop.dropout, parts, loop.remat)
 
 
-def _prompt(model: Stella, given: str) -> str:
+def _prompt(layout: Layout, given: str) -> str:
     """The text of a prompt, which is given by its name or, with a space in it, as it is."""
-    return given if not given or any(c.isspace() for c in given) else model.resolve_prompt(given)
+    return given if not given or any(c.isspace() for c in given) else layout.prompt(given)
 
 
 def _not_shared(output: Path, what: str) -> StellaError:

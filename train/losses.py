@@ -1,24 +1,34 @@
-"""Losses over embeddings, defined as in sentence-transformers 6.2.
+"""Losses: functions of embeddings and further columns to the loss of each row, as in sentence-transformers 6.2.
 
-Rows may carry weights: a loss is the weighted mean over rows, and a row of weight 0 changes neither value nor gradient.
+A loss takes the embeddings (B, E) of each column of texts (anchor, positive, negatives) and a mapping of further
+columns (B, ...), and returns (B,) float32. A training step takes the weighted mean over rows; `columns["weights"]` (B,)
+is 1 for a row and 0 for one that only fills the batch, which a loss that compares rows must not count. Without
+`columns`, every row counts:
 
-Axes: B rows, E embedding dimension; n columns of candidates (positives, negatives) of c rows each.
+    loss = triplet((anchors, positives, negatives), margin=0.5).mean()
+
+Axes: B rows, E embedding dimension; n columns of candidates (positives, negatives), c rows of each.
 """
 
-from collections.abc import Callable
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping, Sequence
+from functools import partial
+from types import MappingProxyType
 from typing import Literal
 
 import jax
 import jax.numpy as jnp
 
-from stella_jax.errors import StellaError, shown
+from stella_jax.errors import StellaError
 from stella_jax.heads import normalize
 
+Embeddings = tuple[jax.Array, ...]
+Columns = Mapping[str, jax.Array]
+Loss = Callable[[Embeddings, Columns], jax.Array]
 Distance = Literal["euclidean", "cosine", "manhattan"]
-LossName = Literal["triplet", "multiple_negatives_ranking"]
 
-# exp() of it is 0, and 0 times it is 0.
+NO_COLUMNS: Columns = MappingProxyType({})
+
+# A score below all others: its exponential is 0, and 0 times it is 0.
 NOT_A_CANDIDATE = -1e30
 
 
@@ -36,116 +46,93 @@ DISTANCES: dict[str, Callable[[jax.Array, jax.Array], jax.Array]] = {
 }
 
 
-def triplet_loss(
-    anchor: jax.Array,
-    positive: jax.Array,
-    negative: jax.Array,
+def triplet(
+    embeddings: Embeddings,
+    columns: Columns = NO_COLUMNS,
+    *,
     distance: Distance = "euclidean",
     margin: float = 5.0,
-    weights: jax.Array | None = None,
 ) -> jax.Array:
-    """Mean of max(0, d(anchor, positive) - d(anchor, negative) + margin); all (B, E), the distances not squared."""
-    return _mean(triplet_terms(anchor, positive, negative, distance, margin), weights)
+    """max(0, d(anchor, positive) - d(anchor, negative) + margin) of each row.
 
+    Args:
+      embeddings: anchors, positives and negatives, (B, E) each.
+      distance: d; "euclidean" is not squared, "cosine" is 1 - cosine similarity, "manhattan" the sum of differences.
 
-def triplet_terms(
-    anchor: jax.Array, positive: jax.Array, negative: jax.Array, distance: Distance, margin: float
-) -> jax.Array:
-    """The triplet loss of each row, (B,)."""
+    Returns:
+      (B,) float32.
+
+    Raises:
+      StellaError: there are not three columns.
+
+    Reference: Hermans et al. 2017, as sentence-transformers' TripletLoss.
+    """
+    if len(embeddings) != 3:
+        raise StellaError("loss triplet: a row needs a negative; add the column or use multiple_negatives_ranking.")
+    anchor, positive, negative = embeddings
     d = DISTANCES[distance]
     return jax.nn.relu(d(anchor, positive) - d(anchor, negative) + margin)
 
 
-def multiple_negatives_ranking_loss(
-    anchor: jax.Array,
-    positive: jax.Array,
-    negative: jax.Array | None = None,
+def multiple_negatives_ranking(
+    embeddings: Embeddings,
+    columns: Columns = NO_COLUMNS,
+    *,
     scale: float = 20.0,
     symmetric: bool = False,
-    weights: jax.Array | None = None,
 ) -> jax.Array:
-    """Mean cross-entropy of each anchor's own positive among all positives and negatives of the batch; all (B, E).
+    """Cross-entropy of each anchor's own positive among all positives and negatives of the batch, by cosine.
 
     Over a mesh, the batch is that of all devices.
 
     Args:
+      embeddings: anchors, positives and any number of columns of negatives, (B, E) each.
+      columns: rows whose "weights" are 0 are no candidates.
       scale: what cosines are multiplied by.
-      symmetric: the normaliser is averaged with that of each positive's own anchor among all anchors.
+      symmetric: the log-sum is averaged with that of each positive's own anchor among all anchors.
+
+    Returns:
+      (B,) float32.
+
+    Reference: Henderson et al. 2017, as sentence-transformers' MultipleNegativesRankingLoss.
     """
-    return _mean(ranking_terms(anchor, positive, negative, scale, symmetric, weights), weights)
-
-
-def ranking_terms(
-    anchor: jax.Array,
-    positive: jax.Array,
-    negative: jax.Array | None,
-    scale: float,
-    symmetric: bool,
-    weights: jax.Array | None,
-) -> jax.Array:
-    """The ranking loss of each row, (B,); rows of weight 0 are no candidates."""
+    anchor, *others = embeddings
     B = len(anchor)
-    blocked = jnp.zeros(B) if weights is None else jnp.where(weights > 0, 0.0, NOT_A_CANDIDATE)
+    blocked = jnp.where(columns["weights"] > 0, 0.0, NOT_A_CANDIDATE) if "weights" in columns else jnp.zeros(B)
     # Positives and negatives along an axis of their own: joined along B, rows would change devices.
-    candidates = normalize(jnp.stack([positive] if negative is None else [positive, negative]))
+    candidates = normalize(jnp.stack(others))
     scores = scale * jnp.einsum("be,nce->bnc", normalize(anchor), candidates, precision="highest")
     own = jnp.sum(scores[:, 0] * jnp.eye(B), axis=1)
-    normaliser = jax.nn.logsumexp(scores + blocked[None, None], axis=(1, 2))
+    log_sum = jax.nn.logsumexp(scores + blocked[None, None], axis=(1, 2))
     if symmetric:
-        backward = jax.nn.logsumexp(scores[:, 0] + blocked[:, None], axis=0)
-        normaliser = (normaliser + backward) / 2
-    return normaliser - own
+        log_sum = (log_sum + jax.nn.logsumexp(scores[:, 0] + blocked[:, None], axis=0)) / 2
+    return log_sum - own
 
 
-def _mean(terms: jax.Array, weights: jax.Array | None) -> jax.Array:
-    return jnp.mean(terms) if weights is None else jnp.sum(terms * weights) / jnp.sum(weights)
+def matryoshka(loss: Loss, dims: Sequence[int], weights: Sequence[float] | None = None) -> Loss:
+    """The sum of a loss over prefixes of the embeddings, each scaled to unit length.
 
+    Args:
+      dims: lengths of the prefixes, each at most E.
+      weights: what the loss of each prefix is multiplied by; None is 1 each.
 
-@dataclass(frozen=True, slots=True)
-class Loss:
-    """A loss and its settings.
-
-    Attributes:
-      matryoshka_dims: sum the loss over these prefixes of the embeddings, each scaled to unit length; () takes them
-        whole, as they are.
+    Reference: Kusupati et al. 2022, as sentence-transformers' MatryoshkaLoss.
     """
+    return partial(_matryoshka, loss, tuple(dims), tuple(weights or [1.0] * len(dims)))
 
-    name: LossName = "triplet"
-    distance: Distance = "euclidean"
-    margin: float = 5.0
-    scale: float = 20.0
-    symmetric: bool = False
-    matryoshka_dims: tuple[int, ...] = ()
 
-    @property
-    def row_by_row(self) -> bool:
-        """Whether a row's loss depends on that row only, so that a batch may be cut."""
-        return self.name == "triplet"
+def _matryoshka(
+    loss: Loss, dims: tuple[int, ...], weights: tuple[float, ...], embeddings: Embeddings, columns: Columns = NO_COLUMNS
+) -> jax.Array:
+    whole = embeddings[0].shape[1]
+    if max(dims) > whole:
+        raise StellaError(f"loss.matryoshka_dims: {max(dims)} is more than the {whole} numbers of an embedding.")
+    prefixes = (tuple(normalize(embedding[:, :dim]) for embedding in embeddings) for dim in dims)
+    losses = (weight * loss(prefix, columns) for weight, prefix in zip(weights, prefixes, strict=True))
+    return sum(losses, jnp.zeros(len(embeddings[0])))
 
-    def terms(self, embeddings: tuple[jax.Array, ...], weights: jax.Array) -> jax.Array:
-        """The loss of each row, (B,), of the embeddings (B, E) of each column; `weights` (B,) is 0 for padding.
 
-        Raises:
-          StellaError: the columns or dimensions are not ones that this loss can take.
-        """
-        if not self.matryoshka_dims:
-            return self._terms(embeddings, weights)
-        prefixes = (self._prefixes(embeddings, dim) for dim in self.matryoshka_dims)
-        return sum((self._terms(prefix, weights) for prefix in prefixes), jnp.zeros(len(weights)))
-
-    def _prefixes(self, embeddings: tuple[jax.Array, ...], dim: int) -> tuple[jax.Array, ...]:
-        if not 1 <= dim <= (whole := embeddings[0].shape[1]):
-            raise StellaError(f"loss.matryoshka_dims holds {dim}; the head that is trained has {whole} numbers.")
-        return tuple(normalize(embedding[:, :dim]) for embedding in embeddings)
-
-    def _terms(self, embeddings: tuple[jax.Array, ...], weights: jax.Array) -> jax.Array:
-        if self.name == "triplet":
-            if len(embeddings) != 3:
-                raise StellaError("the triplet loss needs a negative in each row; multiple_negatives_ranking does not.")
-            return triplet_terms(*embeddings, self.distance, self.margin)
-        if self.name == "multiple_negatives_ranking":
-            anchor, positive, *negative = embeddings
-            return ranking_terms(
-                anchor, positive, negative[0] if negative else None, self.scale, self.symmetric, weights
-            )
-        raise StellaError(f"loss.name {shown(self.name)} is unknown; triplet and multiple_negatives_ranking are.")
+BUILT_IN: dict[str, Callable[..., jax.Array]] = {
+    "triplet": triplet,
+    "multiple_negatives_ranking": multiple_negatives_ranking,
+}

@@ -91,24 +91,37 @@ def _share_a_text(texts: np.ndarray) -> bool:
     return any((texts == text).any(axis=1).all() for text in texts[0])
 
 
-class Schedule:
+class BatchPlan:
     """Which rows each step of a whole training takes; steps are counted from 0, and `done` of them are made.
 
     Attributes:
       steps: how many there are.
+
+    Args:
+      max_steps: ends after so many steps, in place of `epochs`.
+      others: as in `epoch_plan`.
     """
 
     def __init__(
-        self, dataset: Dataset, batch_size: int, sampler: str, seed: int, epochs: int, drop_last: bool = False
+        self,
+        dataset: Dataset,
+        batch_size: int,
+        sampler: str,
+        seed: int,
+        epochs: int,
+        drop_last: bool = False,
+        max_steps: int | None = None,
     ):
         def plan(epoch: int) -> Plan:
             return epoch_plan(dataset, batch_size, sampler, seed, epoch, drop_last)
 
-        # The epochs of `no_duplicates` need not be equally long.
-        lengths = [len(plan(epoch)) for epoch in range(epochs if sampler == "no_duplicates" else 1)]
-        self._ends = np.cumsum(lengths if len(lengths) == epochs else lengths * epochs).tolist()
         self._plan = lru_cache(1)(plan)
-        self.steps: int = self._ends[-1]
+        first = len(plan(0))
+        self._ends = [first]  # of each epoch; those of `no_duplicates` need not be equally long
+        while self._ends[-1] < max_steps if max_steps else len(self._ends) < epochs:
+            length = len(plan(len(self._ends))) if sampler == "no_duplicates" else first
+            self._ends.append(self._ends[-1] + length)
+        self.steps: int = max_steps or self._ends[-1]
 
     def rows(self, step: int) -> np.ndarray:
         """The numbers of the rows of a step."""

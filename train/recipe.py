@@ -18,7 +18,7 @@ COLUMNS = ("anchor", "positive", "negative")
 
 
 @dataclass(frozen=True, slots=True)
-class Data:
+class DataSection:
     """Where the rows lie (JSONL, CSV, Parquet) and how they come into batches.
 
     Attributes:
@@ -43,31 +43,44 @@ class Data:
 
 
 @dataclass(frozen=True, slots=True)
-class Loss:
+class LossSection:
     """What is made small.
 
     Attributes:
+      name: triplet, multiple_negatives_ranking, or "my_module:my_loss", a function of one's own as in `train.losses`,
+        whose module lies in the working directory or is installed.
+      args: keyword arguments of a function of one's own.
       distance, margin: of the triplet loss.
       scale, symmetric: of the ranking loss; symmetric ranks anchors for each positive, too.
-      mini_batch: rows that pass the encoder at once in the ranking loss, however large the batch (GradCache: value and
-        gradient stay the same); None is all.
+      mini_batch: rows that pass the encoder at once, however large the batch; None is all. Value and gradient stay the
+        same, for a loss that compares rows by GradCache.
       matryoshka_dims: the loss is the sum over these prefixes of an embedding; none is the whole embedding alone.
+      matryoshka_weights: what the loss of each prefix is multiplied by; none is 1 each.
     """
 
-    name: str = one_of("triplet", "multiple_negatives_ranking")
+    name: str = "triplet"
+    args: dict[str, Any] = field(default_factory=dict)
     distance: str = one_of("euclidean", "cosine", "manhattan")
     margin: float = number(5.0, least=0)
     scale: float = number(20.0, above=0)
     symmetric: bool = False
     mini_batch: int | None = number(None, least=1)
     matryoshka_dims: tuple[int, ...] = number((), least=1)
+    matryoshka_weights: tuple[float, ...] = number((), least=0)
+
+    def arguments(self) -> dict[str, Any]:
+        """The keyword arguments of the function that `name` names."""
+        keys = {"triplet": ("distance", "margin"), "multiple_negatives_ranking": ("scale", "symmetric")}
+        return {key: getattr(self, key) for key in keys.get(self.name, ())} | self.args
 
 
 @dataclass(frozen=True, slots=True)
-class Optimizer:
-    """AdamW, its schedule, and what it may change.
+class OptimizerSection:
+    """An optimizer of optax, its schedule, and what it may change.
 
     Attributes:
+      name: of a function of optax or optax.contrib, such as adamw, lion, adafactor, sgd or muon.
+      args: further arguments of that function.
       warmup_ratio: share of the steps over which the learning rate rises from 0.
       weight_decay: of matrices; biases and norms have none.
       max_grad_norm: the gradient is scaled down to this length; 0 leaves it.
@@ -75,6 +88,8 @@ class Optimizer:
       learning_rates: pattern -> the peak learning rate of the parameters that it names.
     """
 
+    name: str = "adamw"
+    args: dict[str, Any] = field(default_factory=dict)
     learning_rate: float = number(2e-5, above=0)
     schedule: str = one_of("cosine", "linear", "constant")
     warmup_ratio: float = number(0.1, least=0, most=1)
@@ -86,10 +101,11 @@ class Optimizer:
 
 
 @dataclass(frozen=True, slots=True)
-class Loop:
+class LoopSection:
     """How long, how much at once, on what, and what is kept.
 
     Attributes:
+      max_steps: end after so many steps, in place of `epochs`.
       batch_size: rows of an optimizer step, over all devices and accumulation steps.
       dtype: what is computed in; parameters and moments are float32.
       dropout: false switches off the checkpoint's hidden_dropout_prob.
@@ -104,6 +120,7 @@ class Loop:
     """
 
     epochs: int = number(3, least=1)
+    max_steps: int | None = number(None, least=1)
     batch_size: int = number(16, least=1)
     gradient_accumulation_steps: int = number(1, least=1)
     dtype: str = one_of("float32", "bfloat16")
@@ -119,21 +136,38 @@ class Loop:
 
 
 @dataclass(frozen=True, slots=True)
+class NewHeadSection:
+    """A Dense head that the checkpoint does not have: drawn at random by the recipe's seed, and trained through.
+
+    Attributes:
+      dim: numbers of its embeddings.
+      pooling: what it is put on, mean or cls; None is the checkpoint's own.
+    """
+
+    dim: int = number(dataclasses.MISSING, least=1, most=1_000_000)
+    pooling: str | None = field(default=None, metadata={"choices": ("mean", "cls")})
+    bias: bool = True
+    activation: str = one_of("identity", "tanh")
+
+
+@dataclass(frozen=True, slots=True)
 class Recipe:
     """The whole of it.
 
     Attributes:
       model: as in `Stella.from_pretrained`, as are `revision` and `dim`, the head to train through.
       output: directory of metrics, checkpoints and export.
-      seed: of the order of the rows and of dropout.
+      new_head: in place of `dim`.
+      seed: of the order of the rows, of dropout and of a new head.
     """
 
     model: str
     output: str
-    data: Data
-    loss: Loss = Loss()
-    optimizer: Optimizer = Optimizer()
-    loop: Loop = Loop()
+    data: DataSection
+    loss: LossSection = LossSection()
+    optimizer: OptimizerSection = OptimizerSection()
+    loop: LoopSection = LoopSection()
+    new_head: NewHeadSection | None = None
     revision: str | None = None
     dim: int | None = number(None, least=1)
     seed: int = number(42, least=0, most=2**32 - 1)
@@ -177,8 +211,18 @@ def _conflicts(recipe: Recipe) -> Iterator[str]:
     if loss.name == "triplet" and (loss.symmetric or loss.mini_batch):
         key = "symmetric" if loss.symmetric else "mini_batch"
         yield f"loss.{key} goes with loss.name = 'multiple_negatives_ranking', not with 'triplet'"
-    for name in set(recipe.data.columns).intersection(COLUMNS):
-        yield f"data.columns names {name!r}, which is a column of texts; leave it out"
+    for name in set(recipe.data.columns).intersection((*COLUMNS, "weights")):
+        what = "the weights of rows" if name == "weights" else "a column of texts"
+        yield f"data.columns names {name!r}, which is {what}; leave it out"
+    if loss.args and ":" not in loss.name:
+        yield 'loss.args goes with a function of your own, loss.name = "my_module:my_loss"'
+    if loss.matryoshka_weights and len(loss.matryoshka_weights) != len(loss.matryoshka_dims):
+        yield (
+            f"loss.matryoshka_weights has {len(loss.matryoshka_weights)} numbers for {len(loss.matryoshka_dims)} "
+            "loss.matryoshka_dims; give one each"
+        )
+    if recipe.new_head and recipe.dim is not None:
+        yield "dim picks a head that is there and new_head makes one; set one of them"
     if recipe.data.eval is None and (loop.early_stop or loop.export == "best"):
         key = "early_stop" if loop.early_stop else "export = 'best'"
         yield f"loop.{key} needs evaluations; name a file in data.eval"

@@ -1,37 +1,38 @@
-"""The training step: one jitted function of a state and a batch.
+"""The training step: one jitted function of a state and a batch, for any loss and any optax optimizer.
 
 It depends on (seed, step, batch) only, so that a run that continues gives the bits of one that never stopped. Over a
-mesh, rows are split over `data`, and the loss is that of the whole batch.
+mesh, texts and rows are split over `data`, and the loss is that of the whole batch.
 
-Axes: B rows, T tokens, E embedding dimension; A parts of a batch.
+Axes: A parts of a batch, B rows of a part, E embedding dimension.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
 import numpy as np
+import optax
+from flax import nnx
 from jax.sharding import Mesh, NamedSharding
+from jax.sharding import PartitionSpec as P
 
-from stella_jax.model import DRAWN, Dropout
-from stella_jax.sharding import EVERYWHERE, ROWS, place
+from stella_jax.embedding_model import EmbeddingModel
+from stella_jax.errors import StellaError
+from stella_jax.model import DROPOUT_MASK, Dropout
+from stella_jax.sharding import EVERYWHERE, make_mesh, param_spec, place
 from train.batches import Batch
-from train.losses import Loss
-from train.optimizer import Moments, Optimizer, adamw, learning_rates, rates, zero_moments
-from train.params import STACKED, Network, Params, spec
+from train.loss_checks import LossTraits
+from train.losses import Embeddings, Loss
 
-# () float32 by name.
-Metrics = dict[str, jax.Array]
+Params = dict[str, jax.Array]  # by the names of `EmbeddingModel.params`
+Metrics = dict[str, jax.Array]  # () float32 by name
 
-Embeddings = tuple[jax.Array, ...]
-
-
-# What a layer keeps for its gradient: what matrices gave and dropout drew. The functions between are cheap to compute
-# again, and without them a layer takes half the memory.
+# What a layer keeps for its gradient: results of matrices and masks of dropout. The functions between are cheap to
+# compute again, and without them a layer takes half the memory.
 KEEP = jax.checkpoint_policies.save_from_both_policies(
-    jax.checkpoint_policies.dots_saveable, jax.checkpoint_policies.save_only_these_names(DRAWN)
+    jax.checkpoint_policies.dots_saveable, jax.checkpoint_policies.save_only_these_names(DROPOUT_MASK)
 )
 
 
@@ -40,7 +41,7 @@ class State(NamedTuple):
 
     step: jax.Array
     params: Params
-    moments: Moments
+    opt_state: optax.OptState
 
 
 class Gradient(NamedTuple):
@@ -52,14 +53,14 @@ class Gradient(NamedTuple):
 
 
 @dataclass(frozen=True, slots=True)
-class Settings:
+class StepConfig:
     """How the gradient is taken.
 
     Attributes:
       seed: of dropout.
       dropout: whether there is any; the rate is the checkpoint's own.
       accumulation: parts that a batch is cut into, one in memory at a time. Loss and gradient are those of the whole
-        batch; a loss that ranks across rows takes a forward pass more for it (Gao et al. 2021, GradCache).
+        batch; a loss that compares rows takes a forward pass more for it (Gao et al. 2021, GradCache).
       remat: keep nothing of a layer but its input, and compute all of it again for its gradient.
     """
 
@@ -69,157 +70,226 @@ class Settings:
     remat: bool = False
 
 
-class Trainer:
-    """The step, compiled once for each shape of a batch.
+def make_step(
+    model: EmbeddingModel,
+    loss: Loss,
+    optimizer: optax.GradientTransformation,
+    config: StepConfig = StepConfig(),
+    *,
+    trainable: Mapping[str, Any] | None = None,
+    learning_rate: optax.Schedule | None = None,
+) -> tuple[State, "Step"]:
+    """The first state, and the step that takes it further: `state, metrics = step(state, batch)`.
 
     Args:
-      network, params: from `params.load`, on this mesh; only names, shapes and shardings of the parameters are kept.
-      steps: of the whole training, for the schedule.
-
-    Attributes:
-      rates: what each trained leaf's learning rate is multiplied by; leaves that are not there are frozen.
-      schedule: (steps,) float32, the learning rate of each step.
+      model: as `stella_jax.load` returns it, with parameters in float32; it stays as it is. `model.with_params(
+        state.params)` is the trained one.
+      loss: (embeddings of each column, further columns) -> the loss of each row, see `train.losses`.
+      optimizer: any optax transformation; it sees parameters as a dict by name, such as "head/kernel", of which the
+        layers' have a leading axis of layers.
+      trainable: names of what trains, each with True, or with a mask that broadcasts to the parameter; None is all.
+        What does not train gets no gradient and no optimizer state, and keeps its bits.
+      learning_rate: the optimizer's schedule, for the metric.
 
     Raises:
-      StellaError: the optimizer's patterns fit nothing, or leave nothing to train.
+      StellaError: a name in `trainable` is no parameter.
+    """
+    step = Step(model, loss, optimizer, config, trainable=trainable, learning_rate=learning_rate)
+    return step.init(jax.tree.map(jnp.copy, model.params())), step
+
+
+class Step:
+    """The jitted step, compiled once for each shape of a batch; make one with `make_step`, which has the arguments.
+
+    Attributes:
+      mesh: the devices of the model.
+      trainable: as given, for all parameters where it was None.
     """
 
     def __init__(
         self,
-        network: Network,
-        params: Params,
+        model: EmbeddingModel,
         loss: Loss,
-        optimizer: Optimizer,
-        steps: int,
-        mesh: Mesh,
-        settings: Settings,
+        optimizer: optax.GradientTransformation,
+        config: StepConfig,
+        *,
+        trainable: Mapping[str, Any] | None = None,
+        learning_rate: optax.Schedule | None = None,
+        loss_name: str = "",
     ):
-        self.network = network
-        self.loss = loss
-        self.optimizer = optimizer
-        self.mesh = mesh
-        self.settings = settings
-        self._keep = jax.checkpoint_policies.nothing_saveable if settings.remat else KEEP
-        self.schedule = learning_rates(optimizer, steps)
-        self.rates = rates(optimizer, params)
-        laid: dict[str, Any] = {name: leaf.sharding for name, leaf in params.items()}
-        self._trained: dict[str, Any] = {name: laid[name] for name in self.rates}
-        everywhere: Any = NamedSharding(mesh, EVERYWHERE)
-        shardings = State(everywhere, laid, Moments(self._trained, self._trained))
-        self._step = jax.jit(self._update, donate_argnums=0, out_shardings=(shardings, None))
+        params = model.params()
+        self.trainable = dict.fromkeys(params, True) if trainable is None else dict(trainable)
+        unknown = [name for name in self.trainable if name not in params]
+        if unknown:
+            raise StellaError(f"trainable: {unknown[0]} is not a parameter; names are such as {next(iter(params))}.")
+        self._model = nnx.eval_shape(lambda: model)
+        self._dim, self._dropout_rate = model.dims[0], model.dropout_rate
+        self._loss, self._loss_name = loss, loss_name or getattr(loss, "__name__", "loss")
+        self._optimizer = optax.with_extra_args_support(optimizer)
+        self._config, self._learning_rate = config, learning_rate
+        self._policy = jax.checkpoint_policies.nothing_saveable if config.remat else KEEP
+        self._shardings = {name: leaf.sharding for name, leaf in params.items()}
+        first = next(iter(self._shardings.values()))
+        self.mesh: Mesh = first.mesh if isinstance(first, NamedSharding) else make_mesh()
+        self._traits: LossTraits | None = None
+        self._step = jax.jit(self._update, donate_argnums=0, out_shardings=(self._state_shardings(params), None))
 
-    def start(self, params: Params) -> State:
-        """The state before the first step, which uses the parameters up."""
-        trained = {name: params[name] for name in self.rates}
-        moments = jax.jit(zero_moments, out_shardings=Moments(self._trained, self._trained))(trained)
-        return State(place(self.mesh, np.int32(0)), params, moments)
+    def init(self, params: Params) -> State:
+        """The state before the first step, which uses these parameters up."""
+        shardings = self._state_shardings(params)
+        opt_state = jax.jit(self._optimizer.init, out_shardings=shardings.opt_state)(self._trained(params))
+        return State(place(self.mesh, np.int32(0)), params, opt_state)
 
-    def step(self, state: State, batch: Batch) -> tuple[State, Metrics]:
+    def __call__(self, state: State, batch: Batch) -> tuple[State, Metrics]:
         """One update. The old state is used up.
 
-        Metrics: `loss`; `grad_norm`, before clipping; `param_norm` and `update_norm`, of what trains; `active`, the
-        share of rows whose loss is not 0; `learning_rate`.
+        Metrics: `loss`; `grad_norm`, before the optimizer; `param_norm` and `update_norm`, of what trains; `active`,
+        the share of rows whose loss is not 0; `learning_rate`, where the schedule is known.
 
         Raises:
-          StellaError: the loss cannot take these columns or this head.
+          StellaError: the loss cannot take this batch or this model.
         """
+        self.check(batch)
         with jax.set_mesh(self.mesh):
-            return self._step(state, self._placed(batch), self.schedule)
+            return self._step(state, self._placed(batch))
 
     def lower(self, state: State, batch: Batch) -> Any:
         """The step for these shapes, lowered and not run."""
+        self.check(batch)
         with jax.set_mesh(self.mesh):
-            return self._step.lower(state, self._placed(batch), self.schedule)
+            return self._step.lower(state, self._placed(batch))
+
+    def check(self, batch: Batch) -> None:
+        """Tries the loss on random embeddings, with the further columns of a batch, before anything is computed.
+
+        Raises:
+          StellaError: see `LossTraits`; or the loss cannot do with rows that fill a batch up, and this one has some.
+        """
+        if self._traits is None:
+            columns = {name: np.asarray(values).reshape(-1) for name, values in batch.columns.items()}
+            self._traits = LossTraits(self._loss, self._loss_name, batch.places.shape[-1], self._dim, columns)
+        if not self._traits.skips_padding and not np.asarray(batch.weights).all():
+            raise StellaError(
+                f'loss {self._loss_name!r} compares rows and does not read columns["weights"], so a batch of '
+                f"{int(np.sum(batch.weights))} rows cannot be filled up to {batch.weights.size}; have the loss leave out "
+                "rows of weight 0, or set data.drop_last = true and a batch size that devices and parts divide."
+            )
+
+    def _trained(self, params: Params) -> Params:
+        return {name: params[name] for name in self.trainable}
+
+    def _state_shardings(self, params: Params) -> State:
+        """Optimizer state that is shaped as its parameter lies where that does, and all else everywhere."""
+        everywhere: Any = NamedSharding(self.mesh, EVERYWHERE)
+
+        def of(path: Any, leaf: Any) -> Any:
+            names = [key.key for key in path if isinstance(key, jax.tree_util.DictKey) and key.key in params]
+            same = bool(names) and params[names[-1]].shape == leaf.shape
+            return self._shardings[names[-1]] if same else everywhere
+
+        abstract = jax.eval_shape(self._optimizer.init, self._trained(params))
+        shardings: Any = {name: self._shardings[name] for name in params}
+        return State(everywhere, shardings, jax.tree.map_with_path(of, abstract))
 
     def _placed(self, batch: Batch) -> Batch:
-        return jax.tree.map(lambda x: place(self.mesh, x, ROWS), batch)
+        """The batch on the mesh, texts and rows over `data` where it divides them."""
 
-    def _update(self, state: State, batch: Batch, schedule: jax.Array) -> tuple[State, Metrics]:
-        trained = {name: state.params[name] for name in self.rates}
+        def over_data(array: np.ndarray) -> jax.Array:
+            divided = array.shape[1] % self.mesh.shape["data"] == 0
+            return place(self.mesh, array, P(None, "data") if divided else EVERYWHERE)
+
+        return jax.tree.map(over_data, batch._replace(tokens=()))
+
+    def _update(self, state: State, batch: Batch) -> tuple[State, Metrics]:
+        trained = self._trained(state.params)
         gradient = self._gradient(trained, state, batch)
-        rate = schedule[state.step]
-        trained, moments, norms = adamw(
-            self.optimizer, self.rates, trained, gradient.params, state.moments, state.step, rate
-        )
+        updates, opt_state = self._optimizer.update(gradient.params, state.opt_state, trained, value=gradient.loss)
+        updates = {name: _masked(update, self.trainable[name]) for name, update in updates.items()}
+        moved = {name: _moved(trained[name], updates[name], self.trainable[name]) for name in trained}
         metrics = {
             "loss": gradient.loss,
-            "grad_norm": norms.gradient,
-            "param_norm": norms.params,
-            "update_norm": norms.update,
+            "grad_norm": optax.tree.norm(gradient.params),
+            "param_norm": optax.tree.norm(moved),
+            "update_norm": optax.tree.norm(updates),
             "active": gradient.active,
-            "learning_rate": rate,
         }
-        return State(state.step + 1, state.params | trained, moments), metrics
+        if self._learning_rate:
+            metrics["learning_rate"] = jnp.asarray(self._learning_rate(state.step), jnp.float32)
+        return State(state.step + 1, state.params | moved, opt_state), metrics
 
     def _gradient(self, trained: Params, state: State, batch: Batch) -> Gradient:
         """The gradient of the whole batch, part by part."""
-        A = self.settings.accumulation
-        key = jax.random.fold_in(jax.random.key(self.settings.seed), state.step)
-        batch = batch._replace(weights=batch.weights / jnp.sum(batch.weights))
+        A = self._config.accumulation
+        key = jax.random.fold_in(jax.random.key(self._config.seed), state.step)
+        total = jnp.sum(batch.weights)
 
         def embed(trained: Params, part: Batch, number: jax.Array) -> Embeddings:
-            return self._embed(self._whole(state.params | trained), part, jax.random.fold_in(key, number))
+            return self._embed(self._gathered(state.params | trained), part, jax.random.fold_in(key, number))
 
-        def part_gradient(part: Batch, number: jax.Array, above: Embeddings | None = None) -> Gradient:
-            embeddings, pull = jax.vjp(lambda trained: embed(trained, part, number), trained)
-            loss, active, above = self._loss(embeddings, part.weights) if above is None else (0.0, 0.0, above)
-            return Gradient(jnp.asarray(loss), jnp.asarray(active), pull(above)[0])
+        def part_gradient(part: Batch, number: jax.Array, cotangents: Embeddings | None = None) -> Gradient:
+            embeddings, vjp = jax.vjp(lambda trained: embed(trained, part, number), trained)
+            loss = active = jnp.zeros(())
+            if cotangents is None:
+                loss, active, cotangents = self._loss_gradient(embeddings, part, total)
+            return Gradient(loss, active, vjp(cotangents)[0])
 
+        numbers = jnp.arange(A)
         if A == 1:
-            gradient = part_gradient(batch, jnp.int32(0))
+            gradient = part_gradient(jax.tree.map(lambda x: x[0], batch), jnp.int32(0))
+        elif self._traits and self._traits.decomposable:
+            gradient = _summed(part_gradient, batch, numbers)
         else:
-            parts, numbers = jax.tree.map(lambda x: _cut(x, A), batch), jnp.arange(A)
-            if self.loss.row_by_row:
-                gradient = _summed(part_gradient, parts, numbers)
-            else:
-                embeddings = jax.lax.map(lambda part: embed(trained, *part), (parts, numbers))
-                joined = jax.tree.map(lambda x: x.reshape(-1, x.shape[-1]), embeddings)
-                loss, active, above = self._loss(joined, parts.weights.reshape(-1))
-                above = jax.tree.map(lambda x, like: x.reshape(like.shape), above, embeddings)
-                gradient = _summed(part_gradient, parts, numbers, above)._replace(loss=loss, active=active)
-        return gradient._replace(params=jax.lax.with_sharding_constraint(gradient.params, self._trained))
+            embeddings = jax.lax.map(lambda part: embed(trained, *part), (batch, numbers))
+            joined = jax.tree.map(lambda x: x.reshape(-1, *x.shape[2:]), (embeddings, batch.weights, batch.columns))
+            whole = batch._replace(weights=joined[1], columns=joined[2])
+            loss, active, cotangents = self._loss_gradient(joined[0], whole, total)
+            cotangents = jax.tree.map(lambda x, like: x.reshape(like.shape), cotangents, embeddings)
+            gradient = _summed(part_gradient, batch, numbers, cotangents)._replace(loss=loss, active=active)
+        masked = {name: _masked(leaf, self.trainable[name]) for name, leaf in gradient.params.items()}
+        shardings = {name: self._shardings[name] for name in masked}
+        return gradient._replace(params=jax.lax.with_sharding_constraint(masked, shardings))
 
-    def _whole(self, params: Params) -> Params:
+    def _gathered(self, params: Params) -> Params:
         """Gathers what is split over `data`, apart from the layers, which the scan gathers one by one.
 
         Left to itself, the compiler would rather gather the batch at the word embeddings.
         """
-        specs = {name: spec(name, leaf.shape, self.mesh) for name, leaf in params.items() if STACKED not in name}
-        gathered = {name: NamedSharding(self.mesh, split) for name, split in specs.items()}
-        return params | jax.lax.with_sharding_constraint({name: params[name] for name in gathered}, gathered)
+        names = [name for name in params if not name.startswith("encoder/layers/")]
+        specs = {name: NamedSharding(self.mesh, param_spec(name, params[name].shape, self.mesh)) for name in names}
+        return params | jax.lax.with_sharding_constraint({name: params[name] for name in names}, specs)
 
-    def _embed(self, params: Params, batch: Batch, key: jax.Array) -> Embeddings:
-        """Embeddings (B, E) of each column. Columns of the same length pass the encoder together."""
-        embeddings: dict[int, jax.Array] = {}
-        for length in sorted({ids.shape[1] for ids in batch.ids}):
-            columns = [i for i, ids in enumerate(batch.ids) if ids.shape[1] == length]
-            # Side by side, then row by row: no row leaves its device.
-            ids = jnp.stack([batch.ids[i] for i in columns], axis=1).reshape(-1, length)
-            lengths = jnp.stack([batch.lengths[i] for i in columns], axis=1).reshape(-1)
-            together = self.network.embed(params, ids, lengths, self._dropout(key, columns[0]), self._keep)
-            together = together.reshape(-1, len(columns), together.shape[-1])
-            embeddings |= {i: together[:, place] for place, i in enumerate(columns)}
-        return tuple(embeddings[i] for i in range(len(batch.ids)))
+    def _embed(self, params: Params, part: Batch, key: jax.Array) -> Embeddings:
+        """Embeddings (B, E) of each column."""
+        model = self._model.with_params(params)
+        rate = self._dropout_rate if self._config.dropout else 0.0
+        groups = [
+            model(ids, lengths, Dropout(rate, jax.random.fold_in(key, i)) if rate else None, self._policy)
+            for i, (ids, lengths) in enumerate(zip(part.ids, part.lengths, strict=True))
+        ]
+        texts = jnp.concatenate(groups)
+        return tuple(texts[part.places[:, column]] for column in range(part.places.shape[1]))
 
-    def _dropout(self, key: jax.Array, place: int) -> Dropout | None:
-        if not self.settings.dropout or not self.network.dropout:
-            return None
-        return Dropout(self.network.dropout, key).at(place)
-
-    def _loss(self, embeddings: Embeddings, shares: jax.Array) -> tuple[jax.Array, jax.Array, Embeddings]:
-        """The loss, the active share, and the loss's gradient in the embeddings; shares (B,) sum to 1 over a batch."""
+    def _loss_gradient(
+        self, embeddings: Embeddings, part: Batch, total: jax.Array
+    ) -> tuple[jax.Array, jax.Array, Embeddings]:
+        """The part's share of the loss, its active share, and the gradient of the loss in the embeddings."""
+        shares = part.weights / total
 
         def loss(embeddings: Embeddings) -> tuple[jax.Array, jax.Array]:
-            terms = self.loss.terms(embeddings, shares)
-            return jnp.sum(shares * terms), jnp.sum(shares * (terms > 0))
+            per_example = self._loss(embeddings, part.columns | {"weights": part.weights})
+            return jnp.sum(shares * per_example), jnp.sum(shares * (per_example > 0))
 
         (value, active), gradient = jax.value_and_grad(loss, has_aux=True)(embeddings)
         return value, active, gradient
 
 
-def _cut(x: jax.Array, A: int) -> jax.Array:
-    """(B, ...) -> (A, B/A, ...); every part takes as many rows of each device."""
-    return x.reshape(x.shape[0] // A, A, *x.shape[1:]).swapaxes(0, 1)
+def _masked(x: jax.Array, mask: Any) -> jax.Array:
+    return x if mask is True else jnp.where(mask, x, 0)
+
+
+def _moved(param: jax.Array, update: jax.Array, mask: Any) -> jax.Array:
+    moved = optax.apply_updates(param, update)
+    return moved if mask is True else jnp.where(mask, moved, param)  # adding 0 would turn -0 into 0
 
 
 def _summed(gradient: Callable[..., Gradient], *parts: Any) -> Gradient:

@@ -79,7 +79,7 @@ class Worker:
         with stop.patience(), Behind(WRITTEN_BEHIND, committed) as behind, ahead(prepared, READ_AHEAD) as coming:
             begun = takewhile(lambda _: not stop.asked, coming)
             groups = _kept(begun, opened, lambda item: item.tokens)
-            for number, embeddings in runner.stream(groups, longest, report=report):
+            for number, embeddings in runner.stream(groups, longest, on_batch=report):
                 behind.do(self._commit, opened[number], embeddings)
                 opened[number] = replace(opened[number], items=[], tokens=[])
 

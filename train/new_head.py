@@ -1,0 +1,81 @@
+"""A checkpoint with a Dense head that it does not have yet."""
+
+import dataclasses
+import json
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from stella_jax.checkpoint import Checkpoint
+from stella_jax.heads import Head
+from stella_jax.layout import POOLINGS
+from stella_jax.weights import Leaf, Weights, head_leaves
+from train.recipe import NewHeadSection
+
+
+class WithHead:
+    """A checkpoint's weights and those of one more head, float32."""
+
+    def __init__(self, base: Weights, leaves: dict[str, Leaf], arrays: dict[str, np.ndarray]):
+        self._base, self._arrays = base, arrays
+        self.leaves: dict[str, Leaf] = base.leaves | leaves
+        self.dtypes: dict[str, np.dtype] = base.dtypes | dict.fromkeys(arrays, np.dtype(np.float32))
+        self.prefix, self.headers = base.prefix, base.headers
+
+    def read(self, path: str) -> np.ndarray:
+        """One leaf, contiguous."""
+        return self._arrays[path] if path in self._arrays else self._base.read(path)
+
+
+def with_new_head(base: Checkpoint, section: NewHeadSection, seed: int) -> Checkpoint:
+    """The checkpoint with a new head as its default, which takes the place of one of the same dimension.
+
+    The head's numbers are drawn as torch draws a Linear's: uniform up to 1 / sqrt(hidden_size).
+    """
+    folder = f"2_Dense_{section.dim}"
+    activation: Any = section.activation
+    head = Head(folder, section.dim, section.bias, activation)
+    hidden, rng = base.layout.config.hidden_size, np.random.default_rng(seed)
+    leaves = {leaf.path: leaf for leaf in head_leaves(head, hidden)}
+    bound = 1 / np.sqrt(hidden)
+    arrays = {path: rng.uniform(-bound, bound, leaf.shape).astype(np.float32) for path, leaf in leaves.items()}
+    layout = dataclasses.replace(
+        base.layout,
+        heads={dim: old for dim, old in base.layout.heads.items() if dim != section.dim} | {section.dim: head},
+        default_dim=section.dim,
+        pooling=next((known for known in POOLINGS if known == section.pooling), base.layout.pooling),
+    )
+    return dataclasses.replace(base, layout=layout, weights=WithHead(base.weights, leaves, arrays))
+
+
+def write_new_head(base: Checkpoint, working: Path) -> None:
+    """Writes the JSON files of a new head, and of a pooling that it changed, into a saved directory."""
+    head = base.layout.head(None)
+    assert head
+    activation = {"identity": "torch.nn.modules.linear.Identity", "tanh": "torch.nn.modules.activation.Tanh"}
+    fields = {
+        "in_features": base.layout.config.hidden_size,
+        "out_features": head.dim,
+        "bias": head.bias,
+        "activation_function": activation[head.activation],
+    }
+    _write(working / head.folder / "config.json", fields)
+    modules = json.loads((working / "modules.json").read_bytes())
+    folder = next(str(m["path"]) for m in modules if str(m["type"]).endswith("Pooling"))
+    pooling = working / folder / "config.json"
+    _write(pooling, _with_pooling(json.loads(pooling.read_bytes()), base.layout.pooling))
+
+
+def _with_pooling(fields: dict[str, Any], mode: str) -> dict[str, Any]:
+    """A pooling's config.json of either schema with this mode."""
+    if "pooling_mode" in fields:
+        return fields | {"pooling_mode": mode}
+    flags = {"cls": "pooling_mode_cls_token", "mean": "pooling_mode_mean_tokens"}
+    names = [name for name in fields if name.startswith("pooling_mode_")] + [*flags.values()]
+    return fields | {name: name == flags[mode] for name in names}
+
+
+def _write(path: Path, fields: dict[str, Any]) -> None:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text(json.dumps(fields, indent=2) + "\n", encoding="utf-8")
