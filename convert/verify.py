@@ -1,6 +1,7 @@
 """Checks a conversion: every hash again, and the embeddings of a few texts from both sides."""
 
 from collections.abc import Iterator
+from typing import Any
 
 import numpy as np
 
@@ -9,6 +10,8 @@ from stella_jax.embedder import Stella
 from stella_jax.errors import StellaError
 from stella_jax.flax_weights import FlaxWeights
 from stella_jax.hashes import hashed, sha256_of_array
+from stella_jax.layout import SETTINGS
+from stella_jax.prompts import with_query_prompt
 from stella_jax.side_files import side_files
 from stella_jax.weights import raise_faults
 
@@ -26,7 +29,8 @@ def verify(
     """Compares two checkpoints that should be one; yields a sentence for each check that held.
 
     Args:
-      native: `converted` is in the spelling of transformers: config.json differs, and so do names and shards.
+      native: `converted` is in the spelling of transformers: config.json differs, and so do names and shards; the
+        settings may name the prompt of queries `query` as well.
       accept_changes: the leaves need not be those that provenance.json records.
 
     Raises:
@@ -55,14 +59,20 @@ def _compare_leaves(source: Checkpoint, converted: Checkpoint, accept_changes: b
 
 def _compare_files(source: Checkpoint, converted: Checkpoint, native: bool) -> str:
     layout = source.layout
-    rewritten = {layout.file("config.json"), layout.file("model.safetensors.index.json")} if native else set()
+    rewritten = {layout.file("config.json"), layout.file("model.safetensors.index.json"), SETTINGS} if native else set()
     ours, theirs = (
         hashed(c.directory, [name for name in side_files(c.directory) if name not in rewritten])
         for c in (source, converted)
     )
     faults = [f"differs: {name}" for name in ours.keys() | theirs.keys() if ours.get(name) != theirs.get(name)]
+    if native and _settings(converted) != with_query_prompt(_settings(source)):
+        faults.append(f"differs, by more than the prompt `query`: {SETTINGS}")
     raise_faults("the files beside the weights differ:", faults)
     return f"{len(ours)} files beside the weights have the same sha256"
+
+
+def _settings(checkpoint: Checkpoint) -> dict[str, Any]:
+    return checkpoint.directory.json_object(SETTINGS) if checkpoint.directory.has(SETTINGS) else {}
 
 
 def _compare_weight_files(source: Checkpoint, converted: Checkpoint) -> str:

@@ -1,6 +1,9 @@
 """Stella: what a user holds. Texts in, embeddings out."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import replace
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -9,21 +12,45 @@ from jax.sharding import Mesh
 from tqdm import tqdm
 
 from stella_jax import similarity
+from stella_jax.arguments import (
+    check_choice,
+    check_device,
+    check_no_processes,
+    check_not_traced,
+    check_texts,
+    check_whole,
+)
 from stella_jax.checkpoint import Checkpoint, compute_dtype
 from stella_jax.config import EncoderConfig
 from stella_jax.errors import StellaError, shown
 from stella_jax.hub import resolve
-from stella_jax.layout import listed
+from stella_jax.model_card import ModelCardData
+from stella_jax.output_format import OutputFormat
+from stella_jax.prompts import query_prompt_name
 from stella_jax.runner import OnBatch, Runner
-from stella_jax.save import save_model
+from stella_jax.save import save_params
 from stella_jax.sharding import make_mesh
-from stella_jax.tokenizer import Tokens, check_text, describe
+from stella_jax.tokenizer import Tokens, check_text
+from stella_jax.torch_tensors import like, to_numpy
 
 MOST_ROWS = 1_000_000
 
+Texts = str | Sequence[str]
+
 
 class Stella:
-    """An embedding model of the `NewModel` family; make one with `Stella.from_pretrained`."""
+    """An embedding model of the `NewModel` family; make one with `Stella.from_pretrained`.
+
+    Methods and arguments are those of sentence-transformers' SentenceTransformer, whose evaluators take it as it is.
+    """
+
+    _truncate_dim: int | None = None
+
+    def __new__(cls, checkpoint: object = None, *_: Any, **__: Any) -> "Stella":
+        if isinstance(checkpoint, str | Path):
+            name = shown(str(checkpoint))
+            raise StellaError(f"Stella: takes an opened checkpoint, not {name}; use Stella.from_pretrained({name}).")
+        return super().__new__(cls)
 
     def __init__(
         self,
@@ -51,6 +78,16 @@ class Stella:
         dtype: str | None = None,
         mesh: Mesh | str | None = None,
         revision: str | None = None,
+        *,
+        truncate_dim: int | None = None,
+        prompts: Mapping[str, str] | None = None,
+        default_prompt_name: str | None = None,
+        similarity_fn_name: str | None = None,
+        cache_folder: str | Path | None = None,
+        local_files_only: bool = False,
+        token: str | bool | None = None,
+        trust_remote_code: bool = False,
+        device: object = None,
     ) -> "Stella":
         """Loads a checkpoint.
 
@@ -63,12 +100,29 @@ class Stella:
           mesh: devices to share the work, as a mesh of the axes `data` (rows) and `model` (the encoder's own split) or
             as text, "data=8" or "data=4,model=2"; None is one device. Over `data` a text's bits stay the same.
           revision: branch, tag or commit of a repo.
+          truncate_dim: how many numbers `encode` keeps where it is not told otherwise.
+          prompts: texts by their name, beside or in place of the checkpoint's.
+          default_prompt_name: the one that `encode` takes where none is named.
+          similarity_fn_name: "cosine", "dot", "euclidean" or "manhattan" in place of the checkpoint's.
+          cache_folder: where repos are downloaded to; None is the hub's own cache.
+          local_files_only: take a repo from the cache, or not at all.
+          token: for a private repo; None is the one of `hf auth login`.
+          trust_remote_code: a permission that is not used: code of a checkpoint is never run.
+          device: None; or "cpu", "cuda" or "tpu", where the model runs on it anyway.
 
         Raises:
           StellaError: one sentence on what is wrong with the checkpoint or the arguments.
         """
-        mesh = make_mesh(mesh) if isinstance(mesh, str) else mesh
-        return cls(Checkpoint.open(resolve(name_or_path, revision)), dim=dim, dtype=dtype, mesh=mesh)
+        mesh = make_mesh(mesh) if isinstance(mesh, str) else mesh or make_mesh()
+        check_device(device, mesh.devices.flat[0].platform)
+        path = resolve(
+            name_or_path, revision, cache_folder=cache_folder, local_files_only=local_files_only, token=token
+        )
+        checkpoint = Checkpoint.open(path)
+        layout = checkpoint.layout.changed(prompts, default_prompt_name, similarity_fn_name)
+        model = cls(replace(checkpoint, layout=layout), dim=dim, dtype=dtype, mesh=mesh)
+        model.truncate_dim = truncate_dim
+        return model
 
     @property
     def config(self) -> EncoderConfig:
@@ -81,13 +135,41 @@ class Stella:
 
     @property
     def dim(self) -> int:
-        """Numbers in an embedding."""
-        return self.runner.dims[0]
+        """Numbers in an embedding, after `truncate_dim`."""
+        return self.truncate_dim or self.runner.dims[0]
 
     @property
     def dims(self) -> tuple[int, ...]:
         """The dimensions that `from_pretrained(dim=...)` can pick from."""
         return self.checkpoint.layout.dims
+
+    @property
+    def truncate_dim(self) -> int | None:
+        """How many numbers of an embedding `encode` keeps; None keeps all. May be set."""
+        return self._truncate_dim
+
+    @truncate_dim.setter
+    def truncate_dim(self, value: int | None) -> None:
+        if value is not None:
+            check_whole("truncate_dim", value, self.runner.dims[0])
+        self._truncate_dim = value
+
+    @contextmanager
+    def truncate_embeddings(self, truncate_dim: int | None) -> Iterator[None]:
+        """`truncate_dim` is this one inside of a `with`."""
+        before, self.truncate_dim = self.truncate_dim, truncate_dim
+        try:
+            yield
+        finally:
+            self.truncate_dim = before
+
+    truncate_sentence_embeddings = truncate_embeddings
+
+    def get_embedding_dimension(self) -> int:
+        """`dim`, by its name in sentence-transformers."""
+        return self.dim
+
+    get_sentence_embedding_dimension = get_embedding_dimension
 
     @property
     def prompts(self) -> dict[str, str]:
@@ -100,20 +182,31 @@ class Stella:
 
     @max_seq_length.setter
     def max_seq_length(self, value: int) -> None:
-        _check_whole("max_seq_length", value, self.config.max_position_embeddings)
+        check_whole("max_seq_length", value, self.config.max_position_embeddings)
         self.tokenizer.max_length = value
+
+    def get_max_seq_length(self) -> int:
+        """`max_seq_length`, by its name in sentence-transformers."""
+        return self.max_seq_length
 
     def encode(
         self,
-        sentences: str | Sequence[str],
+        sentences: Texts | None = None,
         prompt_name: str | None = None,
         prompt: str | None = None,
         batch_size: int | None = None,
         show_progress_bar: bool | None = None,
         output_value: str = "sentence_embedding",
-        precision: str = "float32",
+        precision: str | None = "float32",
         normalize_embeddings: bool = False,
         truncate_dim: int | None = None,
+        *,
+        inputs: Texts | None = None,
+        convert_to_numpy: bool = True,
+        convert_to_tensor: bool = False,
+        device: object = None,
+        pool: None = None,
+        chunk_size: None = None,
     ) -> Any:
         """Embeds texts, as sentence-transformers' method of this name does.
 
@@ -126,63 +219,99 @@ class Stella:
           batch_size: most rows of a batch on a device; None lets the shape decide.
           show_progress_bar: a bar on stderr.
           output_value: "sentence_embedding", or "token_embeddings" for the encoder's vectors of each token.
-          precision: "float32"; "binary" and "ubinary" give the signs, packed eight to a byte (int8 and uint8).
+          precision: "float32" or None; "binary" and "ubinary" give the signs, packed eight to a byte (int8 and uint8).
           normalize_embeddings: scale to unit length, after `truncate_dim`.
-          truncate_dim: keep the first numbers only.
+          truncate_dim: keep the first numbers only; None keeps as many as the model's own `truncate_dim` says.
+          inputs: another name of `sentences`.
+          convert_to_numpy: False gives a list of torch tensors, one a text.
+          convert_to_tensor: True gives one torch tensor, on the CPU.
+          device: None; or "cpu", "cuda" or "tpu", where the model runs on it anyway.
+          pool: None.
+          chunk_size: None.
 
         Returns:
           [n, dim] float32 in the order of the texts, (0, dim) for none, [dim] for a lone str; with "token_embeddings"
           a list of [tokens, hidden_size], or one of them.
 
         Raises:
-          StellaError: a text is not a str (says which), or an argument is unknown.
+          StellaError: a text is not a str (says which), an argument is unknown, torch is asked for and not installed,
+            or the call is inside of a function that JAX transforms.
         """
-        _check_choice("precision", precision, ("float32", "binary", "ubinary"))
-        _check_choice("output_value", output_value, ("sentence_embedding", "token_embeddings"))
-        _check_whole("truncate_dim", self.dim if truncate_dim is None else truncate_dim, self.dim)
-        _check_whole("batch_size", 1 if batch_size is None else batch_size, MOST_ROWS)
+        truncate_dim = self.dim if truncate_dim is None else truncate_dim
+        check_choice("output_value", output_value, ("sentence_embedding", "token_embeddings"))
+        check_whole("truncate_dim", truncate_dim, self.runner.dims[0])
+        check_whole("batch_size", 1 if batch_size is None else batch_size, MOST_ROWS)
+        check_device(device, self.platform)
+        check_no_processes(pool, chunk_size)
+        check_not_traced(self.mesh)
+        if inputs is not None and sentences is not None:
+            raise StellaError("inputs is another name of sentences; pass one of them.")
+        output = OutputFormat(truncate_dim, normalize_embeddings, precision, convert_to_numpy, convert_to_tensor)
+        sentences = inputs if sentences is None else sentences
         alone = isinstance(sentences, str)
         texts = check_texts([sentences] if alone else sentences)
         tokens = self.tokenize(texts, self.resolve_prompt(prompt_name, prompt))
         max_rows = 1 if alone else batch_size
         with tqdm(total=len(texts), unit="text", disable=not show_progress_bar) as bar:
             embed = self._token_embeddings if output_value == "token_embeddings" else self.embed_tokens
-            result = embed(tokens, max_rows, lambda batch: bar.update(len(batch.texts)))
-        if isinstance(result, list):
-            return result[0] if alone else result
-        embeddings = result[:, :truncate_dim]
-        if normalize_embeddings:
-            embeddings = similarity.unit(embeddings)
-        embeddings = _quantize(embeddings, precision)
-        return embeddings[0] if alone else embeddings
+            found = output(embed(tokens, max_rows, lambda batch: bar.update(len(batch.texts))))
+        return found[0] if alone else found
 
     def encode_query(
-        self, sentences: str | Sequence[str], prompt_name: str | None = None, prompt: str | None = None, **options: Any
+        self, sentences: Texts | None = None, prompt_name: str | None = None, prompt: str | None = None, **options: Any
     ) -> Any:
         """`encode` for queries: with the prompt `query` where the checkpoint has one, else `s2p_query`, else none."""
         if prompt_name is None and prompt is None:
-            prompt_name = next((name for name in ("query", "s2p_query") if self.prompts.get(name)), None)
+            prompt_name = query_prompt_name(self.prompts)
         return self.encode(sentences, prompt_name, prompt, **options)
 
     def encode_document(
-        self, sentences: str | Sequence[str], prompt_name: str | None = None, prompt: str | None = None, **options: Any
+        self, sentences: Texts | None = None, prompt_name: str | None = None, prompt: str | None = None, **options: Any
     ) -> Any:
         """`encode` for documents: without a prompt, unless the checkpoint has one named `document`."""
         if prompt_name is None and prompt is None:
             return self.encode(sentences, prompt=self.prompts.get("document", ""), **options)
         return self.encode(sentences, prompt_name, prompt, **options)
 
-    def similarity(self, a: np.ndarray, b: np.ndarray) -> np.ndarray:
-        """[n, m] similarities, by the checkpoint's own measure (cosine where it names none), float32."""
-        return similarity.similarity(self.checkpoint.layout.similarity, a, b)
+    @property
+    def similarity_fn_name(self) -> str:
+        """The measure of `similarity`: the checkpoint's own, cosine where it names none. May be set."""
+        return self.checkpoint.layout.similarity
 
-    def similarity_pairwise(self, a: np.ndarray, b: np.ndarray) -> np.ndarray:
-        """[n] similarities of row i with row i."""
-        return similarity.similarity_pairwise(self.checkpoint.layout.similarity, a, b)
+    @similarity_fn_name.setter
+    def similarity_fn_name(self, value: str | None) -> None:
+        self.checkpoint = replace(self.checkpoint, layout=self.checkpoint.layout.changed(similarity=value or "cosine"))
+
+    def similarity(self, a: Any, b: Any) -> Any:
+        """[n, m] similarities, by `similarity_fn_name`, float32: numpy, or a torch tensor where one was passed."""
+        return self._compared(similarity.similarity, a, b)
+
+    def similarity_pairwise(self, a: Any, b: Any) -> Any:
+        """[n] similarities of row i with row i, as those of `similarity`."""
+        return self._compared(similarity.similarity_pairwise, a, b)
+
+    def _compared(self, function: Callable[[str, Any, Any], np.ndarray], a: Any, b: Any) -> Any:
+        return like(function(self.similarity_fn_name, to_numpy(a), to_numpy(b)), a, b)
+
+    def evaluate(self, evaluator: Callable[..., Any], output_path: str | None = None) -> Any:
+        """What an evaluator of sentence-transformers returns for this model."""
+        return evaluator(self, output_path)
+
+    @cached_property
+    def model_card_data(self) -> ModelCardData:
+        """What evaluators have reported."""
+        return ModelCardData()
 
     def save_pretrained(self, directory: str | Path, *, native: bool = False) -> None:
-        """`EmbeddingModel.save_pretrained`, with a `max_seq_length` that was set."""
-        save_model(self.model, Path(directory), native=native, max_seq_length=self.max_seq_length)
+        """`EmbeddingModel.save_pretrained`, with the `max_seq_length`, prompts and similarity that were set."""
+        save_params(
+            self.checkpoint,
+            self.heads,
+            self.model.params(),
+            Path(directory),
+            native=native,
+            max_seq_length=self.max_seq_length,
+        )
 
     def resolve_prompt(self, prompt_name: str | None = None, prompt: str | None = None) -> str:
         """The text to put before each text: `prompt`, or the one of this name, or the checkpoint's default, or ""."""
@@ -208,33 +337,3 @@ class Stella:
         self, tokens: Sequence[Tokens], max_rows: int | None, on_batch: OnBatch | None
     ) -> list[np.ndarray]:
         return self.runner.token_embeddings(tokens, self.max_seq_length, max_rows, on_batch)
-
-
-def check_texts(sentences: object) -> list[str]:
-    """The texts as a list.
-
-    Raises:
-      StellaError: it is no list of str; says which element is what.
-    """
-    lone = isinstance(sentences, np.ndarray) and not sentences.ndim
-    if lone or isinstance(sentences, bytes) or not isinstance(sentences, Sequence | np.ndarray):
-        raise StellaError(f"sentences is {describe(sentences)}; pass a str or a list of str.")
-    return [check_text(text, f"sentences[{i}]") for i, text in enumerate(sentences)]
-
-
-def _check_choice(name: str, value: str, choices: tuple[str, ...]) -> None:
-    if value not in choices:
-        hint = "; int8 ranges come from other texts, so quantize afterwards" if value in ("int8", "uint8") else ""
-        raise StellaError(f"{name} {shown(value)} is not offered; {listed(choices)} are{hint}.")
-
-
-def _check_whole(name: str, value: object, highest: int) -> None:
-    if isinstance(value, bool) or not isinstance(value, int | np.integer) or not 1 <= value <= highest:
-        raise StellaError(f"{name} {shown(value)} must be a whole number from 1 to {highest}.")
-
-
-def _quantize(embeddings: np.ndarray, precision: str) -> np.ndarray:
-    if precision == "float32":
-        return embeddings
-    bits = np.packbits(embeddings > 0, axis=-1)
-    return bits if precision == "ubinary" else (bits.astype(np.int16) - 128).astype(np.int8)

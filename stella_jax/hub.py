@@ -14,10 +14,24 @@ PATTERNS = ("*.json", "*.safetensors", "*.txt", "*.model", "*.md")
 IGNORED = ("onnx/*", "openvino/*", "*.msgpack")
 
 
-def resolve(name: str | Path, revision: str | None = None) -> Path:
+def resolve(
+    name: str | Path,
+    revision: str | None = None,
+    *,
+    cache_folder: str | Path | None = None,
+    local_files_only: bool = False,
+    token: str | bool | None = None,
+) -> Path:
     """Directory of the checkpoint: "tiny", an existing directory, or a repo id such as "org/name".
 
-    A repo is downloaded into the hub's cache, or found there when offline; `revision` pins a branch, tag or commit.
+    A repo is downloaded into the hub's cache, or found there when offline.
+
+    Args:
+      name: what to find.
+      revision: branch, tag or commit of a repo.
+      cache_folder: a folder in place of the hub's own cache.
+      local_files_only: find a repo in the cache, or not at all.
+      token: of a private repo; None is the one that the hub's own login keeps, False none.
 
     Raises:
       StellaError: nothing of this name can be had.
@@ -28,7 +42,7 @@ def resolve(name: str | Path, revision: str | None = None) -> Path:
             raise StellaError(f"{plain(name)} is on this machine and has no revisions; leave out {shown(revision)}.")
         return path
     if isinstance(name, str) and REPO_ID.fullmatch(name):
-        return _download(name, revision)
+        return _download(name, revision, cache_folder, local_files_only, token)
     raise StellaError(f"{plain(name)} is neither a directory here, nor a repo id such as 'org/name', nor 'tiny'.")
 
 
@@ -40,19 +54,34 @@ def _existing(name: str | Path) -> Path | None:
         return None
 
 
-def _download(repo_id: str, revision: str | None) -> Path:
+def _download(
+    repo_id: str,
+    revision: str | None,
+    cache_folder: str | Path | None,
+    local_files_only: bool,
+    token: str | bool | None,
+) -> Path:
     # Imported here: a checkpoint on disk needs neither the hub nor its start-up time.
     from huggingface_hub import snapshot_download
     from huggingface_hub.errors import HfHubHTTPError, HFValidationError, LocalEntryNotFoundError, OfflineModeIsEnabled
 
     try:
         return Path(
-            snapshot_download(repo_id, revision=revision, allow_patterns=list(PATTERNS), ignore_patterns=list(IGNORED))
+            snapshot_download(
+                repo_id,
+                revision=revision,
+                cache_dir=cache_folder,
+                local_files_only=local_files_only,
+                token=token,
+                allow_patterns=list(PATTERNS),
+                ignore_patterns=list(IGNORED),
+            )
         )
     except (LocalEntryNotFoundError, OfflineModeIsEnabled) as error:
+        why = "local_files_only forbids a download" if local_files_only else "the hub cannot be reached"
         raise StellaError(
-            f"{repo_id} is no directory here, not in the hub's cache, and the hub cannot be reached; download it "
-            "first, or pass a directory."
+            f"{repo_id} is no directory here, not in the hub's cache, and {why}; download it first, or pass a "
+            "directory."
         ) from error
     except (HfHubHTTPError, HFValidationError, OSError) as error:
         raise StellaError(

@@ -1,7 +1,8 @@
 """The sentence-transformers layout of a directory: which modules a checkpoint is made of, and its settings."""
 
 import re
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
 from numbers import Integral
 from typing import Any
 
@@ -9,7 +10,7 @@ from stella_jax.config import EncoderConfig
 from stella_jax.directory import Directory
 from stella_jax.errors import StellaError, listed, shown
 from stella_jax.heads import Activation, Head, Pooling
-from stella_jax.tokenizer import check_text
+from stella_jax.prompts import check_default_prompt, check_prompts
 
 ACTIVATIONS: dict[str, Activation] = {"Identity": "identity", "Tanh": "tanh"}
 OLD_POOLING_FLAGS: dict[str, Pooling] = {"pooling_mode_cls_token": "cls", "pooling_mode_mean_tokens": "mean"}
@@ -17,6 +18,7 @@ POOLINGS: tuple[Pooling, ...] = ("cls", "mean")
 SIMILARITIES = ("cosine", "dot", "euclidean", "manhattan")
 MODULES = ("Transformer", "Pooling", "Dense", "Normalize")
 DEFAULT_DROPOUT = 0.1  # of `NewModel` and `GteModel`, where config.json has none
+SETTINGS = "config_sentence_transformers.json"
 HEAD_FOLDER = re.compile(r"\d+_Dense(_\d+)?")
 
 
@@ -61,6 +63,26 @@ class Layout:
             return None
         raise StellaError(f"there is no head of dimension {shown(dim)}; this checkpoint has {listed(self.dims)}.")
 
+    def changed(
+        self,
+        prompts: Mapping[str, str] | None = None,
+        default_prompt_name: str | None = None,
+        similarity: str | None = None,
+    ) -> "Layout":
+        """With a caller's settings in place of its own: prompts by their name, the others where they are not None.
+
+        Raises:
+          StellaError: says which of them is malformed or unknown.
+        """
+        merged = self.prompts | check_prompts(prompts or {})
+        name = self.default_prompt_name if default_prompt_name is None else default_prompt_name
+        return replace(
+            self,
+            prompts=merged,
+            default_prompt_name=check_default_prompt(name, merged),
+            similarity=self.similarity if similarity is None else _similarity(similarity),
+        )
+
     @property
     def dims(self) -> tuple[int, ...]:
         """The dimensions of its embeddings, one a head."""
@@ -92,9 +114,9 @@ def read_layout(directory: Directory) -> Layout:
     prefix = f"{transformer}/" if transformer else ""
     config = EncoderConfig.from_json(directory.json_object(f"{prefix}config.json"))
     default = _head(directory, modules["Dense"], config) if "Dense" in modules else None
-    settings = _optional(directory, "config_sentence_transformers.json")
+    settings = _optional(directory, SETTINGS)
     bert = _optional(directory, f"{prefix}sentence_bert_config.json")
-    prompts = _prompts(settings)
+    prompts = check_prompts(settings.get("prompts") or {}, f"{SETTINGS}: ")
     return Layout(
         transformer=transformer,
         config=config,
@@ -103,8 +125,8 @@ def read_layout(directory: Directory) -> Layout:
         default_dim=default.dim if default else None,
         normalize=_normalize(directory, modules),
         prompts=prompts,
-        default_prompt_name=_default_prompt(settings, prompts),
-        similarity=_similarity(settings),
+        default_prompt_name=check_default_prompt(settings.get("default_prompt_name"), prompts, f"{SETTINGS}: "),
+        similarity=_similarity(settings.get("similarity_fn_name") or "cosine", f"{SETTINGS}: "),
         max_seq_length=_max_seq_length(directory, prefix, bert, config),
         lower=_lower(bert),
         dropout_rate=_dropout_rate(directory.json_object(f"{prefix}config.json")),
@@ -225,33 +247,11 @@ def _optional(directory: Directory, name: str) -> dict[str, Any]:
     return directory.json_object(name) if directory.has(name) else {}
 
 
-def _prompts(settings: dict[str, Any]) -> dict[str, str]:
-    prompts = settings.get("prompts") or {}
-    if not isinstance(prompts, dict) or not all(isinstance(text, str | None) for text in prompts.values()):
-        raise StellaError("config_sentence_transformers.json: prompts must map names to texts.")
-    for name, text in prompts.items():
-        check_text(text or "", f"config_sentence_transformers.json: prompt {shown(name)}")
-    return {name: text or "" for name, text in prompts.items()}
-
-
-def _default_prompt(settings: dict[str, Any], prompts: dict[str, str]) -> str | None:
-    name = settings.get("default_prompt_name")
-    if name is not None and name not in tuple(prompts):
-        raise StellaError(
-            f"config_sentence_transformers.json: default_prompt_name {shown(name)} is none of its prompts "
-            f"({listed(prompts)})."
-        )
-    return name
-
-
-def _similarity(settings: dict[str, Any]) -> str:
-    name = settings.get("similarity_fn_name") or "cosine"
-    if name not in SIMILARITIES:
-        raise StellaError(
-            f"config_sentence_transformers.json: similarity_fn_name {shown(name)} is unknown; known are "
-            f"{listed(SIMILARITIES)}."
-        )
-    return name
+def _similarity(name: object, where: str = "") -> str:
+    for known in SIMILARITIES:
+        if known in (name, getattr(name, "value", None)):  # sentence-transformers has an Enum of them
+            return known
+    raise StellaError(f"{where}similarity_fn_name {shown(name)} is unknown; known are {listed(SIMILARITIES)}.")
 
 
 def _max_seq_length(directory: Directory, prefix: str, bert: dict[str, Any], config: EncoderConfig) -> int:

@@ -13,7 +13,8 @@ from stella_jax.checkpoint import Checkpoint, leaf_paths
 from stella_jax.embedding_model import EmbeddingModel
 from stella_jax.errors import StellaError
 from stella_jax.heads import Head
-from stella_jax.torch_layout import to_torch
+from stella_jax.layout import SETTINGS, read_layout
+from stella_jax.torch_layout import to_torch, write_query_prompt
 from stella_jax.weights import Leaf, Weights
 
 DENSE = "sentence_transformers.models.Dense"
@@ -47,15 +48,13 @@ def _same(stored: np.ndarray, array: jax.Array) -> bool:
     return stored.astype(now.dtype, copy=False).tobytes() == now.tobytes()
 
 
-def save_model(
-    model: EmbeddingModel, destination: Path, *, native: bool = False, max_seq_length: int | None = None
-) -> None:
-    """`EmbeddingModel.save_pretrained`; `max_seq_length` is stored where it is not the checkpoint's own."""
+def save_model(model: EmbeddingModel, destination: Path, *, native: bool = False) -> None:
+    """`EmbeddingModel.save_pretrained`."""
     if model.source is None:
         raise StellaError("this model was not loaded from a checkpoint, so it has no tokenizer to be saved with.")
     checkpoint = Checkpoint.open(Path(model.source))
     heads = [head and head.spec for head in model.heads]
-    save_params(checkpoint, heads, model.params(), destination, native=native, max_seq_length=max_seq_length)
+    save_params(checkpoint, heads, model.params(), destination, native=native)
 
 
 def save_params(
@@ -88,11 +87,22 @@ def save_params(
         listing = json.loads((working / "modules.json").read_bytes())
         if heads[0] and heads[0].folder not in [module["path"] for module in listing]:
             _write(working / "modules.json", _modules(listing, heads[0]))
+        _write_settings(checkpoint, working)
+        write_query_prompt(checkpoint, working)
         if max_seq_length not in (None, layout.max_seq_length):
             _write_max_seq_length(working, layout.file, max_seq_length)
         finish(working)
 
     to_torch(dataclasses.replace(checkpoint, weights=weights), destination, native=native, finish=complete)
+
+
+def _write_settings(checkpoint: Checkpoint, working: Path) -> None:
+    """Prompts and similarity, where they are no longer those of the directory."""
+    now, before = checkpoint.layout, read_layout(checkpoint.directory)
+    fields = {"prompts": "prompts", "default_prompt_name": "default_prompt_name", "similarity": "similarity_fn_name"}
+    changed = {key: getattr(now, name) for name, key in fields.items() if getattr(now, name) != getattr(before, name)}
+    if changed:
+        _update(working / SETTINGS, **changed)
 
 
 def _modules(listing: list[dict[str, Any]], head: Head) -> list[dict[str, Any]]:

@@ -10,7 +10,9 @@ import numpy as np
 from stella_jax.checkpoint import Checkpoint
 from stella_jax.flax_weights import FlaxWeights
 from stella_jax.hashes import sha256_of_array
+from stella_jax.layout import SETTINGS
 from stella_jax.new_directory import check_inside, new_directory
+from stella_jax.prompts import with_query_prompt
 from stella_jax.safetensors_writer import SafetensorsWriter, new_header
 from stella_jax.shards import DTYPES, parse_header
 from stella_jax.side_files import copy_side_files
@@ -32,8 +34,8 @@ def to_torch(
 
     Args:
       source: an opened checkpoint in either layout.
-      native: write the encoder's names without prefix, and a config.json that transformers' own GteModel reads (and
-        so sentence-transformers, without remote code).
+      native: write the encoder's names without prefix, a config.json that transformers' own GteModel reads (and so
+        sentence-transformers, without remote code), and the prompt of queries under the name `query` as well.
       accept_changes: take leaves whose hash is not that of provenance.json: they were changed on purpose.
       progress: called with the path of each leaf written.
       finish: called at the end with the directory, which still has another name, to change or add files.
@@ -62,6 +64,7 @@ def to_torch(
                 progress(path)
         if native:
             _write_native_config(source, working)
+            write_query_prompt(source, working)
         finish(working)
 
 
@@ -119,3 +122,12 @@ def _write_native_config(source: Checkpoint, working: Path) -> None:
     kept = ("hidden_dropout_prob", "attention_probs_dropout_prob", "initializer_range", "classifier_dropout")
     fields = source.layout.config.native_json() | {key: old[key] for key in kept if key in old}
     (working / name).write_text(json.dumps(fields, indent=2) + "\n")
+
+
+def write_query_prompt(source: Checkpoint, working: Path) -> None:
+    """The settings keep their bytes where there is nothing to name."""
+    if source.directory.has(SETTINGS):
+        old = source.directory.json_object(SETTINGS)
+        new = with_query_prompt(old)
+        if new != old:
+            (working / SETTINGS).write_text(json.dumps(new, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")

@@ -1,6 +1,8 @@
 """The contract of Stella: what goes in, what comes out, and that a text's numbers are its own."""
 
+import sys
 from collections.abc import Iterator
+from typing import Any
 
 import jax
 import numpy as np
@@ -304,6 +306,11 @@ def test_what_is_no_text(stella, sentences, message):
         ({"batch_size": -3}, "batch_size -3 must be"),
         ({"batch_size": "8"}, "batch_size '8' must be"),
         ({"batch_size": 2.5}, "batch_size 2.5 must be"),
+        ({"inputs": ["a"]}, "inputs is another name of sentences; pass one"),
+        ({"device": "nowhere"}, "device 'nowhere': the model runs on cpu; .* mesh= "),
+        ({"device": ["cpu", "cpu"]}, "device .* the model runs on cpu"),
+        ({"pool": {"input": None}}, "pool: .* use the mesh="),
+        ({"chunk_size": 100}, "chunk_size: .* use the mesh="),
     ],
 )
 def test_what_is_no_option(stella, options, message):
@@ -321,11 +328,93 @@ def test_what_is_no_option(stella, options, message):
         ({"dim": 0}, "there is no head of dimension 0"),
         ({"dim": [32]}, r"there is no head of dimension \[32\]"),
         ({"dim": (32, 65)}, "there is no head of dimension 65"),
+        ({"device": "cuda"}, "device 'cuda': the model runs on cpu; .* mesh= "),
+        ({"truncate_dim": 65}, "truncate_dim 65 must be a whole number from 1 to 64"),
+        ({"truncate_dim": 0}, "truncate_dim 0 must be"),
+        ({"prompts": ["q: "]}, "prompts must map names to texts"),
+        ({"prompts": {"q": "\ud800"}}, "prompt 'q' holds a lone surrogate"),
+        ({"default_prompt_name": "q"}, r"default_prompt_name 'q' is none of its prompts \(s2p_query and s2s_query\)"),
+        ({"similarity_fn_name": "maxsim"}, "similarity_fn_name 'maxsim' is unknown; known are cosine, dot"),
     ],
 )
 def test_what_can_not_be_loaded(options, message):
     with pytest.raises(StellaError, match=message):
         Stella.from_pretrained(GOLDENS / "stella", **options)
+
+
+@pytest.mark.parametrize("name", ["tiny", "NovaSearch/stella_en_400M_v5", GOLDENS / "stella"])
+def test_a_name_in_place_of_a_checkpoint(name):
+    as_theirs: Any = Stella
+    with pytest.raises(StellaError, match=rf"use Stella\.from_pretrained\('{name}'\)"):
+        as_theirs(name, trust_remote_code=True)
+
+
+@pytest.mark.parametrize("transform", [jax.jit, jax.grad, jax.vmap])
+def test_texts_cannot_be_traced(stella, transform):
+    def embedded(x):
+        return x + stella.encode(["a"])[0, 0]
+
+    with pytest.raises(StellaError, match="encode: called inside of a function that JAX transforms"):
+        transform(embedded)(np.float32(1) if transform is not jax.vmap else np.ones(2, np.float32))
+
+
+def test_tensors_without_torch(stella, monkeypatch):
+    monkeypatch.setitem(sys.modules, "torch", None)
+    for options in ({"convert_to_tensor": True}, {"convert_to_numpy": False}):
+        with pytest.raises(StellaError, match="torch is not installed"):
+            stella.encode(["a"], **options)
+    assert stella.similarity(stella.encode(["a"]), stella.encode(["b"])).shape == (1, 1)
+
+
+# --- what a sentence-transformers script passes by habit
+
+
+def test_other_names_and_settings_that_change_nothing(stella):
+    expected = stella.encode(TEXTS)
+    np.testing.assert_array_equal(stella.encode(inputs=TEXTS), expected)
+    np.testing.assert_array_equal(stella.encode_query(inputs=TEXTS, prompt=""), expected)
+    np.testing.assert_array_equal(stella.encode_document(inputs=TEXTS), expected)
+    options = {"convert_to_numpy": True, "convert_to_tensor": False, "device": "cpu", "pool": None, "chunk_size": None}
+    np.testing.assert_array_equal(stella.encode(TEXTS, precision=None, **options), expected)
+    options = {"device": "cpu", "trust_remote_code": True, "local_files_only": True, "token": False}
+    from_pretrained: Any = Stella.from_pretrained
+    model = from_pretrained(GOLDENS / "stella", dtype="float32", cache_folder="nowhere", **options)
+    np.testing.assert_array_equal(model.encode(TEXTS), expected)
+
+
+def test_a_model_may_cut_its_embeddings():
+    model = Stella.from_pretrained(GOLDENS / "stella", dtype="float32", truncate_dim=10)
+    whole = model.encode(TEXTS, truncate_dim=64)
+    names = (model.get_embedding_dimension, model.get_sentence_embedding_dimension)
+    assert (model.dim, model.truncate_dim, model.get_max_seq_length()) == (10, 10, 64)
+    np.testing.assert_array_equal(model.encode(TEXTS), whole[:, :10])
+    np.testing.assert_array_equal(model.encode_query(TEXTS, prompt="", truncate_dim=3), whole[:, :3])
+    for cut in (model.truncate_embeddings, model.truncate_sentence_embeddings):
+        with cut(20):
+            assert [name() for name in names] == [20, 20]
+            np.testing.assert_array_equal(model.encode(TEXTS), whole[:, :20])
+        with cut(None):
+            np.testing.assert_array_equal(model.encode(TEXTS), whole)
+        assert model.dim == 10
+    with pytest.raises(StellaError, match="truncate_dim 65 must be"):
+        model.truncate_dim = 65
+
+
+def test_a_callers_prompts_and_similarity():
+    mine = {"query": "q: ", "s2s_query": "s: "}
+    model = Stella.from_pretrained(
+        GOLDENS / "stella", dtype="float32", prompts=mine, default_prompt_name="s2s_query", similarity_fn_name="dot"
+    )
+    assert model.prompts == {"s2p_query": model.prompts["s2p_query"], **mine}
+    np.testing.assert_array_equal(model.encode(TEXTS), model.encode(TEXTS, prompt="s: "))
+    np.testing.assert_array_equal(model.encode_query(TEXTS), model.encode(TEXTS, prompt="q: "))
+    a = model.encode(TEXTS)
+    assert model.similarity_fn_name == "dot"
+    np.testing.assert_allclose(model.similarity(a, a), a @ a.T, rtol=1e-6)
+    model.similarity_fn_name = "cosine"
+    np.testing.assert_allclose(np.diag(model.similarity(a, a)), 1, atol=1e-6)
+    with pytest.raises(StellaError, match="similarity_fn_name 'maxsim' is unknown"):
+        model.similarity_fn_name = "maxsim"
 
 
 # --- similarity

@@ -56,6 +56,21 @@ def test_a_repo_that_is_not_there(cache):
         resolve("nobody/nothing")
 
 
+def test_a_cache_of_the_callers_own(cache, tmp_path, monkeypatch):
+    monkeypatch.setattr(constants, "HF_HUB_CACHE", str(tmp_path / "empty"))
+    options = {"cache_folder": tmp_path, "local_files_only": True, "token": "hf_secret"}
+    assert resolve(REPO, **options) == cache / "snapshots" / COMMIT
+    assert Stella.from_pretrained(REPO, dim=32, **options).dim == 32
+    with pytest.raises(StellaError, match="not in the hub's cache"):
+        resolve(REPO)
+
+
+def test_local_files_only_asks_nobody(cache, monkeypatch):
+    monkeypatch.setattr(constants, "HF_HUB_OFFLINE", False)
+    with pytest.raises(StellaError, match=r"nobody/nothing .* local_files_only forbids a download"):
+        resolve("nobody/nothing", local_files_only=True)
+
+
 def test_a_link_from_a_snapshot_to_elsewhere_is_refused(cache, tmp_path):
     outside = tmp_path / "outside.json"
     shutil.copy(GOLDENS / "stella/config.json", outside)

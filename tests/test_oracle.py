@@ -16,7 +16,7 @@ from stella_jax import Stella, similarity
 from stella_jax.attention import rope_tables, rotate
 from stella_jax.checkpoint import Checkpoint
 from stella_jax.config import Rope
-from stella_jax.embedder import _quantize
+from stella_jax.output_format import quantize
 from stella_jax.tokenizer import Tokens
 
 pytestmark = pytest.mark.torch
@@ -295,6 +295,6 @@ def test_precisions(peers, precision, dim):
 
     embeddings = np.random.default_rng(6).standard_normal((5, dim), dtype=np.float32)
     embeddings[0, :3] = 0, -0.0, 1e-30
-    found, expected = _quantize(embeddings, precision), np.asarray(quantize_embeddings(embeddings, precision))
+    found, expected = quantize(embeddings, precision), np.asarray(quantize_embeddings(embeddings, precision))
     assert found.dtype == expected.dtype
     np.testing.assert_array_equal(found, expected)

@@ -200,6 +200,17 @@ def test_provenance_of_another_kind_is_refused(flax: Path, key: str, capsys) -> 
     assert f"provenance.json is damaged: {key}" in capsys.readouterr().err
 
 
+def test_verify_of_the_native_form_allows_the_query_prompt_alone(tmp_path: Path, capsys) -> None:
+    arguments = [STELLA, str(tmp_path / "native"), "--to", "transformers", "--verify"]
+    assert main(arguments) == 0
+    path = tmp_path / "native/config_sentence_transformers.json"
+    settings = json.loads(path.read_text())
+    for changes in ({"prompts": settings["prompts"] | {"query": "other"}}, {"default_prompt_name": "query"}):
+        path.write_text(json.dumps(settings | changes))
+        assert main(arguments) == 1
+        assert "more than the prompt `query`: config_sentence_transformers.json" in capsys.readouterr().err
+
+
 def test_verify_names_a_changed_record_of_a_source_file(flax: Path, capsys) -> None:
     provenance = json.loads((flax / "provenance.json").read_text())
     provenance["headers"]["model.safetensors"] = provenance["headers"]["model.safetensors"].replace('"pt"', '"qt"')

@@ -34,6 +34,17 @@ def test_native_form_of_each_member(name: str, tmp_path: Path, sentence_transfor
     )
 
 
+@pytest.mark.parametrize("name", ["stella", "stella-finetuned-st6", "arctic-m-v2"])
+def test_encode_query_takes_the_same_prompt_there(name: str, tmp_path: Path, sentence_transformer) -> None:
+    assert main([str(GOLDENS / name), str(tmp_path / "native"), "--to", "transformers"]) == 0
+    theirs, ours = sentence_transformer(tmp_path / "native"), Stella.from_pretrained(GOLDENS / name)
+    assert ours.prompts.keys() <= theirs.prompts.keys()
+    queries = ours.encode_query(TEXTS)
+    assert not np.allclose(queries, ours.encode(TEXTS), atol=1e-2)
+    np.testing.assert_allclose(theirs.encode_query(TEXTS), queries, atol=1e-4, rtol=0)
+    np.testing.assert_allclose(theirs.encode_document(TEXTS), ours.encode_document(TEXTS), atol=1e-4, rtol=0)
+
+
 def test_a_fine_tune_saved_by_sentence_transformers_comes_back_as_it_was(tmp_path: Path, sentence_transformer) -> None:
     """A config that it can load goes in, so `--to torch` gives what it can load."""
     assert main([str(GOLDENS / "stella"), str(tmp_path / "native"), "--to", "transformers"]) == 0

@@ -1,0 +1,64 @@
+"""What a caller passes to `Stella`, checked: each mistake gets a sentence."""
+
+from collections.abc import Sequence
+
+import jax
+import numpy as np
+from jax.sharding import Mesh
+
+from stella_jax.errors import StellaError, listed, shown
+from stella_jax.tokenizer import check_text, describe
+
+# What torch calls a device of JAX's platforms.
+DEVICE_NAMES = {"gpu": ("gpu", "cuda")}
+
+
+def check_texts(sentences: object) -> list[str]:
+    """The texts as a list.
+
+    Raises:
+      StellaError: it is no list of str; says which element is what.
+    """
+    lone = isinstance(sentences, np.ndarray) and not sentences.ndim
+    if lone or isinstance(sentences, bytes) or not isinstance(sentences, Sequence | np.ndarray):
+        raise StellaError(f"sentences is {describe(sentences)}; pass a str or a list of str.")
+    return [check_text(text, f"sentences[{i}]") for i, text in enumerate(sentences)]
+
+
+def check_choice(name: str, value: object, choices: tuple[str, ...]) -> None:
+    if value not in choices:
+        hint = "; int8 ranges come from other texts, so quantize afterwards" if value in ("int8", "uint8") else ""
+        raise StellaError(f"{name} {shown(value)} is not offered; {listed(choices)} are{hint}.")
+
+
+def check_whole(name: str, value: object, highest: int) -> None:
+    if isinstance(value, bool) or not isinstance(value, int | np.integer) or not 1 <= value <= highest:
+        raise StellaError(f"{name} {shown(value)} must be a whole number from 1 to {highest}.")
+
+
+def check_device(device: object, platform: str) -> None:
+    """None, or a name of the platform that the model runs on anyway."""
+    if device is not None and str(device).removesuffix(":0") not in DEVICE_NAMES.get(platform, (platform,)):
+        raise StellaError(
+            f"device {shown(device)}: the model runs on {platform}; leave it out, and choose devices with the mesh= of "
+            "from_pretrained or with JAX_PLATFORMS."
+        )
+
+
+def check_no_processes(pool: object, chunk_size: object) -> None:
+    """sentence-transformers shares texts among processes; here devices share them."""
+    for name, value in (("pool", pool), ("chunk_size", chunk_size)):
+        if value is not None:
+            raise StellaError(f"{name}: there are no pools of processes; use the mesh= of from_pretrained.")
+
+
+def check_not_traced(mesh: Mesh) -> None:
+    """Texts cannot be traced, so embedding them cannot be a part of a transformed function."""
+    try:
+        with jax.set_mesh(mesh):
+            pass
+    except ValueError as error:  # the public sign of an open trace: a mesh can be set outside of one only
+        raise StellaError(
+            "encode: called inside of a function that JAX transforms (jit, grad, vmap); call it outside, and pass the "
+            "embeddings to the function."
+        ) from error

@@ -1,0 +1,45 @@
+"""torch tensors in and out, for callers who work with them; torch is no dependency, and is imported when asked for."""
+
+import sys
+from collections.abc import Callable
+from importlib import import_module
+from typing import Any
+
+import numpy as np
+
+from stella_jax.errors import StellaError
+
+
+def torch_from_numpy() -> Callable[[np.ndarray], Any]:
+    """`torch.from_numpy`: a CPU tensor that shares the array's memory.
+
+    Raises:
+      StellaError: torch is not installed.
+    """
+    try:
+        return import_module("torch").from_numpy
+    except ImportError as error:
+        raise StellaError("torch is not installed, so there are no tensors; leave out convert_to_tensor.") from error
+
+
+def to_numpy(value: Any) -> Any:
+    """A tensor, or a list of them, as numpy arrays, floating point as float32; anything else as it is."""
+    if isinstance(value, list):
+        return [to_numpy(each) for each in value]
+    if not _is_tensor(value):
+        return value
+    value = value.detach().cpu()
+    return (value.float() if value.is_floating_point() else value).numpy()
+
+
+def like(array: np.ndarray, *examples: Any) -> Any:
+    """The array; as a tensor, on the device of the first, where an example is a tensor or a list of them."""
+    first = (example[0] if isinstance(example, list) and example else example for example in examples)
+    tensor: Any = next((each for each in first if _is_tensor(each)), None)
+    return array if tensor is None else torch_from_numpy()(array).to(tensor.device)
+
+
+def _is_tensor(value: Any) -> bool:
+    """Whoever holds a tensor has imported torch."""
+    torch = sys.modules.get("torch")
+    return torch is not None and isinstance(value, torch.Tensor)
