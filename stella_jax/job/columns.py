@@ -16,7 +16,7 @@ RawRow = Mapping[str, Any]
 
 
 class RowError(Exception):
-    """What is wrong with one row, or one value of it; is not raised to callers of this package."""
+    """What is wrong with one row, or one value of it."""
 
 
 def _is_string(kind: pa.DataType) -> bool:
@@ -33,7 +33,13 @@ def _is_number(kind: pa.DataType) -> bool:
 
 @dataclass(frozen=True, slots=True)
 class Kind:
-    """What a column holds: its values and their types, and its types in a Parquet file, both also in words."""
+    """What a column holds.
+
+    Attributes:
+      value, arrow: what a value and a Parquet column's type are called in errors.
+      types: of values, exactly: a bool is no int.
+      is_arrow: whether a Parquet column has a fitting type.
+    """
 
     value: str
     types: tuple[type, ...]
@@ -47,7 +53,7 @@ NUMBER = Kind("a number", (int, float, bool, np.float16), "integer, float or boo
 
 
 class Column(NamedTuple):
-    """A column to read; without it a file cannot be read if it is `needed`."""
+    """A column to read; a file without it is refused if it is `needed`."""
 
     name: str
     kind: Kind = TEXT

@@ -115,7 +115,8 @@ def read_rows(location: Location, columns: Sequence[Column]) -> Iterator[tuple[i
     """Every row of a file that is not blank, with its number from 1: its values by column, or what is wrong with it.
 
     Raises:
-      StellaError: the file is of no supported type, damaged, or lacks a column that it names by itself (not .jsonl).
+      StellaError: the file's type is not supported, it is damaged, or the header of a .csv or the schema of a .parquet
+        file lacks a needed column.
     """
     format = format_of(location, columns)
     for number, record in enumerate(RecordReader(location, format, columns), 1):

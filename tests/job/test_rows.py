@@ -356,6 +356,7 @@ def test_csv_headers(tmp_path):
         (b"", "is empty"),
         (b"first text,2\n", "has no column 'text'; its columns are first text and 2."),
         (b"text,text\na,b\n", "has more than one column 'text'"),
+        (b"id,text,id\na,b,c\n", "has more than one column 'id'"),
         (b'"text\n', "has no sound header"),
     ]:
         path.write_bytes(content)

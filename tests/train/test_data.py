@@ -73,7 +73,7 @@ def test_rows_are_numbered_as_in_the_file(write):
 
 def test_the_hash_is_of_rows_in_order():
     assert dataset_of(ROWS, "a").sha256 == dataset_of(ROWS, "b").sha256
-    # That of a run whose checkpoints are to be read later, too.
+    # Checkpoints hold it, and a run goes on only with the same.
     assert dataset_of(ROWS, "").sha256 == "3500fb557f0fd102294036cf0e645944b4d6328dc45166425e544a04392e8fd4"
     assert dataset_of(ROWS, "a").sha256 != dataset_of(ROWS[::-1], "a").sha256
     assert dataset_of([("ab", "c")], "").sha256 != dataset_of([("a", "bc")], "").sha256
@@ -175,6 +175,15 @@ def test_further_columns_of_every_format(write, tmp_path):
         assert {values.dtype for values in columns.values()} == {np.dtype(np.float32)}
         assert {name: values.tolist() for name, values in columns.items()} == {"score": [2, 0.5], "same": [0, 1]}
         assert list(found.texts) == list(NAMES)
+
+
+@pytest.mark.parametrize("kind", [pa.float16(), pa.float64(), pa.uint8(), pa.dictionary(pa.int8(), pa.int64())])
+def test_types_of_numbers_in_parquet(tmp_path, kind):
+    scores = pa.array([1, 2]).cast(kind.value_type if pa.types.is_dictionary(kind) else kind)
+    scores = scores.dictionary_encode() if pa.types.is_dictionary(kind) else scores
+    table = pa.table({"anchor": ["a", "b"], "positive": ["c", "d"], "score": scores})
+    pq.write_table(table, tmp_path / "rows.parquet")
+    assert read_dataset(tmp_path / "rows.parquet", columns=["score"]).columns["score"].tolist() == [1, 2]
 
 
 def test_the_hash_is_of_further_columns_too(write):

@@ -377,7 +377,7 @@ def test_nothing_to_learn_is_told(data, tmp_path):
         ({"loop": {"epochs": 1, "batch_size": 64}}, "nothing would train: the learning rate is 0 at each of the 1"),
         ({"loop": {"batch_size": 64}, "data": {"drop_last": True}}, "has 11 rows, fewer than loop.batch_size = 64"),
         ({"data": {"prompts": {"anchor": "q"}}}, "there is no prompt 'q'"),
-        ({"data": {"train": "none.jsonl"}}, "none.jsonl is no file that is there"),
+        ({"data": {"train": "none.jsonl"}}, "none.jsonl: file not found"),
         ({"dim": 33}, "there is no head of dimension 33"),
         ({"model": "nowhere"}, "nowhere is neither a directory here"),
         ({"loss": {"matryoshka_dims": [33]}}, "loss.matryoshka_dims holds 33"),
