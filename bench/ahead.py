@@ -13,7 +13,7 @@ from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
 from stella_jax.batching import rows_of
 from stella_jax.embedding_model import EmbeddingModel
 from stella_jax.runner import DEFAULT_TOKEN_BUDGET, last_hidden
-from stella_jax.sharding import AXES, EVERYWHERE, ROWS
+from stella_jax.sharding import AXES, BATCH_SPEC, REPLICATED
 
 
 def data_mesh(topology: TopologyDescription) -> Mesh:
@@ -28,7 +28,10 @@ def compile_for(mesh: Mesh, length: int, dtype: str) -> tuple[jax.stages.Compile
     state = jax.tree.map(lambda leaf: _described(mesh, leaf.shape, leaf.dtype), state)
     rows = rows_of(length, DEFAULT_TOKEN_BUDGET)
     batch = rows * mesh.size
-    ids, lengths = _described(mesh, (batch, length), jnp.int32, ROWS), _described(mesh, (batch,), jnp.int32, ROWS)
+    ids, lengths = (
+        _described(mesh, (batch, length), jnp.int32, BATCH_SPEC),
+        _described(mesh, (batch,), jnp.int32, BATCH_SPEC),
+    )
     start = time.perf_counter()
     with jax.set_mesh(mesh):
         compiled = last_hidden.lower(graphdef, state, ids, lengths).compile()
@@ -43,5 +46,5 @@ def hbm_bytes(compiled: jax.stages.Compiled) -> tuple[int, int]:
     return used + memory.generated_code_size_in_bytes, memory.temp_size_in_bytes
 
 
-def _described(mesh: Mesh, shape: tuple[int, ...], dtype, spec: PartitionSpec = EVERYWHERE) -> jax.ShapeDtypeStruct:
+def _described(mesh: Mesh, shape: tuple[int, ...], dtype, spec: PartitionSpec = REPLICATED) -> jax.ShapeDtypeStruct:
     return jax.ShapeDtypeStruct(shape, dtype, sharding=NamedSharding(mesh, spec))

@@ -22,7 +22,7 @@ from systems import PEERS, peers, stella_jax, usual_peers
 
 from stella_jax import Stella
 from stella_jax.batching import Packer, pad
-from stella_jax.sharding import ROWS, place
+from stella_jax.sharding import BATCH_SPEC, shard
 
 QUERY = "What are some ways to reduce stress?"
 DEVICE = "stella-jax, the device alone"
@@ -34,7 +34,9 @@ def device_call(model: Stella, query: str) -> Callable[[], object]:
     """The forward pass of a lone query, which waits for its result."""
     runner, [tokens] = model.runner, model.tokenize([query])
     [batch] = [*(packer := Packer(model.max_seq_length, 1)).add(0, [len(tokens.ids)]), *packer.flush(0)]
-    ids, lengths = (place(model.mesh, array, ROWS) for array in pad([tokens.ids], batch, model.config.pad_token_id))
+    ids, lengths = (
+        shard(model.mesh, array, BATCH_SPEC) for array in pad([tokens.ids], batch, model.config.pad_token_id)
+    )
 
     def call() -> object:
         with jax.set_mesh(model.mesh):

@@ -26,14 +26,14 @@ import jax.numpy as jnp
 from checkpoint import SMALL, STELLA, write_checkpoint
 from cost import attention_flops, linear_flops
 from report import publish, table
+from train.optimizer import Optimizer, learning_rates
+from train.params import load
 
 from stella_jax.checkpoint import Checkpoint
 from stella_jax.config import EncoderConfig
 from stella_jax.sharding import make_mesh
 from train.batches import Batcher
 from train.losses import Loss
-from train.optimizer import Optimizer, learning_rates
-from train.params import load
 from train.step import Settings, Trainer
 
 COLUMNS = ("anchor", "positive", "negative")

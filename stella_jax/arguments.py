@@ -6,7 +6,7 @@ import jax
 import numpy as np
 from jax.sharding import Mesh
 
-from stella_jax.errors import StellaError, listed, shown
+from stella_jax.errors import StellaError, join_words, short_repr
 from stella_jax.tokenizer import check_text, describe
 
 # What torch calls a device of JAX's platforms.
@@ -28,20 +28,20 @@ def check_texts(sentences: object) -> list[str]:
 def check_choice(name: str, value: object, choices: tuple[str, ...]) -> None:
     if value not in choices:
         hint = "; int8 ranges come from other texts, so quantize afterwards" if value in ("int8", "uint8") else ""
-        raise StellaError(f"{name} {shown(value)} is not offered; {listed(choices)} are{hint}.")
+        raise StellaError(f"{name} {short_repr(value)} is not offered; {join_words(choices)} are{hint}.")
 
 
 def check_whole(name: str, value: object, highest: int) -> None:
     if isinstance(value, bool) or not isinstance(value, int | np.integer) or not 1 <= value <= highest:
-        raise StellaError(f"{name} {shown(value)} must be a whole number from 1 to {highest}.")
+        raise StellaError(f"{name} {short_repr(value)} must be a whole number from 1 to {highest}.")
 
 
 def check_device(device: object, platform: str) -> None:
     """None, or a name of the platform that the model runs on anyway."""
     if device is not None and str(device).removesuffix(":0") not in DEVICE_NAMES.get(platform, (platform,)):
         raise StellaError(
-            f"device {shown(device)}: the model runs on {platform}; leave it out, and choose devices with the mesh= of "
-            "from_pretrained or with JAX_PLATFORMS."
+            f"device {short_repr(device)}: the model runs on {platform}; leave it out, and choose devices with the "
+            "mesh= of from_pretrained or with JAX_PLATFORMS."
         )
 
 

@@ -14,7 +14,7 @@ from jax.sharding import PartitionSpec as P
 
 from stella_jax.directory import Directory
 from stella_jax.embedding_model import EmbeddingModel
-from stella_jax.errors import StellaError, shown
+from stella_jax.errors import StellaError, short_repr
 from stella_jax.flax_weights import FlaxWeights
 from stella_jax.heads import Head
 from stella_jax.hub import resolve
@@ -144,7 +144,7 @@ def compute_dtype(dtype: str | None, mesh: Mesh) -> str:
     """
     dtype = dtype or ("float32" if mesh.devices.flat[0].platform == "cpu" else "bfloat16")
     if dtype not in DTYPES:
-        raise StellaError(f"unsupported dtype {shown(dtype)}; choose {' or '.join(DTYPES)}.")
+        raise StellaError(f"unsupported dtype {short_repr(dtype)}; choose {' or '.join(DTYPES)}.")
     return dtype
 
 

@@ -8,7 +8,7 @@ from collections.abc import Callable
 from stella_jax.demo import run_demo
 from stella_jax.devices import start_jax
 from stella_jax.embedder import Stella
-from stella_jax.errors import StellaError, listed
+from stella_jax.errors import StellaError, join_words
 from stella_jax.job.estimate import estimate_job
 from stella_jax.job.hosts import Hosts, meet
 from stella_jax.job.progress import Summary
@@ -48,7 +48,7 @@ def verify(arguments: Namespace) -> None:
         sampled = f"; {verdict.sampled} embedded again came out the same" if verdict.sampled else ""
         print(f"{arguments.out}: {verdict.rows} rows are whole: hashes, pages, counts, values and ids{sampled}")
         return
-    redo = f"run the embed command again: it redoes {listed(verdict.withdrawn)} alone." if verdict.withdrawn else ""
+    redo = f"run the embed command again: it redoes {join_words(verdict.withdrawn)} alone." if verdict.withdrawn else ""
     raise StellaError("\n  ".join([f"{arguments.out} is damaged:", *verdict.faults, *([redo] if redo else [])]))
 
 

@@ -4,7 +4,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from stella_jax.errors import StellaError, shown
+from stella_jax.errors import StellaError, short_repr
 
 ARCHITECTURES = ("NewModel", "GteModel")
 MODEL_TYPES = ("new", "gte")
@@ -115,29 +115,32 @@ def _refuse_unimplemented(fields: Mapping[str, Any]) -> None:
         )
     if architecture not in ARCHITECTURES:
         raise StellaError(
-            f"config.json: architecture {shown(architecture)} is unknown; known are {_listed(ARCHITECTURES)}."
+            f"config.json: architecture {short_repr(architecture)} is unknown; known are {_listed(ARCHITECTURES)}."
         )
     if fields.get("model_type") not in MODEL_TYPES:
         raise StellaError(
-            f"config.json: model_type {shown(fields.get('model_type'))} is unknown; known are {_listed(MODEL_TYPES)}."
+            f"config.json: model_type {short_repr(fields.get('model_type'))} is unknown; "
+            f"known are {_listed(MODEL_TYPES)}."
         )
     for name, only in IMPLEMENTED.items():
         if fields.get(name, only) != only:
-            raise StellaError(f"config.json: {name} = {shown(fields[name])} is not implemented; only {only!r} is.")
+            raise StellaError(f"config.json: {name} = {short_repr(fields[name])} is not implemented; only {only!r} is.")
 
 
 def _size(fields: Mapping[str, Any], name: str) -> int:
     low, high = SIZES[name]
     value = fields.get(name)
     if not isinstance(value, int) or isinstance(value, bool) or not low <= value <= high:
-        raise StellaError(f"config.json: {name} = {shown(value)} must be a whole number from {low} to {high}.")
+        raise StellaError(f"config.json: {name} = {short_repr(value)} must be a whole number from {low} to {high}.")
     return value
 
 
 def _pad_token_id(fields: Mapping[str, Any], vocab_size: int) -> int:
     value = fields.get("pad_token_id", 0)
     if not isinstance(value, int) or isinstance(value, bool) or not 0 <= value < vocab_size:
-        raise StellaError(f"config.json: pad_token_id = {shown(value)} must be an id below vocab_size {vocab_size}.")
+        raise StellaError(
+            f"config.json: pad_token_id = {short_repr(value)} must be an id below vocab_size {vocab_size}."
+        )
     return value
 
 
@@ -145,7 +148,9 @@ def _number(fields: Mapping[str, Any], name: str, where: str = "") -> float:
     low, high = RANGES[name]
     value = fields.get(name)
     if isinstance(value, bool) or not isinstance(value, int | float) or not low <= value <= high:
-        raise StellaError(f"config.json: {where}{name} = {shown(value)} must be a number from {low:g} to {high:g}.")
+        raise StellaError(
+            f"config.json: {where}{name} = {short_repr(value)} must be a number from {low:g} to {high:g}."
+        )
     return float(value)
 
 
@@ -157,10 +162,12 @@ def _rope(fields: Mapping[str, Any], head_dim: int) -> Rope:
     if scaling is None:
         return Rope(theta)
     if not isinstance(scaling, Mapping) or scaling.get("type", scaling.get("rope_type")) != "ntk":
-        raise StellaError(f"config.json: rope_scaling = {shown(scaling)} is not implemented; null and type 'ntk' are.")
+        raise StellaError(
+            f"config.json: rope_scaling = {short_repr(scaling)} is not implemented; null and type 'ntk' are."
+        )
     if scaling.get("mixed_b") is not None:
         raise StellaError(
-            f"config.json: rope_scaling mixed_b = {shown(scaling['mixed_b'])} is not implemented; only null is."
+            f"config.json: rope_scaling mixed_b = {short_repr(scaling['mixed_b'])} is not implemented; only null is."
         )
     factor = _number(scaling, "factor", "rope_scaling.")
     return Rope(theta * factor, factor ** (2 / head_dim))
@@ -170,7 +177,8 @@ def _rope_from_parameters(parameters: Any) -> Rope:
     kind = parameters.get("rope_type", "default") if isinstance(parameters, Mapping) else None
     if kind not in ("default", "linear"):
         raise StellaError(
-            f"config.json: rope_parameters = {shown(parameters)} is not implemented; types 'default' and 'linear' are."
+            f"config.json: rope_parameters = {short_repr(parameters)} is not implemented; "
+            "types 'default' and 'linear' are."
         )
     if parameters.get("partial_rotary_factor", 1.0) != 1.0:
         raise StellaError("config.json: rope_parameters.partial_rotary_factor is not implemented; only 1.0 is.")

@@ -4,7 +4,7 @@ import json
 from pathlib import Path
 from typing import Any
 
-from stella_jax.errors import StellaError, shown
+from stella_jax.errors import StellaError, short_repr
 
 # Published side files are a few kilobytes; tokenizer.json, the largest, is not read through here.
 LARGEST_JSON = 64 * 2**20
@@ -31,9 +31,11 @@ class Directory:
             path.is_file()
         except (ValueError, OSError, RuntimeError) as error:  # NUL, too long, not readable, links in a circle
             why = error.strerror if isinstance(error, OSError) else error
-            raise StellaError(f"{self.root}: {shown(name)} is no file that can be read ({why}).") from error
+            raise StellaError(f"{self.root}: {short_repr(name)} is no file that can be read ({why}).") from error
         if not inside:
-            raise StellaError(f"{shown(name)} leads out of {self.root}; every file of a checkpoint must lie inside it.")
+            raise StellaError(
+                f"{short_repr(name)} leads out of {self.root}; every file of a checkpoint must lie inside it."
+            )
         return path
 
     def has(self, name: str) -> bool:

@@ -22,7 +22,7 @@ from stella_jax.arguments import (
 )
 from stella_jax.checkpoint import Checkpoint, compute_dtype
 from stella_jax.config import EncoderConfig
-from stella_jax.errors import StellaError, shown
+from stella_jax.errors import StellaError, short_repr
 from stella_jax.hub import resolve
 from stella_jax.model_card import ModelCardData
 from stella_jax.output_format import OutputFormat
@@ -48,7 +48,7 @@ class Stella:
 
     def __new__(cls, checkpoint: object = None, *_: Any, **__: Any) -> "Stella":
         if isinstance(checkpoint, str | Path):
-            name = shown(str(checkpoint))
+            name = short_repr(str(checkpoint))
             raise StellaError(f"Stella: takes an opened checkpoint, not {name}; use Stella.from_pretrained({name}).")
         return super().__new__(cls)
 

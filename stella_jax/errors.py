@@ -15,7 +15,7 @@ class StellaError(ValueError):
         super().__init__("".join(c if c.isprintable() or c == "\n" else ascii(c)[1:-1] for c in message))
 
 
-def shown(value: object) -> str:
+def short_repr(value: object) -> str:
     """A value in an error: its repr, cut, since what stands in a file may be of any length and depth."""
     try:
         text = repr(value)
@@ -24,21 +24,18 @@ def shown(value: object) -> str:
     return text if len(text) <= 100 else f"{text[:100]}..."
 
 
-def plain(name: object) -> str:
+def quoted(name: object) -> str:
     """A name in an error: as it is, if it fits in a sentence."""
     text = str(name)
-    return text if text.isprintable() and len(text) <= 200 else shown(text)
+    return text if text.isprintable() and len(text) <= 200 else short_repr(text)
 
 
-def listed(names: Iterable[object]) -> str:
+def join_words(names: Iterable[object]) -> str:
     """Names in words: "a, b and c"."""
-    names = [plain(name) for name in names]
+    names = [quoted(name) for name in names]
     return " and ".join([", ".join(names[:-1]), names[-1]] if len(names) > 1 else names) or "none"
 
 
-def reason_of(error: BaseException) -> str:
+def first_line(error: BaseException) -> str:
     """What a library's error says in its first line, or its kind where it says nothing."""
     return (str(error).strip().splitlines() or [type(error).__name__])[0]
-
-
-short_repr, quoted, join_words, first_line = shown, plain, listed, reason_of

@@ -3,7 +3,7 @@
 import re
 from pathlib import Path
 
-from stella_jax.errors import StellaError, plain, reason_of, shown
+from stella_jax.errors import StellaError, first_line, quoted, short_repr
 
 TINY = Path(__file__).parent / "tiny"
 REPO_ID = re.compile(r"[A-Za-z0-9][\w.-]*/[A-Za-z0-9][\w.-]*")
@@ -39,11 +39,13 @@ def resolve(
     path = TINY if name == "tiny" else _existing(name)
     if path:
         if revision is not None:
-            raise StellaError(f"{plain(name)} is on this machine and has no revisions; leave out {shown(revision)}.")
+            raise StellaError(
+                f"{quoted(name)} is on this machine and has no revisions; leave out {short_repr(revision)}."
+            )
         return path
     if isinstance(name, str) and REPO_ID.fullmatch(name):
         return _download(name, revision, cache_folder, local_files_only, token)
-    raise StellaError(f"{plain(name)} is neither a directory here, nor a repo id such as 'org/name', nor 'tiny'.")
+    raise StellaError(f"{quoted(name)} is neither a directory here, nor a repo id such as 'org/name', nor 'tiny'.")
 
 
 def _existing(name: str | Path) -> Path | None:
@@ -85,5 +87,5 @@ def _download(
         ) from error
     except (HfHubHTTPError, HFValidationError, OSError) as error:
         raise StellaError(
-            f"{repo_id} (revision {revision or 'main'}) could not be downloaded: {reason_of(error)}"
+            f"{repo_id} (revision {revision or 'main'}) could not be downloaded: {first_line(error)}"
         ) from error

@@ -15,7 +15,7 @@ from flax import nnx
 from jax.sharding import Mesh
 
 from stella_jax.model import Encoder
-from stella_jax.sharding import place
+from stella_jax.sharding import shard
 
 Tree = dict[str, Any]
 
@@ -51,7 +51,7 @@ def _unstacked(stack: Tree, num_layers: int, mesh: Mesh) -> list[Tree]:
     """Each layer's part of stacked arrays, in the same memory."""
     leaves, structure = jax.tree.flatten(stack)
     stacked = [np.asarray(leaf) for leaf in leaves]
-    return [structure.unflatten(place(mesh, leaf[i]) for leaf in stacked) for i in range(num_layers)]
+    return [structure.unflatten(shard(mesh, leaf[i]) for leaf in stacked) for i in range(num_layers)]
 
 
 @cache

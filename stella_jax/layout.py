@@ -8,7 +8,7 @@ from typing import Any
 
 from stella_jax.config import EncoderConfig
 from stella_jax.directory import Directory
-from stella_jax.errors import StellaError, listed, shown
+from stella_jax.errors import StellaError, join_words, short_repr
 from stella_jax.heads import Activation, Head, Pooling
 from stella_jax.prompts import check_default_prompt, check_prompts
 
@@ -61,7 +61,9 @@ class Layout:
             return self.heads[dim]
         if not self.heads and dim == self.config.hidden_size:
             return None
-        raise StellaError(f"there is no head of dimension {shown(dim)}; this checkpoint has {listed(self.dims)}.")
+        raise StellaError(
+            f"there is no head of dimension {short_repr(dim)}; this checkpoint has {join_words(self.dims)}."
+        )
 
     def changed(
         self,
@@ -95,7 +97,7 @@ class Layout:
           StellaError: there is none; lists those there are.
         """
         if name not in tuple(self.prompts):
-            raise StellaError(f"there is no prompt {shown(name)}; this checkpoint has {listed(self.prompts)}.")
+            raise StellaError(f"there is no prompt {short_repr(name)}; this checkpoint has {join_words(self.prompts)}.")
         return self.prompts[name]
 
     def file(self, name: str) -> str:
@@ -148,7 +150,7 @@ def _modules(directory: Directory) -> dict[str, str]:
     kinds = [kind for kind, _ in modules]
     if kinds != [kind for kind in MODULES if kind in kinds] or not {"Transformer", "Pooling"} <= set(kinds):
         raise StellaError(
-            f"modules.json lists {listed(kinds)}; Transformer, Pooling, then at most one Dense and one Normalize "
+            f"modules.json lists {join_words(kinds)}; Transformer, Pooling, then at most one Dense and one Normalize "
             "are implemented."
         )
     return dict(modules)
@@ -158,18 +160,18 @@ def _pooling(directory: Directory, name: str, config: EncoderConfig) -> Pooling:
     fields = directory.json_object(name)
     if fields.get("include_prompt", True) is not True:
         raise StellaError(
-            f"{name}: include_prompt = {shown(fields['include_prompt'])} is not implemented; only true is."
+            f"{name}: include_prompt = {short_repr(fields['include_prompt'])} is not implemented; only true is."
         )
     width = fields.get("word_embedding_dimension", fields.get("embedding_dimension"))
     if width != config.hidden_size:
         raise StellaError(
-            f"{name}: its dimension {shown(width)} is not the encoder's hidden_size {config.hidden_size}."
+            f"{name}: its dimension {short_repr(width)} is not the encoder's hidden_size {config.hidden_size}."
         )
     mode = fields["pooling_mode"] if "pooling_mode" in fields else _old_pooling(fields)
     for known in POOLINGS:
         if mode == known:
             return known
-    raise StellaError(f"{name}: pooling {shown(mode)} is not implemented; mean and cls are.")
+    raise StellaError(f"{name}: pooling {short_repr(mode)} is not implemented; mean and cls are.")
 
 
 def _old_pooling(fields: dict[str, Any]) -> str:
@@ -195,23 +197,23 @@ def _head(directory: Directory, folder: str, config: EncoderConfig) -> Head:
     name = f"{folder}/config.json"
     if not directory.has(name):
         there = sorted(p.name for p in directory.root.iterdir() if HEAD_FOLDER.fullmatch(p.name))
-        raise StellaError(f"{directory.path(name)} is missing; the head folders there are: {listed(there)}.")
+        raise StellaError(f"{directory.path(name)} is missing; the head folders there are: {join_words(there)}.")
     fields = directory.json_object(name)
     activation = str(fields.get("activation_function", "Tanh")).rpartition(".")[2]
     if activation not in ACTIVATIONS:
         raise StellaError(
-            f"{name}: activation {shown(activation)} is not implemented; {listed(list(ACTIVATIONS))} are."
+            f"{name}: activation {short_repr(activation)} is not implemented; {join_words(list(ACTIVATIONS))} are."
         )
     if fields.get("use_residual"):
         raise StellaError(f"{name}: use_residual is not implemented.")
     _check_on_sentence_embedding(name, fields)
     if fields.get("in_features") != config.hidden_size:
         raise StellaError(
-            f"{name}: in_features {shown(fields.get('in_features'))} is not hidden_size {config.hidden_size}."
+            f"{name}: in_features {short_repr(fields.get('in_features'))} is not hidden_size {config.hidden_size}."
         )
     dim = fields.get("out_features")
     if not isinstance(dim, int) or isinstance(dim, bool) or not 1 <= dim <= 1_000_000:
-        raise StellaError(f"{name}: out_features = {shown(dim)} must be a whole number from 1 to 1000000.")
+        raise StellaError(f"{name}: out_features = {short_repr(dim)} must be a whole number from 1 to 1000000.")
     return Head(folder, dim, bool(fields.get("bias", True)), ACTIVATIONS[activation])
 
 
@@ -226,20 +228,22 @@ def _normalize(directory: Directory, modules: dict[str, str]) -> bool:
 def _check_on_sentence_embedding(name: str, fields: dict[str, Any]) -> None:
     for key in ("module_input_name", "module_output_name"):
         if fields.get(key, "sentence_embedding") != "sentence_embedding":
-            raise StellaError(f"{name}: {key} = {shown(fields[key])} is not implemented; only 'sentence_embedding' is.")
+            raise StellaError(
+                f"{name}: {key} = {short_repr(fields[key])} is not implemented; only 'sentence_embedding' is."
+            )
 
 
 def _lower(bert: dict[str, Any]) -> bool:
     value = bert.get("do_lower_case", False)
     if not isinstance(value, bool):
-        raise StellaError(f"sentence_bert_config.json: do_lower_case = {shown(value)} must be true or false.")
+        raise StellaError(f"sentence_bert_config.json: do_lower_case = {short_repr(value)} must be true or false.")
     return value
 
 
 def _dropout_rate(fields: dict[str, Any]) -> float:
     rate = fields.get("hidden_dropout_prob", DEFAULT_DROPOUT)
     if isinstance(rate, bool) or not isinstance(rate, int | float) or not 0 <= rate < 1:
-        raise StellaError(f"config.json: hidden_dropout_prob = {shown(rate)} must be a number from 0 to below 1.")
+        raise StellaError(f"config.json: hidden_dropout_prob = {short_repr(rate)} must be a number from 0 to below 1.")
     return float(rate)
 
 
@@ -251,7 +255,7 @@ def _similarity(name: object, where: str = "") -> str:
     for known in SIMILARITIES:
         if known in (name, getattr(name, "value", None)):  # sentence-transformers has an Enum of them
             return known
-    raise StellaError(f"{where}similarity_fn_name {shown(name)} is unknown; known are {listed(SIMILARITIES)}.")
+    raise StellaError(f"{where}similarity_fn_name {short_repr(name)} is unknown; known are {join_words(SIMILARITIES)}.")
 
 
 def _max_seq_length(directory: Directory, prefix: str, bert: dict[str, Any], config: EncoderConfig) -> int:
@@ -263,6 +267,6 @@ def _max_seq_length(directory: Directory, prefix: str, bert: dict[str, Any], con
         return config.max_position_embeddings
     if isinstance(value, bool) or not isinstance(value, int | float) or not value >= 1:
         raise StellaError(
-            f"sentence_bert_config.json: max_seq_length = {shown(value)} must be a positive whole number."
+            f"sentence_bert_config.json: max_seq_length = {short_repr(value)} must be a positive whole number."
         )
     return int(min(value, config.max_position_embeddings))

@@ -8,7 +8,7 @@ from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-from stella_jax.errors import StellaError, shown
+from stella_jax.errors import StellaError, short_repr
 from stella_jax.job.atomic import sync_directory
 
 
@@ -54,7 +54,7 @@ def check_inside(names: Iterable[str]) -> None:
     """
     for name in names:
         if Path(name).is_absolute() or ".." in Path(name).parts:
-            raise StellaError(f"the checkpoint names a file {shown(name)}, which leads out of its directory.")
+            raise StellaError(f"the checkpoint names a file {short_repr(name)}, which leads out of its directory.")
 
 
 @contextmanager

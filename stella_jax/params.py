@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 from orbax.checkpoint import v1 as ocp
 
-from stella_jax.errors import StellaError, reason_of
+from stella_jax.errors import StellaError, first_line
 
 # Folder of a converted checkpoint that holds the parameters.
 PARAMS = "params"
@@ -51,7 +51,7 @@ def leaf_types(directory: Path) -> dict[str, tuple[tuple[int, ...], np.dtype]]:
             tree = ocp.metadata(str(directory.absolute())).metadata
     except Exception as error:  # Orbax raises several kinds
         raise StellaError(
-            f"{directory} is no whole Orbax checkpoint; convert it again ({reason_of(error)[:200]})."
+            f"{directory} is no whole Orbax checkpoint; convert it again ({first_line(error)[:200]})."
         ) from error
     if tree is None:  # Orbax's answer to damaged metadata
         raise StellaError(f"{directory} is no whole Orbax checkpoint; convert it again.")
@@ -70,7 +70,7 @@ def load_leaf(directory: Path, path: str, shape: tuple[int, ...], dtype: np.dtyp
             tree = ocp.load(str(directory.absolute()), _nest(path, like))
     except Exception as error:
         raise StellaError(
-            f"{path} in {directory} cannot be read; convert it again ({reason_of(error)[:200]})."
+            f"{path} in {directory} cannot be read; convert it again ({first_line(error)[:200]})."
         ) from error
     array = _flatten(tree)[path]
     if array is like:  # Orbax's answer to a path that is not there

@@ -3,7 +3,7 @@
 from collections.abc import Mapping
 from typing import Any
 
-from stella_jax.errors import StellaError, listed, shown
+from stella_jax.errors import StellaError, join_words, short_repr
 from stella_jax.tokenizer import check_text
 
 
@@ -31,7 +31,7 @@ def check_prompts(prompts: Any, where: str = "") -> dict[str, str]:
     """
     if not isinstance(prompts, dict) or not all(isinstance(text, str | None) for text in prompts.values()):
         raise StellaError(f"{where}prompts must map names to texts.")
-    return {name: check_text(text or "", f"{where}prompt {shown(name)}") for name, text in prompts.items()}
+    return {name: check_text(text or "", f"{where}prompt {short_repr(name)}") for name, text in prompts.items()}
 
 
 def check_default_prompt(name: Any, prompts: Mapping[str, str], where: str = "") -> str | None:
@@ -41,5 +41,7 @@ def check_default_prompt(name: Any, prompts: Mapping[str, str], where: str = "")
       StellaError: it is not; lists those there are.
     """
     if name is not None and name not in tuple(prompts):
-        raise StellaError(f"{where}default_prompt_name {shown(name)} is none of its prompts ({listed(prompts)}).")
+        raise StellaError(
+            f"{where}default_prompt_name {short_repr(name)} is none of its prompts ({join_words(prompts)})."
+        )
     return name

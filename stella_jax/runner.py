@@ -13,7 +13,7 @@ from jax.sharding import Mesh
 from stella_jax.batching import Batch, Packer, pad
 from stella_jax.embedding_model import EmbeddingModel
 from stella_jax.layerwise import LayerByLayer
-from stella_jax.sharding import ROWS, place
+from stella_jax.sharding import BATCH_SPEC, shard
 from stella_jax.tokenizer import Tokens
 
 # Tokens in a batch. On CPU rows near one are already efficient, and a short batch must cost little; others need
@@ -130,7 +130,7 @@ class Runner:
         sent: deque[tuple[Batch, Any]] = deque()
         for batch in _batches(groups, opened, packer):
             token_ids = [opened[group].tokens[number].ids for group, number in batch.texts]
-            ids, lengths = (place(self.mesh, x, ROWS) for x in pad(token_ids, batch, self._pad_id))
+            ids, lengths = (shard(self.mesh, x, BATCH_SPEC) for x in pad(token_ids, batch, self._pad_id))
             with jax.set_mesh(self.mesh):
                 sent.append((batch, forward(ids, lengths)))
             if len(sent) > IN_FLIGHT:

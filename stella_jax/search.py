@@ -10,7 +10,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from stella_jax.embedder import Stella
-from stella_jax.errors import StellaError, reason_of
+from stella_jax.errors import StellaError, first_line, join_words
 from stella_jax.job.location import locate
 from stella_jax.job.manifest import read_manifest
 from stella_jax.job.model import load_model
@@ -21,7 +21,6 @@ from stella_jax.job.rows import Fields, Row
 from stella_jax.job.source import Source
 from stella_jax.job.store import Store, open_store
 from stella_jax.job.write import column_of
-from stella_jax.layout import listed
 
 # Numbers of a block of embeddings in memory: 32 MiB.
 BLOCK = 2**23
@@ -64,7 +63,7 @@ class Index:
         manifest = read_manifest(store)
         dims: list[int] = manifest["dims"]
         if dim is not None and dim not in dims:
-            raise StellaError(f"{store} holds embeddings of {listed(dims)} numbers, none of {dim}.")
+            raise StellaError(f"{store} holds embeddings of {join_words(dims)} numbers, none of {dim}.")
         return cls(store, load_model(store, manifest, [dim or dims[0]], model_name, revision), manifest)
 
     def search(self, query: str, k: int, prompt: str | None = None) -> list[Hit]:
@@ -123,7 +122,7 @@ class Index:
             raise
         except (pa.ArrowException, OSError, KeyError) as error:
             raise StellaError(
-                f"{path} is damaged ({reason_of(error)}); remove it and run the embed command again."
+                f"{path} is damaged ({first_line(error)}); remove it and run the embed command again."
             ) from error
 
 

@@ -18,15 +18,15 @@ from stella_jax.errors import StellaError
 AXES = ("data", "model")
 
 # Leaves of the encoder that are split over `model`; every device has all of the others. L, then as in `names.ENCODER`.
-SPLIT = {
+PARAM_SPECS = {
     "layers/attention/qkv/kernel": P(None, None, None, "model", None),  # L D 3 N H
     "layers/attention/qkv/bias": P(None, None, "model", None),  # L 3 N H
     "layers/attention/out/kernel": P(None, "model", None, None),  # L N H D: a partial sum on each device
     "layers/mlp/up_gate/kernel": P(None, None, None, "model"),  # L D 2 F
     "layers/mlp/down/kernel": P(None, "model", None),  # L F D: a partial sum on each device
 }
-ROWS = P("data")
-EVERYWHERE = P()
+BATCH_SPEC = P("data")
+REPLICATED = P()
 
 
 def make_mesh(text: str | None = None, devices: Sequence[Any] | None = None) -> Mesh:
@@ -66,7 +66,7 @@ def check_mesh(mesh: Mesh, config: EncoderConfig) -> None:
 def param_spec(name: str, shape: Sequence[int], mesh: Mesh, fsdp: bool = False) -> P:
     """How a model's parameter is split: by the table, and with `fsdp` its longest free axis over `data`, too."""
     name = name.removeprefix("encoder/")
-    spec = SPLIT.get(name, EVERYWHERE)
+    spec = PARAM_SPECS.get(name, REPLICATED)
     if not fsdp:
         return spec
     axes = [*spec, *[None] * (len(shape) - len(spec))]
@@ -77,12 +77,12 @@ def param_spec(name: str, shape: Sequence[int], mesh: Mesh, fsdp: bool = False) 
     return P(*axes)
 
 
-def place(mesh: Mesh, array: Any, spec: P = EVERYWHERE) -> jax.Array:
+def shard(mesh: Mesh, array: Any, spec: P = REPLICATED) -> jax.Array:
     """The array on the mesh's devices, each with its own share."""
-    return put(array, NamedSharding(mesh, spec))
+    return shard_as(array, NamedSharding(mesh, spec))
 
 
-def put(array: Any, sharding: Sharding) -> jax.Array:
+def shard_as(array: Any, sharding: Sharding) -> jax.Array:
     """The array laid out so; where some devices are other processes', each puts what its own take of its array."""
     if sharding.is_fully_addressable:
         return jax.device_put(array, sharding)
@@ -113,7 +113,7 @@ def per_device(attend: Callable[..., jax.Array]) -> Callable[..., jax.Array]:
         if jax.sharding.get_abstract_mesh().empty:
             return attend(q, k, v, lengths)
         heads = P("data", None, "model", None)
-        specs = (heads, heads, heads, ROWS)
+        specs = (heads, heads, heads, BATCH_SPEC)
         return jax.shard_map(attend, in_specs=specs, out_specs=heads, check_vma=False)(q, k, v, lengths)
 
     return mapped

@@ -12,7 +12,7 @@ import numpy as np
 from safetensors import SafetensorError, safe_open
 
 from stella_jax.directory import Directory
-from stella_jax.errors import StellaError, shown
+from stella_jax.errors import StellaError, short_repr
 
 DTYPES: dict[str, np.dtype] = {
     "F32": np.dtype(np.float32),
@@ -77,7 +77,9 @@ def _indexed_files(directory: Directory, index: str) -> list[str]:
     folder = Path(index).parent
     outside = [name for name in files if Path(name).name != name or name in ("", "..")]
     if outside:
-        raise StellaError(f"{directory.path(index)} points at {shown(outside[0])}; shards must lie beside the index.")
+        raise StellaError(
+            f"{directory.path(index)} points at {short_repr(outside[0])}; shards must lie beside the index."
+        )
     missing = [name for name in files if not directory.has(str(folder / name))]
     if missing:
         raise StellaError(f"{directory.path(index)} names shards that are missing: {', '.join(missing)}.")

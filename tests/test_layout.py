@@ -9,8 +9,9 @@ from paths import GOLDENS
 
 from stella_jax import StellaError
 from stella_jax.directory import Directory
+from stella_jax.errors import join_words
 from stella_jax.heads import Head
-from stella_jax.layout import Layout, listed, read_layout
+from stella_jax.layout import Layout, read_layout
 
 S2P = "Instruct: Given a web search query, retrieve relevant passages that answer the query.\nQuery: "
 
@@ -162,4 +163,4 @@ def test_unknown_fields_and_files_are_ignored(checkpoint_copy):
     [([], "none"), (["a"], "a"), (["a", "b"], "a and b"), ([1, 2, 3], "1, 2 and 3"), (["a\nb"], r"'a\nb'")],
 )
 def test_listed(names, words):
-    assert listed(names) == words
+    assert join_words(names) == words

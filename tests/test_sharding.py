@@ -11,7 +11,7 @@ from paths import GOLDENS
 
 from stella_jax import Stella, StellaError
 from stella_jax.runner import last_hidden
-from stella_jax.sharding import ROWS, make_mesh, place
+from stella_jax.sharding import BATCH_SPEC, make_mesh, shard
 
 TEXTS = ["a", "green tea " * 30, "what is this about? " * 3, "", "rows that eight does not divide"] * 3
 MESHES = ["data=8", "data=4,model=2", "data=2,model=4", "data=3"]
@@ -48,8 +48,8 @@ def test_collectives(mesh: str) -> None:
     """None over `data`; over `model` the two sums that end a layer's halves, in the loop over layers."""
     model = Stella.from_pretrained(GOLDENS / "stella", mesh=mesh)
     rows = 2 * model.mesh.shape["data"]
-    ids = place(model.mesh, np.ones((rows, 64), np.int32), ROWS)
-    lengths = place(model.mesh, np.full(rows, 9, np.int32), ROWS)
+    ids = shard(model.mesh, np.ones((rows, 64), np.int32), BATCH_SPEC)
+    lengths = shard(model.mesh, np.full(rows, 9, np.int32), BATCH_SPEC)
     with jax.set_mesh(model.mesh):
         program = last_hidden.lower(model.runner.graphdef, model.runner.state, ids, lengths).compile()
     found = Counter(COLLECTIVE.findall(program.as_text() or ""))

@@ -7,9 +7,10 @@ from pathlib import Path
 from statistics import fmean
 from typing import Any
 
+from stella_jax.errors import join_words
 from stella_jax.heads import Head
 from stella_jax.hub import REPO_ID
-from stella_jax.layout import Layout, listed
+from stella_jax.layout import Layout
 from train.curves import FILE as CURVES
 from train.data import Dataset
 from train.identity import versions
@@ -89,7 +90,7 @@ def _revision(recipe: Recipe) -> str:
 
 def _loss(recipe: Recipe) -> str:
     loss = recipe.loss
-    over = f", summed over the first {listed(loss.matryoshka_dims)} numbers" if loss.matryoshka_dims else ""
+    over = f", summed over the first {join_words(loss.matryoshka_dims)} numbers" if loss.matryoshka_dims else ""
     if loss.name == "triplet":
         return f"the triplet loss ({loss.distance}, margin {loss.margin:g}{over})"
     return f"the multiple negatives ranking loss (scale {loss.scale:g}{', symmetric' * loss.symmetric}{over})"
@@ -122,7 +123,7 @@ def _heads(head: Head | None, stale_heads: Sequence[str]) -> Iterator[str]:
         yield f"`{head.folder}` is the head that was trained, and the one that `modules.json` names."
     if stale_heads:
         verb = "belong" if len(stale_heads) > 1 else "belongs"
-        names = listed(f"`{folder}`" for folder in stale_heads)
+        names = join_words(f"`{folder}`" for folder in stale_heads)
         yield f"{names} {verb} to the encoder as it was before: not trained with it, and not to be used with it."
 
 

@@ -17,9 +17,9 @@ import numpy as np
 from orbax.checkpoint import v1 as ocp
 
 from stella_jax.cpu_count import cpu_count
-from stella_jax.errors import StellaError, reason_of
+from stella_jax.errors import StellaError, first_line
 from stella_jax.params import quiet, writing
-from stella_jax.sharding import put
+from stella_jax.sharding import shard_as
 from train.hosts import Hosts
 from train.step import State
 
@@ -143,7 +143,7 @@ def read_state(output: Path, step: int, like: State) -> State:
     if wrong or arrays.keys() != wanted.keys():
         what = f"{wrong[0]} is not what was saved" if wrong else "it holds other parameters"
         raise _damaged(output, step, what)
-    return unflat({name: put(array, wanted[name].sharding) for name, array in arrays.items()}, like)
+    return unflat({name: shard_as(array, wanted[name].sharding) for name, array in arrays.items()}, like)
 
 
 def newest_record(output: Path) -> Record | None:
@@ -170,7 +170,7 @@ def _read(output: Path, step: int, templates: Arrays) -> tuple[Arrays, Record]:
             arrays = ocp.load(_path(output, step), templates)
         return {name: np.asarray(array) for name, array in arrays.items()}, record
     except Exception as error:  # Orbax raises many kinds
-        raise _damaged(output, step, reason_of(error)[:200]) from error
+        raise _damaged(output, step, first_line(error)[:200]) from error
 
 
 def _damaged(output: Path, step: int, why: str) -> StellaError:

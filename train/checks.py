@@ -6,7 +6,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from stella_jax.errors import StellaError, shown
+from stella_jax.errors import StellaError, short_repr
 from train.data import Dataset
 from train.plans import Plan, most_frequent, poor_batches
 from train.recipe import Recipe
@@ -45,7 +45,7 @@ def warnings_for(recipe: Recipe, dataset: Dataset, plan: Plan, normalized: bool)
         text, count = most_frequent(dataset)
         yield (
             f"{poor} of {len(plan)} batches of an epoch hold a single row, or the same text in every row: "
-            f"{shown(text)} stands in {count} places of {dataset.source}."
+            f"{short_repr(text)} stands in {count} places of {dataset.source}."
         )
     loss = recipe.loss
     unit = normalized or loss.distance == "cosine" or bool(loss.matryoshka_dims)
@@ -62,8 +62,8 @@ def check_learning_rates(learning_rates: np.ndarray) -> None:
     """
     if not learning_rates.any():
         raise StellaError(
-            f"nothing would train: the learning rate is 0 at each of the {len(learning_rates)} step(s), all of them warm-up; "
-            "raise loop.epochs, or set optimizer.warmup_ratio = 0."
+            f"nothing would train: the learning rate is 0 at each of the {len(learning_rates)} step(s), all of them "
+            "warm-up; raise loop.epochs, or set optimizer.warmup_ratio = 0."
         )
 
 

@@ -80,10 +80,10 @@ class Evaluation:
         """The mean over rows, batch by batch in their order."""
         count, total = len(embedded[0]), 0.0
         for start in range(0, count, self._batch_size):
-            batch, further = jax.tree.map(lambda x: x[start : start + self._batch_size], (embedded, dict(columns)))
-            total += float(
-                jnp.sum(self._loss_of_batch(batch, further | {"weights": np.ones(len(batch[0]), np.float32)}))
-            )
+            rows = slice(start, min(count, start + self._batch_size))
+            further = {name: values[rows] for name, values in columns.items()}
+            further["weights"] = np.ones(rows.stop - rows.start, np.float32)
+            total += float(jnp.sum(self._loss_of_batch(tuple(column[rows] for column in embedded), further)))
         return total / count
 
 

@@ -8,8 +8,7 @@ from dataclasses import field
 from types import NoneType, UnionType
 from typing import Any, get_args, get_origin, get_type_hints
 
-from stella_jax.errors import StellaError, plain, shown
-from stella_jax.layout import listed
+from stella_jax.errors import StellaError, join_words, quoted, short_repr
 
 
 def one_of(*values: str) -> Any:
@@ -39,13 +38,14 @@ def section(kind: type, tree: dict[str, Any], name: str, where: str) -> Any:
     fields, types = {f.name: f for f in dataclasses.fields(kind)}, get_type_hints(kind)
     unknown = [key for key in tree if key not in fields]
     if unknown:
-        raise StellaError(f"{where}: there is no key {name}{plain(unknown[0])}; there are {listed(fields)}.")
+        raise StellaError(f"{where}: there is no key {name}{quoted(unknown[0])}; there are {join_words(fields)}.")
     needed = [key for key, f in fields.items() if _is_required(f) and key not in tree]
     if needed:
         raise StellaError(f"{where}: {name}{needed[0]} is missing.")
     values = {}
     for key, value in tree.items():
-        nested = next((kind for kind in (types[key], *get_args(types[key])) if dataclasses.is_dataclass(kind)), None)
+        kinds = (types[key], *get_args(types[key]))
+        nested: Any = next((kind for kind in kinds if dataclasses.is_dataclass(kind)), None)
         if nested:
             values[key] = section(nested, _table(value, f"{name}{key}", where), f"{name}{key}.", where)
         else:
@@ -59,7 +59,7 @@ def _is_required(f: dataclasses.Field) -> bool:
 
 def _table(value: Any, name: str, where: str) -> dict[str, Any]:
     if not isinstance(value, dict):
-        raise StellaError(f"{where}: {name} = {shown(value)} must be a section, [{name}].")
+        raise StellaError(f"{where}: {name} = {short_repr(value)} must be a section, [{name}].")
     return value
 
 
@@ -73,14 +73,16 @@ def _value(value: Any, kind: Any, rules: Any, name: str) -> Any:
         kind = next((each for each in kinds if _is_a(value, each)), kinds[0])
         return _value(value, kind, rules, name)
     if not _is_a(value, origin or kind):
-        raise StellaError(f"{name} = {shown(value)} must be {_words(origin or kind, rules)}.")
+        raise StellaError(f"{name} = {short_repr(value)} must be {_words(origin or kind, rules)}.")
     if origin is tuple:
         return tuple(_value(item, inner[0], rules, f"{name}[{i}]") for i, item in enumerate(value))
     if origin is dict:
         known = rules.get("keys")
         for key in value:
             if known and key not in known:
-                raise StellaError(f"{name} = {shown(value)} names {shown(key)}; its keys are {listed(known)}.")
+                raise StellaError(
+                    f"{name} = {short_repr(value)} names {short_repr(key)}; its keys are {join_words(known)}."
+                )
         return {key: _value(item, inner[1], rules, f"{name}.{key}") for key, item in value.items()}
     return _word(value, rules, name) if kind is str else value if kind is bool else _bounded(value, kind, rules, name)
 
@@ -95,7 +97,7 @@ def _word(value: str, rules: Any, name: str) -> str:
     choices = rules.get("choices")
     if choices and value not in choices:
         numbers = " or a number of steps" if "least" in rules else ""
-        raise StellaError(f"{name} = {shown(value)} must be {_either(choices)}{numbers}.")
+        raise StellaError(f"{name} = {short_repr(value)} must be {_either(choices)}{numbers}.")
     if not value:
         raise StellaError(f"{name} is empty; give it a value or leave the key out.")
     return value
@@ -104,7 +106,7 @@ def _word(value: str, rules: Any, name: str) -> str:
 def _bounded(value: float, kind: type, rules: Any, name: str) -> Any:
     least, above, most = (rules.get(key, bound) for key, bound in BOUNDS)
     if not (math.isfinite(value) and least <= value <= most and value > above):
-        raise StellaError(f"{name} = {shown(value)} must be {_words(kind, rules)}.")
+        raise StellaError(f"{name} = {short_repr(value)} must be {_words(kind, rules)}.")
     return kind(value)
 
 
@@ -138,11 +140,11 @@ def override(tree: dict[str, Any], text: str) -> None:
     path, equals, raw = text.partition("=")
     names = [name.strip() for name in path.strip().split(".", 2)]
     if not equals or not all(names):
-        raise StellaError(f"--set {shown(text)} is not of the form section.key=value.")
+        raise StellaError(f"--set {short_repr(text)} is not of the form section.key=value.")
     for name in names[:-1]:
         tree = tree.setdefault(name, {})
         if not isinstance(tree, dict):
-            raise StellaError(f"--set {shown(text)}: {name} is no section.")
+            raise StellaError(f"--set {short_repr(text)}: {name} is no section.")
     tree[names[-1]] = _toml(raw.strip())
 
 

@@ -22,8 +22,8 @@ from jax.experimental.multihost_utils import broadcast_one_to_all, process_allga
 from jax.sharding import Mesh, NamedSharding
 from jax.sharding import PartitionSpec as P
 
-from stella_jax.errors import StellaError, reason_of
-from stella_jax.sharding import EVERYWHERE, ROWS, make_mesh, place
+from stella_jax.errors import StellaError, first_line
+from stella_jax.sharding import BATCH_SPEC, REPLICATED, make_mesh, shard
 
 INITIALIZATION_TIMEOUT = 300  # seconds, as all below
 
@@ -66,7 +66,7 @@ def initialize(coordinator: str | None = None, count: int | None = None, index: 
             shutdown_timeout_seconds=SHUTDOWN_TIMEOUT,
         )
     except (RuntimeError, ValueError) as error:
-        reason = reason_of(error).rstrip(".")
+        reason = first_line(error).rstrip(".")
         raise StellaError(
             f"the processes of the run did not connect: {reason}; pass each of them --coordinator HOST:PORT of process "
             "0, --processes N and --process I."
@@ -185,7 +185,9 @@ class Hosts:
         """Whether `flag` is true in any process; with several of them, `bool` waits for the answer."""
         if self.count == 1:
             return flag
-        return _any(place(mesh, np.full(mesh.shape["data"], flag, np.int32), ROWS), NamedSharding(mesh, EVERYWHERE))
+        return _any(
+            shard(mesh, np.full(mesh.shape["data"], flag, np.int32), BATCH_SPEC), NamedSharding(mesh, REPLICATED)
+        )
 
     def all_gather(self, rows: np.ndarray, count: int) -> np.ndarray:
         """`count` rows (n, E) from all, of which process I has I, I + N, I + 2 N and so on."""

@@ -37,7 +37,7 @@ class LossTraits:
         texts, half = self._random(rng, scale), ROWS // 2
         together = self._call(texts, np.ones(ROWS, np.float32))
         apart = [self._call([x[rows] for x in texts], np.ones(half, np.float32), rows) for rows in _halves()]
-        weights = np.repeat(np.float32([1, 0]), half)
+        weights = np.repeat(np.array([1, 0], np.float32), half)
         before, after = (
             self._call([np.concatenate([x[:half], y[half:]]) for x, y in zip(texts, other, strict=True)], weights)
             for other in (self._random(rng, scale), self._random(rng, scale))

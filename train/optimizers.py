@@ -160,7 +160,7 @@ def _positions(weight: Weight, letters: str) -> tuple[int, ...]:
 def scale_by_multipliers(multipliers: Mapping[str, np.ndarray]) -> optax.GradientTransformation:
     """Multiplies each parameter's update by a number, or by one a layer, (L, 1, ...)."""
 
-    def scale(updates: dict[str, jax.Array], _: Any) -> dict[str, jax.Array]:
+    def scale(updates: Any, _: Any) -> dict[str, jax.Array]:
         return {name: update * jnp.asarray(multipliers[name], update.dtype) for name, update in updates.items()}
 
     return optax.stateless(scale)

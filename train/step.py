@@ -21,7 +21,7 @@ from jax.sharding import PartitionSpec as P
 from stella_jax.embedding_model import EmbeddingModel
 from stella_jax.errors import StellaError
 from stella_jax.model import DROPOUT_MASK, Dropout
-from stella_jax.sharding import EVERYWHERE, make_mesh, param_spec, place
+from stella_jax.sharding import REPLICATED, make_mesh, param_spec, shard
 from train.batches import Batch
 from train.loss_checks import LossTraits
 from train.losses import Embeddings, Loss
@@ -129,8 +129,8 @@ class Step:
         self._config, self._learning_rate = config, learning_rate
         self._policy = jax.checkpoint_policies.nothing_saveable if config.remat else KEEP
         self._shardings = {name: leaf.sharding for name, leaf in params.items()}
-        first = next(iter(self._shardings.values()))
-        self.mesh: Mesh = first.mesh if isinstance(first, NamedSharding) else make_mesh()
+        mesh: Any = getattr(next(iter(self._shardings.values())), "mesh", None)
+        self.mesh: Mesh = mesh or make_mesh()
         self._traits: LossTraits | None = None
         self._step = jax.jit(self._update, donate_argnums=0, out_shardings=(self._state_shardings(params), None))
 
@@ -138,7 +138,7 @@ class Step:
         """The state before the first step, which uses these parameters up."""
         shardings = self._state_shardings(params)
         opt_state = jax.jit(self._optimizer.init, out_shardings=shardings.opt_state)(self._trained(params))
-        return State(place(self.mesh, np.int32(0)), params, opt_state)
+        return State(shard(self.mesh, np.int32(0)), params, opt_state)
 
     def __call__(self, state: State, batch: Batch) -> tuple[State, Metrics]:
         """One update. The old state is used up.
@@ -171,8 +171,8 @@ class Step:
         if not self._traits.skips_padding and not np.asarray(batch.weights).all():
             raise StellaError(
                 f'loss {self._loss_name!r} compares rows and does not read columns["weights"], so a batch of '
-                f"{int(np.sum(batch.weights))} rows cannot be filled up to {batch.weights.size}; have the loss leave out "
-                "rows of weight 0, or set data.drop_last = true and a batch size that devices and parts divide."
+                f"{int(np.sum(batch.weights))} rows cannot be filled up to {batch.weights.size}; have the loss leave "
+                "out rows of weight 0, or set data.drop_last = true and a batch size that devices and parts divide."
             )
 
     def _trained(self, params: Params) -> Params:
@@ -180,7 +180,7 @@ class Step:
 
     def _state_shardings(self, params: Params) -> State:
         """Optimizer state that is shaped as its parameter lies where that does, and all else everywhere."""
-        everywhere: Any = NamedSharding(self.mesh, EVERYWHERE)
+        everywhere: Any = NamedSharding(self.mesh, REPLICATED)
 
         def of(path: Any, leaf: Any) -> Any:
             names = [key.key for key in path if isinstance(key, jax.tree_util.DictKey) and key.key in params]
@@ -196,15 +196,15 @@ class Step:
 
         def over_data(array: np.ndarray) -> jax.Array:
             divided = array.shape[1] % self.mesh.shape["data"] == 0
-            return place(self.mesh, array, P(None, "data") if divided else EVERYWHERE)
+            return shard(self.mesh, array, P(None, "data") if divided else REPLICATED)
 
         return jax.tree.map(over_data, batch._replace(tokens=()))
 
     def _update(self, state: State, batch: Batch) -> tuple[State, Metrics]:
         trained = self._trained(state.params)
         gradient = self._gradient(trained, state, batch)
-        updates, opt_state = self._optimizer.update(gradient.params, state.opt_state, trained, value=gradient.loss)
-        updates = {name: _masked(update, self.trainable[name]) for name, update in updates.items()}
+        found: Any = self._optimizer.update(gradient.params, state.opt_state, trained, value=gradient.loss)
+        updates: Params = {name: _masked(update, self.trainable[name]) for name, update in found[0].items()}
         moved = {name: _moved(trained[name], updates[name], self.trainable[name]) for name in trained}
         metrics = {
             "loss": gradient.loss,
@@ -215,7 +215,7 @@ class Step:
         }
         if self._learning_rate:
             metrics["learning_rate"] = jnp.asarray(self._learning_rate(state.step), jnp.float32)
-        return State(state.step + 1, state.params | moved, opt_state), metrics
+        return State(state.step + 1, state.params | moved, found[1]), metrics
 
     def _gradient(self, trained: Params, state: State, batch: Batch) -> Gradient:
         """The gradient of the whole batch, part by part."""
@@ -288,7 +288,7 @@ def _masked(x: jax.Array, mask: Any) -> jax.Array:
 
 
 def _moved(param: jax.Array, update: jax.Array, mask: Any) -> jax.Array:
-    moved = optax.apply_updates(param, update)
+    moved: Any = optax.apply_updates(param, update)
     return moved if mask is True else jnp.where(mask, moved, param)  # adding 0 would turn -0 into 0
 
 

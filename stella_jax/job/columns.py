@@ -9,7 +9,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.types as arrow
 
-from stella_jax.errors import StellaError, listed
+from stella_jax.errors import StellaError, join_words
 
 # The values of one record by column, unchecked; a column that the record lacks is missing.
 RawRow = Mapping[str, Any]
@@ -95,5 +95,5 @@ def present(location: object, columns: Iterable[Column], names: Sequence[str]) -
         if names.count(column.name) != 1:
             many = "more than one column" if column.name in names else "no column"
             shown = [name.encode(errors="replace").decode() for name in names]
-            raise StellaError(f"{location} has {many} {column.name!r}; its columns are {listed(shown)}.")
+            raise StellaError(f"{location} has {many} {column.name!r}; its columns are {join_words(shown)}.")
     return columns

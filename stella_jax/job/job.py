@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from stella_jax.errors import StellaError, listed
+from stella_jax.errors import StellaError, join_words
 from stella_jax.job import plan_files, receipts
 from stella_jax.job.hashing import identify_all
 from stella_jax.job.lookout import PATIENCE, Lookout
@@ -252,7 +252,9 @@ def _same_sources(
     sources = tuple(open_sources(inputs, settings.fields))
     here, there = [source.name for source in sources], [entry["name"] for entry in fields["inputs"]]
     if here != there:
-        raise StellaError(f"{store} was begun with other inputs: {listed(there)}; here they are {listed(here)}.")
+        raise StellaError(
+            f"{store} was begun with other inputs: {join_words(there)}; here they are {join_words(here)}."
+        )
     return sources
 
 

@@ -6,7 +6,7 @@ from itertools import accumulate
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from stella_jax.errors import StellaError, reason_of
+from stella_jax.errors import StellaError, first_line
 from stella_jax.job.columns import TEXT, Column, RawRow, present
 from stella_jax.job.lines import decode
 from stella_jax.job.location import Location
@@ -35,7 +35,9 @@ def read_parquet(
                         done += 1
         except (pa.ArrowException, OSError) as error:
             where = f" after row {done}" if done else ""
-            raise StellaError(f"{location} is no sound Parquet file{where}: {reason_of(error).rstrip('.')}.") from error
+            raise StellaError(
+                f"{location} is no sound Parquet file{where}: {first_line(error).rstrip('.')}."
+            ) from error
 
 
 def count_parquet(location: Location, columns: Sequence[Column]) -> tuple[int, Marks]:

@@ -6,7 +6,7 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from stella_jax.errors import StellaError, listed
+from stella_jax.errors import StellaError, join_words
 from stella_jax.job.columns import Column, RawRow, RowError
 from stella_jax.job.csv_rows import count_csv, csv_row, read_csv
 from stella_jax.job.lines import count_lines, json_row, read_lines, text_row
@@ -64,7 +64,7 @@ def format_of(location: Location, columns: Sequence[Column] = ()) -> Format:
     suffix = plain[plain.rfind(".") :] if "." in plain else ""
     if suffix not in (FORMATS if plain == name else GZIPPED):
         known = [*FORMATS, *(f"{kind}.gz" for kind in GZIPPED)]
-        raise StellaError(f"{location} is of no kind that is read; {listed(known)} are.")
+        raise StellaError(f"{location} is of no kind that is read; {join_words(known)} are.")
     for column in columns[1:]:
         if suffix == ".txt" and column.needed:
             raise StellaError(f"{location}: plain text has no column {column.name!r}; use .jsonl, .csv or .parquet.")

@@ -12,7 +12,7 @@ from fsspec.core import url_to_fs
 from fsspec.implementations.arrow import ArrowFSWrapper
 from pyarrow.fs import FileSelector, FileType
 
-from stella_jax.errors import StellaError, reason_of
+from stella_jax.errors import StellaError, first_line
 from stella_jax.job.patterns import is_pattern
 
 # Read by pyarrow, so that the packages that fsspec wants for them are not needed. Other spellings, and the usual one:
@@ -82,7 +82,7 @@ def told(url: str) -> Iterator[None]:
 
 
 def _reason(error: Exception) -> str:
-    line = reason_of(error).rstrip(".")
+    line = first_line(error).rstrip(".")
     return f"{line}." if len(line) <= LONGEST_REASON else f"{line[:LONGEST_REASON]}..."
 
 

@@ -8,10 +8,10 @@ from pathlib import Path
 import jax
 import numpy as np
 import pytest
+from train.optimizer import Moments
 
 from stella_jax import StellaError
 from train.checkpoints import Checkpoints, newest_record, read_newest, read_state, steps_of
-from train.optimizer import Moments
 from train.step import State
 
 # Orbax's tasks, which nobody asks after an error.

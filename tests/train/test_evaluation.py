@@ -3,13 +3,13 @@
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from train.params import load
 
 from stella_jax import Stella
 from train.data import Dataset, dataset_of
 from train.evaluation import Evaluation, primary
 from train.evaluators import triplet_accuracy
 from train.losses import Loss, multiple_negatives_ranking_loss, triplet_loss
-from train.params import load
 
 WORDS = ["fog", "law", "owl", "sea", "ink"]
 ROWS = dataset_of([(f"a {w}", f"one {w}", f"no {v}") for w, v in zip(WORDS, WORDS[1:] + WORDS[:1], strict=True)], "")

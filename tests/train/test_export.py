@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 from paths import GOLDENS
 from safetensors.numpy import load_file
+from train.params import load
 
 from stella_jax import Stella
 from stella_jax.checkpoint import Checkpoint
@@ -19,7 +20,6 @@ from train.data import dataset_of
 from train.export import PROVENANCE, Trained, export, is_exported
 from train.identity import identity
 from train.metrics import Metrics
-from train.params import load
 from train.recipe import recipe_of
 
 TEXTS = ["what is tea?", "A drink made of leaves, and a rather long sentence about it.", "x"]

@@ -6,9 +6,9 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from train.optimizer import Optimizer, adamw, decays, global_norm, learning_rates, rates, zero_moments
 
 from stella_jax import StellaError
-from train.optimizer import Optimizer, adamw, decays, global_norm, learning_rates, rates, zero_moments
 
 SHAPES = {
     "encoder/embeddings/word/embedding": (5, 4),

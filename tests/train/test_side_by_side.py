@@ -7,13 +7,13 @@ import numpy as np
 import pytest
 from paths import GOLDENS
 from shapes import SHAPES
+from train.optimizer import Optimizer, learning_rates
+from train.params import load
 
 from stella_jax.checkpoint import Checkpoint
 from stella_jax.sharding import make_mesh
 from train.batches import Batcher
 from train.losses import Loss
-from train.optimizer import Optimizer, learning_rates
-from train.params import load
 from train.step import Settings, Trainer
 
 pytestmark = pytest.mark.torch

@@ -11,13 +11,13 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 from paths import GOLDENS
-
-from stella_jax.checkpoint import Checkpoint
-from stella_jax.sharding import SPLIT, make_mesh
-from train.batches import Batch
-from train.losses import Loss
 from train.optimizer import Optimizer
 from train.params import load
+
+from stella_jax.checkpoint import Checkpoint
+from stella_jax.sharding import PARAM_SPECS, make_mesh
+from train.batches import Batch
+from train.losses import Loss
 from train.step import Metrics, Settings, State, Trainer
 
 TRIPLET, RANKING = Loss(), Loss("multiple_negatives_ranking", symmetric=True)
@@ -138,7 +138,7 @@ def test_fsdp_splits_parameters_and_moments_and_gathers_layers_one_by_one(mesh: 
     data, model = trainer.mesh.shape["data"], trainer.mesh.shape["model"]
     for tree in (state.params, *state.moments):
         for name, leaf in tree.items():
-            split = data * model if name.removeprefix("encoder/") in SPLIT else data
+            split = data * model if name.removeprefix("encoder/") in PARAM_SPECS else data
             assert leaf.addressable_shards[0].data.size * split == leaf.size, name
     # The program of one device: its share of a stacked kernel comes in, and a layer of it is gathered at a time.
     text = trainer.lower(state, batch(0)).compile().as_text() or ""

@@ -7,6 +7,8 @@ import numpy as np
 import pytest
 from paths import GOLDENS
 from safetensors.numpy import load_file
+from train.optimizer import Optimizer
+from train.params import lend, load
 
 from stella_jax import Stella
 from stella_jax.checkpoint import Checkpoint
@@ -14,8 +16,6 @@ from stella_jax.sharding import make_mesh
 from train import batches
 from train.batches import Batcher
 from train.losses import Loss
-from train.optimizer import Optimizer
-from train.params import lend, load
 from train.step import Settings, State, Trainer
 
 FOLDER = GOLDENS / "stella-training"
