@@ -422,7 +422,7 @@ def test_nothing_to_learn_is_told(data, tmp_path):
         ({"data": {"train": "none.jsonl"}}, "none.jsonl: file not found"),
         ({"dim": 33}, "there is no head of dimension 33"),
         ({"model": "nowhere"}, "nowhere is neither a directory here"),
-        ({"loss": {"matryoshka_dims": [33]}}, "loss.matryoshka_dims holds 33"),
+        ({"loss": {"matryoshka_dims": [33]}}, "loss.matryoshka_dims: 33 is more than the 32 numbers"),
         ({"loop": {"mesh": "data=99"}}, "mesh 'data=99' needs 99 devices"),
     ],
 )
