@@ -1,6 +1,6 @@
 """What a step learns of a loss by trying it: whether its rows may be cut apart or filled up, and what is wrong."""
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from functools import partial
 from typing import Any
 
@@ -14,7 +14,16 @@ from train.loss_checks import LossTraits
 from train.losses import DISTANCES, matryoshka, multiple_negatives_ranking, triplet
 
 DIM = 16
+UNKNOWN: dict[str, Any] = {"factor": 2}
 SCORES = {"score": np.linspace(0, 1, 5, dtype=np.float32)}
+
+
+@pytest.fixture(scope="module", autouse=True)
+def compiled_fast() -> Iterator[None]:
+    """The same programs, quicker to compile than they then run."""
+    jax.config.update("jax_disable_most_optimizations", True)
+    yield
+    jax.config.update("jax_disable_most_optimizations", False)
 
 
 def traits(loss: Any, columns: Mapping[str, np.ndarray] = SCORES, texts: int = 3) -> tuple[bool, bool]:
@@ -150,7 +159,7 @@ def without_a_gradient(embeddings, columns):
         (lambda e: triplet(e), ["TypeError"]),
         (lambda e, c: triplet(e[:2], c), ["needs a negative"]),
         (matryoshka(triplet, (32,)), ["loss.matryoshka_dims: 32"]),
-        (partial(triplet, **{"factor": 2}), ["TypeError", "factor"]),
+        (partial(triplet, **UNKNOWN), ["TypeError", "factor"]),
     ],
 )
 def test_what_a_step_cannot_use_is_refused(loss, words):
