@@ -27,8 +27,12 @@ STACKED = "encoder/layers/"
 # Whether weight decay holds for a parameter of this last name.
 DECAYED = {"kernel": True, "embedding": True, "scale": False, "bias": False}
 
-# Optimizers of optax that a step cannot run: they call the loss themselves.
-NEED_THE_LOSS = ("lbfgs", "sam")
+# Optimizers of optax that training cannot use, by how their names begin.
+UNSUPPORTED = {
+    "lbfgs": "calls the loss itself",
+    "sophia": "calls the loss itself",
+    "schedule_free": "evaluates the model at other parameters than it trains",
+}
 
 Shapes = Mapping[str, Any]  # name -> an array, or what has its shape
 
@@ -58,7 +62,9 @@ def from_recipe(section: OptimizerSection, params: Shapes, steps: int) -> Optimi
     trained = {name: params[name] for name in rates}
     learning_rate = schedule(section.schedule, section.learning_rate, steps, section.warmup_ratio)
     parts = [optax.clip_by_global_norm(section.max_grad_norm)] if section.max_grad_norm else []
-    parts += [named(section.name, learning_rate, section.weight_decay, section.args, trained)]
+    is_fixed = section.schedule == "constant" and _warmup_steps(steps, section.warmup_ratio) == 0
+    given = section.learning_rate if is_fixed else learning_rate
+    parts += [named(section.name, given, section.weight_decay, section.args, trained)]
     if any((rate != 1).any() for rate in rates.values()):
         parts += [scale_by_multipliers(rates)]
     trainable = {name: True if rate.all() else rate > 0 for name, rate in rates.items()}
@@ -76,7 +82,7 @@ def schedule(name: str, peak: float, steps: int, warmup_ratio: float = 0.0) -> o
     Args:
       steps: of the whole training; the warm-up is the first ceil(warmup_ratio * steps) of them.
     """
-    warmup = math.ceil(warmup_ratio * steps)
+    warmup = _warmup_steps(steps, warmup_ratio)
     step = np.arange(steps, dtype=np.float64)
     progress = (step - warmup) / max(1, steps - warmup)
     course = {
@@ -88,14 +94,31 @@ def schedule(name: str, peak: float, steps: int, warmup_ratio: float = 0.0) -> o
     return lambda count: jnp.asarray(table)[count]
 
 
+def _warmup_steps(steps: int, warmup_ratio: float) -> int:
+    return math.ceil(warmup_ratio * steps)
+
+
 def names() -> list[str]:
     """The optimizers that a recipe can name: those of optax, then those of optax.contrib."""
-    found: dict[str, None] = {}
-    for module in (optax, optax.contrib):
-        for name in sorted(vars(module)):
-            if name[0] != "_" and name not in NEED_THE_LOSS and _takes(getattr(module, name), "learning_rate"):
-                found[name] = None
-    return [*found]
+    return [name for name in _functions() if not name.startswith(tuple(UNSUPPORTED))]
+
+
+def _functions() -> dict[str, Callable[..., optax.GradientTransformation]]:
+    """What makes an optimizer of a learning rate alone, by name; `scale_by_*` are parts of one."""
+    every = {name: function for module in (optax.contrib, optax) for name, function in vars(module).items()}
+    every = {name: function for name, function in every.items() if not name.startswith(("_", "scale_by_"))}
+    return {name: every[name] for name in sorted(every, key=_order) if _makes_an_optimizer(every[name])}
+
+
+def _order(name: str) -> tuple[bool, str]:
+    return name in vars(optax.contrib), name
+
+
+def _makes_an_optimizer(function: Any) -> bool:
+    if not _takes(function, "learning_rate"):
+        return False
+    parameters = inspect.signature(function).parameters.items()
+    return all(key == "learning_rate" or parameter.default is not parameter.empty for key, parameter in parameters)
 
 
 def named(
@@ -104,23 +127,29 @@ def named(
     """An optimizer of optax or optax.contrib by its name.
 
     Weight decay spares biases and norms. muon treats the layers' kernels as matrices, each layer, and query, key and
-    value, by itself; heads and embeddings go by its Adam.
+    value, by itself; heads and embeddings go by its Adam, which does not decay them.
 
     Args:
       args: further arguments of optax's function.
       params: what it will train.
 
     Raises:
-      StellaError: there is none of this name, it has no weight decay, or optax refuses the arguments.
+      StellaError: there is none of this name, it has no weight decay that spares biases, it takes no schedule, or
+        optax refuses the arguments.
     """
     function = _find(name)
-    given: dict[str, Any] = {}
+    if callable(learning_rate) and not _takes_a_schedule(function):
+        raise StellaError(
+            f"optimizer.schedule: optax's {name} takes a fixed learning rate; set optimizer.schedule = "
+            '"constant" and optimizer.warmup_ratio = 0.'
+        )
+    mask = next((key for key in ("weight_decay_mask", "mask") if _takes(function, key)), None)
+    given: dict[str, Any] = {mask: {name: decays(name) for name in params}} if mask else {}
     if _takes(function, "weight_decay"):
-        mask = "weight_decay_mask" if _takes(function, "weight_decay_mask") else "mask"
         given["weight_decay"] = weight_decay
-        given |= {mask: {name: decays(name) for name in params}} if _takes(function, mask) else {}
-    elif weight_decay:
-        raise StellaError(f"optimizer.weight_decay: optax's {name} has no weight decay; set it to 0.")
+    if weight_decay and not (mask and "weight_decay" in given):
+        lacks = "weight decay that spares biases and norms" if "weight_decay" in given else "weight decay"
+        raise StellaError(f"optimizer.weight_decay: optax's {name} has no {lacks}; set it to 0.")
     if _takes(function, "muon_weight_dimension_numbers"):
         given["muon_weight_dimension_numbers"] = {name: matrix_axes(name) for name in params}
     _check_args(name, function, args, given)
@@ -192,40 +221,73 @@ def learning_rate_multipliers(section: OptimizerSection, params: Shapes) -> dict
 
 
 def _find(name: str) -> Callable[..., optax.GradientTransformation]:
-    known = names()
-    if name not in known:
-        nearest = get_close_matches(name, known, n=len(known), cutoff=0.0)
-        raise StellaError(f"optimizer.name: unknown optimizer {short_repr(name)}; choose {join_words(nearest)}.")
-    return getattr(optax, name, None) or getattr(optax.contrib, name)
+    functions, known = _functions(), names()
+    if name in known:
+        return functions[name]
+    nearest = f"{', '.join(get_close_matches(name, known, n=12, cutoff=0.0))} or another of optax"
+    if name in functions:
+        reason = next(reason for start, reason in UNSUPPORTED.items() if name.startswith(start))
+        raise StellaError(f"optimizer.name: {name} cannot be used here, as it {reason}; choose {nearest}.")
+    raise StellaError(f"optimizer.name: unknown optimizer {short_repr(name)}; choose {nearest}.")
 
 
 def _takes(function: Any, parameter: str) -> bool:
     return inspect.isfunction(function) and parameter in inspect.signature(function).parameters
 
 
+def _takes_a_schedule(function: Callable[..., Any]) -> bool:
+    """By its annotation, a union with a callable; one that says nothing is taken to."""
+    annotation = inspect.signature(function).parameters["learning_rate"].annotation
+    return annotation is inspect.Parameter.empty or any(word in str(annotation) for word in ("Callable", "Schedule"))
+
+
 def _check_args(name: str, function: Callable[..., Any], args: Mapping[str, Any], given: Collection[str]) -> None:
-    known = [key for key in inspect.signature(function).parameters if key != "learning_rate" and key not in given]
-    for key in args:
+    parameters = inspect.signature(function).parameters
+    known = [key for key in parameters if key != "learning_rate" and key not in given]
+    for key, value in args.items():
         if key in ("learning_rate", "weight_decay"):
             raise StellaError(f"optimizer.args.{key}: set optimizer.{key} instead.")
         if key not in known:
             raise StellaError(
                 f"optimizer.args: optax's {name} takes no {short_repr(key)}; it takes {join_words(known)}."
             )
+        if kind := _wrong_kind(value, parameters[key].default):
+            raise StellaError(f"optimizer.args.{key} = {short_repr(value)} must be {kind}, for optax's {name}.")
+
+
+def _wrong_kind(value: Any, default: Any) -> str:
+    """What a value must be, where its default is a bool or a number and it is not; "" where it may be right.
+
+    optax takes any text for true, and a list for a number until it multiplies by it.
+    """
+    if isinstance(default, bool):
+        return "" if isinstance(value, bool) else "true or false"
+    is_number = isinstance(value, int | float) and not isinstance(value, bool)
+    return "a number" if isinstance(default, int | float) and not is_number else ""
 
 
 def _try(name: str, chain: optax.GradientTransformation, params: Shapes) -> None:
-    """Runs the optimizer on shapes, where a wrong argument shows that optax did not look at before."""
+    """Runs the optimizer on shapes, where a wrong argument shows that optax did not look at before.
+
+    Raises:
+      StellaError: it raises, or its updates do not have the shapes of the parameters.
+    """
     abstract = {key: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype) for key, leaf in params.items()}
 
     def once(params: Any) -> Any:
         update = optax.with_extra_args_support(chain).update
-        return update(params, chain.init(params), params, value=jnp.zeros(()))
+        return update(params, chain.init(params), params, value=jnp.zeros(()))[0]
 
     try:
-        jax.eval_shape(once, abstract)
+        updates = jax.eval_shape(once, abstract)
     except Exception as error:  # whatever optax and JAX raise
         raise _refused(name, error) from error
+    for key, leaf in abstract.items():
+        if updates[key].shape != leaf.shape:
+            raise StellaError(
+                f"optimizer.name: the updates of optax's {name} for {key} have the shape {updates[key].shape}, not "
+                f"{leaf.shape}; choose another optimizer."
+            )
 
 
 def _refused(name: str, error: Exception) -> StellaError:
