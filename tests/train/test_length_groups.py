@@ -144,7 +144,6 @@ def test_little_of_a_batch_of_wordnet_is_padding(wordnet) -> None:
     shapes = choose_shapes(by_text[:20], 64)
     grouped = sum(first_fitting(batch, shapes) for batch in by_text)
     by_column = 64 * buckets[np.searchsorted(buckets, wordnet.max(axis=2))].sum()
-    print(
-        f"padding: {grouped / wordnet.sum() - 1:.2f} of the tokens in groups, {by_column / wordnet.sum() - 1:.2f} by column"
-    )
+    per_token = {"in groups": grouped / wordnet.sum(), "by column": by_column / wordnet.sum()}
+    print({name: f"{tokens:.2f} tokens are computed for each" for name, tokens in per_token.items()})
     assert grouped < 0.75 * by_column
