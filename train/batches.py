@@ -15,7 +15,7 @@ import numpy as np
 
 from stella_jax.checkpoint import Checkpoint
 from stella_jax.embedding_model import EmbeddingModel
-from stella_jax.errors import StellaError
+from stella_jax.errors import StellaError, join_words
 from stella_jax.tokenizer import Tokenizer
 from train.length_groups import Shape, choose_shapes, fits
 
@@ -110,9 +110,13 @@ class Batcher:
           columns: further columns, one number a row.
 
         Raises:
-          StellaError: there are no rows, or more than a batch has.
+          StellaError: there are no rows, more than a batch has, or not equally many in all columns.
         """
-        count = len(texts[0])
+        count, *others = map(len, texts)
+        if any(other != count for other in others):
+            raise StellaError(
+                f"a batch needs equally many texts in each column; there are {join_words(map(len, texts))}."
+            )
         if not 1 <= count <= self.rows:
             raise StellaError(f"a batch of {self.rows} rows cannot hold {count}; lower loop.batch_size.")
         tokens = self._tokenize(texts)

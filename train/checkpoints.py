@@ -204,7 +204,7 @@ def unflat(arrays: Mapping[str, jax.Array], like: State) -> State:
 
     def place(path: Any, leaf: jax.Array) -> jax.Array:
         array = arrays[_name(path)]
-        return jax.random.wrap_key_data(array) if _is_key(leaf) else array
+        return jax.random.wrap_key_data(array, impl=jax.random.key_impl(leaf)) if _is_key(leaf) else array
 
     return jax.tree.map_with_path(place, like)
 

@@ -41,12 +41,11 @@ def choose_shapes(lengths: np.ndarray, max_length: int, multiple: int = 1, all_s
             spare = math.ceil(SPARE * len(longest))
             longest = longest[np.maximum(np.arange(len(longest)) - spare, 0)]
         shapes.append(group(longest, max_length, multiple))
-    # One program less where the first holds nearly as cheaply what the second does.
-    shapes = shapes[:1] if padded_tokens(shapes[1]) <= padded_tokens(shapes[0]) else shapes
-    if padded_tokens(shapes[-1]) <= 1.05 * padded_tokens(shapes[0]):
-        shapes = shapes[-1:]
+    # One program less where the second, which holds what the first does, is hardly larger.
+    if padded_tokens(shapes[1]) <= 1.05 * padded_tokens(shapes[0]):
+        shapes = shapes[1:]
     longest_bucket = bucket_lengths(max_length)[-1]
-    return [*shapes, ((lengths.shape[1], longest_bucket),)][:MOST_SHAPES]
+    return [*dict.fromkeys([*shapes, ((lengths.shape[1], longest_bucket),)])]
 
 
 def group(longest: np.ndarray, max_length: int, multiple: int = 1) -> Shape:

@@ -163,8 +163,14 @@ class Step:
         """Tries the loss on random embeddings, with the further columns of a batch, before anything is computed.
 
         Raises:
-          StellaError: see `LossTraits`; or the loss cannot do with rows that fill a batch up, and this one has some.
+          StellaError: see `LossTraits`; the loss cannot do with rows that fill a batch up, and this one has some; or
+            the batch is cut into other parts than the config says.
         """
+        if len(batch.weights) != self._config.accumulation:
+            raise StellaError(
+                f"this batch is cut into {len(batch.weights)} parts, and StepConfig has accumulation "
+                f"{self._config.accumulation}; pass the same number to Batcher as parts."
+            )
         if self._traits is None:
             columns = {name: np.asarray(values).reshape(-1) for name, values in batch.columns.items()}
             self._traits = LossTraits(self._loss, self._loss_name, batch.places.shape[-1], self._dim, columns)

@@ -1,66 +1,130 @@
-"""Texts to arrays: what stands where, and how few shapes there are."""
+"""Texts to arrays: each row finds its own, whatever is sorted, grouped, cut and filled up."""
+
+from collections.abc import Sequence
 
 import numpy as np
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 from paths import GOLDENS
 
-from stella_jax import StellaError
+from stella_jax import StellaError, load
 from stella_jax.checkpoint import Checkpoint
-from train.batches import LENGTHS, Batcher, column_lengths, length_of, rows_of
+from stella_jax.tokenizer import Tokenizer
+from train.batches import Batch, Batcher, rows_of
 
 TEXTS = [["tea", "a much longer text " * 12, ""], ["one", "two", "three"], ["x " * 40, "y", "z"]]
+PAD = 1
+TOKENIZER = Checkpoint.open(GOLDENS / "arctic-m-v2").tokenizer()  # its padding is 1
 
 
-@pytest.fixture(scope="module")
-def tokenizer():
-    return Checkpoint.open(GOLDENS / "arctic-m-v2").tokenizer()  # its padding is 1
+def tokens_of(texts: Sequence[str], tokenizer: Tokenizer = TOKENIZER) -> list[list[int]]:
+    return [list(text.ids) for text in tokenizer.encode(texts)]
 
 
-def test_columns_are_padded_each_to_its_own_length(tokenizer) -> None:
-    batch = Batcher(tokenizer, rows=4, pad_id=1)(TEXTS)
-    for ids, lengths, texts in zip(batch.ids, batch.lengths, TEXTS, strict=True):
-        tokens = [text.ids for text in tokenizer.encode(texts)]
-        assert ids.shape == (4, length_of(max(map(len, tokens))))
-        assert ids.dtype == lengths.dtype == np.int32
-        assert [row[:length].tolist() for row, length in zip(ids[:3], lengths[:3], strict=True)] == tokens
-        assert (ids[np.arange(ids.shape[1]) >= lengths[:, None]] == 1).all()
-    assert batch.tokens == sum(len(text.ids) for texts in TEXTS for text in tokenizer.encode(texts))
+def rows_in(batch: Batch) -> list[list[list[int]]]:
+    """The token ids of each row's texts, those of weight 0 too, as the places lead to them."""
+    rows = []
+    for part, places in enumerate(batch.places):
+        groups = zip(batch.ids, batch.lengths, strict=True)
+        pairs = [pair for ids, lengths in groups for pair in zip(ids[part], lengths[part], strict=True)]
+        texts = [ids[:length].tolist() for ids, length in pairs]
+        rows += [[texts[place] for place in row] for row in places]
+        assert sorted(places.ravel()) == list(range(len(texts)))
+    return rows
 
 
-def test_a_short_batch_is_filled_with_rows_that_weigh_nothing(tokenizer) -> None:
-    batch = Batcher(tokenizer, rows=8, pad_id=1)(TEXTS)
-    assert batch.weights.tolist() == [1, 1, 1, 0, 0, 0, 0, 0]
+@st.composite
+def batches(draw) -> tuple[Batcher, list[list[list[str]]]]:
+    """A batcher, fitted or not, and batches of columns of texts of up to 40 words."""
+    texts = st.integers(0, 40).map(lambda words: " ".join(["tea"] * words))
+    columns, size = draw(st.integers(1, 3)), draw(st.integers(1, 6))
+    batcher = Batcher(TOKENIZER, PAD, size, devices=draw(st.integers(1, 3)), parts=draw(st.integers(1, 3)))
+    rows = st.lists(st.lists(texts, min_size=columns, max_size=columns), min_size=1, max_size=size)
+    drawn = [[*map(list, zip(*draw(rows), strict=True))] for _ in range(3)]
+    return (batcher.fit(drawn[:2]) if draw(st.booleans()) else batcher), drawn
+
+
+@given(batches())
+def test_each_row_finds_its_texts(drawn) -> None:
+    batcher, all_texts = drawn
+    for texts in all_texts:
+        batch = batcher(texts)
+        rows = [list(row) for row in zip(*map(tokens_of, texts), strict=True)]
+        assert rows_in(batch) == [rows[i % len(rows)] for i in range(batcher.rows)]
+        assert batch.weights.ravel().tolist() == [1] * len(rows) + [0] * (batcher.rows - len(rows))
+        assert batch.tokens == sum(len(text) for row in rows for text in row)
+
+
+@given(batches())
+def test_what_is_behind_a_text_is_padding(drawn) -> None:
+    batcher, all_texts = drawn
+    batch = batcher(all_texts[0])
     for ids, lengths in zip(batch.ids, batch.lengths, strict=True):
-        assert (ids[3:] == 1).all() and (lengths[3:] == 1).all()
+        assert {array.dtype for array in (ids, lengths, batch.places)} == {np.dtype(np.int32)}
+        assert (lengths >= 1).all()
+        assert ((np.arange(ids.shape[-1]) >= lengths[..., None]) <= (ids == PAD)).all()
 
 
-def test_prompts_are_those_of_their_column(tokenizer) -> None:
-    batch = Batcher(tokenizer, rows=3, pad_id=1, prompts=("query: ", "", ""))(TEXTS)
-    (prompted,) = tokenizer.encode(["query: tea"])
-    assert batch.ids[0][0, : batch.lengths[0][0]].tolist() == prompted.ids
-    assert batch.ids[1][0, : batch.lengths[1][0]].tolist() == tokenizer.encode(["one"])[0].ids
+def shapes_of(batch: Batch) -> list[tuple[int, ...]]:
+    return [ids.shape for ids in batch.ids]
 
 
-def test_pairs_have_two_columns(tokenizer) -> None:
-    assert len(Batcher(tokenizer, rows=3, pad_id=1)(TEXTS[:2]).ids) == 2
+def test_unfitted_there_is_one_group_as_long_as_a_power_of_two() -> None:
+    batch = Batcher(TOKENIZER, PAD, batch_size=4)(TEXTS)
+    longest = max(len(ids) for column in TEXTS for ids in tokens_of(column))
+    assert shapes_of(batch) == [(1, 12, 128)] and 64 < longest <= 128
+
+
+def test_fitted_long_texts_have_a_group_of_their_own() -> None:
+    batch = Batcher(TOKENIZER, PAD, batch_size=3).fit([TEXTS], all_seen=True)(TEXTS)
+    assert shapes_of(batch) == [(1, 2, 88), (1, 7, 8)]
+
+
+def test_groups_are_what_devices_divide_and_parts_share_a_shape() -> None:
+    batcher = Batcher(TOKENIZER, PAD, batch_size=8, devices=2, parts=2)
+    texts = [["tea"] * 7 + ["tea " * 30], ["one"] * 8]
+    batch = batcher.fit([texts], all_seen=True)(texts)
+    assert shapes_of(batch) == [(2, 2, 40), (2, 6, 8)]
+    assert batch.places.shape == (2, 4, 2) and batch.weights.shape == (2, 4)
+
+
+def test_what_is_longer_than_all_that_was_seen_has_a_shape_still() -> None:
+    batcher = Batcher(TOKENIZER, PAD, batch_size=3).fit([[["tea"] * 3]])
+    batch = batcher([["tea " * 600] * 3])
+    assert shapes_of(batch) == [(1, 3, TOKENIZER.max_length)]
+
+
+def test_prompts_are_those_of_their_column() -> None:
+    rows = rows_in(Batcher(TOKENIZER, PAD, batch_size=3, prompts=("query: ", "", ""))(TEXTS))
+    assert [row[0] for row in rows] == tokens_of([f"query: {text}" for text in TEXTS[0]])
+    assert [row[1] for row in rows] == tokens_of(TEXTS[1])
+
+
+def test_further_columns_are_cut_and_filled_up_as_rows_are() -> None:
+    batch = Batcher(TOKENIZER, PAD, batch_size=4, parts=2)(TEXTS, {"score": np.array([1, 2, 3], np.float32)})
+    assert batch.columns["score"].tolist() == [[1, 2], [3, 1]] and batch.weights.tolist() == [[1, 1], [1, 0]]
 
 
 @pytest.mark.parametrize("texts", [[[], []], [["a"] * 4, ["b"] * 4]])
-def test_too_many_rows_are_refused(tokenizer, texts) -> None:
-    with pytest.raises(StellaError, match="cannot hold"):
-        Batcher(tokenizer, rows=3, pad_id=1)(texts)
+def test_too_many_rows_and_none_are_refused(texts) -> None:
+    with pytest.raises(StellaError, match="3 rows cannot hold"):
+        Batcher(TOKENIZER, PAD, batch_size=3)(texts)
 
 
-def test_lengths_are_few_and_hold_every_text() -> None:
-    assert len({length_of(tokens) for tokens in range(1, 513)}) == 10
-    assert all(length_of(tokens) >= tokens for tokens in range(1, 20_000))
-    assert [length_of(length) for length in LENGTHS] == list(LENGTHS)
+def test_columns_of_unequal_length_are_refused() -> None:
+    with pytest.raises(StellaError, match="2, 2 and 1"):
+        Batcher(TOKENIZER, PAD, batch_size=3)([["a", "b"], ["c", "d"], ["e"]])
 
 
-def test_columns_share_a_length_where_it_costs_little() -> None:
-    assert column_lengths([17, 40, 33]) == [48, 48, 48]
-    assert column_lengths([9, 200, 180]) == [16, 256, 192]
-    assert column_lengths([9, 30]) == [16, 32]
+def test_a_model_brings_its_tokenizer() -> None:
+    model = load(GOLDENS / "arctic-m-v2")
+    batch = Batcher.for_model(model, 3, max_length=16)(TEXTS)
+    assert shapes_of(batch) == [(1, 9, 16)]
+    assert rows_in(Batcher.for_model(model, 3)(TEXTS))[1][0] == tokens_of([TEXTS[0][1]])[0]
+    assert (batch.ids[0][0, -1, batch.lengths[0][0, -1] :] == PAD).all()
+    with pytest.raises(StellaError, match="no tokenizer"):
+        Batcher.for_model(model.without_source(), 3)
 
 
 def test_rows_are_what_devices_and_accumulation_divide() -> None:

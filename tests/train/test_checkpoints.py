@@ -4,18 +4,37 @@ import gc
 import shutil
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import jax
+import jax.numpy as jnp
 import numpy as np
+import optax
 import pytest
-from train.optimizer import Moments
+from jax.sharding import PartitionSpec as P
 
 from stella_jax import StellaError
+from stella_jax.sharding import make_mesh, shard
 from train.checkpoints import Checkpoints, newest_record, read_newest, read_state, steps_of
 from train.step import State
 
 # Orbax's tasks, which nobody asks after an error.
 pytestmark = pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")
+
+ADAM = optax.adam(1e-3)
+OPTIMIZERS: dict[str, Any] = {
+    "adamw in bfloat16": optax.adamw(1e-2, mu_dtype=jnp.bfloat16),
+    "lion": optax.lion(1e-3),
+    "adafactor": optax.adafactor(1e-2, min_dim_size_to_factor=2),
+    "sgd": optax.sgd(1e-2),
+    "muon": optax.contrib.muon(1e-2),
+    "multi_transform": optax.multi_transform({"a": ADAM, "b": optax.set_to_zero()}, {"encoder/a/b": "b", "head/k": "a"}),
+    "MultiSteps": optax.MultiSteps(ADAM, 2),
+    "add_noise": optax.chain(optax.add_noise(0.1, 0.5, jax.random.key(1)), ADAM),
+    "add_noise, other keys": optax.chain(optax.add_noise(0.1, 0.5, jax.random.key(1, impl="rbg")), ADAM),
+    "schedule_free": optax.contrib.schedule_free_adamw(1e-2),
+    "reduce_on_plateau": optax.chain(ADAM, optax.contrib.reduce_on_plateau()),
+}
 
 
 @pytest.fixture(autouse=True)
@@ -24,11 +43,18 @@ def nothing_stays_for_other_tests() -> Iterator[None]:
     gc.collect()
 
 
-def state(step: int) -> State:
+def first_state(step: int, optimizer: Any = ADAM) -> State:
+    """Before an update."""
     rng = np.random.default_rng(step)
     params = {name: jax.device_put(rng.normal(size=(3, 4)).astype(np.float32)) for name in ("encoder/a/b", "head/k")}
-    moments = Moments(*({"head/k": params["head/k"] * factor} for factor in (0.5, 0.25)))
-    return State(jax.device_put(np.int32(step)), params, moments)
+    return State(jax.device_put(np.int32(step)), params, optimizer.init(params))
+
+
+def state(step: int, optimizer: Any = ADAM) -> State:
+    """After an update by its own parameters."""
+    first = first_state(step, optimizer)
+    update = optax.with_extra_args_support(optimizer).update
+    return first._replace(opt_state=update(first.params, first.opt_state, first.params, value=jnp.float32(step))[1])
 
 
 def save(output: Path, *steps: int, keep: int = 2, scores: dict[int, float] | None = None) -> None:
@@ -40,15 +66,17 @@ def save(output: Path, *steps: int, keep: int = 2, scores: dict[int, float] | No
 
 def assert_same(found: State | None, expected: State) -> None:
     assert found is not None
-    for a, b in zip(jax.tree.leaves(found), jax.tree.leaves(expected), strict=True):
-        assert a.dtype == b.dtype
-        np.testing.assert_array_equal(a, b)
     assert jax.tree.structure(found) == jax.tree.structure(expected)
+    for a, b in zip(jax.tree.leaves(found), jax.tree.leaves(expected), strict=True):
+        assert (a.dtype, a.sharding) == (b.dtype, b.sharding)
+        if jnp.issubdtype(a.dtype, jax.dtypes.prng_key):
+            a, b = jax.random.key_data(a), jax.random.key_data(b)
+        assert np.asarray(a).tobytes() == np.asarray(b).tobytes()
 
 
 def read(output: Path) -> tuple[State | None, list[str]]:
     warnings: list[str] = []
-    return read_newest(output, state(0), warnings.append), warnings
+    return read_newest(output, first_state(0), warnings.append), warnings
 
 
 def test_a_state_comes_back_bit_for_bit_with_its_record(tmp_path):
@@ -58,6 +86,31 @@ def test_a_state_comes_back_bit_for_bit_with_its_record(tmp_path):
     assert_same(read_state(tmp_path, 3, state(0)), state(3))
     record = newest_record(tmp_path)
     assert record is not None and record["identity"] == {"x": 5}
+
+
+@pytest.mark.parametrize("name", OPTIMIZERS)
+def test_the_state_of_any_optimizer_comes_back_bit_for_bit(tmp_path, name):
+    checkpoints, saved = Checkpoints(tmp_path, 2, 0), state(2, OPTIMIZERS[name])
+    checkpoints.save(saved, {})
+    checkpoints.close()
+    assert_same(read_state(tmp_path, 2, first_state(0, OPTIMIZERS[name])), saved)
+
+
+def test_a_state_comes_back_laid_out_as_another(tmp_path):
+    save(tmp_path, 2)
+    mesh = make_mesh("data=4")
+    spread = jax.tree.map(lambda leaf: shard(mesh, leaf, P(None, "data") if leaf.ndim else P()), state(0))
+    found = read_state(tmp_path, 2, spread)
+    assert found.params["head/k"].addressable_shards[0].data.shape == (3, 1)
+    assert_same(found, jax.tree.map(lambda leaf, like: jax.device_put(leaf, like.sharding), state(2), spread))
+
+
+def test_what_is_saved_may_be_used_up_at_once(tmp_path):
+    checkpoints, saved = Checkpoints(tmp_path, 2, 0), jax.tree.map(jnp.copy, state(2))
+    checkpoints.save(saved, {})
+    jax.tree.map(lambda leaf: leaf.delete(), saved)
+    checkpoints.close()
+    assert_same(read(tmp_path)[0], state(2))
 
 
 def test_where_nothing_was_saved_there_is_none(tmp_path):
@@ -162,3 +215,8 @@ def test_other_parameters_are_refused(saved):
     like = state(0)._replace(params={"encoder/a/b": state(0).params["encoder/a/b"]})
     with pytest.raises(StellaError, match=r"checkpoints/2 is damaged: "):
         read_state(saved, 2, like)
+
+
+def test_the_state_of_another_optimizer_is_refused(saved):
+    with pytest.raises(StellaError, match=r"checkpoints/2 is damaged: "):
+        read_state(saved, 2, state(0, optax.lion(1e-3)))

@@ -1,63 +1,63 @@
 """Splits evaluated with the parameters of the moment."""
 
+from collections.abc import Mapping
+
+import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from train.params import load
 
 from stella_jax import Stella
 from train.data import Dataset, dataset_of
 from train.evaluation import Evaluation, primary
 from train.evaluators import triplet_accuracy
-from train.losses import Loss, multiple_negatives_ranking_loss, triplet_loss
+from train.losses import Columns, Embeddings, Loss, multiple_negatives_ranking, triplet
 
 WORDS = ["fog", "law", "owl", "sea", "ink"]
 ROWS = dataset_of([(f"a {w}", f"one {w}", f"no {v}") for w, v in zip(WORDS, WORDS[1:] + WORDS[:1], strict=True)], "")
+PAIRS = dataset_of(list(zip(ROWS.texts["anchor"], ROWS.texts["positive"], strict=True)), "")
 
 
-@pytest.fixture
-def tiny() -> Stella:
-    """Of its own for each test, as it is lent other parameters."""
-    model = Stella.from_pretrained("tiny", dim=32)
-    model.max_seq_length = 8
-    return model
-
-
-def evaluation(model: Stella, loss: Loss | None = None, prompts: dict[str, str] | None = None) -> Evaluation:
-    return Evaluation(model, prompts or {}, loss or Loss(), batch_size=2)
-
-
-def params_of(model: Stella):
-    return load(model.checkpoint, model.mesh, model.dim)[1]
+def evaluation(stella: Stella, loss: Loss = triplet, prompts: Mapping[str, str] | None = None) -> Evaluation:
+    pad_id = stella.config.pad_token_id
+    return Evaluation(stella.model, stella.tokenizer, pad_id, stella.mesh, prompts or {}, loss, batch_size=2)
 
 
 def embedded(model: Stella, rows: Dataset) -> list[np.ndarray]:
     return [model.encode(list(texts)) for texts in rows.texts.values()]
 
 
-def test_scores_are_those_of_what_encode_gives(tiny):
+def test_scores_are_those_of_what_encode_gives(tiny) -> None:
     a, p, n = embedded(tiny, ROWS)
-    found = evaluation(tiny)(params_of(tiny), ROWS)
-    loss = triplet_loss(jnp.asarray(a), jnp.asarray(p), jnp.asarray(n))
+    found = evaluation(tiny)(tiny.model.params(), ROWS)
+    loss = triplet((jnp.asarray(a), jnp.asarray(p), jnp.asarray(n))).mean()
     assert found["loss"] == pytest.approx(float(loss), rel=1e-6)
     assert found | triplet_accuracy(a, p, n) == found
     assert primary(found) == found["cosine_accuracy"]
     assert found["cosine_recall@5"] == 1
 
 
-def test_a_ranking_loss_is_that_of_batches_in_their_order(tiny):
-    pairs = dataset_of(list(zip(ROWS.texts["anchor"], ROWS.texts["positive"], strict=True)), "")
-    a, p = embedded(tiny, pairs)
-    found = evaluation(tiny, Loss("multiple_negatives_ranking"))(params_of(tiny), pairs)
+def test_a_ranking_loss_is_that_of_batches_in_their_order(tiny) -> None:
+    a, p = embedded(tiny, PAIRS)
+    found = evaluation(tiny, multiple_negatives_ranking)(tiny.model.params(), PAIRS)
     batches = [slice(0, 2), slice(2, 4), slice(4, 5)]
-    losses = [float(multiple_negatives_ranking_loss(jnp.asarray(a[b]), jnp.asarray(p[b]))) for b in batches]
-    assert found["loss"] == pytest.approx(np.average(losses, weights=[2, 2, 1]), rel=1e-5)
+    losses = [float(multiple_negatives_ranking((jnp.asarray(a[b]), jnp.asarray(p[b]))).sum()) for b in batches]
+    assert found["loss"] == pytest.approx(sum(losses) / 5, rel=1e-5)
     assert "cosine_accuracy" not in found
     assert primary(found) == found["cosine_mrr@10"]
 
 
-def test_it_follows_the_parameters_and_ticks(tiny):
-    params, ticks = params_of(tiny), []
+def test_a_loss_of_ones_own_is_given_weights_and_further_columns(tiny) -> None:
+    def own(embeddings: Embeddings, columns: Columns) -> jax.Array:
+        return columns["score"] * columns["weights"] + 0 * embeddings[0][:, 0]
+
+    scores = np.array([1, 2, 3, 4, 7], np.float32)
+    rows = dataset_of(list(zip(*PAIRS.texts.values(), strict=True)), "", columns={"score": scores})
+    assert evaluation(tiny, own)(tiny.model.params(), rows)["loss"] == pytest.approx(scores.mean())
+
+
+def test_it_follows_the_parameters_and_ticks(tiny) -> None:
+    params, ticks = tiny.model.params(), []
     before = evaluation(tiny)(params, ROWS)
     after = evaluation(tiny)(params | {"head/kernel": params["head/kernel"] * 2}, ROWS, lambda: ticks.append(1))
     assert after["loss"] != before["loss"]
@@ -65,14 +65,14 @@ def test_it_follows_the_parameters_and_ticks(tiny):
     assert ticks
 
 
-def test_prompts_are_put_before_their_column(tiny):
-    with_prompt = evaluation(tiny, prompts={"anchor": "sea sea "})(params_of(tiny), ROWS)
+def test_prompts_are_put_before_their_column(tiny) -> None:
+    with_prompt = evaluation(tiny, prompts={"anchor": "sea sea "})(tiny.model.params(), ROWS)
     spelt_out = dataset_of([(f"sea sea {a}", p, n) for a, p, n in zip(*ROWS.texts.values(), strict=True)], "")
-    assert with_prompt == evaluation(tiny)(params_of(tiny), spelt_out)
+    assert with_prompt == evaluation(tiny)(tiny.model.params(), spelt_out)
 
 
-def test_all_positives_of_an_anchor_are_relevant_to_it(tiny):
+def test_all_positives_of_an_anchor_are_relevant_to_it(tiny) -> None:
     twice = dataset_of([("a fog", "one sea"), ("a fog", "one fog"), ("a law", "one sea")], "")
-    found = evaluation(tiny, Loss("multiple_negatives_ranking"))(params_of(tiny), twice)
+    found = evaluation(tiny, multiple_negatives_ranking)(tiny.model.params(), twice)
     assert found["cosine_recall@3"] == 1
     assert found["cosine_precision@3"] == pytest.approx((2 / 3 + 1 / 3) / 2)
