@@ -223,7 +223,7 @@ def _find(name: str) -> Callable[..., optax.GradientTransformation]:
     functions, known = _functions(), names()
     if name in known:
         return functions[name]
-    nearest = f"{', '.join(get_close_matches(name, known, n=12, cutoff=0.0))} or another of optax"
+    nearest = f"{', '.join(get_close_matches(name.lower(), known, n=12, cutoff=0.0))} or another of optax"
     if name in functions:
         reason = next(reason for start, reason in UNSUPPORTED.items() if name.startswith(start))
         raise StellaError(f"optimizer.name: {name} cannot be used here, as it {reason}; choose {nearest}.")
