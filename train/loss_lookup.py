@@ -32,7 +32,7 @@ def find_loss(section: LossSection) -> losses.Loss:
 def _built_in(name: str) -> Callable[..., Any]:
     if name in losses.BUILT_IN:
         return losses.BUILT_IN[name]
-    nearest = get_close_matches(name, losses.BUILT_IN, n=len(losses.BUILT_IN), cutoff=0.0)
+    nearest = get_close_matches(name.lower(), losses.BUILT_IN, n=len(losses.BUILT_IN), cutoff=0.0)
     raise StellaError(
         f'loss.name: unknown loss {short_repr(name)}; choose {join_words(nearest)}, or "my_module:my_loss".'
     )

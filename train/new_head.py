@@ -64,7 +64,9 @@ def write_new_head(base: Checkpoint, working: Path) -> None:
     modules = json.loads((working / "modules.json").read_bytes())
     folder = next(str(m["path"]) for m in modules if str(m["type"]).endswith("Pooling"))
     pooling = working / folder / "config.json"
-    _write(pooling, _with_pooling(json.loads(pooling.read_bytes()), base.layout.pooling))
+    before = json.loads(pooling.read_bytes())
+    if (after := _with_pooling(before, base.layout.pooling)) != before:
+        _write(pooling, after)
 
 
 def _with_pooling(fields: dict[str, Any], mode: str) -> dict[str, Any]:

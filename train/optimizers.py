@@ -150,7 +150,7 @@ def _find(name: str) -> Callable[..., optax.GradientTransformation]:
     functions, known = _functions(), names()
     if name in known:
         return functions[name]
-    nearest = ", ".join(get_close_matches(name, known, n=len(known), cutoff=0.0))
+    nearest = ", ".join(get_close_matches(name.lower(), known, n=len(known), cutoff=0.0))
     if name in functions:
         reason = next(reason for start, reason in UNSUPPORTED.items() if name.startswith(start))
         raise StellaError(f"optimizer.name: {name} cannot be used here, as it {reason}; choose {nearest}.")

@@ -142,7 +142,7 @@ def test_nothing_is_looked_up_in_the_directory_of_a_checkpoint(write):
     ("name", "words"),
     [
         ("triplets", ["loss.name", "'triplets'", "choose triplet and multiple_negatives_ranking"]),
-        ("negatives_ranking", ["choose multiple_negatives_ranking and triplet"]),
+        ("MultipleNegativesRankingLoss", ["choose multiple_negatives_ranking and triplet"]),
         ("x" * 5000, ["loss.name"]),
         ("my_fil:my_loss", ["loss.name", "'my_fil'", "working directory"]),
         ("../my_file:my_loss", ["loss.name", "'../my_file:my_loss'", "my_module:my_loss"]),

@@ -263,7 +263,7 @@ def test_a_number_takes_the_place_of_a_schedule_where_optax_wants_one() -> None:
 @pytest.mark.parametrize(
     ("keys", "words"),
     [
-        ({"name": "adamW"}, ["optimizer.name", "'adamW'", "choose adam"]),
+        ({"name": "adamW"}, ["optimizer.name", "'adamW'", "choose adamw, "]),
         ({"name": "lino"}, ["'lino'", "choose lion, "]),
         ({"name": "x" * 5000}, ["optimizer.name"]),
         ({"name": "chain"}, ["optimizer.name", "'chain'"]),
