@@ -23,21 +23,20 @@ sys.path.append(sys.path.pop(0))
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from checkpoint import SMALL, STELLA, write_checkpoint
 from cost import attention_flops, linear_flops
 from report import publish, table
-from train.optimizer import Optimizer, learning_rates
-from train.params import load
 
-from stella_jax.checkpoint import Checkpoint
+from stella_jax import load
 from stella_jax.config import EncoderConfig
-from stella_jax.sharding import make_mesh
-from train.batches import Batcher
-from train.losses import Loss
-from train.step import Settings, Trainer
+from train import Batcher, StepConfig, losses, make_step, optimizers
+from train.recipe import OptimizerSection
 
 COLUMNS = ("anchor", "positive", "negative")
 TRIPLETS = Path(__file__).parent.parent / "examples/porsche_triplets.jsonl"
+STEPS = 100  # of the learning rate's schedule
+ADAMW = OptimizerSection()
 SYSTEMS = {"stella-jax": "ours", "sentence-transformers": "theirs"}
 
 # One step: the texts of each column in, the tokens that they have out.
@@ -52,46 +51,44 @@ def batches(batch_size: int, length: int) -> list[list[list[str]]]:
     return [[[column[i % len(rows)] for i in range(s, s + batch_size)] for column in columns] for s in starts]
 
 
-def ours(directory: Path, options: argparse.Namespace) -> Step:
-    checkpoint, mesh = Checkpoint.open(directory), make_mesh()
-    tokenizer = checkpoint.tokenizer()
-    tokenizer.max_length = options.length or checkpoint.layout.max_seq_length
-    network, params = load(checkpoint, mesh, dtype=options.dtype)
-    settings = Settings(dropout=not options.no_dropout, remat=options.remat)
-    trainer = Trainer(network, params, Loss(), Optimizer(), 100, mesh, settings)
-    batcher = Batcher(tokenizer, options.batch_size, checkpoint.layout.config.pad_token_id)
-    state = trainer.start(params)
-    del params
+def ours(directory: Path, options: argparse.Namespace, work: list[list[list[str]]]) -> Step:
+    model = load(directory, dtype=options.dtype)
+    config = StepConfig(dropout=not options.no_dropout, remat=options.remat)
+    optimizer = optimizers.from_recipe(ADAMW, model.params(), STEPS).transformation
+    state, train_step = make_step(model, losses.triplet, optimizer, config)
+    batcher = Batcher.for_model(model, options.batch_size, max_length=options.length or None).fit(work, all_seen=True)
+    del model
 
     def step(columns: list[list[str]]) -> int:
         nonlocal state
         batch = batcher(columns)
-        state, metrics = trainer.step(state, batch)
+        state, metrics = train_step(state, batch)
         jax.block_until_ready((state, metrics))
         return batch.tokens
 
     return step
 
 
-def theirs(directory: Path, options: argparse.Namespace) -> Step:
+def theirs(directory: Path, options: argparse.Namespace, _: list[list[list[str]]]) -> Step:
     import torch
     from sentence_transformers import SentenceTransformer
     from sentence_transformers.sentence_transformer.losses import TripletLoss
 
-    settings = Optimizer()
     model = SentenceTransformer(str(directory), device="cpu", local_files_only=True)
     model.max_seq_length = options.length or model.max_seq_length
     model.train(not options.no_dropout)
     loss = TripletLoss(model)
-    optimizer = torch.optim.AdamW(model.parameters(), lr=settings.learning_rate, weight_decay=0.0, fused=True)
-    rates = iter(learning_rates(settings, 100))
+    optimizer = torch.optim.AdamW(model.parameters(), lr=ADAMW.learning_rate, weight_decay=0.0, fused=True)
+    rate = optimizers.schedule(ADAMW.schedule, ADAMW.learning_rate, STEPS, ADAMW.warmup_ratio)
+    rates = iter(np.asarray(rate(np.arange(STEPS))).tolist())
 
     def step(columns: list[list[str]]) -> int:
         features = [model.preprocess(texts) for texts in columns]
         loss(features, torch.empty(0)).backward()
-        torch.nn.utils.clip_grad_norm_(model.parameters(), settings.max_grad_norm)
+        torch.nn.utils.clip_grad_norm_(model.parameters(), ADAMW.max_grad_norm)
+        value = next(rates)
         for group in optimizer.param_groups:
-            group["lr"] = float(next(rates))
+            group["lr"] = value
         optimizer.step()
         optimizer.zero_grad()
         return int(sum(each["attention_mask"].sum() for each in features))
@@ -101,7 +98,8 @@ def theirs(directory: Path, options: argparse.Namespace) -> Step:
 
 def measure(system: str, directory: Path, options: argparse.Namespace) -> None:
     """Prints what one process saw."""
-    step, work = (ours if system == "ours" else theirs)(directory, options), batches(options.batch_size, options.length)
+    work = batches(options.batch_size, options.length)
+    step = (ours if system == "ours" else theirs)(directory, options, work)
     begin = time.perf_counter()
     for columns in work:  # every shape is compiled
         step(columns)

@@ -67,7 +67,7 @@ def _value(value: Any, kind: Any, rules: Any, name: str) -> Any:
     """The value as what its key takes; `name` says which in errors."""
     origin, inner = get_origin(kind), get_args(kind)
     if kind is Any:
-        return value
+        return _json_value(value, name)
     if origin is UnionType:
         kinds = [each for each in inner if each is not NoneType]
         kind = next((each for each in kinds if _is_a(value, each)), kinds[0])
@@ -85,6 +85,17 @@ def _value(value: Any, kind: Any, rules: Any, name: str) -> Any:
                 )
         return {key: _value(item, inner[1], rules, f"{name}.{key}") for key, item in value.items()}
     return _word(value, rules, name) if kind is str else value if kind is bool else _bounded(value, kind, rules, name)
+
+
+def _json_value(value: Any, name: str) -> Any:
+    """A value of any kind that JSON has, too: a recipe is stored as such beside checkpoints."""
+    if isinstance(value, list):
+        return [_json_value(item, f"{name}[{i}]") for i, item in enumerate(value)]
+    if isinstance(value, dict):
+        return {key: _json_value(item, f"{name}.{key}") for key, item in value.items()}
+    if not isinstance(value, str | int | float) or (isinstance(value, float) and not math.isfinite(value)):
+        raise StellaError(f"{name} = {short_repr(value)} must be a finite number, a text, true, false, or of such.")
+    return value
 
 
 def _is_a(value: Any, kind: Any) -> bool:

@@ -1,12 +1,14 @@
 """What a training step must know of a loss, found by calling it on random embeddings."""
 
 from collections.abc import Mapping
+from typing import Any
 
+import jax
 import jax.numpy as jnp
 import numpy as np
 
 from stella_jax.errors import StellaError, first_line, short_repr
-from train.losses import Loss
+from train.losses import Embeddings, Loss
 
 ROWS = 8  # of a trial
 SCALES = (0.01, 0.3, 1.0, 20.0)  # of its embeddings: a hinge that is flat at one is not at another
@@ -23,12 +25,14 @@ class LossTraits:
       skips_padding: rows of weight 0 change nothing for the others, so that a batch may be filled up.
 
     Raises:
-      StellaError: the loss raises, or returns another shape, no floats, or numbers that are not finite.
+      StellaError: the loss raises, cannot be compiled or differentiated, or returns another shape, no floats, or
+        numbers that are not finite or have no finite gradient.
     """
 
     def __init__(self, loss: Loss, name: str, num_texts: int, dim: int, columns: Mapping[str, np.ndarray]):
         self._loss, self._name, self._num_texts, self._dim = loss, name, num_texts, dim
         self._columns = {key: np.resize(value, (ROWS, *value.shape[1:])) for key, value in columns.items()}
+        self._compiled = jax.jit(jax.grad(self._mean, has_aux=True))
         trials = [self._trial(np.random.default_rng(seed), scale) for seed, scale in enumerate(SCALES)]
         self.decomposable = all(decomposable for decomposable, _ in trials)
         self.skips_padding = self.decomposable or all(skips for _, skips in trials)
@@ -48,25 +52,32 @@ class LossTraits:
         return [scale * rng.standard_normal((ROWS, self._dim), np.float32) for _ in range(self._num_texts)]
 
     def _call(self, texts: list[np.ndarray], weights: np.ndarray, rows: slice = slice(None)) -> np.ndarray:
-        columns = {key: jnp.asarray(value[rows]) for key, value in self._columns.items()}
-        columns["weights"] = jnp.asarray(weights)
+        columns = {key: value[rows] for key, value in self._columns.items()} | {"weights": weights}
         try:
-            found = np.asarray(self._loss(tuple(map(jnp.asarray, texts)), columns))
+            gradient, found = self._compiled(tuple(texts), columns)
         except StellaError:
             raise
         except Exception as error:  # whatever a user's function raises
-            reason = first_line(error).rstrip(".")
+            reason = f"{type(error).__name__}: {first_line(error)[:300].rstrip('.')}"
+            raise StellaError(f"loss {short_repr(self._name)} fails on a trial batch: {reason}.") from error
+        for what, arrays in (("", [found]), ("the gradient of ", gradient)):
+            if not all(np.isfinite(np.asarray(array, np.float64)).all() for array in arrays):
+                name = f"{what}loss {short_repr(self._name)}"
+                raise StellaError(f"{name} is not finite on a trial batch of random embeddings; fix the function.")
+        return np.asarray(found, np.float64)
+
+    def _mean(self, texts: Embeddings, columns: Mapping[str, jax.Array]) -> tuple[jax.Array, jax.Array]:
+        """As a step takes it, and the loss of each row."""
+        weights = columns["weights"]
+        found: Any = self._loss(texts, columns)
+        shape, dtype = getattr(found, "shape", None), getattr(found, "dtype", None)
+        if dtype is None or shape != weights.shape or not jnp.issubdtype(dtype, jnp.floating):
+            kind = type(found).__name__ if dtype is None else f"{dtype} of shape {shape}"
             raise StellaError(
-                f"loss {short_repr(self._name)} fails on a trial batch: {type(error).__name__}: {reason}."
-            ) from error
-        if found.shape != (len(weights),) or found.dtype.kind not in "fV":
-            raise StellaError(
-                f"loss {short_repr(self._name)} returns {found.dtype} of shape {found.shape} for {len(weights)} rows; "
-                f"it must return one float a row, ({len(weights)},)."
+                f"loss {short_repr(self._name)} returns {kind} for {len(weights)} rows; it must return one float a "
+                f"row, ({len(weights)},)."
             )
-        if not np.isfinite(found.astype(np.float64)).all():
-            raise StellaError(f"loss {short_repr(self._name)} is not finite on a trial batch of random embeddings.")
-        return found.astype(np.float64)
+        return jnp.sum(weights * found) / jnp.sum(weights), found
 
 
 def _halves() -> tuple[slice, slice]:

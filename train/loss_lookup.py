@@ -3,15 +3,14 @@
 import importlib
 import importlib.util
 import sys
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from difflib import get_close_matches
 from functools import partial
 from pathlib import Path
 from types import ModuleType
 from typing import Any
 
-from stella_jax.errors import StellaError, join_words, short_repr
+from stella_jax.errors import StellaError, first_line, join_words, short_repr
 from train import losses
 from train.recipe import LossSection
 
@@ -41,40 +40,54 @@ def _built_in(name: str) -> Callable[..., Any]:
 
 def _own_loss(name: str) -> Callable[..., Any]:
     module_name, _, function_name = name.partition(":")
+    if not all(part.isidentifier() for part in (*module_name.split("."), function_name)):
+        raise StellaError(f'loss.name: {short_repr(name)} is not of the form "my_module:my_loss".')
     try:
-        with _working_directory_on_path():
-            module = _import(module_name)
-    except Exception as error:  # whatever the user's file raises
-        reason = f"{type(error).__name__}: {error}" if not isinstance(error, StellaError) else str(error)
-        raise StellaError(f"loss.name: {short_repr(module_name)} cannot be imported ({reason}); fix it.") from error
+        module = _import(module_name)
+    except (Exception, SystemExit) as error:  # whatever the user's file raises
+        if isinstance(error, ModuleNotFoundError) and error.name == module_name:
+            reason = (
+                f"there is no {short_repr(_path(module_name).name)} in the working directory, and none is installed"
+            )
+        else:
+            reason = f"{type(error).__name__}: {first_line(error)[:300].rstrip('.')}"
+        raise StellaError(f"loss.name: {short_repr(module_name)} cannot be imported: {reason}.") from error
     function = getattr(module, function_name, None)
     if not callable(function):
-        there = [key for key, value in vars(module).items() if callable(value) and not key.startswith("_")]
+        own = [key for key, value in vars(module).items() if getattr(value, "__module__", "") == module.__name__]
+        nearest = get_close_matches(function_name, own, n=5, cutoff=0.0)
         raise StellaError(
-            f"loss.name: {module.__file__} has no function {short_repr(function_name)}; it has {join_words(there)}."
+            f"loss.name: {short_repr(module_name)} has no function {short_repr(function_name)}; it has "
+            f"{join_words(nearest)}."
         )
     return function
 
 
+def _path(name: str) -> Path:
+    return Path(*name.split(".")).with_suffix(".py").absolute()
+
+
 def _import(name: str) -> ModuleType:
-    """The module of this name, from its file in the working directory where there is one, else an installed one."""
-    path = Path(*name.split(".")).with_suffix(".py").absolute()
+    """The module of this name, from its file in the working directory where there is one, else an installed one.
+
+    What it imports itself, now or when it is called, may lie beside it; the working directory comes last on the path,
+    so that it hides nothing installed.
+    """
+    path = _path(name)
+    if str(Path.cwd()) not in sys.path:
+        sys.path.append(str(Path.cwd()))
     if not path.is_file():
         return importlib.import_module(name)
-    spec = importlib.util.spec_from_file_location(name, path)
+    # Another module of this name that is there already, such as a package of ours, stays what it is to all others.
+    there = getattr(sys.modules.get(name), "__file__", None)
+    taken = name in sys.modules and there != str(path)
+    spec = importlib.util.spec_from_file_location(f"own_{name}" if taken else name, path)
     assert spec and spec.loader
     module = importlib.util.module_from_spec(spec)
-    sys.modules[name] = module
-    spec.loader.exec_module(module)
-    return module
-
-
-@contextmanager
-def _working_directory_on_path() -> Iterator[None]:
-    """Modules beside the user's own can be imported by it; they come last, so that they hide nothing installed."""
-    path = str(Path.cwd())
-    sys.path.append(path)
+    sys.modules[spec.name] = module
     try:
-        yield
-    finally:
-        sys.path.remove(path)
+        spec.loader.exec_module(module)
+    except BaseException:
+        del sys.modules[spec.name]
+        raise
+    return module

@@ -5,6 +5,7 @@ from functools import lru_cache
 
 import numpy as np
 
+from stella_jax.errors import StellaError
 from train.data import Dataset
 
 Plan = list[np.ndarray]  # a batch is the numbers of its rows
@@ -100,6 +101,9 @@ class BatchPlan:
     Args:
       max_steps: ends after so many steps, in place of `epochs`.
       others: as in `epoch_plan`.
+
+    Raises:
+      StellaError: the first epoch has no batch.
     """
 
     def __init__(
@@ -117,6 +121,11 @@ class BatchPlan:
 
         self._plan = lru_cache(1)(plan)
         first = len(plan(0))
+        if not first:
+            raise StellaError(
+                f"{dataset.source}: no batch of the first epoch has {batch_size} rows, and data.drop_last leaves out "
+                "all others; lower loop.batch_size or set data.drop_last = false."
+            )
         self._ends = [first]  # of each epoch; those of `no_duplicates` need not be equally long
         while self._ends[-1] < max_steps if max_steps else len(self._ends) < epochs:
             length = len(plan(len(self._ends))) if sampler == "no_duplicates" else first

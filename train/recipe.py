@@ -11,7 +11,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from stella_jax.errors import StellaError
+from stella_jax.errors import StellaError, short_repr
 from train.fields import every, number, one_of, override, section
 
 COLUMNS = ("anchor", "positive", "negative")
@@ -208,9 +208,9 @@ def recipe_of(tree: dict[str, Any], where: str = "the recipe") -> Recipe:
 def _conflicts(recipe: Recipe) -> Iterator[str]:
     """What keys that are sound by themselves make impossible together."""
     loss, loop = recipe.loss, recipe.loop
-    if loss.name == "triplet" and (loss.symmetric or loss.mini_batch):
+    if (loss.symmetric and loss.name != "multiple_negatives_ranking") or (loss.mini_batch and loss.name == "triplet"):
         key = "symmetric" if loss.symmetric else "mini_batch"
-        yield f"loss.{key} goes with loss.name = 'multiple_negatives_ranking', not with 'triplet'"
+        yield f"loss.{key} goes with loss.name = 'multiple_negatives_ranking', not with {short_repr(loss.name)}"
     for name in set(recipe.data.columns).intersection((*COLUMNS, "weights")):
         what = "the weights of rows" if name == "weights" else "a column of texts"
         yield f"data.columns names {name!r}, which is {what}; leave it out"
@@ -246,7 +246,9 @@ def _toml_lines(title: str, keys: dict[str, Any]) -> Iterator[str]:
 def _toml(value: Any) -> str:
     """TOML's notation of a value: that of JSON, tables aside."""
     if isinstance(value, dict):
-        return "{ " + ", ".join(f"{json.dumps(key)} = {_toml(item)}" for key, item in value.items()) + " }"
+        return "{ " + ", ".join(f"{_toml(key)} = {_toml(item)}" for key, item in value.items()) + " }"
+    if isinstance(value, list):
+        return f"[{', '.join(map(_toml, value))}]"
     return json.dumps(value).replace("\x7f", "\\u007f")
 
 

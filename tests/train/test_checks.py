@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from stella_jax import StellaError
-from train.checks import Movement, check_data, check_finite, check_schedule, doubts
+from train.checks import UpdateCheck, check_data, check_finite, check_learning_rates, warnings_for
 from train.data import dataset_of
 from train.plans import epoch_plan
 from train.recipe import Recipe, recipe_of
@@ -26,7 +26,7 @@ def recipe(**sections: Any) -> Recipe:
 
 def said(of: Recipe, rows=ROWS, normalized: bool = False) -> list[str]:
     plan = epoch_plan(rows, of.loop.batch_size, of.data.batch_sampler, 0, 0, of.data.drop_last)
-    return list(doubts(of, rows, plan, normalized))
+    return list(warnings_for(of, rows, plan, normalized))
 
 
 def test_of_a_sound_run_nothing_is_said():
@@ -68,10 +68,10 @@ def test_a_margin_that_can_never_be_met(loss, normalized, warned):
     assert [bool(re.match(r"loss\.margin = 5 can never be met", sentence)) for sentence in found] == [True] * warned
 
 
-def test_a_schedule_of_zeros():
-    check_schedule(np.array([0, 1e-5], np.float32))
+def test_learning_rates_of_zero():
+    check_learning_rates(np.array([0, 1e-5], np.float32))
     with pytest.raises(StellaError, match=r"nothing would train: the learning rate is 0 at each of the 1 step\(s\)"):
-        check_schedule(np.zeros(1, np.float32))
+        check_learning_rates(np.zeros(1, np.float32))
 
 
 def test_a_loss_that_is_no_number():
@@ -90,31 +90,31 @@ WARM_UP = PUSHED | {"learning_rate": 0.0, "update_norm": 0.0}
 
 
 def test_parameters_that_move_are_left_alone():
-    movement = Movement(BEFORE)
-    assert [movement.after(MOVED, metrics) for metrics in (WARM_UP, PUSHED, PUSHED)] == [None] * 3
-    assert movement.is_open
-    assert movement.after(MOVED, PUSHED) is None
-    assert not movement.is_open
+    check = UpdateCheck(BEFORE)
+    assert [check.after(MOVED, metrics) for metrics in (WARM_UP, PUSHED, PUSHED)] == [None] * 3
+    assert check.is_open
+    assert check.after(MOVED, PUSHED) is None
+    assert not check.is_open
 
 
 def test_parameters_that_do_not_move_though_they_should_stop_the_run():
-    movement = Movement(BEFORE)
+    check = UpdateCheck(BEFORE)
     for metrics in (WARM_UP, PUSHED, PUSHED):
-        movement.after(BEFORE, metrics)
+        check.after(BEFORE, metrics)
     with pytest.raises(StellaError, match="the parameters do not move: after 3 steps with a learning rate above 0"):
-        movement.after(BEFORE, PUSHED)
+        check.after(BEFORE, PUSHED)
 
 
 def test_a_move_that_float32_does_not_resolve_is_none():
-    movement = Movement(BEFORE)
+    check = UpdateCheck(BEFORE)
     hardly = PUSHED | {"update_norm": 1e-12}
     for _ in range(2):
-        movement.after(MOVED, hardly)
+        check.after(MOVED, hardly)
     with pytest.raises(StellaError, match="the parameters do not move"):
-        movement.after(MOVED, hardly)
+        check.after(MOVED, hardly)
 
 
 def test_without_gradients_it_is_told():
-    movement = Movement(BEFORE)
-    found = [movement.after(BEFORE, STILL) for _ in range(3)]
+    check = UpdateCheck(BEFORE)
+    found = [check.after(BEFORE, STILL) for _ in range(3)]
     assert found[:2] == [None, None] and str(found[2]).startswith("no parameter has changed after 3 steps: no row had")

@@ -315,9 +315,9 @@ def test_sentence_transformers_cuts_texts_as_in_training(exported, tmp_path, new
     """A newer directory is one that sentence-transformers itself has saved."""
     from sentence_transformers import SentenceTransformer
 
-    source: str | Path = "stella"
+    source = GOLDENS / "stella"
     if newer:
-        path, _ = exported("stella", moved="head/bias")
+        path, _ = exported(source, moved="head/bias")
         source = tmp_path / "saved"
         SentenceTransformer(str(path), device="cpu").save_pretrained(str(source))
         assert "max_seq_length" not in fields(source / "sentence_bert_config.json")

@@ -22,7 +22,7 @@ from train.__main__ import main
 from train.checkpoints import steps_of
 from train.metrics import Metrics
 from train.recipe import recipe_of, to_toml
-from train.step import Trainer
+from train.step import Step
 
 pytestmark = pytest.mark.soak  # every run compiles, and many are killed
 
@@ -194,24 +194,24 @@ sys.exit(main(sys.argv[1:]))
 # Where a process ends itself: once so many steps are on their way, in an evaluation, in the midst of a save, an export.
 END = "os.kill(os.getpid(), signal.SIG{signal})"
 AFTER_STEPS = """
-from train.step import Trainer
-step, made = Trainer.step, []
+from train.step import Step
+step, made = Step.__call__, []
 def stepped(self, *arguments):
     made.append(1)
     if len(made) > {steps}:
         {end}
     return step(self, *arguments)
-Trainer.step = stepped
+Step.__call__ = stepped
 """
 IN_EVALUATION = """
 from train import evaluation
-lend, made = evaluation.lend, []
-def lent(*arguments):
+runner, made = evaluation.Runner, []
+def patched(*arguments, **options):
     made.append(1)
     if len(made) > {calls}:
         {end}
-    return lend(*arguments)
-evaluation.lend = lent
+    return runner(*arguments, **options)
+evaluation.Runner = patched
 """
 AS_A_CHECKPOINT_APPEARS = """
 rename = os.rename
@@ -275,6 +275,41 @@ def test_killed_again_and_again_it_arrives(child, data, undisturbed, tmp_path):
     assert_same_bits(tmp_path / "run", undisturbed)
 
 
+OWN_LOSS = """
+import jax.numpy as jnp
+
+def ratio(embeddings, columns, *, margin):
+    anchor, positive, negative = embeddings
+    near, far = (jnp.sum((anchor - other) ** 2, axis=-1) for other in (positive, negative))
+    return columns["score"] * jnp.maximum(near / (far + 1) + margin, 0)
+"""
+
+OTHERS = {
+    "lion and an own loss": {
+        "loss": {"name": "own_loss:ratio", "args": {"margin": 0.25}},
+        "optimizer": {"name": "lion", "learning_rate": 1e-4, "weight_decay": 0.01},
+    },
+    "adafactor": {"optimizer": {"name": "adafactor", "args": {"min_dim_size_to_factor": 16}}},
+    "muon": {"optimizer": {"name": "muon", "weight_decay": 0.01}, "new_head": {"dim": 24, "pooling": "cls"}},
+}
+
+
+@pytest.mark.parametrize("name", OTHERS)
+def test_any_optimizer_and_loss_goes_on_to_the_same_bits(child, data, undisturbed, tmp_path, monkeypatch, name):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "own_loss.py").write_text(OWN_LOSS)
+    scored = [row | {"score": 1 + i % 3} for i, row in enumerate(ROWS)]
+    train_rows = {"train": write_rows(tmp_path / "scored.jsonl", scored), "columns": ["score"]}
+    train_rows |= {split: write_rows(tmp_path / f"{split}.jsonl", scored[:4]) for split in ("eval", "test")}
+    recipe = tree(data | train_rows, tmp_path / "run", **OTHERS[name])
+    recipe = recipe if "new_head" not in recipe else {key: value for key, value in recipe.items() if key != "dim"}
+    killed(child, recipe, AFTER_STEPS, steps=5)
+    train(recipe)
+    train(recipe | {"output": str(tmp_path / "other")})
+    assert_same_bits(tmp_path / "run", tmp_path / "other")
+    assert weights(tmp_path / "run") != weights(undisturbed)
+
+
 def test_sigterm_saves_at_once_and_says_so(child, data, undisturbed, tmp_path):
     recipe = tree(data, tmp_path / "run", loop={"save_every": "epoch"})
     done = child(recipe, AFTER_STEPS.format(end=END.format(signal="TERM"), steps=4))
@@ -283,6 +318,13 @@ def test_sigterm_saves_at_once_and_says_so(child, data, undisturbed, tmp_path):
     assert steps_of(tmp_path / "run")[-1] == 5
     train(recipe)
     assert_same_bits(tmp_path / "run", undisturbed)
+
+
+def test_max_steps_ends_a_run_and_its_schedule(data, tmp_path):
+    summary, _ = train(tree(data, tmp_path, loop={"max_steps": 4, "epochs": 100}))
+    assert summary.startswith("4 steps;")
+    rates = [line["learning_rate"] for line in lines(tmp_path) if "loss" in line]
+    assert len(rates) == 4 and rates[0] == 0 and 0 < rates[3] < rates[2]
 
 
 def test_sigterm_in_an_evaluation_leaves_it_to_the_next_run(data, undisturbed, tmp_path, monkeypatch):
@@ -346,13 +388,13 @@ def test_a_changed_recipe_is_refused_with_the_difference(data, undisturbed, tmp_
 
 
 def test_a_loss_that_is_no_number_stops_the_run_and_keeps_the_last_good_checkpoint(data, tmp_path, monkeypatch):
-    step = Trainer.step
+    step = Step.__call__
 
     def poisoned(self, state, batch):
         state, found = step(self, state, batch)
         return state, found | {"loss": found["loss"] * (float("nan") if int(state.step) == 6 else 1)}
 
-    monkeypatch.setattr(Trainer, "step", poisoned)
+    monkeypatch.setattr(Step, "__call__", poisoned)
     with pytest.raises(StellaError, match=r"^loss is nan at step 6; the checkpoint of step 4 is kept\. Lower"):
         train(tree(data, tmp_path, loop={"eval_every": 100}))
     assert steps_of(tmp_path) == [2, 4]
@@ -380,7 +422,7 @@ def test_nothing_to_learn_is_told(data, tmp_path):
         ({"data": {"train": "none.jsonl"}}, "none.jsonl: file not found"),
         ({"dim": 33}, "there is no head of dimension 33"),
         ({"model": "nowhere"}, "nowhere is neither a directory here"),
-        ({"loss": {"matryoshka_dims": [33]}}, "loss.matryoshka_dims holds 33"),
+        ({"loss": {"matryoshka_dims": [33]}}, "loss.matryoshka_dims: 33 is more than the 32 numbers"),
         ({"loop": {"mesh": "data=99"}}, "mesh 'data=99' needs 99 devices"),
     ],
 )

@@ -5,8 +5,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from stella_jax import StellaError
 from train.data import Dataset, dataset_of
-from train.plans import Schedule, epoch_plan, most_frequent, poor_batches
+from train.plans import BatchPlan, epoch_plan, most_frequent, poor_batches
 
 SAMPLERS = ("no_duplicates", "shuffle", "sequential")
 
@@ -81,21 +82,47 @@ def test_rows_that_all_share_a_text_are_one_a_batch_and_planned_at_once():
 
 @pytest.mark.parametrize("sampler", SAMPLERS)
 @pytest.mark.parametrize("drop_last", [False, True])
-def test_a_schedule_is_the_plans_of_all_epochs(sampler, drop_last):
-    rows = dataset_of([(f"a{i}", f"p{i % 5}") for i in range(33)], "")
+def test_a_batch_plan_is_the_plans_of_all_epochs(sampler, drop_last):
+    rows = dataset_of([(f"a{i}", f"p{i % 9}") for i in range(33)], "")
     plans = [lists(epoch_plan(rows, 8, sampler, 9, epoch, drop_last)) for epoch in range(4)]
-    schedule = Schedule(rows, 8, sampler, 9, 4, drop_last)
-    assert [schedule.rows(step).tolist() for step in range(schedule.steps)] == [rows for plan in plans for rows in plan]
+    plan = BatchPlan(rows, 8, sampler, 9, 4, drop_last)
+    assert [plan.rows(step).tolist() for step in range(plan.steps)] == [rows for plan in plans for rows in plan]
     positions = [(epoch, batch) for epoch, plan in enumerate(plans) for batch in range(len(plan))]
-    assert [schedule.position(step) for step in range(schedule.steps)] == positions
+    assert [plan.position(step) for step in range(plan.steps)] == positions
 
 
 def test_what_is_due_when():
-    schedule = Schedule(distinct(10), 4, "shuffle", 0, epochs=2)
-    assert schedule.steps == 6
-    assert [done for done in range(7) if schedule.due("epoch", done)] == [0, 3, 6]
-    assert [done for done in range(7) if schedule.due(4, done)] == [0, 4, 6]
-    assert [schedule.epochs(done) for done in (0, 1, 3, 6)] == [0, pytest.approx(1 / 3), 1, 2]
+    plan = BatchPlan(distinct(10), 4, "shuffle", 0, epochs=2)
+    assert plan.steps == 6
+    assert [done for done in range(7) if plan.due("epoch", done)] == [0, 3, 6]
+    assert [done for done in range(7) if plan.due(4, done)] == [0, 4, 6]
+    assert [plan.epochs(done) for done in (0, 1, 3, 6)] == [0, pytest.approx(1 / 3), 1, 2]
+
+
+@pytest.mark.parametrize("sampler", SAMPLERS)
+@pytest.mark.parametrize("max_steps", [1, 5, 6, 14])
+def test_max_steps_cuts_or_goes_on_whatever_the_epochs(sampler, max_steps):
+    rows = dataset_of([(f"a{i}", f"p{i % 5}") for i in range(33)], "")
+    cut = BatchPlan(rows, 8, sampler, 9, epochs=2, max_steps=max_steps)
+    whole = BatchPlan(rows, 8, sampler, 9, epochs=max_steps)
+    assert cut.steps == max_steps
+    assert all(cut.rows(step).tolist() == whole.rows(step).tolist() for step in range(max_steps))
+    assert all(cut.position(step) == whole.position(step) for step in range(max_steps))
+    assert all(cut.epochs(done) == whole.epochs(done) for done in range(max_steps + 1))
+
+
+def test_what_is_due_when_steps_end_within_an_epoch():
+    plan = BatchPlan(distinct(10), 4, "shuffle", 0, epochs=1, max_steps=5)
+    assert [done for done in range(6) if plan.due("epoch", done)] == [0, 3, 5]
+    assert [done for done in range(6) if plan.due(2, done)] == [0, 2, 4, 5]
+    assert plan.epochs(5) == pytest.approx(5 / 3)
+
+
+@pytest.mark.parametrize("max_steps", [None, 3])
+def test_an_epoch_without_batches_is_refused(max_steps):
+    same = dataset_of([(f"a{i}", "the same") for i in range(6)], "rows.jsonl")
+    with pytest.raises(StellaError, match=r"rows\.jsonl: .*data\.drop_last"):
+        BatchPlan(same, 3, "no_duplicates", 0, 2, drop_last=True, max_steps=max_steps)
 
 
 def test_poor_batches_have_nothing_to_tell_apart():

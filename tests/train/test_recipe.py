@@ -8,7 +8,25 @@ from pathlib import Path
 import pytest
 
 from stella_jax import StellaError
-from train.recipe import Recipe, read_recipe, recipe_of, to_toml
+from train.recipe import NewHeadSection, Recipe, read_recipe, recipe_of, to_toml
+
+OWN = """
+model = "tiny"
+output = "runs/own"
+[new_head]
+dim = 96
+pooling = "cls"
+activation = "tanh"
+bias = false
+[data]
+train = "train.jsonl"
+columns = ["score"]
+[loss]
+name = "my_module:my_loss"
+mini_batch = 4
+[loss.args]
+"a b" = [1, 0.5, "\\u007f", { c = true }]
+"""
 
 LEAST = """
 model = "tiny"
@@ -34,7 +52,10 @@ name = "triplet"
 distance = "euclidean"
 margin = 5
 matryoshka_dims = [64, 32]
+matryoshka_weights = [1, 0.5]
 [optimizer]
+name = "lion"
+args = { b1 = 0.9, mu_dtype = "bfloat16" }
 learning_rate = 2e-5
 schedule = "cosine"
 warmup_ratio = 0.1
@@ -45,6 +66,7 @@ learning_rates = { "head/*" = 1e-3 }
 [loop]
 epochs = 3
 batch_size = 16
+max_steps = 100
 gradient_accumulation_steps = 2
 dtype = "float32"
 dropout = true
@@ -76,11 +98,35 @@ def test_every_key_of_a_full_recipe(read):
     assert isinstance(recipe.loss.margin, float)
     assert recipe.optimizer.learning_rates == {"head/*": 1e-3}
     assert recipe.loop.eval_every == 10
+    assert (recipe.loop.max_steps, recipe.loss.matryoshka_weights) == (100, (1.0, 0.5))
+    assert (recipe.optimizer.name, recipe.optimizer.args) == ("lion", {"b1": 0.9, "mu_dtype": "bfloat16"})
+    assert recipe.new_head is None
+
+
+def test_every_key_of_a_loss_and_a_head_of_ones_own(read):
+    recipe = read(OWN)
+    assert recipe.new_head == NewHeadSection(96, "cls", False, "tanh")
+    assert (recipe.loss.name, recipe.loss.mini_batch, recipe.data.columns) == ("my_module:my_loss", 4, ("score",))
+    assert recipe.loss.args == {"a b": [1, 0.5, "\x7f", {"c": True}]}
+    assert recipe.loss.arguments() == recipe.loss.args
+    least = read(LEAST, "new_head.dim=3")
+    assert least.new_head == NewHeadSection(3, None, True, "identity")
+
+
+def test_the_arguments_of_a_built_in_are_its_keys(read):
+    assert read(FULL).loss.arguments() == {"distance": "euclidean", "margin": 5.0}
+    ranking = read(LEAST, "loss.name=multiple_negatives_ranking", "loss.symmetric=true").loss
+    assert ranking.arguments() == {"scale": 20.0, "symmetric": True}
 
 
 def test_a_recipe_is_frozen(read):
     with pytest.raises(dataclasses.FrozenInstanceError):
         read(LEAST).seed = 1
+
+
+@pytest.mark.parametrize("text", [LEAST, OWN])
+def test_it_is_json(read, text):
+    assert json.loads(json.dumps(read(text).as_dict())) == read(text).as_dict()
 
 
 def test_it_is_json_and_back(read):
@@ -89,7 +135,7 @@ def test_it_is_json_and_back(read):
     assert recipe.as_dict()["loss"]["matryoshka_dims"] == [64, 32]
 
 
-@pytest.mark.parametrize("text", [LEAST, FULL])
+@pytest.mark.parametrize("text", [LEAST, FULL, OWN])
 def test_it_is_toml_and_back(read, text):
     recipe = read(text, 'output="a \\"b\\" \\\\ ü"')
     assert recipe_of(tomllib.loads(to_toml(recipe))) == recipe
@@ -103,9 +149,11 @@ def test_overrides_win_over_the_file(read):
         "output=/tmp/a b=c",
         "optimizer.learning_rates.head/*=0.5",
         "loss.matryoshka_dims=[32]",
+        "loss.matryoshka_weights=[]",
         "data.prompts.positive='passage: '",
         "optimizer.freeze=[]",
         "data.columns=['score']",
+        "optimizer.args.b1=0.8",
     )
     assert recipe.loop.epochs == 1
     assert recipe.loss.name == "multiple_negatives_ranking"
@@ -115,6 +163,7 @@ def test_overrides_win_over_the_file(read):
     assert recipe.data.prompts == {"anchor": "s2p_query", "positive": "passage: "}
     assert recipe.optimizer.freeze == ()
     assert recipe.data.columns == ("score",)
+    assert recipe.optimizer.args == {"b1": 0.8, "mu_dtype": "bfloat16"}
 
 
 def test_overrides_make_sections(read):
@@ -134,7 +183,24 @@ def test_overrides_make_sections(read):
         ("loop.dtype=float16", "loop.dtype = 'float16' must be 'float32' or 'bfloat16'"),
         ("loop.eval_every=0", "loop.eval_every = 0 must be a whole number of at least 1"),
         ("loop.eval_every=sometimes", "loop.eval_every = 'sometimes' must be 'epoch' or a number of steps"),
-        ("loss.name=contrastive", "loss.name = 'contrastive' must be 'triplet' or 'multiple_negatives_ranking'"),
+        ("loop.max_steps=0", "loop.max_steps = 0 must be a whole number of at least 1"),
+        ("loss.name=''", "loss.name is empty"),
+        ("loss.args.margin=1", 'loss.args goes with a function of your own, loss.name = "my_module:my_loss"'),
+        ("loss.args=1", "loss.args = 1 must be a table"),
+        ("loss.matryoshka_weights=[1]", "loss.matryoshka_weights has 1 numbers for 0 loss.matryoshka_dims"),
+        ("loss={matryoshka_dims=[4,2], matryoshka_weights=[1]}", "loss.matryoshka_weights has 1 numbers for 2 loss"),
+        ("loss.matryoshka_weights=[-1]", "loss.matryoshka_weights[0] = -1 must be a number of at least 0"),
+        ("loss={name='a:b', symmetric=true}", "loss.symmetric goes with loss.name = 'multiple_negatives_ranking'"),
+        ("optimizer.name=1", "optimizer.name = 1 must be a text in quotes"),
+        ("optimizer.args.b1=nan", "optimizer.args.b1 = nan must be a finite number, a text, true, false, or of such"),
+        ("optimizer.args.b1=[1, -inf]", "optimizer.args.b1[1] = -inf must be a finite number"),
+        ("optimizer.args.b1=1979-05-27", "optimizer.args.b1 = datetime.date(1979, 5, 27) must be a finite number"),
+        ("new_head={}", "new_head.dim is missing"),
+        ("new_head.dim=0", "new_head.dim = 0 must be a whole number of at least 1 and of at most 1e+06"),
+        ("new_head={dim=3, pooling='max'}", "new_head.pooling = 'max' must be 'mean' or 'cls'"),
+        ("new_head={dim=3, activation='gelu'}", "new_head.activation = 'gelu' must be 'identity' or 'tanh'"),
+        ("new_head=64", "new_head = 64 must be a section, [new_head]"),
+        ("data.columns=['weights']", "data.columns names 'weights', which is the weights of rows; leave it out"),
         ("loss.margin=-1", "loss.margin = -1 must be a number of at least 0"),
         ("loss.scale=0", "loss.scale = 0 must be a number above 0"),
         ("loss.scale=nan", "loss.scale = nan must be a number above 0"),
@@ -164,7 +230,17 @@ def test_what_is_wrong_is_named_by_its_key(read, override, sentence):
     with pytest.raises(StellaError) as caught:
         read(LEAST, override)
     assert sentence in str(caught.value)
-    assert "\n" not in str(caught.value)
+    assert "\n" not in str(caught.value) and len(str(caught.value)) < 600
+
+
+def test_a_new_head_takes_the_place_of_dim(read):
+    with pytest.raises(StellaError, match="dim picks a head that is there and new_head makes one"):
+        read(LEAST, "new_head.dim=64", "dim=64")
+
+
+def test_two_ways_to_cut_a_batch_are_one_too_many(read):
+    with pytest.raises(StellaError, match=r"loss\.mini_batch and loop\.gradient_accumulation_steps"):
+        read(OWN, "loop.gradient_accumulation_steps=2")
 
 
 def test_missing_keys_and_files(read, tmp_path):

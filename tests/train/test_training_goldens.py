@@ -1,22 +1,18 @@
 """Six epochs on eleven triplets, step by step, against what two PyTorch stacks agree on."""
 
 import json
-from functools import cache
+from functools import cache, partial
 
 import numpy as np
 import pytest
 from paths import GOLDENS
 from safetensors.numpy import load_file
-from train.optimizer import Optimizer
-from train.params import lend, load
 
-from stella_jax import Stella
-from stella_jax.checkpoint import Checkpoint
-from stella_jax.sharding import make_mesh
-from train import batches
-from train.batches import Batcher
-from train.losses import Loss
-from train.step import Settings, State, Trainer
+from stella_jax import Stella, load
+from stella_jax.runner import Runner
+from train import Batcher, StepConfig, losses, make_step, optimizers
+from train.recipe import OptimizerSection
+from train.step import State
 
 FOLDER = GOLDENS / "stella-training"
 EXPECTED = json.loads((FOLDER / "expected.json").read_text())
@@ -27,11 +23,11 @@ COLUMNS = [[row[column] for row in TRIPLETS] for column in ("anchor", "positive"
 BATCH_SIZE, EPOCHS = 4, 6
 
 LOSSES = {
-    "triplet_euclidean": Loss(),
-    "triplet_manhattan": Loss(distance="manhattan"),
-    "triplet_cosine": Loss(distance="cosine", margin=0.5),
-    "multiple_negatives_ranking": Loss("multiple_negatives_ranking"),
-    "matryoshka_mnrl": Loss("multiple_negatives_ranking", matryoshka_dims=(64, 32, 16)),
+    "triplet_euclidean": losses.triplet,
+    "triplet_manhattan": partial(losses.triplet, distance="manhattan"),
+    "triplet_cosine": partial(losses.triplet, distance="cosine", margin=0.5),
+    "multiple_negatives_ranking": losses.multiple_negatives_ranking,
+    "matryoshka_mnrl": losses.matryoshka(losses.multiple_negatives_ranking, (64, 32, 16)),
 }
 
 # Relative, and absolute near zero; PyTorch's two stacks are 1e-5 and 3e-6 apart.
@@ -41,33 +37,26 @@ RELATIVE, ABSOLUTE = 1e-4, 1e-5
 @cache
 def trained(name: str) -> tuple[list[dict[str, float]], State]:
     """The metrics of each step, and the last state."""
-    checkpoint, mesh = Checkpoint.open(GOLDENS / "stella"), make_mesh()
-    network, params = load(checkpoint, mesh)
-    batcher = Batcher(checkpoint.tokenizer(), BATCH_SIZE, checkpoint.layout.config.pad_token_id)
+    model = load(GOLDENS / "stella")
+    batcher = Batcher.for_model(model, BATCH_SIZE).fit([COLUMNS], all_seen=True)
     per_epoch = [slice(i, i + BATCH_SIZE) for i in range(0, len(TRIPLETS), BATCH_SIZE)]
     steps = EPOCHS * len(per_epoch)
-    trainer = Trainer(
-        network, params, LOSSES[name], Optimizer(learning_rate=2e-4), steps, mesh, Settings(dropout=False)
-    )
-    state, log = trainer.start(params), []
-    for step in range(steps):
-        rows = per_epoch[step % len(per_epoch)]
-        state, metrics = trainer.step(state, batcher([column[rows] for column in COLUMNS]))
+    optimizer = optimizers.from_recipe(OptimizerSection(learning_rate=2e-4), model.params(), steps)
+    options = {"trainable": optimizer.trainable, "learning_rate": optimizer.learning_rate}
+    state, step = make_step(model, LOSSES[name], optimizer.transformation, StepConfig(dropout=False), **options)
+    log = []
+    for number in range(steps):
+        rows = per_epoch[number % len(per_epoch)]
+        state, metrics = step(state, batcher([column[rows] for column in COLUMNS]))
         log.append({key: float(value) for key, value in metrics.items()})
     return log, state
-
-
-@pytest.fixture(autouse=True)
-def one_length(monkeypatch: pytest.MonkeyPatch) -> None:
-    """One shape to compile."""
-    monkeypatch.setattr(batches, "LENGTHS", (64,))
 
 
 def embedded(state: State | None = None) -> list[np.ndarray]:
     """The columns' embeddings, by the parameters of a state or those of the checkpoint."""
     stella = Stella.from_pretrained(GOLDENS / "stella")
     if state:
-        lend(state.params, stella.runner)
+        stella.runner = Runner(stella.model.with_params(state.params), stella.mesh, stella.config.pad_token_id)
     return [stella.encode(column) for column in COLUMNS]
 
 

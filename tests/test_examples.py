@@ -1,0 +1,32 @@
+"""The examples run, and do what they say."""
+
+import importlib.util
+from pathlib import Path
+
+import jax
+import numpy as np
+
+from stella_jax import load
+
+EXAMPLES = Path(__file__).parent.parent / "examples"
+
+
+def example(name: str):
+    spec = importlib.util.spec_from_file_location(name, EXAMPLES / f"{name}.py")
+    assert spec and spec.loader
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
+def test_custom_loop(tmp_path, capsys) -> None:
+    """Over the eight simulated devices."""
+    assert jax.device_count() == 8
+    example("custom_loop").main(str(tmp_path / "trained"))
+    *steps, said = capsys.readouterr().out.splitlines()
+    losses = [float(line.split()[2]) for line in steps]
+    assert len(losses) == 20 and losses[-1] < 0.1 * losses[0]
+    assert said == "11 of 11 anchors are nearer to their positive than to their negative"
+    before, after = load("tiny", dim=64).params(), load(tmp_path / "trained").params()
+    same = {name for name in before if np.array_equal(before[name], after[name])}
+    assert same == {name for name in before if name.startswith("encoder/embeddings/word")}

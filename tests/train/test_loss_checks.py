@@ -1,0 +1,170 @@
+"""What a step learns of a loss by trying it: whether its rows may be cut apart or filled up, and what is wrong."""
+
+from collections.abc import Iterator, Mapping
+from functools import partial
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from stella_jax import StellaError
+from train.loss_checks import LossTraits
+from train.losses import DISTANCES, matryoshka, multiple_negatives_ranking, triplet
+
+DIM = 16
+UNKNOWN: dict[str, Any] = {"factor": 2}
+SCORES = {"score": np.linspace(0, 1, 5, dtype=np.float32)}
+
+
+@pytest.fixture(scope="module", autouse=True)
+def compiled_fast() -> Iterator[None]:
+    """The same programs, quicker to compile than they then run."""
+    jax.config.update("jax_disable_most_optimizations", True)
+    yield
+    jax.config.update("jax_disable_most_optimizations", False)
+
+
+def traits(loss: Any, columns: Mapping[str, np.ndarray] = SCORES, texts: int = 3) -> tuple[bool, bool]:
+    found = LossTraits(loss, "my_file:my_loss", texts, DIM, columns)
+    return found.decomposable, found.skips_padding
+
+
+def similarities(embeddings) -> jax.Array:
+    anchor, positive, *_ = (x / jnp.linalg.norm(x, axis=1, keepdims=True) for x in embeddings)
+    return jnp.einsum("be,ce->bc", anchor, positive, precision="highest")
+
+
+def in_batch(embeddings, columns, scale=20.0):
+    """A ranking loss as it is first written: filled-up rows are candidates, too."""
+    scores = scale * similarities(embeddings)
+    return jax.nn.logsumexp(scores, axis=1) - jnp.diagonal(scores)
+
+
+def in_batch_skipping(embeddings, columns):
+    scores = 20 * similarities(embeddings) + jnp.where(columns["weights"] > 0, 0, -1e9)[None]
+    return jax.nn.logsumexp(scores, axis=1) - jnp.diagonal(scores)
+
+
+def hardest_negative(embeddings, columns):
+    """A hinge on the nearest of the other positives."""
+    scores = similarities(embeddings)
+    others = scores - 2 * jnp.eye(len(scores))
+    return jax.nn.relu(others.max(axis=1) - jnp.diagonal(scores) + 0.2)
+
+
+def centered(embeddings, columns):
+    """Each row by itself, but for the mean of the batch."""
+    distances = DISTANCES["euclidean"](embeddings[0], embeddings[1])
+    return distances - distances.mean()
+
+
+def already_averaged(embeddings, columns):
+    losses = triplet(embeddings)
+    return jnp.full_like(losses, losses.mean())
+
+
+def scored(embeddings, columns):
+    return (jnp.diagonal(similarities(embeddings)) - columns["score"]) ** 2
+
+
+@pytest.mark.parametrize(
+    ("loss", "decomposable", "skips_padding"),
+    [
+        (triplet, True, True),
+        (partial(triplet, margin=0.0), True, True),
+        (partial(triplet, distance="cosine", margin=1e-3), True, True),
+        (partial(triplet, distance="manhattan", margin=1000.0), True, True),
+        (matryoshka(triplet, (16, 4)), True, True),
+        (multiple_negatives_ranking, False, True),
+        (partial(multiple_negatives_ranking, symmetric=True), False, True),
+        (partial(multiple_negatives_ranking, scale=1000.0), False, True),
+        (matryoshka(multiple_negatives_ranking, (16, 4)), False, True),
+        (in_batch, False, False),
+        (partial(in_batch, scale=1000.0), False, False),
+        (partial(in_batch, scale=0.05), False, False),
+        (matryoshka(in_batch, (8,)), False, False),
+        (in_batch_skipping, False, True),
+        (hardest_negative, False, False),
+        (centered, False, False),
+        (already_averaged, False, False),
+        (scored, True, True),
+        (lambda embeddings, columns: 0 * embeddings[0][:, 0], True, True),
+        (lambda embeddings, columns: (embeddings[0] * embeddings[1]).sum(1).astype(jnp.bfloat16), True, True),
+    ],
+)
+def test_whether_rows_go_by_themselves_and_padding_is_left_out(loss, decomposable, skips_padding):
+    assert traits(loss) == (decomposable, skips_padding)
+
+
+def test_a_hinge_that_is_flat_on_random_embeddings_of_one_scale():
+    """Beyond 10 apart it is flat, so embeddings of length 1 would show nothing."""
+
+    def far(embeddings, columns):
+        distances = jnp.linalg.norm(embeddings[0][:, None] - embeddings[1][None], axis=-1)
+        return jax.nn.relu(distances - 10).sum(axis=1)
+
+    assert traits(far, texts=2) == (False, False)
+
+
+def test_a_column_is_cut_with_its_rows():
+    """Its values are those of the batch, which a loss may take for indices."""
+    labels = np.array([0, 3], np.float32)
+
+    def by_label(embeddings, columns):
+        return embeddings[0][jnp.arange(len(embeddings[0])), columns["label"].astype(int)]
+
+    assert traits(by_label, {"label": labels}) == (True, True)
+
+
+def root(embeddings, columns):
+    """Its gradient at distance 0, which each row has from itself, is not finite."""
+    distances = jnp.sqrt(((embeddings[0][:, None] - embeddings[0][None]) ** 2).sum(-1))
+    return distances.mean(axis=1)
+
+
+def stubborn(embeddings, columns):
+    raise RuntimeError("first line\nsecond line" + "x" * 5000)
+
+
+def on_the_host(embeddings, columns):
+    return np.linalg.norm(np.asarray(embeddings[0]), axis=1)
+
+
+def without_a_gradient(embeddings, columns):
+    shape = jax.ShapeDtypeStruct((len(embeddings[0]),), jnp.float32)
+    return jax.pure_callback(lambda x: np.asarray(x)[:, 0], shape, embeddings[0])
+
+
+@pytest.mark.parametrize(
+    ("loss", "words"),
+    [
+        (lambda e, c: triplet(e, c).mean(), ["float32 of shape ()"]),
+        (lambda e, c: similarities(e), ["float32 of shape (8, 8)", "(8,)"]),
+        (lambda e, c: triplet(e, c)[:-1], ["shape (7,)"]),
+        (lambda e, c: jnp.arange(len(e[0])), ["int32"]),
+        (lambda e, c: triplet(e, c) > 0, ["bool"]),
+        (lambda e, c: triplet(e, c) * 1j, ["complex64"]),
+        (lambda e, c: 1.5, ["float"]),
+        (lambda e, c: list(triplet(e, c)), ["list"]),
+        (lambda e, c: None, ["NoneType"]),
+        (lambda e, c: jnp.log(-jnp.abs(e[0][:, 0])), ["not finite"]),
+        (lambda e, c: triplet(e, c) / 0, ["not finite"]),
+        (root, ["gradient", "not finite"]),
+        (stubborn, ["RuntimeError: first line"]),
+        (on_the_host, ["TracerArrayConversionError"]),
+        (without_a_gradient, ["fails"]),
+        (lambda e, c: triplet(e, c) * c["scores"], ["KeyError", "scores"]),
+        (lambda e: triplet(e), ["TypeError"]),
+        (lambda e, c: triplet(e[:2], c), ["needs a negative"]),
+        (matryoshka(triplet, (32,)), ["loss.matryoshka_dims: 32"]),
+        (partial(triplet, **UNKNOWN), ["TypeError", "factor"]),
+    ],
+)
+def test_what_a_step_cannot_use_is_refused(loss, words):
+    with pytest.raises(StellaError) as caught:
+        traits(loss)
+    sentence = str(caught.value)
+    assert "\n" not in sentence and len(sentence) < 600
+    assert all(word in sentence for word in words), sentence

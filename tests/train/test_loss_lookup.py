@@ -1,0 +1,171 @@
+"""The loss that a recipe names: where the user's own is found, and what is said where it is not."""
+
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from stella_jax import StellaError
+from train import losses
+from train.loss_lookup import find_loss
+from train.recipe import LossSection
+
+ROWS = tuple(jnp.asarray(np.random.default_rng(0).standard_normal((3, 4, 8)), jnp.float32))
+OWN = """
+def my_loss(embeddings, columns, factor=1.0):
+    anchor, positive, negative = embeddings
+    return factor * ((anchor - positive) ** 2).sum(1)
+"""
+
+
+@pytest.fixture(autouse=True)
+def _undisturbed(tmp_path, monkeypatch) -> None:
+    """A working directory of its own, which is not on the path, as under a console script; modules come and go."""
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(sys, "path", [entry for entry in sys.path if entry not in ("", str(Path.cwd()))])
+    monkeypatch.setattr(sys, "modules", sys.modules.copy())
+    monkeypatch.setattr(sys, "dont_write_bytecode", True)  # a file that is changed within a second is read again
+
+
+@pytest.fixture
+def write(tmp_path: Path):
+    def write(name: str, text: str) -> None:
+        (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / name).write_text(text)
+
+    return write
+
+
+def refusal(**keys: Any) -> str:
+    """The sentence with which a section is refused."""
+    with pytest.raises(StellaError) as caught:
+        find_loss(LossSection(**keys))
+    assert "\n" not in str(caught.value) and len(str(caught.value)) < 600
+    return str(caught.value)
+
+
+def test_a_built_in_has_the_keys_of_its_section():
+    found = find_loss(LossSection(distance="cosine", margin=0.5, scale=3.0))
+    np.testing.assert_array_equal(found(ROWS, {}), losses.triplet(ROWS, distance="cosine", margin=0.5))
+    found = find_loss(LossSection("multiple_negatives_ranking", scale=3.0, symmetric=True))
+    expected = losses.multiple_negatives_ranking(ROWS, scale=3.0, symmetric=True)
+    np.testing.assert_array_equal(found(ROWS, {}), expected)
+
+
+def test_matryoshka_wraps_either(write):
+    write("my_file.py", OWN)
+    for name in ("triplet", "my_file:my_loss"):
+        alone = find_loss(LossSection(name))
+        found = find_loss(LossSection(name, matryoshka_dims=(8, 4), matryoshka_weights=(1.0, 0.5)))
+        expected = losses.matryoshka(alone, (8, 4), (1.0, 0.5))(ROWS, {})
+        np.testing.assert_array_equal(found(ROWS, {}), expected)
+
+
+def test_ones_own_is_found_in_the_working_directory_with_its_arguments(write):
+    write("my_file.py", OWN)
+    plain, doubled = (find_loss(LossSection("my_file:my_loss", args)) for args in ({}, {"factor": 2.0}))
+    np.testing.assert_array_equal(doubled(ROWS, {}), 2 * plain(ROWS, {}))
+
+
+def test_it_is_found_where_the_process_has_not_the_directory_on_its_path(write, tmp_path):
+    """As `stella-jax train` runs: -I leaves the working directory out."""
+    write("my_file.py", "from my_neighbour import factor\n" + OWN)
+    write("my_neighbour.py", "factor = 2")
+    root = Path(losses.__file__).parent.parent
+    lines = [
+        f"import sys; sys.path.append({str(root)!r})",
+        "from train.loss_lookup import find_loss; from train.recipe import LossSection",
+        "print(find_loss(LossSection('my_file:my_loss')).__name__)",
+    ]
+    done = subprocess.run([sys.executable, "-I", "-c", "\n".join(lines)], capture_output=True, text=True, cwd=tmp_path)
+    assert done.stdout.strip() == "my_loss", done.stderr
+
+
+def test_it_may_import_its_neighbours_now_and_when_it_is_called(write):
+    write("my_neighbour.py", "one = 1.0")
+    write("my_late_neighbour.py", "two = 2.0")
+    write(
+        "my_file.py",
+        "from my_neighbour import one\n"
+        "def my_loss(embeddings, columns):\n"
+        "    from my_late_neighbour import two\n"
+        "    return embeddings[0][:, 0] * 0 + one + two\n",
+    )
+    assert find_loss(LossSection("my_file:my_loss"))(ROWS, {}).tolist() == [3.0] * 4
+
+
+def test_a_neighbour_hides_nothing_that_is_installed(write):
+    for package in ("numpy", "jax", "optax", "tomllib"):
+        write(f"{package}.py", "raise RuntimeError('not this one')")
+    write("my_file.py", "import numpy, jax, optax, tomllib\n" + OWN)
+    find_loss(LossSection("my_file:my_loss"))
+
+
+def test_a_file_of_ones_own_may_be_called_as_a_package_is(write):
+    write("train.py", OWN)
+    write("json.py", OWN)
+    before = sys.modules["train"], sys.modules["json"]
+    for name in ("train", "json"):
+        assert find_loss(LossSection(f"{name}:my_loss"))(ROWS, {}).shape == (4,)
+    assert (sys.modules["train"], sys.modules["json"]) == before
+
+
+def test_a_module_of_a_package(write):
+    write("my_package/__init__.py", "")
+    write("my_package/constants.py", "factor = 3.0")
+    write("my_package/own.py", "from .constants import factor\n" + OWN)
+    assert find_loss(LossSection("my_package.own:my_loss"))(ROWS, {}).shape == (4,)
+
+
+def test_an_installed_module():
+    assert find_loss(LossSection("train.losses:triplet")) is losses.triplet
+
+
+def test_the_file_is_read_again_after_a_change(write):
+    write("my_file.py", "def my_loss(embeddings, columns): return embeddings[0][:, 0] * 0")
+    find_loss(LossSection("my_file:my_loss"))
+    write("my_file.py", "def my_loss(embeddings, columns): return embeddings[0][:, 0] * 0 + 1")
+    assert find_loss(LossSection("my_file:my_loss"))(ROWS, {}).tolist() == [1.0] * 4
+
+
+def test_nothing_is_looked_up_in_the_directory_of_a_checkpoint(write):
+    write("checkpoint/my_file.py", OWN)
+    assert "'my_file'" in refusal(name="my_file:my_loss")
+    assert "'checkpoint/my_file:my_loss'" in refusal(name="checkpoint/my_file:my_loss")
+
+
+@pytest.mark.parametrize(
+    ("name", "words"),
+    [
+        ("triplets", ["loss.name", "'triplets'", "choose triplet and multiple_negatives_ranking"]),
+        ("negatives_ranking", ["choose multiple_negatives_ranking and triplet"]),
+        ("x" * 5000, ["loss.name"]),
+        ("my_fil:my_loss", ["loss.name", "'my_fil'", "working directory"]),
+        ("../my_file:my_loss", ["loss.name", "'../my_file:my_loss'", "my_module:my_loss"]),
+        (":my_loss", ["loss.name", "':my_loss'"]),
+        ("my_file:", ["loss.name", "'my_file:'"]),
+        ("my_file:my_loss:x", ["loss.name"]),
+        ("my_file:my_los", ["'my_file'", "'my_los'", "it has my_loss"]),
+        ("my_file:constant", ["'my_file'", "'constant'", "it has my_loss"]),
+        ("empty:my_loss", ["'empty'", "'my_loss'", "it has none"]),
+        ("syntax:my_loss", ["'syntax'", "SyntaxError", "line 1"]),
+        ("raises:my_loss", ["'raises'", "RuntimeError", "first"]),
+        ("exits:my_loss", ["'exits'", "SystemExit"]),
+        ("needs:my_loss", ["'needs'", "ModuleNotFoundError", "not_installed"]),
+        (f"{'x' * 5000}:my_loss", ["loss.name"]),
+    ],
+)
+def test_what_cannot_be_found_is_said_in_a_sentence(write, name, words):
+    write("my_file.py", "from jax.numpy import *\nconstant = 3\n" + OWN)
+    write("empty.py", "")
+    write("syntax.py", "def my_loss(")
+    write("raises.py", "raise RuntimeError('first\\nsecond' + 'x' * 5000)")
+    write("exits.py", "import sys\nsys.exit(3)")
+    write("needs.py", "import not_installed")
+    sentence = refusal(name=name)
+    assert all(word in sentence for word in words), sentence
+    assert name.partition(":")[0] not in sys.modules or name.startswith(("my_file", "empty"))

@@ -1,0 +1,119 @@
+"""Which parameters train, at which rate, what decays, and which are matrices: by their names.
+
+Parameters go by name, as in "encoder/embeddings/word/embedding" or "head/kernel"; those of layers, which are stacked,
+are matched as if each layer had its own, "encoder/layers/23/mlp/down/kernel". Patterns are those of the shell, and `*`
+crosses slashes.
+"""
+
+from collections.abc import Collection, Mapping
+from fnmatch import fnmatchcase
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+
+from stella_jax.errors import StellaError, short_repr
+from stella_jax.names import ENCODER, Weight
+from train.recipe import OptimizerSection
+
+STACKED = "encoder/layers/"
+
+# Whether weight decay holds for a parameter of this last name.
+DECAYED = {"kernel": True, "embedding": True, "scale": False, "bias": False}
+
+Shapes = Mapping[str, Any]  # name -> an array, or what has its shape
+
+
+def learning_rate_multipliers(section: OptimizerSection, params: Shapes) -> dict[str, np.ndarray]:
+    """What the learning rate of each trained parameter is multiplied by: (1, ...), or (L, 1, ...) where layers differ.
+
+    0 stands for layers that are frozen; a parameter all frozen is left out.
+
+    Raises:
+      StellaError: a pattern fits no parameter, or nothing trains.
+    """
+    layers = {name: _layer_names(name, array.shape) for name, array in params.items()}
+    _check_patterns(section, [name for group in layers.values() for name in group])
+    found = {}
+    for name, array in params.items():
+        each = np.array([_multiplier(section, layer) for layer in layers[name]], np.float32)
+        each = each[:1] if (each == each[0]).all() else each
+        if each.any():
+            found[name] = each.reshape(-1, *[1] * (len(array.shape) - 1))
+    if not found:
+        raise StellaError(
+            f"nothing is left to train: optimizer.train_only {list(section.train_only)} and optimizer.freeze "
+            f"{list(section.freeze)} exclude every parameter."
+        )
+    return found
+
+
+def scale_by_multipliers(multipliers: Mapping[str, np.ndarray]) -> optax.GradientTransformation:
+    """Multiplies each parameter's update by a number, or by one a layer, (L, 1, ...)."""
+
+    def scale(updates: Any, _: Any) -> dict[str, jax.Array]:
+        return {name: update * jnp.asarray(multipliers[name], update.dtype) for name, update in updates.items()}
+
+    return optax.stateless(scale)
+
+
+def decays(name: str) -> bool:
+    """Whether weight decay holds for a parameter; biases and norms are free of it.
+
+    Raises:
+      StellaError: it is of no known kind.
+    """
+    last = name.rpartition("/")[2]
+    if last not in DECAYED:
+        raise StellaError(f"parameter {name} is of no known kind, so whether it decays is not known.")
+    return DECAYED[last]
+
+
+def matrix_axes(name: str) -> optax.contrib.MuonDimensionNumbers | None:
+    """For muon: which axes of a layers' kernel are a matrix's inputs and outputs, the others are batches of matrices.
+
+    None for all other parameters.
+    """
+    weight = next((w for w in ENCODER if f"encoder/{w.flax}" == name), None)
+    if weight is None or not weight.stacked or not name.endswith("kernel"):
+        return None
+    outputs, inputs = weight.torch_axes.split()
+    return optax.contrib.MuonDimensionNumbers(_positions(weight, inputs), _positions(weight, outputs.strip("23")))
+
+
+def _positions(weight: Weight, letters: str) -> tuple[int, ...]:
+    return tuple(1 + i for i, axis in enumerate(weight.flax_axes.replace(" ", "")) if axis in letters)
+
+
+def _layer_names(name: str, shape: tuple[int, ...]) -> list[str]:
+    """The names that patterns see: one a layer where layers are stacked."""
+    if not name.startswith(STACKED):
+        return [name]
+    return [f"{STACKED}{layer}/{name.removeprefix(STACKED)}" for layer in range(shape[0])]
+
+
+def _multiplier(section: OptimizerSection, name: str) -> float:
+    def fits(patterns: Collection[str]) -> bool:
+        return any(fnmatchcase(name, pattern) for pattern in patterns)
+
+    if (section.train_only and not fits(section.train_only)) or fits(section.freeze):
+        return 0.0
+    own = [peak for pattern, peak in section.learning_rates.items() if fits([pattern])]
+    return own[-1] / section.learning_rate if own else 1.0
+
+
+def _check_patterns(section: OptimizerSection, names: list[str]) -> None:
+    settings = {
+        "train_only": section.train_only,
+        "freeze": section.freeze,
+        "learning_rates": section.learning_rates,
+    }
+    for setting, patterns in settings.items():
+        for pattern in patterns:
+            if not any(fnmatchcase(name, pattern) for name in names):
+                raise StellaError(
+                    f"optimizer.{setting}: {short_repr(pattern)} fits no parameter; names are such as {names[0]}, "
+                    f"{names[len(names) // 2]} and {names[-1]}."
+                )
