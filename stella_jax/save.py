@@ -88,7 +88,7 @@ def save_params(
         if heads[0] and heads[0].folder not in [module["path"] for module in listing]:
             _write(working / "modules.json", _modules(listing, heads[0]))
         _write_settings(checkpoint, working)
-        write_query_prompt(checkpoint, working)
+        write_query_prompt(working)
         if max_seq_length not in (None, layout.max_seq_length):
             _write_max_seq_length(working, layout.file, max_seq_length)
         finish(working)

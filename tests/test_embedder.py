@@ -417,6 +417,15 @@ def test_a_callers_prompts_and_similarity():
         model.similarity_fn_name = "maxsim"
 
 
+@pytest.mark.parametrize("prompts", [{"mine": "my "}, {"query": "q: "}])
+def test_a_callers_prompts_and_similarity_are_saved(tmp_path, prompts):
+    model = Stella.from_pretrained(GOLDENS / "stella", dtype="float32", prompts=prompts, similarity_fn_name="dot")
+    model.save_pretrained(tmp_path / "saved")
+    saved = Stella.from_pretrained(tmp_path / "saved", dtype="float32")
+    assert saved.prompts == {"query": model.prompts["s2p_query"]} | model.prompts
+    assert saved.similarity_fn_name == "dot"
+
+
 # --- similarity
 
 

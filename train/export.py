@@ -38,7 +38,9 @@ class Trained:
 
 
 def export(trained: Trained, origin: Origin, metrics: Metrics, destination: Path) -> None:
-    """Writes the model in place of what is at `destination`, which is there whole at any time.
+    """Writes the model, and when it is whole, puts it in place of what is at `destination`.
+
+    A kill between the two renames leaves the older one as ".<name>.old", and nothing at `destination`.
 
     Raises:
       StellaError: the disk is full.

@@ -15,11 +15,14 @@ from train.recipe import NewHeadSection
 
 
 class WithHead:
-    """A checkpoint's weights and those of one more head, float32."""
+    """A checkpoint's weights and those of one more head, float32, in place of all that is in its folder."""
 
     def __init__(self, base: Weights, leaves: dict[str, Leaf], arrays: dict[str, np.ndarray]):
         self._base, self._arrays = base, arrays
-        self.leaves: dict[str, Leaf] = base.leaves | leaves
+        folders = {leaf.folder for leaf in leaves.values()}
+        self.leaves: dict[str, Leaf] = {
+            p: leaf for p, leaf in base.leaves.items() if leaf.folder not in folders
+        } | leaves
         self.dtypes: dict[str, np.dtype] = base.dtypes | dict.fromkeys(arrays, np.dtype(np.float32))
         self.prefix, self.headers = base.prefix, base.headers
 

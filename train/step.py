@@ -41,7 +41,7 @@ class State(NamedTuple):
 
     step: jax.Array
     params: Params
-    opt_state: optax.OptState
+    opt_state: Any  # as the optimizer makes it
 
 
 class Gradient(NamedTuple):

@@ -29,7 +29,7 @@ OPTIMIZERS: dict[str, Any] = {
     "sgd": optax.sgd(1e-2),
     "muon": optax.contrib.muon(1e-2),
     "multi_transform": optax.multi_transform(
-        {"a": ADAM, "b": optax.set_to_zero()}, {"encoder/a/b": "b", "head/k": "a"}
+        {"trained": ADAM, "frozen": optax.set_to_zero()}, {"encoder/a/b": "frozen", "head/k": "trained"}
     ),
     "MultiSteps": optax.MultiSteps(ADAM, 2),
     "add_noise": optax.chain(optax.add_noise(0.1, 0.5, jax.random.key(1)), ADAM),

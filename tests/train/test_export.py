@@ -1,15 +1,20 @@
 """The exported model: which bits it keeps, what it says of itself, who can load it."""
 
 import json
+import os
+import signal
+import subprocess
+import sys
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 import pytest
 from paths import GOLDENS
 from safetensors.numpy import load_file
-from train.params import load
 
 from stella_jax import Stella
 from stella_jax.checkpoint import Checkpoint
@@ -20,6 +25,7 @@ from train.data import dataset_of
 from train.export import PROVENANCE, Trained, export, is_exported
 from train.identity import identity
 from train.metrics import Metrics
+from train.new_head import with_new_head
 from train.recipe import recipe_of
 
 TEXTS = ["what is tea?", "A drink made of leaves, and a rather long sentence about it.", "x"]
@@ -44,20 +50,25 @@ def metrics(tmp_path: Path):
         yield metrics
 
 
-@pytest.fixture
-def exported(tmp_path: Path, metrics: Metrics) -> Callable[..., tuple[Path, dict[str, np.ndarray]]]:
-    """Exports a golden whose named parameters have been moved; returns the directory and the moved parameters."""
+Export = Callable[..., tuple[Path, dict[str, np.ndarray]]]
 
-    def exported(name: str, moved: str = "", dim: int | None = None, **more) -> tuple[Path, dict[str, np.ndarray]]:
-        base = Checkpoint.open(GOLDENS / name)
-        network, params = load(base, make_mesh(), dim)
+
+@pytest.fixture
+def exported(tmp_path: Path, metrics: Metrics) -> Export:
+    """Exports a checkpoint whose named parameters have been moved; returns the directory and the moved parameters."""
+
+    def exported(
+        source: str | Path, moved: str = "", dim: int | None = None, **more: Any
+    ) -> tuple[Path, dict[str, np.ndarray]]:
+        origin = origin_of(str(GOLDENS / source), **more)
+        base = Checkpoint.open(GOLDENS / source)
+        base = with_new_head(base, origin.recipe.new_head, 0) if origin.recipe.new_head else base
+        head = base.layout.head(dim)
+        params = base.load_model([head], make_mesh()).params()
         rng = np.random.default_rng(0)
-        trained = {n: np.asarray(p) for n, p in params.items() if n.startswith(moved)}
-        trained = {n: p + rng.normal(0, 0.02, p.shape).astype(np.float32) for n, p in trained.items()}
-        arrays = {n: jax.device_put(p) for n, p in trained.items()}
-        export(
-            Trained(base, network.head, arrays), origin_of(str(GOLDENS / name), **more), metrics, tmp_path / "export"
-        )
+        trained = {name: np.asarray(leaf) for name, leaf in params.items() if name.startswith(moved)}
+        trained = {name: leaf + rng.normal(0, 0.02, leaf.shape).astype(np.float32) for name, leaf in trained.items()}
+        export(Trained(base, head, jax.tree.map(jnp.asarray, trained)), origin, metrics, tmp_path / "export")
         return tmp_path / "export", trained
 
     return exported
@@ -67,26 +78,48 @@ def tensors(folder: Path) -> dict[str, np.ndarray]:
     return load_file(folder / "model.safetensors")
 
 
+def fields(path: Path) -> dict[str, Any]:
+    return json.loads(path.read_text())
+
+
+def params_of(path: Path) -> dict[str, np.ndarray]:
+    base = Checkpoint.open(path)
+    return {
+        name: np.asarray(leaf) for name, leaf in base.load_model([base.layout.head(None)], make_mesh()).params().items()
+    }
+
+
+def assert_equal(found: dict[str, np.ndarray], expected: dict[str, np.ndarray]) -> None:
+    assert found.keys() == expected.keys()
+    for name, leaf in found.items():
+        np.testing.assert_array_equal(leaf, expected[name], err_msg=name)
+
+
 def test_all_of_it_loads_in_jax_with_what_was_trained(exported):
     path, trained = exported("stella")
-    found = load(Checkpoint.open(path), make_mesh())[1]
-    assert found.keys() == trained.keys()
-    for name, leaf in found.items():
-        np.testing.assert_array_equal(leaf, trained[name])
+    assert_equal(params_of(path), trained)
     assert Stella.from_pretrained(path).encode(TEXTS).shape == (3, 64)
 
 
 def test_what_was_frozen_keeps_its_bits(exported):
     path, trained = exported("stella", moved="head/", dim=48)
-    before, after = tensors(GOLDENS / "stella"), tensors(path)
-    assert after.keys() == {name.removeprefix("new.") for name in before}
-    for name, tensor in before.items():
-        np.testing.assert_array_equal(after[name.removeprefix("new.")], tensor)
+    before = {name.removeprefix("new."): tensor for name, tensor in tensors(GOLDENS / "stella").items()}
+    assert_equal(tensors(path), before)
     for head in ("2_Dense_32", "2_Dense_64", "2_Dense_128"):
-        for name, tensor in tensors(GOLDENS / "stella" / head).items():
-            np.testing.assert_array_equal(tensors(path / head)[name], tensor)
+        assert_equal(tensors(path / head), tensors(GOLDENS / "stella" / head))
     np.testing.assert_array_equal(tensors(path / "2_Dense_48")["linear.weight"], trained["head/kernel"].T)
     assert Stella.from_pretrained(path).dim == 48
+
+
+def test_of_a_base_that_transformers_loads_untrained_files_keep_their_bytes(exported, tmp_path):
+    exported("stella", moved="head/")
+    base = (tmp_path / "export").rename(tmp_path / "base")
+    path, _ = exported(base, moved="head/kernel")
+    changed = {"README.md", PROVENANCE, "2_Dense_64/model.safetensors", "config.json", curves.FILE}
+    names = {file.relative_to(base).as_posix() for file in base.rglob("*") if file.is_file()}
+    assert names == {file.relative_to(path).as_posix() for file in path.rglob("*") if file.is_file()}
+    for name in names - changed:
+        assert (path / name).read_bytes() == (base / name).read_bytes(), name
 
 
 def test_half_precision_that_was_frozen_stays_half(exported):
@@ -95,7 +128,59 @@ def test_half_precision_that_was_frozen_stays_half(exported):
     assert found["embeddings.word_embeddings.weight"].dtype == np.float16
     assert found["encoder.layer.0.mlp.down_proj.weight"].dtype == np.float32
     assert "classifier.weight" in found
-    assert json.loads((path / "config.json").read_text())["dtype"] == "float32"
+    assert fields(path / "config.json")["dtype"] == "float32"
+
+
+def test_what_nothing_was_trained_of_is_in_the_dtype_it_was(exported):
+    path, _ = exported("gte-multilingual", moved="nothing")
+    assert {tensor.dtype for tensor in tensors(path).values()} == {np.dtype(np.float16)}
+
+
+def test_the_prompt_of_queries_has_the_name_that_sentence_transformers_looks_for(exported):
+    path, _ = exported("stella", moved="head/bias")
+    prompts = fields(path / "config_sentence_transformers.json")["prompts"]
+    assert prompts["query"] == prompts["s2p_query"].strip() + " "
+    assert {"query", "s2p_query", "s2s_query"} == {*prompts}
+
+
+def without_max_seq_length(source: Path) -> None:
+    """As newer directories are: the tokenizer's settings have it."""
+    settings, tokenizer = source / "sentence_bert_config.json", source / "tokenizer_config.json"
+    value = fields(settings)["max_seq_length"]
+    settings.write_text(json.dumps({"do_lower_case": False}))
+    tokenizer.write_text(json.dumps(fields(tokenizer) | {"model_max_length": value}))
+
+
+@pytest.mark.parametrize("newer", [False, True])
+def test_texts_are_cut_as_in_training(exported, checkpoint_copy, newer):
+    source = checkpoint_copy("stella")
+    if newer:
+        without_max_seq_length(source)
+    path, _ = exported(source, moved="head/bias", data={"train": "t", "eval": "e", "max_length": 16})
+    assert Stella.from_pretrained(path).max_seq_length == 16
+    assert ("max_seq_length" in fields(path / "sentence_bert_config.json")) == (not newer)
+
+
+@pytest.mark.parametrize("bias", [False, True])
+@pytest.mark.parametrize("dim", [64, 40])
+def test_a_new_head_is_the_one_that_modules_json_names(exported, dim, bias):
+    """Also in place of one of its size, with other parameters."""
+    new_head = {"dim": dim, "bias": bias, "activation": "tanh", "pooling": "cls"}
+    path, trained = exported("stella", moved="head/", new_head=new_head)
+    assert {*trained} == ({"head/kernel", "head/bias"} if bias else {"head/kernel"})
+    assert_equal({name: leaf for name, leaf in params_of(path).items() if name.startswith("head/")}, trained)
+    layout = Checkpoint.open(path).layout
+    assert layout.pooling == "cls" and layout.head(None) == layout.heads[dim]
+    assert (layout.heads[dim].activation, layout.heads[dim].bias) == ("tanh", bias)
+    assert layout.dims == tuple(sorted({32, 48, 64, 128, dim}))
+
+
+def test_a_base_without_heads_gets_its_first(exported):
+    path, trained = exported("arctic-m-v2", new_head={"dim": 24})
+    assert_equal(params_of(path), trained)
+    assert [module["path"] for module in json.loads((path / "modules.json").read_text())] == [
+        "", "1_Pooling", "2_Dense_24", "2_Normalize"
+    ]  # fmt: skip
 
 
 def test_the_card_says_what_it_is(exported, monkeypatch):
@@ -141,11 +226,65 @@ def test_it_is_known_by_its_origin(exported):
 
 def test_it_takes_the_place_of_an_older_one(exported, tmp_path):
     (tmp_path / "export").mkdir()
-    (tmp_path / "export/old").touch()
-    (tmp_path / ".export.partial").mkdir()
+    (tmp_path / "export/older").touch()
+    for name in (".export.new", ".export.old", "..export.new.partial"):
+        (tmp_path / name).mkdir()
+        (tmp_path / name / "of a kill").touch()
     path, _ = exported("stella")
-    assert not (path / "old").exists()
+    assert not (path / "older").exists()
     assert [p.name for p in tmp_path.iterdir() if "export" in p.name] == ["export"]
+
+
+PLACES = [
+    "save write_query_prompt 0",
+    "export card 0",
+    "os fsync 0",
+    "Path rename 0",
+    "Path rename 1",
+    "Path rename 2",
+]
+
+# Writes an export, and is killed before the call of this number to this function.
+KILLED = """
+import os, signal, sys
+from pathlib import Path
+import test_export
+from stella_jax import save
+from stella_jax.checkpoint import Checkpoint
+from train import export
+from train.metrics import Metrics
+
+owner, name, number, output = sys.argv[1:]
+owner = {"export": export, "save": save, "os": os, "Path": Path}[owner]
+real, calls = getattr(owner, name), iter(range(10**9))
+
+def killed(*args, **options):
+    if next(calls) == int(number):
+        os.kill(os.getpid(), signal.SIGKILL)
+    return real(*args, **options)
+
+base = Checkpoint.open(test_export.GOLDENS / "stella")
+origin = test_export.origin_of("base")
+metrics = Metrics(Path(output), 0, kept=False)
+setattr(owner, name, killed)
+export.export(export.Trained(base, base.layout.head(None), {}), origin, metrics, Path(output) / "export")
+"""
+
+
+@pytest.mark.soak
+@pytest.mark.parametrize("place", PLACES)
+def test_a_kill_leaves_the_older_one_whole(exported, tmp_path, place):
+    (tmp_path / "export").mkdir()
+    (tmp_path / "export/older").touch()
+    env = os.environ | {"PYTHONPATH": os.pathsep.join([*map(str, (Path(__file__).parent, GOLDENS.parent)), *sys.path])}
+    command = [sys.executable, "-c", KILLED, *place.split(), str(tmp_path)]
+    assert subprocess.run(command, env=env, capture_output=True, timeout=300).returncode == -signal.SIGKILL
+    # Between the two renames of a swap it has another name.
+    kept = tmp_path / (".export.old" if place == "Path rename 2" else "export")
+    assert [file.name for file in kept.iterdir()] == ["older"]
+    path, _ = exported("stella", moved="head/")
+    assert [p.name for p in tmp_path.iterdir() if "export" in p.name] == ["export"]
+    assert Stella.from_pretrained(path).dim == 64
 
 
 @pytest.mark.torch
@@ -168,3 +307,32 @@ def test_sentence_transformers_gives_the_same_embeddings(exported, name, moved, 
     np.testing.assert_allclose(ours, theirs, atol=1e-4, rtol=0)
     if dim:
         assert theirs.shape == (3, dim)
+
+
+@pytest.mark.torch
+@pytest.mark.parametrize("newer", [False, True])
+def test_sentence_transformers_cuts_texts_as_in_training(exported, tmp_path, newer):
+    """A newer directory is one that sentence-transformers itself has saved."""
+    from sentence_transformers import SentenceTransformer
+
+    source = GOLDENS / "stella"
+    if newer:
+        path, _ = exported(source, moved="head/bias")
+        source = tmp_path / "saved"
+        SentenceTransformer(str(path), device="cpu").save_pretrained(str(source))
+        assert "max_seq_length" not in fields(source / "sentence_bert_config.json")
+    path, _ = exported(source, moved="head/bias", data={"train": "t", "eval": "e", "max_length": 16})
+    theirs, ours = SentenceTransformer(str(path), device="cpu"), Stella.from_pretrained(path, dtype="float32")
+    assert theirs.max_seq_length == ours.max_seq_length == 16
+    texts = [text * 9 for text in TEXTS]
+    np.testing.assert_allclose(ours.encode(texts), theirs.encode(texts), atol=1e-4, rtol=0)
+    np.testing.assert_allclose(ours.encode_query(TEXTS), theirs.encode_query(TEXTS), atol=1e-4, rtol=0)
+
+
+@pytest.mark.torch
+def test_sentence_transformers_takes_a_new_head(exported):
+    from sentence_transformers import SentenceTransformer
+
+    path, _ = exported("gte-base-en", new_head={"dim": 24, "pooling": "mean", "bias": False, "activation": "tanh"})
+    ours = Stella.from_pretrained(path, dtype="float32").encode(TEXTS)
+    np.testing.assert_allclose(ours, SentenceTransformer(str(path), device="cpu").encode(TEXTS), atol=1e-4, rtol=0)
