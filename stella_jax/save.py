@@ -45,7 +45,7 @@ class ChangedWeights:
 
 def _same(stored: np.ndarray, array: jax.Array) -> bool:
     now = np.asarray(array)
-    return stored.astype(now.dtype, copy=False).tobytes() == now.tobytes()
+    return np.array_equal(stored.astype(now.dtype, copy=False), now)
 
 
 def save_model(model: EmbeddingModel, destination: Path, *, native: bool = False) -> None:

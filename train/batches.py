@@ -59,7 +59,8 @@ class Batcher:
       batch_size: most rows of a batch.
       prompts: what is put before the texts of each column.
       devices: how many share a batch.
-      parts: that a batch is cut into, as `StepConfig.accumulation`.
+      parts: that a batch is cut into, one of which passes the encoder at a time; loss and gradient stay those of the
+        whole batch.
     """
 
     def __init__(

@@ -102,6 +102,7 @@ class Run:
     def _load_model(self) -> None:
         """The checkpoint, what trains it, and what evaluates it."""
         recipe, loop = self.recipe, self.recipe.loop
+        loss = find_loss(recipe.loss)
         base = Checkpoint.open(resolve(recipe.model, recipe.revision))
         self.base = with_new_head(base, recipe.new_head, recipe.seed) if recipe.new_head else base
         for sentence in checks.warnings_for(recipe, self.data["train"], self._first_epoch, base.layout.normalize):
@@ -109,7 +110,7 @@ class Run:
         if sentence := missing_plot_library():
             self.warn(sentence)
         self.head = self.base.layout.head(recipe.dim)
-        mesh, loss = self.hosts.mesh(loop.mesh), find_loss(recipe.loss)
+        mesh = self.hosts.mesh(loop.mesh)
         model = self.base.load_model([self.head], mesh, dtype=loop.dtype, fsdp=loop.fsdp)
         self._make_batcher(mesh)
         found = optimizers.from_recipe(recipe.optimizer, model.params(), self.plan.steps)
@@ -118,7 +119,7 @@ class Run:
             model,
             loss,
             found.transformation,
-            _step_config(recipe),
+            StepConfig(recipe.seed, loop.dropout, loop.remat),
             trainable=found.trainable,
             learning_rate=found.learning_rate,
             loss_name=recipe.loss.name,
@@ -141,7 +142,7 @@ class Run:
             recipe.loop.batch_size,
             prompts=[self._prompts[column] for column in rows.texts],
             devices=mesh.shape["data"],
-            parts=_step_config(recipe).accumulation,
+            parts=_parts(recipe),
         )
         order = np.random.default_rng(recipe.seed).permutation(len(self._first_epoch))[:SAMPLED_BATCHES]
         sample = [rows.take(self._first_epoch[i])[0] for i in order]
@@ -299,10 +300,9 @@ class _Pause(Exception):
     """Between two steps: save the state and end."""
 
 
-def _step_config(recipe: Recipe) -> StepConfig:
+def _parts(recipe: Recipe) -> int:
     loop, mini_batch = recipe.loop, recipe.loss.mini_batch
-    parts = -(-loop.batch_size // mini_batch) if mini_batch else loop.gradient_accumulation_steps
-    return StepConfig(recipe.seed, loop.dropout, parts, loop.remat)
+    return -(-loop.batch_size // mini_batch) if mini_batch else loop.gradient_accumulation_steps
 
 
 def _prompt(layout: Layout, given: str) -> str:

@@ -114,7 +114,8 @@ def named(
     """An optimizer of optax or optax.contrib by its name.
 
     Weight decay spares biases and norms. muon treats the layers' kernels as matrices, each layer, and query, key and
-    value, by itself; heads and embeddings go by its Adam, which does not decay them.
+    value, by itself; heads and embeddings go by its Adam, which does not decay them. What other optimizers compute over
+    a whole tensor (lamb's trust ratio, adafactor's clipping) they compute over all layers of a stacked parameter.
 
     Args:
       args: further arguments of optax's function.

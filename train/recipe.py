@@ -208,9 +208,12 @@ def recipe_of(tree: dict[str, Any], where: str = "the recipe") -> Recipe:
 def _conflicts(recipe: Recipe) -> Iterator[str]:
     """What keys that are sound by themselves make impossible together."""
     loss, loop = recipe.loss, recipe.loop
-    if (loss.symmetric and loss.name != "multiple_negatives_ranking") or (loss.mini_batch and loss.name == "triplet"):
+    if loss.name == "triplet" and (loss.symmetric or loss.mini_batch):
         key = "symmetric" if loss.symmetric else "mini_batch"
         yield f"loss.{key} goes with loss.name = 'multiple_negatives_ranking', not with {short_repr(loss.name)}"
+    for key in ("distance", "margin", "scale", "symmetric") if ":" in loss.name else ():
+        if getattr(loss, key) != getattr(LossSection(), key):
+            yield f"loss.{key} is for a built-in loss; pass it to {short_repr(loss.name)} as loss.args.{key}"
     for name in set(recipe.data.columns).intersection((*COLUMNS, "weights")):
         what = "the weights of rows" if name == "weights" else "a column of texts"
         yield f"data.columns names {name!r}, which is {what}; leave it out"

@@ -59,14 +59,11 @@ class StepConfig:
     Attributes:
       seed: of dropout.
       dropout: whether there is any; the rate is the checkpoint's own.
-      accumulation: parts that a batch is cut into, one in memory at a time. Loss and gradient are those of the whole
-        batch; a loss that compares rows takes a forward pass more for it (Gao et al. 2021, GradCache).
       remat: keep nothing of a layer but its input, and compute all of it again for its gradient.
     """
 
     seed: int = 42
     dropout: bool = True
-    accumulation: int = 1
     remat: bool = False
 
 
@@ -163,14 +160,8 @@ class Step:
         """Tries the loss on random embeddings, with the further columns of a batch, before anything is computed.
 
         Raises:
-          StellaError: see `LossTraits`; the loss cannot do with rows that fill a batch up, and this one has some; or
-            the batch is cut into other parts than the config says.
+          StellaError: see `LossTraits`; or the loss cannot do with rows that fill a batch up, and this one has some.
         """
-        if len(batch.weights) != self._config.accumulation:
-            raise StellaError(
-                f"this batch is cut into {len(batch.weights)} parts, and StepConfig has accumulation "
-                f"{self._config.accumulation}; pass the same number to Batcher as parts."
-            )
         if self._traits is None:
             columns = {name: np.asarray(values).reshape(-1) for name, values in batch.columns.items()}
             self._traits = LossTraits(self._loss, self._loss_name, batch.places.shape[-1], self._dim, columns)
@@ -224,8 +215,11 @@ class Step:
         return State(state.step + 1, state.params | moved, found[1]), metrics
 
     def _gradient(self, trained: Params, state: State, batch: Batch) -> Gradient:
-        """The gradient of the whole batch, part by part."""
-        A = self._config.accumulation
+        """The gradient of the whole batch, part by part, one of them in memory at a time.
+
+        A loss that compares rows takes a forward pass more for it (Gao et al. 2021, GradCache).
+        """
+        A = len(batch.weights)
         key = jax.random.fold_in(jax.random.key(self._config.seed), state.step)
         total = jnp.sum(batch.weights)
 

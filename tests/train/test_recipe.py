@@ -190,7 +190,7 @@ def test_overrides_make_sections(read):
         ("loss.matryoshka_weights=[1]", "loss.matryoshka_weights has 1 numbers for 0 loss.matryoshka_dims"),
         ("loss={matryoshka_dims=[4,2], matryoshka_weights=[1]}", "loss.matryoshka_weights has 1 numbers for 2 loss"),
         ("loss.matryoshka_weights=[-1]", "loss.matryoshka_weights[0] = -1 must be a number of at least 0"),
-        ("loss={name='a:b', symmetric=true}", "loss.symmetric goes with loss.name = 'multiple_negatives_ranking'"),
+        ("loss={name='a:b', symmetric=true}", "pass it to 'a:b' as loss.args.symmetric"),
         ("optimizer.name=1", "optimizer.name = 1 must be a text in quotes"),
         ("optimizer.args.b1=nan", "optimizer.args.b1 = nan must be a finite number, a text, true, false, or of such"),
         ("optimizer.args.b1=[1, -inf]", "optimizer.args.b1[1] = -inf must be a finite number"),

@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 
 from train.data import read_dataset
-from train.plans import Schedule
+from train.plans import BatchPlan
 from train.recipe import read_recipe
 
 ROOT = Path(__file__).parent.parent.parent
@@ -26,7 +26,7 @@ def test_wordnet_is_ten_thousand_triplets_and_no_positive_of_another_split():
     assert [len(rows) for rows in splits] == [10_000, 1000, 1000]
     glosses = [set(rows.texts["positive"]) for rows in splits]
     assert len(glosses[0] & (glosses[1] | glosses[2])) <= 6
-    assert Schedule(splits[0], 64, "no_duplicates", 42, 3).steps == 3 * 157
+    assert BatchPlan(splits[0], 64, "no_duplicates", 42, 3).steps == 3 * 157
 
 
 def test_porsche_is_as_its_model_card_says():

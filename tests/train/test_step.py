@@ -114,7 +114,7 @@ def trained(run: Run, **options: Any) -> tuple[list[dict[str, float]], dict[str,
     """The metrics of each step, and the parameters after the last."""
     state, log = start(run), []
     for number in range(STEPS):
-        state, metrics = made(run)[1](state, batch(number, parts=run.config.accumulation, **options))
+        state, metrics = made(run)[1](state, batch(number, **options))
         log.append({name: float(value) for name, value in metrics.items()})
     return log, {name: np.asarray(value) for name, value in state.params.items()}
 
@@ -219,8 +219,7 @@ def test_the_learning_rate_is_that_of_the_step() -> None:
 
 @pytest.mark.soak
 def test_accumulated_triplets_are_the_whole_batch() -> None:
-    run = Run(config=StepConfig(dropout=False, accumulation=4))
-    assert_same(trajectory(run)[0], Run())
+    assert_same(trained(Run(), parts=4)[0], Run())
 
 
 def test_groups_by_length_are_the_whole_batch() -> None:
@@ -242,23 +241,17 @@ def test_a_loss_that_would_count_rows_of_no_weight_is_refused_a_short_batch() ->
         step(start(Run(careless)), batch(0, rows=12))
 
 
-def test_a_batch_of_other_parts_is_refused() -> None:
-    with pytest.raises(StellaError, match=r"2 parts, .* accumulation 1"):
-        first(Run(), parts=2)
-
-
 @pytest.mark.soak
 @pytest.mark.parametrize("mesh", [None, "data=2"])
 def test_accumulated_ranking_is_the_whole_batch(mesh) -> None:
     """Each row's negatives are those of all parts (GradCache)."""
-    run = Run(ranking, mesh, config=StepConfig(dropout=False, accumulation=4))
-    assert_same(trajectory(run)[0], Run(ranking))
+    assert_same(trained(Run(ranking, mesh), parts=4)[0], Run(ranking))
 
 
 @pytest.mark.soak
 def test_accumulated_ranking_draws_the_same_dropout_both_times() -> None:
     """A second pass with other masks would give no gradient of the loss: here it falls along it."""
-    run = Run(ranking, config=StepConfig(accumulation=4), optimizer=optax.sgd(1e-6))
+    run = Run(ranking, config=StepConfig(), optimizer=optax.sgd(1e-6))
     state, before = first(run, parts=4)
     again = State(jnp.zeros_like(state.step), state.params, state.opt_state)
     _, after = made(run)[1](again, batch(0, parts=4))

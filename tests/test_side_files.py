@@ -4,8 +4,8 @@ from pathlib import Path
 
 import pytest
 
-from convert import side_files
 from convert.__main__ import main
+from stella_jax import side_files
 
 
 @pytest.fixture
