@@ -133,7 +133,9 @@ def test_every_head(name, prompt_name):
     states, lengths = hidden_states(name, prompt_name, "float32")
     pooled = pool(states[-1], lengths, pooling(name))
     for dim in expected.heads(prompt_name):
-        embedding = model(name, dim=dim).model.head(pooled)
+        [head] = model(name, dim=dim).model.heads
+        assert head
+        embedding = head(pooled)
         np.testing.assert_allclose(embedding, expected[prompt_name, f"embedding.{dim}"], rtol=0, atol=FLOAT32)
 
 
@@ -188,7 +190,9 @@ def test_bfloat16(name, prompt_name):
         bound = 1 - 2 * (1 - inherent)
     assert cosines(np.asarray(pooled), reference).min() >= bound
     for dim in expected.heads(prompt_name):
-        embedding = model(name, "bfloat16", dim).model.head(pooled)
+        [head] = model(name, "bfloat16", dim).model.heads
+        assert head
+        embedding = head(pooled)
         assert cosines(np.asarray(embedding), expected[prompt_name, f"embedding.{dim}"]).min() >= bound
 
 

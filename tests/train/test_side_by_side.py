@@ -83,7 +83,9 @@ def their_log(peers, losses, checkpoint, name: str, steps: int) -> list[tuple[fl
     rest = [parameter for _, parameter in named if not any(parameter is each for each in free)]
     groups = [{"params": rest, "weight_decay": ADAMW.weight_decay}, {"params": free, "weight_decay": 0.0}]
     optimizer = torch.optim.AdamW(groups, lr=1.0)
-    rate = optimizers.schedule(ADAMW.schedule, ADAMW.learning_rate, steps, ADAMW.warmup_ratio)
+    rates = np.asarray(
+        optimizers.schedule(ADAMW.schedule, ADAMW.learning_rate, steps, ADAMW.warmup_ratio)(np.arange(steps))
+    )
     log = []
     for step in range(steps):
         value = loss([model.preprocess(column) for column in texts(step)], torch.empty(0))
@@ -91,7 +93,7 @@ def their_log(peers, losses, checkpoint, name: str, steps: int) -> list[tuple[fl
         value.backward()
         norm = torch.nn.utils.clip_grad_norm_(model.parameters(), ADAMW.max_grad_norm)
         for group in optimizer.param_groups:
-            group["lr"] = float(rate(step))
+            group["lr"] = float(rates[step])
         optimizer.step()
         log.append((value.item(), norm.item()))
     return log
@@ -109,7 +111,8 @@ def test_fifty_steps(peers, checkpoint, name: str) -> None:
 
 def assert_side_by_side(peers, checkpoint, name: str, steps: int) -> None:
     ours, theirs = (
-        np.array(log) for log in (our_log(checkpoint, name, steps), their_log(*peers, checkpoint, name, steps))
+        np.array(log)
+        for log in (our_log(checkpoint, name, steps), their_log(peers[0], peers[1], checkpoint, name, steps))
     )
     assert theirs[-5:, 0].mean() < 0.5 * theirs[0, 0]  # it learned
     print(f"{name}, {steps} steps: largest difference of loss and gradient norm {np.abs(ours - theirs).max(axis=0)},")
