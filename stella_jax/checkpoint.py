@@ -130,7 +130,7 @@ def load(
     Raises:
       StellaError: one sentence on what is wrong with the checkpoint or the arguments.
     """
-    mesh = mesh if isinstance(mesh, Mesh) else make_mesh(mesh)
+    mesh = make_mesh(mesh)
     checkpoint = Checkpoint.open(resolve(name_or_path, revision))
     dtype, param_dtype = compute_dtype(dtype, mesh), compute_dtype(param_dtype, mesh)
     return checkpoint.load_model([checkpoint.layout.head(dim)], mesh, dtype=dtype, param_dtype=param_dtype)

@@ -62,7 +62,7 @@ class Stella:
     ):
         layout = checkpoint.layout
         self.heads = tuple(map(layout.head, dim)) if isinstance(dim, tuple) else (layout.head(dim),)
-        mesh = mesh or make_mesh()
+        mesh = make_mesh(mesh)
         self.checkpoint = checkpoint
         self.platform = mesh.devices.flat[0].platform
         self.dtype = compute_dtype(dtype, mesh)
@@ -113,7 +113,7 @@ class Stella:
         Raises:
           StellaError: one sentence on what is wrong with the checkpoint or the arguments.
         """
-        mesh = make_mesh(mesh) if isinstance(mesh, str) else mesh or make_mesh()
+        mesh = make_mesh(mesh)
         check_device(device, mesh.devices.flat[0].platform)
         path = resolve(
             name_or_path, revision, cache_folder=cache_folder, local_files_only=local_files_only, token=token
