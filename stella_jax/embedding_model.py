@@ -86,9 +86,7 @@ class EmbeddingModel(nnx.Module):
         remat_policy: Callable[..., bool] | None = None,
     ) -> jax.Array:
         """The encoder's last hidden state (B, T, D), float32; the arguments are those of a call."""
-        # Where the user asked for float32, no chip may quietly multiply in less.
-        with jax.default_matmul_precision("highest" if self.encoder.dtype == jnp.float32 else "default"):
-            return self.encoder(ids, lengths, dropout, remat_policy)[0]
+        return self.encoder(ids, lengths, dropout, remat_policy)[0]
 
     def embeddings(self, hidden: jax.Array, lengths: jax.Array) -> tuple[jax.Array, ...]:
         """Embeddings (B, E) of each head, float32, from the last hidden state (B, T, D) and lengths (B,)."""
