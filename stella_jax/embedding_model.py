@@ -9,6 +9,7 @@ import jax.numpy as jnp
 from flax import nnx
 
 from stella_jax.config import EncoderConfig
+from stella_jax.errors import StellaError, join_words
 from stella_jax.heads import Dense, Head, Pooling, normalize, pool
 from stella_jax.model import Dropout, Encoder
 
@@ -17,6 +18,17 @@ class EmbeddingModel(nnx.Module):
     """Encoder, pooling, Dense head, normalisation: (B, T) token ids to (B, E) embeddings.
 
     It works under every JAX transform: closed over, or passed as an argument, by itself or as `nnx.split(model)`.
+
+    Example:
+      >>> import jax
+      >>> from stella_jax import load
+      >>> model = load("tiny")
+      >>> ids, lengths = jax.numpy.ones((2, 8), int), jax.numpy.array([8, 5])
+      >>> jax.jit(model)(ids, lengths).shape
+      (2, 128)
+      >>> gradient = jax.jit(jax.grad(lambda model: model(ids, lengths).sum()))(model)
+      >>> gradient.params()["head/kernel"].shape
+      (128, 128)
 
     Attributes:
       encoder: token ids and lengths to one vector per token.
@@ -110,9 +122,16 @@ class EmbeddingModel(nnx.Module):
         return {"/".join(map(str, path)): variable[...] for path, variable in flat}
 
     def with_params(self, params: Mapping[str, jax.Array]) -> "EmbeddingModel":
-        """This model with other parameters, by the names of `params`; it shares those that are not named."""
+        """This model with other parameters, by the names of `params`; it shares the arrays of those that are not named.
+
+        Raises:
+          StellaError: a name is not one of them.
+        """
         graphdef, state = nnx.split(self)
-        flat = {path: params.get("/".join(map(str, path)), leaf) for path, leaf in nnx.to_flat_state(state)}
+        unknown = params.keys() - self.params().keys()
+        if unknown:
+            raise StellaError(f"with_params: no parameter {join_words(sorted(unknown))}; params() has all names.")
+        flat = {path: params.get("/".join(map(str, path)), leaf[...]) for path, leaf in nnx.to_flat_state(state)}
         return nnx.merge(graphdef, nnx.from_flat_state(flat))
 
     def without_source(self) -> "EmbeddingModel":
