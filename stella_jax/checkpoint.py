@@ -86,7 +86,9 @@ class Checkpoint:
         """
         layout = self.layout
         check_mesh(mesh, layout.config)
-        model = abstract_model(layout, heads, dtype=dtype, param_dtype=param_dtype, source=str(self.directory.root))
+        model = abstract_model(
+            layout, heads, dtype=dtype, param_dtype=param_dtype, source=str(self.directory.root.absolute())
+        )
         graphdef, state = nnx.split(model)
         tree: Tree = {}
         for name, path in self._largest_first(leaf_paths(heads, self.weights)):

@@ -37,7 +37,7 @@ class EmbeddingModel(nnx.Module):
       pooling: "mean" or "cls".
       normalize: whether embeddings are scaled to unit length.
       dropout_rate: the checkpoint's own, for those who train.
-      source: the directory that the weights came from, which `save_pretrained` completes them from.
+      source: the directory that the weights came from, whose other files `save_pretrained` copies.
     """
 
     def __init__(
@@ -150,8 +150,8 @@ class EmbeddingModel(nnx.Module):
             loads the directory without remote code.
 
         Raises:
-          StellaError: the directory exists, the model was not loaded from a checkpoint, that is gone, or the disk is
-            full; nothing is left behind.
+          StellaError: the directory exists or cannot be written, a parameter is not finite, or the model was not loaded
+            from a checkpoint, or that is gone or no longer fits; nothing is left behind.
         """
         from stella_jax.save import save_model  # here: it reads checkpoints, which are read into this class
 

@@ -64,7 +64,7 @@ def to_torch(
                 progress(path)
         if native:
             _write_native_config(source, working)
-            write_query_prompt(source, working)
+            write_query_prompt(working)
         finish(working)
 
 
@@ -124,10 +124,11 @@ def _write_native_config(source: Checkpoint, working: Path) -> None:
     (working / name).write_text(json.dumps(fields, indent=2) + "\n")
 
 
-def write_query_prompt(source: Checkpoint, working: Path) -> None:
+def write_query_prompt(working: Path) -> None:
     """The settings keep their bytes where there is nothing to name."""
-    if source.directory.has(SETTINGS):
-        old = source.directory.json_object(SETTINGS)
+    path = working / SETTINGS
+    if path.exists():
+        old = json.loads(path.read_bytes())
         new = with_query_prompt(old)
         if new != old:
-            (working / SETTINGS).write_text(json.dumps(new, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
+            path.write_text(json.dumps(new, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
