@@ -86,7 +86,9 @@ class Checkpoint:
         """
         layout = self.layout
         check_mesh(mesh, layout.config)
-        model = abstract_model(layout, heads, dtype=dtype, param_dtype=param_dtype, source=str(self.directory.root))
+        model = abstract_model(
+            layout, heads, dtype=dtype, param_dtype=param_dtype, source=str(self.directory.root.absolute())
+        )
         graphdef, state = nnx.split(model)
         tree: Tree = {}
         for name, path in self._largest_first(leaf_paths(heads, self.weights)):
@@ -130,7 +132,7 @@ def load(
     Raises:
       StellaError: one sentence on what is wrong with the checkpoint or the arguments.
     """
-    mesh = mesh if isinstance(mesh, Mesh) else make_mesh(mesh)
+    mesh = make_mesh(mesh)
     checkpoint = Checkpoint.open(resolve(name_or_path, revision))
     dtype, param_dtype = compute_dtype(dtype, mesh), compute_dtype(param_dtype, mesh)
     return checkpoint.load_model([checkpoint.layout.head(dim)], mesh, dtype=dtype, param_dtype=param_dtype)

@@ -28,7 +28,7 @@ from stella_jax.model_card import ModelCardData
 from stella_jax.output_format import OutputFormat
 from stella_jax.prompts import query_prompt_name
 from stella_jax.runner import OnBatch, Runner
-from stella_jax.save import save_params
+from stella_jax.save import save_model
 from stella_jax.sharding import make_mesh
 from stella_jax.tokenizer import Tokens, check_text
 from stella_jax.torch_tensors import like, to_numpy
@@ -62,7 +62,7 @@ class Stella:
     ):
         layout = checkpoint.layout
         self.heads = tuple(map(layout.head, dim)) if isinstance(dim, tuple) else (layout.head(dim),)
-        mesh = mesh or make_mesh()
+        mesh = make_mesh(mesh)
         self.checkpoint = checkpoint
         self.platform = mesh.devices.flat[0].platform
         self.dtype = compute_dtype(dtype, mesh)
@@ -113,7 +113,7 @@ class Stella:
         Raises:
           StellaError: one sentence on what is wrong with the checkpoint or the arguments.
         """
-        mesh = make_mesh(mesh) if isinstance(mesh, str) else mesh or make_mesh()
+        mesh = make_mesh(mesh)
         check_device(device, mesh.devices.flat[0].platform)
         path = resolve(
             name_or_path, revision, cache_folder=cache_folder, local_files_only=local_files_only, token=token
@@ -304,14 +304,8 @@ class Stella:
 
     def save_pretrained(self, directory: str | Path, *, native: bool = False) -> None:
         """`EmbeddingModel.save_pretrained`, with the `max_seq_length`, prompts and similarity that were set."""
-        save_params(
-            self.checkpoint,
-            self.heads,
-            self.model.params(),
-            Path(directory),
-            native=native,
-            max_seq_length=self.max_seq_length,
-        )
+        settings = replace(self.checkpoint.layout, max_seq_length=self.max_seq_length)
+        save_model(self.model, Path(directory), native=native, settings=settings)
 
     def resolve_prompt(self, prompt_name: str | None = None, prompt: str | None = None) -> str:
         """The text to put before each text: `prompt`, or the one of this name, or the checkpoint's default, or ""."""

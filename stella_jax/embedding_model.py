@@ -9,6 +9,7 @@ import jax.numpy as jnp
 from flax import nnx
 
 from stella_jax.config import EncoderConfig
+from stella_jax.errors import StellaError, join_words
 from stella_jax.heads import Dense, Head, Pooling, normalize, pool
 from stella_jax.model import Dropout, Encoder
 
@@ -18,6 +19,17 @@ class EmbeddingModel(nnx.Module):
 
     It works under every JAX transform: closed over, or passed as an argument, by itself or as `nnx.split(model)`.
 
+    Example:
+      >>> import jax
+      >>> from stella_jax import load
+      >>> model = load("tiny")
+      >>> ids, lengths = jax.numpy.ones((2, 8), int), jax.numpy.array([8, 5])
+      >>> jax.jit(model)(ids, lengths).shape
+      (2, 128)
+      >>> gradient = jax.jit(jax.grad(lambda model: model(ids, lengths).sum()))(model)
+      >>> gradient.params()["head/kernel"].shape
+      (128, 128)
+
     Attributes:
       encoder: token ids and lengths to one vector per token.
       head: the Dense head, or None where the pooled vector is the embedding.
@@ -25,7 +37,7 @@ class EmbeddingModel(nnx.Module):
       pooling: "mean" or "cls".
       normalize: whether embeddings are scaled to unit length.
       dropout_rate: the checkpoint's own, for those who train.
-      source: the directory that the weights came from, which `save_pretrained` completes them from.
+      source: the directory that the weights came from, whose other files `save_pretrained` copies.
     """
 
     def __init__(
@@ -86,9 +98,7 @@ class EmbeddingModel(nnx.Module):
         remat_policy: Callable[..., bool] | None = None,
     ) -> jax.Array:
         """The encoder's last hidden state (B, T, D), float32; the arguments are those of a call."""
-        # Where the user asked for float32, no chip may quietly multiply in less.
-        with jax.default_matmul_precision("highest" if self.encoder.dtype == jnp.float32 else "default"):
-            return self.encoder(ids, lengths, dropout, remat_policy)[0]
+        return self.encoder(ids, lengths, dropout, remat_policy)[0]
 
     def embeddings(self, hidden: jax.Array, lengths: jax.Array) -> tuple[jax.Array, ...]:
         """Embeddings (B, E) of each head, float32, from the last hidden state (B, T, D) and lengths (B,)."""
@@ -112,9 +122,16 @@ class EmbeddingModel(nnx.Module):
         return {"/".join(map(str, path)): variable[...] for path, variable in flat}
 
     def with_params(self, params: Mapping[str, jax.Array]) -> "EmbeddingModel":
-        """This model with other parameters, by the names of `params`; it shares those that are not named."""
+        """This model with other parameters, by the names of `params`; it shares the arrays of those that are not named.
+
+        Raises:
+          StellaError: a name is not one of them.
+        """
         graphdef, state = nnx.split(self)
-        flat = {path: params.get("/".join(map(str, path)), leaf) for path, leaf in nnx.to_flat_state(state)}
+        unknown = params.keys() - self.params().keys()
+        if unknown:
+            raise StellaError(f"with_params: no parameter {join_words(sorted(unknown))}; params() has all names.")
+        flat = {path: params.get("/".join(map(str, path)), leaf[...]) for path, leaf in nnx.to_flat_state(state)}
         return nnx.merge(graphdef, nnx.from_flat_state(flat))
 
     def without_source(self) -> "EmbeddingModel":
@@ -133,8 +150,8 @@ class EmbeddingModel(nnx.Module):
             loads the directory without remote code.
 
         Raises:
-          StellaError: the directory exists, the model was not loaded from a checkpoint, that is gone, or the disk is
-            full; nothing is left behind.
+          StellaError: the directory exists or cannot be written, a parameter is not finite, or the model was not loaded
+            from a checkpoint, or that is gone or no longer fits; nothing is left behind.
         """
         from stella_jax.save import save_model  # here: it reads checkpoints, which are read into this class
 

@@ -180,6 +180,17 @@ class Encoder(nnx.Module):
           The last hidden state (B, T, D) float32, and the states after each layer (L, B, T, D), which cost nothing
           under jit where they are not used.
         """
+        # Where the user asked for float32, no chip may quietly multiply in less.
+        with jax.default_matmul_precision("highest" if self.dtype == jnp.float32 else "default"):
+            return self._run(ids, lengths, dropout, remat_policy)
+
+    def _run(
+        self,
+        ids: jax.Array,
+        lengths: jax.Array,
+        dropout: Dropout | None,
+        remat_policy: Callable[..., bool] | None,
+    ) -> tuple[jax.Array, jax.Array]:
         # The layers are split by hand and scanned by JAX: nnx.scan over a module that a transform has closed over
         # raises. Called here and in every transform, this is the same program.
         graphdef, layers = nnx.split(self.layers)

@@ -13,9 +13,9 @@ from stella_jax.checkpoint import Checkpoint, leaf_paths
 from stella_jax.embedding_model import EmbeddingModel
 from stella_jax.errors import StellaError
 from stella_jax.heads import Head
-from stella_jax.layout import SETTINGS, read_layout
+from stella_jax.layout import SETTINGS, Layout
 from stella_jax.torch_layout import to_torch, write_query_prompt
-from stella_jax.weights import Leaf, Weights
+from stella_jax.weights import Leaf, Weights, check_finite
 
 DENSE = "sentence_transformers.models.Dense"
 
@@ -37,10 +37,16 @@ class ChangedWeights:
         self.headers = base.headers
 
     def read(self, path: str) -> np.ndarray:
-        """One leaf, contiguous."""
+        """One leaf, contiguous.
+
+        Raises:
+          StellaError: it holds NaN or infinity.
+        """
         if path not in self.changed:
             return self._base.read(path)
-        return np.ascontiguousarray(self.changed[path], dtype=np.float32)
+        array = np.ascontiguousarray(self.changed[path], dtype=np.float32)
+        check_finite(array, path)
+        return array
 
 
 def _same(stored: np.ndarray, array: jax.Array) -> bool:
@@ -48,13 +54,23 @@ def _same(stored: np.ndarray, array: jax.Array) -> bool:
     return np.array_equal(stored.astype(now.dtype, copy=False), now)
 
 
-def save_model(model: EmbeddingModel, destination: Path, *, native: bool = False) -> None:
-    """`EmbeddingModel.save_pretrained`."""
+def save_model(
+    model: EmbeddingModel, destination: Path, *, native: bool = False, settings: Layout | None = None
+) -> None:
+    """`EmbeddingModel.save_pretrained`; the settings are those of `save_params`."""
     if model.source is None:
         raise StellaError("this model was not loaded from a checkpoint, so it has no tokenizer to be saved with.")
+    if not Path(model.source).is_dir():
+        raise StellaError(f"{model.source}: the checkpoint that this model was loaded from is gone; load it again.")
     checkpoint = Checkpoint.open(Path(model.source))
+    for name in ("pooling", "normalize"):
+        if getattr(model, name) != getattr(checkpoint.layout, name):
+            raise _misfit(checkpoint, name)
     heads = [head and head.spec for head in model.heads]
-    save_params(checkpoint, heads, model.params(), destination, native=native)
+    try:
+        save_params(checkpoint, heads, model.params(), destination, native=native, settings=settings)
+    except OSError as error:
+        raise StellaError(f"{error.filename or destination} cannot be written: {error.strerror}.") from error
 
 
 def save_params(
@@ -64,7 +80,7 @@ def save_params(
     destination: Path,
     *,
     native: bool = False,
-    max_seq_length: int | None = None,
+    settings: Layout | None = None,
     finish: Callable[[Path], object] = lambda working: None,
 ) -> None:
     """Writes a checkpoint with some parameters in place of its own into a new directory.
@@ -72,33 +88,58 @@ def save_params(
     Args:
       heads: those that the model has; the first becomes the one that modules.json names.
       params: by the names of `EmbeddingModel.params`; those that are left out are as they were.
+      settings: prompts, similarity and max_seq_length; None for those of the checkpoint.
       native, finish: as in `to_torch`.
 
     Raises:
-      StellaError: as in `to_torch`.
+      StellaError: as in `to_torch`; or heads or parameters do not fit the checkpoint.
     """
-    paths = leaf_paths(heads, checkpoint.weights)
-    weights = ChangedWeights(checkpoint.weights, {paths[name]: array for name, array in params.items()})
     layout = checkpoint.layout
+    settings = settings or layout
+    weights = ChangedWeights(checkpoint.weights, _by_path(checkpoint, heads, params))
 
     def complete(working: Path) -> None:
         if weights.changed:  # also where unchanged weights are stored in less, all is to be computed in float32
             _update(working / layout.file("config.json"), torch_dtype="float32", dtype="float32")
         listing = json.loads((working / "modules.json").read_bytes())
-        if heads[0] and heads[0].folder not in [module["path"] for module in listing]:
+        if heads[0] and heads[0].folder not in [str(module["path"]).strip("/") for module in listing]:
             _write(working / "modules.json", _modules(listing, heads[0]))
-        _write_settings(checkpoint, working)
+        _write_settings(layout, settings, working)
         write_query_prompt(working)
-        if max_seq_length not in (None, layout.max_seq_length):
-            _write_max_seq_length(working, layout.file, max_seq_length)
+        if settings.max_seq_length != layout.max_seq_length:
+            _write_max_seq_length(working, layout.file, settings.max_seq_length)
         finish(working)
 
     to_torch(dataclasses.replace(checkpoint, weights=weights), destination, native=native, finish=complete)
 
 
-def _write_settings(checkpoint: Checkpoint, working: Path) -> None:
+def _by_path(
+    checkpoint: Checkpoint, heads: Sequence[Head | None], params: Mapping[str, jax.Array]
+) -> dict[str, jax.Array]:
+    """The parameters by the paths of the checkpoint's leaves.
+
+    Raises:
+      StellaError: the checkpoint does not have such heads or parameters, or names a head and there is none.
+    """
+    layout, weights = checkpoint.layout, checkpoint.weights
+    if not {*heads} <= {layout.head(None), *layout.heads.values()}:
+        raise _misfit(checkpoint, "heads")
+    paths = leaf_paths(heads, weights)
+    for name, array in params.items():
+        if name not in paths or weights.leaves[paths[name]].shape != array.shape:
+            raise _misfit(checkpoint, name)
+    return {paths[name]: array for name, array in params.items()}
+
+
+def _misfit(checkpoint: Checkpoint, name: str) -> StellaError:
+    return StellaError(
+        f"{checkpoint.directory.root}: its {name} does not fit the model to be saved; one of them was changed after "
+        "loading, so load it again."
+    )
+
+
+def _write_settings(before: Layout, now: Layout, working: Path) -> None:
     """Prompts and similarity, where they are no longer those of the directory."""
-    now, before = checkpoint.layout, read_layout(checkpoint.directory)
     fields = {"prompts": "prompts", "default_prompt_name": "default_prompt_name", "similarity": "similarity_fn_name"}
     changed = {key: getattr(now, name) for name, key in fields.items() if getattr(now, name) != getattr(before, name)}
     if changed:

@@ -5,15 +5,16 @@ attention heads and its MLP's inner axis go over `model`; each layer then ends i
 """
 
 from collections.abc import Callable, Sequence
+from math import prod
 from typing import Any
 
 import jax
 import numpy as np
-from jax.sharding import AxisType, Mesh, NamedSharding, Sharding
+from jax.sharding import AbstractMesh, AxisType, Mesh, NamedSharding, Sharding
 from jax.sharding import PartitionSpec as P
 
 from stella_jax.config import EncoderConfig
-from stella_jax.errors import StellaError
+from stella_jax.errors import StellaError, short_repr
 
 AXES = ("data", "model")
 
@@ -29,13 +30,19 @@ BATCH_SPEC = P("data")
 REPLICATED = P()
 
 
-def make_mesh(text: str | None = None, devices: Sequence[Any] | None = None) -> Mesh:
+def make_mesh(mesh: Mesh | str | None = None, devices: Sequence[Any] | None = None) -> Mesh:
     """A mesh of devices, by default this process's, from "data=4,model=2"; None is the first device alone.
+
+    A mesh is returned as it is.
 
     Raises:
       StellaError: the text is no such list, or needs more devices than there are.
     """
-    sizes = {"data": 1, "model": 1}
+    if isinstance(mesh, Mesh):
+        return mesh
+    if not isinstance(mesh, str | None):
+        raise StellaError(f"mesh {short_repr(mesh)}: neither a mesh nor a text; pass one such as 'data=4,model=2'.")
+    text, sizes = mesh, {"data": 1, "model": 1}
     for item in text.split(",") if text else []:
         axis, _, size = item.strip().partition("=")
         if axis not in AXES or not size.isdecimal() or int(size) < 1:
@@ -53,10 +60,12 @@ def check_mesh(mesh: Mesh, config: EncoderConfig) -> None:
     """Refuses a mesh that this encoder cannot be laid over.
 
     Raises:
-      StellaError: its axes are others, or `model` does not divide what is split over it.
+      StellaError: its axes are others or of another type, or `model` does not divide what is split over it.
     """
     if set(mesh.axis_names) != set(AXES):
         raise StellaError(f"the mesh has the axes {mesh.axis_names}; it must have {AXES}, of size 1 where not wanted.")
+    if set(mesh.axis_types) != {AxisType.Auto}:
+        raise StellaError("the mesh: axes not of type Auto; pass axis_types=(AxisType.Auto,) * 2 to jax.make_mesh.")
     size = mesh.shape["model"]
     for name in ("num_attention_heads", "intermediate_size"):
         if getattr(config, name) % size:
@@ -105,15 +114,26 @@ def cuda_generation() -> int:
 def per_device(attend: Callable[..., jax.Array]) -> Callable[..., jax.Array]:
     """Runs (q, k, v, lengths) -> out, all (B, T, N, H) but lengths (B,), on each device's own rows and heads.
 
-    Left to itself, the compiler gathers everything everywhere for a loop over rows or heads. Without a mesh in context,
-    the function as it is.
+    Left to itself, the compiler gathers everything everywhere for a loop over rows or heads. Heads go over `model`, and
+    rows over the mesh's other axes, whatever their names, where these divide them. Without a mesh in context, or inside
+    of a `jax.shard_map` over all of it, the function as it is.
     """
 
     def mapped(q: jax.Array, k: jax.Array, v: jax.Array, lengths: jax.Array) -> jax.Array:
-        if jax.sharding.get_abstract_mesh().empty:
+        mesh = jax.sharding.get_abstract_mesh()
+        free = [axis for axis, kind in zip(mesh.axis_names, mesh.axis_types, strict=True) if kind == AxisType.Auto]
+        if not free:
             return attend(q, k, v, lengths)
-        heads = P("data", None, "model", None)
-        specs = (heads, heads, heads, BATCH_SPEC)
-        return jax.shard_map(attend, in_specs=specs, out_specs=heads, check_vma=False)(q, k, v, lengths)
+        rows = _dividing(mesh, [axis for axis in free if axis != "model"], q.shape[0])
+        heads = _dividing(mesh, [axis for axis in free if axis == "model"], q.shape[2])
+        each = P(rows, None, heads, None)
+        specs = (each, each, each, P(rows))
+        split = jax.shard_map(attend, in_specs=specs, out_specs=each, axis_names={*free}, check_vma=False)
+        return split(q, k, v, lengths)
 
     return mapped
+
+
+def _dividing(mesh: AbstractMesh, axes: Sequence[str], size: int) -> tuple[str, ...] | None:
+    """These axes, where all of them together divide a dimension of this size."""
+    return tuple(axes) if size % prod(mesh.shape[axis] for axis in axes) == 0 else None

@@ -124,9 +124,9 @@ def _write_native_config(source: Checkpoint, working: Path) -> None:
     (working / name).write_text(json.dumps(fields, indent=2) + "\n")
 
 
-def write_query_prompt(directory: Path) -> None:
-    """The settings of a written directory keep their bytes where there is nothing to name."""
-    path = directory / SETTINGS
+def write_query_prompt(working: Path) -> None:
+    """The settings keep their bytes where there is nothing to name."""
+    path = working / SETTINGS
     if path.exists():
         old = json.loads(path.read_bytes())
         new = with_query_prompt(old)

@@ -6,7 +6,7 @@ cannot load without remote code, names and config are spelt as transformers spel
 
 import json
 import shutil
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from stella_jax.checkpoint import Checkpoint
@@ -47,7 +47,7 @@ def export(trained: Trained, origin: Origin, metrics: Metrics, destination: Path
     """
     working = destination.with_name(f".{destination.name}.new")
     shutil.rmtree(working, ignore_errors=True)
-    base = trained.base
+    base, longest = trained.base, origin.recipe.data.max_length
 
     def finish(directory: Path) -> None:
         if origin.recipe.new_head:
@@ -63,7 +63,7 @@ def export(trained: Trained, origin: Origin, metrics: Metrics, destination: Path
         trained.params,
         working,
         native=not _is_native(base),
-        max_seq_length=origin.recipe.data.max_length,
+        settings=replace(base.layout, max_seq_length=longest) if longest else None,
         finish=finish,
     )
     _replace(destination, working)
