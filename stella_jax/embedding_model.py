@@ -131,7 +131,7 @@ class EmbeddingModel(nnx.Module):
         unknown = params.keys() - self.params().keys()
         if unknown:
             raise StellaError(f"with_params: no parameter {join_words(sorted(unknown))}; params() has all names.")
-        flat = {path: params.get("/".join(map(str, path)), leaf[...]) for path, leaf in nnx.to_flat_state(state)}
+        flat = {path: params.get("/".join(map(str, path)), leaf.get_value()) for path, leaf in nnx.to_flat_state(state)}
         return nnx.merge(graphdef, nnx.from_flat_state(flat))
 
     def without_source(self) -> "EmbeddingModel":

@@ -39,7 +39,7 @@ class Joined:
     def __init__(self, encoder: Weights, heads: dict[str, Weights], like: Weights):
         self.leaves: dict[str, Leaf] = like.leaves
         self.dtypes: dict[str, np.dtype] = dict.fromkeys(like.leaves, np.dtype(np.float16))
-        self.prefix: str = like.prefix
+        self.prefix, self.headers = like.prefix, like.headers
         self._encoder, self._heads = encoder, heads
 
     def read(self, path: str) -> np.ndarray:
