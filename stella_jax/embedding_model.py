@@ -119,7 +119,7 @@ class EmbeddingModel(nnx.Module):
     def params(self) -> dict[str, jax.Array]:
         """Its parameters by name, such as "encoder/layers/mlp/down/kernel" or "head/kernel"."""
         flat = nnx.to_flat_state(nnx.state(self, nnx.Param))
-        return {"/".join(map(str, path)): variable[...] for path, variable in flat}
+        return {"/".join(map(str, path)): variable.get_value() for path, variable in flat}
 
     def with_params(self, params: Mapping[str, jax.Array]) -> "EmbeddingModel":
         """This model with other parameters, by the names of `params`; it shares the arrays of those that are not named.
@@ -127,11 +127,13 @@ class EmbeddingModel(nnx.Module):
         Raises:
           StellaError: a name is not one of them.
         """
-        graphdef, state = nnx.split(self)
-        unknown = params.keys() - self.params().keys()
+        mine = self.params()
+        unknown = params.keys() - mine.keys()
         if unknown:
             raise StellaError(f"with_params: no parameter {join_words(sorted(unknown))}; params() has all names.")
-        flat = {path: params.get("/".join(map(str, path)), leaf.get_value()) for path, leaf in nnx.to_flat_state(state)}
+        all_params = {**mine, **params}
+        graphdef, state = nnx.split(self)
+        flat = {path: all_params.get("/".join(map(str, path)), leaf) for path, leaf in nnx.to_flat_state(state)}
         return nnx.merge(graphdef, nnx.from_flat_state(flat))
 
     def without_source(self) -> "EmbeddingModel":

@@ -488,8 +488,19 @@ def test_explicit_axes_are_refused() -> None:
 def test_an_abstract_model_has_shapes_without_numbers() -> None:
     config = Checkpoint.open(GOLDENS / "stella").layout.config
     model = EmbeddingModel.abstract(config, [None], dtype="float32", param_dtype="bfloat16", pooling="mean")
-    leaves = jax.tree.leaves(nnx.state(model))
-    assert all(isinstance(leaf, jax.ShapeDtypeStruct) for leaf in leaves) and len(leaves) == len(NAMES) - 2
+    params = model.params()
+    assert sorted(params) == [name for name in NAMES if not name.startswith("head/")]
+    assert all(isinstance(leaf, jax.ShapeDtypeStruct) for leaf in params.values())
+
+
+def test_an_abstract_model_takes_numbers(model: EmbeddingModel, plain: np.ndarray) -> None:
+    """All of them, or those without which the rest stays a shape."""
+    layout = Checkpoint.open(GOLDENS / "stella").layout
+    options: dict[str, Any] = {"dtype": "float32", "param_dtype": "float32", "pooling": "mean"}
+    abstract = EmbeddingModel.abstract(layout.config, [layout.head(None)], **options)
+    same(jax.jit(abstract.with_params(model.params()))(IDS, LENGTHS), plain)
+    half = abstract.with_params({"head/bias": model.params()["head/bias"]}).params()
+    assert isinstance(half["head/bias"], jax.Array) and isinstance(half["head/kernel"], jax.ShapeDtypeStruct)
 
 
 def test_the_example_runs() -> None:
