@@ -28,6 +28,8 @@ def softplus_triplet(embeddings, columns):
 
 
 def main(output: str) -> None:
+    if Path(output).exists():
+        sys.exit(f"{output} exists already; choose another directory.")
     mesh = f"data={jax.device_count()}"
     model = load("tiny", dim=64, mesh=mesh)
     labels = {name: "freeze" if name.startswith("encoder/embeddings/word") else "train" for name in model.params()}
@@ -48,4 +50,6 @@ def main(output: str) -> None:
 
 
 if __name__ == "__main__":
+    if len(sys.argv) != 2:
+        sys.exit(__doc__)
     main(sys.argv[1])

@@ -52,12 +52,20 @@ class Checkpoint:
         except OSError as error:
             raise StellaError(f"{error.filename or path} cannot be read: {error.strerror}.") from error
 
-    def tokenizer(self) -> Tokenizer:
-        """Its tokenizer, cutting at the checkpoint's max_seq_length."""
+    def tokenizer(self, max_length: int | None = None) -> Tokenizer:
+        """Its tokenizer, cutting at this many tokens, or at the checkpoint's max_seq_length.
+
+        Raises:
+          StellaError: it cannot be read, or the encoder does not reach that far.
+        """
+        longest = self.layout.config.max_position_embeddings
+        if max_length is not None and not 1 <= max_length <= longest:
+            raise StellaError(f"max_length {short_repr(max_length)}: not a whole number from 1 to {longest}.")
         name = self.layout.file("tokenizer.json")
         if not self.directory.has(name):
             raise StellaError(f"{self.directory.path(name)} is missing; vocab files alone do not define a tokenizer.")
-        tokenizer = Tokenizer(self.directory.path(name), max_length=self.layout.max_seq_length, lower=self.layout.lower)
+        max_length = self.layout.max_seq_length if max_length is None else max_length
+        tokenizer = Tokenizer(self.directory.path(name), max_length=max_length, lower=self.layout.lower)
         if tokenizer.vocab_size > self.layout.config.vocab_size:
             raise StellaError(
                 f"{self.directory.path(name)} gives token ids up to {tokenizer.vocab_size - 1}, but config.json's "
@@ -114,7 +122,7 @@ class Checkpoint:
 
 def load(
     name_or_path: str | Path,
-    dim: int | None = None,
+    dim: int | tuple[int, ...] | None = None,
     dtype: str | None = None,
     mesh: Mesh | str | None = None,
     revision: str | None = None,
@@ -135,7 +143,8 @@ def load(
     mesh = make_mesh(mesh)
     checkpoint = Checkpoint.open(resolve(name_or_path, revision))
     dtype, param_dtype = compute_dtype(dtype, mesh), compute_dtype(param_dtype, mesh)
-    return checkpoint.load_model([checkpoint.layout.head(dim)], mesh, dtype=dtype, param_dtype=param_dtype)
+    heads = [checkpoint.layout.head(each) for each in (dim if isinstance(dim, tuple) else (dim,))]
+    return checkpoint.load_model(heads, mesh, dtype=dtype, param_dtype=param_dtype)
 
 
 def compute_dtype(dtype: str | None, mesh: Mesh) -> str:

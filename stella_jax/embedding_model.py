@@ -125,12 +125,15 @@ class EmbeddingModel(nnx.Module):
         """This model with other parameters, by the names of `params`; it shares the arrays of those that are not named.
 
         Raises:
-          StellaError: a name is not one of them.
+          StellaError: a name is not one of them, or an array has another shape.
         """
         mine = self.params()
         unknown = params.keys() - mine.keys()
         if unknown:
             raise StellaError(f"with_params: no parameter {join_words(sorted(unknown))}; params() has all names.")
+        for name, array in params.items():
+            if array.shape != mine[name].shape:
+                raise StellaError(f"with_params: {name} has the shape {array.shape}; it must have {mine[name].shape}.")
         all_params = {**mine, **params}
         graphdef, state = nnx.split(self)
         flat = {path: all_params.get("/".join(map(str, path)), leaf) for path, leaf in nnx.to_flat_state(state)}

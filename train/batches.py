@@ -15,7 +15,7 @@ import numpy as np
 
 from stella_jax.checkpoint import Checkpoint
 from stella_jax.embedding_model import EmbeddingModel
-from stella_jax.errors import StellaError, join_words
+from stella_jax.errors import StellaError, join_words, short_repr
 from stella_jax.tokenizer import Tokenizer
 from train.length_groups import Shape, choose_shapes, fits
 
@@ -73,6 +73,10 @@ class Batcher:
         devices: int = 1,
         parts: int = 1,
     ):
+        if isinstance(batch_size, bool) or not isinstance(batch_size, int) or batch_size < 1:
+            raise StellaError(f"batch_size {short_repr(batch_size)}: not a whole number above 0.")
+        if isinstance(prompts, str | Mapping):
+            raise StellaError("prompts: not a list; pass the text that is put before each column, in their order.")
         self.rows = rows_of(batch_size, devices, parts)
         self._tokenizer, self._pad_id, self._prompts = tokenizer, pad_id, tuple(prompts)
         self._devices, self._parts = devices, parts
@@ -88,9 +92,7 @@ class Batcher:
                 "this model was not loaded from a checkpoint, so it has no tokenizer; pass one to Batcher."
             )
         checkpoint = Checkpoint.open(Path(model.source))
-        tokenizer = checkpoint.tokenizer()
-        tokenizer.max_length = max_length or tokenizer.max_length
-        return cls(tokenizer, checkpoint.layout.config.pad_token_id, batch_size, **options)
+        return cls(checkpoint.tokenizer(max_length), checkpoint.layout.config.pad_token_id, batch_size, **options)
 
     def fit(self, batches: Iterable[Sequence[Sequence[str]]], all_seen: bool = False) -> "Batcher":
         """Chooses the shapes for batches like these (columns of texts each), few of which are then padding.
@@ -113,13 +115,7 @@ class Batcher:
         Raises:
           StellaError: there are no rows, more than a batch has, or not equally many in all columns.
         """
-        count, *others = map(len, texts)
-        if any(other != count for other in others):
-            raise StellaError(
-                f"a batch needs equally many texts in each column; there are {join_words(map(len, texts))}."
-            )
-        if not 1 <= count <= self.rows:
-            raise StellaError(f"a batch of {self.rows} rows cannot hold {count}; lower loop.batch_size.")
+        count = self._check(texts, columns or {})
         tokens = self._tokenize(texts)
         parts = [self._part(tokens, rows) for rows in self._cut(np.arange(self.rows))]
         shape = self._shape([lengths for _, lengths, _ in parts])
@@ -133,6 +129,27 @@ class Batcher:
             columns={name: self._cut(np.asarray(values)[filled]) for name, values in (columns or {}).items()},
             tokens=sum(len(ids) for column in tokens for ids in column),
         )
+
+    def _check(self, texts: Sequence[Sequence[str]], columns: Mapping[str, np.ndarray]) -> int:
+        """How many rows there are."""
+        kinds = [type(text).__name__ for column in texts for text in column if not isinstance(text, str)]
+        if kinds or not texts or any(isinstance(column, str) for column in texts):
+            what = kinds[0] if kinds else "a lone text in place of a column" if texts else "no column"
+            raise StellaError(f"texts: {what} in a batch; pass a list of str for each column.")
+        count, *others = map(len, texts)
+        if any(other != count for other in others):
+            raise StellaError(
+                f"a batch needs equally many texts in each column; there are {join_words(map(len, texts))}."
+            )
+        if not 1 <= count <= self.rows:
+            raise StellaError(
+                f"a batch of up to {self.rows} rows cannot hold {count}; pass at least one, or raise the batch size."
+            )
+        for name, values in columns.items():
+            if len(values) != count or name == "weights":
+                why = "weights are the batcher's own" if name == "weights" else f"it has {len(values)} rows of {count}"
+                raise StellaError(f"columns: {short_repr(name)} cannot be used, as {why}.")
+        return count
 
     def _tokenize(self, texts: Sequence[Sequence[str]]) -> list[list[Sequence[int]]]:
         prompts = [*self._prompts, *[""] * len(texts)]

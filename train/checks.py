@@ -63,7 +63,7 @@ def check_learning_rates(learning_rates: np.ndarray) -> None:
     if not learning_rates.any():
         raise StellaError(
             f"nothing would train: the learning rate is 0 at each of the {len(learning_rates)} step(s), all of them "
-            "warm-up; raise loop.epochs, or set optimizer.warmup_ratio = 0."
+            "warm-up; raise loop.epochs or loop.max_steps, or set optimizer.warmup_ratio = 0."
         )
 
 

@@ -133,8 +133,7 @@ class Run:
     def _make_batcher(self, mesh: Mesh) -> None:
         """The batcher, its shapes chosen by batches of the first epoch."""
         recipe, layout, rows = self.recipe, self.base.layout, self.data["train"]
-        self._tokenizer = self.base.tokenizer()
-        self._tokenizer.max_length = recipe.data.max_length or self._tokenizer.max_length
+        self._tokenizer = self.base.tokenizer(recipe.data.max_length)
         self._prompts = {column: _prompt(layout, recipe.data.prompts.get(column, "")) for column in COLUMNS}
         self.batcher = Batcher(
             self._tokenizer,

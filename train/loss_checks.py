@@ -8,10 +8,13 @@ import jax.numpy as jnp
 import numpy as np
 
 from stella_jax.errors import StellaError, first_line, short_repr
+from stella_jax.similarity import unit
 from train.losses import Embeddings, Loss
 
 ROWS = 8  # of a trial
-SCALES = (0.01, 0.3, 1.0, 20.0)  # of its embeddings: a hinge that is flat at one is not at another
+
+# Of its embeddings: a hinge that is flat at one is not at another. None is unit length.
+SCALES = (None, 0.01, 0.3, 1.0, 20.0)
 
 
 class LossTraits:
@@ -19,6 +22,7 @@ class LossTraits:
 
     Args:
       columns: further columns of a real batch, (B, ...) each.
+      normalized: whether the model's embeddings are of unit length.
 
     Attributes:
       decomposable: a row's loss depends on that row alone, so that a batch may be cut into parts.
@@ -26,18 +30,33 @@ class LossTraits:
 
     Raises:
       StellaError: the loss raises, cannot be compiled or differentiated, or returns another shape, no floats, or
-        numbers that are not finite or have no finite gradient.
+        numbers that are not finite or have no finite gradient whatever the length of embeddings.
     """
 
-    def __init__(self, loss: Loss, name: str, num_texts: int, dim: int, columns: Mapping[str, np.ndarray]):
+    def __init__(
+        self,
+        loss: Loss,
+        name: str,
+        num_texts: int,
+        dim: int,
+        columns: Mapping[str, np.ndarray],
+        normalized: bool = False,
+    ):
         self._loss, self._name, self._num_texts, self._dim = loss, name, num_texts, dim
         self._columns = {key: np.resize(value, (ROWS, *value.shape[1:])) for key, value in columns.items()}
         self._compiled = jax.jit(jax.grad(self._mean, has_aux=True))
-        trials = [self._trial(np.random.default_rng(seed), scale) for seed, scale in enumerate(SCALES)]
+        trials, error = [], None
+        for seed, scale in enumerate(SCALES):
+            try:
+                trials.append(self._trial(np.random.default_rng(seed), None if normalized else scale))
+            except _NotFiniteError as caught:
+                error = caught
+        if error and not trials:
+            raise StellaError(f"{error} is not finite on a trial batch of random embeddings; fix the function.")
         self.decomposable = all(decomposable for decomposable, _ in trials)
         self.skips_padding = self.decomposable or all(skips for _, skips in trials)
 
-    def _trial(self, rng: np.random.Generator, scale: float) -> tuple[bool, bool]:
+    def _trial(self, rng: np.random.Generator, scale: float | None) -> tuple[bool, bool]:
         texts, half = self._random(rng, scale), ROWS // 2
         together = self._call(texts, np.ones(ROWS, np.float32))
         apart = [self._call([x[rows] for x in texts], np.ones(half, np.float32), rows) for rows in _halves()]
@@ -48,8 +67,9 @@ class LossTraits:
         )
         return _equal(together, np.concatenate(apart)), _equal(before[:half], after[:half])
 
-    def _random(self, rng: np.random.Generator, scale: float) -> list[np.ndarray]:
-        return [scale * rng.standard_normal((ROWS, self._dim), np.float32) for _ in range(self._num_texts)]
+    def _random(self, rng: np.random.Generator, scale: float | None) -> list[np.ndarray]:
+        texts = [rng.standard_normal((ROWS, self._dim), np.float32) for _ in range(self._num_texts)]
+        return [unit(x) if scale is None else scale * x for x in texts]
 
     def _call(self, texts: list[np.ndarray], weights: np.ndarray, rows: slice = slice(None)) -> np.ndarray:
         columns = {key: value[rows] for key, value in self._columns.items()} | {"weights": weights}
@@ -57,13 +77,12 @@ class LossTraits:
             gradient, found = self._compiled(tuple(texts), columns)
         except StellaError:
             raise
-        except Exception as error:  # whatever a user's function raises
+        except (Exception, SystemExit) as error:  # whatever a user's function raises
             reason = f"{type(error).__name__}: {first_line(error)[:300].rstrip('.')}"
             raise StellaError(f"loss {short_repr(self._name)} fails on a trial batch: {reason}.") from error
         for what, arrays in (("", [found]), ("the gradient of ", gradient)):
             if not all(np.isfinite(np.asarray(array, np.float64)).all() for array in arrays):
-                name = f"{what}loss {short_repr(self._name)}"
-                raise StellaError(f"{name} is not finite on a trial batch of random embeddings; fix the function.")
+                raise _NotFiniteError(f"{what}loss {short_repr(self._name)}")
         return np.asarray(found, np.float64)
 
     def _mean(self, texts: Embeddings, columns: Mapping[str, jax.Array]) -> tuple[jax.Array, jax.Array]:
@@ -78,6 +97,10 @@ class LossTraits:
                 f"row, ({len(weights)},)."
             )
         return jnp.sum(weights * found) / jnp.sum(weights), found
+
+
+class _NotFiniteError(Exception):
+    """Of a loss or its gradient at one scale."""
 
 
 def _halves() -> tuple[slice, slice]:

@@ -18,7 +18,7 @@ from typing import Literal
 import jax
 import jax.numpy as jnp
 
-from stella_jax.errors import StellaError
+from stella_jax.errors import StellaError, join_words
 from stella_jax.heads import normalize
 
 Embeddings = tuple[jax.Array, ...]
@@ -69,6 +69,8 @@ def triplet(
     """
     if len(embeddings) != 3:
         raise StellaError("loss triplet: a row needs a negative; add the column or use multiple_negatives_ranking.")
+    if distance not in DISTANCES:
+        raise StellaError(f"loss triplet: unknown distance {distance!r}; choose {join_words(DISTANCES)}.")
     anchor, positive, negative = embeddings
     d = DISTANCES[distance]
     return jax.nn.relu(d(anchor, positive) - d(anchor, negative) + margin)
@@ -96,6 +98,8 @@ def multiple_negatives_ranking(
 
     Reference: Henderson et al. 2017, as sentence-transformers' MultipleNegativesRankingLoss.
     """
+    if len(embeddings) < 2:
+        raise StellaError("loss multiple_negatives_ranking: a row needs an anchor and a positive.")
     anchor, *others = embeddings
     B = len(anchor)
     blocked = jnp.where(columns["weights"] > 0, 0.0, NOT_A_CANDIDATE) if "weights" in columns else jnp.zeros(B)
@@ -116,8 +120,13 @@ def matryoshka(loss: Loss, dims: Sequence[int], weights: Sequence[float] | None 
       dims: lengths of the prefixes, each at most E.
       weights: what the loss of each prefix is multiplied by; None is 1 each.
 
+    Raises:
+      StellaError: there are no dims, or other weights than dims.
+
     Reference: Kusupati et al. 2022, as sentence-transformers' MatryoshkaLoss.
     """
+    if not dims or (weights and len(weights) != len(dims)):
+        raise StellaError(f"matryoshka: {len(dims)} dims and {len(weights or [])} weights; give each dim one weight.")
     return partial(_matryoshka, loss, tuple(dims), tuple(weights or [1.0] * len(dims)))
 
 

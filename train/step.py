@@ -19,7 +19,7 @@ from jax.sharding import Mesh, NamedSharding
 from jax.sharding import PartitionSpec as P
 
 from stella_jax.embedding_model import EmbeddingModel
-from stella_jax.errors import StellaError
+from stella_jax.errors import StellaError, short_repr
 from stella_jax.model import DROPOUT_MASK, Dropout
 from stella_jax.sharding import REPLICATED, make_mesh, param_spec, shard
 from train.batches import Batch
@@ -114,6 +114,7 @@ class Step:
         learning_rate: optax.Schedule | None = None,
         loss_name: str = "",
     ):
+        _check_arguments(model, optimizer, trainable, learning_rate)
         params = model.params()
         self.trainable = dict.fromkeys(params, True) if trainable is None else dict(trainable)
         unknown = [name for name in self.trainable if name not in params]
@@ -121,7 +122,7 @@ class Step:
             raise StellaError(f"trainable: {unknown[0]} is not a parameter; names are such as {next(iter(params))}.")
         self._model = nnx.eval_shape(lambda: model)
         self._dim, self._dropout_rate = model.dims[0], model.dropout_rate
-        self._loss, self._loss_name = loss, loss_name or getattr(loss, "__name__", "loss")
+        self._loss, self._loss_name = loss, loss_name or _name_of(loss)
         self._optimizer = optax.with_extra_args_support(optimizer)
         self._config, self._learning_rate = config, learning_rate
         self._policy = jax.checkpoint_policies.nothing_saveable if config.remat else KEEP
@@ -163,13 +164,15 @@ class Step:
           StellaError: see `LossTraits`; or the loss cannot do with rows that fill a batch up, and this one has some.
         """
         if self._traits is None:
-            columns = {name: np.asarray(values).reshape(-1) for name, values in batch.columns.items()}
-            self._traits = LossTraits(self._loss, self._loss_name, batch.places.shape[-1], self._dim, columns)
+            columns = {name: np.concatenate(np.asarray(values)) for name, values in batch.columns.items()}
+            texts = batch.places.shape[-1]
+            self._traits = LossTraits(self._loss, self._loss_name, texts, self._dim, columns, self._model.normalize)
         if not self._traits.skips_padding and not np.asarray(batch.weights).all():
             raise StellaError(
                 f'loss {self._loss_name!r} compares rows and does not read columns["weights"], so a batch of '
                 f"{int(np.sum(batch.weights))} rows cannot be filled up to {batch.weights.size}; have the loss leave "
-                "out rows of weight 0, or set data.drop_last = true and a batch size that devices and parts divide."
+                "out rows of weight 0, or pass full batches only (in a recipe: data.drop_last = true) of a size that "
+                "devices and parts divide."
             )
 
     def _trained(self, params: Params) -> Params:
@@ -277,10 +280,33 @@ class Step:
 
         def loss(embeddings: Embeddings) -> tuple[jax.Array, jax.Array]:
             per_example = self._loss(embeddings, part.columns | {"weights": part.weights})
-            return jnp.sum(shares * per_example), jnp.sum(shares * (per_example > 0))
+            return jnp.sum(shares * per_example), jnp.sum(shares * (per_example != 0))
 
         (value, active), gradient = jax.value_and_grad(loss, has_aux=True)(embeddings)
         return value, active, gradient
+
+
+def _check_arguments(model: Any, optimizer: Any, trainable: Any, learning_rate: Any) -> None:
+    """Refuses what is of another kind than `make_step` takes."""
+    if not isinstance(model, EmbeddingModel):
+        kind = type(model).__name__
+        raise StellaError(f"model: {kind} is not an EmbeddingModel; pass what stella_jax.load returns.")
+    if not (hasattr(optimizer, "init") and hasattr(optimizer, "update")):
+        raise StellaError(
+            f"optimizer: {short_repr(optimizer)} is not an optax.GradientTransformation; pass one such as "
+            "optax.adamw(2e-5)."
+        )
+    if trainable is not None and not (isinstance(trainable, Mapping) and trainable):
+        raise StellaError(
+            f"trainable: {short_repr(trainable)} is not a mapping from names of parameters to True or a mask; "
+            "pass one, or None for all."
+        )
+    if learning_rate is not None and not callable(learning_rate):
+        raise StellaError(f"learning_rate: {short_repr(learning_rate)} is not a schedule; pass a function of the step.")
+
+
+def _name_of(loss: Any) -> str:
+    return getattr(getattr(loss, "func", loss), "__name__", "loss").strip("_")
 
 
 def _masked(x: jax.Array, mask: Any) -> jax.Array:

@@ -129,3 +129,30 @@ def test_a_model_brings_its_tokenizer() -> None:
 
 def test_rows_are_what_devices_and_accumulation_divide() -> None:
     assert [rows_of(16), rows_of(16, 8), rows_of(16, 3), rows_of(16, 4, 3), rows_of(1, 8, 2)] == [16, 16, 18, 24, 16]
+
+
+@pytest.mark.parametrize(
+    ("texts", "columns", "said"),
+    [
+        ([], {}, "no column"),
+        (["abcd", "efgh"], {}, "a lone text"),
+        ([[1, 2], ["a", "b"]], {}, "int in a batch"),
+        ([["a", "b"], ["c", "d"]], {"score": np.ones(3)}, "'score' cannot be used, as it has 3 rows of 2"),
+        ([["a", "b"], ["c", "d"]], {"weights": np.ones(2)}, "'weights' cannot be used"),
+    ],
+)
+def test_what_is_no_batch_is_refused(texts, columns, said: str) -> None:
+    with pytest.raises(StellaError, match=said):
+        Batcher(TOKENIZER, PAD, 4)(texts, columns)
+
+
+@pytest.mark.parametrize("options", [{"batch_size": 0}, {"batch_size": 2.5}, {"prompts": {"anchor": "x"}}])
+def test_what_is_no_batcher_is_refused(options) -> None:
+    with pytest.raises(StellaError, match=next(iter(options))):
+        Batcher(TOKENIZER, PAD, **{"batch_size": 4} | options)
+
+
+@pytest.mark.parametrize("max_length", [0, 10**6])
+def test_a_length_beyond_the_encoder_is_refused(max_length: int) -> None:
+    with pytest.raises(StellaError, match=f"max_length {max_length}"):
+        Batcher.for_model(load("tiny"), 4, max_length=max_length)

@@ -168,3 +168,29 @@ def test_what_a_step_cannot_use_is_refused(loss, words):
     sentence = str(caught.value)
     assert "\n" not in sentence and len(sentence) < 600
     assert all(word in sentence for word in words), sentence
+
+
+def test_a_loss_for_embeddings_of_unit_length_is_taken() -> None:
+    """It is not finite at other lengths."""
+
+    def bounded(embeddings, columns):
+        anchor, positive, _ = embeddings
+        return -jnp.log((1 + jnp.sum(anchor * positive, axis=1)) / 2)
+
+    assert traits(bounded) == (True, True)
+    assert LossTraits(bounded, "bounded", 3, DIM, {}, normalized=True).decomposable
+
+
+def test_a_further_column_may_have_more_axes() -> None:
+    def weighted(embeddings, columns):
+        return columns["vector"].sum(axis=1) * jnp.sum(embeddings[0] ** 2, axis=1)
+
+    assert traits(weighted, {"vector": np.ones((5, 3), np.float32)}) == (True, True)
+
+
+def test_a_loss_that_exits_is_refused() -> None:
+    def exits(embeddings, columns):
+        raise SystemExit(3)
+
+    with pytest.raises(StellaError, match="fails on a trial batch: SystemExit: 3"):
+        traits(exits)

@@ -438,3 +438,20 @@ def test_the_step_is_that_of_any_optimizer(name: str) -> None:
 def test_fsdp_splits_the_state_of_any_optimizer(name: str) -> None:
     run = Run(mesh="data=8", fsdp=True, optimizer=OPTIMIZERS[name])
     assert_split(run, start(run))
+
+
+@pytest.mark.parametrize(
+    ("arguments", "options", "said"),
+    [
+        (("a model", triplet, ADAMW), {}, "model: str is not an EmbeddingModel"),
+        ((None, triplet, "adamw"), {}, "optimizer: 'adamw' is not an optax.GradientTransformation"),
+        ((None, triplet, optax.adamw), {}, "optimizer: .* is not an optax.GradientTransformation"),
+        ((None, triplet, ADAMW), {"trainable": ["head/kernel"]}, "trainable: .* is not a mapping"),
+        ((None, triplet, ADAMW), {"trainable": {}}, "trainable: .* is not a mapping"),
+        ((None, triplet, ADAMW), {"learning_rate": 1e-3}, "learning_rate: 0.001 is not a schedule"),
+    ],
+)
+def test_arguments_of_another_kind_are_refused(arguments, options, said: str) -> None:
+    model, *others = arguments
+    with pytest.raises(StellaError, match=said):
+        make_step(model or load(Run()), *others, **options)
