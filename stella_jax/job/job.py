@@ -253,7 +253,7 @@ def _same_sources(
     here, there = [source.name for source in sources], [entry["name"] for entry in fields["inputs"]]
     if here != there:
         raise StellaError(
-            f"{store} was begun with other inputs: {join_words(there)}; here they are {join_words(here)}."
+            f"{store} was started with different inputs: {join_words(there)}; now they are {join_words(here)}."
         )
     return sources
 

@@ -36,7 +36,7 @@ def read_parquet(
         except (pa.ArrowException, OSError) as error:
             where = f" after row {done}" if done else ""
             raise StellaError(
-                f"{location} is no sound Parquet file{where}: {first_line(error).rstrip('.')}."
+                f"{location} is not a valid Parquet file{where}: {first_line(error).rstrip('.')}."
             ) from error
 
 

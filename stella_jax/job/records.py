@@ -64,7 +64,7 @@ def format_of(location: Location, columns: Sequence[Column] = ()) -> Format:
     suffix = plain[plain.rfind(".") :] if "." in plain else ""
     if suffix not in (FORMATS if plain == name else GZIPPED):
         known = [*FORMATS, *(f"{kind}.gz" for kind in GZIPPED)]
-        raise StellaError(f"{location} is of no kind that is read; {join_words(known)} are.")
+        raise StellaError(f"{location}: unsupported file type; supported: {join_words(known)}.")
     for column in columns[1:]:
         if suffix == ".txt" and column.needed:
             raise StellaError(f"{location}: plain text has no column {column.name!r}; use .jsonl, .csv or .parquet.")

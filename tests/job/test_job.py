@@ -97,7 +97,7 @@ def test_who_brings_other_settings_or_inputs_is_refused(corpus, tmp_path):
     with pytest.raises(StellaError, match=r"was begun with other settings or inputs: prompt was '', is 'q: '\."):
         join(tmp_path / "out", corpus, prompt="q: ")
     other = write_corpus(tmp_path / "b.jsonl", ["one"])
-    with pytest.raises(StellaError, match=r"begun with other inputs: a.jsonl; here they are b.jsonl"):
+    with pytest.raises(StellaError, match=r"started with different inputs: a.jsonl; now they are b.jsonl"):
         join(tmp_path / "out", other)
 
 

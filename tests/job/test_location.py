@@ -268,7 +268,7 @@ def test_objects_that_are_cut_off(memory, tmp_path):
     whole = {"a.parquet": (tmp_path / "a.parquet").read_bytes(), "a.jsonl.gz": gzip.compress(b'{"text": "a"}\n' * 1000)}
     for name, content in whole.items():
         memory.pipe(f"/{name}", content[:-20])
-    assert refused("memory://a.parquet").startswith("memory://a.parquet is no sound Parquet file: ")
+    assert refused("memory://a.parquet").startswith("memory://a.parquet is not a valid Parquet file: ")
     assert refused("memory://a.jsonl.gz").startswith("memory://a.jsonl.gz is cut off after row ")
     memory.pipe("/a.jsonl.gz", b"{}")
     assert refused("memory://a.jsonl.gz").startswith("memory://a.jsonl.gz is no gzip file: ")

@@ -294,7 +294,7 @@ def test_a_directory(tmp_path):
 @pytest.mark.parametrize("name", ["a.xml", "a", "a.gz", "a.parquet.gz", "a.json"])
 def test_unknown_kinds(tmp_path, name):
     (tmp_path / name).touch()
-    assert "is of no kind that is read; .jsonl, .txt, .csv, .parquet," in refused(tmp_path / name)
+    assert "unsupported file type; supported: .jsonl, .txt, .csv, .parquet," in refused(tmp_path / name)
 
 
 @pytest.mark.parametrize("mark", [b"\xff\xfe", b"\xfe\xff"])
@@ -327,7 +327,7 @@ def test_gzip_in_name_only(tmp_path):
 def test_parquet_in_name_only(tmp_path):
     for content in (b"", b'{"text": "a"}\n', b"PAR1" + bytes(100) + b"PAR1"):
         (tmp_path / "a.parquet").write_bytes(content)
-        assert "is no sound Parquet file" in refused(tmp_path / "a.parquet")
+        assert "is not a valid Parquet file" in refused(tmp_path / "a.parquet")
 
 
 def test_damaged_parquet(tmp_path):
@@ -338,7 +338,7 @@ def test_damaged_parquet(tmp_path):
     content = bytearray(path.read_bytes())
     content[len(content) // 2] ^= 1
     path.write_bytes(content)
-    assert re.search("is no sound Parquet file after row 9...: .*checksum", refused(path))
+    assert re.search("is not a valid Parquet file after row 9...: .*checksum", refused(path))
 
 
 def test_parquet_columns(tmp_path):

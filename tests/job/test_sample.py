@@ -163,7 +163,7 @@ def test_inputs_that_have_moved_are_taken_from_where_they_are_now(embed, corpus,
     assert main(["verify", str(out), "--sample", "5", "--input", f"{moved.parent}/*.jsonl"]) == 0
     assert capsys.readouterr().out.endswith("; 5 embedded again came out the same\n")
     assert main(["verify", str(out), "--sample", "5", "--input", str(moved.rename(corpus.with_name("b.jsonl")))]) == 1
-    assert "was begun with other inputs: a.jsonl; here they are b.jsonl; a sample is" in capsys.readouterr().err
+    assert "was started with different inputs: a.jsonl; now they are b.jsonl; a sample is" in capsys.readouterr().err
     assert main(["verify", str(out), "--input", "b.jsonl"]) == 1
     assert capsys.readouterr().err == "stella-jax: error: --input goes with --sample.\n"
 

@@ -123,7 +123,7 @@ def test_missing_columns(write):
     ("name", "content", "why"),
     [
         ("rows.txt", b"a", "plain text has no column 'positive'; use .jsonl, .csv or .parquet"),
-        ("rows.parquet.gz", b"a", "is of no kind that is read"),
+        ("rows.parquet.gz", b"a", "unsupported file type"),
         ("rows.jsonl", b"", "holds no rows."),
         ("rows.csv", b"anchor,positive,negative\n", "holds no rows."),
         ("rows.csv", b"", "is empty"),
@@ -131,7 +131,7 @@ def test_missing_columns(write):
         ("rows.csv", b'anchor,positive\na,"b\n', "the quote opened in the record at line 2 is never closed"),
         ("rows.jsonl.gz", b"plain", "is no gzip file"),
         ("rows.jsonl.gz", gzip.compress(jsonl(ROWS))[:-20], "is cut off after row 1"),
-        ("rows.parquet", b"PAR1", "is no sound Parquet file"),
+        ("rows.parquet", b"PAR1", "is not a valid Parquet file"),
     ],
 )
 def test_files_that_cannot_be_read(write, name, content, why):
