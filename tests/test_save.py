@@ -16,6 +16,7 @@ import ml_dtypes
 import numpy as np
 import pytest
 from damage import modules
+from flax import nnx
 from paths import GOLDENS
 from safetensors.numpy import load_file, save_file
 
@@ -372,8 +373,9 @@ def test_a_source_that_is_another_by_now(opened: Callable, checkpoint_copy: Call
 
 
 def test_other_shapes(model: EmbeddingModel, tmp_path: Path) -> None:
-    params = {"encoder/layers/mlp/up_gate/kernel": jnp.zeros((3, 64, 2, 64))}
-    refused(model.with_params(params), tmp_path / "saved", "up_gate/kernel does not fit")
+    other = model.with_params({})
+    other.encoder.layers.mlp.up_gate.kernel = nnx.Param(jnp.zeros((3, 64, 2, 64)))
+    refused(other, tmp_path / "saved", "up_gate/kernel does not fit")
 
 
 def test_other_settings(tmp_path: Path) -> None:

@@ -13,6 +13,7 @@ import numpy as np
 import optax
 
 from stella_jax.errors import StellaError, first_line, join_words, short_repr
+from train.adamw import adamw
 from train.param_groups import Shapes, decays, learning_rate_multipliers, matrix_axes, scale_by_multipliers
 from train.recipe import OptimizerSection
 
@@ -94,6 +95,7 @@ def _functions() -> dict[str, Callable[..., optax.GradientTransformation]]:
     """What makes an optimizer of a learning rate alone, by name; `scale_by_*` are parts of one."""
     every = {name: function for module in (optax.contrib, optax) for name, function in vars(module).items()}
     every = {name: function for name, function in every.items() if not name.startswith(("_", "scale_by_"))}
+    every["adamw"] = adamw
     return {name: every[name] for name in sorted(every, key=_order) if _makes_an_optimizer(every[name])}
 
 

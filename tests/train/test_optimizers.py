@@ -3,6 +3,7 @@
 import warnings
 from collections.abc import Collection, Iterator
 from functools import partial
+from inspect import signature
 from itertools import combinations
 from typing import Any
 
@@ -145,7 +146,24 @@ def test_the_first_update_of_adamw_is_the_learning_rate_itself() -> None:
     """m / (1 - b1) over the root of v / (1 - b2) is the gradient's sign, to the last bits."""
     after = updated(OptimizerSection(learning_rate=0.5, args={"eps": 0.0}, **FIXED), 1)
     for name, gradient in numbers(1).items():
-        np.testing.assert_allclose(after[name] - numbers(0)[name], -0.5 * np.sign(gradient), rtol=1e-5)
+        np.testing.assert_allclose(after[name] - numbers(0)[name], -0.5 * np.sign(gradient), rtol=1e-6)
+
+
+@pytest.mark.parametrize(
+    "args", [{}, {"nesterov": True}, {"eps_root": 0.1}, {"b1": 0.0}, {"mu_dtype": "bfloat16"}], ids=str
+)
+def test_adamw_takes_the_arguments_of_optaxs(args) -> None:
+    """Optax's bias correction is off by 1e-5, and it rounds what it keeps in bfloat16 after the update, not before."""
+    ours, theirs = (make(1e-2, weight_decay=0.1, **args) for make in (optimizers.adamw, optax.adamw))
+    assert str(signature(optimizers.adamw).parameters.keys()) == str(signature(optax.adamw).parameters.keys())
+    params = numbers(0)
+    states = [transformation.init(params) for transformation in (ours, theirs)]
+    assert jax.tree.structure(states[0]) == jax.tree.structure(states[1])
+    for seed in range(1, 4):
+        found, states[0] = ours.update(numbers(seed), states[0], params)
+        expected, states[1] = theirs.update(numbers(seed), states[1], params)
+        for name in params:
+            np.testing.assert_allclose(found[name], expected[name], rtol=0, atol=1e-4 if "mu_dtype" in args else 3e-7)
 
 
 def test_max_grad_norm_0_clips_nothing() -> None:
