@@ -38,13 +38,13 @@ def scale_by_adam(
     """
     moments = optax.scale_by_adam(b1, b2, eps, eps_root, mu_dtype)
 
-    def update(gradients: optax.Updates, state: Any, params: Any = None) -> tuple[optax.Updates, Any]:
-        _, state = moments.update(gradients, state, params)
+    def update(updates: optax.Updates, state: Any, params: Any = None) -> tuple[optax.Updates, Any]:
+        _, state = moments.update(updates, state, params)
         first, second = _bias(b1, state.count), _bias(b2, state.count)
         mean = jax.tree.map(lambda mu: mu / first, state.mu)
         if nesterov:
             ahead = _bias(b1, state.count + 1)
-            mean = jax.tree.map(lambda mu, g: b1 * mu / ahead + (1 - b1) * g / first, state.mu, gradients)
+            mean = jax.tree.map(lambda mu, g: b1 * mu / ahead + (1 - b1) * g / first, state.mu, updates)
         return jax.tree.map(lambda m, nu: m / (jnp.sqrt(nu / second + eps_root) + eps), mean, state.nu), state
 
     return optax.GradientTransformation(moments.init, update)
