@@ -156,14 +156,13 @@ def test_adamw_takes_the_arguments_of_optaxs(args) -> None:
     """Optax's bias correction is off by 1e-5, and it rounds what it keeps in bfloat16 after the update, not before."""
     ours, theirs = (make(1e-2, weight_decay=0.1, **args) for make in (optimizers.adamw, optax.adamw))
     assert str(signature(optimizers.adamw).parameters.keys()) == str(signature(optax.adamw).parameters.keys())
-    params = numbers(0)
+    params, atol = numbers(0), 1e-4 if "mu_dtype" in args else 3e-7
     states = [transformation.init(params) for transformation in (ours, theirs)]
     assert jax.tree.structure(states[0]) == jax.tree.structure(states[1])
     for seed in range(1, 4):
-        found, states[0] = ours.update(numbers(seed), states[0], params)
-        expected, states[1] = theirs.update(numbers(seed), states[1], params)
-        for name in params:
-            np.testing.assert_allclose(found[name], expected[name], rtol=0, atol=1e-4 if "mu_dtype" in args else 3e-7)
+        steps = [each.update(numbers(seed), state, params) for each, state in zip((ours, theirs), states, strict=True)]
+        states = [state for _, state in steps]
+        jax.tree.map(partial(np.testing.assert_allclose, rtol=0, atol=atol), steps[0][0], steps[1][0])
 
 
 def test_max_grad_norm_0_clips_nothing() -> None:
