@@ -83,6 +83,7 @@ def _add_embed(commands) -> None:
     command.add_argument("--max-length", type=_positive, metavar="TOKENS", help="cut texts here (default: the model's)")
     command.add_argument("--mesh", metavar="SIZES", help="such as data=4,model=2 (default: rows over all accelerators)")
     command.add_argument("--part-rows", type=_positive, metavar="ROWS", help="rows of an output file")
+    command.add_argument("--split-bytes", type=_positive, metavar="BYTES", help="of an input, that are read at a time")
     command.add_argument("--max-rejected", type=_share, default=0.01, metavar="SHARE", help="of the rows (1%%)")
     command.add_argument("--progress", action=argparse.BooleanOptionalAction, help="a bar (default: on a terminal)")
     command.add_argument("--dry-run", action="store_true", help="say what the job would be, and write nothing")

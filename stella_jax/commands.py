@@ -11,30 +11,32 @@ from stella_jax.embedder import Stella
 from stella_jax.errors import StellaError, join_words
 from stella_jax.job.estimate import estimate_job
 from stella_jax.job.hosts import Hosts, meet
+from stella_jax.job.options import EmbedCommand, JobOptions, ModelOptions, RunOptions, resolve_prompt
 from stella_jax.job.progress import Summary
-from stella_jax.job.request import Request, resolve_prompt
 from stella_jax.job.rows import Fields
-from stella_jax.job.run import Running, loading, run_job
-from stella_jax.job.stop import Stop, stopping_on_sigterm
+from stella_jax.job.run import heartbeat, run_job
+from stella_jax.job.stop import GracefulShutdown, stopping_on_sigterm
+from stella_jax.job.store import open_store
 from stella_jax.job.verify import verify_job
 from stella_jax.search import Hit, Index
 
 
 def embed(arguments: Namespace) -> None:
     """`embed INPUT... --out DIR`: writes the job, ends with a line of its numbers."""
-    request = _request(arguments)
-    stop = Stop(arguments.grace)
-    shown = sys.stderr.isatty() if arguments.progress is None else arguments.progress
+    command = _embed_command(arguments)
+    stop = GracefulShutdown(arguments.grace)
+    on_terminal = sys.stderr.isatty() if arguments.progress is None else arguments.progress
+    show = "bar" if on_terminal else "lines" if arguments.progress is None else "nothing"
     with stopping_on_sigterm(stop):
-        hosts = _hosts(arguments)
+        run = RunOptions(arguments.max_rejected, _hosts(arguments), stop, show)
         if arguments.dry_run:
-            print(estimate_job(request, arguments.tokens_per_second, shown))
+            print(estimate_job(command, arguments.tokens_per_second))
         elif arguments.executor == "ray":
             from stella_jax.job.ray_job import run_ray_job  # here: Ray is an extra
 
-            print(f"{request.out}: {run_ray_job(request, stop, shown, arguments.ray_address)}")
+            print(f"{command.out}: {run_ray_job(command, run, arguments.ray_address)}")
         else:
-            print(f"{request.out}: {_embed(request, Running(request.max_rejected, hosts, stop, shown))}")
+            print(f"{command.out}: {_embed(command, run)}")
 
 
 def verify(arguments: Namespace) -> None:
@@ -48,7 +50,9 @@ def verify(arguments: Namespace) -> None:
         sampled = f"; {verdict.sampled} embedded again came out the same" if verdict.sampled else ""
         print(f"{arguments.out}: {verdict.rows} rows are whole: hashes, pages, counts, values and ids{sampled}")
         return
-    redo = f"run the embed command again: it redoes {join_words(verdict.withdrawn)} alone." if verdict.withdrawn else ""
+    redo = (
+        f"run the embed command again: it makes {join_words(verdict.invalidated)} again." if verdict.invalidated else ""
+    )
     raise StellaError("\n  ".join([f"{arguments.out} is damaged:", *verdict.faults, *([redo] if redo else [])]))
 
 
@@ -74,29 +78,32 @@ def demo(arguments: Namespace) -> None:
 COMMANDS: dict[str, Callable[[Namespace], None]] = {"embed": embed, "verify": verify, "search": search, "demo": demo}
 
 
-def _request(arguments: Namespace) -> Request:
-    return Request(
-        model=arguments.model,
-        revision=arguments.revision,
-        dim=arguments.dims or arguments.dim,
-        dtype=arguments.dtype,
-        mesh=arguments.mesh,
-        max_length=arguments.max_length,
-        fields=Fields(arguments.text_field, arguments.id_field),
-        prompt=arguments.prompt,
-        normalize=arguments.normalize,
-        part_rows=arguments.part_rows,
+def _embed_command(arguments: Namespace) -> EmbedCommand:
+    return EmbedCommand(
         inputs=tuple(arguments.inputs),
         out=arguments.out,
-        max_rejected=arguments.max_rejected,
+        model=ModelOptions(
+            model=arguments.model,
+            revision=arguments.revision,
+            dim=arguments.dims or arguments.dim,
+            dtype=arguments.dtype,
+            mesh=arguments.mesh,
+            max_length=arguments.max_length,
+        ),
+        job=JobOptions(
+            fields=Fields(arguments.text_field, arguments.id_field),
+            prompt=arguments.prompt,
+            normalize=arguments.normalize,
+            part_rows=arguments.part_rows,
+            split_bytes=arguments.split_bytes,
+        ),
     )
 
 
-def _embed(request: Request, running: Running) -> Summary:
-    with loading(request.out, running.hosts):
-        model = request.load()
-    settings = request.settings(model)
-    return run_job(model, request.origin, request.inputs, request.out, settings, running)
+def _embed(command: EmbedCommand, run: RunOptions) -> Summary:
+    with heartbeat(open_store(command.out), run.hosts):
+        model = command.model.load()
+        return run_job(model, command.model.origin(), command.inputs, command.out, command.job, run)
 
 
 def _hosts(arguments: Namespace) -> Hosts:

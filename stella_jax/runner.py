@@ -81,20 +81,24 @@ class Runner:
         max_length: int,
         max_batch_rows: int | None = None,
         on_batch: OnBatch | None = None,
+        open_texts: int = 0,
     ) -> Iterator[tuple[int, tuple[np.ndarray, ...]]]:
-        """Embeds groups of texts, each when it comes; at most two are open at a time.
+        """Embeds groups of texts, each when it comes; at most two are open at a time, or more if they are small.
 
         Args:
           max_length: most tokens of a text.
           max_batch_rows: most rows of a batch on a device.
           on_batch: called with each batch once its results are on the host.
+          open_texts: how many texts of later groups a group may wait for, so that batches are full.
 
         Yields:
           (number of the group, its embeddings [n, dim] float32 of each head), groups in the order in which they end.
         """
         opened: dict[int, _Group] = {}
         coming = (_Group(tokens, self.dims) for tokens in groups)
-        for batch, results in self._results(self.forward, coming, opened, max_length, max_batch_rows, on_batch):
+        for batch, results in self._results(
+            self.forward, coming, opened, max_length, max_batch_rows, on_batch, open_texts
+        ):
             for row, (group, number) in enumerate(batch.texts):
                 opened[group].put(number, [result[row] for result in results])
             yield from _ended(opened)
@@ -124,11 +128,12 @@ class Runner:
         max_length: int,
         max_batch_rows: int | None,
         on_batch: OnBatch | None,
+        open_texts: int = 0,
     ) -> Iterator[tuple[Batch, Any]]:
         """Sends every batch through `forward`, a few ahead of the results that it hands out."""
         packer = Packer(max_length, self.token_budget, max_batch_rows, self.mesh.shape["data"])
         sent: deque[tuple[Batch, Any]] = deque()
-        for batch in _batches(groups, opened, packer):
+        for batch in _batches(groups, opened, packer, open_texts):
             token_ids = [opened[group].tokens[number].ids for group, number in batch.texts]
             ids, lengths = (shard(self.mesh, x, BATCH_SPEC) for x in pad(token_ids, batch, self._pad_id))
             with jax.set_mesh(self.mesh):
@@ -153,13 +158,16 @@ class _Group:
         self.left -= 1
 
 
-def _batches(groups: Iterable[_Group], opened: dict[int, _Group], packer: Packer) -> Iterator[Batch]:
-    """Opens one group after the other and fills batches; a group's last texts may wait for the next, no longer."""
-    last = -1
+def _batches(groups: Iterable[_Group], opened: dict[int, _Group], packer: Packer, open_texts: int) -> Iterator[Batch]:
+    """Opens one group after the other and fills batches; a group's last texts may wait for the next groups'."""
+    last, waiting = -1, deque[int]()  # texts of the groups that may have some waiting
     for last, group in enumerate(groups):
         opened[last] = group
         yield from packer.add(last, [len(text.ids) for text in group.tokens])
-        yield from packer.flush(last - 1)
+        waiting.append(len(group.tokens))
+        while len(waiting) > 1 and sum(waiting) - waiting[0] >= open_texts:
+            waiting.popleft()
+        yield from packer.flush(last - len(waiting))
     yield from packer.flush(last)
 
 

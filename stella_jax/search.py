@@ -11,14 +11,10 @@ import pyarrow.parquet as pq
 
 from stella_jax.embedder import Stella
 from stella_jax.errors import StellaError, first_line, join_words
-from stella_jax.job.location import locate
+from stella_jax.job.commits import part_name
 from stella_jax.job.manifest import read_manifest
 from stella_jax.job.model import load_model
-from stella_jax.job.plan import plan_parts
-from stella_jax.job.reader import Reader
-from stella_jax.job.records import format_of
-from stella_jax.job.rows import Fields, Row
-from stella_jax.job.source import Source
+from stella_jax.job.part_rows import texts_of
 from stella_jax.job.store import Store, open_store
 from stella_jax.job.write import column_of
 
@@ -88,23 +84,14 @@ class Index:
 
     def texts(self, hits: Sequence[Hit]) -> dict[str, str]:
         """Texts of the hits by id, as far as the job's inputs are still there; reads the hits' parts of them only."""
-        inputs = self._manifest["inputs"]
-        fields = Fields(self._manifest["text_field"], self._manifest["id_field"])
-        there = {i: source for i, entry in enumerate(inputs) if (source := _source(entry))}
-        parts = plan_parts([entry["records"] for entry in inputs], self._manifest["part_rows"])
-        wanted = {hit.id for hit in hits}
-        reader = Reader(there, fields)
-        found: dict[str, str] = {}
-        for number in sorted({hit.part for hit in hits}):
-            for span in parts[number].spans:
-                rows = reader.rows(span) if span.input in there else ()
-                for _, row in rows:
-                    if isinstance(row, Row) and row.id in wanted:
-                        found.setdefault(row.id, row.text)
-        return found
+        files = [self._manifest["parts"][number]["file"] for number in sorted({hit.part for hit in hits})]
+        names = [part_name(file.removesuffix(".parquet")) for file in files]
+        return texts_of(self._store, names, {hit.id for hit in hits})
 
     def _blocks(self, part: int) -> Iterator[tuple[pa.Array, np.ndarray]]:
         """A part's ids and embeddings [rows, dim], a block at a time."""
+        if not self._manifest["parts"][part]["rows"]:
+            return
         path = f"{self._store}/{self._manifest['parts'][part]['file']}"
         dim, column = self.model.dim, column_of(self.model.dim, self._manifest["dims"])
         try:
@@ -124,14 +111,3 @@ class Index:
             raise StellaError(
                 f"{path} is damaged ({first_line(error)}); remove it and run the embed command again."
             ) from error
-
-
-def _source(entry: dict[str, Any]) -> Source | None:
-    """The input of this entry of the manifest, None where it has gone or changed."""
-    location = locate(entry["path"])
-    try:
-        if location.size() == entry["size"]:
-            return Source(entry["name"], location, format_of(location))
-    except (OSError, StellaError):
-        pass
-    return None

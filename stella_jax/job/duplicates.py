@@ -1,21 +1,15 @@
 """Which rows repeat the id of an earlier one, found in memory that does not grow with the corpus.
 
-Ids become 128-bit hashes (two of 1e9 ids collide with probability 1e-21). They go to temporary files in sorted runs;
-then one slice of all hashes at a time, taken from every run, is sorted and searched. The answer is one more file, eight
-bytes a row and sparse where there are no repeats. No file has a name, so that even SIGKILL leaves nothing behind.
+Hashes of ids go to a temporary file in sorted runs; then one slice of all hashes at a time, taken from every run, is
+sorted and searched. The answer is one more file, eight bytes a row and sparse where there are no repeats. The files
+have no name, so that even SIGKILL leaves nothing behind.
 """
 
-import hashlib
 import os
 import tempfile
-from collections.abc import Sequence
-from contextlib import suppress
 from pathlib import Path
-from typing import BinaryIO
 
 import numpy as np
-
-from stella_jax.job.hashing import Tick
 
 RUN_ROWS = 2**18
 SLICES = 256
@@ -23,79 +17,43 @@ ENTRY = np.dtype([("high", "<u8"), ("low", "<u8"), ("position", "<i8")])
 FIRST = np.dtype("<i8")
 
 
-class Runs:
-    """Writes (hash of the id, position) in sorted runs; `end` tells where the slices of each begin.
-
-    Args:
-      file: at its end; 24 bytes a row.
-    """
-
-    def __init__(self, file: BinaryIO):
-        self._file = file
-        self._run = bytearray()
-        self._bounds: list[np.ndarray] = []
-        self._written = 0
-
-    def add(self, row_id: str, position: int) -> None:
-        self._run += hashlib.blake2b(row_id.encode(), digest_size=16).digest() + position.to_bytes(8, "little")
-        if len(self._run) == RUN_ROWS * ENTRY.itemsize:
-            self._flush()
-
-    def end(self) -> list[np.ndarray]:
-        """Writes what is left; returns for each run the SLICES + 1 bounds of its slices, in entries of the file."""
-        self._flush()
-        self._file.flush()
-        return self._bounds
-
-    def _flush(self) -> None:
-        entries = np.frombuffer(bytes(self._run), ENTRY)
-        entries = entries[np.argsort(entries["high"], kind="stable")]
-        edges = np.arange(1, SLICES, dtype=np.uint64) << np.uint64(64 - 8)
-        inner = np.searchsorted(entries["high"], edges)
-        self._bounds.append(self._written + np.concatenate([[0], inner, [len(entries)]]))
-        self._file.write(entries.tobytes())
-        self._written += len(entries)
-        self._run.clear()
-
-
 class Duplicates:
-    """Collects (id, position), in any order; `find` closes the collection and makes `firsts` answer.
-
-    Ids come by `add`, or by `take` from the files that others wrote as `Runs`.
+    """Collects hashes of ids, whose positions are the order in which they are added.
 
     Args:
-      folder: where the temporary files lie; 24 bytes a row, and 8 more for those in a region with repeats.
+      folder: where the temporary files lie: 24 bytes a row, and 8 more for those in a region with repeats.
     """
 
     def __init__(self, folder: Path):
-        self._folder = folder
-        self._files: list[BinaryIO] = []
-        self._bounds: list[tuple[int, np.ndarray]] = []
-        self._firsts = tempfile.TemporaryFile(dir=folder)  # noqa: SIM115  it lives as long as this object
-        self._own = self.file()
-        self._runs = Runs(self._own)
+        self._runs = tempfile.TemporaryFile(dir=folder)  # noqa: SIM115  it lives as long as this object
+        self._firsts = tempfile.TemporaryFile(dir=folder)  # noqa: SIM115
+        self._bounds: list[np.ndarray] = []
+        self._pending: list[np.ndarray] = []
+        self._pending_rows = 0
+        self.rows = 0
 
-    def file(self) -> BinaryIO:
-        """A new file for runs, which is gone when this object is closed."""
-        self._files.append(tempfile.TemporaryFile(dir=self._folder))  # noqa: SIM115
-        return self._files[-1]
+    def __enter__(self) -> "Duplicates":
+        return self
 
-    def add(self, row_id: str, position: int) -> None:
-        self._runs.add(row_id, position)
+    def __exit__(self, *raised: object) -> None:
+        self._runs.close()
+        self._firsts.close()
 
-    def take(self, file: BinaryIO, bounds: Sequence[np.ndarray]) -> None:
-        """Adds what was written to a file of `file`, with what `Runs.end` returned."""
-        self._bounds += [(file.fileno(), run) for run in bounds]
+    def add(self, high: np.ndarray, low: np.ndarray) -> None:
+        """Adds rows by the two halves of their ids' hashes, (n,) uint64 each."""
+        entries = np.empty(len(high), ENTRY)
+        entries["high"], entries["low"] = high, low
+        entries["position"] = np.arange(self.rows, self.rows + len(high))
+        self.rows += len(high)
+        self._pending.append(entries)
+        self._pending_rows += len(high)
+        if self._pending_rows >= RUN_ROWS:
+            self._flush()
 
-    def find(self, tick: Tick = lambda _: None) -> int:
+    def find(self) -> int:
         """Searches all that was added; returns how many rows repeat an earlier one."""
-        self.take(self._own, self._runs.end())
-        found = 0
-        for i in range(SLICES):
-            found += self._search(self._slice(i))
-            tick(0)
-        self._close_runs()
-        return found
+        self._flush()
+        return sum(self._search(self._slice(i)) for i in range(SLICES))
 
     def firsts(self, start: int, stop: int) -> np.ndarray:
         """For rows start to stop: the position of the first row with the same id, -1 where that is the row itself."""
@@ -103,17 +61,26 @@ class Duplicates:
         stored = os.pread(self._firsts.fileno(), size, start * FIRST.itemsize).ljust(size, b"\0")
         return np.frombuffer(stored, FIRST) - 1
 
-    def close(self) -> None:
-        self._close_runs()
-        self._firsts.close()
-
-    def _close_runs(self) -> None:
-        for file in self._files:
-            with suppress(OSError):  # a full disk's error, which was raised already
-                file.close()
+    def _flush(self) -> None:
+        """Writes what waits as a run."""
+        if not self._pending_rows:
+            return
+        entries = np.concatenate(self._pending)
+        entries = entries[np.argsort(entries["high"])]
+        edges = np.arange(1, SLICES, dtype=np.uint64) << np.uint64(64 - 8)
+        inner = np.searchsorted(entries["high"], edges)
+        written = self.rows - self._pending_rows
+        self._bounds.append(written + np.concatenate([[0], inner, [len(entries)]]))
+        self._runs.write(entries.data)
+        self._runs.flush()
+        self._pending, self._pending_rows = [], 0
 
     def _slice(self, i: int) -> np.ndarray:
-        return np.frombuffer(b"".join(_read(file, run[i], run[i + 1]) for file, run in self._bounds), ENTRY)
+        return np.concatenate([self._read(run[i], run[i + 1]) for run in self._bounds] or [np.empty(0, ENTRY)])
+
+    def _read(self, start: int, stop: int) -> np.ndarray:
+        size = int(stop - start) * ENTRY.itemsize
+        return np.frombuffer(os.pread(self._runs.fileno(), size, int(start) * ENTRY.itemsize), ENTRY)
 
     def _search(self, entries: np.ndarray) -> int:
         """Notes the repeats in one slice."""
@@ -124,13 +91,9 @@ class Duplicates:
             return 0
         starts = np.concatenate([[True], ~repeats])
         firsts = entries["position"][np.maximum.accumulate(np.where(starts, np.arange(len(entries)), 0))]
-        for position, first in zip(entries["position"][~starts], firsts[~starts], strict=True):
-            os.pwrite(self._firsts.fileno(), int(first + 1).to_bytes(8, "little"), int(position) * FIRST.itemsize)
+        for position, first in zip(entries["position"][~starts].tolist(), firsts[~starts].tolist(), strict=True):
+            os.pwrite(self._firsts.fileno(), (first + 1).to_bytes(8, "little"), position * FIRST.itemsize)
         return int(repeats.sum())
-
-
-def _read(file: int, start: int, stop: int) -> bytes:
-    return os.pread(file, int(stop - start) * ENTRY.itemsize, int(start) * ENTRY.itemsize)
 
 
 def _doubled(entries: np.ndarray) -> np.ndarray:

@@ -1,286 +1,251 @@
-"""A job: what it is (`job.json`), which parts it is cut into (`plan/`), and which of them are done (`receipts/`)."""
+"""A job, as `_job/job.json` describes it: options, inputs, and from these the splits that processes take.
+
+Every process derives the same job from the same command, so whichever is first writes the file.
+"""
 
 import hashlib
 import json
-import time
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
 from stella_jax.errors import StellaError, join_words
-from stella_jax.job import plan_files, receipts
-from stella_jax.job.hashing import identify_all
-from stella_jax.job.lookout import PATIENCE, Lookout
-from stella_jax.job.plan import Part, plan_parts
-from stella_jax.job.plan_files import PlanFiles, write_plan
-from stella_jax.job.progress import Progress, journal_name
-from stella_jax.job.reader import Reader
-from stella_jax.job.rows import Rejected, Row
-from stella_jax.job.scan import Scan, scan_sources
-from stella_jax.job.scanner import RowsDigest
-from stella_jax.job.settings import Settings, check_same, settings_of
-from stella_jax.job.source import Source, open_sources
+from stella_jax.job import commits, damaged, heartbeat
+from stella_jax.job.commits import Committed
+from stella_jax.job.inputs import InputFile, open_inputs
+from stella_jax.job.location import locate
+from stella_jax.job.options import JobOptions, check_same
+from stella_jax.job.records import format_of
+from stella_jax.job.rows import Fields
+from stella_jax.job.splits import FileSize, Split, default_split_bytes, plan_splits
 from stella_jax.job.store import Damaged, Store
 
-JOB = "job.json"
-FOLDERS = (receipts.FOLDER, plan_files.FOLDER)
-POLL_SECONDS = 1.0
+JOB = "_job/job.json"
+FOLDERS = ("_job", commits.FOLDER, heartbeat.FOLDER, damaged.FOLDER, "_job/ids")
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True)
 class Job:
-    """A planned job.
+    """A job.
 
     Attributes:
       fields: what job.json holds.
-      plan: what is known of each part.
+      inputs: in the job's order; those added later come last.
     """
 
     store: Store
-    sources: tuple[Source, ...]
-    settings: Settings
     fields: dict[str, Any]
-    parts: tuple[Part, ...]
-    plan: PlanFiles
+    inputs: tuple[InputFile, ...]
 
     @property
     def fingerprint(self) -> dict[str, Any]:
         return self.fields["fingerprint"]
 
-    @property
-    def key(self) -> str:
-        """Tells this job from every other."""
-        return _key(self.fingerprint)
+    @cached_property
+    def row_fields(self) -> Fields:
+        return fields_of(self.fingerprint)
 
-    def missing(self) -> list[Part]:
-        """The parts that are not done, in order."""
-        return receipts.missing(self.store, self.parts)
+    @cached_property
+    def splits(self) -> list[Split]:
+        entries = zip(self.fields["inputs"], self.inputs, strict=True)
+        sizes = [FileSize(entry["planned_size"], file.can_be_cut, entry["generation"]) for entry, file in entries]
+        return plan_splits(sizes, self.fields["split_bytes"])
 
-    def read(self, reader: Reader, part: Part) -> list[Row | Rejected]:
-        """A part's rows in order, those among them rejected whose id came before.
+    def key(self, split: Split) -> str:
+        """Tells this split of this job from every other."""
+        pieces = [(self.inputs[piece.input].name, piece.start, piece.stop) for piece in split.pieces]
+        return _hash([self.fingerprint, pieces])
 
-        Raises:
-          StellaError: they are not the rows that the job was planned with.
-        """
-        entry, repeats = self.plan.entry(part.number), self.plan.repeats(part.number)
-        items: list[Row | Rejected] = []
-        digest = RowsDigest()
-        for position, row in self.rows(reader, part):
-            digest.add(row)
-            if position in repeats:
-                first = self._where(repeats[position])
-                row = Rejected(row.input, row.number, row.id, f"duplicate id, first seen at {first}")
-            items.append(row)
-        if digest.digest() != entry["digest"].tobytes():
-            names = ", ".join(str(self.sources[span.input].location) for span in part.spans)
-            raise StellaError(
-                f"the rows of {part.name} in {names} are not those that the job was planned with; put the input back "
-                "as it was, or choose another directory."
-            )
-        return items
+    @cached_property
+    def whole_key(self) -> str:
+        """Tells this job, with these inputs, from every other."""
+        return _hash(_identity(self.fields))
 
-    def rows(self, reader: Reader, part: Part) -> Iterator[tuple[int, Row | Rejected]]:
-        """A part's rows with their positions, unchecked."""
-        position, offset = part.start, int(self.plan.entry(part.number)["offset"])
-        for i, span in enumerate(part.spans):
-            begins = 0 if i else (offset if offset >= 0 else None)
-            for number, row in reader.rows(span, begins):
-                yield position + number - span.start, row
-            position += span.stop - span.start
+    def was_repaired(self, split: Split) -> bool:
+        """Whether an input of the split was damaged when rows of it were committed, and is another file by now."""
+        entries = (self.fields["inputs"][piece.input] for piece in split.pieces)
+        return any(entry["repaired"] for entry in entries)
 
-    def _where(self, position: int) -> str:
-        """Input and row number of a position, in words."""
-        for entry in self.fields["inputs"]:
-            if position < entry["records"]:
-                return f"{entry['name']}:{position + 1}"
-            position -= entry["records"]
-        raise AssertionError("no such position")
+    def position(self, input: int, number: int) -> str:
+        return self.inputs[input].position(number)
 
 
-def open_job(
-    store: Store,
-    inputs: Sequence[str | Path],
-    settings: Settings,
-    fingerprint: dict[str, Any],
-    max_rejected: float,
-    progress: Progress,
-) -> Job:
-    """Plans the job, or finds it in its folder and its inputs as they were; mends what says what the job is.
+def fields_of(fingerprint: dict[str, Any]) -> Fields:
+    return Fields(fingerprint["text_field"], fingerprint["id_field"])
 
-    Nothing is written before every input has been read to its end.
+
+def open_job(store: Store, options: JobOptions, fingerprint: dict[str, Any], files: Sequence[InputFile]) -> Job:
+    """Starts the job, or finds it in its directory with its inputs as they were, and adds the inputs that are new.
+
+    Nothing is written where it raises.
 
     Args:
-      fingerprint: all but the inputs.
-      max_rejected: share of rows that may be rejected.
+      fingerprint: of model and options.
+      files: what `open_inputs` found.
 
     Raises:
-      StellaError: an input or the folder cannot be used, the folder holds something else or a job of other settings or
-        inputs (names every difference), or too many rows cannot be embedded.
+      StellaError: the directory holds something else or a job of other settings (names every difference), or an input
+        of the job has changed or is missing from the command.
     """
-    sources = tuple(open_sources(inputs, settings.fields))
-    fields = _fields(store)
-    if fields is not None:
-        check_same(store, fields.get("fingerprint"), fingerprint | {"inputs": _identities(sources, progress)})
-        check_rejected(fields["rejected"], sum(entry["rows"] for entry in fields["inputs"]), max_rejected)
-        store.prepare(*FOLDERS)
-    elif store.size(JOB) is None and not store.sizes(receipts.FOLDER):
-        _require_empty(store)
-    if fields is None or not _is_planned(store):
-        fields = _plan(store, sources, settings, fingerprint, max_rejected, progress)
-    job = _job(store, sources, settings, fields)
-    receipts.withdraw_unsound(store, job.key, job.parts)
+    before = read_fields(store)
+    if before is None:
+        fields = _new_fields(files, options, fingerprint)
+        job = _job(store, fields, files)
+        _require_own(store, job)
+    else:
+        check_same(store, before["fingerprint"], fingerprint)
+        if options.split_bytes and options.split_bytes != before["split_bytes"]:
+            check_same(store, {"split_bytes": before["split_bytes"]}, {"split_bytes": options.split_bytes})
+        fields, files = _continued(store, before, files)
+        job = _job(store, fields, files)
+    store.prepare(*FOLDERS)
+    if fields != before:
+        store.remove("_job/manifest.json")
+        store.write_json(JOB, fields)
     return job
 
 
-def join_job(
-    store: Store,
-    inputs: Sequence[str | Path],
-    settings: Settings,
-    fingerprint: dict[str, Any],
-    progress: Progress,
-) -> Job:
-    """The job that another process plans, as soon as it has.
-
-    Raises:
-      StellaError: it is of other settings, or that process gives no sign of life.
-    """
-    lookout = Lookout(store)
-    while not _is_planned(store):
-        if not lookout.alive(journal_name(0)):
-            raise StellaError(f"process 0 has not planned {store}, and was silent for {PATIENCE} s; start it again.")
-        if lookout.stopped(journal_name(0)):
-            raise StellaError(f"process 0 stopped before it had planned {store}; what it said tells why.")
-        progress.waiting()
-        time.sleep(POLL_SECONDS)
-    fields = store.read_json(JOB)
-    check_same(store, fields.get("fingerprint"), fingerprint | {"inputs": fields["fingerprint"]["inputs"]})
-    return _job(store, _same_sources(store, inputs, settings, fields), settings, fields)
-
-
-def load_job(store: Store, inputs: Sequence[str | Path] = ()) -> Job:
-    """The job as it lies in its folder.
+def load_job(store: Store, paths: Sequence[str | Path] = ()) -> Job:
+    """The job as it lies in its directory.
 
     Args:
-      inputs: where the inputs are now, by their old names; none: where they were when it was planned.
+      paths: where the inputs are now, by their old names; none: where they were.
 
     Raises:
-      StellaError: there is none, or an input has gone.
+      StellaError: there is none, or an input is missing.
     """
     if store.size(JOB) is None:
-        raise StellaError(f"{store} holds no embedding job; it has no {JOB}.")
+        raise StellaError(f"{store}: not the output of an embedding job; it has no {JOB}.")
     fields = store.read_json(JOB)
-    settings = settings_of(fields["fingerprint"])
-    inputs = inputs or [entry["path"] for entry in fields["inputs"]]
-    return _job(store, _same_sources(store, inputs, settings, fields), settings, fields)
+    entries = fields["inputs"]
+    given = paths or [entry["path"] for entry in entries]
+    files = open_inputs(given, fields_of(fields["fingerprint"]))
+    by_name = {file.name: file for file in files}
+    if paths and len(by_name) == len(entries) and all(entry["name"] in by_name for entry in entries):
+        files = [by_name[entry["name"]] for entry in entries]
+    elif paths:
+        there, here = join_words([entry["name"] for entry in entries]), join_words(list(by_name))
+        raise StellaError(f"{store} was started with different inputs: they were {there} and are now {here}.")
+    files = [replace(file, name=entry["name"]) for file, entry in zip(files, entries, strict=True)]
+    return _job(store, fields, files)
 
 
-def check_rejected(rejected: int, rows: int, max_rejected: float, first: Rejected | None = None) -> None:
-    """Raises StellaError where more rows are rejected than may be."""
-    if rejected <= max_rejected * rows:
-        return
-    example = f"; the first is {first.input}:{first.number}: {first.reason}" if first else ""
-    raise StellaError(
-        f"{rejected} of {rows} rows cannot be embedded ({rejected / rows:.2%}), and --max-rejected allows "
-        f"{max_rejected:.2%}{example}. Mend the inputs, or allow more."
-    )
-
-
-def _plan(
-    store: Store,
-    sources: Sequence[Source],
-    settings: Settings,
-    fingerprint: dict[str, Any],
-    max_rejected: float,
-    progress: Progress,
-) -> dict[str, Any]:
-    """Scans the inputs, writes the plan and then job.json, whose fields it returns."""
-    with scan_sources(sources, settings.fields, settings.part_rows, store.scratch, progress.tick) as scan:
-        rejected = sum(scanned.faulty for scanned in scan.inputs) + scan.repeated
-        check_rejected(rejected, sum(scanned.rows for scanned in scan.inputs), max_rejected, scan.first_fault)
-        store.prepare(*FOLDERS)
-        parts = plan_parts([scanned.records for scanned in scan.inputs], settings.part_rows)
-        inputs = list(_inputs(sources, scan))
-        identities = [{name: entry[name] for name in ("name", "size", "sha256")} for entry in inputs]
-        fields = {
-            "parts": len(parts),
-            "rejected": rejected,
-            "plan": write_plan(store, parts, scan.parts, scan.duplicates),
-            "inputs": inputs,
-            "fingerprint": fingerprint | {"inputs": identities},
-        }
-    other = receipts.other_job(store, _key(fields["fingerprint"]), parts)
-    if other is not None:
-        raise StellaError(
-            f"{store}/{JOB} is missing or damaged, and {other} is of a job of other settings or inputs; choose another "
-            "directory."
-        )
-    store.write_json(JOB, fields)
-    return fields
-
-
-def _key(fingerprint: dict[str, Any]) -> str:
-    return hashlib.sha256(json.dumps(fingerprint, sort_keys=True).encode()).hexdigest()[:16]
-
-
-def _fields(store: Store) -> dict[str, Any] | None:
-    """What job.json holds, None where it is not there or damaged."""
+def read_fields(store: Store) -> dict[str, Any] | None:
+    """What job.json holds, None where it is missing or damaged."""
     try:
         return None if store.size(JOB) is None else store.read_json(JOB)
     except Damaged:
         return None
 
 
-def _is_planned(store: Store) -> bool:
-    """Whether the job and its plan can be read; process 0 makes them again where they are damaged."""
-    fields = _fields(store)
-    try:
-        return fields is not None and bool(PlanFiles(store, fields["plan"]))
-    except Damaged:
-        return False
+def recorded_job(store: Store) -> Job:
+    """The job as job.json describes it; the inputs may be missing by now or have changed."""
+    fields = store.read_json(JOB)
+    locations = [locate(entry["path"]) for entry in fields["inputs"]]
+    files = [
+        InputFile(entry["name"], location, format_of(location), entry["size"], entry["version"])
+        for entry, location in zip(fields["inputs"], locations, strict=True)
+    ]
+    return _job(store, fields, files)
 
 
-def _job(store: Store, sources: tuple[Source, ...], settings: Settings, fields: dict[str, Any]) -> Job:
-    parts = plan_parts([entry["records"] for entry in fields["inputs"]], settings.part_rows)
-    return Job(store, sources, settings, fields, tuple(parts), PlanFiles(store, fields["plan"]))
+def _new_fields(files: Sequence[InputFile], options: JobOptions, fingerprint: dict[str, Any]) -> dict[str, Any]:
+    split_bytes = options.split_bytes or default_split_bytes(sum(file.size for file in files))
+    entries = [_entry(file, 0) for file in files]
+    return {"fingerprint": fingerprint, "split_bytes": split_bytes, "inputs": entries}
 
 
-def _same_sources(
-    store: Store, inputs: Sequence[str | Path], settings: Settings, fields: dict[str, Any]
-) -> tuple[Source, ...]:
-    """The inputs, which must have the names of those that the job was planned with."""
-    sources = tuple(open_sources(inputs, settings.fields))
-    here, there = [source.name for source in sources], [entry["name"] for entry in fields["inputs"]]
-    if here != there:
-        raise StellaError(
-            f"{store} was started with different inputs: {join_words(there)}; now they are {join_words(here)}."
-        )
-    return sources
+def _entry(file: InputFile, generation: int) -> dict[str, Any]:
+    return {
+        "name": file.name,
+        "path": file.location.full,
+        "size": file.size,
+        "version": file.version,
+        "generation": generation,
+        "planned_size": file.size,
+        "repaired": False,
+    }
 
 
-def _inputs(sources: Sequence[Source], scan: Scan) -> Iterator[dict[str, Any]]:
-    for source, scanned in zip(sources, scan.inputs, strict=True):
-        yield {
-            "name": source.name,
-            "path": source.location.full,
-            "size": scanned.size,
-            "sha256": scanned.sha256,
-            "records": scanned.records,
-            "rows": scanned.rows,
-        }
+def _continued(
+    store: Store, before: dict[str, Any], files: Sequence[InputFile]
+) -> tuple[dict[str, Any], list[InputFile]]:
+    """The fields of a job that goes on with these files, and the files in its order."""
+    by_path, by_name = {file.location.full: file for file in files}, {file.name: file for file in files}
+    entries, found = [], []
+    for i, entry in enumerate(before["inputs"]):
+        file = by_path.get(entry["path"]) or by_name.get(entry["name"])
+        if file is None:
+            raise StellaError(
+                f"{entry['name']} is an input of the job in {store} and missing from the command; name all of its "
+                "inputs, or use another --out."
+            )
+        if (file.size, file.version) != (entry["size"], entry["version"]):
+            if not damaged.is_marked(store, i):
+                raise StellaError(
+                    f"{file.location} has changed since the job in {store} was started ({_change(entry, file)}); "
+                    "restore it, or use another --out."
+                )
+            entry = entry | {"size": file.size, "version": file.version, "repaired": True}
+        entries.append(entry)
+        found.append(replace(file, name=entry["name"]))
+    known = {file.location.full for file in found}
+    generation = 1 + max(entry["generation"] for entry in entries)
+    names = {entry["name"] for entry in entries}
+    for file in files:
+        if file.location.full not in known:
+            found.append(replace(file, name=_unused(file, names)))
+            names.add(found[-1].name)
+            entries.append(_entry(found[-1], generation))
+    return before | {"inputs": entries}, found
 
 
-def _identities(sources: Sequence[Source], progress: Progress) -> list[dict[str, Any]]:
-    found = identify_all([source.location for source in sources], progress.tick)
-    return [{"name": source.name, **each._asdict()} for source, each in zip(sources, found, strict=True)]
+def _change(entry: dict[str, Any], file: InputFile) -> str:
+    return f"{entry['size']} bytes then, {file.size} now" if file.size != entry["size"] else "it was written to"
 
 
-def _require_empty(store: Store) -> None:
-    """Nothing but what a process leaves that was killed while it planned."""
-    known = {JOB, *FOLDERS, *(name.rsplit("/", 1)[-1] for name in plan_files.NAMES)}
-    files = [name for folder in ("", *FOLDERS) for name in store.sizes(folder)]
-    strange = [name for name in files if name not in known and not name.startswith("progress")]
+def _unused(file: InputFile, names: set[str]) -> str:
+    """A name with as many folders before it as it takes to be another than these."""
+    parts = file.location.parts
+    return next(
+        name for n in range(file.name.count("/") + 1, len(parts) + 1) if (name := "/".join(parts[-n:])) not in names
+    )
+
+
+def _job(store: Store, fields: dict[str, Any], files: Sequence[InputFile]) -> Job:
+    is_large = [entry["planned_size"] > fields["split_bytes"] for entry in fields["inputs"]]
+    inputs = [replace(file, is_cut=large and file.can_be_cut) for file, large in zip(files, is_large, strict=True)]
+    return Job(store, fields, tuple(inputs))
+
+
+def _identity(fields: dict[str, Any]) -> list[Any]:
+    inputs = [(entry["name"], entry["size"], entry["version"]) for entry in fields["inputs"]]
+    return [fields["fingerprint"], fields["split_bytes"], inputs]
+
+
+def _hash(value: Any) -> str:
+    return hashlib.sha256(json.dumps(value, sort_keys=True).encode()).hexdigest()[:16]
+
+
+def _require_own(store: Store, job: Job) -> None:
+    """Refuses a directory that is neither empty nor holds parts of this job alone (its job.json may be damaged)."""
+    committed = Committed(store)
+    for name, commit in zip(committed.names(), committed.read(store, committed.names()), strict=True):
+        if commit and (name.split >= len(job.splits) or commit.key != job.key(job.splits[name.split])):
+            raise StellaError(
+                f"{store}: {JOB} is missing or damaged, and {name} is of a job with other settings or inputs; use "
+                "another --out."
+            )
+    strange = [] if committed.files else list(_strange(store))
     if strange:
         raise StellaError(
-            f"{store} exists and is not empty ({strange[0]}), and no embedding job began it; choose another directory."
+            f"{store} is not empty ({strange[0]}) and not the output of an embedding job; use another --out."
         )
+
+
+def _strange(store: Store) -> Iterator[str]:
+    yield from store.sizes()
+    own = ("progress", "job.json")
+    yield from (f"_job/{name}" for name in store.sizes("_job") if not name.startswith(own))

@@ -77,6 +77,9 @@ class Location:
         with told(self.given):
             return int(system.info(path)["size"])
 
+    def version(self) -> str:
+        return "" if self.is_url else str(Path(self.given).stat().st_mtime_ns)
+
 
 def locate(text: str | Path) -> Location:
     """The location that a user means: text with :// is a URL, unless it is of no known kind and there is such a path.

@@ -1,52 +1,35 @@
-"""`manifest.json` says that a job is complete and what it holds; `rejected.jsonl` has the rows that are not in it."""
+"""`_job/manifest.json` says that a job is complete and what it holds; `_job/rejected.jsonl` has the rows it lacks."""
 
 import json
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 from stella_jax.errors import StellaError
-from stella_jax.job.job import FOLDERS, JOB, Job, check_rejected
-from stella_jax.job.receipts import FOLDER, Receipt, receipts, rejected_fields, summary
+from stella_jax.job.commits import Commit, Committed
+from stella_jax.job.job import JOB, Job
 from stella_jax.job.store import Damaged, Store
 
-MANIFEST = "manifest.json"
-REJECTED = "rejected.jsonl"
+MANIFEST = "_job/manifest.json"
+REJECTED = "_job/rejected.jsonl"
 
-SETTINGS = ("dims", "dtype", "max_seq_length", "prompt", "normalize", "text_field", "id_field", "part_rows")
-
-
-def close_job(job: Job, origin: dict[str, Any], max_rejected: float) -> dict[str, int]:
-    """Writes rejected.jsonl and, last, the manifest, from what the receipts of all parts say.
-
-    What processes were writing that died under way is removed.
-
-    Args:
-      origin: where the model came from ("model", "revision").
-      max_rejected: share of the rows that may be rejected.
-
-    Returns the totals: rows, rejected, tokens.
-
-    Raises:
-      StellaError: more are, counting those that came out not finite in any process of any run.
-    """
-    job.store.prepare(*FOLDERS)
-    entries: list[dict[str, Any]] = []
-    with job.store.replacing(REJECTED) as file:
-        for part, receipt in zip(job.parts, receipts(job.store, job.parts), strict=True):
-            entries.append({"file": part.file} | summary(receipt))
-            file.writelines(rejected_lines(receipt))
-    totals = {name: sum(entry[name] for entry in entries) for name in ("rows", "rejected", "tokens")}
-    check_rejected(totals["rejected"], job.plan.rows, max_rejected)
-    settings = {"dim": job.fingerprint["dims"][0]} | {name: job.fingerprint[name] for name in SETTINGS}
-    rest = {"inputs": job.fields["inputs"], "fingerprint": job.fingerprint, "totals": totals, "parts": entries}
-    job.store.write_json(MANIFEST, origin | settings | rest)
-    return totals
+OPTIONS = ("dims", "dtype", "max_seq_length", "prompt", "normalize", "text_field", "id_field", "part_rows")
 
 
-def rejected_lines(receipt: Receipt) -> Iterator[bytes]:
-    """The lines of rejected.jsonl for a part."""
-    for row in receipt.rejected:
-        yield json.dumps(rejected_fields(row)).encode() + b"\n"
+def manifest_fields(
+    job_fields: dict[str, Any], key: str, origin: dict[str, Any], totals: dict[str, int], commits: Sequence[Commit]
+) -> dict[str, Any]:
+    fingerprint = job_fields["fingerprint"]
+    options = {"dim": fingerprint["dims"][0]} | {name: fingerprint[name] for name in OPTIONS}
+    parts = [commit.summary() for commit in commits]
+    rest = {"job": key, "inputs": job_fields["inputs"], "fingerprint": fingerprint, "totals": totals, "parts": parts}
+    return origin | options | rest
+
+
+def rejected_lines(commits: Sequence[Commit]) -> Iterator[bytes]:
+    """The lines of rejected.jsonl."""
+    for commit in commits:
+        for fields in commit.rejected:
+            yield json.dumps(fields).encode() + b"\n"
 
 
 def read_manifest(store: Store) -> dict[str, Any]:
@@ -59,10 +42,23 @@ def read_manifest(store: Store) -> dict[str, Any]:
         try:
             return store.read_json(MANIFEST)
         except Damaged as error:
-            raise StellaError(f"{store}/{MANIFEST} is damaged; run the embed command again to make it anew.") from error
+            raise StellaError(f"{store}/{MANIFEST} is damaged; run its embed command again.") from error
     if store.size(JOB) is None:
-        raise StellaError(f"{store} holds no embedding job; it has no {MANIFEST}.")
-    total = store.read_json(JOB).get("parts")
-    done = len(store.sizes(FOLDER))
-    held = f"{done} of the {total} parts"
-    raise StellaError(f"{store} holds {held} of its job; run its embed command again to finish it.")
+        raise StellaError(f"{store}: not the output of an embedding job; it has no {MANIFEST}.")
+    parts = len(Committed(store).files)
+    raise StellaError(f"{store} is not complete ({parts} parts so far); run its embed command again to finish it.")
+
+
+def finished_totals(job: Job) -> dict[str, int] | None:
+    """The totals of a job that is complete, all of whose parts and commits are there; None otherwise."""
+    store = job.store
+    try:
+        fields = store.read_json(MANIFEST) if store.size(MANIFEST) is not None else {}
+    except Damaged:
+        return None
+    sizes, committed = store.sizes(), Committed(store)
+    if fields.get("job") != job.whole_key or store.size(REJECTED) is None:
+        return None
+    is_whole = all(committed.is_finished(split.number) for split in job.splits)
+    are_there = all(not part["rows"] or sizes.get(part["file"]) == part["size"] for part in fields["parts"])
+    return fields["totals"] if is_whole and are_there else None

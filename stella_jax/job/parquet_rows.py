@@ -2,6 +2,7 @@
 
 from collections.abc import Iterator, Sequence
 from itertools import accumulate
+from typing import NamedTuple
 
 import pyarrow as pa
 import pyarrow.parquet as pq
@@ -87,3 +88,32 @@ def _values(column: pa.Array) -> list[object]:
 def parquet_row(row: RawRow, columns: Sequence[Column]) -> RawRow:
     """The same values, decoded."""
     return {name: decode(value) if type(value) is bytes else value for name, value in row.items()}
+
+
+class RowGroup(NamedTuple):
+    """Where a row group begins in its file, in bytes and in rows from 0, and how many rows it has."""
+
+    offset: int
+    first_row: int
+    rows: int
+
+
+def row_groups(location: Location) -> list[RowGroup]:
+    """The row groups of a file, from its footer alone.
+
+    Raises:
+      StellaError: it is not a Parquet file.
+    """
+    with location.open() as stored:
+        try:
+            metadata = pq.read_metadata(stored)
+        except (pa.ArrowException, OSError) as error:
+            raise StellaError(f"{location} is not a valid Parquet file: {first_line(error).rstrip('.')}.") from error
+    groups = [metadata.row_group(i) for i in range(metadata.num_row_groups)]
+    firsts = accumulate((group.num_rows for group in groups), initial=0)
+    return [RowGroup(_offset(group), first, group.num_rows) for group, first in zip(groups, firsts, strict=False)]
+
+
+def _offset(group: pq.RowGroupMetaData) -> int:
+    column = group.column(0)
+    return min(x for x in (column.data_page_offset, column.dictionary_page_offset) if x)

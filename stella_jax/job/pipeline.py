@@ -11,13 +11,13 @@ END: Any = object()
 
 
 @contextmanager
-def ahead(items: Iterable[T], depth: int) -> Iterator[Iterator[T]]:
+def prefetch(items: Iterable[T], depth: int) -> Iterator[Iterator[T]]:
     """The items, of which a thread makes the next `depth` while the caller works on one.
 
     What making one raises is raised where it would have been handed out. At the end of the block the thread has ended.
     """
     iterator = iter(items)
-    pool = ThreadPoolExecutor(1, "ahead")
+    pool = ThreadPoolExecutor(1, "prefetch")
 
     def stream() -> Iterator[T]:
         coming: deque[Future[T]] = deque(pool.submit(next, iterator, END) for _ in range(depth))
@@ -31,7 +31,7 @@ def ahead(items: Iterable[T], depth: int) -> Iterator[Iterator[T]]:
         pool.shutdown(cancel_futures=True)
 
 
-class Behind:
+class BackgroundWriter:
     """Does work in a thread, in order, while the caller goes on; at most `depth` pieces wait.
 
     What work raises is raised at a later `do` or at the end of the block. Where the block itself fails, work that was
@@ -42,7 +42,7 @@ class Behind:
     """
 
     def __init__(self, depth: int, done: Callable[[Any], object]):
-        self._pool = ThreadPoolExecutor(1, "behind")
+        self._pool = ThreadPoolExecutor(1, "writer")
         self._waiting: deque[Future[Any]] = deque()
         self._depth = depth
         self._done = done
@@ -52,7 +52,7 @@ class Behind:
         while self._waiting and (self._waiting[0].done() or len(self._waiting) > self._depth):
             self._done(self._waiting.popleft().result())
 
-    def __enter__(self) -> "Behind":
+    def __enter__(self) -> "BackgroundWriter":
         return self
 
     def __exit__(self, kind: type | None, *raised: object) -> None:

@@ -1,21 +1,24 @@
-"""What a running job tells: a bar and a last line to people, progress.jsonl to programs and to the other processes."""
+"""What a running job tells: a bar or a line a minute on stderr to people, `_job/progress*.jsonl` to programs."""
 
 import json
+import sys
 import threading
 import time
-from collections.abc import Iterator
-from contextlib import contextmanager, suppress
+from contextlib import suppress
 from dataclasses import dataclass
 from datetime import UTC, datetime
-from typing import Any
+from typing import Any, Literal
 
 from tqdm import tqdm
 
 from stella_jax.batching import Batch
 from stella_jax.errors import StellaError
+from stella_jax.job.splits import Split
 from stella_jax.job.store import Store
 
-BEAT_SECONDS = 1.0
+Show = Literal["bar", "lines", "nothing"]
+
+LINE_SECONDS = 60.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -49,41 +52,42 @@ class Summary:
 
 @dataclass(frozen=True, slots=True)
 class Counts:
-    """What was done: parts, rows and tokens embedded, tokens computed with padding, rows set aside before."""
+    """What was done: bytes of inputs, parts, rows and tokens embedded, tokens computed with padding, rows rejected."""
 
+    bytes: int = 0
     parts: int = 0
     rows: int = 0
     tokens: int = 0
     computed: int = 0
-    set_aside: int = 0
+    rejected: int = 0
 
 
-def journal_name(process: int) -> str:
-    return f"progress-{process}.jsonl" if process else "progress.jsonl"
+def progress_name(process: int) -> str:
+    return f"_job/progress-{process}.jsonl" if process else "_job/progress.jsonl"
 
 
 class Progress:
-    """The counts of one process, and whom they are told.
+    """The counts of one process, and how they are shown.
 
     Args:
-      store: where the journal goes, once `journal` is called.
+      store: where the progress file goes, once `begin` is called.
       process: its number among those of the job.
-      shown: whether there is a bar on stderr.
+      show: a bar on stderr, or a line there each minute.
     """
 
-    def __init__(self, store: Store, process: int = 0, shown: bool = False):
-        self.rows = self.tokens = self.computed = self.parts = self.set_aside = 0
+    def __init__(self, store: Store, process: int = 0, show: Show = "nothing"):
+        self.parts = self.rows = self.tokens = self.computed = self.rejected = 0
         self._store = store
         self._process = process
-        self._shown = shown
-        self._bar = tqdm(desc="reading", unit=" rows", disable=not shown, leave=False)
-        self._begin = time.perf_counter()
-        self._total = self._passed = 0
-        self._open: list[str] = []
-        self._phase = "planning"
-        self._journal = False
+        self._show = show
+        self._bar = tqdm(unit="B", unit_scale=True, disable=show != "bar", dynamic_ncols=True)
+        self._begun = self._shown = time.perf_counter()
+        self._total = self._done_before = self._done = 0
+        self._splits: dict[int, int] = {}  # bytes done of those that are not finished
+        self._phase = "loading"
+        self._writes = False
         self._written = float("-inf")
-        self._lock = threading.Lock()  # parts are opened by the thread that reads them
+        self._lock = threading.Lock()
 
     def __enter__(self) -> "Progress":
         return self
@@ -95,136 +99,118 @@ class Progress:
 
     @property
     def counts(self) -> Counts:
-        return Counts(self.parts, self.rows, self.tokens, self.computed, self.set_aside)
+        done = self._done - self._done_before
+        return Counts(done, self.parts, self.rows, self.tokens, self.computed, self.rejected)
 
     @property
     def seconds(self) -> float:
         """Since `begin`."""
-        return time.perf_counter() - self._begin
+        return time.perf_counter() - self._begun
 
-    def journal(self) -> None:
-        """Begins to write lines into the job's folder, which is there."""
-        self._journal = True
+    def begin(self, total: int, done: int) -> None:
+        """Starts the clock and the progress file: of `total` bytes, `done` are embedded already."""
+        self._total, self._done, self._done_before = total, done, done
+        self._bar.reset(total)
+        self._bar.update(done)
+        self._begun = self._shown = time.perf_counter()
+        self._phase, self._writes = "embedding", True
         self._line(0)
 
-    @contextmanager
-    def loading(self) -> Iterator[None]:
-        """A block that cannot tell of itself, as what loads or hashes a model: a thread has the journal grow."""
-        ended, before = threading.Event(), self._phase
-
-        def beat() -> None:
-            while not ended.wait(BEAT_SECONDS):
-                self._line(self._store.journal_seconds)
-
-        thread = threading.Thread(target=beat, daemon=True)
-        self._phase = "loading"
-        thread.start()
-        try:
-            yield
-        finally:
-            ended.set()
-            thread.join()
-            self._phase = before
-
-    def tick(self, rows: int = 1) -> None:
-        """So many rows have been read; none, but the process is alive."""
-        self._bar.update(rows)
-        self._line(self._store.journal_seconds)
-
-    def begin(self, total: int, done: int, phase: str = "embedding") -> None:
-        """From here on parts are embedded: of `total` rows, `done` are there already."""
-        self._bar.close()
-        self._bar = tqdm(total=total, initial=done, unit=" texts", disable=not self._shown, dynamic_ncols=True)
-        self._total, self._passed, self._phase = total, done, phase
-        self._begin = time.perf_counter()
-        self._line(0)
-
-    def more(self, rows: int) -> None:
-        """So many rows beyond the share are taken over from others."""
-        self._total = self._passed + rows
+    def add_work(self, size: int) -> None:
+        """So many bytes are taken over from other processes."""
+        self._total += size
+        self._bar.total = self._total
         self._phase = "embedding"
-
-    def opened(self, part: str) -> None:
-        """A part is being read."""
-        with self._lock:
-            self._open.append(part)
-        self._line(self._store.journal_seconds / 5)
 
     def embedded(self, batch: Batch) -> None:
         """A batch is done."""
         self.tokens += batch.tokens
         self.computed += batch.rows * batch.length
         self.rows += len(batch.texts)
-        self._bar.set_postfix_str(f"{self.tokens / self.seconds:.0f} tokens/s", refresh=False)
-        self._pass(len(batch.texts))
-        self._line(self._store.journal_seconds)
+        self._bar.set_postfix_str(f"{self.rows} rows, {self.tokens / self.seconds:.0f} tokens/s", refresh=False)
+        self._bar.update(0)
+        self._line(self._store.log_interval)
 
-    def rejected(self, rows: int) -> None:
-        """These rows are set aside before the encoder."""
-        self.set_aside += rows
-        self._pass(rows)
-
-    def committed(self, part: str) -> None:
-        """A part is finished."""
+    def committed(self, split: Split, read: int, rejected: int) -> None:
+        """A part is committed, up to so many bytes of its split."""
         self.parts += 1
-        with self._lock:
-            self._open.remove(part)
-        self._line(self._store.journal_seconds / 5)
+        self.rejected += rejected
+        self._advance(max(0, read - self._splits.get(split.number, 0)))
+        self._splits[split.number] = max(read, self._splits.get(split.number, 0))
+        self._line(self._store.log_interval / 5)
 
-    def done_elsewhere(self, other: "Counts") -> None:
-        """Another process, which has no journal, did this."""
+    def done_elsewhere(self, other: Counts) -> None:
+        """Another process, which has no progress file, did this."""
         self.parts += other.parts
         self.tokens += other.tokens
         self.computed += other.computed
         self.rows += other.rows
-        self.set_aside += other.set_aside
-        self._pass(other.rows + other.set_aside)
-        self._line(self._store.journal_seconds / 5)
+        self.rejected += other.rejected
+        self._advance(other.bytes)
+        self._line(self._store.log_interval / 5)
 
     def waiting(self) -> None:
         """Others work, this process has nothing to do."""
         self._phase = "waiting"
-        self._line(self._store.journal_seconds)
+        self._line(self._store.log_interval)
+
+    def closing(self) -> None:
+        """Repeated ids are looked for, and the manifest is written."""
+        self._phase = "closing"
+        self._line(self._store.log_interval)
 
     def end(self, totals: dict[str, int] | None) -> Summary:
-        """Ends the journal; the counts of this run beside the totals of the job, where they are known."""
-        self._passed = self._total if totals else self._passed  # what a dead actor did was not told
+        """Ends the progress file; the counts of this run beside the totals of the job, where they are known."""
         self._last_line("done")
         job = (totals["rows"], totals["rejected"]) if totals else (None, None)
         return Summary(self.rows, self.tokens, self.computed, self.seconds, *job)
 
+    def _advance(self, size: int) -> None:
+        self._done += size
+        self._bar.update(size)
+
     def _last_line(self, phase: str) -> None:
         self._phase = phase
-        self._open.clear()
         self._line(0)
-
-    def _pass(self, rows: int) -> None:
-        self._passed += rows
-        self._bar.update(rows)
 
     def _line(self, least_seconds: float) -> None:
         """Writes a line, if there was none for so long."""
         with self._lock:
             now = time.monotonic()
-            if self._journal and now - self._written >= least_seconds:
+            if self._writes and now - self._written >= least_seconds:
                 self._written = now
                 # A line that is lost is no reason to lose the job.
                 with suppress(OSError, StellaError):
-                    self._store.append(journal_name(self._process), json.dumps(self._fields()).encode() + b"\n")
+                    self._store.append(progress_name(self._process), json.dumps(self._fields()).encode() + b"\n")
+            if self._show == "lines" and time.perf_counter() - self._shown >= LINE_SECONDS:
+                self._shown = time.perf_counter()
+                print(self._sentence(), file=sys.stderr, flush=True)
+
+    def _sentence(self) -> str:
+        left = self._eta()
+        ends = "" if left is None else f", {tqdm.format_interval(left)} left"
+        share = self._done / max(1, self._total)
+        done = f"{tqdm.format_sizeof(self._done, 'B')} of {tqdm.format_sizeof(self._total, 'B')} ({share:.0%})"
+        return f"{self._phase}: {done}, {self.rows} rows, {self.tokens / self.seconds:.0f} tokens/s{ends}"
+
+    def _eta(self) -> float | None:
+        done = self._done - self._done_before
+        return max(0, self._total - self._done) * self.seconds / done if done > 0 else None
 
     def _fields(self) -> dict[str, Any]:
-        rate = self._passed and self.rows / self.seconds
+        eta = self._eta()
         return {
             "time": datetime.now(UTC).isoformat(timespec="milliseconds"),
             "process": self._process,
             "phase": self._phase,
-            "open": self._open,
+            "bytes": self._done,
+            "bytes_left": max(0, self._total - self._done),
             "parts": self.parts,
             "rows": self.rows,
-            "rows_left": max(0, self._total - self._passed),
+            "rejected": self.rejected,
             "tokens": self.tokens,
             "seconds": round(self.seconds, 3),
             "tokens_per_second": round(self.tokens / self.seconds, 1),
             "padding_share": round(1 - self.tokens / self.computed, 4) if self.computed else None,
-            "eta_seconds": round(max(0, self._total - self._passed) / rate, 1) if rate else None,
+            "eta_seconds": None if eta is None else round(eta, 1),
         }

@@ -45,12 +45,17 @@ class Fields:
         object.__setattr__(self, "columns", (Column(self.text), key))
 
 
-def make_row(name: str, number: int, raw: RawRow, columns: tuple[Column, Column]) -> Row | Rejected:
-    """The row of these values, or what is wrong with them; `name` is the input's."""
-    text, key = columns
+def make_row(name: str, number: int, position: str, raw: RawRow, fields: Fields) -> Row | Rejected:
+    """The row of these values, or what is wrong with them.
+
+    Args:
+      name: of the input.
+      position: the id of a row without one.
+    """
+    text, key = fields.columns
     row_id = None
     try:
-        row_id = str(key.value(raw)) if key.needed or key.name in raw else f"{name}:{number}"
+        row_id = str(key.value(raw)) if key.needed or key.name in raw else position
         if not row_id:
             row_id = None
             raise RowError(f"{key.name} is empty")

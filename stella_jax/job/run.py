@@ -2,43 +2,24 @@
 
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 from stella_jax.embedder import Stella
 from stella_jax.errors import StellaError
+from stella_jax.job.assignment import embed_share, share_of, wait
 from stella_jax.job.atomic import FULL
-from stella_jax.job.executors import run_share
+from stella_jax.job.close import check_totals, close_job
+from stella_jax.job.commits import Committed
+from stella_jax.job.heartbeat import FOLDER, Heartbeat, Others
 from stella_jax.job.hosts import Hosts
-from stella_jax.job.job import join_job, open_job
-from stella_jax.job.manifest import close_job
+from stella_jax.job.inputs import open_inputs
+from stella_jax.job.job import Job, open_job
+from stella_jax.job.manifest import MANIFEST, finished_totals
+from stella_jax.job.options import JobOptions, RunOptions
 from stella_jax.job.progress import Progress, Summary
-from stella_jax.job.receipts import FOLDER
-from stella_jax.job.settings import Settings, fingerprint_of
-from stella_jax.job.stop import Stop
 from stella_jax.job.store import Store, open_store
 from stella_jax.job.worker import Worker
-
-MAX_REJECTED = 0.01
-GRACE_SECONDS = 30.0
-
-
-@dataclass(frozen=True, slots=True)
-class Running:
-    """How a job is run; nothing of it changes what is written.
-
-    Attributes:
-      max_rejected: share of the rows that may be rejected.
-      hosts: which process of how many this is.
-      stop: how it is asked to end early.
-      shown: bars on stderr.
-    """
-
-    max_rejected: float = MAX_REJECTED
-    hosts: Hosts = field(default_factory=Hosts)
-    stop: Stop = field(default_factory=lambda: Stop(GRACE_SECONDS))
-    shown: bool = False
 
 
 def run_job(
@@ -46,10 +27,12 @@ def run_job(
     origin: dict[str, Any],
     inputs: Sequence[str | Path],
     out: str | Path,
-    settings: Settings,
-    running: Running | None = None,
+    options: JobOptions,
+    run: RunOptions | None = None,
 ) -> Summary:
     """Embeds the inputs into `out`, or finishes what earlier runs of the same job left there.
+
+    With several processes it is called inside `heartbeat`.
 
     Args:
       origin: where the model came from ("model", "revision"), for the manifest.
@@ -59,43 +42,67 @@ def run_job(
         kept.
       Stopped: it was asked to stop; finished parts are kept.
     """
-    running = running or Running()
-    store, hosts = open_store(out), running.hosts
-    with full_disk_told(store), _seen(store, hosts, running.shown and not hosts.index) as progress:
-        with progress.loading():
-            fingerprint = fingerprint_of(model, settings)
-        if hosts.index:
-            job = join_job(store, inputs, settings, fingerprint, progress)
-        else:
-            job = open_job(store, inputs, settings, fingerprint, running.max_rejected, progress)
-        progress.journal()
-        closes = run_share(job, Worker(model, job, running.max_rejected), hosts, progress, running.stop)
-        return progress.end(close_job(job, origin, running.max_rejected) if closes else None)
+    run = run or RunOptions()
+    store, hosts = open_store(out), run.hosts
+    files = open_inputs(inputs, options.fields)
+    with explain_full_disk(store), Progress(store, hosts.index, run.show) as progress:
+        job = open_job(store, options, options.fingerprint(model), files)
+        return progress.end(_finish(model, job, origin, run, progress))
+
+
+def _finish(
+    model: Stella, job: Job, origin: dict[str, Any], run: RunOptions, progress: Progress
+) -> dict[str, int] | None:
+    """The totals, None where another process closes the job."""
+    share, committed = share_of(job, run.hosts), Committed(job.store)
+    done = sum(split.size for split in share if committed.is_finished(split.number))
+    progress.begin(sum(split.size for split in share), done)
+    if totals := finished_totals(job):
+        check_totals(totals, (), run.max_rejected)
+        return totals
+    worker, others = Worker(model, job, run.max_rejected), Others(job.store, run.hosts.index)
+    while True:
+        embed_share(job, worker, run.hosts, others, progress, run.stop)
+        if not _is_closer(job, run.hosts, others, progress):
+            return None
+        progress.closing()
+        if totals := close_job(job, origin, run.max_rejected):
+            return totals
+
+
+def _is_closer(job: Job, hosts: Hosts, others: Others, progress: Progress) -> bool:
+    """Waits for the manifest (False), or until no living process of a lower number is left to write it.
+
+    Where two take themselves for that process, both write the same bytes.
+    """
+    while hosts.count > 1:
+        others.look()
+        if others.is_leader():
+            return True
+        if job.store.size(MANIFEST) is not None:
+            return False
+        wait(progress)
+    return True
 
 
 @contextmanager
-def loading(out: str | Path, hosts: Hosts) -> Iterator[None]:
-    """A block that loads the model: the job's other processes, which wait for this one, see that it lives."""
-    with _seen(open_store(out), hosts) as progress, progress.loading():
+def heartbeat(store: Store, hosts: Hosts) -> Iterator[None]:
+    """A block in which the job's other processes see that this one is alive."""
+    if hosts.count == 1:
+        yield
+        return
+    store.prepare(FOLDER)
+    with Heartbeat(store, hosts.index):
         yield
 
 
-def _seen(store: Store, hosts: Hosts, shown: bool = False) -> Progress:
-    """Progress that the other processes see from now on, where there are any."""
-    progress = Progress(store, hosts.index, shown)
-    if hosts.count > 1:
-        store.prepare()
-        progress.journal()
-    return progress
-
-
 @contextmanager
-def full_disk_told(store: Store) -> Iterator[None]:
+def explain_full_disk(store: Store) -> Iterator[None]:
     """Turns a full disk into a sentence; whatever was being written is gone already."""
     try:
         yield
     except OSError as error:
         if error.errno not in FULL:
             raise
-        kept = f"parts finished and kept: {len(store.sizes(FOLDER))}"
+        kept = f"parts finished and kept: {len(Committed(store).files)}"
         raise StellaError(f"the disk of {store} is full; {kept}. Make room and run the same command again.") from error

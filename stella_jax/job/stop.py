@@ -11,10 +11,10 @@ class Stopped(BaseException):
     """The job was asked to stop and has; what it finished is kept."""
 
 
-class Stop:
+class GracefulShutdown:
     """Whether to stop.
 
-    Outside `patience` there is nothing to finish, and asking raises Stopped at once.
+    Outside `deferred` there is nothing to finish, and asking raises Stopped at once.
 
     Args:
       grace: seconds that open parts get.
@@ -22,16 +22,16 @@ class Stop:
 
     def __init__(self, grace: float):
         self.grace = grace
-        self._patient = False
+        self._is_deferred = False
         self._deadline: float | None = None
 
     @property
-    def asked(self) -> bool:
+    def requested(self) -> bool:
         return self._deadline is not None
 
-    def ask(self) -> None:
+    def request(self) -> None:
         """Asks to stop; a second time, at once."""
-        if self.asked or not self._patient:
+        if self.requested or not self._is_deferred:
             raise Stopped
         self._deadline = time.monotonic() + self.grace
 
@@ -41,23 +41,23 @@ class Stop:
             raise Stopped
 
     @contextmanager
-    def patience(self) -> Iterator[None]:
-        """A block that looks at `asked` and `check`; afterwards, if it was asked to, it has stopped."""
-        self._patient = True
+    def deferred(self) -> Iterator[None]:
+        """A block that looks at `requested` and `check`; afterwards, if it was asked to, it has stopped."""
+        self._is_deferred = True
         try:
             yield
         finally:
-            self._patient = False
-        if self.asked:
+            self._is_deferred = False
+        if self.requested:
             raise Stopped
 
 
 @contextmanager
-def stopping_on_sigterm(stop: Stop) -> Iterator[None]:
+def stopping_on_sigterm(stop: GracefulShutdown) -> Iterator[None]:
     """SIGTERM, as schedulers send it before they kill, asks to stop while the block runs (in the main thread)."""
 
     def handle(number: int, frame: FrameType | None) -> None:
-        stop.ask()
+        stop.request()
 
     before = signal.signal(signal.SIGTERM, handle)
     try:

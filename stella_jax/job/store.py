@@ -28,10 +28,10 @@ class Store(ABC):
     """Files by name, with at most one folder before it; `str` of it is what the user knows it by.
 
     Attributes:
-      journal_seconds: how often a line may be added to a file.
+      log_interval: how often a line may be added to a file.
     """
 
-    journal_seconds: float
+    log_interval: float
 
     @abstractmethod
     def replacing(self, name: str) -> AbstractContextManager[BufferedIOBase]:
@@ -48,6 +48,10 @@ class Store(ABC):
     @abstractmethod
     def sizes(self, folder: str = "") -> dict[str, int]:
         """Name (without the folder) and bytes of each file of a folder."""
+
+    @abstractmethod
+    def stamps(self, folder: str) -> dict[str, tuple[Any, ...]]:
+        """Name (without the folder) of each file of a folder, and what is different once it was written again."""
 
     @abstractmethod
     def size(self, name: str) -> int | None:
@@ -67,7 +71,7 @@ class Store(ABC):
 
     @property
     @abstractmethod
-    def scratch(self) -> Path:
+    def temp_dir(self) -> Path:
         """A folder of this machine for temporary files, on the disk of the output where that is one."""
 
     def read(self, name: str) -> bytes:
@@ -120,7 +124,7 @@ def open_store(out: str | Path) -> Store:
 class LocalStore(Store):
     """A folder."""
 
-    journal_seconds = 5.0
+    log_interval = 5.0
 
     def __init__(self, path: Path):
         self.path = path
@@ -147,6 +151,16 @@ class LocalStore(Store):
                         found[entry.name] = entry.stat().st_size
         return found
 
+    def stamps(self, folder: str) -> dict[str, tuple[Any, ...]]:
+        found: dict[str, tuple[Any, ...]] = {}
+        with suppress(FileNotFoundError, NotADirectoryError), os.scandir(self.path / folder) as entries:
+            for entry in entries:
+                if not is_leftover(entry.name):
+                    with suppress(FileNotFoundError):  # removed since
+                        stat = entry.stat()
+                        found[entry.name] = (stat.st_size, stat.st_mtime_ns)
+        return found
+
     def size(self, name: str) -> int | None:
         try:
             found = (self.path / name).stat()
@@ -167,7 +181,7 @@ class LocalStore(Store):
         return sorted(path.name for path in leftovers(found)) if found.is_dir() else []
 
     @property
-    def scratch(self) -> Path:
+    def temp_dir(self) -> Path:
         return next(folder for folder in (self.path, *self.path.resolve().parents) if folder.is_dir())
 
 
@@ -178,7 +192,7 @@ class RemoteStore(Store):
     on this machine's disk first, and a file that grows is written anew.
     """
 
-    journal_seconds = 30.0
+    log_interval = 30.0
 
     def __init__(self, url: str):
         self._url = url.rstrip("/")
@@ -206,6 +220,14 @@ class RemoteStore(Store):
         return cast(BufferedIOBase, Location(f"{self}/{name}").open())
 
     def sizes(self, folder: str = "") -> dict[str, int]:
+        return {name: entry["size"] for name, entry in self._listing(folder).items()}
+
+    def stamps(self, folder: str) -> dict[str, tuple[Any, ...]]:
+        keys = ("size", "mtime", "etag", "ETag", "generation", "created")
+        return {name: tuple(entry.get(key) for key in keys) for name, entry in self._listing(folder).items()}
+
+    def _listing(self, folder: str) -> dict[str, dict[str, Any]]:
+        """What the store says of each file of a folder, by its name."""
         path = self._path(folder) if folder else self._root
         self._files.invalidate_cache(path)
         with told(f"{self}/{folder}"):
@@ -213,7 +235,7 @@ class RemoteStore(Store):
                 found = self._files.ls(path, detail=True)
             except FileNotFoundError:
                 return {}
-        return {entry["name"].rsplit("/", 1)[-1]: entry["size"] for entry in found if entry["type"] == "file"}
+        return {entry["name"].rsplit("/", 1)[-1]: entry for entry in found if entry["type"] == "file"}
 
     def size(self, name: str) -> int | None:
         path = self._path(name)
@@ -237,7 +259,7 @@ class RemoteStore(Store):
         return []
 
     @property
-    def scratch(self) -> Path:
+    def temp_dir(self) -> Path:
         return Path(tempfile.gettempdir())
 
     def _path(self, name: str) -> str:

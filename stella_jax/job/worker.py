@@ -1,9 +1,10 @@
-"""Runs parts of a job on this process's devices: rows are read and tokenized ahead of them, files written behind."""
+"""Embeds splits on this process's devices: rows are read and tokenized ahead of them, parts written behind."""
 
 from array import array
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from itertools import takewhile
+from math import sqrt
 
 import numpy as np
 import pyarrow as pa
@@ -12,14 +13,16 @@ from stella_jax import similarity
 from stella_jax.batching import Batch
 from stella_jax.embedder import Stella
 from stella_jax.errors import StellaError
-from stella_jax.job.job import JOB, Job, check_rejected
-from stella_jax.job.pipeline import Behind, ahead
-from stella_jax.job.plan import Part
+from stella_jax.job import damaged
+from stella_jax.job.commits import Commit, Committed, PartName, SplitCommits, write_commit
+from stella_jax.job.job import JOB, Job, read_fields
+from stella_jax.job.part_ids import write_ids
+from stella_jax.job.pipeline import BackgroundWriter, prefetch
 from stella_jax.job.progress import Progress
-from stella_jax.job.reader import Reader
-from stella_jax.job.receipts import Receipt, has_receipt, write_receipt
 from stella_jax.job.rows import Rejected, Row
-from stella_jax.job.stop import Stop
+from stella_jax.job.split_reader import Position, PositionedRow, RowsDigest, read_split
+from stella_jax.job.splits import Split
+from stella_jax.job.stop import GracefulShutdown
 from stella_jax.job.write import part_table, write_part
 from stella_jax.tokenizer import Tokens
 
@@ -30,109 +33,300 @@ TOKENIZED_ROWS = 256
 READ_AHEAD = 1
 WRITTEN_BEHIND = 1
 
+# Rows whose parts may be open at once, so that batches are full although parts are small.
+OPEN_ROWS = {"cpu": 512}
+DEFAULT_OPEN_ROWS = 65_536
+
 NOT_FINITE = "its embedding is not finite"
 
 
 @dataclass(frozen=True, slots=True)
-class Prepared:
-    """A part before the device: its rows in order (their texts dropped), and the sound ones' tokens."""
+class PreparedPart:
+    """A part before the device.
 
-    part: Part
-    items: list[Row | Rejected]
+    Attributes:
+      rows: in order, their texts dropped.
+      tokens: of those that can be embedded.
+      read: bytes of the split up to the end of the part, as far as they are known.
+    """
+
+    split: Split
+    name: PartName
+    rows: list[PositionedRow]
     tokens: list[Tokens]
+    digest: str
+    is_last: bool
+    after: Position
+    read: int
 
 
 class Worker:
-    """Embeds and commits parts; doing one twice, here or elsewhere, gives the same bytes.
+    """Embeds and commits splits; doing one twice, here or elsewhere, gives the same bytes.
 
     Args:
-      max_rejected: share of the job's rows that may be rejected.
+      max_rejected: share of the rows that may be rejected.
     """
 
     def __init__(self, model: Stella, job: Job, max_rejected: float):
         self._model = model
         self._job = job
         self._max_rejected = max_rejected
-        self._reader = Reader(dict(enumerate(job.sources)), job.settings.fields)
-        self._lost = 0
+        self._rows = self._rejected = 0
 
-    def run(self, parts: Iterable[Part], progress: Progress, stop: Stop) -> None:
-        """Embeds and commits these parts.
+    def run(self, splits: Iterable[tuple[Split, SplitCommits]], progress: Progress, stop: GracefulShutdown) -> None:
+        """Embeds and commits what is missing of these splits.
 
         Raises:
-          StellaError: an input has changed, too many rows came out not finite, or the folder is another job's by now.
+          StellaError: an input is damaged (what came before is committed), too many rows are rejected, or the directory
+            holds another job by now.
           Stopped: it was asked to stop; the parts that were finished in time are committed.
         """
 
-        def report(batch: Batch) -> None:
+        def on_batch(batch: Batch) -> None:
             progress.embedded(batch)
             stop.check()
 
-        def committed(receipt: Receipt) -> None:
-            progress.committed(receipt.part)
-            self._lost += sum(row.reason == NOT_FINITE for row in receipt.rejected)
-            check_rejected(self._job.fields["rejected"] + self._lost, self._job.plan.rows, self._max_rejected)
+        def on_commit(done: tuple[PreparedPart, Commit]) -> None:
+            part, commit = done
+            progress.committed(part.split, part.read, len(commit.rejected))
+            self._rows += commit.rows + len(commit.rejected)
+            self._rejected += len(commit.rejected)
+            self._check_rejected(commit)
 
-        opened: list[Prepared] = []
-        runner, longest = self._model.runner, self._model.max_seq_length
-        prepared = self._prepared(parts, progress, stop)
-        with stop.patience(), Behind(WRITTEN_BEHIND, committed) as behind, ahead(prepared, READ_AHEAD) as coming:
-            begun = takewhile(lambda _: not stop.asked, coming)
-            groups = _kept(begun, opened, lambda item: item.tokens)
-            for number, embeddings in runner.stream(groups, longest, on_batch=report):
-                behind.do(self._commit, opened[number], embeddings)
-                opened[number] = replace(opened[number], items=[], tokens=[])
+        opened: list[PreparedPart] = []
+        failed: list[StellaError] = []
+        model = self._model
+        open_rows = OPEN_ROWS.get(model.platform, DEFAULT_OPEN_ROWS)
+        prepared = self._prepared(splits, failed, stop)
+        with (
+            stop.deferred(),
+            BackgroundWriter(WRITTEN_BEHIND, on_commit) as writer,
+            prefetch(prepared, READ_AHEAD) as coming,
+        ):
+            parts = takewhile(lambda _: not stop.requested, coming)
+            groups = _tokens(parts, opened)
+            streamed = model.runner.stream(groups, model.max_seq_length, on_batch=on_batch, open_texts=open_rows)
+            for number, embeddings in streamed:
+                writer.do(self._commit, opened[number], embeddings)
+                opened[number] = replace(opened[number], rows=[], tokens=[])
+        if failed:
+            raise failed[0]
 
-    def _prepared(self, parts: Iterable[Part], progress: Progress, stop: Stop) -> Iterator[Prepared]:
-        """Reads and tokenizes one part after the other, until it is asked to stop."""
-        for part in parts:
-            if stop.asked:
+    def _check_rejected(self, commit: Commit) -> None:
+        """Ends the job early where too many of the rows so far are rejected, with room for chance."""
+        sure = self._rejected - 3 * sqrt(self._rejected)
+        if sure > self._max_rejected * self._rows:
+            raise too_many_rejected(self._rejected, self._rows, self._max_rejected, commit.rejected)
+
+    def _prepared(
+        self, splits: Iterable[tuple[Split, SplitCommits]], failed: list[StellaError], stop: GracefulShutdown
+    ) -> Iterator[PreparedPart]:
+        """Reads and tokenizes one missing part after the other, until it is asked to stop or an input is damaged."""
+        for split, done in splits:
+            for part in self._missing_parts(split, done, failed):
+                if stop.requested:
+                    return
+                yield part
+            if failed:
                 return
-            if has_receipt(self._job.store, part):  # another process has done it since
+
+    def _missing_parts(self, split: Split, done: SplitCommits, failed: list[StellaError]) -> Iterator[PreparedPart]:
+        numbers = set(done.numbers)
+        if self._job.was_repaired(split):
+            rows = _Rows(self._job, split, Position())
+            number = self._require_same_rows(split, rows)
+            yield from self._parts(split, rows, number, set(), failed)
+            return
+        number = 0
+        while not (done.last is not None and number > done.last):
+            if number in numbers:
+                number += 1
                 continue
-            progress.opened(part.name)
-            items = self._job.read(self._reader, part)
-            tokens = self._tokenize([item.text for item in items if isinstance(item, Row)])
-            progress.rejected(len(items) - len(tokens))
-            yield Prepared(part, [item._replace(text="") if isinstance(item, Row) else item for item in items], tokens)
+            number, start = self._resume(split, numbers, number)
+            for part in self._parts(split, _Rows(self._job, split, start), number, numbers, failed):
+                yield part
+                number = part.name.number + 1
+                if part.is_last:
+                    return
+            if failed:
+                return
+
+    def _resume(self, split: Split, numbers: set[int], number: int) -> tuple[int, Position]:
+        """Where part `number` begins: after the part before it, which is made again, too, if its commit is damaged."""
+        committed = Committed(self._job.store)
+        while number:
+            before = PartName(split.number, number - 1)
+            [commit] = committed.read(self._job.store, [before]) if before in committed.files else [None]
+            if commit and commit.key == self._job.key(split):
+                return number, commit.after
+            committed.invalidate(self._job.store, [before] if before in committed.files else [])
+            number -= 1
+            numbers.discard(number)
+        return 0, Position()
+
+    def _parts(
+        self, split: Split, rows: "_Rows", number: int, committed: set[int], failed: list[StellaError]
+    ) -> Iterator[PreparedPart]:
+        """Parts from `number` on, up to the next that is committed."""
+        size = self._job.fingerprint["part_rows"]
+        while number not in committed:
+            taken = rows.take(size)
+            if rows.error:
+                failed.append(rows.error)
+                if not self._job.inputs[rows.input].is_cut:
+                    damaged.mark(self._job.store, rows.input, str(rows.error))
+                if not taken:
+                    return
+            yield self._prepare(split, PartName(split.number, number), taken, rows)
+            if rows.is_at_end or rows.error:
+                return
+            number += 1
+
+    def _require_same_rows(self, split: Split, rows: "_Rows") -> int:
+        """Reads over what is committed of a repaired input; returns the number of the part after it.
+
+        Raises:
+          StellaError: its rows are not those that were embedded.
+        """
+        committed = Committed(self._job.store)
+        names = [name for name in committed.names() if name.split == split.number]
+        for commit in committed.read(self._job.store, names):
+            digest = RowsDigest()
+            for row in rows.take(commit.rows + len(commit.rejected) if commit else 0):
+                digest.add(row.row)
+            if commit is None or digest.hexdigest() != commit.digest:
+                name = self._job.inputs[rows.input].location
+                raise StellaError(f"{name} was damaged, and its rows before that are now different; use another --out.")
+        return len(names)
+
+    def _prepare(self, split: Split, name: PartName, rows: list[PositionedRow], reader: "_Rows") -> PreparedPart:
+        digest, is_last = RowsDigest(), reader.is_at_end and not reader.error
+        for row in rows:
+            digest.add(row.row)
+        tokens = self._tokenize([item.text for item, *_ in rows if isinstance(item, Row)])
+        after = rows[-1].after if rows else reader.start
+        read = split.size if is_last else _bytes_before(self._job, split, after)
+        kept = [row._replace(row=row.row._replace(text="")) if isinstance(row.row, Row) else row for row in rows]
+        return PreparedPart(split, name, kept, tokens, digest.hexdigest(), is_last, after, read)
 
     def _tokenize(self, texts: Sequence[str]) -> list[Tokens]:
         found: list[Tokens] = []
         for i in range(0, len(texts), TOKENIZED_ROWS):
-            tokens = self._model.tokenize(texts[i : i + TOKENIZED_ROWS], self._job.settings.prompt)
+            tokens = self._model.tokenize(texts[i : i + TOKENIZED_ROWS], self._job.fingerprint["prompt"])
             found += [Tokens(array("i", text.ids), text.truncated) for text in tokens]  # a tenth of a list's memory
         return found
 
-    def _commit(self, prepared: Prepared, embeddings: Sequence[np.ndarray]) -> Receipt:
-        """Writes a part's file, and commits it with its receipt."""
-        rows = [item for item in prepared.items if isinstance(item, Row)]
-        if self._job.settings.normalize:
+    def _commit(self, part: PreparedPart, embeddings: Sequence[np.ndarray]) -> tuple[PreparedPart, Commit]:
+        """Writes a part's files, and commits it."""
+        job, store = self._job, self._job.store
+        if job.fingerprint["normalize"]:
             embeddings = [similarity.unit(vectors) for vectors in embeddings]
         finite = np.logical_and.reduce([np.isfinite(vectors).all(axis=1) for vectors in embeddings])
-        lost = {rows[i].id for i in np.flatnonzero(~finite)}
-        table = part_table([row.id for row in rows], embeddings, prepared.tokens)
-        table = table.filter(pa.array(finite)) if lost else table
-        part, store = prepared.part, self._job.store
+        rejected = list(_rejected(job, part.rows, finite))
+        sound = [row for row in part.rows if isinstance(row.row, Row)]
+        table = part_table([row.row.id for row in sound], embeddings, part.tokens)
+        if not finite.all():
+            table = table.filter(pa.array(finite))
+            sound = [row for row, is_finite in zip(sound, finite, strict=True) if is_finite]
         self._require_same_job()
-        size, sha256 = write_part(store, part.file, table)
-        rejected = tuple(_reject(item) for item in prepared.items if isinstance(item, Rejected) or item.id in lost)
-        n_tokens = sum(table["n_tokens"].to_pylist())
-        receipt = Receipt(self._job.key, part.name, table.num_rows, n_tokens, size, sha256, rejected)
-        write_receipt(store, receipt)
-        return receipt
+        size, sha256 = write_part(store, part.name.file, table) if sound else (0, "")
+        own_ids = any(row.row.id != job.position(row.input, row.row.number) for row in sound)
+        if sound:
+            write_ids(store, part.name, sound)
+        commit = Commit(
+            key=job.key(part.split),
+            name=part.name,
+            is_last=part.is_last,
+            after=part.after,
+            rows=len(sound),
+            tokens=sum(table["n_tokens"].to_pylist()),
+            size=size,
+            sha256=sha256,
+            digest=part.digest,
+            own_ids=own_ids,
+            rejected=tuple(rejected),
+        )
+        write_commit(store, commit)
+        return part, commit
 
     def _require_same_job(self) -> None:
-        """Raises StellaError where somebody has begun another job in the folder since."""
-        store = self._job.store
-        if store.size(JOB) is None or store.read_json(JOB) != self._job.fields:
-            raise StellaError(f"{store} holds another job than when this process began; nothing was written into it.")
+        """Raises StellaError where somebody has started another job in the directory since."""
+        fields = read_fields(self._job.store)
+        if fields is None or fields["fingerprint"] != self._job.fingerprint:
+            raise StellaError(
+                f"{self._job.store}/{JOB} is not the one that this process started with; nothing was written."
+            )
 
 
-def _reject(item: Row | Rejected) -> Rejected:
-    return item if isinstance(item, Rejected) else Rejected(item.input, item.number, item.id, NOT_FINITE)
+class _Rows:
+    """The rows of a split from a position on, taken so many at a time.
+
+    Attributes:
+      error: what ended the reading early.
+      input: the number of the file that was read last.
+    """
+
+    def __init__(self, job: Job, split: Split, start: Position):
+        self.start = start
+        self.error: StellaError | None = None
+        self.input = split.pieces[min(start.piece, len(split.pieces) - 1)].input
+        self._pieces = split.pieces
+        self._rows = read_split(job.inputs, split, job.row_fields, start)
+        self._next = self._read()
+
+    @property
+    def is_at_end(self) -> bool:
+        return self._next is None
+
+    def take(self, count: int) -> list[PositionedRow]:
+        taken = []
+        while self._next is not None and len(taken) < count:
+            taken.append(self._next)
+            self.input = self._next.input
+            self._next = self._read()
+        return taken
+
+    def _read(self) -> PositionedRow | None:
+        try:
+            return next(self._rows, None)
+        except StellaError as error:
+            self.error = error
+            return None
 
 
-def _kept(items: Iterable[Prepared], keep: list[Prepared], part: Callable[[Prepared], list[Tokens]]) -> Iterator[list]:
-    for item in items:
-        keep.append(item)
-        yield part(item)
+def _bytes_before(job: Job, split: Split, after: Position) -> int:
+    """Bytes of a split that lie before a position, as far as that is known."""
+    piece = split.pieces[after.piece]
+    before = sum(each.stop - each.start for each in split.pieces[: after.piece])
+    inside = after.offset - piece.start if job.inputs[piece.input].counts_bytes else 0
+    return before + max(0, inside)
+
+
+def _tokens(parts: Iterable[PreparedPart], opened: list[PreparedPart]) -> Iterator[list[Tokens]]:
+    """The texts of parts, which are kept in `opened`."""
+    for part in parts:
+        opened.append(part)
+        yield part.tokens
+
+
+def _rejected(job: Job, rows: Sequence[PositionedRow], finite: np.ndarray) -> Iterator[dict[str, object]]:
+    """What rejected.jsonl says of the rows that cannot be embedded, or came out as NaN or infinity."""
+    is_finite = iter(finite.tolist())
+    for item, number, _ in rows:
+        if isinstance(item, Rejected):
+            yield job.inputs[number].rejected_fields(item)
+        elif not next(is_finite):
+            yield job.inputs[number].rejected_fields(Rejected(item.input, item.number, item.id, NOT_FINITE))
+
+
+def too_many_rejected(
+    rejected: int, rows: int, max_rejected: float, examples: Sequence[dict[str, object]]
+) -> StellaError:
+    example = ""
+    if examples:
+        where = "@{byte}" if "byte" in examples[0] else ":{row}"
+        example = "; for example {input}{where}: {reason}".replace("{where}", where).format(**examples[0])
+    return StellaError(
+        f"{rejected} of {rows} rows cannot be embedded ({rejected / max(1, rows):.2%}), and --max-rejected allows "
+        f"{max_rejected:.2%}{example}. Fix the inputs or raise --max-rejected."
+    )

@@ -10,13 +10,10 @@ import pyarrow.parquet as pq
 from stella_jax import similarity
 from stella_jax.embedder import Stella
 from stella_jax.errors import StellaError
+from stella_jax.job.commits import Committed, PartName, part_name
 from stella_jax.job.job import Job, load_job
-from stella_jax.job.plan import Part
-from stella_jax.job.reader import Reader
-from stella_jax.job.receipts import read_receipt
-from stella_jax.job.rows import Row
+from stella_jax.job.part_rows import read_part
 from stella_jax.job.store import Store
-from stella_jax.job.worker import NOT_FINITE
 from stella_jax.job.write import column_of
 
 # Most parts that are read for a sample: each is read whole.
@@ -26,17 +23,17 @@ MOST_PARTS = 16
 TOLERANCE = {"float32": 1e-4, "bfloat16": 5e-2}
 
 
-class Sampled(NamedTuple):
+class SpotCheck(NamedTuple):
     """A part of which so many rows were embedded again; `fault` is empty where they came out as they were written."""
 
-    part: Part
+    name: PartName
     rows: int
     fault: str
 
 
-def sample(
+def spot_check(
     store: Store, manifest: dict[str, Any], model: Stella, rows: int, inputs: Sequence[str | Path] = ()
-) -> Iterator[Sampled]:
+) -> Iterator[SpotCheck]:
     """Embeds rows again that are chosen at random.
 
     Args:
@@ -46,16 +43,17 @@ def sample(
     Raises:
       StellaError: one has gone, or is not what it was.
     """
-    job, random = _load(store, inputs), np.random.default_rng()
-    count = min(len(job.parts), rows, MOST_PARTS)
-    chosen = sorted(random.choice(len(job.parts), count, replace=False).tolist())
-    reader = Reader(dict(enumerate(job.sources)), job.settings.fields)
+    job, committed, random = _load(store, inputs), Committed(store), np.random.default_rng()
+    parts = [part for part in manifest["parts"] if part["rows"]]
+    count = min(len(parts), rows, MOST_PARTS)
+    chosen = sorted(random.choice(len(parts), count, replace=False).tolist())
     for i, number in enumerate(chosen):
-        texts = _texts(job, reader, job.parts[number])
+        name = part_name(parts[number]["file"].removesuffix(".parquet"))
+        texts = {row.id: row.text for row, is_in_part in read_part(job, committed, name) if is_in_part}
         ids = random.permutation(list(texts))[: rows // count + (i < rows % count)].tolist()
-        wrong = list(_wrong(job, model, manifest["dims"], job.parts[number], {row_id: texts[row_id] for row_id in ids}))
+        wrong = list(_wrong(job, model, manifest["dims"], name, {row_id: texts[row_id] for row_id in ids}))
         fault = f"{len(wrong)} of {len(ids)} rows embedded again differ ({', '.join(wrong[:3])})" if wrong else ""
-        yield Sampled(job.parts[number], len(ids), fault)
+        yield SpotCheck(name, len(ids), fault)
 
 
 def _load(store: Store, inputs: Sequence[str | Path]) -> Job:
@@ -66,22 +64,14 @@ def _load(store: Store, inputs: Sequence[str | Path]) -> Job:
         raise StellaError(f"{str(error).rstrip('.')}; {needs}.") from error
 
 
-def _texts(job: Job, reader: Reader, part: Part) -> dict[str, str]:
-    """Texts by id of the rows that the part should hold: all that were sound, but for those that the model spoiled."""
-    receipt = read_receipt(job.store, part.name)
-    lost = {row.id for row in receipt.rejected if row.reason == NOT_FINITE} if receipt else set()
-    rows = (item for item in job.read(reader, part) if isinstance(item, Row))
-    return {row.id: row.text for row in rows if row.id not in lost}
-
-
-def _wrong(job: Job, model: Stella, dims: list[int], part: Part, texts: dict[str, str]) -> Iterator[str]:
-    """Ids of the texts whose row is not there or other than the model makes it."""
-    with job.store.open(part.file) as file:
+def _wrong(job: Job, model: Stella, dims: list[int], name: PartName, texts: dict[str, str]) -> Iterator[str]:
+    """Ids of the texts whose row is missing or differs from what the model makes of it."""
+    with job.store.open(name.file) as file:
         table = pq.read_table(file)
     places = {row_id: place for place, row_id in enumerate(table["id"].to_pylist())}
-    tokens = model.tokenize(list(texts.values()), job.settings.prompt)
+    tokens = model.tokenize(list(texts.values()), job.fingerprint["prompt"])
     [(_, found)] = model.runner.stream([tokens], model.max_seq_length)
-    if job.settings.normalize:
+    if job.fingerprint["normalize"]:
         found = [similarity.unit(vectors) for vectors in found]
     columns = [table[column_of(dim, dims)] for dim in dims]
     for i, row_id in enumerate(texts):

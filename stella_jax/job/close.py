@@ -1,0 +1,175 @@
+"""The end of a job: repeated ids are taken out of the parts, then the manifest says that the job is complete."""
+
+from collections.abc import Sequence
+from dataclasses import replace
+from functools import lru_cache
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from stella_jax.errors import StellaError
+from stella_jax.job.commits import Commit, Committed, PartName, write_commit
+from stella_jax.job.duplicates import Duplicates
+from stella_jax.job.job import FOLDERS, Job
+from stella_jax.job.manifest import MANIFEST, REJECTED, manifest_fields, rejected_lines
+from stella_jax.job.part_ids import PartIds, read_ids
+from stella_jax.job.rows import Rejected
+from stella_jax.job.worker import too_many_rejected
+from stella_jax.job.write import write_part
+
+
+def close_job(job: Job, origin: dict[str, Any], max_rejected: float) -> dict[str, int] | None:
+    """Writes rejected.jsonl and, last, the manifest, from the commits of all parts.
+
+    Doing it again, after a kill anywhere or by two processes at once, gives the same bytes.
+
+    Args:
+      origin: where the model came from ("model", "revision").
+      max_rejected: share of the rows that may be rejected.
+
+    Returns the totals (rows, rejected, tokens), or None where commits turned out to be damaged: they were removed, and
+    their parts are to be embedded again.
+
+    Raises:
+      StellaError: no row could be embedded, or more are rejected than may be.
+    """
+    store = job.store
+    store.prepare("", *FOLDERS)  # removes what killed processes were writing
+    commits = _commits(job)
+    if commits is not None and any(commit.own_ids for commit in commits):
+        commits = _without_repeats(job, commits)
+    if commits is None:
+        return None
+    totals = {
+        "rows": sum(commit.rows for commit in commits),
+        "rejected": sum(len(commit.rejected) for commit in commits),
+        "tokens": sum(commit.tokens for commit in commits),
+    }
+    check_totals(totals, commits, max_rejected)
+    with store.replacing(REJECTED) as file:
+        file.writelines(rejected_lines(commits))
+    store.write_json(MANIFEST, manifest_fields(job.fields, job.whole_key, origin, totals, commits))
+    return totals
+
+
+def check_totals(totals: dict[str, int], commits: Sequence[Commit], max_rejected: float) -> None:
+    rows = totals["rows"] + totals["rejected"]
+    examples = next((commit.rejected for commit in commits if commit.rejected), ())
+    if not rows:
+        raise StellaError("the inputs hold no rows.")
+    if totals["rejected"] > max_rejected * rows:
+        raise too_many_rejected(totals["rejected"], rows, max_rejected, examples)
+    if not totals["rows"]:
+        raise StellaError(f"no row of the inputs can be embedded; the first: {examples[0]['reason']}.")
+
+
+def _commits(job: Job) -> list[Commit] | None:
+    """The commits of all parts in order; None where some were invalidated, as they are not those of their parts."""
+    committed, sizes = Committed(job.store), job.store.sizes()
+    found: list[Commit] = []
+    wrong: list[PartName] = []
+    names = committed.names()
+    for name, commit in zip(names, committed.read(job.store, names), strict=True):
+        is_of_job = name.split < len(job.splits) and commit and commit.key == job.key(job.splits[name.split])
+        if commit is not None and is_of_job and (not commit.rows or sizes.get(name.file) == commit.size):
+            found.append(commit)
+        else:
+            wrong.append(name)
+    committed.invalidate(job.store, wrong)
+    is_whole = all(committed.is_finished(split.number) for split in job.splits)
+    return found if is_whole and not wrong else None
+
+
+def _without_repeats(job: Job, commits: Sequence[Commit]) -> list[Commit] | None:
+    """The commits after rows with an id that came before, in the order of the inputs, were taken out of their parts."""
+    with Duplicates(job.store.temp_dir) as duplicates:
+        bounds = [0]
+        for commit in commits:
+            if _embedded(commit):
+                try:
+                    ids = read_ids(job.store, commit.name)
+                except (OSError, pa.ArrowException):
+                    return _invalidated(job, commit)
+                if len(ids.high) != _embedded(commit):
+                    return _invalidated(job, commit)
+                duplicates.add(ids.high, ids.low)
+            bounds.append(duplicates.rows)
+        if not duplicates.find():
+            return list(commits)
+        found: list[Commit] = []
+        for i, commit in enumerate(commits):
+            firsts = duplicates.firsts(bounds[i], bounds[i + 1])
+            repeats = np.flatnonzero(firsts >= 0)
+            if tuple(repeats.tolist()) == commit.repeats:
+                found.append(commit)
+            elif commit.repeats:
+                return _invalidated(job, commit)
+            else:
+                owners = np.searchsorted(bounds, firsts[repeats], side="right") - 1
+                rows = firsts[repeats] - np.asarray(bounds)[owners]
+                places = [(commits[owner].name, int(row)) for owner, row in zip(owners, rows, strict=True)]
+                taken = _take_out(job, commit, repeats, places)
+                if taken is None:
+                    return _invalidated(job, commit)
+                found.append(taken)
+        return found
+
+
+def _embedded(commit: Commit) -> int:
+    """Rows of a part before repeats were taken out."""
+    return commit.rows + len(commit.repeats)
+
+
+def _invalidated(job: Job, commit: Commit) -> None:
+    Committed(job.store).invalidate(job.store, [commit.name])
+
+
+def _take_out(job: Job, commit: Commit, repeats: np.ndarray, firsts: Sequence[tuple[PartName, int]]) -> Commit | None:
+    """Writes a part without these rows of it, then its commit; None where the part is not what the commit says.
+
+    Args:
+      firsts: where the first row of the same id is, a part and a row of it as it was embedded.
+    """
+    try:
+        with job.store.open(commit.name.file) as file:
+            table = pq.read_table(file, page_checksum_verification=True)
+    except (OSError, pa.ArrowException):
+        return None
+    if table.num_rows != commit.rows:
+        return None
+    keep = np.ones(table.num_rows, bool)
+    keep[repeats] = False
+    ids = read_ids(job.store, commit.name)
+    row_ids = table["id"].take(pa.array(repeats)).to_pylist()
+    rejected = [
+        job.inputs[ids.inputs[row]].rejected_fields(_repeat(job, ids, row, row_id, first))
+        for row, row_id, first in zip(repeats.tolist(), row_ids, firsts, strict=True)
+    ]
+    kept = table.filter(pa.array(keep))
+    size, sha256 = write_part(job.store, commit.name.file, kept) if kept.num_rows else (0, "")
+    taken = replace(
+        commit,
+        rows=kept.num_rows,
+        tokens=sum(kept["n_tokens"].to_pylist()),
+        size=size,
+        sha256=sha256,
+        rejected=(*commit.rejected, *rejected),
+        repeats=tuple(repeats.tolist()),
+    )
+    write_commit(job.store, taken)
+    if not kept.num_rows:
+        job.store.remove(commit.name.file)
+    return taken
+
+
+def _repeat(job: Job, ids: PartIds, row: int, row_id: str, first: tuple[PartName, int]) -> Rejected:
+    name, first_row = first
+    where = _cached_ids(job.store, name)
+    place = job.position(int(where.inputs[first_row]), int(where.numbers[first_row]))
+    file = job.inputs[ids.inputs[row]]
+    return Rejected(file.name, int(ids.numbers[row]), row_id, f"duplicate id, first seen at {place}")
+
+
+_cached_ids = lru_cache(16)(read_ids)  # firsts are often in few parts

@@ -1,0 +1,20 @@
+"""Inputs that turned out to be damaged after some of their rows were committed, such as a .gz that was cut short.
+
+Only such an input may be another file at the next run; its committed rows are then read again and compared.
+"""
+
+from stella_jax.job.store import Store
+
+FOLDER = "_job/damaged"
+
+
+def mark(store: Store, input: int, reason: str) -> None:
+    store.write_json(_name(input), {"input": input, "reason": reason})
+
+
+def is_marked(store: Store, input: int) -> bool:
+    return store.size(_name(input)) is not None
+
+
+def _name(input: int) -> str:
+    return f"{FOLDER}/input-{input}.json"

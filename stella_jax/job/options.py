@@ -1,0 +1,174 @@
+"""What a user asked of `embed`: what decides the bytes of the output, and what does not."""
+
+import os
+import re
+from collections.abc import Iterator
+from dataclasses import dataclass, field, replace
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+import jax
+
+from stella_jax import __version__
+from stella_jax.devices import all_accelerators, start_jax
+from stella_jax.embedder import Stella
+from stella_jax.errors import StellaError
+from stella_jax.fingerprint import fingerprint
+from stella_jax.job.hosts import Hosts
+from stella_jax.job.location import locate
+from stella_jax.job.progress import Show
+from stella_jax.job.rows import Fields
+from stella_jax.job.stop import GracefulShutdown
+from stella_jax.job.store import Store
+
+# Rows of a part at most. A part is what a kill can cost: on a CPU the 434M encoder takes half an hour for 2048 rows.
+PART_ROWS = {"cpu": 2048}
+DEFAULT_PART_ROWS = 65_536
+
+MAX_REJECTED = 0.01
+GRACE_SECONDS = 30.0
+HASH = re.compile(r"[0-9a-f]{64}")
+
+
+@dataclass(frozen=True, slots=True)
+class ModelOptions:
+    """Which model embeds, and where; None is the default of the checkpoint or of the platform.
+
+    Attributes:
+      dim: of the head, or of several.
+    """
+
+    model: str = "tiny"
+    revision: str | None = None
+    dim: int | tuple[int, ...] | None = None
+    dtype: str | None = None
+    mesh: str | None = None
+    max_length: int | None = None
+
+    def load(self) -> Stella:
+        """Starts JAX and loads the model."""
+        start_jax()
+        model = Stella.from_pretrained(self.model, self.dim, self.dtype, self.mesh or all_accelerators(), self.revision)
+        if self.max_length:
+            model.max_seq_length = self.max_length
+        return model
+
+    def origin(self) -> dict[str, Any]:
+        """Where the model comes from, for the manifest."""
+        return {"model": lasting(self.model), "revision": self.revision}
+
+
+@dataclass(frozen=True, slots=True)
+class JobOptions:
+    """What the bytes of the output depend on, apart from the model.
+
+    Attributes:
+      prompt: name of the prompt that is put before every text, or "none"; None is the model's for documents.
+      normalize: whether embeddings are scaled to unit length.
+      part_rows: most rows of a part; None is the platform's default.
+      split_bytes: largest byte range of an input that is read at a time; None follows from the inputs' sizes.
+    """
+
+    fields: Fields = field(default_factory=Fields)
+    prompt: str | None = None
+    normalize: bool = False
+    part_rows: int | None = None
+    split_bytes: int | None = None
+
+    def fingerprint(self, model: Stella) -> dict[str, Any]:
+        """Everything but the inputs that the bytes of the output follow from, as JSON values."""
+        return {
+            "dims": list(model.runner.dims),
+            "dtype": model.dtype,
+            "max_seq_length": model.max_seq_length,
+            "prompt": resolve_prompt(model, self.prompt) if self.prompt else model.prompts.get("document", ""),
+            "normalize": self.normalize,
+            "text_field": self.fields.text,
+            "id_field": self.fields.id,
+            "part_rows": self.part_rows or PART_ROWS.get(jax.default_backend(), DEFAULT_PART_ROWS),
+            "model": fingerprint(model.checkpoint, model.heads),
+            "platform": model.platform,
+            "model_axis": model.mesh.shape["model"],  # of the mesh; the other axis leaves the bits as they are
+            "versions": {"stella_jax": __version__}
+            | {name: version(name) for name in ("jax", "tokenizers", "pyarrow")},
+        }
+
+
+@dataclass(frozen=True, slots=True)
+class RunOptions:
+    """How a job is run; nothing of it changes what is written.
+
+    Attributes:
+      max_rejected: share of the rows that may be rejected.
+      hosts: which process of how many this is.
+      stop: how it is asked to end early.
+      show: a bar on stderr, or a line there each minute.
+    """
+
+    max_rejected: float = MAX_REJECTED
+    hosts: Hosts = field(default_factory=Hosts)
+    stop: GracefulShutdown = field(default_factory=lambda: GracefulShutdown(GRACE_SECONDS))
+    show: Show = "nothing"
+
+
+@dataclass(frozen=True, slots=True)
+class EmbedCommand:
+    """All of an `embed` command that any process can act on."""
+
+    inputs: tuple[str, ...]
+    out: str
+    model: ModelOptions
+    job: JobOptions
+
+    def absolute(self) -> "EmbedCommand":
+        """The same command for a process in another working directory."""
+        inputs = tuple(_absolute(text) for text in self.inputs)
+        return replace(
+            self, inputs=inputs, out=_absolute(self.out), model=replace(self.model, model=lasting(self.model.model))
+        )
+
+
+def _absolute(text: str) -> str:
+    location = locate(text)
+    return str(location) if location.is_url else os.path.abspath(str(location))
+
+
+def resolve_prompt(model: Stella, name: str) -> str:
+    return "" if name == "none" else model.resolve_prompt(name)
+
+
+def lasting(model: str) -> str:
+    """The model's name in a form that holds in other working directories too."""
+    path = Path(model).expanduser()
+    return str(path.resolve()) if model != "tiny" and path.exists() else model
+
+
+def check_same(store: Store, before: Any, now: dict[str, Any]) -> None:
+    """Refuses to go on with a job of another fingerprint.
+
+    Raises:
+      StellaError: names every difference.
+    """
+    found = list(differences(before, now))
+    if found:
+        raise StellaError(f"{store} was started with different settings: {'; '.join(found)}; use another --out.")
+
+
+def differences(before: Any, now: Any, name: str = "") -> Iterator[str]:
+    """Where two fingerprints differ, in words: "dim was 64, is now 32"."""
+    if isinstance(before, dict) and isinstance(now, dict):
+        for key in before | now:
+            yield from differences(before.get(key), now.get(key), f"{name}.{key}" if name else key)
+    elif isinstance(before, list) and isinstance(now, list) and len(before) == len(now):
+        for i, (old, new) in enumerate(zip(before, now, strict=True)):
+            yield from differences(old, new, f"{name}[{i}]")
+    elif before != now:
+        yield f"{name} was {_shown(before)}, is now {_shown(now)}"
+
+
+def _shown(value: Any) -> str:
+    """A value in an error: a hash by its start."""
+    if isinstance(value, str) and HASH.fullmatch(value):
+        return value[:12]
+    return "not set" if value is None else repr(value)

@@ -1,0 +1,62 @@
+"""Hashes of a part's ids and where its rows came from, beside the part: by these repeated ids are found at the end."""
+
+import hashlib
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from stella_jax.job.commits import PartName
+from stella_jax.job.split_reader import PositionedRow
+from stella_jax.job.store import Store
+
+HASH_BYTES = 16  # two of 1e9 ids collide with a probability of 1e-21
+
+
+@dataclass(frozen=True, slots=True)
+class PartIds:
+    """Of the n rows of a part as it was embedded, before repeats were taken out.
+
+    Attributes:
+      high, low: (n,) uint64, the two halves of the hash of each id.
+      inputs, numbers: (n,) int, the input of each row and its number there.
+    """
+
+    high: np.ndarray
+    low: np.ndarray
+    inputs: np.ndarray
+    numbers: np.ndarray
+
+
+def hash_id(row_id: str) -> bytes:
+    return hashlib.blake2b(row_id.encode(), digest_size=HASH_BYTES).digest()
+
+
+def write_ids(store: Store, name: PartName, rows: Sequence[PositionedRow]) -> None:
+    hashes = b"".join(hash_id(row.row.id or "") for row in rows)
+    columns = {
+        "hash": pa.FixedSizeBinaryArray.from_buffers(pa.binary(HASH_BYTES), len(rows), [None, pa.py_buffer(hashes)]),
+        "input": pa.array([row.input for row in rows], pa.int32()),
+        "number": pa.array([row.row.number for row in rows], pa.int64()),
+    }
+    encodings = {"hash": "PLAIN", "input": "DELTA_BINARY_PACKED", "number": "DELTA_BINARY_PACKED"}
+    with store.replacing(name.ids_file) as file:
+        pq.write_table(
+            pa.table(columns),
+            file,
+            compression="none",
+            use_dictionary=False,
+            column_encoding=encodings,
+            write_page_checksum=True,
+        )
+
+
+def read_ids(store: Store, name: PartName) -> PartIds:
+    """Raises FileNotFoundError or pyarrow's errors where the file is missing or damaged."""
+    with store.open(name.ids_file) as file:
+        table = pq.read_table(file, page_checksum_verification=True)
+    hashes = table["hash"].combine_chunks()
+    halves = np.frombuffer(hashes.buffers()[1], "<u8")[2 * hashes.offset :][: 2 * len(hashes)].reshape(-1, 2)
+    return PartIds(halves[:, 0], halves[:, 1], table["input"].to_numpy(), table["number"].to_numpy())

@@ -1,0 +1,74 @@
+"""How inputs are cut into splits, the units that processes take: from the sizes of the files alone.
+
+A file larger than `split_bytes` is cut into byte ranges where its format allows it (.jsonl, .txt, .parquet, not
+compressed); a record, or a row group of Parquet, belongs to the range in which it begins, as in Hadoop's
+TextInputFormat. Other files are read whole; runs of small ones make one split.
+"""
+
+from collections.abc import Iterator, Sequence
+from typing import NamedTuple
+
+# Splits are this large, so that a pod's processes end together: a corpus is cut into some 32, then into pieces of
+# 1 MiB, then into some 4096 of up to 64 MiB.
+SMALLEST, MIDDLE, LARGEST = 2**14, 2**20, 2**26
+FEW, MANY = 32, 4096
+
+
+class FileSize(NamedTuple):
+    """What the plan needs to know of an input file; files added to a job later have a higher `generation`."""
+
+    size: int
+    can_be_cut: bool
+    generation: int
+
+
+class Piece(NamedTuple):
+    """Bytes `start` to `stop` of the input file of this number; the records that begin there."""
+
+    input: int
+    start: int
+    stop: int
+
+
+class Split(NamedTuple):
+    """What one process reads and embeds at a time.
+
+    Attributes:
+      number: from 0, in the order of the inputs.
+    """
+
+    number: int
+    pieces: tuple[Piece, ...]
+
+    @property
+    def size(self) -> int:
+        return sum(piece.stop - piece.start for piece in self.pieces)
+
+
+def default_split_bytes(total: int) -> int:
+    """The size of a split for a corpus of so many bytes."""
+    return max(SMALLEST, min(total // FEW, MIDDLE), min(total // MANY, LARGEST))
+
+
+def plan_splits(files: Sequence[FileSize], split_bytes: int) -> list[Split]:
+    """The splits of these files. Adding files of a higher generation leaves the splits before them as they are."""
+    return [Split(number, pieces) for number, pieces in enumerate(_pieces(files, split_bytes))]
+
+
+def _pieces(files: Sequence[FileSize], split_bytes: int) -> Iterator[tuple[Piece, ...]]:
+    run: list[Piece] = []
+    run_size, generation = 0, 0
+    for i, file in enumerate(files):
+        if run and (run_size + file.size > split_bytes or file.generation != generation):
+            yield tuple(run)
+            run, run_size = [], 0
+        generation = file.generation
+        if file.size > split_bytes and file.can_be_cut:
+            count = -(-file.size // split_bytes)
+            cuts = [file.size * k // count for k in range(count + 1)]
+            yield from ((Piece(i, cuts[k], cuts[k + 1]),) for k in range(count))
+        else:
+            run.append(Piece(i, 0, file.size))
+            run_size += file.size
+    if run:
+        yield tuple(run)
