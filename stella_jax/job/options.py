@@ -76,17 +76,21 @@ class JobOptions:
     part_rows: int | None = None
     split_bytes: int | None = None
 
+    def resolve_prompt(self, model: Stella) -> str:
+        """The text put before every text of the inputs."""
+        return resolve_prompt(model, self.prompt) if self.prompt else model.prompts.get("document", "")
+
     def fingerprint(self, model: Stella) -> dict[str, Any]:
         """Everything but the inputs that the bytes of the output follow from, as JSON values."""
         return {
             "dims": list(model.runner.dims),
             "dtype": model.dtype,
             "max_seq_length": model.max_seq_length,
-            "prompt": resolve_prompt(model, self.prompt) if self.prompt else model.prompts.get("document", ""),
+            "prompt": self.resolve_prompt(model),
             "normalize": self.normalize,
             "text_field": self.fields.text,
             "id_field": self.fields.id,
-            "part_rows": self.part_rows or PART_ROWS.get(jax.default_backend(), DEFAULT_PART_ROWS),
+            "part_rows": self.part_rows or default_part_rows(jax.default_backend()),
             "model": fingerprint(model.checkpoint, model.heads),
             "platform": model.platform,
             "model_axis": model.mesh.shape["model"],  # of the mesh; the other axis leaves the bits as they are
@@ -132,6 +136,10 @@ class EmbedCommand:
 def _absolute(text: str) -> str:
     location = locate(text)
     return str(location) if location.is_url else os.path.abspath(str(location))
+
+
+def default_part_rows(platform: str) -> int:
+    return PART_ROWS.get(platform, DEFAULT_PART_ROWS)
 
 
 def resolve_prompt(model: Stella, name: str) -> str:
