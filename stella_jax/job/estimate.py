@@ -13,11 +13,11 @@ from stella_jax.chips import ASSUMED_SHARE, Chips
 from stella_jax.embedder import Stella
 from stella_jax.errors import StellaError
 from stella_jax.flops import text_flops
-from stella_jax.job.inputs import InputFile, open_inputs
+from stella_jax.job.inputs import open_inputs
+from stella_jax.job.job import splits_of
 from stella_jax.job.options import EmbedCommand, default_part_rows
 from stella_jax.job.rows import Row
 from stella_jax.job.sample import Place, sample_inputs
-from stella_jax.job.splits import FileSize, default_split_bytes, plan_splits
 from stella_jax.tokenizer import Tokens
 
 MEASURED_SECONDS = 3.0
@@ -174,14 +174,14 @@ def estimate_job(
     else:
         rate = _measured(model, [text for each in tokens for text in each], lengths)
     part_rows = command.job.part_rows or default_part_rows(chips.kind.platform if chips else model.platform)
-    buckets = counts.weights @ counts.buckets
+    buckets, splits = counts.weights @ counts.buckets, splits_of(files, command.job.split_bytes)
     return Estimate(
         rows=all_rows,
         rejected=total(counts.rejected),
         tokens=total(counts.tokens),
         computed=total(counts.computed),
         cut=total(counts.cut),
-        parts=_parts(files, command.job.split_bytes, all_rows.value / size, part_rows),
+        parts=sum(max(1, ceil(split.size * all_rows.value / size / part_rows - 1e-9)) for split in splits),
         part_rows=part_rows,
         row_bytes=4 * sum(model.runner.dims),
         sampled=sum(map(len, tokens)),
@@ -190,12 +190,6 @@ def estimate_job(
         rate=rate,
         chips=chips,
     )
-
-
-def _parts(files: Sequence[InputFile], split_bytes: int | None, rows_per_byte: float, part_rows: int) -> int:
-    split_bytes = split_bytes or default_split_bytes(sum(file.size for file in files))
-    splits = plan_splits([FileSize(file.size, file.can_be_cut, 0) for file in files], split_bytes)
-    return sum(max(1, ceil(split.size * rows_per_byte / part_rows - 1e-9)) for split in splits)
 
 
 def _published(chips: Chips, model: Stella, counts: _Counts, lengths: Sequence[int]) -> Rate:
