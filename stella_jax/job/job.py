@@ -90,7 +90,7 @@ def open_job(store: Store, options: JobOptions, fingerprint: dict[str, Any], fil
         of the job has changed or is missing from the command.
     """
     before = read_fields(store)
-    if before is None:
+    if before is None or not Committed(store).files:  # without a commit, nothing is lost by starting again
         fields = _new_fields(files, options, fingerprint)
         job = _job(store, fields, files)
         _require_own(store, job)
@@ -247,5 +247,6 @@ def _require_own(store: Store, job: Job) -> None:
 
 def _strange(store: Store) -> Iterator[str]:
     yield from store.sizes()
+    yield from (name for name in store.folders() if name != "_job")
     own = ("progress", "job.json")
     yield from (f"_job/{name}" for name in store.sizes("_job") if not name.startswith(own))

@@ -60,6 +60,7 @@ def _finish(
     if totals := finished_totals(job):
         check_totals(totals, (), run.max_rejected)
         return totals
+    job.store.remove(MANIFEST)  # of an earlier run, parts of which have gone
     worker, others = Worker(model, job, run.max_rejected), Others(job.store, run.hosts.index)
     while True:
         embed_share(job, worker, run.hosts, others, progress, run.stop)
@@ -77,10 +78,10 @@ def _is_closer(job: Job, hosts: Hosts, others: Others, progress: Progress) -> bo
     """
     while hosts.count > 1:
         others.look()
-        if others.is_leader():
-            return True
         if job.store.size(MANIFEST) is not None:
             return False
+        if others.is_leader():
+            return True
         wait(progress)
     return True
 

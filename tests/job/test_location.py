@@ -10,12 +10,12 @@ import fsspec
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
+from stella_jax.job.source import open_sources
 
 from stella_jax import StellaError
 from stella_jax.job import location, urls
 from stella_jax.job.location import Location, expand, locate
 from stella_jax.job.rows import Fields
-from stella_jax.job.source import open_sources
 
 FIELDS = Fields()
 

@@ -11,11 +11,11 @@ from pathlib import Path
 
 import pytest
 import ray
+from stella_jax.job.request import Request
 
 from stella_jax import Stella, StellaError
 from stella_jax.job.progress import Counts, Progress
 from stella_jax.job.ray_job import run_ray_job
-from stella_jax.job.request import Request
 from stella_jax.job.rows import Fields
 from stella_jax.job.run import Running, run_job
 from stella_jax.job.stop import Stop, Stopped

@@ -9,12 +9,12 @@ from pathlib import Path
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
+from stella_jax.job.source import open_sources
 
 from stella_jax import StellaError
 from stella_jax.job import lines
 from stella_jax.job.records import RecordReader
 from stella_jax.job.rows import Fields, Rejected, Row
-from stella_jax.job.source import open_sources
 
 FIELDS = Fields()
 

@@ -10,12 +10,12 @@ from xml.sax.saxutils import escape
 
 import pyarrow.fs
 import pytest
+from stella_jax.job.source import open_sources
 
 from stella_jax import StellaError
 from stella_jax.job import urls
 from stella_jax.job.location import Location, expand
 from stella_jax.job.rows import Fields
-from stella_jax.job.source import open_sources
 from stella_jax.job.urls import filesystem, told
 
 FIELDS = Fields()

@@ -9,12 +9,12 @@ import numpy as np
 import pyarrow.parquet as pq
 import pytest
 from jobs import content
+from stella_jax.job.settings import Settings
 
 from stella_jax import Stella, StellaError
 from stella_jax.job.manifest import read_manifest
 from stella_jax.job.rows import Fields
 from stella_jax.job.run import Running, run_job
-from stella_jax.job.settings import Settings
 from stella_jax.job.store import open_store
 from stella_jax.job.verify import verify_job
 from stella_jax.job.write import write_part

@@ -7,6 +7,7 @@ import numpy as np
 import pyarrow.parquet as pq
 import pytest
 from jobs import content, write_corpus
+from stella_jax.job.settings import Settings
 
 from stella_jax import Stella, StellaError
 from stella_jax.cli import main
@@ -14,7 +15,6 @@ from stella_jax.job import sample
 from stella_jax.job.manifest import read_manifest
 from stella_jax.job.rows import Fields
 from stella_jax.job.run import Running, run_job
-from stella_jax.job.settings import Settings
 from stella_jax.job.store import open_store
 from stella_jax.job.verify import verify_job
 from stella_jax.job.write import write_part
