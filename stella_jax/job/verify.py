@@ -94,7 +94,7 @@ def verify_job(
 
 def _invalidate(store: Store, committed: Committed, damaged: Sequence[str]) -> Iterator[str]:
     for name in damaged:
-        with suppress(OSError):  # read-only: what is wrong is said all the same
+        with suppress(OSError, StellaError):  # read-only: what is wrong is said all the same
             committed.invalidate(store, [each for each in [part_name(name)] if each in committed.files])
             yield name
 
@@ -120,6 +120,8 @@ def _part_faults(
     """What is wrong with a part; adds its ids."""
     if commit is None or commit.summary() != entry:
         yield f"its commit is missing, damaged, or not what {MANIFEST} says"
+    if commit and commit.ids_sha256 and _sha256(store, commit.name.ids_file) != commit.ids_sha256:
+        yield "its ids file is missing or damaged"
     if not entry["rows"]:
         return
     size = store.size(entry["file"])
@@ -129,11 +131,18 @@ def _part_faults(
     if size != entry["size"]:
         yield f"it has {size} bytes, not the {entry['size']} that were written"
         return
-    with store.open(entry["file"]) as file:
-        if hashlib.file_digest(file, "sha256").hexdigest() != entry["sha256"]:
-            yield "its sha256 is not that of what was written"
-            return
+    if _sha256(store, entry["file"]) != entry["sha256"]:
+        yield "its sha256 is not that of what was written"
+        return
     yield from _content_faults(store, entry, dims, ids)
+
+
+def _sha256(store: Store, name: str) -> str:
+    try:
+        with store.open(name) as file:
+            return hashlib.file_digest(file, "sha256").hexdigest()
+    except FileNotFoundError:
+        return "missing"
 
 
 def _content_faults(store: Store, entry: dict[str, Any], dims: Sequence[int], ids: Duplicates) -> Iterator[str]:

@@ -231,8 +231,6 @@ class Worker:
         self._require_same_job()
         size, sha256 = write_part(store, part.name.file, table) if sound else (0, "")
         own_ids = any(row.row.id != job.position(row.input, row.row.number) for row in sound)
-        if sound:
-            write_ids(store, part.name, sound)
         commit = Commit(
             key=job.key(part.split),
             name=part.name,
@@ -242,6 +240,7 @@ class Worker:
             tokens=sum(table["n_tokens"].to_pylist()),
             size=size,
             sha256=sha256,
+            ids_sha256=write_ids(store, part.name, sound) if sound else "",
             digest=part.digest,
             own_ids=own_ids,
             rejected=tuple(rejected),

@@ -139,10 +139,10 @@ def test_a_listing_does_not_mind_what_comes_and_goes(tmp_path):
 def test_a_folder_is_made_only_when_it_is_needed(tmp_path):
     store = open_store(f"file://{tmp_path}/x/y")
     assert isinstance(store, LocalStore)
-    assert (store.sizes(), store.size("a"), store.scratch) == ({}, None, tmp_path)
+    assert (store.sizes(), store.size("a"), store.temp_dir) == ({}, None, tmp_path)
     assert not (tmp_path / "x").exists()
     store.prepare("plan")
-    assert store.scratch == tmp_path / "x" / "y"
+    assert store.temp_dir == tmp_path / "x" / "y"
     assert (tmp_path / "x" / "y" / "plan").is_dir()
 
 
@@ -185,7 +185,7 @@ def test_objects_lie_under_their_url(tmp_path):
     write(store, "plan/a", b"1")
     assert fsspec.filesystem("memory").cat(f"/{tmp_path.name}/out/plan/a") == b"1"
     assert store.sizes() == {}  # folders are no files
-    assert store.scratch.is_dir()
+    assert store.temp_dir.is_dir()
 
 
 def test_an_upload_that_fails_is_a_sentence(tmp_path, monkeypatch):
