@@ -152,3 +152,7 @@ def part_name(text: str) -> PartName:
     """The name that `str` of it gives."""
     split, number = text.removeprefix("part-").split("-")
     return PartName(int(split), int(number))
+
+
+def is_part_file(name: str) -> bool:
+    return re.fullmatch(r"part-\d+-\d+\.parquet", name) is not None

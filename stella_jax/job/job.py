@@ -13,7 +13,7 @@ from typing import Any
 
 from stella_jax.errors import StellaError, join_words
 from stella_jax.job import commits, damaged, heartbeat
-from stella_jax.job.commits import Committed
+from stella_jax.job.commits import Committed, is_part_file
 from stella_jax.job.inputs import InputFile, open_inputs
 from stella_jax.job.location import locate
 from stella_jax.job.options import JobOptions, check_same
@@ -90,7 +90,13 @@ def open_job(store: Store, options: JobOptions, fingerprint: dict[str, Any], fil
         of the job has changed or is missing from the command.
     """
     before = read_fields(store)
-    if before is None or not Committed(store).files:  # without a commit, nothing is lost by starting again
+    if before and not Committed(store).files:  # nothing is lost by starting again
+        fields = _new_fields(files, options, fingerprint)
+        job = _job(store, fields, files)
+        if fields != before:
+            for name in filter(is_part_file, store.sizes()):
+                store.remove(name)
+    elif before is None:
         fields = _new_fields(files, options, fingerprint)
         job = _job(store, fields, files)
         _require_own(store, job)
