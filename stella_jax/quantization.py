@@ -25,7 +25,7 @@ class Ranges:
     maximum: np.ndarray
 
     def __post_init__(self):
-        with np.errstate(over="ignore"):  # what float32 cannot hold is refused below
+        with np.errstate(over="ignore", invalid="ignore"):  # what float32 cannot hold is refused below
             low, high = np.asarray(self.minimum, np.float32), np.asarray(self.maximum, np.float32)
             object.__setattr__(self, "minimum", low)
             object.__setattr__(self, "maximum", high)
