@@ -21,7 +21,7 @@ from stella_jax.job.plan import Part, plan_parts
 from stella_jax.job.plan_files import PlanFiles
 from stella_jax.job.receipts import receipts, sound_receipt, summary, withdraw_receipt
 from stella_jax.job.store import Damaged, Store, open_store
-from stella_jax.job.write import column_of
+from stella_jax.job.write import column_of, vectors_of
 
 
 @dataclass(frozen=True, slots=True)
@@ -129,14 +129,14 @@ def _content_faults(
 ) -> Iterator[str]:
     """What is wrong with the rows of a file whose bytes are as they were written."""
     rows = tokens = infinite = 0
-    columns = {column_of(dim, dims): dim for dim in dims}
+    columns = [column_of(dim, dims) for dim in dims]
     try:
         with store.open(part.file) as source, pq.ParquetFile(source, page_checksum_verification=True) as file:
             for batch in file.iter_batches(columns=["id", *columns, "n_tokens"]):
                 for row_id in batch.column("id").to_pylist():
                     ids.add(row_id, position + rows)
                     rows += 1
-                vectors = [batch.column(name).flatten().to_numpy().reshape(-1, dim) for name, dim in columns.items()]
+                vectors = [vectors_of(batch.column(name)) for name in columns]
                 infinite += int((~np.isfinite(np.concatenate(vectors, axis=1))).any(axis=1).sum())
                 tokens += int(batch.column("n_tokens").to_numpy().sum())
     except (pa.ArrowException, OSError, KeyError, ValueError) as error:

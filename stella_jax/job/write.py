@@ -52,6 +52,11 @@ def part_table(
     return pa.table(columns)
 
 
+def vectors_of(column: pa.Array) -> np.ndarray:
+    """Embeddings [n, width] of a column of lists, as they were written."""
+    return column.flatten().to_numpy().reshape(-1, column.type.list_size)
+
+
 def _vectors(embeddings: np.ndarray) -> pa.Array:
     return pa.FixedSizeListArray.from_arrays(pa.array(embeddings.reshape(-1)), embeddings.shape[1])
 

@@ -10,7 +10,7 @@ import pytest
 
 from stella_jax.job import write
 from stella_jax.job.store import open_store
-from stella_jax.job.write import part_table, vector_type, write_part
+from stella_jax.job.write import part_table, vector_type, vectors_of, write_part
 from stella_jax.quantization import PRECISIONS, Ranges, quantize
 from stella_jax.tokenizer import Tokens
 
@@ -37,8 +37,11 @@ def test_columns_of_every_precision(tmp_path, precision):
     assert found.schema.field("embedding_20").type == vector_type(20, precision)
     assert found.schema.field("embedding_8").type == vector_type(8, precision)
     expected = quantize(VECTORS, precision, Ranges.of(VECTORS))
-    vectors = found["embedding_20"].combine_chunks().flatten().to_numpy().reshape(300, -1)
-    np.testing.assert_array_equal(vectors, expected)
+    np.testing.assert_array_equal(vectors_of(found["embedding_20"].combine_chunks()), expected)
+    assert vectors_of(found["embedding_8"].combine_chunks().slice(0, 0)).shape == (
+        0,
+        vector_type(8, precision).list_size,
+    )
 
 
 @pytest.mark.parametrize("precision", PRECISIONS)
