@@ -13,7 +13,18 @@ from stella_jax.job.store import Damaged, Store
 MANIFEST = "_job/manifest.json"
 REJECTED = "_job/rejected.jsonl"
 
-OPTIONS = ("dims", "dtype", "max_seq_length", "prompt", "normalize", "text_field", "id_field", "part_rows")
+OPTIONS = (
+    "dims",
+    "dtype",
+    "max_seq_length",
+    "prompt",
+    "normalize",
+    "precision",
+    "text_field",
+    "id_field",
+    "keep",
+    "part_rows",
+)
 
 
 def manifest_fields(
@@ -31,7 +42,7 @@ def manifest_fields(
         origin
         | options
         | {"job": key, "inputs": job_fields["inputs"], "fingerprint": fingerprint, "totals": totals}
-        | {"rejected_sha256": rejected_sha256, "parts": parts}
+        | {"ranges": job_fields["ranges"], "rejected_sha256": rejected_sha256, "parts": parts}
     )
 
 

@@ -66,6 +66,8 @@ class JobOptions:
     Attributes:
       prompt: name of the prompt that is put before every text, or "none"; None is the model's for documents.
       normalize: whether embeddings are scaled to unit length.
+      precision: of the numbers in the parts, one of `quantization.PRECISIONS`.
+      ranges: a file with the ranges of int8 and uint8 (see `ranges.read_ranges`); None takes them from a sample.
       part_rows: most rows of a part; None is the platform's default.
       split_bytes: largest byte range of an input that is read at a time; None follows from the inputs' sizes.
     """
@@ -73,19 +75,26 @@ class JobOptions:
     fields: Fields = field(default_factory=Fields)
     prompt: str | None = None
     normalize: bool = False
+    precision: str = "float32"
+    ranges: str | None = None
     part_rows: int | None = None
     split_bytes: int | None = None
 
     def fingerprint(self, model: Stella) -> dict[str, Any]:
-        """Everything but the inputs that the bytes of the output follow from, as JSON values."""
+        """Everything but the inputs and ranges that the bytes of the output follow from, as JSON values.
+
+        The types of what is kept must be known (see `kept.resolve_types`).
+        """
         return {
             "dims": list(model.runner.dims),
             "dtype": model.dtype,
             "max_seq_length": model.max_seq_length,
             "prompt": resolve_prompt(model, self.prompt) if self.prompt else model.prompts.get("document", ""),
             "normalize": self.normalize,
+            "precision": self.precision,
             "text_field": self.fields.text,
             "id_field": self.fields.id,
+            "keep": dict(zip(self.fields.keep, map(str, self.fields.kept_types), strict=True)),
             "part_rows": self.part_rows or PART_ROWS.get(jax.default_backend(), DEFAULT_PART_ROWS),
             "model": fingerprint(model.checkpoint, model.heads),
             "platform": model.platform,

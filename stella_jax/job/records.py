@@ -66,7 +66,7 @@ def format_of(location: Location, columns: Sequence[Column] = ()) -> Format:
         known = [*FORMATS, *(f"{kind}.gz" for kind in GZIPPED)]
         raise StellaError(f"{location}: unsupported file type; supported: {join_words(known)}.")
     for column in columns[1:]:
-        if suffix == ".txt" and column.needed:
+        if suffix == ".txt" and column.needed and column.name != columns[0].name:
             raise StellaError(f"{location}: plain text has no column {column.name!r}; use .jsonl, .csv or .parquet.")
     return FORMATS[suffix]
 

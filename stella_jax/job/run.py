@@ -2,6 +2,8 @@
 
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -15,9 +17,11 @@ from stella_jax.job.heartbeat import FOLDER, Heartbeat, Others
 from stella_jax.job.hosts import Hosts
 from stella_jax.job.inputs import open_inputs
 from stella_jax.job.job import Job, open_job
+from stella_jax.job.kept import resolve_types
 from stella_jax.job.manifest import MANIFEST, finished_totals
 from stella_jax.job.options import JobOptions, RunOptions
 from stella_jax.job.progress import Progress, Summary
+from stella_jax.job.range_sample import make_ranges
 from stella_jax.job.store import Store, open_store
 from stella_jax.job.worker import Worker
 
@@ -46,7 +50,9 @@ def run_job(
     store, hosts = open_store(out), run.hosts
     files = open_inputs(inputs, options.fields)
     with explain_full_disk(store), Progress(store, hosts.index, run.show) as progress:
-        job = open_job(store, options, options.fingerprint(model), files)
+        fields = resolve_types([file.location for file in files], options.fields)
+        options = replace(options, fields=fields)
+        job = open_job(store, options, options.fingerprint(model), files, partial(make_ranges, model, options.ranges))
         return progress.end(_finish(model, job, origin, run, progress))
 
 

@@ -21,7 +21,7 @@ from stella_jax.job.job import FOLDERS, JOB
 from stella_jax.job.manifest import MANIFEST, REJECTED, read_manifest, rejected_lines
 from stella_jax.job.part_ids import hash_id
 from stella_jax.job.store import Damaged, Store, open_store
-from stella_jax.job.write import column_of
+from stella_jax.job.write import column_of, vectors_of
 
 
 @dataclass(frozen=True, slots=True)
@@ -148,7 +148,7 @@ def _sha256(store: Store, name: str) -> str:
 def _content_faults(store: Store, entry: dict[str, Any], dims: Sequence[int], ids: Duplicates) -> Iterator[str]:
     """What is wrong with the rows of a file whose bytes are as they were written."""
     rows = tokens = infinite = 0
-    columns = {column_of(dim, dims): dim for dim in dims}
+    columns = [column_of(dim, dims) for dim in dims]
     try:
         with store.open(entry["file"]) as source, pq.ParquetFile(source, page_checksum_verification=True) as file:
             for batch in file.iter_batches(columns=["id", *columns, "n_tokens"]):
@@ -156,7 +156,7 @@ def _content_faults(store: Store, entry: dict[str, Any], dims: Sequence[int], id
                 halves = np.frombuffer(hashes, "<u8").reshape(-1, 2)
                 ids.add(halves[:, 0], halves[:, 1])
                 rows += batch.num_rows
-                vectors = [batch.column(name).flatten().to_numpy().reshape(-1, dim) for name, dim in columns.items()]
+                vectors = [vectors_of(batch.column(name)) for name in columns]
                 infinite += int((~np.isfinite(np.concatenate(vectors, axis=1))).any(axis=1).sum())
                 tokens += int(batch.column("n_tokens").to_numpy().sum())
     except (pa.ArrowException, OSError, KeyError, ValueError) as error:
