@@ -12,8 +12,8 @@ from stella_jax import Stella, StellaError, search, similarity
 from stella_jax.job import vectors
 from stella_jax.job.ranges import ranges_to_json
 from stella_jax.job.rows import Fields
-from stella_jax.job.run import Running, run_job
-from stella_jax.job.settings import Settings
+from stella_jax.job.options import JobOptions, RunOptions
+from stella_jax.job.run import run_job
 from stella_jax.job.store import open_store
 from stella_jax.job.write import column_of, part_table, write_part
 from stella_jax.quantization import PRECISIONS, Ranges, quantize
@@ -31,8 +31,8 @@ def job(tiny: Stella, tmp_path_factory: pytest.TempPathFactory) -> Path:
     lines = [json.dumps({"id": f"r{i}", "text": word}) for i, word in enumerate(WORDS)]
     (folder / "a.jsonl").write_text("\n".join([*lines[:3], "broken", *lines[3:7]]))
     (folder / "b.jsonl").write_text("\n".join(lines[7:]))
-    settings = Settings(Fields(), prompt="", normalize=False, part_rows=4)
-    run_job(tiny, ORIGIN, [folder / "a.jsonl", folder / "b.jsonl"], folder / "out", settings, Running(0.5))
+    settings = JobOptions(normalize=False, part_rows=4)
+    run_job(tiny, ORIGIN, [folder / "a.jsonl", folder / "b.jsonl"], folder / "out", settings, RunOptions(0.5))
     return folder
 
 
@@ -72,7 +72,7 @@ def test_texts_come_from_the_inputs(job):
 def test_texts_of_inputs_that_have_gone_or_changed_are_left_out(tiny, tmp_path):
     for name in ("a", "b", "c"):
         (tmp_path / f"{name}.txt").write_text(f"{name}\n")
-    settings = Settings(Fields(), prompt="", normalize=False, part_rows=2)
+    settings = JobOptions(normalize=False, part_rows=2)
     run_job(tiny, ORIGIN, [tmp_path / f"{name}.txt" for name in "abc"], tmp_path / "out", settings)
     (tmp_path / "a.txt").unlink()
     (tmp_path / "b.txt").write_text("changed\n")
@@ -171,7 +171,7 @@ def other(tiny: Stella, tmp_path: Path) -> Path:
     (tmp_path / "c.jsonl").write_text(
         "\n".join(json.dumps(row) for row in ({"id": "r0", "text": "fog"}, {"text": "owl"}))
     )
-    settings = Settings(Fields(), prompt="", normalize=False, part_rows=1)
+    settings = JobOptions(normalize=False, part_rows=1)
     run_job(tiny, ORIGIN, [tmp_path / "c.jsonl"], tmp_path / "other", settings)
     return tmp_path / "other"
 

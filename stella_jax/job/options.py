@@ -1,8 +1,6 @@
 """What a user asked of `embed`: what decides the bytes of the output, and what does not."""
 
 import os
-import re
-from collections.abc import Iterator
 from dataclasses import dataclass, field, replace
 from importlib.metadata import version
 from pathlib import Path
@@ -12,6 +10,7 @@ import jax
 
 from stella_jax import __version__
 from stella_jax.devices import all_accelerators, start_jax
+from stella_jax.differences import differences
 from stella_jax.embedder import Stella
 from stella_jax.errors import StellaError
 from stella_jax.fingerprint import fingerprint
@@ -28,7 +27,6 @@ DEFAULT_PART_ROWS = 65_536
 
 MAX_REJECTED = 0.01
 GRACE_SECONDS = 30.0
-HASH = re.compile(r"[0-9a-f]{64}")
 
 
 @dataclass(frozen=True, slots=True)
@@ -162,22 +160,3 @@ def check_same(store: Store, before: Any, now: dict[str, Any]) -> None:
     found = list(differences(before, now))
     if found:
         raise StellaError(f"{store} was started with different settings: {'; '.join(found)}; use another --out.")
-
-
-def differences(before: Any, now: Any, name: str = "") -> Iterator[str]:
-    """Where two fingerprints differ, in words: "dim was 64, is now 32"."""
-    if isinstance(before, dict) and isinstance(now, dict):
-        for key in before | now:
-            yield from differences(before.get(key), now.get(key), f"{name}.{key}" if name else key)
-    elif isinstance(before, list) and isinstance(now, list) and len(before) == len(now):
-        for i, (old, new) in enumerate(zip(before, now, strict=True)):
-            yield from differences(old, new, f"{name}[{i}]")
-    elif before != now:
-        yield f"{name} was {_shown(before)}, is now {_shown(now)}"
-
-
-def _shown(value: Any) -> str:
-    """A value in an error: a hash by its start."""
-    if isinstance(value, str) and HASH.fullmatch(value):
-        return value[:12]
-    return "not set" if value is None else repr(value)

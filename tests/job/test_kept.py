@@ -14,7 +14,7 @@ from stella_jax import StellaError
 from stella_jax.job.kept import kept_columns, resolve_types
 from stella_jax.job.location import locate
 from stella_jax.job.rows import Fields, Rejected, Row
-from stella_jax.job.source import open_sources
+from stella_jax.job.inputs import open_inputs
 
 KEEP = ("title", "url")
 
@@ -24,7 +24,7 @@ def read(paths: list[Path], fields: Fields) -> tuple[list[Row | Rejected], Field
     fields = resolve_types([locate(path) for path in paths], fields)
     rows = [
         source.row(i, record, fields)
-        for source in open_sources(paths, fields)
+        for source in open_inputs(paths, fields)
         for i, record in enumerate(source.records(fields), 1)
     ]
     return [row for row in rows if row is not None], fields

@@ -10,7 +10,7 @@ import fsspec
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
-from stella_jax.job.source import open_sources
+from stella_jax.job.inputs import open_inputs
 
 from stella_jax import StellaError
 from stella_jax.job import location, urls
@@ -48,7 +48,7 @@ def found(*inputs: str) -> list[str]:
 
 def refused(*inputs: str) -> str:
     with pytest.raises(StellaError) as error:
-        [list(source.records(FIELDS)) for source in open_sources(inputs, FIELDS)]
+        [list(source.records(FIELDS)) for source in open_inputs(inputs, FIELDS)]
     assert "\n" not in str(error.value)
     return str(error.value)
 
@@ -96,7 +96,7 @@ def test_odd_paths_are_paths(here):
     for name in names:
         touch(name)
         assert [location.is_url for location in expand([name])] == [False]
-        assert open_sources([name], FIELDS)[0].name == Path(name).name
+        assert open_inputs([name], FIELDS)[0].name == Path(name).name
     touch("s3:/bucket/x.txt")
     assert not locate(Path("s3://bucket/x.txt")).is_url
     assert locate("./s3://bucket/x.txt").kind() == "file"
@@ -124,7 +124,7 @@ def test_names_tell_urls_and_paths_apart(here, memory):
     touch("x/a.txt")
     memory.pipe({"/x/a.txt": b"", "/y/a.txt": b"", "/b.txt": b""})
     inputs = ["x/a.txt", "memory://x/a.txt", "memory://y/a.txt", "memory://b.txt"]
-    names = [source.name for source in open_sources(inputs, FIELDS)]
+    names = [source.name for source in open_inputs(inputs, FIELDS)]
     assert names == [f"{here.name}/x/a.txt", "/x/a.txt", "y/a.txt", "b.txt"]
 
 
@@ -227,7 +227,7 @@ def test_kinds_of_urls_that_cannot_be_read(monkeypatch):
 
 def test_an_object_that_vanishes_or_cannot_be_read(memory, monkeypatch):
     memory.pipe({"/a.txt": b"a\n", "/b.txt": b"b\n"})
-    first, second = open_sources(["memory://*.txt"], FIELDS)
+    first, second = open_inputs(["memory://*.txt"], FIELDS)
     memory.rm("/a.txt")
     with pytest.raises(StellaError, match=r"^memory://a.txt does not exist\.$"):
         next(first.records(FIELDS))
@@ -249,7 +249,7 @@ def test_a_connection_that_breaks(memory, monkeypatch, tmp_path, name):
     content = (tmp_path / name).read_bytes() if "parquet" in name else gzip.compress(lines) if "gz" in name else lines
     memory.pipe(f"/{name}", content)
     monkeypatch.setattr(location, "BLOCK", 2**12)
-    [source] = open_sources([f"memory://{name}"], FIELDS)
+    [source] = open_inputs([f"memory://{name}"], FIELDS)
     reads = iter([None] * 3)
     read = location._Remote._read
 

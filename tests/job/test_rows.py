@@ -9,7 +9,7 @@ from pathlib import Path
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
-from stella_jax.job.source import open_sources
+from stella_jax.job.inputs import open_inputs
 
 from stella_jax import StellaError
 from stella_jax.job import lines
@@ -20,7 +20,7 @@ FIELDS = Fields()
 
 
 def rows_of(path: Path, fields: Fields = FIELDS, start: int = 0) -> list:
-    [source] = open_sources([path], fields)
+    [source] = open_inputs([path], fields)
     rows = (source.row(i, record, fields) for i, record in enumerate(source.records(fields, start), start + 1))
     return [row for row in rows if row is not None]
 
@@ -131,7 +131,7 @@ def test_reading_from_the_middle_gives_the_tail(tmp_path, start):
 
 
 def records_of(path: Path, start: int = 0, offset: int | None = None) -> RecordReader:
-    [source] = open_sources([path], FIELDS)
+    [source] = open_inputs([path], FIELDS)
     return source.records(FIELDS, start, offset)
 
 
@@ -178,7 +178,7 @@ def test_an_offset_beyond_a_file_that_was_cut(tmp_path):
 
 def test_the_identity_of_a_file(tmp_path):
     (tmp_path / "a.txt").write_bytes(b"text")
-    [source] = open_sources([tmp_path / "a.txt"], FIELDS)
+    [source] = open_inputs([tmp_path / "a.txt"], FIELDS)
     assert source.identity() == (4, "982d9e3eb996f559e633f4d194def3761d909f5a3b647d1a851fead67c32c9d1")
 
 
@@ -381,9 +381,9 @@ def test_names_tell_inputs_apart(tmp_path):
     for path in paths:
         path.parent.mkdir(exist_ok=True)
         path.touch()
-    assert [source.name for source in open_sources(paths, FIELDS)] == ["x/a.txt", "y/a.txt", "b.txt"]
+    assert [source.name for source in open_inputs(paths, FIELDS)] == ["x/a.txt", "y/a.txt", "b.txt"]
     with pytest.raises(StellaError, match="is given twice"):
-        open_sources([paths[0], tmp_path / "y" / ".." / "x" / "a.txt"], FIELDS)
+        open_inputs([paths[0], tmp_path / "y" / ".." / "x" / "a.txt"], FIELDS)
 
 
 @pytest.mark.parametrize("name", ["a.jsonl.gz", "a.csv", "a.parquet"])
@@ -399,7 +399,7 @@ def test_reading_takes_no_more_memory_for_more_rows(tmp_path, name):
         else:
             path.write_bytes(gzip.compress("\n".join(json.dumps({"text": t}) for t in texts).encode()))
         del texts
-        [source] = open_sources([path], FIELDS)
+        [source] = open_inputs([path], FIELDS)
         tracemalloc.start()
         for i, record in enumerate(source.records(FIELDS), 1):
             source.row(i, record, FIELDS)

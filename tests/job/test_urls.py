@@ -10,7 +10,7 @@ from xml.sax.saxutils import escape
 
 import pyarrow.fs
 import pytest
-from stella_jax.job.source import open_sources
+from stella_jax.job.inputs import open_inputs
 
 from stella_jax import StellaError
 from stella_jax.job import urls
@@ -98,7 +98,7 @@ def objects(monkeypatch) -> Iterator[dict[str, bytes]]:
 def test_rows_of_a_bucket(objects):
     lines = b'{"text": "a"}\n{"text": "b"}\n'
     objects |= {"d/x y#1.jsonl": lines, "d/e/z.jsonl.gz": gzip.compress(lines), "d/e/": b"", "d/c.csv": b"text\na\n"}
-    sources = open_sources(["s3a://b/d/**"], FIELDS)
+    sources = open_inputs(["s3a://b/d/**"], FIELDS)
     assert [str(source.location) for source in sources] == [
         "s3://b/d/c.csv",
         "s3://b/d/e/z.jsonl.gz",
