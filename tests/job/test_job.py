@@ -133,7 +133,7 @@ def test_what_is_left_by_a_death_while_planning_is_no_obstacle(corpus, tmp_path)
     plan(tmp_path / "sound", corpus)
     out = tmp_path / "out"
     (out / "plan").mkdir(parents=True)
-    for name in ("progress.jsonl", "progress-3.jsonl", ".job.json.0.tmp", "plan/.parts.bin.0.tmp", "plan/repeats.bin"):
+    for name in ("progress.jsonl", "progress-3.jsonl", ".a.0123abcd.tmp", "plan/.b.0123abcd.tmp", "plan/repeats.bin"):
         (out / name).write_bytes(b"half")
     plan(out, corpus)
     assert content(out) == content(tmp_path / "sound")
