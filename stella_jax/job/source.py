@@ -7,6 +7,7 @@ from typing import Any
 
 from stella_jax.errors import StellaError
 from stella_jax.job.columns import RowError
+from stella_jax.job.file_types import file_type
 from stella_jax.job.hashing import Hashed, Hasher, Identity, Tick, identify
 from stella_jax.job.location import Location, expand
 from stella_jax.job.records import Format, RecordReader, format_of
@@ -42,16 +43,17 @@ class Source:
     @property
     def leaps(self) -> bool:
         """Whether an offset is reached without reading all that lies before it."""
-        return self.format.seeks and not self._zipped
+        return self.format.seeks and not self._compressed
 
     @property
     def splits(self) -> bool:
         """Whether it has marks to leap to."""
-        return self.format.splits and not self._zipped
+        return self.format.splits and not self._compressed
 
     @property
-    def _zipped(self) -> bool:
-        return self.location.name.lower().endswith(".gz")
+    def _compressed(self) -> bool:
+        found = file_type(self.location.name)
+        return found is not None and found.compression is not None
 
     def row(self, number: int, record: Any, fields: Fields) -> Row | Rejected | None:
         """The row of record `number` (from 1), why it is none, or None where the record is blank."""
