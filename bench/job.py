@@ -32,7 +32,6 @@ from stella_jax.job.run import run_job
 CORPUS = Path(__file__).parent.parent / "tests" / "data" / "corpus_20k.jsonl.gz"
 
 
-
 def cut_corpus(path: Path, count: int, folder: Path) -> Path:
     """So many rows of a corpus as a file of their own; from its beginning again, under other ids, where it ends."""
     with gzip.open(path, "rt", encoding="utf-8") as source:
@@ -103,7 +102,9 @@ def rates_of_processes(count: int, corpus: Path, folder: Path, model: str, part_
     ]
     if any(process.wait() for process in processes):
         raise SystemExit("a process failed; its sentence is above.")
-    journals = [[json.loads(line) for line in path.read_text().splitlines()] for path in (out / "_job").glob("progress*.jsonl")]
+    journals = [
+        [json.loads(line) for line in path.read_text().splitlines()] for path in (out / "_job").glob("progress*.jsonl")
+    ]
     whole = sum(lines[-1]["tokens"] for lines in journals) / max(lines[-1]["seconds"] for lines in journals)
     return whole, sum(_rates_between([_embedding(lines) for lines in journals]))
 

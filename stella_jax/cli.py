@@ -69,7 +69,7 @@ def _parser() -> argparse.ArgumentParser:
 
 def _add_embed(commands) -> None:
     command = _command(commands, "embed", "embed the rows of files into a directory of Parquet parts")
-    kinds = "file, pattern or URL: .jsonl, .csv, .txt (or .gz), .parquet"
+    kinds = "file, directory, pattern or URL: .jsonl, .csv, .txt (or .gz, .zst), .parquet"
     command.add_argument("inputs", nargs="+", metavar="INPUT", help=kinds)
     command.add_argument("--out", required=True, metavar="DIR", help="or URL; new, or of the same job to finish")
     _add_model(command, "tiny")

@@ -10,9 +10,8 @@ import pytest
 
 from stella_jax import Stella, StellaError, search, similarity
 from stella_jax.job import vectors
-from stella_jax.job.ranges import ranges_to_json
-from stella_jax.job.rows import Fields
 from stella_jax.job.options import JobOptions, RunOptions
+from stella_jax.job.ranges import ranges_to_json
 from stella_jax.job.run import run_job
 from stella_jax.job.store import open_store
 from stella_jax.job.write import column_of, part_table, write_part

@@ -15,7 +15,7 @@ from typing import Any, cast
 
 from stella_jax.errors import StellaError
 from stella_jax.job.atomic import is_leftover, leftovers, remove_leftovers, replacing
-from stella_jax.job.location import URL, Location, filesystem, told
+from stella_jax.job.location import URL, Location, filesystem, open_regular, told
 
 CHECKSUM = "checksum"
 
@@ -144,7 +144,7 @@ class LocalStore(Store):
             file.write(data)
 
     def open(self, name: str) -> BufferedIOBase:
-        return (self.path / name).open("rb")
+        return open_regular(self.path / name)
 
     def sizes(self, folder: str = "") -> dict[str, int]:
         return {name: stamp[0] for name, stamp in self.stamps(folder).items()}

@@ -3,17 +3,20 @@
 import gzip
 import os
 import pickle
+import socket
+from collections import Counter
 from collections.abc import Iterator
+from datetime import UTC, datetime
 from pathlib import Path
 
 import fsspec
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
-from stella_jax.job.inputs import open_inputs
 
 from stella_jax import StellaError
 from stella_jax.job import location, urls
+from stella_jax.job.inputs import open_inputs
 from stella_jax.job.location import Location, expand, locate
 from stella_jax.job.rows import Fields
 
@@ -198,14 +201,108 @@ def test_a_pattern_without_matches(here, memory, pattern):
     assert refused(pattern) == f"{pattern} matches no file."
 
 
+# Directories
+
+INSIDE = ["d/b.jsonl", "d/a.TXT", "d/e/c.csv.gz", "d/e/f.txt.zst", "d-/x.parquet"]
+OUTSIDE = ["d/notes.md", "d/.a.txt", "d/_SUCCESS", "d/_job/a.jsonl", "d/.h/a.txt", "d/e/_a.txt"]
+
+
+@pytest.mark.parametrize("name", ["d", "d/", "./d", "{here}/d", "memory://d", "memory://d/"])
+def test_a_directory_is_the_files_below_it(here, memory, name):
+    name = name.format(here=here)
+    touch(*INSIDE, *OUTSIDE)
+    memory.pipe({f"/{path}": b"" for path in [*INSIDE, *OUTSIDE]})
+    top = name if "memory" in name else str(Path(name))
+    below = ["a.TXT", "b.jsonl", "e/c.csv.gz", "e/f.txt.zst"]
+    assert found(name) == [f"{top.rstrip('/')}/{path}" for path in below]
+
+
+def test_the_working_directory_and_one_named_like_a_pattern(here, memory):
+    touch("a.txt", "d[1]/a.txt", "d1/b.txt")
+    memory.pipe({"/d[1]/a.txt": b"", "/d1/b.txt": b""})
+    assert found(".") == ["a.txt", "d1/b.txt", "d[1]/a.txt"]
+    assert found("d[1]", "memory://d[1]") == ["d[1]/a.txt", "memory://d[1]/a.txt"]
+
+
+def test_a_link_to_a_directory_is_followed_where_it_is_named(here):
+    touch("d/a.txt", "x/b.txt")
+    Path("d/l").symlink_to(here / "x")
+    Path("k").symlink_to("d")
+    assert found("d") == ["d/a.txt"]
+    assert found("k") == ["k/a.txt"]
+    assert refused("d", "k/a.txt") == "d/a.txt is given twice."
+
+
+@pytest.mark.parametrize("name", ["d", "memory://d"])
+def test_a_directory_without_inputs(here, memory, name):
+    touch(*OUTSIDE)
+    memory.pipe({f"/{path}": b"" for path in OUTSIDE})
+    assert refused(name).startswith(f"{name}: the directory holds no file of a supported type; supported: .jsonl,")
+
+
+# Size and version
+
+
+def test_a_file_that_changes_has_another_version(here, memory):
+    for name in ("a.txt", "memory://a.txt"):
+        memory.pipe("/a.txt", b"one")
+        Path("a.txt").write_bytes(b"one")
+        [seen] = expand([name])
+        assert seen.listed == seen.stat() == (3, seen.version())
+        assert seen.version() != ""
+        memory.pipe("/a.txt", b"two")
+        Path("a.txt").write_bytes(b"two")
+        os.utime("a.txt", ns=(1, 2))
+        assert seen.size() == 3
+        assert seen.stat() != seen.listed
+        assert expand([name])[0].listed == seen.stat()
+    assert Location("a.txt").version() == "2"
+
+
+def test_what_tells_versions_apart_behind_urls(memory, monkeypatch):
+    memory.pipe("/a.txt", b"")
+    seen = {"name": "/a.txt", "type": "file", "size": 5}
+    for extra, version in (
+        ({}, ""),
+        ({"mtime": datetime(2026, 1, 2, tzinfo=UTC)}, "2026-01-02T00:00:00+00:00"),
+        ({"ETag": '"x"', "mtime": 3.5}, '"x"'),
+        ({"generation": 17, "updated": "now"}, "17"),
+        ({"etag": None, "mtime": 3.5}, "3.5"),
+    ):
+        monkeypatch.setattr(memory, "info", lambda path, extra=extra: seen | extra)
+        assert Location("memory://a.txt").stat() == (5, version)
+
+
+def test_a_large_listing_looks_at_each_file_once(here, monkeypatch):
+    touch(*(f"d/{i}.txt" for i in range(50)))
+    Path("d/l.txt").symlink_to(here / "x.txt")
+    touch("x.txt")
+    seen = []
+    with monkeypatch.context() as patched:
+        for name in ("stat", "lstat"):
+            look = getattr(os, name)
+            patched.setattr(os, name, lambda path, look=look, **more: (seen.append(str(path)), look(path, **more))[1])
+        found = expand(["d"])
+    counts = Counter(path for path in seen if path.startswith("d/") and "l.txt" not in path)
+    assert set(counts.values()) == {1}
+    assert [each.listed for each in found] == [each.stat() for each in found]
+    assert [each.full for each in found] == [Location(each.given).full for each in found]
+
+
 # What cannot be read
 
 
-@pytest.mark.parametrize("name", ["d", "d[1]", "memory://d", "memory://d/", "memory://d[1]"])
-def test_a_directory(here, memory, name):
-    touch("d/a.txt", "d[1]/a.txt")
-    memory.pipe({"/d/a.txt": b"", "/d[1]/a.txt": b""})
-    assert refused(name) == f"{name} is a directory; name the files in it."
+@pytest.mark.parametrize("name", ["d/p.txt", "d/*.txt", "d", "/dev/null", "s.txt"])
+def test_a_pipe_a_socket_and_a_device_are_not_waited_for(here, name):
+    touch("d/a.txt")
+    os.mkfifo("d/p.txt")
+    with socket.socket(socket.AF_UNIX) as server:
+        server.bind("s.txt")
+        shown = name if name in ("/dev/null", "s.txt") else "d/p.txt"
+        assert refused(name).startswith(f"{shown}: not a regular file; ")
+        with pytest.raises(StellaError, match="not a regular file"):
+            Location(shown).open()
+    assert (Location("d/p.txt").kind(), Location("d").kind()) == ("special", "directory")
 
 
 @pytest.mark.parametrize("name", ["a.txt", "memory://a.txt", "memory://no/a.txt"])
@@ -271,4 +368,4 @@ def test_objects_that_are_cut_off(memory, tmp_path):
     assert refused("memory://a.parquet").startswith("memory://a.parquet is not a valid Parquet file: ")
     assert refused("memory://a.jsonl.gz").startswith("memory://a.jsonl.gz is cut off after row ")
     memory.pipe("/a.jsonl.gz", b"{}")
-    assert refused("memory://a.jsonl.gz").startswith("memory://a.jsonl.gz is no gzip file: ")
+    assert refused("memory://a.jsonl.gz").startswith("memory://a.jsonl.gz is not a valid gzip file: ")
