@@ -80,26 +80,26 @@ def test_texts_of_inputs_that_have_gone_or_changed_are_left_out(tiny, tmp_path):
 
 
 def test_an_unfinished_job_is_refused(copied):
-    (copied / "manifest.json").unlink()
-    (copied / "receipts" / "part-00002.json").unlink()
+    (copied / "_job" / "manifest.json").unlink()
+    (copied / "_job" / "commits" / "part-000000-0002.json").unlink()
     with pytest.raises(StellaError, match=r"holds 3 of the 4 parts of its job; run its embed command again"):
         Index.open(copied)
     with pytest.raises(StellaError, match="holds no embedding job"):
-        Index.open(copied / "receipts")
+        Index.open(copied / "_job")
 
 
 def test_damaged_and_missing_parts_are_named(copied):
     index = Index.open(copied)
-    path = copied / "part-00001.parquet"
+    path = copied / "part-000000-0001.parquet"
     content = bytearray(path.read_bytes())
     for damaged in (content[:-1], b"", bytes([*content[:300], content[300] ^ 1, *content[301:]])):
         path.write_bytes(damaged)
-        with pytest.raises(StellaError, match=r"part-00001\.parquet is damaged \("):
+        with pytest.raises(StellaError, match=r"part-000000-0001\.parquet is damaged \("):
             index.search("owl", 3)
     path.unlink()
-    with pytest.raises(StellaError, match=r"part-00001\.parquet is missing; run the embed command again"):
+    with pytest.raises(StellaError, match=r"part-000000-0001\.parquet is missing; run the embed command again"):
         index.search("owl", 3)
-    (copied / "manifest.json").write_text("{")
+    (copied / "_job" / "manifest.json").write_text("{")
     with pytest.raises(StellaError, match=r"manifest\.json is damaged"):
         Index.open(copied)
 
@@ -121,7 +121,7 @@ def test_only_the_model_that_embedded_may_search(job, copied, checkpoint_copy):
 def at_precision(out: Path, precision: str, ranges: dict[int, Ranges] | None = None) -> Path:
     """The job as `embed --precision` writes it."""
     store = open_store(out)
-    manifest = store.read_json("manifest.json")
+    manifest = store.read_json("_job/manifest.json")
     dims = manifest["dims"]
     for entry in manifest["parts"]:
         table = pq.read_table(out / entry["file"])
@@ -129,7 +129,7 @@ def at_precision(out: Path, precision: str, ranges: dict[int, Ranges] | None = N
         found = [quantize(array, precision, (ranges or {}).get(dim)) for array, dim in zip(arrays, dims, strict=True)]
         tokens = [Tokens([1] * count, False) for count in table["n_tokens"].to_pylist()]
         write_part(store, entry["file"], part_table(table["id"].to_pylist(), found, tokens, dims=dims))
-    store.write_json("manifest.json", manifest | {"precision": precision, "ranges": ranges_to_json(ranges or {})})
+    store.write_json("_job/manifest.json", manifest | {"precision": precision, "ranges": ranges_to_json(ranges or {})})
     return out
 
 
@@ -156,8 +156,10 @@ def test_the_nearest_at_every_precision(tiny, copied, monkeypatch, precision, k)
 def test_a_part_of_another_precision(copied):
     at_precision(copied, "float16")
     store = open_store(copied)
-    store.write_json("manifest.json", store.read_json("manifest.json") | {"precision": "binary"})
-    with pytest.raises(StellaError, match=r"part-00000\.parquet: embedding is .*halffloat.* not .*int8.*another job's"):
+    store.write_json("_job/manifest.json", store.read_json("_job/manifest.json") | {"precision": "binary"})
+    with pytest.raises(
+        StellaError, match=r"part-000000-0000\.parquet: embedding is .*halffloat.* not .*int8.*another job's"
+    ):
         Index.open(copied).search("owl", 1)
 
 
@@ -192,14 +194,14 @@ def test_directories_that_do_not_go_together(job, other, copied):
     with pytest.raises(StellaError, match=r"other: precision is binary, and float32 in .*out; search them one by one"):
         Index.open([job / "out", other])
     store = open_store(copied)
-    manifest = store.read_json("manifest.json")
-    store.write_json("manifest.json", manifest | {"normalize": True})
+    manifest = store.read_json("_job/manifest.json")
+    store.write_json("_job/manifest.json", manifest | {"normalize": True})
     with pytest.raises(StellaError, match="normalize is True, and False in"):
         Index.open([job / "out", copied])
     manifest["fingerprint"]["model"]["encoder"] = "0" * 64
-    store.write_json("manifest.json", manifest)
+    store.write_json("_job/manifest.json", manifest)
     with pytest.raises(StellaError, match=r"The model of .* is not the model that embedded .*: encoder differ"):
         Index.open([job / "out", copied])
-    store.write_json("manifest.json", manifest | {"dims": [64]})
+    store.write_json("_job/manifest.json", manifest | {"dims": [64]})
     with pytest.raises(StellaError, match="holds embeddings of 64 numbers, none of 32"):
         Index.open([job / "out", copied])

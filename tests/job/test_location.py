@@ -329,7 +329,7 @@ def test_an_object_that_vanishes_or_cannot_be_read(memory, monkeypatch):
     with pytest.raises(StellaError, match=r"^memory://a.txt does not exist\.$"):
         next(first.records(FIELDS))
     with pytest.raises(StellaError, match=r"^memory://a.txt does not exist\.$"):
-        first.identity()
+        list(first.records(FIELDS))
 
     def denied(*arguments: object, **options: object) -> None:
         raise PermissionError("no such right\nand more")

@@ -188,12 +188,6 @@ def test_an_offset_beyond_a_file_that_was_cut(tmp_path):
         list(records_of(tmp_path / "b.txt.gz", 5, 100_000))
 
 
-def test_the_identity_of_a_file(tmp_path):
-    (tmp_path / "a.txt").write_bytes(b"text")
-    [source] = open_inputs([tmp_path / "a.txt"], FIELDS)
-    assert source.identity() == (4, "982d9e3eb996f559e633f4d194def3761d909f5a3b647d1a851fead67c32c9d1")
-
-
 # Rows that are set aside
 
 
@@ -340,7 +334,7 @@ def test_gzip_in_name_only(tmp_path):
 
 def rows_before(path: Path) -> tuple[list, str]:
     """The rows that come before a file's fault, and what is said of it."""
-    [source] = open_sources([path], FIELDS)
+    [source] = open_inputs([path], FIELDS)
     rows = []
     with pytest.raises(StellaError) as error:
         rows.extend(source.row(i, record, FIELDS) for i, record in enumerate(source.records(FIELDS), 1))

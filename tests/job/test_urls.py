@@ -110,7 +110,7 @@ def test_rows_of_a_bucket(objects):
         ["z.jsonl.gz:1", "z.jsonl.gz:2"],
         ["x y#1.jsonl:1", "x y#1.jsonl:2"],
     ]
-    assert sources[2].identity()[0] == sources[2].location.size() == len(lines)
+    assert sources[2].size == sources[2].location.size() == len(lines)
     assert [location.name for location in expand(["s3://b/*/*.csv"])] == ["c.csv"]
 
 
