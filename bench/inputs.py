@@ -12,8 +12,8 @@ from checkpoint import write_checkpoint
 from safetensors import safe_open
 
 from stella_jax.hub import TINY
+from stella_jax.job.inputs import open_inputs
 from stella_jax.job.rows import Fields, Row
-from stella_jax.job.source import open_sources
 
 CORPUS = Path(__file__).parent.parent / "tests" / "data" / "corpus_20k.jsonl.gz"
 
@@ -46,7 +46,7 @@ def size_of(directory: Path) -> str:
 def corpus_texts(path: Path, count: int) -> list[str]:
     """The first texts of a corpus file."""
     fields = Fields()
-    (source,) = open_sources([path], fields)
+    (source,) = open_inputs([path], fields)
     rows = (source.row(number, record, fields) for number, record in enumerate(source.records(fields), 1))
     return [row.text for row in islice((row for row in rows if isinstance(row, Row)), count)]
 

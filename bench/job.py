@@ -26,13 +26,10 @@ from report import publish, table
 from stella_jax import Stella
 from stella_jax.devices import start_jax
 from stella_jax.job import worker
-from stella_jax.job.rows import Fields
-from stella_jax.job.run import Running, run_job
-from stella_jax.job.settings import Settings
+from stella_jax.job.options import JobOptions
+from stella_jax.job.run import run_job
 
 CORPUS = Path(__file__).parent.parent / "tests" / "data" / "corpus_20k.jsonl.gz"
-
-PLAN = Path(__file__).parent / "plan.py"
 
 
 def cut_corpus(path: Path, count: int, folder: Path) -> Path:
@@ -48,7 +45,7 @@ def cut_corpus(path: Path, count: int, folder: Path) -> Path:
 
 def measure_job(model: Stella, corpus: Path, part_rows: int, repeats: int, folder: Path) -> list[object]:
     """One row of the table: the whole job against the encoder alone, on the same texts in the same groups."""
-    settings = Settings(Fields(), "", False, part_rows)
+    options = JobOptions(part_rows=part_rows)
     texts = [json.loads(line)["text"] for line in corpus.read_text().splitlines()]
     groups = [model.tokenize(texts[i : i + part_rows]) for i in range(0, len(texts), part_rows)]
     tokens = sum(len(text.ids) for group in groups for text in group)
@@ -61,7 +58,7 @@ def measure_job(model: Stella, corpus: Path, part_rows: int, repeats: int, folde
             pass
         alone.append(time.perf_counter() - begin)
         begin = time.perf_counter()
-        summary = run_job(model, {"model": "bench", "revision": None}, [corpus], out, settings, Running())
+        summary = run_job(model, {"model": "bench", "revision": None}, [corpus], out, options)
         whole.append(time.perf_counter() - begin)
         share = summary.tokens / summary.computed
     alone, whole = (tokens / statistics.median(seconds[1:]) for seconds in (alone, whole))
@@ -69,20 +66,20 @@ def measure_job(model: Stella, corpus: Path, part_rows: int, repeats: int, folde
 
 
 def measure_commit(model: Stella, corpus: Path, part_rows: int, folder: Path) -> list[object]:
-    """Seconds of a part's commit (file, hash, fsync, receipt) over the seconds of the part."""
+    """Seconds of a part's commit (files, hashes, fsync) over the seconds of the part."""
     seconds: list[float] = []
     real = worker.Worker._commit
 
     def timed(*arguments: Any) -> Any:
         begin = time.perf_counter()
-        receipt = real(*arguments)
+        done = real(*arguments)
         seconds.append(time.perf_counter() - begin)
-        return receipt
+        return done
 
     setattr(worker.Worker, "_commit", timed)  # noqa: B010  not with a type of its own
     try:
-        settings = Settings(Fields(), "", False, part_rows)
-        summary = run_job(model, {"model": "bench", "revision": None}, [corpus], folder / "commit", settings, Running())
+        options = JobOptions(part_rows=part_rows)
+        summary = run_job(model, {"model": "bench", "revision": None}, [corpus], folder / "commit", options)
     finally:
         setattr(worker.Worker, "_commit", real)  # noqa: B010
     return [f"{len(seconds)} parts of {part_rows}", statistics.median(seconds), sum(seconds) / summary.seconds]
@@ -105,7 +102,9 @@ def rates_of_processes(count: int, corpus: Path, folder: Path, model: str, part_
     ]
     if any(process.wait() for process in processes):
         raise SystemExit("a process failed; its sentence is above.")
-    journals = [[json.loads(line) for line in path.read_text().splitlines()] for path in out.glob("progress*.jsonl")]
+    journals = [
+        [json.loads(line) for line in path.read_text().splitlines()] for path in (out / "_job").glob("progress*.jsonl")
+    ]
     whole = sum(lines[-1]["tokens"] for lines in journals) / max(lines[-1]["seconds"] for lines in journals)
     return whole, sum(_rates_between([_embedding(lines) for lines in journals]))
 
@@ -145,10 +144,10 @@ def main() -> None:
     parser.add_argument("--texts", type=int, default=512)
     parser.add_argument("--part-rows", type=int, default=256)
     parser.add_argument("--repeats", type=int, default=2)
-    parser.add_argument("--only", choices=("job", "commit", "scaling", "plan"), nargs="+")
+    parser.add_argument("--only", choices=("job", "commit", "scaling"), nargs="+")
     parser.add_argument("--out", type=Path, help="append the tables to this file")
     options = parser.parse_args()
-    wanted = options.only or ["job", "commit", "scaling", "plan"]
+    wanted = options.only or ["job", "commit", "scaling"]
     with tempfile.TemporaryDirectory() as scratch:
         folder = Path(scratch)
         name = options.model or str(write_checkpoint(options.checkpoint or folder / "stella"))
@@ -158,11 +157,6 @@ def main() -> None:
             rows = measure_scaling([2, 4], *arguments, repeats=options.repeats)
             columns = ["processes, a core each", "ideal", "tok/s", "of the ideal", "tok/s between", "of the ideal"]
             publish(f"job: processes, {options.texts} texts, {Path(name).name}", table(columns, rows), options.out)
-        if "plan" in wanted:
-            output = subprocess.run([sys.executable, str(PLAN)], check=True, capture_output=True, text=True).stdout
-            parts, seconds, gib = output.split()
-            row = [f"1e9 rows, {parts} parts", float(seconds), float(gib)]
-            publish("job: a plan, written, read and surveyed", table(["plan", "s", "GiB"], [row]), options.out)
         start_jax()
         model = Stella.from_pretrained(name) if {"job", "commit"} & set(wanted) else None
         if model and "job" in wanted:

@@ -27,8 +27,7 @@ def check_texts(sentences: object) -> list[str]:
 
 def check_choice(name: str, value: object, choices: tuple[str, ...]) -> None:
     if value not in choices:
-        hint = "; int8 ranges come from other texts, so quantize afterwards" if value in ("int8", "uint8") else ""
-        raise StellaError(f"{name} {short_repr(value)} is not offered; {join_words(choices)} are{hint}.")
+        raise StellaError(f"unsupported {name} {short_repr(value)}; choose one of {join_words(choices)}.")
 
 
 def check_whole(name: str, value: object, highest: int) -> None:

@@ -14,6 +14,7 @@ from stella_jax import __version__
 from stella_jax.chips import CHIPS, Chips
 from stella_jax.cli_errors import exit_code
 from stella_jax.errors import short_repr
+from stella_jax.quantization import PRECISIONS
 
 EXECUTORS = ("local", "distributed", "ray")
 
@@ -88,7 +89,7 @@ def _check_embed(arguments: argparse.Namespace) -> None:
 
 def _add_embed(commands) -> None:
     command = _command(commands, "embed", "embed the rows of files into a directory of Parquet parts")
-    kinds = "file, pattern or URL: .jsonl, .csv, .txt (or .gz), .parquet"
+    kinds = "file, directory, pattern or URL: .jsonl, .csv, .txt (or .gz, .zst), .parquet"
     command.add_argument("inputs", nargs="+", metavar="INPUT", help=kinds)
     command.add_argument("--out", metavar="DIR", help="or URL; new, or of the same job to finish")
     command.set_defaults(usage_error=command.error)
@@ -101,6 +102,11 @@ def _add_embed(commands) -> None:
     command.add_argument("--text-field", default="text", metavar="FIELD", help="field or column of the text (text)")
     command.add_argument("--id-field", metavar="FIELD", help="of the id (default: 'id' where there, else file and row)")
     command.add_argument("--normalize", action=argparse.BooleanOptionalAction, default=False, help="to unit length")
+    command.add_argument("--precision", choices=PRECISIONS, default="float32", help="of the numbers written (float32)")
+    command.add_argument(
+        "--ranges", metavar="FILE", help="of int8 and uint8: .npy, .npz or .json (default: a sample's)"
+    )
+    command.add_argument("--keep", type=_names, default=(), metavar="COLUMN,...", help="columns of the inputs to copy")
     command.add_argument("--max-length", type=_positive, metavar="TOKENS", help="cut texts here (default: the model's)")
     command.add_argument("--mesh", metavar="SIZES", help="such as data=4,model=2 (default: rows over all accelerators)")
     command.add_argument("--part-rows", type=_positive, metavar="ROWS", help="rows of an output file")
@@ -137,8 +143,8 @@ def _add_executor(command: argparse.ArgumentParser) -> None:
 
 
 def _add_verify(commands) -> None:
-    command = _command(commands, "verify", "check every byte of a finished job; embed redoes what is damaged")
-    command.add_argument("out", metavar="DIR", help="what embed wrote")
+    command = _command(commands, "verify", "check every byte of finished jobs; embed redoes what is damaged")
+    command.add_argument("out", nargs="+", metavar="DIR", help="what embed wrote")
     command.add_argument("--sample", type=_positive, default=0, metavar="ROWS", help="embed so many again besides")
     where = "for --sample: an input, or a pattern, if it is not where it was; again for each"
     command.add_argument("--input", action="append", default=[], dest="inputs", metavar="INPUT", help=where)
@@ -146,8 +152,8 @@ def _add_verify(commands) -> None:
 
 
 def _add_search(commands) -> None:
-    command = _command(commands, "search", "find the rows of a finished job nearest to a query")
-    command.add_argument("out", metavar="DIR", help="what embed wrote")
+    command = _command(commands, "search", "find the rows of finished jobs nearest to a query")
+    command.add_argument("out", nargs="+", metavar="DIR", help="what embed wrote")
     command.add_argument("query")
     command.add_argument("--dim", type=_positive, help="which of the job's heads (default: the first)")
     command.add_argument("-k", type=_positive, default=10, help="how many (10)")
@@ -206,6 +212,10 @@ def _dims(text: str) -> tuple[int, ...]:
     if len(set(dims)) != len(dims):
         raise argparse.ArgumentTypeError(f"{text!r} names a dimension twice")
     return dims
+
+
+def _names(text: str) -> tuple[str, ...]:
+    return tuple(text.split(","))
 
 
 def _share(text: str) -> float:

@@ -12,6 +12,7 @@ from stella_jax.errors import StellaError, join_words
 from stella_jax.job.estimate import estimate_job
 from stella_jax.job.hosts import Hosts, meet
 from stella_jax.job.inputs import open_inputs
+from stella_jax.job.kept import resolve_types
 from stella_jax.job.options import EmbedCommand, JobOptions, ModelOptions, RunOptions, resolve_prompt
 from stella_jax.job.progress import Summary
 from stella_jax.job.row_check import check_rows
@@ -42,20 +43,26 @@ def embed(arguments: Namespace) -> None:
 
 
 def verify(arguments: Namespace) -> None:
-    """`verify DIR`: says that all is well, or names every fault."""
+    """`verify DIR...`: says that all is well, or names every fault."""
     if arguments.inputs and not arguments.sample:
         raise StellaError("--input goes with --sample.")
     if arguments.sample:
         start_jax()
-    verdict = verify_job(arguments.out, arguments.sample, arguments.model, arguments.revision, arguments.inputs)
+    damaged = [fault for out in arguments.out if (fault := _verify(out, arguments))]
+    if damaged:
+        raise StellaError("\n".join(damaged))
+
+
+def _verify(out: str, arguments: Namespace) -> str:
+    """Prints that a job is whole, or returns what is wrong with it."""
+    verdict = verify_job(out, arguments.sample, arguments.model, arguments.revision, arguments.inputs)
     if not verdict.faults:
         sampled = f"; {verdict.sampled} embedded again came out the same" if verdict.sampled else ""
-        print(f"{arguments.out}: {verdict.rows} rows are whole: hashes, pages, counts, values and ids{sampled}")
-        return
-    redo = (
-        f"run the embed command again: it makes {join_words(verdict.invalidated)} again." if verdict.invalidated else ""
-    )
-    raise StellaError("\n  ".join([f"{arguments.out} is damaged:", *verdict.faults, *([redo] if redo else [])]))
+        print(f"{out}: {verdict.rows} rows are whole: hashes, pages, counts, values and ids{sampled}")
+        return ""
+    again = join_words(verdict.invalidated)
+    redo = f"run the embed command again: it makes {again} again." if again else ""
+    return "\n  ".join([f"{out} is damaged:", *verdict.faults, *([redo] if redo else [])])
 
 
 def search(arguments: Namespace) -> None:
@@ -67,7 +74,7 @@ def search(arguments: Namespace) -> None:
     texts = index.texts(hits)
     id_width = max((len(_printable(hit.id)) for hit in hits), default=0)
     for rank, hit in enumerate(hits, 1):
-        print(_line(rank, hit, texts.get(hit.id, ""), id_width))
+        print(_line(rank, hit, texts.get(hit, ""), id_width))
 
 
 def demo(arguments: Namespace) -> None:
@@ -93,9 +100,11 @@ def _embed_command(arguments: Namespace) -> EmbedCommand:
             max_length=arguments.max_length,
         ),
         job=JobOptions(
-            fields=Fields(arguments.text_field, arguments.id_field),
+            fields=Fields(arguments.text_field, arguments.id_field, arguments.keep),
             prompt=arguments.prompt,
             normalize=arguments.normalize,
+            precision=arguments.precision,
+            ranges=arguments.ranges,
             part_rows=arguments.part_rows,
             split_bytes=arguments.split_bytes,
         ),
@@ -105,8 +114,9 @@ def _embed_command(arguments: Namespace) -> EmbedCommand:
 def _dry_run(arguments: Namespace, command: EmbedCommand) -> None:
     rows = None
     if arguments.all_rows:
-        fields = command.job.fields
-        found = check_rows(open_inputs(command.inputs, fields), fields, print)
+        files = open_inputs(command.inputs, command.job.fields)
+        fields = resolve_types([file.location for file in files], command.job.fields)
+        found = check_rows(files, fields, print)
         print(f"{found}\n", flush=True)
         rows = found.rows
     print(estimate_job(command, arguments.tokens_per_second, arguments.chips, rows))

@@ -219,7 +219,9 @@ class Stella:
           batch_size: most rows of a batch on a device; None lets the shape decide.
           show_progress_bar: a bar on stderr.
           output_value: "sentence_embedding", or "token_embeddings" for the encoder's vectors of each token.
-          precision: "float32" or None; "binary" and "ubinary" give the signs, packed eight to a byte (int8 and uint8).
+          precision: "float32" or None; "int8" and "uint8" give 256 levels between the minimum and the maximum of each
+            dimension over these texts (so they do depend on the others; `quantize` takes ranges of your own); "binary"
+            and "ubinary" the signs, packed eight to a byte (int8 and uint8).
           normalize_embeddings: scale to unit length, after `truncate_dim`.
           truncate_dim: keep the first numbers only; None keeps as many as the model's own `truncate_dim` says.
           inputs: another name of `sentences`.
@@ -235,7 +237,7 @@ class Stella:
 
         Raises:
           StellaError: a text is not a str (says which), an argument is unknown, torch is asked for and not installed,
-            or the call is inside of a function that JAX transforms.
+            int8 or uint8 are asked of one text, or the call is inside of a function that JAX transforms.
         """
         truncate_dim = self.dim if truncate_dim is None else truncate_dim
         check_choice("output_value", output_value, ("sentence_embedding", "token_embeddings"))

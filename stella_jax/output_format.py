@@ -1,14 +1,19 @@
-"""The form in which `encode` returns embeddings: cut, scaled, packed; numpy arrays or torch tensors."""
+"""The form in which `encode` returns embeddings: cut, scaled, quantized; numpy arrays or torch tensors."""
 
+import logging
 from typing import Any
 
 import numpy as np
 
 from stella_jax.arguments import check_choice
+from stella_jax.quantization import SCALAR, Ranges, quantize
 from stella_jax.similarity import unit
 from stella_jax.torch_tensors import torch_from_numpy
 
-PRECISIONS = ("float32", "binary", "ubinary")
+# Those of sentence-transformers' `encode`.
+PRECISIONS = ("float32", "int8", "uint8", "binary", "ubinary")
+# Ranges of fewer embeddings than these are taken with a warning, as there.
+ENOUGH_FOR_RANGES = 100
 
 
 class OutputFormat:
@@ -17,7 +22,8 @@ class OutputFormat:
     Args:
       truncate_dim: how many numbers of each are kept.
       normalize: whether they are then scaled to unit length.
-      precision: "float32" or None; "binary" or "ubinary" for their signs, eight to a byte.
+      precision: "float32" or None; "int8" or "uint8" for 256 levels in the ranges of these embeddings; "binary" or
+        "ubinary" for their signs, eight to a byte.
       numpy: whether to return a numpy array.
       tensor: whether to return a torch tensor rather; with neither it is a list of tensors.
 
@@ -33,17 +39,32 @@ class OutputFormat:
         self._listed = not (tensor or numpy)
 
     def __call__(self, result: np.ndarray | list[np.ndarray]) -> Any:
-        """Embeddings [n, E], or the token embeddings [tokens, D] of each text, which are not cut or scaled."""
+        """Embeddings [n, E], or the token embeddings [tokens, D] of each text, which are not cut or scaled.
+
+        Raises:
+          StellaError: int8 or uint8 have nothing to take ranges from: there is one embedding only.
+        """
         if isinstance(result, list):
-            return [self._convert(each) for each in result]
+            return [self._convert(each) for each in self._quantized_list(result)]
         embeddings = result[:, : self._truncate_dim]
-        embeddings = self._convert(quantize(unit(embeddings) if self._normalize else embeddings, self._precision))
+        embeddings = self._convert(self._quantized(unit(embeddings) if self._normalize else embeddings))
         return list(embeddings) if self._listed else embeddings
 
+    def _quantized_list(self, matrices: list[np.ndarray]) -> list[np.ndarray]:
+        """Each matrix quantized, with the ranges of them all."""
+        if self._precision == "float32" or not matrices:
+            return matrices
+        ends = np.cumsum([len(each) for each in matrices])
+        return np.split(self._quantized(np.concatenate(matrices)), ends[:-1])
 
-def quantize(embeddings: np.ndarray, precision: str) -> np.ndarray:
-    """The arithmetic of sentence-transformers' `quantize_embeddings`."""
-    if precision == "float32":
-        return embeddings
-    bits = np.packbits(embeddings > 0, axis=-1)
-    return bits if precision == "ubinary" else (bits.astype(np.int16) - 128).astype(np.int8)
+    def _quantized(self, embeddings: np.ndarray) -> np.ndarray:
+        ranges = None
+        if self._precision in SCALAR:
+            if not len(embeddings):
+                return embeddings.astype(self._precision)
+            ranges = Ranges.of(embeddings)
+            if len(embeddings) < ENOUGH_FOR_RANGES:
+                logging.getLogger(__name__).warning(
+                    "%s ranges from only %d embeddings; quantize with ranges of more.", self._precision, len(embeddings)
+                )
+        return quantize(embeddings, self._precision, ranges)

@@ -13,21 +13,24 @@ from pathlib import Path
 from typing import Any
 
 import stella_jax
+from stella_jax.job.job import FOLDERS
+from stella_jax.job.progress import progress_name
 from stella_jax.job.store import open_store
 
 # Of the embedded checkpoint: one shape is compiled, for texts cut at eight tokens.
 SHORT = ("--dim", "32", "--max-length", "8")
-FOLDERS = ("", "plan", "receipts")
 
 # A call that nobody makes, for a command that is not to be struck.
 NEVER = ("os:replace", -1)
 
 
 def content(out: Path | str) -> dict[str, bytes]:
-    """Files of a job by name, but for the journals, which tell the time."""
+    """Files of a job by name, but for those that tell the time or what is under way."""
     store = open_store(out)
-    names = (f"{folder}/{name}".lstrip("/") for folder in FOLDERS for name in store.sizes(folder))
-    return {name: store.read(name) for name in sorted(names) if name not in FOLDERS and not name.startswith("progress")}
+    folders = ("", *FOLDERS)
+    names = [f"{folder}/{name}".lstrip("/") for folder in folders for name in store.sizes(folder)]
+    passing = ("_job/progress", "_job/running/")
+    return {name: store.read(name) for name in sorted(names) if not name.startswith(passing)}
 
 
 def leftovers(out: Path) -> list[str]:
@@ -37,13 +40,12 @@ def leftovers(out: Path) -> list[str]:
 
 def journal(out: Path, process: int = 0) -> list[dict]:
     """The lines of a process's journal."""
-    name = f"progress-{process}.jsonl" if process else "progress.jsonl"
-    return [json.loads(line) for line in (out / name).read_text().splitlines()]
+    return [json.loads(line) for line in (out / progress_name(process)).read_text().splitlines()]
 
 
 def wait_for_lines(out: Path, count: int, process: int = 0) -> None:
     """Returns when the process's journal has so many."""
-    path = out / (f"progress-{process}.jsonl" if process else "progress.jsonl")
+    path = out / progress_name(process)
     while not path.exists() or path.read_bytes().count(b"\n") < count:
         time.sleep(0.01)
 

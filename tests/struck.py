@@ -14,7 +14,7 @@ from functools import reduce
 from importlib import import_module
 
 from stella_jax.cli import main
-from stella_jax.job import lookout
+from stella_jax.job import heartbeat
 from stella_jax.job.store import LocalStore
 
 
@@ -41,8 +41,8 @@ def most_memory() -> int:
 
 if __name__ == "__main__":
     place, call, kind, patience, silence, *command = sys.argv[1:]
-    lookout.PATIENCE = lookout.STOPPED_PATIENCE = float(patience)
-    LocalStore.journal_seconds = float(silence)
+    heartbeat.HEARTBEAT_TIMEOUT = float(patience)
+    LocalStore.log_interval = float(silence)
     strike(place, int(call), signal.Signals[kind])
     code = main(command)
     if not code:

@@ -46,7 +46,7 @@ def test_embed_and_search(corpus, tmp_path, capsys):
     assert main(["embed", str(corpus), "--out", out, "--part-rows", "2", *SHORT]) == 0
     shown, errors = capsys.readouterr()
     assert shown.startswith(f"{out}: 3 rows embedded, 1 rejected; ")
-    assert "texts/s" in shown
+    assert "tokens/s" in shown
     assert "tokens/s" in shown
     assert errors == ""
     assert main(["embed", str(corpus), "--out", out, "--part-rows", "2", *SHORT]) == 0
@@ -64,7 +64,7 @@ def test_a_mesh_writes_the_same_bytes(corpus, tmp_path, capsys):
     written = []
     for name, mesh in (("one", []), ("two", ["--mesh", "data=2"])):
         assert main(["embed", str(corpus), "--out", str(tmp_path / name), *mesh, *SHORT]) == 0
-        written.append((tmp_path / name / "part-00000.parquet").read_bytes())
+        written.append((tmp_path / name / "part-000000-0000.parquet").read_bytes())
     assert written[0] == written[1]
     assert main(["embed", str(corpus), "--out", str(tmp_path / "three"), "--mesh", "model=3", *SHORT]) == 1
     assert "does not divide this encoder's num_attention_heads" in capsys.readouterr().err
@@ -73,8 +73,8 @@ def test_a_mesh_writes_the_same_bytes(corpus, tmp_path, capsys):
 def test_a_bar_where_it_is_asked_for(corpus, tmp_path, capsys):
     assert main(["embed", str(corpus), "--out", str(tmp_path / "out"), "--progress", *SHORT]) == 0
     errors = capsys.readouterr().err
-    assert "4/4" in errors
-    assert "texts/s" in errors
+    assert "100%" in errors and "rows" in errors
+    assert "tokens/s" in errors
     assert "tokens/s" in errors
 
 
@@ -91,7 +91,7 @@ def test_a_bar_where_it_is_asked_for(corpus, tmp_path, capsys):
 def test_options_reach_the_job(corpus, tmp_path, arguments, manifest):
     out = tmp_path / "out"
     assert main(["embed", str(corpus), "--out", str(out), *SHORT, *arguments]) == 0
-    found = json.loads((out / "manifest.json").read_text())
+    found = json.loads((out / "_job" / "manifest.json").read_text())
     assert {name: found[name] for name in manifest} == manifest
 
 
@@ -111,12 +111,10 @@ def test_a_model_is_found_again_from_elsewhere(corpus, tmp_path, monkeypatch):
         (["embed", "{corpus}", "--out", "out", "--prompt", "query"], "there is no prompt 'query'"),
         (["embed", "{corpus}", "--out", "out", "--model", "absent"], "absent is neither a directory here, nor"),
         (["embed", "{corpus}", "--out", "out", "--max-length", "9999"], "max_seq_length 9999 must be a whole number"),
-        (["embed", "{corpus}", "--out", "out", "--text-field", "body"], "no row of the inputs can be embedded;"),
-        (["embed", "{corpus}", "--out", "."], ". exists and is not empty"),
-        (["embed", "{corpus}", "--out", "out"], "1 of 4 rows cannot be embedded (25.00%), and --max-rejected allows"),
+        (["embed", "{corpus}", "--out", "."], ". is not empty (corpus.jsonl) and not the output of an embedding job"),
         (["embed", "{corpus}", "--out", "out", "--processes", "2"], "go with --executor distributed."),
         (["embed", "{corpus}", "--out", "{corpus}/out", *SHORT], "Not a directory."),
-        (["search", "absent", "query"], "absent holds no embedding job"),
+        (["search", "absent", "query"], "absent: not the output of an embedding job"),
         (["demo", "--model", "."], "modules.json is missing"),
     ],
 )
@@ -130,6 +128,25 @@ def test_mistakes_are_told_in_one_sentence(corpus, tmp_path, monkeypatch, capsys
     assert sentence in errors
     assert errors.count("\n") == 1
     assert sorted(tmp_path.rglob("*")) == before
+
+
+@pytest.mark.parametrize(
+    ("arguments", "sentence"),
+    [
+        (
+            ["--text-field", "body"],
+            "4 of 4 rows cannot be embedded (100.00%), and --max-rejected allows 1.00%; for exam",
+        ),
+        ([], "1 of 4 rows cannot be embedded (25.00%), and --max-rejected allows"),
+    ],
+)
+def test_rows_that_cannot_be_embedded(corpus, tmp_path, capsys, arguments, sentence):
+    """What could be embedded is kept, for the same command with a higher --max-rejected."""
+    short = ("--dim", "32", "--max-length", "8", "--max-rejected", "1%")
+    command = ["embed", str(corpus), "--out", str(tmp_path / "out"), *short, *arguments]
+    assert main(command) == 1
+    assert capsys.readouterr().err.startswith(f"stella-jax: error: {sentence}")
+    assert not (tmp_path / "out" / "_job" / "manifest.json").exists()
 
 
 @pytest.mark.parametrize(
@@ -296,12 +313,12 @@ def test_several_heads_are_columns(corpus, tmp_path, capsys):
     out = str(tmp_path / "out")
     short = ["--max-length", "8", "--max-rejected", "0.25"]
     assert main(["embed", str(corpus), "--out", out, "--dims", "64,32", *short]) == 0
-    table = pq.read_table(tmp_path / "out" / "part-00000.parquet")
+    table = pq.read_table(tmp_path / "out" / "part-000000-0000.parquet")
     assert table.schema.names == ["id", "embedding_64", "embedding_32", "n_tokens", "truncated"]
     for dim in ("32", "64"):
         single = tmp_path / dim
         assert main(["embed", str(corpus), "--out", str(single), "--dim", dim, *short]) == 0
-        assert table[f"embedding_{dim}"].equals(pq.read_table(single / "part-00000.parquet")["embedding"])
+        assert table[f"embedding_{dim}"].equals(pq.read_table(single / "part-000000-0000.parquet")["embedding"])
         assert main(["search", out, "tea", "--dim", dim, "-k", "1"]) == 0
     assert main(["verify", out, "--sample", "3"]) == 0
     assert "; 3 embedded again came out the same" in capsys.readouterr().out

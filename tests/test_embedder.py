@@ -14,6 +14,7 @@ from hypothesis import strategies as st
 from paths import GOLDENS
 
 from stella_jax import Stella, StellaError, similarity
+from stella_jax.quantization import Ranges, quantize
 
 TEXTS = ["Green tea", "a", "", "北京 🍵", "What are some ways to reduce stress?", "word " * 100]
 
@@ -98,7 +99,26 @@ def test_truncation_normalization_and_precision(stella):
     assert signed.dtype == np.int8
     np.testing.assert_array_equal(signed.astype(int) + 128, signs)
     assert stella.encode([], precision="ubinary").shape == (0, 8)
+    assert stella.encode([], precision="int8").shape == (0, 64)
     assert stella.encode("a", precision="binary").shape == (8,)
+
+
+@pytest.mark.parametrize("precision", ["int8", "uint8"])
+def test_levels_in_the_ranges_of_the_embeddings_themselves(stella, caplog, precision):
+    whole = stella.encode(TEXTS, truncate_dim=10)
+    found = stella.encode(TEXTS, truncate_dim=10, precision=precision)
+    np.testing.assert_array_equal(found, quantize(whole, precision, Ranges.of(whole)))
+    assert f"{precision} ranges from only 6 embeddings" in caplog.text
+    caplog.clear()
+    stella.encode(TEXTS * 20, truncate_dim=10, precision=precision)
+    assert not caplog.text
+    states = stella.encode(TEXTS, output_value="token_embeddings")
+    ranges = Ranges.of(np.concatenate(states))
+    found = stella.encode(TEXTS, output_value="token_embeddings", precision=precision)
+    for levels, state in zip(found, states, strict=True):
+        np.testing.assert_array_equal(levels, quantize(state, precision, ranges))
+    with pytest.raises(StellaError, match="from two embeddings or more, not 1"):
+        stella.encode("a", precision=precision)
 
 
 def test_a_head_is_picked_by_its_dimension():
@@ -291,12 +311,12 @@ def test_what_is_no_text(stella, sentences, message):
         ({"prompt": "\ud800"}, "prompt holds a lone surrogate"),
         (
             {"output_value": "hidden"},
-            "output_value 'hidden' is not offered; sentence_embedding and",
+            "unsupported output_value 'hidden'; choose one of sentence_embedding and token_embeddings",
         ),
-        ({"output_value": None}, "output_value None is not offered"),
-        ({"precision": "int8"}, "precision 'int8' is not offered; .* quantize afterwards"),
-        ({"precision": "float16"}, "precision 'float16' is not offered; float32, binary and ubinary are"),
-        ({"precision": ["binary"]}, "precision .* is not offered"),
+        ({"output_value": None}, "unsupported output_value None"),
+        ({"precision": "int4"}, "unsupported precision 'int4'; choose one of float32, int8, uint8, binary and ubinary"),
+        ({"precision": ["binary"]}, "unsupported precision .*binary"),
+        ({"precision": "int8"}, "ranges: int8 and uint8 take them from two embeddings or more, not 1"),
         ({"truncate_dim": 0}, "truncate_dim 0 must be a whole number from 1 to 64"),
         ({"truncate_dim": 65}, "truncate_dim 65 must be"),
         ({"truncate_dim": -1}, "truncate_dim -1 must be"),

@@ -5,13 +5,19 @@ import shutil
 from pathlib import Path
 
 import numpy as np
+import pyarrow.parquet as pq
 import pytest
 
-from stella_jax import Stella, StellaError, search
-from stella_jax.job.rows import Fields
-from stella_jax.job.run import Running, run_job
-from stella_jax.job.settings import Settings
+from stella_jax import Stella, StellaError, search, similarity
+from stella_jax.job import vectors
+from stella_jax.job.options import JobOptions, RunOptions
+from stella_jax.job.ranges import ranges_to_json
+from stella_jax.job.run import run_job
+from stella_jax.job.store import open_store
+from stella_jax.job.write import column_of, part_table, write_part
+from stella_jax.quantization import PRECISIONS, Ranges, quantize
 from stella_jax.search import Index
+from stella_jax.tokenizer import Tokens
 
 WORDS = ["fog", "law", "owl", "sea", "ink", "jam", "elm", "oak", "ash", "bee", "cow", "fog"]
 ORIGIN = {"model": "tiny", "revision": None}
@@ -24,8 +30,8 @@ def job(tiny: Stella, tmp_path_factory: pytest.TempPathFactory) -> Path:
     lines = [json.dumps({"id": f"r{i}", "text": word}) for i, word in enumerate(WORDS)]
     (folder / "a.jsonl").write_text("\n".join([*lines[:3], "broken", *lines[3:7]]))
     (folder / "b.jsonl").write_text("\n".join(lines[7:]))
-    settings = Settings(Fields(), prompt="", normalize=False, part_rows=4)
-    run_job(tiny, ORIGIN, [folder / "a.jsonl", folder / "b.jsonl"], folder / "out", settings, Running(0.5))
+    settings = JobOptions(normalize=False, part_rows=4)
+    run_job(tiny, ORIGIN, [folder / "a.jsonl", folder / "b.jsonl"], folder / "out", settings, RunOptions(0.5))
     return folder
 
 
@@ -38,11 +44,11 @@ def copied(job: Path, tmp_path: Path) -> Path:
 @pytest.mark.parametrize("k", [1, 3, 12, 50])
 @pytest.mark.parametrize("block", [2**23, 32 * 3])
 def test_the_nearest_of_all(tiny, job, monkeypatch, k, block):
-    monkeypatch.setattr(search, "BLOCK", block)
+    monkeypatch.setattr(vectors, "BLOCK", block)
     index = Index.open(job / "out")
-    query, vectors = index.model.encode_query("owl"), tiny.encode(WORDS)
-    scores = index.model.similarity_pairwise(np.tile(query, (len(WORDS), 1)), vectors)
-    np.testing.assert_allclose(scores, index.model.similarity(query, vectors)[0], atol=1e-6)
+    query, embeddings = index.model.encode_query("owl"), tiny.encode(WORDS)
+    scores = index.model.similarity_pairwise(np.tile(query, (len(WORDS), 1)), embeddings)
+    np.testing.assert_allclose(scores, index.model.similarity(query, embeddings)[0], atol=1e-6)
     expected = np.argsort(-scores, kind="stable")[:k]
     hits = index.search("owl", k)
     assert [hit.id for hit in hits] == [f"r{i}" for i in expected]
@@ -58,42 +64,42 @@ def test_equals_come_in_the_order_of_the_corpus(job):
 def test_texts_come_from_the_inputs(job):
     index = Index.open(job / "out")
     hits = index.search("sea", 12)
-    assert index.texts(hits) == {f"r{i}": word for i, word in enumerate(WORDS)}
-    assert set(index.texts(hits[:2])) == {hit.id for hit in hits[:2]}
+    assert index.texts(hits) == {hit: WORDS[int(hit.id[1:])] for hit in hits}
+    assert set(index.texts(hits[:2])) == set(hits[:2])
 
 
 def test_texts_of_inputs_that_have_gone_or_changed_are_left_out(tiny, tmp_path):
     for name in ("a", "b", "c"):
         (tmp_path / f"{name}.txt").write_text(f"{name}\n")
-    settings = Settings(Fields(), prompt="", normalize=False, part_rows=2)
+    settings = JobOptions(normalize=False, part_rows=2)
     run_job(tiny, ORIGIN, [tmp_path / f"{name}.txt" for name in "abc"], tmp_path / "out", settings)
     (tmp_path / "a.txt").unlink()
     (tmp_path / "b.txt").write_text("changed\n")
     index = Index.open(tmp_path / "out")
-    assert index.texts(index.search("b", 3)) == {"c.txt:1": "c"}
+    assert {hit.id: text for hit, text in index.texts(index.search("b", 3)).items()} == {"c.txt:1": "c"}
 
 
 def test_an_unfinished_job_is_refused(copied):
-    (copied / "manifest.json").unlink()
-    (copied / "receipts" / "part-00002.json").unlink()
-    with pytest.raises(StellaError, match=r"holds 3 of the 4 parts of its job; run its embed command again"):
+    (copied / "_job" / "manifest.json").unlink()
+    (copied / "_job" / "commits" / "part-000000-0002.json").unlink()
+    with pytest.raises(StellaError, match=r"is not complete \(3 parts so far\); run its embed command again"):
         Index.open(copied)
-    with pytest.raises(StellaError, match="holds no embedding job"):
-        Index.open(copied / "receipts")
+    with pytest.raises(StellaError, match="not the output of an embedding job"):
+        Index.open(copied / "_job")
 
 
 def test_damaged_and_missing_parts_are_named(copied):
     index = Index.open(copied)
-    path = copied / "part-00001.parquet"
+    path = copied / "part-000000-0001.parquet"
     content = bytearray(path.read_bytes())
     for damaged in (content[:-1], b"", bytes([*content[:300], content[300] ^ 1, *content[301:]])):
         path.write_bytes(damaged)
-        with pytest.raises(StellaError, match=r"part-00001\.parquet is damaged \("):
+        with pytest.raises(StellaError, match=r"part-000000-0001\.parquet is damaged \("):
             index.search("owl", 3)
     path.unlink()
-    with pytest.raises(StellaError, match=r"part-00001\.parquet is missing; run the embed command again"):
+    with pytest.raises(StellaError, match=r"part-000000-0001\.parquet is missing; run the embed command again"):
         index.search("owl", 3)
-    (copied / "manifest.json").write_text("{")
+    (copied / "_job" / "manifest.json").write_text("{")
     with pytest.raises(StellaError, match=r"manifest\.json is damaged"):
         Index.open(copied)
 
@@ -107,3 +113,93 @@ def test_only_the_model_that_embedded_may_search(job, copied, checkpoint_copy):
         Index.open(copied, str(elsewhere))
     with pytest.raises(StellaError, match="encoder, heads, tokenizer, settings differ"):
         Index.open(copied, str(checkpoint_copy()))
+
+
+# Other precisions
+
+
+def at_precision(out: Path, precision: str, ranges: dict[int, Ranges] | None = None) -> Path:
+    """The job as `embed --precision` writes it."""
+    store = open_store(out)
+    manifest = store.read_json("_job/manifest.json")
+    dims = manifest["dims"]
+    for entry in manifest["parts"]:
+        table = pq.read_table(out / entry["file"])
+        arrays = [table[column_of(dim, dims)].combine_chunks().flatten().to_numpy().reshape(-1, dim) for dim in dims]
+        found = [quantize(array, precision, (ranges or {}).get(dim)) for array, dim in zip(arrays, dims, strict=True)]
+        tokens = [Tokens([1] * count, False) for count in table["n_tokens"].to_pylist()]
+        write_part(store, entry["file"], part_table(table["id"].to_pylist(), found, tokens, dims=dims))
+    store.write_json("_job/manifest.json", manifest | {"precision": precision, "ranges": ranges_to_json(ranges or {})})
+    return out
+
+
+@pytest.mark.parametrize("precision", PRECISIONS)
+@pytest.mark.parametrize("k", [3, 12])
+def test_the_nearest_at_every_precision(tiny, copied, monkeypatch, precision, k):
+    monkeypatch.setattr(vectors, "BLOCK", 32 * 3)
+    embeddings = tiny.encode(WORDS)
+    ranges = Ranges.of(embeddings)
+    index = Index.open(at_precision(copied, precision, {32: ranges}))
+    query, rows = index.model.encode_query("owl"), quantize(embeddings, precision, ranges)
+    if precision.endswith("binary"):
+        rows = np.where(embeddings > 0, 1, -1)
+    elif precision.endswith("int8"):
+        rows = (rows.astype(float) + (128 if precision == "int8" else 0)) * ranges.steps + ranges.minimum
+    scores = similarity.similarity_pairwise("cosine", np.tile(query, (len(WORDS), 1)), rows)
+    expected = np.argsort(-scores, kind="stable")[:k]
+    hits = index.search("owl", k)
+    assert [hit.id for hit in hits] == [f"r{i}" for i in expected]
+    np.testing.assert_allclose([hit.score for hit in hits], scores[expected], rtol=1e-6)
+    assert [hit.id for hit in index.search("fog", 12, prompt="")][:2] == ["r0", "r11"]
+
+
+def test_a_part_of_another_precision(copied):
+    at_precision(copied, "float16")
+    store = open_store(copied)
+    store.write_json("_job/manifest.json", store.read_json("_job/manifest.json") | {"precision": "binary"})
+    with pytest.raises(StellaError, match=r"0000\.parquet: embedding is .*halffloat.* not .*int8.*another job's"):
+        Index.open(copied).search("owl", 1)
+
+
+# Several directories
+
+
+@pytest.fixture
+def other(tiny: Stella, tmp_path: Path) -> Path:
+    """A job of three more words, one of them with an id and a word of the first."""
+    (tmp_path / "c.jsonl").write_text(
+        "\n".join(json.dumps(row) for row in ({"id": "r0", "text": "fog"}, {"text": "owl"}))
+    )
+    settings = JobOptions(normalize=False, part_rows=1)
+    run_job(tiny, ORIGIN, [tmp_path / "c.jsonl"], tmp_path / "other", settings)
+    return tmp_path / "other"
+
+
+def test_several_directories_as_if_they_were_one(job, other):
+    first, second = str(job / "out"), str(other)
+    index = Index.open([job / "out", other])
+    hits = index.search("fog", 14, prompt="")
+    assert [(hit.id, hit.directory) for hit in hits[:3]] == [("r0", first), ("r11", first), ("r0", second)]
+    assert len(hits) == len(set(hits)) == 14
+    texts = index.texts(hits)
+    assert [texts[hit] for hit in hits[:3]] == ["fog"] * 3 and len(texts) == 14
+    hits = Index.open([other, job / "out"]).search("fog", 2, prompt="")
+    assert [hit.directory for hit in hits] == [second, first]
+
+
+def test_directories_that_do_not_go_together(job, other, copied):
+    at_precision(other, "binary")
+    with pytest.raises(StellaError, match=r"other: precision is binary, and float32 in .*out; search them one by one"):
+        Index.open([job / "out", other])
+    store = open_store(copied)
+    manifest = store.read_json("_job/manifest.json")
+    store.write_json("_job/manifest.json", manifest | {"normalize": True})
+    with pytest.raises(StellaError, match="normalize is True, and False in"):
+        Index.open([job / "out", copied])
+    manifest["fingerprint"]["model"]["encoder"] = "0" * 64
+    store.write_json("_job/manifest.json", manifest)
+    with pytest.raises(StellaError, match=r"The model of .* is not the model that embedded .*: encoder differ"):
+        Index.open([job / "out", copied])
+    store.write_json("_job/manifest.json", manifest | {"dims": [64]})
+    with pytest.raises(StellaError, match="holds embeddings of 64 numbers, none of 32"):
+        Index.open([job / "out", copied])

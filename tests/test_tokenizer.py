@@ -6,13 +6,15 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import tokenizers
 from damage import tokenizer as changed
-from hypothesis import given
+from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from paths import GOLDENS
 
 from stella_jax import StellaError
-from stella_jax.tokenizer import Tokenizer, check_text
+from stella_jax import tokenizer as module
+from stella_jax.tokenizer import Tokenizer, Tokens, check_text
 
 WORDPIECE, UNIGRAM = GOLDENS / "stella/tokenizer.json", GOLDENS / "arctic-m-v2/tokenizer.json"
 BOTH = pytest.mark.parametrize("path", [WORDPIECE, UNIGRAM], ids=["wordpiece", "unigram"])
@@ -130,3 +132,120 @@ def test_messages_about_huge_values_are_short():
 
 def test_numpy_strings_are_texts():
     assert check_text(np.array(["a"])[0], "x") == "a"
+
+
+# Long texts, of which not all is read
+
+
+@pytest.fixture(scope="session")
+def byte_level(tmp_path_factory) -> Path:
+    """A tokenizer as Qwen2's: NFC, its split, bytes, an end-of-text token."""
+    split = r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}| ?[^\s\p{L}\p{N}]+[\r\n]*"
+    split += r"|\s*[\r\n]+|\s+(?!\S)|\s+"
+    made = tokenizers.Tokenizer(tokenizers.models.BPE())
+    made.normalizer = tokenizers.normalizers.NFC()
+    made.pre_tokenizer = tokenizers.pre_tokenizers.Sequence(
+        [
+            tokenizers.pre_tokenizers.Split(tokenizers.Regex(split), "isolated"),
+            tokenizers.pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False),
+        ]
+    )
+    trainer = tokenizers.trainers.BpeTrainer(
+        vocab_size=400,
+        special_tokens=["<|endoftext|>"],
+        initial_alphabet=sorted(tokenizers.pre_tokenizers.ByteLevel.alphabet()),
+        show_progress=False,
+    )
+    made.train_from_iterator(["the green tea  has been, consumed!\n\n for centuries."] * 9, trainer)
+    made.post_processor = tokenizers.processors.TemplateProcessing(
+        "$A <|endoftext|>", special_tokens=[("<|endoftext|>", 0)]
+    )
+    path = tmp_path_factory.mktemp("byte-level") / "tokenizer.json"
+    made.save(str(path))
+    return path
+
+
+@pytest.fixture(params=["wordpiece", "unigram", "bytes"])
+def tokenizer_file(request, byte_level) -> Path:
+    return {"wordpiece": WORDPIECE, "unigram": UNIGRAM, "bytes": byte_level}[request.param]
+
+
+def all_at_once(path: Path, text: str, max_length: int) -> Tokens:
+    """Tokens by the library itself, of the whole text."""
+    tokenizer = tokenizers.Tokenizer.from_file(str(path))
+    tokenizer.enable_truncation(max_length)
+    encoding = tokenizer.encode(text)
+    return Tokens(encoding.ids, bool(encoding.overflowing))
+
+
+PIECES = [
+    "the ",
+    "tea",
+    "x",
+    " ",
+    "\n",
+    "\r\n",
+    "\t",
+    ".",
+    "!",
+    "5",
+    "'s",
+    "[SEP]",
+    "<mask>",
+    "\x01",
+    "\u200b",
+    "\u3000",
+]
+PIECES += ["e\u0301", "\u0301", "\u0327", "\ufdfa", "\u4eac", "\uff0c", "\u1100", "\u1161", "\u0600"]
+PIECES += ["\u03a3", "\u0130", "\U0001f375"]
+runs = st.lists(st.tuples(st.lists(st.sampled_from(PIECES), min_size=1, max_size=4), st.integers(1, 300)), max_size=6)
+
+
+@settings(suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(runs=runs, max_length=st.integers(3, 12), lower=st.booleans(), prompt=st.sampled_from(["", "query: ", "e"]))
+def test_long_texts_have_the_tokens_of_the_whole(tokenizer_file, runs, max_length, lower, prompt):
+    text = "".join("".join(unit) * count for unit, count in runs)
+    tokenizer = Tokenizer(tokenizer_file, max_length=max_length, lower=lower)
+    whole = (prompt + text).lower() if lower else prompt + text
+    assert tokenizer.encode([text, "tea", text], prompt)[::2] == [all_at_once(tokenizer_file, whole, max_length)] * 2
+
+
+@pytest.mark.parametrize("unit", ["x", " ", "\u0301", "\u200b", "\x01", "\u4eac", "\u0600", "\u03a3", "Σ."])
+def test_unbroken_runs_before_and_after_words(tokenizer_file, unit):
+    run = unit * (20_000 // len(unit))
+    tokenizer = Tokenizer(tokenizer_file, max_length=16)
+    for text in (run, run + " green tea", "green tea" + run, f"green {run} tea" * 2, "green tea " * 3 + run):
+        assert tokenizer.encode([text]) == [all_at_once(tokenizer_file, text, 16)]
+
+
+def test_a_final_sigma_is_seen_beyond_the_first_read():
+    text = "x " * 100 + "\u03a3" + "." * 3000 + "a " * 3000
+    tokens = Tokenizer(UNIGRAM, max_length=128, lower=True).encode([text])
+    assert tokens == [all_at_once(UNIGRAM, text.lower(), 128)]
+
+
+def test_no_more_is_read_than_settles_the_tokens(tokenizer_file):
+    tokenizer = Tokenizer(tokenizer_file, max_length=512)
+    began = time.monotonic()
+    [tokens] = tokenizer.encode(["green tea, " * 5_000_000])
+    assert (len(tokens.ids), tokens.truncated) == (512, True)
+    assert time.monotonic() - began < 2
+    assert tokens.ids == tokenizer.encode(["green tea, " * 1000])[0].ids
+
+
+@pytest.mark.parametrize("blank", [False, True])
+def test_what_lies_beyond_the_bound_is_cut(monkeypatch, blank):
+    monkeypatch.setattr(module, "FARTHEST", 10_000)
+    tokenizer = Tokenizer(WORDPIECE, max_length=8)
+    text = (" " if blank else "x") * 10_000
+    within, beyond = tokenizer.encode([text, text + " green tea"])
+    assert (within.truncated, beyond.truncated) == (False, True)
+    assert within.ids == beyond.ids
+
+
+def test_few_characters_are_tokenized_at_once(monkeypatch):
+    monkeypatch.setattr(module, "BATCH_CHARACTERS", 20)
+    tokenizer = Tokenizer(WORDPIECE, max_length=16)
+    several = ["green tea", "", "x" * 50, "tea", "tea", "y" * 1000, ""]
+    assert [len(batch) for batch in tokenizer._batches(several)] == [2, 1, 2, 1, 1]
+    assert tokenizer.encode(several) == [all_at_once(WORDPIECE, text, 16) for text in several]

@@ -46,7 +46,7 @@ def run(arguments: argparse.Namespace) -> None:
     from tqdm import tqdm
 
     from stella_jax.devices import start_jax
-    from stella_jax.job.stop import Stop, stopping_on_sigterm
+    from stella_jax.job.stop import GracefulShutdown, stopping_on_sigterm
     from train.hosts import Hosts, collective_errors, initialize
     from train.loop import train
 
@@ -56,7 +56,7 @@ def run(arguments: argparse.Namespace) -> None:
     if arguments.executor == "distributed":
         initialize(*where)
     start_jax()
-    stop = Stop(grace=float("inf"))
+    stop = GracefulShutdown(grace=float("inf"))
     shown = sys.stderr.isatty() if arguments.progress is None else arguments.progress
     with stopping_on_sigterm(stop), collective_errors():
         summary = train(recipe, stop, shown, warn)

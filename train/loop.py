@@ -23,7 +23,7 @@ from stella_jax.checkpoint import Checkpoint
 from stella_jax.errors import StellaError
 from stella_jax.fingerprint import fingerprint
 from stella_jax.hub import resolve
-from stella_jax.job.stop import Stop
+from stella_jax.job.stop import GracefulShutdown
 from stella_jax.layout import Layout
 from train import checks, optimizers
 from train.batches import Batch, Batcher
@@ -49,7 +49,7 @@ SAMPLED_BATCHES = 100  # of the first epoch, which choose the shapes of all
 Warn = Callable[[str], object]
 
 
-def train(recipe: Recipe, stop: Stop, shown: bool = False, warn: Warn = lambda sentence: None) -> str:
+def train(recipe: Recipe, stop: GracefulShutdown, shown: bool = False, warn: Warn = lambda sentence: None) -> str:
     """Trains as the recipe says, or goes on with it, and exports the model.
 
     Args:
@@ -68,7 +68,7 @@ def train(recipe: Recipe, stop: Stop, shown: bool = False, warn: Warn = lambda s
     with _alone(Path(recipe.output), hosts):
         run = Run(recipe, stop, shown and hosts.is_primary, warn if hosts.is_primary else lambda sentence: None)
         with run.metrics:
-            with stop.patience():
+            with stop.deferred():
                 run.train()
             return run.finish()
 
@@ -76,7 +76,7 @@ def train(recipe: Recipe, stop: Stop, shown: bool = False, warn: Warn = lambda s
 class Run:
     """A run, ready for its next step: everything is read, checked and loaded."""
 
-    def __init__(self, recipe: Recipe, stop: Stop, shown: bool, warn: Warn):
+    def __init__(self, recipe: Recipe, stop: GracefulShutdown, shown: bool, warn: Warn):
         self.recipe, self.stop, self.shown, self.warn, self.hosts = recipe, stop, shown, warn, Hosts()
         self.output = Path(recipe.output)
         self._asked: Any = False
@@ -185,7 +185,7 @@ class Run:
         finally:
             self.reporter.close()
             self.checkpoints.close()
-        if self.hosts.any_process(self.stop.asked, self.step.mesh):
+        if self.hosts.any_process(self.stop.requested, self.step.mesh):
             self._stop()
 
     def _train(self) -> None:
@@ -240,7 +240,7 @@ class Run:
         checks.check_finite(self.checkpoints.newest, step, found)
 
     def _pause(self) -> None:
-        asked = self.hosts.any_process(self.stop.asked, self.step.mesh)
+        asked = self.hosts.any_process(self.stop.requested, self.step.mesh)
         if self.hosts.count > 1:  # what is on its way now is looked at a step later, when it has come
             self._asked, asked = asked, self._asked
         if asked:
@@ -248,8 +248,8 @@ class Run:
 
     def _stop(self) -> None:
         """This process ends as the one that was asked to."""
-        if not self.stop.asked:
-            self.stop.ask()
+        if not self.stop.requested:
+            self.stop.request()
         self.hosts.shutdown()
 
     def _is_enough(self) -> bool:

@@ -3,12 +3,14 @@
 import errno
 import fcntl
 import os
+import re
 import uuid
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from io import BufferedIOBase
 from pathlib import Path
 
+TEMPORARY = re.compile(r"\..+\.[0-9a-f]{8}\.tmp", re.DOTALL)
 FULL = (errno.ENOSPC, errno.EDQUOT)
 
 
@@ -54,7 +56,8 @@ def sync_directory(path: Path) -> None:
 
 
 def is_leftover(name: str) -> bool:
-    return name.startswith(".") and name.endswith(".tmp")
+    """Whether `replacing` gives such names to what it writes; a user's `.notes.tmp` is not ours to remove."""
+    return TEMPORARY.fullmatch(name) is not None
 
 
 def leftovers(folder: Path) -> Iterator[Path]:

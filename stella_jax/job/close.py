@@ -1,5 +1,6 @@
 """The end of a job: repeated ids are taken out of the parts, then the manifest says that the job is complete."""
 
+import hashlib
 from collections.abc import Sequence
 from dataclasses import replace
 from functools import lru_cache
@@ -16,6 +17,7 @@ from stella_jax.job.job import FOLDERS, Job
 from stella_jax.job.manifest import MANIFEST, REJECTED, manifest_fields, rejected_lines
 from stella_jax.job.part_ids import PartIds, read_ids
 from stella_jax.job.rows import Rejected
+from stella_jax.job.store import Store
 from stella_jax.job.worker import too_many_rejected
 from stella_jax.job.write import write_part
 
@@ -48,10 +50,18 @@ def close_job(job: Job, origin: dict[str, Any], max_rejected: float) -> dict[str
         "tokens": sum(commit.tokens for commit in commits),
     }
     check_totals(totals, commits, max_rejected)
-    with store.replacing(REJECTED) as file:
-        file.writelines(rejected_lines(commits))
-    store.write_json(MANIFEST, manifest_fields(job.fields, job.whole_key, origin, totals, commits))
+    sha256 = _write_rejected(store, commits)
+    store.write_json(MANIFEST, manifest_fields(job.fields, job.whole_key, origin, totals, commits, sha256))
     return totals
+
+
+def _write_rejected(store: Store, commits: Sequence[Commit]) -> str:
+    digest = hashlib.sha256()
+    with store.replacing(REJECTED) as file:
+        for line in rejected_lines(commits):
+            digest.update(line)
+            file.write(line)
+    return digest.hexdigest()
 
 
 def check_totals(totals: dict[str, int], commits: Sequence[Commit], max_rejected: float) -> None:

@@ -39,17 +39,30 @@ class Kind:
       value, arrow: what a value and a Parquet column's type are called in errors.
       types: of values, exactly: a bool is no int.
       is_arrow: whether a Parquet column has a fitting type.
+      copied: whether it is copied as it is (see `Column.copy`).
     """
 
     value: str
     types: tuple[type, ...]
     arrow: str
     is_arrow: Callable[[pa.DataType], bool]
+    copied: bool = False
 
 
 TEXT = Kind("a string", (str,), "string", _is_string)
 ID = Kind("a string or a whole number", (str, int), "string or integer", _is_id)
 NUMBER = Kind("a number", (int, float, bool, np.float16), "integer, float or bool", _is_number)
+
+
+def copied_type(kind: pa.DataType) -> pa.DataType:
+    """The type that a Parquet column has as a copy: strings of all types are strings, dictionaries are dissolved."""
+    kind = kind.value_type if arrow.is_dictionary(kind) else kind
+    return pa.string() if _is_string(kind) else kind
+
+
+def copied_kind(type: pa.DataType | None = None) -> Kind:
+    """Of a column that is copied: of this type as a copy, or of any."""
+    return Kind("", (), str(type), lambda found: type is None or copied_type(found) == type, copied=True)
 
 
 class Column(NamedTuple):
@@ -67,6 +80,28 @@ class Column(NamedTuple):
         if type(value) not in self.kind.types:
             raise RowError(f"{self.name} is {in_json(value)}, not {self.kind.value}")
         if isinstance(value, str) and not value.isascii():
+            self._check_surrogates(value)
+        return value
+
+    def copy(self, row: RawRow) -> str | pa.Array | None:
+        """The row's value for a copy: a string, an array of one value from a Parquet column of another type, or None.
+
+        Other values of JSON become their JSON text, so that all rows of all files agree on a type.
+
+        Raises:
+          RowError: it cannot be written as UTF-8 or JSON.
+        """
+        value = row.get(self.name)
+        if value is None or isinstance(value, pa.Array):
+            return value
+        if not isinstance(value, str):
+            try:
+                value = json.dumps(value, ensure_ascii=False, allow_nan=False)
+            except ValueError:
+                raise RowError(f"{self.name} holds NaN or Infinity, which JSON lacks") from None
+            except RecursionError:
+                raise RowError(f"{self.name} is nested too deeply") from None
+        if not value.isascii():
             self._check_surrogates(value)
         return value
 

@@ -49,7 +49,7 @@ class Commit:
       is_last: whether it ends its split.
       after: the position in the split after its last row.
       rows: in the part file, as are `tokens`; without any there is no file.
-      size, sha256: of the part file.
+      size, sha256: of the part file; `ids_sha256` of the file of its ids.
       digest: of the rows it was made of.
       own_ids: whether any row has an id of its own, not made of its position.
       rejected: rows that are not in the file, as `rejected.jsonl` has them.
@@ -64,6 +64,7 @@ class Commit:
     tokens: int
     size: int
     sha256: str
+    ids_sha256: str
     digest: str
     own_ids: bool
     rejected: tuple[dict[str, Any], ...]
@@ -151,3 +152,7 @@ def part_name(text: str) -> PartName:
     """The name that `str` of it gives."""
     split, number = text.removeprefix("part-").split("-")
     return PartName(int(split), int(number))
+
+
+def is_part_file(name: str) -> bool:
+    return re.fullmatch(r"part-\d+-\d+\.parquet", name) is not None

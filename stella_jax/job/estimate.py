@@ -15,9 +15,11 @@ from stella_jax.errors import StellaError
 from stella_jax.flops import text_flops
 from stella_jax.job.inputs import open_inputs
 from stella_jax.job.job import splits_of
+from stella_jax.job.kept import resolve_types
 from stella_jax.job.options import EmbedCommand, default_part_rows
 from stella_jax.job.rows import Row
 from stella_jax.job.sample import Place, sample_inputs
+from stella_jax.job.write import vector_type
 from stella_jax.tokenizer import Tokens
 
 MEASURED_SECONDS = 3.0
@@ -152,7 +154,7 @@ def estimate_job(
     if chips and command.model.dtype == "float32":
         raise StellaError("--chips: the peaks are those of bfloat16; leave out --dtype or give --tokens-per-second.")
     files = open_inputs(command.inputs, command.job.fields)
-    places, is_all = sample_inputs(files, command.job.fields)
+    places, is_all = sample_inputs(files, resolve_types([file.location for file in files], command.job.fields))
     texts = [[row.text for row in place.kept if isinstance(row, Row)] for place in places]
     if not any(texts):
         raise StellaError("none of the rows looked at can be embedded; look at the inputs.")
@@ -173,6 +175,7 @@ def estimate_job(
         rate = Rate(tokens_per_second, "given")
     else:
         rate = _measured(model, [text for each in tokens for text in each], lengths)
+    types = [vector_type(dim, command.job.precision) for dim in model.runner.dims]
     part_rows = command.job.part_rows or default_part_rows(chips.kind.platform if chips else model.platform)
     buckets, splits = counts.weights @ counts.buckets, splits_of(files, command.job.split_bytes)
     return Estimate(
@@ -183,7 +186,7 @@ def estimate_job(
         cut=total(counts.cut),
         parts=sum(max(1, ceil(split.size * all_rows.value / size / part_rows - 1e-9)) for split in splits),
         part_rows=part_rows,
-        row_bytes=4 * sum(model.runner.dims),
+        row_bytes=sum(type.list_size * type.value_type.bit_width // 8 for type in types),
         sampled=sum(map(len, tokens)),
         lengths=lengths,
         shares=buckets / buckets.sum(),

@@ -1,26 +1,39 @@
 """Bytes of an input file: opened, decompressed, freed of a byte order mark."""
 
 import gzip
+import io
+import os
 from collections.abc import Iterator
 from contextlib import contextmanager, nullcontext
 from io import BufferedReader
-from typing import BinaryIO, cast
+from typing import Any, BinaryIO, cast
 
-from stella_jax.errors import StellaError
+import pyarrow as pa
+
+from stella_jax.errors import StellaError, first_line
+from stella_jax.job.file_types import file_type
 from stella_jax.job.location import Location
 
 UTF8_MARK = b"\xef\xbb\xbf"
 UTF16_MARKS = (b"\xff\xfe", b"\xfe\xff")
+BLOCK = 2**16
+
+
+class BadZstdFile(OSError):
+    """A damaged zstd stream."""
 
 
 @contextmanager
 def open_bytes(location: Location) -> Iterator[BinaryIO]:
-    """The file's bytes after a UTF-8 byte order mark, unzipped where its name ends in .gz; `tell` counts unzipped ones.
+    """The file's bytes after a UTF-8 byte order mark, decompressed where its name says so; `tell` counts those.
+
+    Reading raises EOFError where a compressed file is cut off, after all that can be had of it, and gzip.BadGzipFile,
+    zlib.error or BadZstdFile where it is damaged.
 
     Raises:
       StellaError: it begins with the mark of UTF-16 or UTF-32.
     """
-    with location.open() as stored, _unzipped(stored, location.name) as file:
+    with location.open() as stored, _decompressed(stored, location.name) as file:
         start = file.peek(3)[:3]
         if start[:2] in UTF16_MARKS:
             raise StellaError(f"{location} is UTF-16 or UTF-32 text; save it as UTF-8.")
@@ -28,5 +41,83 @@ def open_bytes(location: Location) -> Iterator[BinaryIO]:
         yield cast(BinaryIO, file)
 
 
-def _unzipped(file: BufferedReader, name: str):
-    return gzip.GzipFile(fileobj=file) if name.lower().endswith(".gz") else nullcontext(file)
+def _decompressed(file: BufferedReader, name: str):
+    found = file_type(name)
+    match found and found.compression:
+        case "gzip":
+            return gzip.GzipFile(fileobj=file)
+        case "zstd":
+            return BufferedReader(_ZstdReader(file), BLOCK)
+    return nullcontext(file)
+
+
+class _ZstdReader(io.RawIOBase):
+    """The content of zstd frames one after the other, to be buffered; it seeks forward by reading."""
+
+    def __init__(self, file: BufferedReader):
+        self._file = file
+        self._stream = self._restarted()
+        self._at = 0
+        self._error: Exception | None = None
+
+    def readable(self) -> bool:
+        return True
+
+    def seekable(self) -> bool:
+        return True
+
+    def tell(self) -> int:
+        return self._at
+
+    def seek(self, offset: int, whence: int = os.SEEK_SET) -> int:
+        if whence != os.SEEK_SET or offset < self._at:
+            raise io.UnsupportedOperation("a zstd stream is read forward only")
+        while self._at < offset and self.read(min(BLOCK, offset - self._at)):
+            pass
+        return self._at
+
+    def readinto(self, buffer: Any) -> int:
+        data = self._read(len(buffer))
+        buffer[: len(data)] = data
+        self._at += len(data)
+        return len(data)
+
+    def _read(self, size: int) -> bytes:
+        if self._error:
+            raise self._error
+        try:
+            return self._stream.read(size)
+        except OSError as error:
+            if error.errno is not None:  # of the file below, not of the stream
+                raise
+            self._error = EOFError() if "Truncated" in str(error) else BadZstdFile(first_line(error).rstrip("."))
+        return self._last_bytes() or self._read(size)
+
+    def _last_bytes(self) -> bytes:
+        """What lies before the fault: a read that meets it drops what it had."""
+        self._stream, data = self._restarted(), b""
+        try:
+            rest = self._at
+            while rest:
+                rest -= len(self._stream.read(min(BLOCK, rest)))
+            while byte := self._stream.read(1):
+                data += byte
+        except OSError:
+            pass
+        return data
+
+    def _restarted(self) -> pa.CompressedInputStream:
+        self._file.seek(0)
+        return pa.CompressedInputStream(pa.PythonFile(_Lent(self._file), "r"), "zstd")
+
+
+class _Lent:
+    """A file that whoever reads it does not close."""
+
+    closed = False
+
+    def __init__(self, file: BufferedReader):
+        self.read = file.read
+
+    def close(self) -> None:
+        pass

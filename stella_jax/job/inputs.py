@@ -7,6 +7,7 @@ from typing import Any
 
 from stella_jax.errors import StellaError
 from stella_jax.job.columns import RowError
+from stella_jax.job.file_types import file_type
 from stella_jax.job.location import Location, expand
 from stella_jax.job.records import Format, RecordReader, format_of
 from stella_jax.job.rows import Fields, Rejected, Row, make_row
@@ -32,7 +33,8 @@ class InputFile:
 
     @property
     def can_be_cut(self) -> bool:
-        return self.format.splits and not self.location.name.lower().endswith((".gz", ".zst"))
+        found = file_type(self.location.name)
+        return self.format.splits and found is not None and found.compression is None
 
     @property
     def counts_bytes(self) -> bool:
@@ -42,7 +44,7 @@ class InputFile:
     def is_unchanged(self) -> bool:
         """Whether the file is there, and as it was when it was listed."""
         try:
-            return (self.location.size(), self.location.version()) == (self.size, self.version)
+            return self.location.stat() == (self.size, self.version)
         except (OSError, StellaError):
             return False
 
@@ -77,7 +79,7 @@ def open_inputs(paths: Sequence[str | Path], fields: Fields) -> list[InputFile]:
     locations = expand(paths)
     names = _names(locations)
     return [
-        InputFile(name, location, format_of(location, fields.columns), location.size(), location.version())
+        InputFile(name, location, format_of(location, fields.columns), *(location.listed or location.stat()))
         for name, location in zip(names, locations, strict=True)
     ]
 

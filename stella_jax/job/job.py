@@ -5,7 +5,7 @@ Every process derives the same job from the same command, so whichever is first 
 
 import hashlib
 import json
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
@@ -13,14 +13,16 @@ from typing import Any
 
 from stella_jax.errors import StellaError, join_words
 from stella_jax.job import commits, damaged, heartbeat
-from stella_jax.job.commits import Committed
+from stella_jax.job.commits import Committed, is_part_file
 from stella_jax.job.inputs import InputFile, open_inputs
 from stella_jax.job.location import locate
 from stella_jax.job.options import JobOptions, check_same
+from stella_jax.job.ranges import ranges_from_json, ranges_to_json, read_ranges
 from stella_jax.job.records import format_of
 from stella_jax.job.rows import Fields
 from stella_jax.job.splits import FileSize, Split, default_split_bytes, plan_splits
 from stella_jax.job.store import Damaged, Store
+from stella_jax.quantization import Ranges
 
 JOB = "_job/job.json"
 FOLDERS = ("_job", commits.FOLDER, heartbeat.FOLDER, damaged.FOLDER, "_job/ids")
@@ -33,19 +35,22 @@ class Job:
     Attributes:
       fields: what job.json holds.
       inputs: in the job's order; those added later come last.
+      row_fields: what is read of the inputs.
     """
 
     store: Store
     fields: dict[str, Any]
     inputs: tuple[InputFile, ...]
+    row_fields: Fields
 
     @property
     def fingerprint(self) -> dict[str, Any]:
         return self.fields["fingerprint"]
 
     @cached_property
-    def row_fields(self) -> Fields:
-        return fields_of(self.fingerprint)
+    def ranges(self) -> dict[int, Ranges]:
+        """Of each head, where the precision needs them."""
+        return ranges_from_json(self.fields["ranges"])
 
     @cached_property
     def splits(self) -> list[Split]:
@@ -56,7 +61,7 @@ class Job:
     def key(self, split: Split) -> str:
         """Tells this split of this job from every other."""
         pieces = [(self.inputs[piece.input].name, piece.start, piece.stop) for piece in split.pieces]
-        return _hash([self.fingerprint, pieces])
+        return _hash([self.fingerprint, self.fields["ranges"], pieces])
 
     @cached_property
     def whole_key(self) -> str:
@@ -78,11 +83,17 @@ def splits_of(files: Sequence[InputFile], split_bytes: int | None) -> list[Split
     return plan_splits(sizes, split_bytes or default_split_bytes(sum(file.size for file in files)))
 
 
-def fields_of(fingerprint: dict[str, Any]) -> Fields:
-    return Fields(fingerprint["text_field"], fingerprint["id_field"])
+# Makes the ranges of a new job from its inputs, as ranges_to_json gives them.
+MakeRanges = Callable[[Job], dict[str, Any]]
 
 
-def open_job(store: Store, options: JobOptions, fingerprint: dict[str, Any], files: Sequence[InputFile]) -> Job:
+def open_job(
+    store: Store,
+    options: JobOptions,
+    fingerprint: dict[str, Any],
+    files: Sequence[InputFile],
+    make_ranges: MakeRanges = lambda _: {},
+) -> Job:
     """Starts the job, or finds it in its directory with its inputs as they were, and adds the inputs that are new.
 
     Nothing is written where it raises.
@@ -90,22 +101,28 @@ def open_job(store: Store, options: JobOptions, fingerprint: dict[str, Any], fil
     Args:
       fingerprint: of model and options.
       files: what `open_inputs` found.
+      make_ranges: called for a job that is new.
 
     Raises:
       StellaError: the directory holds something else or a job of other settings (names every difference), or an input
         of the job has changed or is missing from the command.
     """
-    before = read_fields(store)
-    if before is None:
-        fields = _new_fields(files, options, fingerprint)
-        job = _job(store, fields, files)
-        _require_own(store, job)
-    else:
+    before, rows = read_fields(store), options.fields
+    if before and Committed(store).files:
         check_same(store, before["fingerprint"], fingerprint)
-        if options.split_bytes and options.split_bytes != before["split_bytes"]:
-            check_same(store, {"split_bytes": before["split_bytes"]}, {"split_bytes": options.split_bytes})
+        _check_chosen(store, options, before)
         fields, files = _continued(store, before, files)
-        job = _job(store, fields, files)
+        job = _job(store, fields, files, rows)
+    else:  # no part is there: nothing is lost by starting again
+        job = _job(store, _new_fields(files, options, fingerprint), files, rows)
+        if before is None:
+            _require_own(store, job)
+        fields = job.fields | {"ranges": make_ranges(job)}
+        if before and before | {"ranges": None} == fields | {"ranges": None}:
+            fields = before
+        job = replace(job, fields=fields)
+        for name in filter(is_part_file, store.sizes() if before and before != fields else ()):
+            store.remove(name)
     store.prepare(*FOLDERS)
     if fields != before:
         store.remove("_job/manifest.json")
@@ -113,11 +130,12 @@ def open_job(store: Store, options: JobOptions, fingerprint: dict[str, Any], fil
     return job
 
 
-def load_job(store: Store, paths: Sequence[str | Path] = ()) -> Job:
+def load_job(store: Store, paths: Sequence[str | Path] = (), rows: Fields | None = None) -> Job:
     """The job as it lies in its directory.
 
     Args:
       paths: where the inputs are now, by their old names; none: where they were.
+      rows: what to read of the inputs; None: texts and ids.
 
     Raises:
       StellaError: there is none, or an input is missing.
@@ -127,7 +145,8 @@ def load_job(store: Store, paths: Sequence[str | Path] = ()) -> Job:
     fields = store.read_json(JOB)
     entries = fields["inputs"]
     given = paths or [entry["path"] for entry in entries]
-    files = open_inputs(given, fields_of(fields["fingerprint"]))
+    rows = rows or _texts_and_ids(fields)
+    files = open_inputs(given, rows)
     by_name = {file.name: file for file in files}
     if paths and len(by_name) == len(entries) and all(entry["name"] in by_name for entry in entries):
         files = [by_name[entry["name"]] for entry in entries]
@@ -135,7 +154,7 @@ def load_job(store: Store, paths: Sequence[str | Path] = ()) -> Job:
         there, here = join_words([entry["name"] for entry in entries]), join_words(list(by_name))
         raise StellaError(f"{store} was started with different inputs: they were {there} and are now {here}.")
     files = [replace(file, name=entry["name"]) for file, entry in zip(files, entries, strict=True)]
-    return _job(store, fields, files)
+    return _job(store, fields, files, rows)
 
 
 def read_fields(store: Store) -> dict[str, Any] | None:
@@ -154,13 +173,17 @@ def recorded_job(store: Store) -> Job:
         InputFile(entry["name"], location, format_of(location), entry["size"], entry["version"])
         for entry, location in zip(fields["inputs"], locations, strict=True)
     ]
-    return _job(store, fields, files)
+    return _job(store, fields, files, _texts_and_ids(fields))
+
+
+def _texts_and_ids(fields: dict[str, Any]) -> Fields:
+    return Fields(fields["fingerprint"]["text_field"], fields["fingerprint"]["id_field"])
 
 
 def _new_fields(files: Sequence[InputFile], options: JobOptions, fingerprint: dict[str, Any]) -> dict[str, Any]:
     split_bytes = options.split_bytes or default_split_bytes(sum(file.size for file in files))
     entries = [_entry(file, 0) for file in files]
-    return {"fingerprint": fingerprint, "split_bytes": split_bytes, "inputs": entries}
+    return {"fingerprint": fingerprint, "split_bytes": split_bytes, "ranges": {}, "inputs": entries}
 
 
 def _entry(file: InputFile, generation: int) -> dict[str, Any]:
@@ -173,6 +196,18 @@ def _entry(file: InputFile, generation: int) -> dict[str, Any]:
         "planned_size": file.size,
         "repaired": False,
     }
+
+
+def _check_chosen(store: Store, options: JobOptions, before: dict[str, Any]) -> None:
+    """Refuses ranges or a size of splits that are not those of the job."""
+    if options.split_bytes:
+        check_same(store, {"split_bytes": before["split_bytes"]}, {"split_bytes": options.split_bytes})
+    if options.ranges:
+        ranges = ranges_to_json(read_ranges(options.ranges, before["fingerprint"]["dims"]))
+        if ranges != before["ranges"]:
+            raise StellaError(
+                f"{store} was started with different ranges than those of {options.ranges}; use another --out."
+            )
 
 
 def _continued(
@@ -220,15 +255,15 @@ def _unused(file: InputFile, names: set[str]) -> str:
     )
 
 
-def _job(store: Store, fields: dict[str, Any], files: Sequence[InputFile]) -> Job:
+def _job(store: Store, fields: dict[str, Any], files: Sequence[InputFile], rows: Fields) -> Job:
     is_large = [entry["planned_size"] > fields["split_bytes"] for entry in fields["inputs"]]
     inputs = [replace(file, is_cut=large and file.can_be_cut) for file, large in zip(files, is_large, strict=True)]
-    return Job(store, fields, tuple(inputs))
+    return Job(store, fields, tuple(inputs), rows)
 
 
 def _identity(fields: dict[str, Any]) -> list[Any]:
     inputs = [(entry["name"], entry["size"], entry["version"]) for entry in fields["inputs"]]
-    return [fields["fingerprint"], fields["split_bytes"], inputs]
+    return [fields["fingerprint"], fields["ranges"], fields["split_bytes"], inputs]
 
 
 def _hash(value: Any) -> str:
@@ -253,5 +288,6 @@ def _require_own(store: Store, job: Job) -> None:
 
 def _strange(store: Store) -> Iterator[str]:
     yield from store.sizes()
+    yield from (name for name in store.folders() if name != "_job")
     own = ("progress", "job.json")
     yield from (f"_job/{name}" for name in store.sizes("_job") if not name.startswith(own))

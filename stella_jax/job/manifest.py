@@ -1,5 +1,6 @@
 """`_job/manifest.json` says that a job is complete and what it holds; `_job/rejected.jsonl` has the rows it lacks."""
 
+import hashlib
 import json
 from collections.abc import Iterator, Sequence
 from typing import Any
@@ -12,17 +13,37 @@ from stella_jax.job.store import Damaged, Store
 MANIFEST = "_job/manifest.json"
 REJECTED = "_job/rejected.jsonl"
 
-OPTIONS = ("dims", "dtype", "max_seq_length", "prompt", "normalize", "text_field", "id_field", "part_rows")
+OPTIONS = (
+    "dims",
+    "dtype",
+    "max_seq_length",
+    "prompt",
+    "normalize",
+    "precision",
+    "text_field",
+    "id_field",
+    "keep",
+    "part_rows",
+)
 
 
 def manifest_fields(
-    job_fields: dict[str, Any], key: str, origin: dict[str, Any], totals: dict[str, int], commits: Sequence[Commit]
+    job_fields: dict[str, Any],
+    key: str,
+    origin: dict[str, Any],
+    totals: dict[str, int],
+    commits: Sequence[Commit],
+    rejected_sha256: str,
 ) -> dict[str, Any]:
     fingerprint = job_fields["fingerprint"]
     options = {"dim": fingerprint["dims"][0]} | {name: fingerprint[name] for name in OPTIONS}
     parts = [commit.summary() for commit in commits]
-    rest = {"job": key, "inputs": job_fields["inputs"], "fingerprint": fingerprint, "totals": totals, "parts": parts}
-    return origin | options | rest
+    return (
+        origin
+        | options
+        | {"job": key, "inputs": job_fields["inputs"], "fingerprint": fingerprint, "totals": totals}
+        | {"ranges": job_fields["ranges"], "rejected_sha256": rejected_sha256, "parts": parts}
+    )
 
 
 def rejected_lines(commits: Sequence[Commit]) -> Iterator[bytes]:
@@ -50,15 +71,17 @@ def read_manifest(store: Store) -> dict[str, Any]:
 
 
 def finished_totals(job: Job) -> dict[str, int] | None:
-    """The totals of a job that is complete, all of whose parts and commits are there; None otherwise."""
+    """The totals of a job that is complete and has all of its files; None otherwise."""
     store = job.store
     try:
         fields = store.read_json(MANIFEST) if store.size(MANIFEST) is not None else {}
     except Damaged:
         return None
-    sizes, committed = store.sizes(), Committed(store)
     if fields.get("job") != job.whole_key or store.size(REJECTED) is None:
         return None
+    if hashlib.sha256(store.read(REJECTED)).hexdigest() != fields["rejected_sha256"]:
+        return None
+    sizes, committed = store.sizes(), Committed(store)
     is_whole = all(committed.is_finished(split.number) for split in job.splits)
     are_there = all(not part["rows"] or sizes.get(part["file"]) == part["size"] for part in fields["parts"])
     return fields["totals"] if is_whole and are_there else None

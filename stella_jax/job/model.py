@@ -24,10 +24,15 @@ def load_model(
     revision = revision if name else manifest["revision"]
     name = str(name or manifest["model"])
     model = Stella.from_pretrained(name, dim=tuple(dims), dtype=manifest["dtype"], revision=revision)
+    check_model(store, manifest, model, name)
+    model.max_seq_length = manifest["max_seq_length"]
+    return model
+
+
+def check_model(store: Store, manifest: dict[str, Any], model: Stella, name: str) -> None:
+    """Raises StellaError where the model, of this name, is not the one that embedded; says what differs."""
     before, now = manifest["fingerprint"]["model"], fingerprint(model.checkpoint, model.heads)
-    before |= {"heads": {dim: value for dim, value in before["heads"].items() if int(dim) in dims}}
+    before |= {"heads": {dim: value for dim, value in before["heads"].items() if dim in now["heads"]}}
     changed = [part for part in before | now if before.get(part) != now.get(part)]
     if changed:
         raise StellaError(f"{name} is not the model that embedded {store}: {', '.join(changed)} differ.")
-    model.max_seq_length = manifest["max_seq_length"]
-    return model

@@ -1,8 +1,6 @@
 """What a user asked of `embed`: what decides the bytes of the output, and what does not."""
 
 import os
-import re
-from collections.abc import Iterator
 from dataclasses import dataclass, field, replace
 from importlib.metadata import version
 from pathlib import Path
@@ -12,6 +10,7 @@ import jax
 
 from stella_jax import __version__
 from stella_jax.devices import all_accelerators, start_jax
+from stella_jax.differences import differences
 from stella_jax.embedder import Stella
 from stella_jax.errors import StellaError
 from stella_jax.fingerprint import fingerprint
@@ -28,7 +27,6 @@ DEFAULT_PART_ROWS = 65_536
 
 MAX_REJECTED = 0.01
 GRACE_SECONDS = 30.0
-HASH = re.compile(r"[0-9a-f]{64}")
 
 
 @dataclass(frozen=True, slots=True)
@@ -66,6 +64,8 @@ class JobOptions:
     Attributes:
       prompt: name of the prompt that is put before every text, or "none"; None is the model's for documents.
       normalize: whether embeddings are scaled to unit length.
+      precision: of the numbers in the parts, one of `quantization.PRECISIONS`.
+      ranges: a file with the ranges of int8 and uint8 (see `ranges.read_ranges`); None takes them from a sample.
       part_rows: most rows of a part; None is the platform's default.
       split_bytes: largest byte range of an input that is read at a time; None follows from the inputs' sizes.
     """
@@ -73,6 +73,8 @@ class JobOptions:
     fields: Fields = field(default_factory=Fields)
     prompt: str | None = None
     normalize: bool = False
+    precision: str = "float32"
+    ranges: str | None = None
     part_rows: int | None = None
     split_bytes: int | None = None
 
@@ -81,15 +83,20 @@ class JobOptions:
         return resolve_prompt(model, self.prompt) if self.prompt else model.prompts.get("document", "")
 
     def fingerprint(self, model: Stella) -> dict[str, Any]:
-        """Everything but the inputs that the bytes of the output follow from, as JSON values."""
+        """Everything but the inputs and ranges that the bytes of the output follow from, as JSON values.
+
+        The types of what is kept must be known (see `kept.resolve_types`).
+        """
         return {
             "dims": list(model.runner.dims),
             "dtype": model.dtype,
             "max_seq_length": model.max_seq_length,
             "prompt": self.resolve_prompt(model),
             "normalize": self.normalize,
+            "precision": self.precision,
             "text_field": self.fields.text,
             "id_field": self.fields.id,
+            "keep": dict(zip(self.fields.keep, map(str, self.fields.kept_types), strict=True)),
             "part_rows": self.part_rows or default_part_rows(jax.default_backend()),
             "model": fingerprint(model.checkpoint, model.heads),
             "platform": model.platform,
@@ -128,9 +135,9 @@ class EmbedCommand:
     def absolute(self) -> "EmbedCommand":
         """The same command for a process in another working directory."""
         inputs = tuple(_absolute(text) for text in self.inputs)
-        return replace(
-            self, inputs=inputs, out=_absolute(self.out), model=replace(self.model, model=lasting(self.model.model))
-        )
+        model = replace(self.model, model=lasting(self.model.model))
+        job = replace(self.job, ranges=self.job.ranges and _absolute(self.job.ranges))
+        return EmbedCommand(inputs, _absolute(self.out), model, job)
 
 
 def _absolute(text: str) -> str:
@@ -161,22 +168,3 @@ def check_same(store: Store, before: Any, now: dict[str, Any]) -> None:
     found = list(differences(before, now))
     if found:
         raise StellaError(f"{store} was started with different settings: {'; '.join(found)}; use another --out.")
-
-
-def differences(before: Any, now: Any, name: str = "") -> Iterator[str]:
-    """Where two fingerprints differ, in words: "dim was 64, is now 32"."""
-    if isinstance(before, dict) and isinstance(now, dict):
-        for key in before | now:
-            yield from differences(before.get(key), now.get(key), f"{name}.{key}" if name else key)
-    elif isinstance(before, list) and isinstance(now, list) and len(before) == len(now):
-        for i, (old, new) in enumerate(zip(before, now, strict=True)):
-            yield from differences(old, new, f"{name}[{i}]")
-    elif before != now:
-        yield f"{name} was {_shown(before)}, is now {_shown(now)}"
-
-
-def _shown(value: Any) -> str:
-    """A value in an error: a hash by its start."""
-    if isinstance(value, str) and HASH.fullmatch(value):
-        return value[:12]
-    return "not set" if value is None else repr(value)

@@ -22,6 +22,8 @@ def read_parquet(
 ) -> Iterator[tuple[RawRow, None]]:
     """Every record from number `start` (from 0); strings as bytes, since a file may hold ones that are no UTF-8.
 
+    Other values of columns that are copied are arrays of one.
+
     Raises:
       StellaError: the file is damaged, or lacks a column, or has it in a type that does not fit its kind.
     """
@@ -30,8 +32,9 @@ def read_parquet(
         try:
             with pq.ParquetFile(stored, buffer_size=READ_BUFFER, page_checksum_verification=True) as file:
                 names = _names(location, file.schema_arrow, columns)
+                copied = {column.name for column in columns if column.kind.copied}
                 for batch in _batches(file, names, start):
-                    for values in zip(*(_values(batch.column(name)) for name in names), strict=True):
+                    for values in zip(*(_values(batch.column(name), name in copied) for name in names), strict=True):
                         yield dict(zip(names, values, strict=True)), None
                         done += 1
         except (pa.ArrowException, OSError) as error:
@@ -79,10 +82,13 @@ def _names(location: Location, schema: pa.Schema, columns: Sequence[Column]) -> 
     return list(dict.fromkeys(column.name for column in found))
 
 
-def _values(column: pa.Array) -> list[object]:
+def _values(column: pa.Array, copied: bool) -> list[object]:
     if pa.types.is_dictionary(column.type):
         column = column.dictionary_decode()
-    return (column.cast(pa.large_binary()) if TEXT.is_arrow(column.type) else column).to_pylist()
+    if TEXT.is_arrow(column.type):
+        return column.cast(pa.large_binary()).to_pylist()
+    # A copy keeps the column's own type: Python's values lose nanoseconds and more.
+    return [column.slice(i, 1) for i in range(len(column))] if copied else column.to_pylist()
 
 
 def parquet_row(row: RawRow, columns: Sequence[Column]) -> RawRow:

@@ -34,7 +34,8 @@ def hash_id(row_id: str) -> bytes:
     return hashlib.blake2b(row_id.encode(), digest_size=HASH_BYTES).digest()
 
 
-def write_ids(store: Store, name: PartName, rows: Sequence[PositionedRow]) -> None:
+def write_ids(store: Store, name: PartName, rows: Sequence[PositionedRow]) -> str:
+    """Writes the ids of a part; returns the sha256 of the file."""
     hashes = b"".join(hash_id(row.row.id or "") for row in rows)
     columns = {
         "hash": pa.FixedSizeBinaryArray.from_buffers(pa.binary(HASH_BYTES), len(rows), [None, pa.py_buffer(hashes)]),
@@ -51,6 +52,8 @@ def write_ids(store: Store, name: PartName, rows: Sequence[PositionedRow]) -> No
             column_encoding=encodings,
             write_page_checksum=True,
         )
+        file.seek(0)
+        return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 def read_ids(store: Store, name: PartName) -> PartIds:

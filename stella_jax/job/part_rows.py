@@ -8,6 +8,7 @@ from stella_jax.job.commits import Commit, Committed, PartName
 from stella_jax.job.job import Job, recorded_job
 from stella_jax.job.rows import Row
 from stella_jax.job.split_reader import Position, RowsDigest, read_split
+from stella_jax.job.splits import Split
 from stella_jax.job.store import Store
 
 
@@ -40,9 +41,16 @@ def texts_of(store: Store, names: Iterable[PartName], ids: Collection[str]) -> d
     job, committed = recorded_job(store), Committed(store)
     found: dict[str, str] = {}
     for name in names:
-        if all(job.inputs[piece.input].is_unchanged() for piece in job.splits[name.split].pieces):
-            rows = read_part(job, committed, name, check=False)
-            found |= {row.id: row.text for row, is_in_part in rows if is_in_part and row.id in ids}
+        pieces = job.splits[name.split].pieces
+        there = [piece for piece in pieces if job.inputs[piece.input].is_unchanged()]
+        if len(pieces) == 1 and there:
+            rows = (row for row, is_in_part in read_part(job, committed, name, check=False) if is_in_part)
+        else:
+            read = read_split(job.inputs, Split(name.split, tuple(there)), job.row_fields)
+            rows = (row.row for row in read if isinstance(row.row, Row))
+        for row in rows:
+            if row.id in ids:
+                found.setdefault(row.id, row.text)
     return found
 
 

@@ -41,6 +41,19 @@ def matches(pattern: str, entries: List) -> list[str]:
     return sorted(set(_descend(*split(pattern), cache(entries))))
 
 
+def below(folder: str, entries: List) -> list[str]:
+    """The files below a folder, as `matches` finds those of `folder/**`.
+
+    Names that begin with a dot or an underscore are left out, as readers of Parquet datasets do, and what lies in
+    folders of such names.
+    """
+
+    def shown(wanted: str) -> list[Entry]:
+        return [entry for entry in entries(wanted) if not entry.name.startswith("_")]
+
+    return sorted(set(_descend(folder, ["**"], cache(shown))))
+
+
 def tree(folder: str, paths: Iterable[str]) -> List:
     """Lists folders of which no more is known than the files below one of them, by their paths from there."""
     found: dict[str, set[Entry]] = {}

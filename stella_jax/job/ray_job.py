@@ -7,13 +7,13 @@ from functools import partial
 from stella_jax.job.close import check_totals, close_job
 from stella_jax.job.commits import Committed
 from stella_jax.job.inputs import open_inputs
-from stella_jax.job.job import open_job, recorded_job, splits_of
+from stella_jax.job.job import recorded_job, splits_of
 from stella_jax.job.manifest import MANIFEST, finished_totals
 from stella_jax.job.options import EmbedCommand, RunOptions
 from stella_jax.job.progress import Counts, Progress, Summary
 from stella_jax.job.ray_cluster import connected, default_need
 from stella_jax.job.ray_pool import Pool
-from stella_jax.job.run import explain_full_disk
+from stella_jax.job.run import explain_full_disk, start_job
 from stella_jax.job.stop import GracefulShutdown, Stopped
 from stella_jax.job.store import open_store
 from stella_jax.job.worker import Worker
@@ -26,7 +26,7 @@ class SplitRunner:
         model = command.model.load()
         store, files = open_store(command.out), open_inputs(command.inputs, command.job.fields)
         with explain_full_disk(store):
-            self._job = open_job(store, command.job, command.job.fingerprint(model), files)
+            self._job = start_job(model, store, command.job, files)
         self._worker = Worker(model, self._job, max_rejected)
         self._progress, self._stop = Progress(store), GracefulShutdown(grace)
 

@@ -6,9 +6,11 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from stella_jax.errors import StellaError, join_words
+from stella_jax.errors import StellaError
 from stella_jax.job.columns import Column, RawRow, RowError
 from stella_jax.job.csv_rows import count_csv, csv_row, read_csv
+from stella_jax.job.file_types import SUPPORTED, file_type
+from stella_jax.job.files import BadZstdFile
 from stella_jax.job.lines import count_lines, json_row, read_lines, text_row
 from stella_jax.job.location import Location
 from stella_jax.job.parquet_rows import count_parquet, parquet_row, read_parquet
@@ -50,7 +52,6 @@ FORMATS = {
     ".csv": Format(read_csv, csv_row, count_csv),
     ".parquet": Format(read_parquet, parquet_row, count_parquet, splits=True),
 }
-GZIPPED = (".jsonl", ".txt", ".csv")
 
 
 def format_of(location: Location, columns: Sequence[Column] = ()) -> Format:
@@ -59,24 +60,21 @@ def format_of(location: Location, columns: Sequence[Column] = ()) -> Format:
     Raises:
       StellaError: its type is not supported, or it is plain text, which has no second column.
     """
-    name = location.name.lower()
-    plain = name.removesuffix(".gz")
-    suffix = plain[plain.rfind(".") :] if "." in plain else ""
-    if suffix not in (FORMATS if plain == name else GZIPPED):
-        known = [*FORMATS, *(f"{kind}.gz" for kind in GZIPPED)]
-        raise StellaError(f"{location}: unsupported file type; supported: {join_words(known)}.")
+    found = file_type(location.name)
+    if found is None:
+        raise StellaError(f"{location}: unsupported file type; supported: {SUPPORTED}.")
     for column in columns[1:]:
-        if suffix == ".txt" and column.needed:
+        if found.suffix == ".txt" and column.needed and column.name != columns[0].name:
             raise StellaError(f"{location}: plain text has no column {column.name!r}; use .jsonl, .csv or .parquet.")
-    return FORMATS[suffix]
+    return FORMATS[found.suffix]
 
 
 class RecordReader:
     """A file's records one after the other, unparsed; `Format.row` parses them.
 
     Attributes:
-      offset: where the next record begins, in bytes of the unzipped file; None where the format knows no offsets, or
-        this pass not yet.
+      offset: where the next record begins, in bytes of the decompressed file; None where the format knows no offsets,
+        or this pass not yet.
 
     Args:
       start: the number of the first one, from 0.
@@ -95,6 +93,11 @@ class RecordReader:
         self._done = start
         self._records = format.records(location, columns, start, self.offset)
 
+    @property
+    def _compression(self) -> str | None:
+        found = file_type(self._location.name)
+        return found and found.compression
+
     def __iter__(self) -> "RecordReader":
         return self
 
@@ -103,9 +106,9 @@ class RecordReader:
             record, self.offset = next(self._records)
         except EOFError:
             where = f"is cut off after row {self._done}"
-            raise StellaError(f"{self._location} {where}; its gzip stream has no end.") from None
-        except (gzip.BadGzipFile, zlib.error) as error:
-            where = f"is damaged after row {self._done}" if self._done else "is no gzip file"
+            raise StellaError(f"{self._location} {where}; its {self._compression} stream has no end.") from None
+        except (gzip.BadGzipFile, zlib.error, BadZstdFile) as error:
+            where = f"is damaged after row {self._done}" if self._done else f"is not a valid {self._compression} file"
             raise StellaError(f"{self._location} {where}: {error}.") from None
         self._done += 1
         return record

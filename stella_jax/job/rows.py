@@ -3,20 +3,32 @@
 from dataclasses import dataclass, field
 from typing import NamedTuple
 
-from stella_jax.job.columns import ID, Column, RawRow, RowError
+import pyarrow as pa
+
+from stella_jax.errors import StellaError
+from stella_jax.job.columns import ID, Column, RawRow, RowError, copied_kind
 
 # Records from which one can begin to read: their number (from 0), and how many bytes lie before, which is their offset
 # where the format knows offsets. The first is (0, 0).
 Marks = list[tuple[int, int]]
 
 
+# Columns of a part that are not copied, and what those of embeddings begin with.
+OURS = ("id", "n_tokens", "truncated")
+EMBEDDING = "embedding"
+
+
 class Row(NamedTuple):
-    """A text to embed; `number` counts the lines or records of its input from 1."""
+    """A text to embed; `number` counts the lines or records of its input from 1, or is its byte offset there.
+
+    `kept` has the values to copy, in the order of `Fields.keep` (see `Column.copy`).
+    """
 
     input: str
     number: int
     id: str
     text: str
+    kept: tuple[str | pa.Array | None, ...] = ()
 
 
 class Rejected(NamedTuple):
@@ -33,16 +45,38 @@ class Fields:
     """Which fields of a row are read.
 
     With `id` None, a row's field "id" names it, and where there is none, its input and number do.
+
+    Attributes:
+      keep: fields that are copied into the parts.
+      kept_types: their types there, once they are known (see `kept.resolve_types`).
+
+    Raises:
+      StellaError: a field to keep is named twice, or is a column that parts have anyway.
     """
 
     text: str = "text"
     id: str | None = None
+    keep: tuple[str, ...] = ()
+    kept_types: tuple[pa.DataType, ...] = ()
 
-    columns: tuple[Column, Column] = field(init=False, repr=False, compare=False)
+    columns: tuple[Column, ...] = field(init=False, repr=False, compare=False)
 
     def __post_init__(self):
+        for name in self.keep:
+            self._check_kept(name)
         key = Column(self.id or "id", ID, needed=self.id is not None)
-        object.__setattr__(self, "columns", (Column(self.text), key))
+        kinds = map(copied_kind, self.kept_types or [None] * len(self.keep))
+        kept = map(Column, self.keep, kinds)
+        object.__setattr__(self, "columns", (Column(self.text), key, *kept))
+
+    def _check_kept(self, name: str) -> None:
+        if self.keep.count(name) > 1:
+            raise StellaError(f"--keep: {name!r} is named twice; name it once.")
+        if name == self.id:
+            raise StellaError(f"--keep: {name!r} is the id, which is written as 'id'; leave it out.")
+        # Case counts for nothing where parts are queried.
+        if name.lower() in OURS or name.lower().startswith(EMBEDDING):
+            raise StellaError(f"--keep: {name!r} is a column of the output itself; leave it out, or rename the field.")
 
 
 def make_row(name: str, number: int, position: str, raw: RawRow, fields: Fields) -> Row | Rejected:
@@ -52,13 +86,13 @@ def make_row(name: str, number: int, position: str, raw: RawRow, fields: Fields)
       name: of the input.
       position: the id of a row without one.
     """
-    text, key = fields.columns
+    text, key, *kept = fields.columns
     row_id = None
     try:
         row_id = str(key.value(raw)) if key.needed or key.name in raw else position
         if not row_id:
             row_id = None
             raise RowError(f"{key.name} is empty")
-        return Row(name, number, row_id, text.value(raw))
+        return Row(name, number, row_id, text.value(raw), tuple(column.copy(raw) for column in kept))
     except RowError as error:
         return Rejected(name, number, row_id, str(error))

@@ -2,6 +2,8 @@
 
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -13,11 +15,13 @@ from stella_jax.job.close import check_totals, close_job
 from stella_jax.job.commits import Committed
 from stella_jax.job.heartbeat import FOLDER, Heartbeat, Others
 from stella_jax.job.hosts import Hosts
-from stella_jax.job.inputs import open_inputs
+from stella_jax.job.inputs import InputFile, open_inputs
 from stella_jax.job.job import Job, open_job
+from stella_jax.job.kept import resolve_types
 from stella_jax.job.manifest import MANIFEST, finished_totals
 from stella_jax.job.options import JobOptions, RunOptions
 from stella_jax.job.progress import Progress, Summary
+from stella_jax.job.range_sample import make_ranges
 from stella_jax.job.store import Store, open_store
 from stella_jax.job.worker import Worker
 
@@ -46,8 +50,15 @@ def run_job(
     store, hosts = open_store(out), run.hosts
     files = open_inputs(inputs, options.fields)
     with explain_full_disk(store), Progress(store, hosts.index, run.show) as progress:
-        job = open_job(store, options, options.fingerprint(model), files)
+        job = start_job(model, store, options, files)
         return progress.end(_finish(model, job, origin, run, progress))
+
+
+def start_job(model: Stella, store: Store, options: JobOptions, files: Sequence[InputFile]) -> Job:
+    """`open_job`, for a model that is loaded."""
+    fields = resolve_types([file.location for file in files], options.fields)
+    options = replace(options, fields=fields)
+    return open_job(store, options, options.fingerprint(model), files, partial(make_ranges, model, options.ranges))
 
 
 def _finish(
@@ -60,6 +71,7 @@ def _finish(
     if totals := finished_totals(job):
         check_totals(totals, (), run.max_rejected)
         return totals
+    job.store.remove(MANIFEST)  # of an earlier run, parts of which have gone
     worker, others = Worker(model, job, run.max_rejected), Others(job.store, run.hosts.index)
     while True:
         embed_share(job, worker, run.hosts, others, progress, run.stop)
@@ -77,10 +89,10 @@ def _is_closer(job: Job, hosts: Hosts, others: Others, progress: Progress) -> bo
     """
     while hosts.count > 1:
         others.look()
-        if others.is_leader():
-            return True
         if job.store.size(MANIFEST) is not None:
             return False
+        if others.is_leader():
+            return True
         wait(progress)
     return True
 

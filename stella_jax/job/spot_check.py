@@ -14,7 +14,8 @@ from stella_jax.job.commits import Committed, PartName, part_name
 from stella_jax.job.job import Job, load_job
 from stella_jax.job.part_rows import read_part
 from stella_jax.job.store import Store
-from stella_jax.job.write import column_of
+from stella_jax.job.write import column_of, vectors_of
+from stella_jax.quantization import PACKED, SCALAR, quantize
 
 # Most parts that are read for a sample: each is read whole.
 MOST_PARTS = 16
@@ -73,12 +74,25 @@ def _wrong(job: Job, model: Stella, dims: list[int], name: PartName, texts: dict
     [(_, found)] = model.runner.stream([tokens], model.max_seq_length)
     if job.fingerprint["normalize"]:
         found = [similarity.unit(vectors) for vectors in found]
-    columns = [table[column_of(dim, dims)] for dim in dims]
+    precision = job.fingerprint["precision"]
+    columns = [vectors_of(table[column_of(dim, dims)].combine_chunks()) for dim in dims]
+    packed = [quantize(vectors, precision, job.ranges.get(dim)) for dim, vectors in zip(dims, found, strict=True)]
     for i, row_id in enumerate(texts):
         place = places.get(row_id)
         if place is None or table["n_tokens"][place].as_py() != len(tokens[i].ids):
             yield row_id
             continue
-        pairs = [(np.array(column[place].as_py()), ours[i]) for column, ours in zip(columns, found, strict=True)]
-        if not all(np.linalg.norm(a - b) <= TOLERANCE[model.dtype] * np.linalg.norm(b) for a, b in pairs):
-            yield row_id  # NaN is on no side
+        pairs = [(column[place], ours[i]) for column, ours in zip(columns, packed, strict=True)]
+        if not all(_alike(theirs, ours, precision, model.dtype) for theirs, ours in pairs):
+            yield row_id
+
+
+def _alike(theirs: np.ndarray, ours: np.ndarray, precision: str, dtype: str) -> bool:
+    """Whether two quantized embeddings differ by no more than another machine's rounding; NaN is like nothing."""
+    tolerance = TOLERANCE[dtype]
+    if precision in PACKED:
+        return np.unpackbits((theirs ^ ours).view(np.uint8)).mean() <= tolerance**0.5
+    if precision in SCALAR:
+        return np.abs(theirs.astype(int) - ours).max() <= 1 + 256 * tolerance
+    a, b = theirs.astype(np.float32), ours.astype(np.float32)
+    return bool(np.linalg.norm(a - b) <= (tolerance + 1e-3 * (precision == "float16")) * np.linalg.norm(b))

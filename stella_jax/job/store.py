@@ -15,7 +15,7 @@ from typing import Any, cast
 
 from stella_jax.errors import StellaError
 from stella_jax.job.atomic import is_leftover, leftovers, remove_leftovers, replacing
-from stella_jax.job.location import URL, Location, filesystem, told
+from stella_jax.job.location import URL, Location, filesystem, open_regular, told
 
 CHECKSUM = "checksum"
 
@@ -52,6 +52,10 @@ class Store(ABC):
     @abstractmethod
     def stamps(self, folder: str) -> dict[str, tuple[Any, ...]]:
         """Name (without the folder) of each file of a folder, and what is different once it was written again."""
+
+    def folders(self) -> list[str]:
+        """Names of the folders in it."""
+        return []
 
     @abstractmethod
     def size(self, name: str) -> int | None:
@@ -140,26 +144,24 @@ class LocalStore(Store):
             file.write(data)
 
     def open(self, name: str) -> BufferedIOBase:
-        return (self.path / name).open("rb")
+        return open_regular(self.path / name)
 
     def sizes(self, folder: str = "") -> dict[str, int]:
-        found: dict[str, int] = {}
-        with suppress(FileNotFoundError, NotADirectoryError), os.scandir(self.path / folder) as entries:
-            for entry in entries:
-                if not is_leftover(entry.name):
-                    with suppress(FileNotFoundError):  # removed since
-                        found[entry.name] = entry.stat().st_size
-        return found
+        return {name: stamp[0] for name, stamp in self.stamps(folder).items()}
 
     def stamps(self, folder: str) -> dict[str, tuple[Any, ...]]:
         found: dict[str, tuple[Any, ...]] = {}
         with suppress(FileNotFoundError, NotADirectoryError), os.scandir(self.path / folder) as entries:
             for entry in entries:
-                if not is_leftover(entry.name):
-                    with suppress(FileNotFoundError):  # removed since
-                        stat = entry.stat()
-                        found[entry.name] = (stat.st_size, stat.st_mtime_ns)
+                with suppress(FileNotFoundError):  # removed since
+                    if not is_leftover(entry.name) and entry.is_file():
+                        found[entry.name] = (entry.stat().st_size, entry.stat().st_mtime_ns)
         return found
+
+    def folders(self) -> list[str]:
+        with suppress(FileNotFoundError), os.scandir(self.path) as entries:
+            return [entry.name for entry in entries if entry.is_dir()]
+        return []
 
     def size(self, name: str) -> int | None:
         try:

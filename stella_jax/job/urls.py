@@ -10,7 +10,7 @@ from typing import Any
 from fsspec import AbstractFileSystem, get_filesystem_class
 from fsspec.core import url_to_fs
 from fsspec.implementations.arrow import ArrowFSWrapper
-from pyarrow.fs import FileSelector, FileType
+from pyarrow.fs import FileInfo, FileSelector, FileType
 
 from stella_jax.errors import StellaError, first_line
 from stella_jax.job.patterns import is_pattern
@@ -92,10 +92,17 @@ class ObjectStore(ArrowFSWrapper):
     `ls` of gs:// lists the files of a folder and leaves out the folders.
     """
 
-    def files(self, folder: str, deep: bool) -> list[str]:
-        """Paths of the files in a folder, or `deep` of all below it; none where there is no such folder."""
+    def files(self, folder: str, deep: bool) -> list[dict[str, Any]]:
+        """`info` of the files in a folder, or `deep` of all below it; none where there is no such folder."""
         found = self.fs.get_file_info(FileSelector(folder, allow_not_found=True, recursive=deep))
-        return [info.path for info in found if info.type == FileType.File]
+        return [self._make_entry(info) for info in found if info.type == FileType.File]
+
+    def _make_entry(self, info: FileInfo) -> dict[str, Any]:
+        entry = super()._make_entry(info)
+        # A listing may tell milliseconds, the answer about one object does not.
+        if entry["mtime"] and self.fs.type_name == "s3":
+            entry["mtime"] = entry["mtime"].replace(microsecond=0)
+        return entry
 
     def mkdir(self, path: str, create_parents: bool = True, **kwargs: Any) -> None:
         pass

@@ -21,7 +21,7 @@ from stella_jax.job.job import FOLDERS, JOB
 from stella_jax.job.manifest import MANIFEST, REJECTED, read_manifest, rejected_lines
 from stella_jax.job.part_ids import hash_id
 from stella_jax.job.store import Damaged, Store, open_store
-from stella_jax.job.write import column_of
+from stella_jax.job.write import column_of, vectors_of
 
 
 @dataclass(frozen=True, slots=True)
@@ -94,7 +94,7 @@ def verify_job(
 
 def _invalidate(store: Store, committed: Committed, damaged: Sequence[str]) -> Iterator[str]:
     for name in damaged:
-        with suppress(OSError):  # read-only: what is wrong is said all the same
+        with suppress(OSError, StellaError):  # read-only: what is wrong is said all the same
             committed.invalidate(store, [each for each in [part_name(name)] if each in committed.files])
             yield name
 
@@ -120,6 +120,8 @@ def _part_faults(
     """What is wrong with a part; adds its ids."""
     if commit is None or commit.summary() != entry:
         yield f"its commit is missing, damaged, or not what {MANIFEST} says"
+    if commit and commit.ids_sha256 and _sha256(store, commit.name.ids_file) != commit.ids_sha256:
+        yield "its ids file is missing or damaged"
     if not entry["rows"]:
         return
     size = store.size(entry["file"])
@@ -129,17 +131,24 @@ def _part_faults(
     if size != entry["size"]:
         yield f"it has {size} bytes, not the {entry['size']} that were written"
         return
-    with store.open(entry["file"]) as file:
-        if hashlib.file_digest(file, "sha256").hexdigest() != entry["sha256"]:
-            yield "its sha256 is not that of what was written"
-            return
+    if _sha256(store, entry["file"]) != entry["sha256"]:
+        yield "its sha256 is not that of what was written"
+        return
     yield from _content_faults(store, entry, dims, ids)
+
+
+def _sha256(store: Store, name: str) -> str:
+    try:
+        with store.open(name) as file:
+            return hashlib.file_digest(file, "sha256").hexdigest()
+    except FileNotFoundError:
+        return "missing"
 
 
 def _content_faults(store: Store, entry: dict[str, Any], dims: Sequence[int], ids: Duplicates) -> Iterator[str]:
     """What is wrong with the rows of a file whose bytes are as they were written."""
     rows = tokens = infinite = 0
-    columns = {column_of(dim, dims): dim for dim in dims}
+    columns = [column_of(dim, dims) for dim in dims]
     try:
         with store.open(entry["file"]) as source, pq.ParquetFile(source, page_checksum_verification=True) as file:
             for batch in file.iter_batches(columns=["id", *columns, "n_tokens"]):
@@ -147,7 +156,7 @@ def _content_faults(store: Store, entry: dict[str, Any], dims: Sequence[int], id
                 halves = np.frombuffer(hashes, "<u8").reshape(-1, 2)
                 ids.add(halves[:, 0], halves[:, 1])
                 rows += batch.num_rows
-                vectors = [batch.column(name).flatten().to_numpy().reshape(-1, dim) for name, dim in columns.items()]
+                vectors = [vectors_of(batch.column(name)) for name in columns]
                 infinite += int((~np.isfinite(np.concatenate(vectors, axis=1))).any(axis=1).sum())
                 tokens += int(batch.column("n_tokens").to_numpy().sum())
     except (pa.ArrowException, OSError, KeyError, ValueError) as error:

@@ -7,7 +7,6 @@ from itertools import takewhile
 from math import sqrt
 
 import numpy as np
-import pyarrow as pa
 
 from stella_jax import similarity
 from stella_jax.batching import Batch
@@ -16,6 +15,7 @@ from stella_jax.errors import StellaError
 from stella_jax.job import damaged
 from stella_jax.job.commits import Commit, Committed, PartName, SplitCommits, write_commit
 from stella_jax.job.job import JOB, Job, read_fields
+from stella_jax.job.kept import kept_columns
 from stella_jax.job.part_ids import write_ids
 from stella_jax.job.pipeline import BackgroundWriter, prefetch
 from stella_jax.job.progress import Progress
@@ -24,6 +24,7 @@ from stella_jax.job.split_reader import Position, PositionedRow, RowsDigest, rea
 from stella_jax.job.splits import Split
 from stella_jax.job.stop import GracefulShutdown
 from stella_jax.job.write import part_table, write_part
+from stella_jax.quantization import finite_rows, quantize
 from stella_jax.tokenizer import Tokens
 
 # Texts given to the tokenizer at once: what it builds around the ids of a text is many times their size.
@@ -221,18 +222,21 @@ class Worker:
         job, store = self._job, self._job.store
         if job.fingerprint["normalize"]:
             embeddings = [similarity.unit(vectors) for vectors in embeddings]
-        finite = np.logical_and.reduce([np.isfinite(vectors).all(axis=1) for vectors in embeddings])
+        precision, dims = job.fingerprint["precision"], job.fingerprint["dims"]
+        finite = np.logical_and.reduce([finite_rows(vectors, precision) for vectors in embeddings])
         rejected = list(_rejected(job, part.rows, finite))
-        sound = [row for row in part.rows if isinstance(row.row, Row)]
-        table = part_table([row.row.id for row in sound], embeddings, part.tokens)
-        if not finite.all():
-            table = table.filter(pa.array(finite))
-            sound = [row for row, is_finite in zip(sound, finite, strict=True) if is_finite]
+        valid = [row for row in part.rows if isinstance(row.row, Row)]
+        sound = [row for row, is_finite in zip(valid, finite, strict=True) if is_finite]
+        tokens = [text for text, is_finite in zip(part.tokens, finite, strict=True) if is_finite]
+        packed = [
+            quantize(vectors[finite], precision, job.ranges.get(dim))
+            for dim, vectors in zip(dims, embeddings, strict=True)
+        ]
+        kept = kept_columns([row.row for row in sound if isinstance(row.row, Row)], job.row_fields)
+        table = part_table([row.row.id or "" for row in sound], packed, tokens, kept, dims)
         self._require_same_job()
         size, sha256 = write_part(store, part.name.file, table) if sound else (0, "")
         own_ids = any(row.row.id != job.position(row.input, row.row.number) for row in sound)
-        if sound:
-            write_ids(store, part.name, sound)
         commit = Commit(
             key=job.key(part.split),
             name=part.name,
@@ -242,6 +246,7 @@ class Worker:
             tokens=sum(table["n_tokens"].to_pylist()),
             size=size,
             sha256=sha256,
+            ids_sha256=write_ids(store, part.name, sound) if sound else "",
             digest=part.digest,
             own_ids=own_ids,
             rejected=tuple(rejected),

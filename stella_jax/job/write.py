@@ -1,13 +1,15 @@
 """Embeddings -> a part file. The same rows give the same bytes."""
 
 import hashlib
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from stella_jax.job.rows import EMBEDDING
 from stella_jax.job.store import Store
+from stella_jax.quantization import vector_layout
 from stella_jax.tokenizer import Tokens
 
 # Small enough to stream through, large enough to compress well.
@@ -16,41 +18,66 @@ GROUP_BYTES = 32 * 2**20
 
 def column_of(dim: int, dims: Sequence[int]) -> str:
     """The column that holds embeddings of `dim` numbers in a part with those of several heads, or of one."""
-    return f"embedding_{dim}" if len(dims) > 1 else "embedding"
+    return f"{EMBEDDING}_{dim}" if len(dims) > 1 else EMBEDDING
 
 
-def part_table(ids: Sequence[str], embeddings: Sequence[np.ndarray], tokens: Sequence[Tokens]) -> pa.Table:
-    """The table of a part from n ids, [n, dim] float32 embeddings of each head, and the n texts' tokens."""
-    dims = [vectors.shape[1] for vectors in embeddings]
+def vector_type(dim: int, precision: str) -> pa.DataType:
+    """The type of that column: lists of `dim` numbers, or of as many bytes as hold their signs."""
+    dtype, width = vector_layout(precision, dim)
+    return pa.list_(pa.from_numpy_dtype(dtype), width)
+
+
+def part_table(
+    ids: Sequence[str],
+    embeddings: Sequence[np.ndarray],
+    tokens: Sequence[Tokens],
+    kept: Mapping[str, pa.Array] | None = None,
+    dims: Sequence[int] | None = None,
+) -> pa.Table:
+    """The table of a part of n rows.
+
+    Args:
+      embeddings: of each head, [n, width], as `quantize` gave them.
+      kept: further columns, n values each (see `kept_columns`).
+      dims: of the heads, where their embeddings are packed; None: as wide as these are.
+    """
+    dims = dims or [vectors.shape[1] for vectors in embeddings]
     columns = {
         "id": pa.array(ids, pa.string()),
         **{column_of(dim, dims): _vectors(found) for dim, found in zip(dims, embeddings, strict=True)},
         "n_tokens": pa.array([len(text.ids) for text in tokens], pa.int32()),
         "truncated": pa.array([text.truncated for text in tokens], pa.bool_()),
+        **(kept or {}),
     }
     return pa.table(columns)
 
 
+def vectors_of(column: pa.Array) -> np.ndarray:
+    """Embeddings [n, width] of a column of lists, as they were written."""
+    return column.flatten().to_numpy().reshape(-1, column.type.list_size)
+
+
 def _vectors(embeddings: np.ndarray) -> pa.Array:
-    return pa.FixedSizeListArray.from_arrays(pa.array(embeddings.reshape(-1), pa.float32()), embeddings.shape[1])
+    return pa.FixedSizeListArray.from_arrays(pa.array(embeddings.reshape(-1)), embeddings.shape[1])
 
 
 def write_part(store: Store, name: str, table: pa.Table) -> tuple[int, str]:
     """Writes a part file atomically; returns its size and sha256.
 
     Every page carries a checksum, since nothing else tells a flipped bit in a vector from a vector. Split streams of
-    bytes compress floats best; dictionaries make them larger.
+    bytes compress float32 best, and dictionaries make it larger; a dictionary holds a byte in a byte where Parquet,
+    which has no shorter integers, would take four. DuckDB reads float16 unsplit only.
     """
-    vectors = [field for field in table.schema if field.name.startswith("embedding")]
-    width = sum(field.type.list_size for field in vectors)
+    vectors = {f"{field.name}.list.element": field.type for field in table.schema if field.name.startswith(EMBEDDING)}
+    width = sum(type.list_size * type.value_type.byte_width for type in vectors.values())
     with store.replacing(name) as file:
         pq.write_table(
             table,
             file,
-            row_group_size=max(1, GROUP_BYTES // (4 * width)),
+            row_group_size=max(1, GROUP_BYTES // width),
             compression="zstd",
-            use_dictionary=False,
-            use_byte_stream_split=[f"{field.name}.list.element" for field in vectors],  # pyright: ignore[reportArgumentType]
+            use_dictionary=[path for path, type in vectors.items() if pa.types.is_integer(type.value_type)],  # pyright: ignore[reportArgumentType]
+            use_byte_stream_split=[path for path, type in vectors.items() if pa.types.is_float32(type.value_type)],  # pyright: ignore[reportArgumentType]
             write_page_checksum=True,
         )
         file.seek(0)

@@ -1,157 +1,192 @@
-"""A job that one process plans and others join, and what a folder must look like for it."""
+"""A job's directory: what may be in it, what a command must have in common with it, and inputs that come later."""
 
-import threading
+import gzip
+import os
 from pathlib import Path
 
+import pyarrow.parquet as pq
 import pytest
 from jobs import content, write_corpus
 
-from stella_jax import StellaError
-from stella_jax.job import job as job_module
-from stella_jax.job import lookout
-from stella_jax.job.job import JOB, Job, join_job, load_job, open_job
-from stella_jax.job.progress import Progress
-from stella_jax.job.receipts import Receipt, write_receipt
+from stella_jax import Stella, StellaError
+from stella_jax.job.job import JOB, load_job
+from stella_jax.job.options import JobOptions, RunOptions
 from stella_jax.job.rows import Fields
-from stella_jax.job.settings import Settings
+from stella_jax.job.run import run_job
 from stella_jax.job.store import open_store
+from stella_jax.job.verify import verify_job
 
-SETTINGS = Settings(Fields(), "", False, 2)
-FINGERPRINT = {"text_field": "text", "id_field": None, "prompt": "", "normalize": False, "part_rows": 2}
+WORDS = ["one", "two", "three", "four", "five"]
+OPTIONS = JobOptions(part_rows=2)
 
 
 @pytest.fixture
 def corpus(tmp_path: Path) -> Path:
-    return write_corpus(tmp_path / "a.jsonl", ["one", "two", "three", "four", "five"])
+    return write_corpus(tmp_path / "a.jsonl", WORDS)
 
 
-@pytest.fixture(autouse=True)
-def impatient(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(job_module, "POLL_SECONDS", 0.01)
-    monkeypatch.setattr(lookout, "PATIENCE", 0.3)
+def embed(model: Stella, inputs: list[Path], out: Path, options: JobOptions = OPTIONS, **run):
+    return run_job(model, {"model": "tiny", "revision": None}, inputs, out, options, RunOptions(**run))
 
 
-def plan(out: Path, *inputs: Path, **changed: object) -> Job:
-    store = open_store(out)
-    return open_job(store, inputs, SETTINGS, FINGERPRINT | changed, 0.5, Progress(store))
+def later(folder: Path, name: str, ids: list[str], texts: list[str]) -> Path:
+    path = folder / name
+    path.write_text("".join(f'{{"id": "{i}", "text": "{text}"}}\n' for i, text in zip(ids, texts, strict=True)))
+    return path
 
 
-def join(out: Path, *inputs: Path, **changed: object) -> Job:
-    store = open_store(out)
-    store.prepare()
-    return join_job(store, inputs, SETTINGS, FINGERPRINT | changed, Progress(store, 1))
+# Other settings
 
 
-def commit(job: Job) -> None:
-    """Puts an empty part 1 there."""
-    (job.store.scratch / "part-00001.parquet").touch()
-    write_receipt(job.store, Receipt(job.key, "part-00001", 2, 6, 0, "", ()))
-
-
-# Joining
-
-
-def test_who_joins_finds_the_job_that_was_planned(corpus, tmp_path):
-    planned = plan(tmp_path / "out", corpus)
-    joined = join(tmp_path / "out", corpus)
-    assert (joined.fields, joined.parts, joined.key) == (planned.fields, planned.parts, planned.key)
-    assert joined.plan.rows == 5
-
-
-def test_who_joins_early_waits(corpus, tmp_path, monkeypatch):
-    monkeypatch.setattr(lookout, "PATIENCE", 60)
-    timer = threading.Timer(0.1, plan, [tmp_path / "out", corpus])
-    timer.start()
-    try:
-        assert join(tmp_path / "out", corpus).plan.rows == 5
-    finally:
-        timer.join()
-
-
-def test_who_waits_for_nobody_says_so(corpus, tmp_path):
-    with pytest.raises(StellaError, match=r"process 0 has not planned .*/out, and was silent for .* s; start it again"):
-        join(tmp_path / "out", corpus)
-    assert content(tmp_path / "out") == {}
-
-
-@pytest.mark.parametrize("damage", [Path.unlink, lambda path: path.write_bytes(b"0")])
-def test_who_joins_waits_for_a_damaged_plan_to_be_made_again(corpus, tmp_path, monkeypatch, damage):
+def test_other_settings_are_refused_by_name(tiny: Stella, corpus: Path, tmp_path: Path) -> None:
     out = tmp_path / "out"
-    plan(out, corpus)
-    sound = content(out)
-    damage(out / "plan" / "parts.bin")
-    with pytest.raises(StellaError, match="process 0 has not planned"):
-        join(out, corpus)
-    monkeypatch.setattr(lookout, "PATIENCE", 60)
-    timer = threading.Timer(0.1, plan, [out, corpus])
-    timer.start()
-    try:
-        assert join(out, corpus).plan.rows == 5
-    finally:
-        timer.join()
-    assert content(out) == sound
+    embed(tiny, [corpus], out)
+    before = content(out)
+    options = JobOptions(Fields("text", "id"), "s2p_query", normalize=True, part_rows=5)
+    with pytest.raises(StellaError, match=r"prompt was '', is now '.*'; normalize was .*; id_field was"):
+        embed(tiny, [corpus], out, options)
+    with pytest.raises(StellaError, match=r"split_bytes was \d+, is now 7"):
+        embed(tiny, [corpus], out, JobOptions(part_rows=2, split_bytes=7))
+    other = Stella.from_pretrained("tiny", dim=64)
+    other.max_seq_length = 8
+    with pytest.raises(StellaError, match=r"dims\[0\] was 32, is now 64; model.heads.32 was [0-9a-f]{12}, is now not"):
+        embed(other, [corpus], out)
+    assert content(out) == before
 
 
-def test_who_brings_other_settings_or_inputs_is_refused(corpus, tmp_path):
-    plan(tmp_path / "out", corpus)
-    with pytest.raises(StellaError, match=r"was begun with other settings or inputs: prompt was '', is 'q: '\."):
-        join(tmp_path / "out", corpus, prompt="q: ")
-    other = write_corpus(tmp_path / "b.jsonl", ["one"])
-    with pytest.raises(StellaError, match=r"started with different inputs: a.jsonl; now they are b.jsonl"):
-        join(tmp_path / "out", other)
+def test_a_job_without_a_part_may_start_again_with_others(tiny: Stella, corpus: Path, tmp_path: Path) -> None:
+    with pytest.raises(StellaError, match="rows cannot be embedded"):
+        embed(tiny, [corpus], tmp_path / "out", JobOptions(Fields("body"), split_bytes=10))
+    for path in (tmp_path / "out" / "_job" / "commits").iterdir():
+        path.unlink()
+    (tmp_path / "out" / "part-000007-0000.parquet").touch()  # killed before its commit
+    assert embed(tiny, [corpus], tmp_path / "out").job_rows == 5
 
 
-# The folder
+# Inputs that change
 
 
-@pytest.mark.parametrize("name", ["plan/parts.bin", "plan/repeats.bin", "job.json"])
-@pytest.mark.parametrize("damage", [Path.unlink, lambda path: path.write_bytes(b"0")])
-def test_a_damaged_plan_is_made_again(corpus, tmp_path, name, damage):
-    commit(plan(tmp_path / "out", corpus))
-    sound = content(tmp_path / "out")
-    damage(tmp_path / "out" / name)
-    with pytest.raises(StellaError, match=f"/{name} is |has no {name}"):
-        load_job(open_store(tmp_path / "out"))
-    plan(tmp_path / "out", corpus)
-    assert content(tmp_path / "out") == sound
-
-
-@pytest.mark.parametrize("damage", [Path.unlink, lambda path: path.write_bytes(b"0")])
-def test_where_it_is_not_known_what_the_job_is_its_parts_tell(corpus, tmp_path, damage):
-    commit(plan(tmp_path / "out", corpus))
-    damage(tmp_path / "out" / "job.json")
+@pytest.mark.parametrize("change", ["grow", "shrink", "touch"])
+def test_a_changed_input_is_refused_by_name_before_any_work(tiny, corpus, tmp_path, change: str) -> None:
+    other = write_corpus(tmp_path / "b.jsonl", ["x"])
+    embed(tiny, [other, corpus], tmp_path / "out", JobOptions(Fields(id="id")), max_rejected=0.5)
     before = content(tmp_path / "out")
-    with pytest.raises(
-        StellaError, match=r"job\.json is missing or damaged, and receipts/part-00001\.json is of a job"
-    ):
-        plan(tmp_path / "out", corpus, prompt="q: ")
-    left = content(tmp_path / "out")
-    assert {name: left[name] for name in before} == before
+    text = corpus.read_text()
+    if change == "touch":
+        os.utime(corpus, ns=(0, 0))
+    else:
+        corpus.write_text(text + text if change == "grow" else text[:-20])
+    with pytest.raises(StellaError, match=r"a\.jsonl has changed since the job in .*out was started"):
+        embed(tiny, [other, corpus], tmp_path / "out", JobOptions(Fields(id="id")))
+    assert content(tmp_path / "out") == before
 
 
-def test_what_is_left_by_a_death_while_planning_is_no_obstacle(corpus, tmp_path):
-    plan(tmp_path / "sound", corpus)
-    out = tmp_path / "out"
-    (out / "plan").mkdir(parents=True)
-    for name in ("progress.jsonl", "progress-3.jsonl", ".job.json.0.tmp", "plan/.parts.bin.0.tmp", "plan/repeats.bin"):
-        (out / name).write_bytes(b"half")
-    plan(out, corpus)
-    assert content(out) == content(tmp_path / "sound")
+def test_an_input_must_not_be_left_out(tiny, corpus, tmp_path) -> None:
+    other = write_corpus(tmp_path / "b.jsonl", ["x"])
+    embed(tiny, [corpus, other], tmp_path / "out", max_rejected=0.5)
+    with pytest.raises(StellaError, match=r"b\.jsonl is an input of the job in .* and missing from the command"):
+        embed(tiny, [corpus], tmp_path / "out")
 
 
-def test_inputs_may_move_and_are_found_where_they_were_planned(corpus, tmp_path):
-    plan(tmp_path / "out", corpus)
-    sound = content(tmp_path / "out")
+def test_inputs_may_move(tiny, corpus, tmp_path) -> None:
+    embed(tiny, [corpus], tmp_path / "out")
+    before = content(tmp_path / "out")
     (tmp_path / "elsewhere").mkdir()
     moved = corpus.rename(tmp_path / "elsewhere" / "a.jsonl")
-    job = plan(tmp_path / "out", moved)
-    assert content(tmp_path / "out") == sound
-    assert str(job.sources[0].location) == str(moved)
-    assert load_job(open_store(tmp_path / "out"), [moved]).sources == job.sources
-    with pytest.raises(StellaError, match=r"a\.jsonl does not exist"):
+    assert embed(tiny, [moved], tmp_path / "out").rows == 0
+    assert content(tmp_path / "out") == before
+    assert load_job(open_store(tmp_path / "out"), [moved]).inputs[0].location.given == str(moved)
+    with pytest.raises(StellaError, match=r"a\.jsonl"):
         load_job(open_store(tmp_path / "out"))
 
 
-def test_no_job_is_told(tmp_path):
-    with pytest.raises(StellaError, match=f"holds no embedding job; it has no {JOB}"):
-        load_job(open_store(tmp_path))
+# Inputs that are added
+
+
+@pytest.mark.parametrize("split_bytes", [None, 60])
+def test_added_inputs_are_embedded_alone_and_the_result_is_that_of_all_at_once(
+    tiny: Stella, corpus: Path, tmp_path: Path, split_bytes: int | None
+) -> None:
+    options = JobOptions(part_rows=2, split_bytes=split_bytes)
+    out, once = tmp_path / "out", tmp_path / "once"
+    embed(tiny, [corpus], out, options)
+    parts = {path.name: path.read_bytes() for path in out.glob("part-*")}
+    added = later(tmp_path, "0.jsonl", ["s0", "r1", "s2"], ["six", "seven", "eight"])  # r1 is in the first
+    summary = embed(tiny, [added, corpus], out, options, max_rejected=0.5)
+    assert (summary.rows, summary.job_rows, summary.job_rejected) == (3, 7, 1)
+    assert {name: (out / name).read_bytes() for name in parts} == parts
+    embed(tiny, [corpus, added], once, options, max_rejected=0.5)
+    assert pq.read_table(out).sort_by("id").equals(pq.read_table(once).sort_by("id"))
+    assert (out / "_job" / "rejected.jsonl").read_text() == (once / "_job" / "rejected.jsonl").read_text()
+    assert "first seen at a.jsonl" in (out / "_job" / "rejected.jsonl").read_text()
+    assert verify_job(out).faults == ()
+    assert embed(tiny, [corpus, added], out, options, max_rejected=0.5).rows == 0
+
+
+def test_an_added_input_of_the_same_name_gets_another(tiny: Stella, corpus: Path, tmp_path: Path) -> None:
+    embed(tiny, [corpus], tmp_path / "out")
+    (tmp_path / "more").mkdir()
+    added = later(tmp_path / "more", "a.jsonl", ["s0"], ["six"])
+    embed(tiny, [corpus, added], tmp_path / "out")
+    job = load_job(open_store(tmp_path / "out"))
+    assert [file.name for file in job.inputs] == ["a.jsonl", "more/a.jsonl"]
+
+
+# The directory
+
+
+def test_a_directory_of_something_else_is_left_alone(tiny: Stella, corpus: Path, tmp_path: Path) -> None:
+    out = tmp_path / "out"
+    (out / "photos").mkdir(parents=True)
+    with pytest.raises(StellaError, match=r"is not empty \(photos\) and not the output of an embedding job"):
+        embed(tiny, [corpus], out)
+    (out / "photos").rename(tmp_path / "photos")
+    (out / "part-00000.parquet").touch()
+    with pytest.raises(StellaError, match=r"is not empty \(part-00000.parquet\)"):
+        embed(tiny, [corpus], out)
+    assert [path.name for path in out.iterdir()] == ["part-00000.parquet"]
+
+
+@pytest.mark.parametrize("damage", [Path.unlink, lambda path: path.write_bytes(b"0")])
+def test_a_damaged_job_file_is_written_again(tiny: Stella, corpus: Path, tmp_path: Path, damage) -> None:
+    out = tmp_path / "out"
+    embed(tiny, [corpus], out)
+    before = content(out)
+    damage(out / JOB)
+    with pytest.raises(StellaError, match=f"{JOB} is damaged|has no {JOB}"):
+        load_job(open_store(out))
+    with pytest.raises(StellaError, match=r"job\.json is missing or damaged, and part-000000-0000 is of"):
+        embed(tiny, [corpus], out, JobOptions(part_rows=3))
+    assert embed(tiny, [corpus], out).rows == 0
+    assert content(out) == before
+
+
+# An input that is damaged
+
+
+def test_what_came_before_damage_is_kept_and_the_repaired_file_goes_on(tiny: Stella, tmp_path: Path) -> None:
+    path = tmp_path / "a.txt.gz"
+    whole = gzip.compress("".join(f"{i} tea {i**7 % 99991}\n" for i in range(400)).encode(), mtime=0)
+    path.write_bytes(whole[: len(whole) // 2])
+    out, options = tmp_path / "out", JobOptions(part_rows=50)
+    for _ in range(2):
+        with pytest.raises(StellaError, match=r"a\.txt\.gz is cut off after row"):
+            embed(tiny, [path], out, options)
+    kept = sum(pq.read_metadata(part).num_rows for part in out.glob("part-*"))
+    assert kept > 100
+    path.write_bytes(whole)
+    summary = embed(tiny, [path], out, options)
+    assert (summary.rows, summary.job_rows) == (400 - kept, 400)
+    embed(tiny, [path], tmp_path / "once", options)
+    assert pq.read_table(out).equals(pq.read_table(tmp_path / "once"))
+    assert verify_job(out).faults == ()
+
+
+def test_a_repaired_file_with_other_rows_is_refused(tiny: Stella, tmp_path: Path) -> None:
+    path = tmp_path / "a.txt.gz"
+    path.write_bytes(gzip.compress(b"one\ntwo\nthree\n" * 50)[:-9])
+    with pytest.raises(StellaError, match="cut off"):
+        embed(tiny, [path], tmp_path / "out", JobOptions(part_rows=50))
+    path.write_bytes(gzip.compress(b"one\ntwo\nfour\n" * 50))
+    with pytest.raises(StellaError, match=r"a\.txt\.gz was damaged, and its rows before that are now different"):
+        embed(tiny, [path], tmp_path / "out", JobOptions(part_rows=50))

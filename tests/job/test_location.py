@@ -3,7 +3,10 @@
 import gzip
 import os
 import pickle
+import socket
+from collections import Counter
 from collections.abc import Iterator
+from datetime import UTC, datetime
 from pathlib import Path
 
 import fsspec
@@ -13,9 +16,9 @@ import pytest
 
 from stella_jax import StellaError
 from stella_jax.job import location, urls
+from stella_jax.job.inputs import open_inputs
 from stella_jax.job.location import Location, expand, locate
 from stella_jax.job.rows import Fields
-from stella_jax.job.source import open_sources
 
 FIELDS = Fields()
 
@@ -48,7 +51,7 @@ def found(*inputs: str) -> list[str]:
 
 def refused(*inputs: str) -> str:
     with pytest.raises(StellaError) as error:
-        [list(source.records(FIELDS)) for source in open_sources(inputs, FIELDS)]
+        [list(source.records(FIELDS)) for source in open_inputs(inputs, FIELDS)]
     assert "\n" not in str(error.value)
     return str(error.value)
 
@@ -96,7 +99,7 @@ def test_odd_paths_are_paths(here):
     for name in names:
         touch(name)
         assert [location.is_url for location in expand([name])] == [False]
-        assert open_sources([name], FIELDS)[0].name == Path(name).name
+        assert open_inputs([name], FIELDS)[0].name == Path(name).name
     touch("s3:/bucket/x.txt")
     assert not locate(Path("s3://bucket/x.txt")).is_url
     assert locate("./s3://bucket/x.txt").kind() == "file"
@@ -124,7 +127,7 @@ def test_names_tell_urls_and_paths_apart(here, memory):
     touch("x/a.txt")
     memory.pipe({"/x/a.txt": b"", "/y/a.txt": b"", "/b.txt": b""})
     inputs = ["x/a.txt", "memory://x/a.txt", "memory://y/a.txt", "memory://b.txt"]
-    names = [source.name for source in open_sources(inputs, FIELDS)]
+    names = [source.name for source in open_inputs(inputs, FIELDS)]
     assert names == [f"{here.name}/x/a.txt", "/x/a.txt", "y/a.txt", "b.txt"]
 
 
@@ -198,14 +201,108 @@ def test_a_pattern_without_matches(here, memory, pattern):
     assert refused(pattern) == f"{pattern} matches no file."
 
 
+# Directories
+
+INSIDE = ["d/b.jsonl", "d/a.TXT", "d/e/c.csv.gz", "d/e/f.txt.zst", "d-/x.parquet"]
+OUTSIDE = ["d/notes.md", "d/.a.txt", "d/_SUCCESS", "d/_job/a.jsonl", "d/.h/a.txt", "d/e/_a.txt"]
+
+
+@pytest.mark.parametrize("name", ["d", "d/", "./d", "{here}/d", "memory://d", "memory://d/"])
+def test_a_directory_is_the_files_below_it(here, memory, name):
+    name = name.format(here=here)
+    touch(*INSIDE, *OUTSIDE)
+    memory.pipe({f"/{path}": b"" for path in [*INSIDE, *OUTSIDE]})
+    top = name if "memory" in name else str(Path(name))
+    below = ["a.TXT", "b.jsonl", "e/c.csv.gz", "e/f.txt.zst"]
+    assert found(name) == [f"{top.rstrip('/')}/{path}" for path in below]
+
+
+def test_the_working_directory_and_one_named_like_a_pattern(here, memory):
+    touch("a.txt", "d[1]/a.txt", "d1/b.txt")
+    memory.pipe({"/d[1]/a.txt": b"", "/d1/b.txt": b""})
+    assert found(".") == ["a.txt", "d1/b.txt", "d[1]/a.txt"]
+    assert found("d[1]", "memory://d[1]") == ["d[1]/a.txt", "memory://d[1]/a.txt"]
+
+
+def test_a_link_to_a_directory_is_followed_where_it_is_named(here):
+    touch("d/a.txt", "x/b.txt")
+    Path("d/l").symlink_to(here / "x")
+    Path("k").symlink_to("d")
+    assert found("d") == ["d/a.txt"]
+    assert found("k") == ["k/a.txt"]
+    assert refused("d", "k/a.txt") == "d/a.txt is given twice."
+
+
+@pytest.mark.parametrize("name", ["d", "memory://d"])
+def test_a_directory_without_inputs(here, memory, name):
+    touch(*OUTSIDE)
+    memory.pipe({f"/{path}": b"" for path in OUTSIDE})
+    assert refused(name).startswith(f"{name}: the directory holds no file of a supported type; supported: .jsonl,")
+
+
+# Size and version
+
+
+def test_a_file_that_changes_has_another_version(here, memory):
+    for name in ("a.txt", "memory://a.txt"):
+        memory.pipe("/a.txt", b"one")
+        Path("a.txt").write_bytes(b"one")
+        [seen] = expand([name])
+        assert seen.listed == seen.stat() == (3, seen.version())
+        assert seen.version() != ""
+        memory.pipe("/a.txt", b"two")
+        Path("a.txt").write_bytes(b"two")
+        os.utime("a.txt", ns=(1, 2))
+        assert seen.size() == 3
+        assert seen.stat() != seen.listed
+        assert expand([name])[0].listed == seen.stat()
+    assert Location("a.txt").version() == "2"
+
+
+def test_what_tells_versions_apart_behind_urls(memory, monkeypatch):
+    memory.pipe("/a.txt", b"")
+    seen = {"name": "/a.txt", "type": "file", "size": 5}
+    for extra, version in (
+        ({}, ""),
+        ({"mtime": datetime(2026, 1, 2, tzinfo=UTC)}, "2026-01-02T00:00:00+00:00"),
+        ({"ETag": '"x"', "mtime": 3.5}, '"x"'),
+        ({"generation": 17, "updated": "now"}, "17"),
+        ({"etag": None, "mtime": 3.5}, "3.5"),
+    ):
+        monkeypatch.setattr(memory, "info", lambda path, extra=extra: seen | extra)
+        assert Location("memory://a.txt").stat() == (5, version)
+
+
+def test_a_large_listing_looks_at_each_file_once(here, monkeypatch):
+    touch(*(f"d/{i}.txt" for i in range(50)))
+    Path("d/l.txt").symlink_to(here / "x.txt")
+    touch("x.txt")
+    seen = []
+    with monkeypatch.context() as patched:
+        for name in ("stat", "lstat"):
+            look = getattr(os, name)
+            patched.setattr(os, name, lambda path, look=look, **more: (seen.append(str(path)), look(path, **more))[1])
+        found = expand(["d"])
+    counts = Counter(path for path in seen if path.startswith("d/") and "l.txt" not in path)
+    assert set(counts.values()) == {1}
+    assert [each.listed for each in found] == [each.stat() for each in found]
+    assert [each.full for each in found] == [Location(each.given).full for each in found]
+
+
 # What cannot be read
 
 
-@pytest.mark.parametrize("name", ["d", "d[1]", "memory://d", "memory://d/", "memory://d[1]"])
-def test_a_directory(here, memory, name):
-    touch("d/a.txt", "d[1]/a.txt")
-    memory.pipe({"/d/a.txt": b"", "/d[1]/a.txt": b""})
-    assert refused(name) == f"{name} is a directory; name the files in it."
+@pytest.mark.parametrize("name", ["d/p.txt", "d/*.txt", "d", "/dev/null", "s.txt"])
+def test_a_pipe_a_socket_and_a_device_are_not_waited_for(here, name):
+    touch("d/a.txt")
+    os.mkfifo("d/p.txt")
+    with socket.socket(socket.AF_UNIX) as server:
+        server.bind("s.txt")
+        shown = name if name in ("/dev/null", "s.txt") else "d/p.txt"
+        assert refused(name).startswith(f"{shown}: not a regular file; ")
+        with pytest.raises(StellaError, match="not a regular file"):
+            Location(shown).open()
+    assert (Location("d/p.txt").kind(), Location("d").kind()) == ("special", "directory")
 
 
 @pytest.mark.parametrize("name", ["a.txt", "memory://a.txt", "memory://no/a.txt"])
@@ -227,12 +324,12 @@ def test_kinds_of_urls_that_cannot_be_read(monkeypatch):
 
 def test_an_object_that_vanishes_or_cannot_be_read(memory, monkeypatch):
     memory.pipe({"/a.txt": b"a\n", "/b.txt": b"b\n"})
-    first, second = open_sources(["memory://*.txt"], FIELDS)
+    first, second = open_inputs(["memory://*.txt"], FIELDS)
     memory.rm("/a.txt")
     with pytest.raises(StellaError, match=r"^memory://a.txt does not exist\.$"):
         next(first.records(FIELDS))
     with pytest.raises(StellaError, match=r"^memory://a.txt does not exist\.$"):
-        first.identity()
+        list(first.records(FIELDS))
 
     def denied(*arguments: object, **options: object) -> None:
         raise PermissionError("no such right\nand more")
@@ -249,7 +346,7 @@ def test_a_connection_that_breaks(memory, monkeypatch, tmp_path, name):
     content = (tmp_path / name).read_bytes() if "parquet" in name else gzip.compress(lines) if "gz" in name else lines
     memory.pipe(f"/{name}", content)
     monkeypatch.setattr(location, "BLOCK", 2**12)
-    [source] = open_sources([f"memory://{name}"], FIELDS)
+    [source] = open_inputs([f"memory://{name}"], FIELDS)
     reads = iter([None] * 3)
     read = location._Remote._read
 
@@ -271,4 +368,4 @@ def test_objects_that_are_cut_off(memory, tmp_path):
     assert refused("memory://a.parquet").startswith("memory://a.parquet is not a valid Parquet file: ")
     assert refused("memory://a.jsonl.gz").startswith("memory://a.jsonl.gz is cut off after row ")
     memory.pipe("/a.jsonl.gz", b"{}")
-    assert refused("memory://a.jsonl.gz").startswith("memory://a.jsonl.gz is no gzip file: ")
+    assert refused("memory://a.jsonl.gz").startswith("memory://a.jsonl.gz is not a valid gzip file: ")

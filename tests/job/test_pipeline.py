@@ -5,7 +5,7 @@ from collections.abc import Callable, Iterator
 
 import pytest
 
-from stella_jax.job.pipeline import Behind, ahead
+from stella_jax.job.pipeline import BackgroundWriter, prefetch
 
 
 @pytest.fixture(autouse=True)
@@ -38,13 +38,13 @@ def meanwhile(condition: Callable[[], bool]) -> bool:
 @pytest.mark.parametrize("depth", [1, 3])
 @pytest.mark.parametrize("count", [0, 1, 9])
 def test_items_come_in_order(depth, count):
-    with ahead(range(count), depth) as coming:
+    with prefetch(range(count), depth) as coming:
         assert [*coming] == [*range(count)]
 
 
 def test_so_many_are_made_ahead_and_no_more():
     made: list[int] = []
-    with ahead(counted(made), 2) as coming:
+    with prefetch(counted(made), 2) as coming:
         assert next(coming) == 0
         assert meanwhile(lambda: made == [0, 1, 2])
         assert next(coming) == 1
@@ -53,12 +53,12 @@ def test_so_many_are_made_ahead_and_no_more():
 
 def test_items_are_made_in_another_thread():
     makers = (threading.current_thread().name for _ in range(2))
-    with ahead(makers, 1) as coming:
-        assert {*coming} == {"ahead_0"}
+    with prefetch(makers, 1) as coming:
+        assert {*coming} == {"prefetch_0"}
 
 
 def test_an_error_in_the_making_comes_where_the_item_would():
-    with ahead(counted([], 2, ZeroDivisionError("two")), 5) as coming:
+    with prefetch(counted([], 2, ZeroDivisionError("two")), 5) as coming:
         assert [next(coming), next(coming)] == [0, 1]
         with pytest.raises(ZeroDivisionError, match="two"):
             next(coming)
@@ -68,7 +68,7 @@ def test_a_block_that_fails_ends_the_making():
     made: list[int] = []
 
     def fail() -> None:
-        with ahead(counted(made, 1000), 2) as coming:
+        with prefetch(counted(made, 1000), 2) as coming:
             next(coming)
             raise KeyboardInterrupt
 
@@ -79,12 +79,12 @@ def test_a_block_that_fails_ends_the_making():
 
 def test_nothing_is_made_for_a_block_that_takes_nothing():
     made: list[int] = []
-    with ahead(counted(made), 2):
+    with prefetch(counted(made), 2):
         pass
     assert made == []
 
 
-# Behind
+# BackgroundWriter
 
 
 def test_work_is_done_in_order_and_its_results_told_by_the_caller():
@@ -95,11 +95,11 @@ def test_work_is_done_in_order_and_its_results_told_by_the_caller():
         workers.append(threading.current_thread().name)
         return i
 
-    with Behind(2, lambda i: told.append((i, threading.current_thread().name))) as behind:
+    with BackgroundWriter(2, lambda i: told.append((i, threading.current_thread().name))) as behind:
         for i in range(9):
             behind.do(work, i)
     assert told == [(i, threading.current_thread().name) for i in range(9)]
-    assert {*workers} == {"behind_0"}
+    assert {*workers} == {"writer_0"}
 
 
 def test_no_more_than_the_depth_waits():
@@ -110,7 +110,7 @@ def test_no_more_than_the_depth_waits():
         gate.wait(10)
 
     def hand_over() -> None:
-        with Behind(1, lambda _: None) as behind:
+        with BackgroundWriter(1, lambda _: None) as behind:
             for i in range(3):
                 asked.append(i)
                 behind.do(work, i)
@@ -131,7 +131,7 @@ def test_an_error_is_raised_at_a_later_piece():
     done: list[int] = []
 
     def run() -> None:
-        with Behind(1, lambda _: None) as behind:
+        with BackgroundWriter(1, lambda _: None) as behind:
             behind.do(fail, 0)
             for i in range(1, 4):
                 behind.do(done.append, i)
@@ -142,7 +142,7 @@ def test_an_error_is_raised_at_a_later_piece():
 
 
 def test_an_error_in_the_last_piece_is_raised_at_the_end():
-    behind = Behind(1, lambda _: None)
+    behind = BackgroundWriter(1, lambda _: None)
     with pytest.raises(ZeroDivisionError, match="piece 7"), behind:
         behind.do(fail, 7)
 
@@ -153,7 +153,7 @@ def test_what_the_caller_raises_over_a_result_ends_the_block():
     def refuse(_: object) -> None:
         raise ZeroDivisionError("too many")
 
-    behind = Behind(5, refuse)
+    behind = BackgroundWriter(5, refuse)
     with pytest.raises(ZeroDivisionError, match="too many"), behind:
         behind.do(done.append, 1)
     assert done == [1]
@@ -167,7 +167,7 @@ def test_where_the_block_fails_what_was_handed_over_is_done_all_the_same():
         done.append(i)
 
     def run() -> None:
-        with Behind(2, told.append) as behind:
+        with BackgroundWriter(2, told.append) as behind:
             behind.do(work, 0)
             behind.do(work, 1)
             gate.set()

@@ -1,16 +1,15 @@
-"""What a running job tells: lines for programs, a bar for people, and no trouble for the job."""
+"""What a running job tells: lines for programs, a bar or a line a minute for people, and no trouble for the job."""
 
-import threading
 from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
-from jobs import journal, wait_for_lines
-from tqdm import tqdm
+from jobs import journal
 
 from stella_jax.batching import Batch
 from stella_jax.job import progress as progress_module
-from stella_jax.job.progress import Counts, Progress, Summary
+from stella_jax.job.progress import Counts, Progress, Show, Summary
+from stella_jax.job.splits import Piece, Split
 from stella_jax.job.store import LocalStore, Store, open_store
 
 
@@ -32,6 +31,7 @@ def clock(monkeypatch: pytest.MonkeyPatch) -> Clock:
 
 @pytest.fixture
 def store(tmp_path: Path) -> Store:
+    (tmp_path / "_job").mkdir()
     return open_store(tmp_path)
 
 
@@ -39,126 +39,71 @@ def batch(texts: int, rows: int = 4, length: int = 10, tokens: int = 24) -> Batc
     return Batch(length, rows, tuple((0, i) for i in range(texts)), tokens)
 
 
-def test_a_line_has_what_the_job_has_come_to(store, tmp_path, clock):
+def split(size: int, number: int = 0) -> Split:
+    return Split(number, (Piece(0, 0, size),))
+
+
+def test_a_line_has_what_the_job_has_come_to(store: Store, tmp_path: Path, clock: Clock) -> None:
     progress = Progress(store, process=2)
-    progress.journal()
-    clock.now += 1
-    progress.begin(total=20, done=8)
-    progress.opened("part-00003")
-    progress.opened("part-00004")
-    progress.rejected(2)
+    progress.begin(total=2000, done=800)
     clock.now += 5
     progress.embedded(batch(3))
-    assert (
-        journal(tmp_path, 2)[-1].items()
-        >= {
-            "process": 2,
-            "phase": "embedding",
-            "open": ["part-00003", "part-00004"],
-            "parts": 0,
-            "rows": 3,
-            "rows_left": 7,
-            "tokens": 24,
-            "seconds": 5.0,
-            "tokens_per_second": 4.8,
-            "padding_share": 0.4,
-            "eta_seconds": 11.7,  # 7 rows at 3 in 5 seconds
-        }.items()
-    )
+    progress.committed(split(900), 300, rejected=2)
     clock.now += 5
-    progress.committed("part-00003")
+    progress.committed(split(900), 600, rejected=0)
     line = journal(tmp_path, 2)[-1]
-    assert (line["parts"], line["open"]) == (1, ["part-00004"])
+    assert (line["process"], line["phase"], line["bytes"], line["bytes_left"]) == (2, "embedding", 1400, 600)
+    assert (line["parts"], line["rows"], line["rejected"], line["tokens"]) == (2, 3, 2, 24)
+    assert (line["seconds"], line["tokens_per_second"], line["padding_share"]) == (10.0, 2.4, 0.4)
+    assert line["eta_seconds"] == 10.0  # 600 bytes at 600 in 10 seconds
 
 
-def test_before_the_first_row_nothing_is_foretold(store, tmp_path, clock):
+def test_before_the_first_commit_nothing_is_foretold(store: Store, tmp_path: Path, clock: Clock) -> None:
     progress = Progress(store)
-    progress.journal()
-    clock.now += 1
-    progress.tick()
-    progress.begin(20, 0)
-    assert [line["phase"] for line in journal(tmp_path)] == ["planning", "embedding"]
-    assert [line["eta_seconds"] for line in journal(tmp_path)] == [None, None]
+    progress.begin(20, 10)
+    assert [(line["phase"], line["eta_seconds"]) for line in journal(tmp_path)] == [("embedding", None)]
     assert journal(tmp_path)[-1]["padding_share"] is None
 
 
-def test_lines_are_no_nearer_than_the_store_likes(store, tmp_path, clock):
+def test_lines_are_no_nearer_than_the_store_likes(store: Store, tmp_path: Path, clock: Clock) -> None:
     progress = Progress(store)
-    progress.journal()
+    progress.begin(20, 0)
     for _ in range(100):
         clock.now += 0.1
-        progress.tick()
-    assert len(journal(tmp_path)) == 1 + 10 // LocalStore.journal_seconds
+        progress.embedded(batch(1))
+    assert len(journal(tmp_path)) == 1 + 10 // LocalStore.log_interval
 
 
-def test_nothing_is_written_before_the_folder_is_there(store, tmp_path, clock):
+def test_what_is_taken_over_is_added(store: Store, tmp_path: Path, clock: Clock) -> None:
     progress = Progress(store)
-    progress.tick()
-    progress.begin(3, 0)
-    assert not list(tmp_path.iterdir())
-
-
-def test_what_is_taken_over_is_added(store, tmp_path, clock):
-    progress = Progress(store)
-    progress.journal()
-    progress.begin(3, 0)
+    progress.begin(30, 0)
     clock.now += 10
-    progress.embedded(batch(3))
+    progress.committed(split(30), 30, 0)
     progress.waiting()
-    progress.more(6)
+    progress.add_work(60)
     clock.now += 10
-    progress.embedded(batch(2))
+    progress.committed(split(60, 1), 20, 0)
     line = journal(tmp_path)[-1]
-    assert (line["phase"], line["rows"], line["rows_left"], line["eta_seconds"]) == ("embedding", 5, 4, 16.0)
+    assert (line["phase"], line["bytes"], line["bytes_left"], line["eta_seconds"]) == ("embedding", 50, 40, 16.0)
 
 
-def test_a_line_that_cannot_be_written_is_no_trouble(store, monkeypatch, clock):
+def test_a_line_that_cannot_be_written_is_no_trouble(store: Store, monkeypatch: pytest.MonkeyPatch, clock) -> None:
     progress = Progress(store)
 
-    def fail(*args):
+    def fail(*args: object) -> None:
         raise OSError(28, "No space left on device")
 
     monkeypatch.setattr(LocalStore, "append", fail)
-    progress.journal()
     progress.begin(1, 0)
     progress.embedded(batch(1))
     assert progress.end({"rows": 1, "rejected": 0}).rows == 1
 
 
-@pytest.mark.parametrize("error", [None, ValueError])
-def test_who_loads_is_seen_to_live(store, tmp_path, monkeypatch, error):
-    monkeypatch.setattr(progress_module, "BEAT_SECONDS", 0.01)
-    monkeypatch.setattr(LocalStore, "journal_seconds", 0.0)
-    tqdm(disable=True).close()  # the first of a process starts a thread that stays
-    threads = set(threading.enumerate())
-
-    def run() -> None:
-        with Progress(store) as progress:
-            progress.journal()
-            with progress.loading():
-                wait_for_lines(tmp_path, 4)
-                if error:
-                    raise error
-            progress.tick()
-
-    if error:
-        with pytest.raises(error):
-            run()
-    else:
-        run()
-    phases = [line["phase"] for line in journal(tmp_path)]
-    assert phases[1:4] == ["loading"] * 3
-    assert phases[-1] == ("stopped" if error else "planning")
-    assert set(threading.enumerate()) <= threads
-
-
 @pytest.mark.parametrize("error", [None, ValueError, KeyboardInterrupt])
-def test_the_last_line_says_how_it_ended(store, tmp_path, clock, error):
+def test_the_last_line_says_how_it_ended(store: Store, tmp_path: Path, clock: Clock, error) -> None:
     def run() -> None:
         with Progress(store) as progress:
-            progress.journal()
             progress.begin(3, 0)
-            progress.opened("part-00000")
             if error:
                 raise error
             progress.end({"rows": 3, "rejected": 0})
@@ -168,26 +113,29 @@ def test_the_last_line_says_how_it_ended(store, tmp_path, clock, error):
             run()
     else:
         run()
-    line = journal(tmp_path)[-1]
-    assert (line["phase"], line["open"]) == ("stopped" if error else "done", [])
+    assert journal(tmp_path)[-1]["phase"] == ("stopped" if error else "done")
 
 
-def test_counts_of_others_are_added(store, clock):
+def test_counts_of_others_are_added(store: Store, clock: Clock) -> None:
     progress = Progress(store)
-    progress.begin(10, 0)
+    progress.begin(100, 10)
     clock.now += 2
-    progress.done_elsewhere(Counts(parts=1, rows=4, tokens=30, computed=40, set_aside=1))
+    progress.done_elsewhere(Counts(bytes=5, parts=1, rows=4, tokens=30, computed=40, rejected=1))
     progress.done_elsewhere(progress.counts)
-    assert progress.counts == Counts(2, 8, 60, 80, 2)
+    assert progress.counts == Counts(10, 2, 8, 60, 80, 2)
 
 
-def test_a_bar_where_it_is_wanted(store, capsys):
-    for shown in (False, True):
-        with Progress(store, shown=shown) as progress:
-            progress.tick()
-            progress.begin(4, 1)
-            progress.embedded(batch(3))
-        assert ("4/4" in capsys.readouterr().err) == shown
+@pytest.mark.parametrize(
+    ("show", "expected"), [("nothing", ""), ("bar", "100%"), ("lines", "embedding: 4.00B of 4.00B")]
+)
+def test_on_stderr(store: Store, capsys, clock: Clock, show: Show, expected: str) -> None:
+    with Progress(store, show=show) as progress:
+        progress.begin(4, 1)
+        progress.embedded(batch(3))
+        clock.now += 61
+        progress.committed(split(3), 3, 0)
+    shown = capsys.readouterr().err
+    assert expected in shown and bool(shown) == bool(expected)
 
 
 @pytest.mark.parametrize(
@@ -202,5 +150,5 @@ def test_a_bar_where_it_is_wanted(store, capsys):
         (Summary(2, 60, 90, 2.0, None, None), "2 rows embedded by this process; 60 tokens in 2.0 s (1.0 texts/s, 30 t"),
     ],
 )
-def test_the_summary(summary, sentence):
+def test_the_summary(summary: Summary, sentence: str) -> None:
     assert str(summary).startswith(sentence)

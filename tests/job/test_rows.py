@@ -1,6 +1,8 @@
 """Rows out of every kind of file: sound ones, faulty ones with their reasons, and files that are faulty as a whole."""
 
+import errno
 import gzip
+import io
 import json
 import re
 import tracemalloc
@@ -12,15 +14,16 @@ import pytest
 
 from stella_jax import StellaError
 from stella_jax.job import lines
+from stella_jax.job.inputs import open_inputs
+from stella_jax.job.location import Location
 from stella_jax.job.records import RecordReader
 from stella_jax.job.rows import Fields, Rejected, Row
-from stella_jax.job.source import open_sources
 
 FIELDS = Fields()
 
 
 def rows_of(path: Path, fields: Fields = FIELDS, start: int = 0) -> list:
-    [source] = open_sources([path], fields)
+    [source] = open_inputs([path], fields)
     rows = (source.row(i, record, fields) for i, record in enumerate(source.records(fields, start), start + 1))
     return [row for row in rows if row is not None]
 
@@ -31,6 +34,13 @@ def only_row(path: Path, content: bytes, fields: Fields = FIELDS):
     return row
 
 
+def packed(name: str, content: bytes) -> bytes:
+    """The content as a file of this name has it."""
+    if name.endswith(".zst"):
+        return pa.Codec("zstd").compress(content, asbytes=True)
+    return gzip.compress(content) if name.endswith(".gz") else content
+
+
 def write_table(path: Path, **columns) -> Path:
     pq.write_table(pa.table(columns), path)
     return path
@@ -39,7 +49,9 @@ def write_table(path: Path, **columns) -> Path:
 # Sound rows
 
 
-@pytest.mark.parametrize("name", ["a.jsonl", "a.jsonl.gz", "a.csv", "a.csv.gz", "a.parquet", "A.JSONL"])
+@pytest.mark.parametrize(
+    "name", ["a.jsonl", "a.jsonl.gz", "a.jsonl.zst", "a.csv", "a.csv.gz", "a.csv.zst", "a.parquet", "A.JSONL"]
+)
 def test_every_kind_gives_the_same_rows(tmp_path, name):
     path = tmp_path / name
     ids, texts = ["x", "7", "z"], ["one", 'two, "quoted"\nlines', "Käse 北京 🧀"]
@@ -49,18 +61,18 @@ def test_every_kind_gives_the_same_rows(tmp_path, name):
         cells = "id,other,text\r\n" + "".join(
             f'{i},,"{t.replace(chr(34), chr(34) * 2)}"\r\n' for i, t in zip(ids, texts, strict=True)
         )
-        path.write_bytes(gzip.compress(cells.encode()) if name.endswith("gz") else cells.encode())
+        path.write_bytes(packed(name, cells.encode()))
     else:
         content = "".join(json.dumps({"text": t, "id": i}) + "\n" for i, t in zip(ids, texts, strict=True)).encode()
-        path.write_bytes(gzip.compress(content) if name.endswith("gz") else content)
+        path.write_bytes(packed(name, content))
     assert rows_of(path) == [Row(name, n, i, t) for n, i, t in zip((1, 2, 3), ids, texts, strict=True)]
 
 
-@pytest.mark.parametrize("name", ["a.txt", "a.txt.gz"])
+@pytest.mark.parametrize("name", ["a.txt", "a.txt.gz", "a.txt.zst"])
 def test_every_line_of_a_text_file_is_a_row(tmp_path, name):
     path = tmp_path / name
     content = b"one\n\ntwo\r\nlast without end"
-    path.write_bytes(gzip.compress(content) if name.endswith("gz") else content)
+    path.write_bytes(packed(name, content))
     assert [(row.id, row.text) for row in rows_of(path)] == [
         (f"{name}:1", "one"),
         (f"{name}:2", ""),
@@ -131,17 +143,17 @@ def test_reading_from_the_middle_gives_the_tail(tmp_path, start):
 
 
 def records_of(path: Path, start: int = 0, offset: int | None = None) -> RecordReader:
-    [source] = open_sources([path], FIELDS)
+    [source] = open_inputs([path], FIELDS)
     return source.records(FIELDS, start, offset)
 
 
 @pytest.mark.parametrize("mark", [b"", b"\xef\xbb\xbf"])
-@pytest.mark.parametrize("name", ["a.txt", "a.txt.gz", "a.jsonl", "a.jsonl.gz"])
+@pytest.mark.parametrize("name", ["a.txt", "a.txt.gz", "a.txt.zst", "a.jsonl", "a.jsonl.gz", "a.jsonl.zst"])
 def test_reading_from_an_offset_gives_the_tail(tmp_path, monkeypatch, name, mark):
     monkeypatch.setattr(lines, "LONGEST", 64)
     content = mark + b"one\n\r\n\n" + b"long" * 50 + b"\ncaf\xc3\xa9\r\n" + b"\xef\xbb\xbfx\nlast without end"
     path = tmp_path / name
-    path.write_bytes(gzip.compress(content) if name.endswith("gz") else content)
+    path.write_bytes(packed(name, content))
     records = records_of(path)
     offsets, found = [records.offset], []
     for record in records:
@@ -168,18 +180,12 @@ def test_formats_that_know_no_offsets(tmp_path, name):
 
 
 def test_an_offset_beyond_a_file_that_was_cut(tmp_path):
-    for name, content in {"a.txt": b"a\n", "a.txt.gz": gzip.compress(b"a\n")}.items():
-        (tmp_path / name).write_bytes(content)
+    for name in ("a.txt", "a.txt.gz", "a.txt.zst"):
+        (tmp_path / name).write_bytes(packed(name, b"a\n"))
         assert list(records_of(tmp_path / name, 5, 10)) == []
     (tmp_path / "b.txt.gz").write_bytes(gzip.compress(bytes(10_000))[:-9])
     with pytest.raises(StellaError, match="is cut off after row 5; its gzip stream has no end"):
         list(records_of(tmp_path / "b.txt.gz", 5, 100_000))
-
-
-def test_the_identity_of_a_file(tmp_path):
-    (tmp_path / "a.txt").write_bytes(b"text")
-    [source] = open_sources([tmp_path / "a.txt"], FIELDS)
-    assert source.identity() == (4, "982d9e3eb996f559e633f4d194def3761d909f5a3b647d1a851fead67c32c9d1")
 
 
 # Rows that are set aside
@@ -288,13 +294,15 @@ def test_no_such_file(tmp_path):
 
 
 def test_a_directory(tmp_path):
-    assert "is a directory" in refused(tmp_path)
+    assert "the directory holds no file of a supported type" in refused(tmp_path)
 
 
 @pytest.mark.parametrize("name", ["a.xml", "a", "a.gz", "a.parquet.gz", "a.json"])
 def test_unknown_kinds(tmp_path, name):
     (tmp_path / name).touch()
-    assert "unsupported file type; supported: .jsonl, .txt, .csv, .parquet," in refused(tmp_path / name)
+    assert "unsupported file type; supported: .jsonl, .txt, .csv (each also .gz, .zst), .parquet." in refused(
+        tmp_path / name
+    )
 
 
 @pytest.mark.parametrize("mark", [b"\xff\xfe", b"\xfe\xff"])
@@ -321,7 +329,65 @@ def test_damaged_gzip(tmp_path):
 
 def test_gzip_in_name_only(tmp_path):
     (tmp_path / "a.jsonl.gz").write_bytes(b'{"text": "a"}\n')
-    assert "is no gzip file" in refused(tmp_path / "a.jsonl.gz")
+    assert "is not a valid gzip file" in refused(tmp_path / "a.jsonl.gz")
+
+
+def rows_before(path: Path) -> tuple[list, str]:
+    """The rows that come before a file's fault, and what is said of it."""
+    [source] = open_inputs([path], FIELDS)
+    rows = []
+    with pytest.raises(StellaError) as error:
+        rows.extend(source.row(i, record, FIELDS) for i, record in enumerate(source.records(FIELDS), 1))
+    return rows, str(error.value)
+
+
+MANY = [b"%064x %d" % (i * i * 7919**9, i) for i in range(5000)]
+
+
+@pytest.mark.parametrize("name", ["a.txt.gz", "a.txt.zst"])
+def test_all_that_can_be_had_of_a_compressed_file_that_is_cut_off(tmp_path, name):
+    first, second = (packed(name, b"\n".join(part) + b"\n") for part in (MANY[:1000], MANY[1000:]))
+    path = tmp_path / name
+    path.write_bytes(first + second)
+    assert [row.text.encode() for row in rows_of(path)] == MANY, "several frames are one file"
+    kind = "gzip" if "gz" in name else "zstd"
+    counts = []
+    for kept in (len(first) - 1, len(first) + 3, len(first) + len(second) // 2, len(first + second) - 1):
+        path.write_bytes((first + second)[:kept])
+        rows, sentence = rows_before(path)
+        count = len(rows)
+        assert sentence == f"{path} is cut off after row {count}; its {kind} stream has no end."
+        assert [row.text.encode() for row in rows] == MANY[:count]
+        counts.append(count)
+    assert counts[1] == 1000
+    assert counts == sorted(counts)
+    assert counts[2] > 1500
+    path.write_bytes(first + second)
+    assert [row.text.encode() for row in rows_of(path, start=1000)] == MANY[1000:]
+
+
+def test_a_damaged_zstd_file_gives_what_comes_before(tmp_path):
+    content = b"\n".join(MANY[:1000]) + b"\n"
+    (tmp_path / "a.txt.zst").write_bytes(packed(".zst", content) + b"more")
+    rows, sentence = rows_before(tmp_path / "a.txt.zst")
+    assert len(rows) == 1000
+    assert sentence.startswith(f"{tmp_path}/a.txt.zst is damaged after row 1000: ")
+    (tmp_path / "b.txt.zst").write_bytes(content)
+    assert "b.txt.zst is not a valid zstd file: " in refused(tmp_path / "b.txt.zst")
+    (tmp_path / "c.txt.zst").write_bytes(b"")
+    assert rows_of(tmp_path / "c.txt.zst") == []
+
+
+def test_a_disk_that_fails_under_a_zstd_stream(tmp_path, monkeypatch):
+    (tmp_path / "a.txt.zst").write_bytes(packed(".zst", b"a\n" * 1000))
+
+    class Failing(io.BytesIO):
+        def read(self, size: int | None = -1) -> bytes:
+            raise OSError(errno.EIO, "Input/output error")
+
+    monkeypatch.setattr(Location, "open", lambda self: Failing())
+    with pytest.raises(OSError, match="Input/output error"):
+        rows_of(tmp_path / "a.txt.zst")
 
 
 def test_parquet_in_name_only(tmp_path):
@@ -381,9 +447,9 @@ def test_names_tell_inputs_apart(tmp_path):
     for path in paths:
         path.parent.mkdir(exist_ok=True)
         path.touch()
-    assert [source.name for source in open_sources(paths, FIELDS)] == ["x/a.txt", "y/a.txt", "b.txt"]
+    assert [source.name for source in open_inputs(paths, FIELDS)] == ["x/a.txt", "y/a.txt", "b.txt"]
     with pytest.raises(StellaError, match="is given twice"):
-        open_sources([paths[0], tmp_path / "y" / ".." / "x" / "a.txt"], FIELDS)
+        open_inputs([paths[0], tmp_path / "y" / ".." / "x" / "a.txt"], FIELDS)
 
 
 @pytest.mark.parametrize("name", ["a.jsonl.gz", "a.csv", "a.parquet"])
@@ -399,7 +465,7 @@ def test_reading_takes_no_more_memory_for_more_rows(tmp_path, name):
         else:
             path.write_bytes(gzip.compress("\n".join(json.dumps({"text": t}) for t in texts).encode()))
         del texts
-        [source] = open_sources([path], FIELDS)
+        [source] = open_inputs([path], FIELDS)
         tracemalloc.start()
         for i, record in enumerate(source.records(FIELDS), 1):
             source.row(i, record, FIELDS)

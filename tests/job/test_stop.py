@@ -6,76 +6,76 @@ import signal
 import pytest
 
 from stella_jax.job import stop
-from stella_jax.job.stop import Stop, Stopped, stopping_on_sigterm
+from stella_jax.job.stop import GracefulShutdown, Stopped, stopping_on_sigterm
 
 
-def work(wish: Stop, *steps) -> None:
-    with wish.patience():
+def work(wish: GracefulShutdown, *steps) -> None:
+    with wish.deferred():
         for step in steps:
             step()
 
 
 def test_outside_of_patience_it_stops_at_once():
     with pytest.raises(Stopped):
-        Stop(30).ask()
+        GracefulShutdown(30).request()
 
 
 def test_without_a_wish_nothing_happens():
-    wish = Stop(0)
+    wish = GracefulShutdown(0)
     work(wish, wish.check)
-    assert not wish.asked
+    assert not wish.requested
 
 
 def test_work_goes_on_for_the_grace_period_and_ends_stopped(monkeypatch):
     now = 100.0
     monkeypatch.setattr(stop.time, "monotonic", lambda: now)
-    wish, done = Stop(30), []
+    wish, done = GracefulShutdown(30), []
 
     def later() -> None:
         nonlocal now
         now = 130.0
 
     with pytest.raises(Stopped):
-        work(wish, wish.ask, wish.check, later, wish.check, lambda: done.append(wish.asked))
+        work(wish, wish.request, wish.check, later, wish.check, lambda: done.append(wish.requested))
     assert done == [True]
 
 
 def test_after_the_grace_period_a_check_stops(monkeypatch):
     now = 100.0
     monkeypatch.setattr(stop.time, "monotonic", lambda: now)
-    wish, done = Stop(30), []
+    wish, done = GracefulShutdown(30), []
 
     def later() -> None:
         nonlocal now
         now = 130.1
 
     with pytest.raises(Stopped):
-        work(wish, wish.ask, later, wish.check, lambda: done.append("not reached"))
+        work(wish, wish.request, later, wish.check, lambda: done.append("not reached"))
     assert done == []
 
 
 def test_a_second_wish_stops_at_once():
-    wish, done = Stop(1000), []
+    wish, done = GracefulShutdown(1000), []
     with pytest.raises(Stopped):
-        work(wish, wish.ask, lambda: done.append("reached"), wish.ask, lambda: done.append("not reached"))
+        work(wish, wish.request, lambda: done.append("reached"), wish.request, lambda: done.append("not reached"))
     assert done == ["reached"]
 
 
 def test_an_error_in_the_block_is_told_before_the_wish():
-    wish = Stop(30)
+    wish = GracefulShutdown(30)
     with pytest.raises(ZeroDivisionError):
-        work(wish, wish.ask, lambda: 1 / 0)
+        work(wish, wish.request, lambda: 1 / 0)
     with pytest.raises(Stopped):
-        wish.ask()
+        wish.request()
 
 
 def test_sigterm_asks_and_the_handler_before_comes_back():
     before = signal.getsignal(signal.SIGTERM)
-    wish = Stop(30)
+    wish = GracefulShutdown(30)
 
     def run() -> None:
         with stopping_on_sigterm(wish):
-            work(wish, lambda: os.kill(os.getpid(), signal.SIGTERM), lambda: done.append(wish.asked))
+            work(wish, lambda: os.kill(os.getpid(), signal.SIGTERM), lambda: done.append(wish.requested))
 
     done: list[bool] = []
     with pytest.raises(Stopped):

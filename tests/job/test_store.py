@@ -139,25 +139,25 @@ def test_a_listing_does_not_mind_what_comes_and_goes(tmp_path):
 def test_a_folder_is_made_only_when_it_is_needed(tmp_path):
     store = open_store(f"file://{tmp_path}/x/y")
     assert isinstance(store, LocalStore)
-    assert (store.sizes(), store.size("a"), store.scratch) == ({}, None, tmp_path)
+    assert (store.sizes(), store.size("a"), store.temp_dir) == ({}, None, tmp_path)
     assert not (tmp_path / "x").exists()
     store.prepare("plan")
-    assert store.scratch == tmp_path / "x" / "y"
+    assert store.temp_dir == tmp_path / "x" / "y"
     assert (tmp_path / "x" / "y" / "plan").is_dir()
 
 
 def test_leftovers_of_the_dead_are_removed_and_files_of_the_living_are_not(tmp_path):
     store = open_store(tmp_path)
     (tmp_path / "plan").mkdir()
-    (tmp_path / "plan" / ".a.0.tmp").touch()
-    (tmp_path / ".b.tmp.txt").touch()
+    (tmp_path / "plan" / ".a.0123abcd.tmp").touch()
+    (tmp_path / ".b.0123abcd.tmp.txt").touch()
     with store.replacing("plan/b") as file:
         file.write(b"12")
         assert store.sizes("plan") == {}
         store.prepare("plan")
         assert len(list((tmp_path / "plan").iterdir())) == 1
     assert store.sizes("plan") == {"b": 2}
-    assert (tmp_path / ".b.tmp.txt").exists()
+    assert (tmp_path / ".b.0123abcd.tmp.txt").exists()
 
 
 def test_a_file_is_no_folder(tmp_path):
@@ -185,7 +185,7 @@ def test_objects_lie_under_their_url(tmp_path):
     write(store, "plan/a", b"1")
     assert fsspec.filesystem("memory").cat(f"/{tmp_path.name}/out/plan/a") == b"1"
     assert store.sizes() == {}  # folders are no files
-    assert store.scratch.is_dir()
+    assert store.temp_dir.is_dir()
 
 
 def test_an_upload_that_fails_is_a_sentence(tmp_path, monkeypatch):
@@ -197,3 +197,20 @@ def test_an_upload_that_fails_is_a_sentence(tmp_path, monkeypatch):
     monkeypatch.setattr(fsspec.filesystem("memory"), "open", refuse)
     with pytest.raises(StellaError, match=r"memory://.*/out/a cannot be used: quota exceeded"):
         write(store, "a", b"1")
+
+
+def test_only_what_a_writer_left_is_removed(tmp_path):
+    store = open_store(tmp_path)
+    own, left = [".important.tmp", ".a.b.tmp", ".a.0123456.tmp", "a.01234567.tmp", ".01234567.tmp"], ".a.0123abcd.tmp"
+    for name in (*own, left):
+        (tmp_path / name).write_bytes(b"x")
+    assert store.leftovers() == [left]
+    store.prepare()
+    assert sorted(path.name for path in tmp_path.iterdir()) == sorted(own)
+    assert sorted(store.sizes()) == sorted(own)
+
+
+def test_a_pipe_in_place_of_a_file_of_the_job_is_not_waited_for(tmp_path):
+    os.mkfifo(tmp_path / "job.json")
+    with pytest.raises(StellaError, match=r"job\.json: not a regular file"):
+        open_store(tmp_path).read_json("job.json")

@@ -13,9 +13,9 @@ import pytest
 
 from stella_jax import StellaError
 from stella_jax.job import urls
+from stella_jax.job.inputs import open_inputs
 from stella_jax.job.location import Location, expand
 from stella_jax.job.rows import Fields
-from stella_jax.job.source import open_sources
 from stella_jax.job.urls import filesystem, told
 
 FIELDS = Fields()
@@ -43,7 +43,7 @@ class Bucket(BaseHTTPRequestHandler):
 
     def _object(self, content: bytes) -> None:
         if "Range" not in self.headers:
-            self._answer(200, content)
+            self._answer(200, content, {"Last-Modified": "Thu, 01 Jan 2026 00:00:00 GMT"})
             return
         first, last = (int(number) for number in self.headers["Range"].removeprefix("bytes=").split("-"))
         self._answer(206, content[first : last + 1], {"Content-Range": f"bytes {first}-{last}/{len(content)}"})
@@ -64,7 +64,7 @@ def _listing(objects: dict[str, bytes], query: dict[str, list[str]]) -> bytes:
     keys = {key: key[len(prefix) :] for key in sorted(objects) if key.startswith(prefix)}
     folders = {prefix + rest.split("/")[0] + "/" for rest in keys.values() if delimiter and "/" in rest}
     files = [key for key, rest in keys.items() if not (delimiter and "/" in rest)]
-    when = "<LastModified>2026-01-01T00:00:00Z</LastModified>"
+    when = "<LastModified>2026-01-01T00:00:00.123Z</LastModified>"
     content = [f"<Contents><Key>{escape(key)}</Key><Size>{len(objects[key])}</Size>{when}</Contents>" for key in files]
     content += [f"<CommonPrefixes><Prefix>{escape(folder)}</Prefix></CommonPrefixes>" for folder in sorted(folders)]
     return f"<ListBucketResult><KeyCount>{len(content)}</KeyCount>{''.join(content)}</ListBucketResult>".encode()
@@ -98,7 +98,7 @@ def objects(monkeypatch) -> Iterator[dict[str, bytes]]:
 def test_rows_of_a_bucket(objects):
     lines = b'{"text": "a"}\n{"text": "b"}\n'
     objects |= {"d/x y#1.jsonl": lines, "d/e/z.jsonl.gz": gzip.compress(lines), "d/e/": b"", "d/c.csv": b"text\na\n"}
-    sources = open_sources(["s3a://b/d/**"], FIELDS)
+    sources = open_inputs(["s3a://b/d/**"], FIELDS)
     assert [str(source.location) for source in sources] == [
         "s3://b/d/c.csv",
         "s3://b/d/e/z.jsonl.gz",
@@ -110,15 +110,22 @@ def test_rows_of_a_bucket(objects):
         ["z.jsonl.gz:1", "z.jsonl.gz:2"],
         ["x y#1.jsonl:1", "x y#1.jsonl:2"],
     ]
-    assert sources[2].identity()[0] == sources[2].location.size() == len(lines)
+    assert sources[2].size == sources[2].location.size() == len(lines)
     assert [location.name for location in expand(["s3://b/*/*.csv"])] == ["c.csv"]
+
+
+@pytest.mark.parametrize("name", ["s3://b/d", "s3://b/d/", "s3://b/d/*"])
+def test_a_directory_of_a_bucket(objects, name):
+    objects |= {"d/a.txt": b"a", "d/b.md": b"b", "d/_job/c.txt": b"c", "d/": b"", "e/d.txt": b""}
+    [found] = [location for location in expand([name]) if location.name != "b.md"]
+    assert (str(found), found.listed) == ("s3://b/d/a.txt", (1, "2026-01-01T00:00:00+00:00"))
+    assert found.stat() == found.listed, "the listing and the answer about one object agree"
 
 
 @pytest.mark.parametrize(
     ("name", "sentence"),
     [
         ("s3://b/no.txt", "does not exist."),
-        ("s3://b/d", "is a directory; name the files in it."),
         ("s3://b/d/*.txt", "matches no file."),
         ("s3://nobucket/a.txt", "does not exist."),
         ("s3://nobucket/*.txt", "matches no file."),

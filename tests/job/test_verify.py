@@ -12,14 +12,14 @@ from jobs import content
 
 from stella_jax import Stella, StellaError
 from stella_jax.job.manifest import read_manifest
-from stella_jax.job.rows import Fields
-from stella_jax.job.run import Running, run_job
-from stella_jax.job.settings import Settings
-from stella_jax.job.store import open_store
+from stella_jax.job.options import JobOptions, RunOptions
+from stella_jax.job.run import run_job
+from stella_jax.job.store import LocalStore, open_store
 from stella_jax.job.verify import verify_job
 from stella_jax.job.write import write_part
 
-SETTINGS = Settings(Fields(), prompt="", normalize=False, part_rows=3)
+OPTIONS = JobOptions(part_rows=3)
+KILLED = "files that a killed process was writing"
 Damage = Callable[[Path], object]
 
 
@@ -33,8 +33,8 @@ def corpus(tmp_path: Path) -> list[Path]:
 @pytest.fixture
 def embed(tiny: Stella, corpus: list[Path], tmp_path: Path) -> Callable[[], Path]:
     def run() -> Path:
-        running = Running(max_rejected=0.5)
-        run_job(tiny, {"model": "tiny", "revision": None}, corpus, tmp_path / "out", SETTINGS, running)
+        options = RunOptions(max_rejected=0.5)
+        run_job(tiny, {"model": "tiny", "revision": None}, corpus, tmp_path / "out", OPTIONS, options)
         return tmp_path / "out"
 
     return run
@@ -54,18 +54,19 @@ def test_a_whole_job(embed) -> None:
     out = embed()
     before = content(out)
     verdict = verify_job(out)
-    assert (verdict.rows, verdict.faults, verdict.withdrawn) == (8, (), ())
+    assert (verdict.rows, verdict.faults, verdict.invalidated) == (8, (), ())
     assert content(out) == before
 
 
 @pytest.mark.parametrize(
     ("damage", "fault"),
     [
-        (lambda out: flip(out / "part-00001.parquet"), "part-00001.parquet: its sha256 is not"),
-        (lambda out: cut(out / "part-00001.parquet"), "part-00001.parquet: it has "),
-        (lambda out: (out / "part-00001.parquet").unlink(), "part-00001.parquet: it is missing"),
-        (lambda out: flip(out / "receipts/part-00001.json"), "part-00001.parquet: its receipt is"),
-        (lambda out: (out / "receipts/part-00001.json").unlink(), "part-00001.parquet: its receipt is"),
+        (lambda out: flip(out / "part-000000-0001.parquet"), "part-000000-0001.parquet: its sha256 is not"),
+        (lambda out: cut(out / "part-000000-0001.parquet"), "part-000000-0001.parquet: it has "),
+        (lambda out: (out / "part-000000-0001.parquet").unlink(), "part-000000-0001.parquet: it is missing"),
+        (lambda out: flip(out / "_job/commits/part-000000-0001.json"), "part-000000-0001.parquet: its commit is"),
+        (lambda out: (out / "_job/commits/part-000000-0001.json").unlink(), "part-000000-0001.parquet: its commit is"),
+        (lambda out: flip(out / "_job/ids/part-000000-0001.parquet"), "part-000000-0001.parquet: its ids file is"),
     ],
 )
 def test_damage_to_a_part_is_named_and_mended(embed, damage: Damage, fault: str) -> None:
@@ -73,35 +74,35 @@ def test_damage_to_a_part_is_named_and_mended(embed, damage: Damage, fault: str)
     sound = content(out)
     damage(out)
     verdict = verify_job(out)
-    assert verdict.withdrawn == ("part-00001",)
+    assert verdict.invalidated == ("part-000000-0001",)
     assert len(verdict.faults) == 1
     assert verdict.faults[0].startswith(fault)
-    untouched = (out / "part-00000.parquet").stat().st_mtime_ns
+    untouched = (out / "part-000000-0000.parquet").stat().st_mtime_ns
     embed()
     assert content(out) == sound
-    assert (out / "part-00000.parquet").stat().st_mtime_ns == untouched
+    assert (out / "part-000000-0000.parquet").stat().st_mtime_ns == untouched
     assert verify_job(out).faults == ()
 
 
 def forge(out: Path, change: Callable[[dict[str, list]], object]) -> None:
-    """Writes another part-00000 and makes receipt and manifest agree with it, as a bug in the writer would."""
-    table = pq.read_table(out / "part-00000.parquet")
+    """Writes another part-000000-0000 and makes commit and manifest agree with it, as a bug in the writer would."""
+    table = pq.read_table(out / "part-000000-0000.parquet")
     columns = table.to_pydict()
     change(columns)
-    size, sha256 = write_part(open_store(out), "part-00000.parquet", table.from_pydict(columns, table.schema))
+    size, sha256 = write_part(open_store(out), "part-000000-0000.parquet", table.from_pydict(columns, table.schema))
     manifest = read_manifest(open_store(out))
     manifest["parts"][0] |= {"size": size, "sha256": sha256}
-    open_store(out).write_json("manifest.json", manifest)
-    receipt = open_store(out).read_json("receipts/part-00000.json") | {"size": size, "sha256": sha256}
-    open_store(out).write_json("receipts/part-00000.json", receipt)
+    open_store(out).write_json("_job/manifest.json", manifest)
+    commit = open_store(out).read_json("_job/commits/part-000000-0000.json") | {"size": size, "sha256": sha256}
+    open_store(out).write_json("_job/commits/part-000000-0000.json", commit)
 
 
 @pytest.mark.parametrize(
     ("change", "fault"),
     [
-        (lambda c: c["embedding"][1].__setitem__(0, np.nan), "part-00000.parquet: 1 of its rows are not finite"),
+        (lambda c: c["embedding"][1].__setitem__(0, np.nan), "part-000000-0000.parquet: 1 of its rows are not finite"),
         (lambda c: c["n_tokens"].__setitem__(0, 7), "tokens, not 3 of"),
-        (lambda c: [column.pop() for column in c.values()], "part-00000.parquet: it holds 2 rows"),
+        (lambda c: [column.pop() for column in c.values()], "part-000000-0000.parquet: it holds 2 rows"),
         (lambda c: c["id"].__setitem__(0, "r5"), "1 ids stand in more than one row"),
     ],
 )
@@ -114,13 +115,17 @@ def test_content_is_checked_too(embed, change: Callable[[dict[str, list]], objec
 @pytest.mark.parametrize(
     ("damage", "fault"),
     [
-        (lambda out: flip(out / "rejected.jsonl"), "rejected.jsonl is not what the receipts say"),
-        (lambda out: (out / ".part-00001.parquet.0.tmp").touch(), "files that a killed process was writing: .part-0"),
-        (lambda out: (out / "receipts/.a.0.tmp").touch(), "files that a killed process was writing: .a.0.tmp; run"),
-        (lambda out: flip(out / "job.json"), "{out}/job.json is damaged"),
-        (lambda out: (out / "job.json").unlink(), "job.json is missing"),
-        (lambda out: flip(out / "plan/parts.bin"), "{out}/plan/parts.bin is damaged"),
-        (lambda out: (out / "plan/repeats.bin").unlink(), "{out}/plan/repeats.bin is missing"),
+        (lambda out: flip(out / "_job/rejected.jsonl"), "_job/rejected.jsonl is not what the commits say"),
+        (
+            lambda out: (out / ".part-000000-0001.parquet.0a1b2c3d.tmp").touch(),
+            "files that a killed process was writing: .part-0",
+        ),
+        (
+            lambda out: (out / "_job/commits/.a.0a1b2c3d.tmp").touch(),
+            "files that a killed process was writing: .a.0a1b2c3d.tmp; run",
+        ),
+        (lambda out: flip(out / "_job/job.json"), "{out}/_job/job.json is damaged"),
+        (lambda out: (out / "_job/job.json").unlink(), "_job/job.json is missing"),
     ],
 )
 def test_what_lies_around_is_checked_and_mended(embed, damage: Damage, fault: str) -> None:
@@ -130,7 +135,7 @@ def test_what_lies_around_is_checked_and_mended(embed, damage: Damage, fault: st
     verdict = verify_job(out)
     assert len(verdict.faults) == 1
     assert verdict.faults[0].startswith(fault.format(out=out))
-    assert verdict.withdrawn == ()
+    assert verdict.invalidated == ()
     embed()
     assert content(out) == sound
     assert verify_job(out).faults == ()
@@ -138,15 +143,15 @@ def test_what_lies_around_is_checked_and_mended(embed, damage: Damage, fault: st
 
 def test_what_a_living_process_writes_is_no_fault(embed) -> None:
     out = embed()
-    with open_store(out).replacing("rejected.jsonl"):
-        assert list(out.glob(".*.tmp"))
+    with open_store(out).replacing("_job/rejected.jsonl"):
+        assert list(out.rglob(".*.tmp"))
         assert verify_job(out).faults == ()
 
 
 def test_files_of_no_part_are_named(embed) -> None:
     out = embed()
-    (out / "part-00009.parquet").touch()
-    assert verify_job(out).faults == ("files of no part of this job: part-00009.parquet",)
+    (out / "part-000000-0009.parquet").touch()
+    assert verify_job(out).faults == ("files of no part of this job: part-000000-0009.parquet",)
 
 
 def faults(out: Path) -> Sequence[str]:
@@ -171,17 +176,29 @@ def test_any_flipped_byte_is_found_and_mended(embed) -> None:
 def test_a_damaged_manifest_is_told_and_mended(embed) -> None:
     out = embed()
     sound = content(out)
-    flip(out / "manifest.json")
-    with pytest.raises(StellaError, match=r"/manifest\.json is damaged; run the embed command again to make it anew\."):
+    flip(out / "_job/manifest.json")
+    with pytest.raises(StellaError, match=r"/manifest\.json is damaged; run its embed command again\."):
         verify_job(out)
     embed()
     assert content(out) == sound
 
 
 def test_no_job_and_an_unfinished_one_are_refused(embed, tmp_path: Path) -> None:
-    with pytest.raises(StellaError, match="holds no embedding job"):
+    with pytest.raises(StellaError, match="not the output of an embedding job"):
         verify_job(tmp_path)
     out = embed()
-    (out / "manifest.json").unlink()
+    (out / "_job/manifest.json").unlink()
     with pytest.raises(StellaError, match="run its embed command again"):
         verify_job(out)
+
+
+def test_damage_is_named_on_read_only_storage_too(embed, monkeypatch: pytest.MonkeyPatch) -> None:
+    out = embed()
+    flip(out / "part-000000-0001.parquet")
+
+    def refuse(self, name: str) -> None:
+        raise OSError(30, "Read-only file system")
+
+    monkeypatch.setattr(LocalStore, "remove", refuse)
+    verdict = verify_job(out)
+    assert (len(verdict.faults), verdict.invalidated) == (1, ())

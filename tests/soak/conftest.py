@@ -31,8 +31,10 @@ def first(rows: int, path: Path) -> Path:
 
 @pytest.fixture(scope="session")
 def short_corpus(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The first 2,000 of them."""
-    return first(2000, tmp_path_factory.mktemp("corpus") / "corpus_2k.jsonl")
+    """The first 2,000 of them, and 20 again at the end, whose ids are repeated."""
+    path = first(2000, tmp_path_factory.mktemp("corpus") / "corpus_2k.jsonl")
+    path.write_bytes(path.read_bytes() + b"".join(path.read_bytes().splitlines(keepends=True)[:2000:100]))
+    return path
 
 
 @pytest.fixture(scope="session")

@@ -118,7 +118,6 @@ def test_the_link_is_cut_and_one_dies(machines, medium_corpus, cache, alone, tmp
         assert processes[dead].communicate()[1] == ""
     done = rows_done(out)[1 - dead]
     assert done > 6000
-    assert len(list(out.glob("receipts/*"))) == 120
     assert content(out) == alone
     assert leftovers(out) == []
     tell(f"link cut and process {dead} killed at {before} rows; the other did {done}")

@@ -9,9 +9,8 @@ import pytest
 from jobs import content, leftovers
 
 from stella_jax import Stella, StellaError
-from stella_jax.job.rows import Fields
-from stella_jax.job.run import Running, run_job
-from stella_jax.job.settings import Settings
+from stella_jax.job.options import JobOptions
+from stella_jax.job.run import run_job
 from stella_jax.job.verify import verify_job
 
 pytestmark = pytest.mark.soak
@@ -42,10 +41,10 @@ def disk(tmp_path: Path) -> Iterator[Callable[..., Path]]:
 
 
 def test_room_made_bit_by_bit_the_job_goes_on(tiny: Stella, short_corpus: Path, tmp_path, disk, tell) -> None:
-    settings = Settings(Fields(), prompt="", normalize=False, part_rows=200)
+    options = JobOptions(part_rows=200, split_bytes=2**24)
 
     def embed(out: Path):
-        return run_job(tiny, {"model": "tiny", "revision": None}, [short_corpus], out, settings, Running())
+        return run_job(tiny, {"model": "tiny", "revision": None}, [short_corpus], out, options)
 
     embed(tmp_path / "undisturbed")
     refused, kept, blocks = 0, [], 2
@@ -59,7 +58,7 @@ def test_room_made_bit_by_bit_the_job_goes_on(tiny: Stella, short_corpus: Path, 
         assert f"the disk of {out} is full; parts finished and kept: " in sentence
         refused += 1
         assert leftovers(out) == []
-        kept.append(len(list(out.glob("receipts/*"))))
+        kept.append(len(list(out.glob("_job/commits/*"))))
         blocks += 3
         assert blocks < 1000
     assert refused > 20
@@ -73,7 +72,7 @@ def test_room_made_bit_by_bit_the_job_goes_on(tiny: Stella, short_corpus: Path, 
     assert verify_job(out).faults == ()
     disk(blocks + 20, "ro")
     assert verify_job(out).faults == ()
-    unread = [line for line in (out / "progress.jsonl").read_text().splitlines() if not readable(line)]
+    unread = [line for line in (out / "_job/progress.jsonl").read_text().splitlines() if not readable(line)]
     tell(
         f"{refused} times full, up to {kept[-1]} of 10 parts kept, {blocks} blocks in the end; {len(unread)} lines cut"
     )

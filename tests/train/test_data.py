@@ -129,7 +129,7 @@ def test_missing_columns(write):
         ("rows.csv", b"", "is empty"),
         ("rows.csv", b"anchor\na\n", "has no column 'positive'; its columns are anchor"),
         ("rows.csv", b'anchor,positive\na,"b\n', "the quote opened in the record at line 2 is never closed"),
-        ("rows.jsonl.gz", b"plain", "is no gzip file"),
+        ("rows.jsonl.gz", b"plain", "is not a valid gzip file"),
         ("rows.jsonl.gz", gzip.compress(jsonl(ROWS))[:-20], "is cut off after row 1"),
         ("rows.parquet", b"PAR1", "is not a valid Parquet file"),
     ],

@@ -16,7 +16,7 @@ import pytest
 from jax.experimental.compilation_cache import compilation_cache
 
 from stella_jax import StellaError
-from stella_jax.job.stop import Stop, Stopped
+from stella_jax.job.stop import GracefulShutdown, Stopped
 from train import loop
 from train.__main__ import main
 from train.checkpoints import steps_of
@@ -81,10 +81,10 @@ def tree(splits: dict[str, str], output: Path, **changes: Any) -> dict:
     return recipe
 
 
-def train(recipe: dict, stop: Stop | None = None) -> tuple[str, list[str]]:
+def train(recipe: dict, stop: GracefulShutdown | None = None) -> tuple[str, list[str]]:
     """The summary and the warnings."""
     warnings: list[str] = []
-    return loop.train(recipe_of(recipe), stop or Stop(float("inf")), warn=warnings.append), warnings
+    return loop.train(recipe_of(recipe), stop or GracefulShutdown(float("inf")), warn=warnings.append), warnings
 
 
 def lines(output: Path) -> list[dict]:
@@ -328,15 +328,15 @@ def test_max_steps_ends_a_run_and_its_schedule(data, tmp_path):
 
 
 def test_sigterm_in_an_evaluation_leaves_it_to_the_next_run(data, undisturbed, tmp_path, monkeypatch):
-    stop = Stop(float("inf"))
+    stop = GracefulShutdown(float("inf"))
     evaluated = []
     write = Metrics.write
 
     def written(self, line):
         write(self, line)
         evaluated.extend([line["step"]] if line["step"] == 6 else [])
-        if evaluated and not stop.asked:
-            stop.ask()
+        if evaluated and not stop.requested:
+            stop.request()
 
     monkeypatch.setattr(Metrics, "write", written)
     with pytest.raises(Stopped):
@@ -380,9 +380,9 @@ def test_a_changed_recipe_is_refused_with_the_difference(data, undisturbed, tmp_
         train(recipe)
     said = str(caught.value)
     assert said.startswith(f"{undisturbed} was begun with another recipe, model or data: ")
-    assert "optimizer.learning_rate was 0.001, is 0.002" in said
-    assert "data.train.rows was 11, is 9" in said
-    assert "dim was 32, is 64" in said
+    assert "optimizer.learning_rate was 0.001, is now 0.002" in said
+    assert "data.train.rows was 11, is now 9" in said
+    assert "dim was 32, is now 64" in said
     assert "save_every" not in said and "keep" not in said
     assert lines(undisturbed) == before
 

@@ -16,7 +16,7 @@ from jobs import environment, free_port, running
 from safetensors.numpy import load_file
 
 from stella_jax import Stella, StellaError
-from stella_jax.job.stop import Stop
+from stella_jax.job.stop import GracefulShutdown
 from train import hosts, loop
 from train.__main__ import main
 from train.checkpoints import steps_of
@@ -133,7 +133,7 @@ def weights(output: Path) -> dict[str, np.ndarray]:
 
 
 def alone(wanted: dict) -> Path:
-    loop.train(recipe_of(wanted), Stop(float("inf")))
+    loop.train(recipe_of(wanted), GracefulShutdown(float("inf")))
     return Path(wanted["output"])
 
 

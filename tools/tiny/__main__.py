@@ -20,7 +20,7 @@ from stella_jax.checkpoint import Checkpoint
 from stella_jax.cli_errors import exit_code
 from stella_jax.devices import start_jax
 from stella_jax.hub import TINY
-from stella_jax.job.stop import Stop, stopping_on_sigterm
+from stella_jax.job.stop import GracefulShutdown, stopping_on_sigterm
 from stella_jax.torch_layout import to_torch
 from stella_jax.weights import Leaf, Weights
 from tools.tiny.glosses import write_pairs, write_questions
@@ -59,7 +59,7 @@ def begin(directory: Path, rows: Dataset) -> None:
     working.rename(directory)
 
 
-def make(source: Path, out: Path, stop: Stop) -> str:
+def make(source: Path, out: Path, stop: GracefulShutdown) -> str:
     """All of it, into the directory `out`; a sentence on what came of it."""
     work = out.with_name(f"{out.name}-training")
     work.mkdir(parents=True, exist_ok=True)
@@ -113,7 +113,7 @@ def main(argv: list[str] | None = None) -> int:
 
     def run() -> None:
         start_jax()
-        stop = Stop(grace=float("inf"))
+        stop = GracefulShutdown(grace=float("inf"))
         with stopping_on_sigterm(stop):
             print(make(arguments.pairs, arguments.out, stop))
 

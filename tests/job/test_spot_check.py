@@ -10,18 +10,17 @@ from jobs import content, write_corpus
 
 from stella_jax import Stella, StellaError
 from stella_jax.cli import main
-from stella_jax.job import sample
+from stella_jax.job import spot_check
 from stella_jax.job.manifest import read_manifest
-from stella_jax.job.rows import Fields
-from stella_jax.job.run import Running, run_job
-from stella_jax.job.settings import Settings
+from stella_jax.job.options import JobOptions, RunOptions
+from stella_jax.job.run import run_job
 from stella_jax.job.store import open_store
 from stella_jax.job.verify import verify_job
 from stella_jax.job.write import write_part
 from stella_jax.runner import Runner
 
 TEXTS = [f"{'tea ' * (i % 5)}{i}" for i in range(40)]
-SETTINGS = Settings(Fields(), prompt="a: ", normalize=True, part_rows=8)
+OPTIONS = JobOptions(normalize=True, part_rows=8)
 
 
 @pytest.fixture(autouse=True)
@@ -45,24 +44,24 @@ def corpus(tmp_path: Path) -> Path:
 def embed(model: Stella, corpus: Path, tmp_path: Path) -> Callable[[], Path]:
     def run() -> Path:
         origin = {"model": "tiny", "revision": None}
-        run_job(model, origin, [corpus], tmp_path / "out", SETTINGS, Running(max_rejected=0.5))
+        run_job(model, origin, [corpus], tmp_path / "out", OPTIONS, RunOptions(max_rejected=0.5))
         return tmp_path / "out"
 
     return run
 
 
 def forge(out: Path, change: Callable[[dict[str, list]], object], part: int = 2) -> None:
-    """Writes another part and makes receipt and manifest agree with it, as broken hardware would."""
-    name = f"part-{part:05}"
+    """Writes another part and makes commit and manifest agree with it, as broken hardware would."""
+    name = f"part-000000-{part:04}"
     table = pq.read_table(out / f"{name}.parquet")
     columns = table.to_pydict()
     change(columns)
     size, sha256 = write_part(open_store(out), f"{name}.parquet", table.from_pydict(columns, table.schema))
     manifest = read_manifest(open_store(out))
     manifest["parts"][part] |= {"size": size, "sha256": sha256}
-    open_store(out).write_json("manifest.json", manifest)
-    receipt = open_store(out).read_json(f"receipts/{name}.json") | {"size": size, "sha256": sha256}
-    open_store(out).write_json(f"receipts/{name}.json", receipt)
+    open_store(out).write_json("_job/manifest.json", manifest)
+    commit = open_store(out).read_json(f"_job/commits/{name}.json") | {"size": size, "sha256": sha256}
+    open_store(out).write_json(f"_job/commits/{name}.json", commit)
 
 
 def test_a_sound_job_comes_out_the_same(embed):
@@ -75,7 +74,7 @@ def test_a_sound_job_comes_out_the_same(embed):
 
 @pytest.mark.parametrize(("rows", "most", "sampled"), [(1000, 16, 42), (1000, 1, 8), (3, 16, 3), (1, 1, 1)])
 def test_as_many_as_are_said_are_embedded_again(embed, monkeypatch, rows, most, sampled):
-    monkeypatch.setattr(sample, "MOST_PARTS", most)
+    monkeypatch.setattr(spot_check, "MOST_PARTS", most)
     out, seen, sound = embed(), [], Runner.stream
 
     def stream(self, groups, *args, **options):
@@ -109,7 +108,7 @@ def test_what_looks_sound_but_is_not_is_found_and_mended(embed, change):
     sound = content(out)
     forge(out, change)
     verdict = verify_job(out, sample=1000)
-    assert verdict.withdrawn == ("part-00002",)
+    assert verdict.invalidated == ("part-000000-0002",)
     embed()
     assert content(out) == sound
 
@@ -119,13 +118,13 @@ def test_rows_that_came_out_not_finite_are_no_fault(embed, model, monkeypatch):
 
     def spoiled(self, *args, **options):
         for number, embeddings in sound(self, *args, **options):
-            embeddings[0][1, 5] = np.nan
+            embeddings[0][1:2, 5] = np.nan
             yield number, embeddings
 
     with monkeypatch.context() as patch:
         patch.setattr(Runner, "stream", spoiled)
         out = embed()
-    assert len((out / "rejected.jsonl").read_text().splitlines()) == 6
+    assert len((out / "_job" / "rejected.jsonl").read_text().splitlines()) == 6
     verdict = verify_job(out, sample=1000)
     assert (verdict.faults, verdict.sampled) == ((), 36)
 
@@ -146,7 +145,7 @@ def test_inputs_that_have_gone_or_changed_are_told(embed, corpus):
     out = embed()
     text = corpus.read_text()
     corpus.write_text(text.replace("tea 1", "tee 1"))
-    with pytest.raises(StellaError, match=r"the rows of part-0000\d in .*a\.jsonl are not those that the job was"):
+    with pytest.raises(StellaError, match=r"the rows of part-000000-000\d in .*a\.jsonl are not those that were"):
         verify_job(out, sample=1000)
     corpus.unlink()
     with pytest.raises(
@@ -163,7 +162,10 @@ def test_inputs_that_have_moved_are_taken_from_where_they_are_now(embed, corpus,
     assert main(["verify", str(out), "--sample", "5", "--input", f"{moved.parent}/*.jsonl"]) == 0
     assert capsys.readouterr().out.endswith("; 5 embedded again came out the same\n")
     assert main(["verify", str(out), "--sample", "5", "--input", str(moved.rename(corpus.with_name("b.jsonl")))]) == 1
-    assert "was started with different inputs: a.jsonl; now they are b.jsonl; a sample is" in capsys.readouterr().err
+    assert (
+        "was started with different inputs: they were a.jsonl and are now b.jsonl; a sample is"
+        in capsys.readouterr().err
+    )
     assert main(["verify", str(out), "--input", "b.jsonl"]) == 1
     assert capsys.readouterr().err == "stella-jax: error: --input goes with --sample.\n"
 
@@ -177,7 +179,7 @@ def test_the_command_says_how_many(embed, capsys):
 def test_heads_of_a_job_are_searched_by_their_dimension(embed, capsys):
     out = embed()
     for dim in ("32", "64"):
-        assert main(["search", str(out), "a: tea 1", "--dim", dim, "--prompt", "none", "-k", "1"]) == 0
+        assert main(["search", str(out), "tea 1", "--dim", dim, "--prompt", "none", "-k", "1"]) == 0
         assert capsys.readouterr().out.startswith("  1  1.0000  r")
     assert main(["search", str(out), "tea", "--dim", "16"]) == 1
     assert "holds embeddings of 32 and 64 numbers, none of 16." in capsys.readouterr().err

@@ -1,0 +1,93 @@
+"""Ranges of each head: from a file of the user's, and as JSON of a job."""
+
+import io
+import json
+import zipfile
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from stella_jax.errors import StellaError, first_line, join_words
+from stella_jax.job.location import Location, locate
+from stella_jax.quantization import Ranges
+
+# The largest heads have 8192 dimensions, some 400 kB as JSON.
+LARGEST = 64 * 2**20
+
+
+def read_ranges(path: str | Path, dims: Sequence[int]) -> dict[int, Ranges]:
+    """The ranges of heads of these dimensions from a file: an array of shape (2, dim), minima and then maxima.
+
+    Args:
+      path: a path or URL: .npy; .npz with one array, or one named by each dimension ("256"); .json with nested lists,
+        or an object of them by dimension, which is how job.json and the manifest hold them.
+
+    Raises:
+      StellaError: the file is missing or damaged, or the ranges of a head are missing, of a wrong shape, or faulty (see
+        `Ranges`).
+    """
+    location = locate(path)
+    found = _read(location)
+    if not isinstance(found, dict):
+        if len(dims) > 1:
+            raise StellaError(f"{location}: one array for {len(dims)} heads; name one by each: {join_words(dims)}.")
+        found = {str(dims[0]): found}
+    return {dim: _ranges(location, found, dim) for dim in dims}
+
+
+def ranges_to_json(ranges: Mapping[int, Ranges]) -> dict[str, list[list[float]]]:
+    """By dimension, minima and maxima; `ranges_from_json` gives the same float32 numbers back."""
+    return {str(dim): [each.minimum.tolist(), each.maximum.tolist()] for dim, each in ranges.items()}
+
+
+def ranges_from_json(fields: Mapping[str, Any]) -> dict[int, Ranges]:
+    """What `ranges_to_json` was given."""
+    return {int(dim): Ranges(*(np.array(row, np.float32) for row in rows)) for dim, rows in fields.items()}
+
+
+def _ranges(location: Location, found: Mapping[str, Any], dim: int) -> Ranges:
+    if str(dim) not in found:
+        raise StellaError(f"{location}: no ranges for {dim} dimensions; it has {join_words(found)}.")
+    try:
+        rows = np.asarray(found[str(dim)])
+    except ValueError:  # lists of unequal lengths
+        rows = np.empty(0, object)
+    if rows.shape != (2, dim) or rows.dtype.kind not in "fiu":
+        shown = f"{rows.dtype} {rows.shape}" if rows.dtype != object else "no table of numbers"
+        raise StellaError(f"{location}: ranges are {shown}; expected numbers of shape (2, {dim}), minima and maxima.")
+    try:
+        return Ranges(rows[0], rows[1])
+    except StellaError as error:
+        raise StellaError(f"{location}: {error}") from None
+
+
+def _read(location: Location) -> Any:
+    """An array or nested lists, or several by their names."""
+    if location.kind() != "file":
+        raise StellaError(f"{location}: file not found (paths are relative to the working directory).")
+    suffix = Path(location.name).suffix.lower()
+    if suffix not in (".npy", ".npz", ".json"):
+        raise StellaError(f"{location}: unsupported file type; supported: .npy, .npz, .json.")
+    if not 0 < location.size() <= LARGEST:
+        raise StellaError(f"{location}: {location.size()} bytes; expected an array of shape (2, dim).")
+    with location.open() as file:
+        content = file.read(LARGEST)
+    try:
+        return json.loads(content) if suffix == ".json" else _arrays(content)
+    except (ValueError, EOFError, OSError, RecursionError, zipfile.BadZipFile) as error:
+        raise StellaError(f"{location}: damaged {suffix} file: {first_line(error).rstrip('.')}.") from error
+
+
+def _arrays(content: bytes) -> Any:
+    if (
+        content[:2] == b"PK"
+        and sum(file.file_size for file in zipfile.ZipFile(io.BytesIO(content)).infolist()) > LARGEST
+    ):
+        raise ValueError("too large when unpacked")
+    found = np.load(io.BytesIO(content), allow_pickle=False)
+    if isinstance(found, np.ndarray):
+        return found
+    arrays = {name: found[name] for name in found.files}
+    return next(iter(arrays.values())) if len(arrays) == 1 and not next(iter(arrays)).isdecimal() else arrays

@@ -1,0 +1,46 @@
+"""Repeated ids are found whatever their order, in memory that does not grow."""
+
+import tempfile
+from pathlib import Path
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from stella_jax.job import duplicates
+from stella_jax.job.duplicates import Duplicates
+from stella_jax.job.part_ids import hash_id
+
+
+def halves(ids: list[str]) -> np.ndarray:
+    return np.frombuffer(b"".join(map(hash_id, ids)), "<u8").reshape(-1, 2)
+
+
+def first_places(ids: list[str]) -> list[int]:
+    return [first if (first := ids.index(each)) != i else -1 for i, each in enumerate(ids)]
+
+
+@given(st.lists(st.lists(st.sampled_from("abcdefgh"), max_size=6), max_size=6), st.integers(1, 5))
+def test_each_repeat_knows_the_first(groups: list[list[str]], run_rows: int) -> None:
+    ids = [each for group in groups for each in group]
+    with pytest.MonkeyPatch.context() as patch, tempfile.TemporaryDirectory() as folder:
+        patch.setattr(duplicates, "RUN_ROWS", run_rows)
+        with Duplicates(Path(folder)) as found:
+            for group in groups:
+                found.add(*halves(group).T)
+            assert found.find() == len(ids) - len(set(ids))
+            assert found.firsts(0, len(ids)).tolist() == first_places(ids)
+
+
+def test_half_a_hash_alike_is_no_repeat(tmp_path: Path) -> None:
+    with Duplicates(tmp_path) as found:
+        found.add(np.array([7, 7, 7], np.uint64), np.array([1, 2, 1], np.uint64))
+        assert found.find() == 1
+        assert found.firsts(0, 3).tolist() == [-1, -1, 0]
+
+
+def test_nothing_is_left_in_the_folder(tmp_path: Path) -> None:
+    with Duplicates(tmp_path) as found:
+        found.add(*halves(["a", "b"]).T)
+        assert not [*tmp_path.iterdir()]

@@ -1,0 +1,87 @@
+"""Who is alive and at work on what, as seen from another process."""
+
+import time
+from pathlib import Path
+
+import pytest
+
+from stella_jax.job import heartbeat
+from stella_jax.job.heartbeat import FOLDER, Heartbeat, Others
+from stella_jax.job.store import LocalStore, Store, open_store
+
+
+@pytest.fixture(params=["folder", "objects"])
+def store(request: pytest.FixtureRequest, tmp_path: Path) -> Store:
+    store = open_store(tmp_path if request.param == "folder" else f"memory://{tmp_path.name}")
+    store.prepare(FOLDER)
+    return store
+
+
+@pytest.fixture(autouse=True)
+def soon(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(heartbeat, "HEARTBEAT_TIMEOUT", 0.2)
+
+
+def beat(store: Store, process: int, content: bytes = b"1") -> None:
+    with store.replacing(f"{FOLDER}/process-{process}.json") as file:
+        file.write(content)
+
+
+def test_alive_as_long_as_it_beats(store: Store) -> None:
+    others = Others(store, 1)
+    others.look()
+    assert not others.is_alive(0) and others.is_leader()
+    beat(store, 0)
+    others.look()
+    assert others.is_alive(0) and not others.is_leader()
+    time.sleep(0.25)
+    others.look()
+    assert not others.is_alive(0) and others.is_leader()
+    beat(store, 0, b"12")
+    others.look()
+    assert others.is_alive(0)
+
+
+def test_the_heartbeat_ends_with_its_block(store: Store, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(type(store), "log_interval", 0.01)
+    others = Others(store, 1)
+    with Heartbeat(store, 0):
+        for _ in range(10):
+            time.sleep(0.05)
+            others.look()
+            assert others.is_alive(0)
+        assert Others(store, 0).claim(3)
+        others.look()
+        assert others.is_claimed(3) and not others.is_claimed(2)
+    others.look()
+    assert not others.is_alive(0) and not others.is_claimed(3)
+    assert store.sizes(FOLDER) == {}
+
+
+def test_claims_of_the_dead_do_not_count(store: Store) -> None:
+    beat(store, 0)
+    assert Others(store, 0).claim(5)
+    others = Others(store, 1)
+    others.look()
+    assert others.is_claimed(5) and not others.claim(5)
+    time.sleep(0.25)
+    others.look()
+    assert not others.is_claimed(5) and others.claim(5)
+
+
+def test_of_two_the_lower_number_goes_on(store: Store) -> None:
+    beat(store, 0)
+    beat(store, 1)
+    assert Others(store, 1).claim(5)
+    assert Others(store, 0).claim(5)
+    assert not Others(store, 1).claim(5)
+
+
+def test_strange_files_are_passed_over(tmp_path: Path) -> None:
+    store = LocalStore(tmp_path)
+    store.prepare(FOLDER)
+    for name in ("process-.json", "process-x.json", "split-1-by-", "notes", "process-0.json"):
+        (tmp_path / FOLDER / name).write_bytes(b"\xff{")
+    others = Others(store, 1)
+    others.look()
+    assert others.is_alive(0) and not others.is_claimed(1)

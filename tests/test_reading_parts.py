@@ -1,0 +1,116 @@
+"""The README's blocks on reading the parts run, at the precision that each is about, and find what is nearest."""
+
+import json
+import re
+from collections.abc import Mapping
+from pathlib import Path
+from types import MappingProxyType
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pytest
+
+from stella_jax import Stella
+from stella_jax.job.ranges import ranges_to_json
+from stella_jax.job.store import open_store
+from stella_jax.job.write import part_table, write_part
+from stella_jax.quantization import PRECISIONS, Ranges, dequantize, quantize
+from stella_jax.tokenizer import Tokens
+
+README = Path(__file__).parent.parent / "README.md"
+TEXTS = ["green tea", "a game", "brew tea", "the sea", "how do I brew green tea?", "owls", "ink", "oak"]
+
+
+@pytest.fixture(scope="module")
+def blocks() -> list[str]:
+    section = README.read_text().split("### Reading the parts\n")[1].split("\n##")[0]
+    found = re.findall(r"```python\n(.*?)```", section, re.DOTALL)
+    assert [re.findall("pyarrow|duckdb|IndexFlatIP|ranges|IndexBinary", block)[0] for block in found] == [
+        "pyarrow",
+        "duckdb",
+        "IndexFlatIP",
+        "ranges",
+        "IndexBinary",
+    ]
+    return found
+
+
+@pytest.fixture(scope="module")
+def model() -> Stella:
+    return Stella.from_pretrained("tiny")
+
+
+@pytest.fixture(scope="module")
+def vectors(model) -> np.ndarray:
+    return model.encode(TEXTS, normalize_embeddings=True)
+
+
+@pytest.fixture
+def write(vectors, tmp_path, monkeypatch):
+    """Writes a finished job's directory of two parts into the working directory."""
+
+    def write(precision: str) -> Ranges:
+        ranges = Ranges.of(vectors)
+        dim = vectors.shape[1]
+        monkeypatch.chdir(tmp_path)
+        (tmp_path / "vectors" / "_job").mkdir(parents=True)
+        store = open_store(tmp_path / "vectors")
+        for part, rows in enumerate((range(5), range(5, 8))):
+            found = quantize(vectors[rows], precision, ranges)
+            kept = {"title": pa.array([TEXTS[i] for i in rows])}
+            table = part_table([f"r{i}" for i in rows], [found], [Tokens([1], False)] * len(rows), kept, (dim,))
+            write_part(store, f"part-00000-{part:05}.parquet", table)
+        manifest = {"precision": precision, "dims": [dim], "ranges": ranges_to_json({dim: ranges})}
+        (tmp_path / "vectors" / "_job" / "manifest.json").write_text(json.dumps(manifest))
+        return ranges
+
+    return write
+
+
+def run(blocks: list[str], names: Mapping[str, Any] = MappingProxyType({})) -> dict[str, Any]:
+    """What the blocks define, one after the other, beside these names."""
+    defined = dict(names)
+    for block in blocks:
+        exec(block, defined)
+    return defined
+
+
+def test_pyarrow_duckdb_and_faiss(blocks, write, vectors, capsys):
+    write("float32")
+    names = run(blocks[:3])
+    np.testing.assert_array_equal(names["embeddings"], vectors)
+    assert names["ids"] == [f"r{i}" for i in range(8)] and names["table"]["title"].to_pylist() == TEXTS
+    expected = np.argsort(-(vectors @ names["query"]))[:5]
+    assert [row[0] for row in names["nearest"]] == [f"r{i}" for i in expected]
+    np.testing.assert_array_equal(names["rows"][0], expected)
+    assert capsys.readouterr().out == f"{[f'r{i}' for i in expected]}\n"
+
+
+@pytest.mark.parametrize("precision", PRECISIONS)
+def test_pyarrow_and_duckdb_at_every_precision(blocks, write, vectors, precision):
+    import duckdb
+
+    ranges = write(precision)
+    names, expected = run(blocks[:1]), quantize(vectors, precision, ranges)
+    assert names["embeddings"].dtype == expected.dtype
+    np.testing.assert_array_equal(names["embeddings"], expected)
+    rows = duckdb.execute("SELECT embedding, title FROM 'vectors/*.parquet'").fetchall()
+    np.testing.assert_array_equal(np.array([row[0] for row in rows]), expected)
+    assert [row[1] for row in rows] == TEXTS
+
+
+def test_levels_to_numbers(blocks, write, vectors):
+    ranges = write("int8")
+    names = run([blocks[0], blocks[3].replace('"1024"', f'"{vectors.shape[1]}"')])
+    expected = dequantize(quantize(vectors, "int8", ranges), "int8", vectors.shape[1], ranges)
+    np.testing.assert_allclose(names["embeddings"], expected, atol=1e-6)
+
+
+def test_signs(blocks, write, vectors, model):
+    write("binary")
+    query = model.encode_query(TEXTS[4])
+    names = run([blocks[0], "import faiss", blocks[4]], {"query": query})
+    np.testing.assert_array_equal(names["signs"], np.where(vectors > 0, 1, -1))
+    apart = ((vectors > 0) != (query > 0)).sum(axis=1)
+    np.testing.assert_array_equal(names["distances"][0], np.sort(apart)[:5])
