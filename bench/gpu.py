@@ -20,12 +20,12 @@ os.environ |= {"JAX_PLATFORMS": "cpu"}
 import jax
 from ahead import compile_for, data_mesh, hbm_bytes
 from checkpoint import STELLA
-from cost import linear_flops
 from hlo import Program
 from jax.experimental.topologies import get_topology_desc
 from report import publish, table
 
 from stella_jax import attention
+from stella_jax.flops import linear_flops
 
 LENGTHS = (16, 128, 512, 8192)
 MOST = 1.1  # times the bound

@@ -16,13 +16,14 @@ from importlib.util import find_spec
 
 import jax
 import jax.numpy as jnp
-from cost import ITEM_BYTES, batch_bytes, linear_flops, products, text_flops
+from cost import ITEM_BYTES, batch_bytes
 from inputs import checkpoint, corpus_texts, parser_of, size_of
 from report import publish, table
 
 from stella_jax.batching import rows_of
 from stella_jax.checkpoint import Checkpoint
 from stella_jax.config import EncoderConfig
+from stella_jax.flops import linear_flops, products, text_flops
 from stella_jax.runner import DEFAULT_TOKEN_BUDGET, TOKEN_BUDGET
 
 LENGTHS = (128, 512, 2048, 8192)

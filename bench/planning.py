@@ -113,18 +113,21 @@ def bytes_read(model: Stella, corpus: Path, out: Path) -> float:
 
 
 def close_ids(count: int, folder: Path) -> tuple[int, float]:
-    """Seconds to close a job of so many ids, 1 in 10,000 of them repeated within its own part or across; and parts."""
+    """Parts, and seconds to close a job of so many ids, all different."""
     store, rng = open_store(folder / "out"), np.random.default_rng(0)
     store.prepare("", *FOLDERS)
     corpus = folder / "corpus.jsonl"
     parts = -(-count // PART_ROWS)
     with corpus.open("wb") as file:
         file.truncate(parts * PART_ROWS)
+    entry = {"size": 0, "version": "", "planned_size": parts * PART_ROWS}
     fields = {
         "fingerprint": {"dims": [1], "part_rows": PART_ROWS},
         "split_bytes": PART_ROWS,
         "ranges": {},
-        "inputs": [{"name": "corpus.jsonl", "size": 0, "version": "", "planned_size": parts * PART_ROWS, "generation": 0}],
+        "inputs": [
+            {"name": "corpus.jsonl", "size": 0, "version": "", "planned_size": parts * PART_ROWS, "generation": 0}
+        ],
     }
     [file] = open_inputs([corpus], Fields())
     job = Job(store, fields, (file,), Fields())

@@ -24,12 +24,12 @@ os.environ |= {
 
 from ahead import compile_for, data_mesh, hbm_bytes
 from checkpoint import STELLA
-from cost import attention_flops, linear_flops
 from hlo import Program
 from jax.experimental.topologies import get_topology_desc
 from report import publish, table
 
 from stella_jax.attention import FLASH_TILE
+from stella_jax.flops import attention_flops, linear_flops
 
 TOPOLOGIES = ("v5e:2x4", "v5e:16x16", "v6e:16x16", "v5p:8x8x8")
 LENGTHS = (128, 512, 8192)

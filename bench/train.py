@@ -25,11 +25,11 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from checkpoint import SMALL, STELLA, write_checkpoint
-from cost import attention_flops, linear_flops
 from report import publish, table
 
 from stella_jax import load
 from stella_jax.config import EncoderConfig
+from stella_jax.flops import attention_flops, linear_flops
 from train import Batcher, StepConfig, losses, make_step, optimizers
 from train.recipe import OptimizerSection
 

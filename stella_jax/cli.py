@@ -7,13 +7,20 @@ from functools import partial
 from importlib import import_module
 from importlib.machinery import PathFinder
 from importlib.util import module_from_spec
+from math import inf, nan
 from pathlib import Path
 
 from stella_jax import __version__
+from stella_jax.chips import CHIPS, Chips
 from stella_jax.cli_errors import exit_code
+from stella_jax.errors import short_repr
 from stella_jax.quantization import PRECISIONS
 
 EXECUTORS = ("local", "distributed", "ray")
+
+# Of whole numbers in general, and of bytes.
+MOST = 2**31 - 1
+MOST_BYTES = 2**50
 
 # Commands that are packages of their own, beside this one.
 PACKAGES = {
@@ -28,6 +35,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     if argv and argv[0] in PACKAGES:
         return _run_package(argv[0], argv[1:])
     arguments = _parser().parse_args(argv)
+    if arguments.command == "embed":
+        _check_embed(arguments)
     writes = arguments.command == "embed" and not arguments.dry_run
     kept = "; finished parts are kept, and the same command goes on" if writes else ""
     return exit_code("stella-jax", partial(_run, arguments), kept)
@@ -67,11 +76,23 @@ def _parser() -> argparse.ArgumentParser:
     return parser
 
 
+def _check_embed(arguments: argparse.Namespace) -> None:
+    """Ends with the usage where options do not go together."""
+    if arguments.dry_run:
+        return
+    if arguments.out is None:
+        arguments.usage_error("--out is missing; only --dry-run goes without")
+    for option in ("all_rows", "chips", "tokens_per_second"):
+        if getattr(arguments, option):
+            arguments.usage_error(f"--{option.replace('_', '-')} goes with --dry-run")
+
+
 def _add_embed(commands) -> None:
     command = _command(commands, "embed", "embed the rows of files into a directory of Parquet parts")
     kinds = "file, directory, pattern or URL: .jsonl, .csv, .txt (or .gz, .zst), .parquet"
     command.add_argument("inputs", nargs="+", metavar="INPUT", help=kinds)
-    command.add_argument("--out", required=True, metavar="DIR", help="or URL; new, or of the same job to finish")
+    command.add_argument("--out", metavar="DIR", help="or URL; new, or of the same job to finish")
+    command.set_defaults(usage_error=command.error)
     _add_model(command, "tiny")
     heads = command.add_mutually_exclusive_group()
     heads.add_argument("--dim", type=_positive, help="which head, by its dimension (default: the checkpoint's)")
@@ -89,12 +110,22 @@ def _add_embed(commands) -> None:
     command.add_argument("--max-length", type=_positive, metavar="TOKENS", help="cut texts here (default: the model's)")
     command.add_argument("--mesh", metavar="SIZES", help="such as data=4,model=2 (default: rows over all accelerators)")
     command.add_argument("--part-rows", type=_positive, metavar="ROWS", help="rows of an output file")
-    command.add_argument("--split-bytes", type=_positive, metavar="BYTES", help="of an input, that are read at a time")
+    size = partial(_positive, most=MOST_BYTES)
+    command.add_argument("--split-bytes", type=size, metavar="BYTES", help="of an input, that are read at a time")
     command.add_argument("--max-rejected", type=_share, default=0.01, metavar="SHARE", help="of the rows (1%%)")
     command.add_argument("--progress", action=argparse.BooleanOptionalAction, help="a bar (default: on a terminal)")
-    command.add_argument("--dry-run", action="store_true", help="say what the job would be, and write nothing")
-    command.add_argument("--tokens-per-second", type=float, metavar="N", help="of a chip, for --dry-run; else measured")
+    _add_dry_run(command)
     _add_executor(command)
+
+
+def _add_dry_run(command: argparse.ArgumentParser) -> None:
+    group = command.add_argument_group("what the job would be")
+    group.add_argument("--dry-run", action="store_true", help="estimate it from a sample in seconds; write nothing")
+    group.add_argument("--all-rows", action="store_true", help="read all, and list faulty rows and repeated ids")
+    rate = group.add_mutually_exclusive_group()
+    chips = f"where it will run, such as v5e:64 ({', '.join(CHIPS)}; default: here, measured)"
+    rate.add_argument("--chips", type=_chips, metavar="KIND:N", help=chips)
+    rate.add_argument("--tokens-per-second", type=_rate, metavar="N", help="of a chip")
 
 
 def _add_executor(command: argparse.ArgumentParser) -> None:
@@ -147,16 +178,33 @@ def _add_model(command: argparse.ArgumentParser, default: str | None) -> None:
     command.add_argument("--revision", help="branch, tag or commit of a repo")
 
 
-def _positive(text: str) -> int:
-    if not text.isdecimal() or int(text) < 1:
-        raise argparse.ArgumentTypeError(f"{text!r} is not a whole number above 0")
+def _whole(text: str, least: int = 0, most: int = MOST) -> int:
+    # The length first: int() refuses thousands of digits with an error of its own.
+    if not text.isdecimal() or len(text) > 20 or not least <= int(text) <= most:
+        raise argparse.ArgumentTypeError(f"{short_repr(text)} is not a whole number from {least} to {most}")
     return int(text)
 
 
-def _whole(text: str) -> int:
-    if not text.isdecimal():
-        raise argparse.ArgumentTypeError(f"{text!r} is not a whole number")
-    return int(text)
+def _positive(text: str, most: int = MOST) -> int:
+    return _whole(text, 1, most)
+
+
+def _chips(text: str) -> Chips:
+    """Chips from "v5e" or "v5e:64"."""
+    name, _, count = text.partition(":")
+    if name not in CHIPS:
+        raise argparse.ArgumentTypeError(f"{text!r} names no known chip; known: {', '.join(CHIPS)}")
+    return Chips(name, _positive(count or "1"))
+
+
+def _rate(text: str) -> float:
+    try:
+        rate = float(text)
+    except ValueError:
+        rate = nan
+    if not 0 < rate < inf:
+        raise argparse.ArgumentTypeError(f"{text!r} is not a number above 0")
+    return rate
 
 
 def _dims(text: str) -> tuple[int, ...]:

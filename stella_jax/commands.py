@@ -11,8 +11,10 @@ from stella_jax.embedder import Stella
 from stella_jax.errors import StellaError, join_words
 from stella_jax.job.estimate import estimate_job
 from stella_jax.job.hosts import Hosts, meet
+from stella_jax.job.inputs import open_inputs
 from stella_jax.job.options import EmbedCommand, JobOptions, ModelOptions, RunOptions, resolve_prompt
 from stella_jax.job.progress import Summary
+from stella_jax.job.row_check import check_rows
 from stella_jax.job.rows import Fields
 from stella_jax.job.run import heartbeat, run_job
 from stella_jax.job.stop import GracefulShutdown, stopping_on_sigterm
@@ -30,7 +32,7 @@ def embed(arguments: Namespace) -> None:
     with stopping_on_sigterm(stop):
         run = RunOptions(arguments.max_rejected, _hosts(arguments), stop, show)
         if arguments.dry_run:
-            print(estimate_job(command, arguments.tokens_per_second))
+            _dry_run(arguments, command)
         elif arguments.executor == "ray":
             from stella_jax.job.ray_job import run_ray_job  # here: Ray is an extra
 
@@ -87,7 +89,7 @@ COMMANDS: dict[str, Callable[[Namespace], None]] = {"embed": embed, "verify": ve
 def _embed_command(arguments: Namespace) -> EmbedCommand:
     return EmbedCommand(
         inputs=tuple(arguments.inputs),
-        out=arguments.out,
+        out=arguments.out or "",
         model=ModelOptions(
             model=arguments.model,
             revision=arguments.revision,
@@ -106,6 +108,16 @@ def _embed_command(arguments: Namespace) -> EmbedCommand:
             split_bytes=arguments.split_bytes,
         ),
     )
+
+
+def _dry_run(arguments: Namespace, command: EmbedCommand) -> None:
+    rows = None
+    if arguments.all_rows:
+        fields = command.job.fields
+        found = check_rows(open_inputs(command.inputs, fields), fields, print)
+        print(f"{found}\n", flush=True)
+        rows = found.rows
+    print(estimate_job(command, arguments.tokens_per_second, arguments.chips, rows))
 
 
 def _embed(command: EmbedCommand, run: RunOptions) -> Summary:

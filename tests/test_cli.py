@@ -297,17 +297,15 @@ def test_a_platform_that_jax_does_not_have(corpus, tmp_path, platform):
 
 
 def test_a_dry_run_tells_and_writes_nothing(corpus, tmp_path, capsys):
-    command = ["embed", str(corpus), "--out", str(tmp_path / "out"), *SHORT, "--part-rows", "3", "--dry-run"]
+    command = ["embed", str(corpus), *SHORT, "--part-rows", "3", "--dry-run"]
     assert main([*command, "--tokens-per-second", "2"]) == 0
     lines = capsys.readouterr().out.splitlines()
     assert lines[0] == "rows        4, of which 1 would be rejected"
-    assert lines[3] == "parts       2 of 3 rows, 3.84e-07 GB before compression"
+    assert lines[3] == "parts       2 of 3 rows at most, 3.84e-07 GB of vectors"
     assert lines[4] == "rate        2 tokens/s of a chip (given)"
     tokens = int(lines[1].split()[1].rstrip(","))
     assert lines[5] == f"chip-hours  {tokens / 2 / 3600:.3g} ({tokens / 2:.0f} s on one chip)"
     assert lines[-1].split() == ["8", "100.0%", "#" * 40]
-    assert main(command) == 0
-    assert " tokens/s of a chip (measured: 32 x 8 on 1 x cpu)" in capsys.readouterr().out
     assert [path.name for path in tmp_path.iterdir()] == ["corpus.jsonl"]
 
 

@@ -1,5 +1,223 @@
-"""placeholder"""
+"""What a job would be, from a sample of its inputs; nothing of it is written."""
+
+import time
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from math import ceil, isnan, nan, sqrt
+from typing import NamedTuple
+
+import numpy as np
+
+from stella_jax.batching import bucket_lengths, rows_of
+from stella_jax.chips import ASSUMED_SHARE, Chips
+from stella_jax.embedder import Stella
+from stella_jax.errors import StellaError
+from stella_jax.flops import text_flops
+from stella_jax.job.inputs import open_inputs
+from stella_jax.job.job import splits_of
+from stella_jax.job.options import EmbedCommand, default_part_rows
+from stella_jax.job.rows import Row
+from stella_jax.job.sample import Place, sample_inputs
+from stella_jax.tokenizer import Tokens
+
+MEASURED_SECONDS = 3.0
+BAR = 40
+PLUS_MINUS = "\N{PLUS-MINUS SIGN}"
 
 
-def estimate_job(*args):
-    raise NotImplementedError
+class Total(NamedTuple):
+    """A number of the whole job, and its relative standard error; nan where one place tells nothing of others."""
+
+    value: float
+    error: float = 0.0
+
+    def __str__(self) -> str:
+        if not self.error:
+            return f"{self.value:.0f}"
+        return f"{self.value:.4g} {PLUS_MINUS} " + ("unknown" if isnan(self.error) else f"{self.error:.1%}")
+
+
+class Rate(NamedTuple):
+    """Tokens a second of a chip, padding not counted, and where that comes from."""
+
+    value: float
+    source: str
+
+
+@dataclass(frozen=True, slots=True)
+class Estimate:
+    """A job before it is run.
+
+    Attributes:
+      rows: as are `rejected`, and `cut`, whose texts are too long.
+      tokens: of texts; `computed` counts padding, too.
+      row_bytes: of its vectors.
+      sampled: texts that were looked at.
+      lengths: of the buckets, as are the `shares` of the rows.
+    """
+
+    rows: Total
+    rejected: Total
+    cut: Total
+    tokens: Total
+    computed: Total
+    parts: int
+    part_rows: int
+    row_bytes: int
+    sampled: int
+    lengths: Sequence[int]
+    shares: np.ndarray
+    rate: Rate
+    chips: Chips | None
+
+    @property
+    def chip_hours(self) -> Total:
+        return Total(self.tokens.value / self.rate.value / 3600, self.tokens.error)
+
+    def __str__(self) -> str:
+        embedded, hours = self.rows.value - self.rejected.value, self.chip_hours
+        many, machine = (self.chips.count, str(self.chips)) if self.chips else (1, "one chip")
+        error = f" {PLUS_MINUS} {hours.error:.1%}, the rate's own error aside" if hours.error > 0 else ""
+        each = f"{self.tokens.value / embedded:.1f} a row, {self.cut.value / embedded:.1%} of the rows cut"
+        vectors = f"{embedded * self.row_bytes / 1e9:.3g} GB of vectors"
+        lines = [
+            f"rows        {self.rows}, of which {self.rejected} would be rejected",
+            f"tokens      {self.tokens}, {each} (from {self.sampled} rows)",
+            f"padding     {1 - self.tokens.value / self.computed.value:.1%} of what is computed",
+            f"parts       {self.parts} of {self.part_rows} rows at most, {vectors}",
+            f"rate        {self.rate.value:.4g} tokens/s of a chip ({self.rate.source})",
+            f"chip-hours  {hours.value:.3g}{error} ({hours.value * 3600 / many:.0f} s on {machine})",
+            *([f"{PLUS_MINUS}           one standard error, from the spread over the sample"] if error else []),
+            "",
+            "bucket  share of rows",
+            *self._histogram(),
+        ]
+        return "\n".join(lines)
+
+    def _histogram(self) -> Iterator[str]:
+        widest = self.shares.max()
+        for length, share in zip(self.lengths, self.shares, strict=True):
+            if share:
+                yield f"{length:6}  {share:6.1%}  {'#' * round(BAR * share / widest)}".rstrip()
+
+
+class _Counts:
+    """Of k places, each number scaled from the rows that were looked at to all rows of the place, all float64 (k,).
+
+    Attributes:
+      weights, sizes: as `Place` has them.
+      rows, rejected, cut: all rows, those without an embedding, those whose text is too long.
+      tokens, computed: without padding, and with it.
+      buckets: (k, buckets), embedded rows.
+    """
+
+    def __init__(self, places: Sequence[Place], tokens: Sequence[Sequence[Tokens]], lengths: Sequence[int]):
+        counts = [np.array([len(text.ids) for text in each], int) for each in tokens]
+        found = [np.bincount(np.searchsorted(lengths, each), minlength=len(lengths)) for each in counts]
+        scale = np.array([place.rows / max(1, len(place.kept)) for place in places])
+        self.weights = np.array([place.weight for place in places])
+        self.sizes = np.array([place.size for place in places], float)
+        self.rows = np.array([place.rows for place in places], float)
+        self.rejected = scale * [len(place.kept) - len(each) for place, each in zip(places, tokens, strict=True)]
+        self.cut = scale * [sum(text.truncated for text in each) for each in tokens]
+        self.tokens = scale * [each.sum() for each in counts]
+        self.buckets = scale[:, None] * np.array(found)
+        self.computed = self.buckets @ np.asarray(lengths, float)
+        self._is_exact = all(place.is_kept_whole for place in places)
+
+    def total(self, numbers: np.ndarray, base: np.ndarray, known: float, is_all: bool) -> Total:
+        """Of the whole job, by the ratio to a base whose total is known."""
+        ratio = float(self.weights @ numbers / (self.weights @ base))
+        if (is_all and self._is_exact) or not ratio:
+            return Total(ratio * known)
+        k, residuals = len(numbers), self.weights * (numbers - ratio * base)
+        if k == 1:
+            return Total(ratio * known, nan)
+        return Total(ratio * known, sqrt(k / (k - 1) * residuals @ residuals) / float(self.weights @ numbers))
+
+
+def estimate_job(
+    command: EmbedCommand, tokens_per_second: float | None = None, chips: Chips | None = None, rows: int | None = None
+) -> Estimate:
+    """Reads and tokenizes a sample of the inputs, in seconds however large they are.
+
+    Args:
+      tokens_per_second: of a chip; without it and without `chips`, measured on this machine.
+      chips: the machine of the job, whose rate follows from its published peak and a stated share of it.
+      rows: how many there are, where that is known.
+
+    Raises:
+      StellaError: as the job would, as far as the sample shows it; too many rejected rows are no error here.
+    """
+    if chips and command.model.dtype == "float32":
+        raise StellaError("--chips: the peaks are those of bfloat16; leave out --dtype or give --tokens-per-second.")
+    files = open_inputs(command.inputs, command.job.fields)
+    places, is_all = sample_inputs(files, command.job.fields)
+    texts = [[row.text for row in place.kept if isinstance(row, Row)] for place in places]
+    if not any(texts):
+        raise StellaError("none of the rows looked at can be embedded; look at the inputs.")
+    model = command.model.load()
+    prompt = command.job.resolve_prompt(model)
+    tokens = [model.tokenize(each, prompt) if each else [] for each in texts]
+    lengths = bucket_lengths(model.max_seq_length)
+    counts, size = _Counts(places, tokens, lengths), sum(file.size for file in files)
+
+    def total(numbers: np.ndarray) -> Total:
+        base, known = (counts.sizes, size) if rows is None else (counts.rows, rows)
+        return counts.total(numbers, base, known, is_all)
+
+    all_rows = total(counts.rows)
+    if chips:
+        rate = _published(chips, model, counts, lengths)
+    elif tokens_per_second:
+        rate = Rate(tokens_per_second, "given")
+    else:
+        rate = _measured(model, [text for each in tokens for text in each], lengths)
+    part_rows = command.job.part_rows or default_part_rows(chips.kind.platform if chips else model.platform)
+    buckets, splits = counts.weights @ counts.buckets, splits_of(files, command.job.split_bytes)
+    return Estimate(
+        rows=all_rows,
+        rejected=total(counts.rejected),
+        tokens=total(counts.tokens),
+        computed=total(counts.computed),
+        cut=total(counts.cut),
+        parts=sum(max(1, ceil(split.size * all_rows.value / size / part_rows - 1e-9)) for split in splits),
+        part_rows=part_rows,
+        row_bytes=4 * sum(model.head_dims),
+        sampled=sum(map(len, tokens)),
+        lengths=lengths,
+        shares=buckets / buckets.sum(),
+        rate=rate,
+        chips=chips,
+    )
+
+
+def _published(chips: Chips, model: Stella, counts: _Counts, lengths: Sequence[int]) -> Rate:
+    """A stated share of a chip's published peak, over the FLOPs of a token of these texts."""
+    flops = [text_flops(model.config, length) for length in lengths]
+    per_token = float(counts.weights @ counts.buckets @ flops / (counts.weights @ counts.tokens))
+    peak = chips.kind.bf16_flops
+    source = f"an estimate: {ASSUMED_SHARE:.0%} of {chips.name}'s published {peak / 1e12:.0f} TFLOP/s of bfloat16, at "
+    return Rate(ASSUMED_SHARE * peak / per_token, f"{source}{per_token / 1e9:.3g} GFLOP a token with its padding")
+
+
+def _measured(model: Stella, tokens: Sequence[Tokens], lengths: Sequence[int]) -> Rate:
+    """Tokens a second of a chip in the bucket that holds the middle token, and what was measured.
+
+    Other buckets differ little: all have about the same number of tokens. Padding is taken off at the sample's rate.
+    """
+    counts = np.array([len(text.ids) for text in tokens])
+    computed = np.asarray(lengths)[np.searchsorted(lengths, counts)]
+    middle = np.searchsorted(np.cumsum(np.sort(counts)), counts.sum() / 2)
+    length, chips = int(np.sort(computed)[middle]), model.mesh.size
+    rows = model.mesh.shape["data"] * rows_of(length, model.runner.token_budget)
+    alike = [text for text, padded in zip(tokens, computed, strict=True) if padded == length]
+    batch = [alike[i % len(alike)] for i in range(rows)]
+    model.embed_tokens(batch)  # compiles
+    begin, rounds = time.perf_counter(), 0
+    while (seconds := time.perf_counter() - begin) < MEASURED_SECONDS:
+        model.embed_tokens(batch * 4)
+        rounds += 4
+    useful = counts.sum() / computed.sum()
+    source = f"measured: {rows} x {length} on {chips} x {model.platform}"
+    return Rate(rounds * rows * length * useful / seconds / chips, source)

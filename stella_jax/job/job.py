@@ -77,6 +77,12 @@ class Job:
         return self.inputs[input].position(number)
 
 
+def splits_of(files: Sequence[InputFile], split_bytes: int | None) -> list[Split]:
+    """The splits of a job that is started with these inputs."""
+    sizes = [FileSize(file.size, file.can_be_cut, 0) for file in files]
+    return plan_splits(sizes, split_bytes or default_split_bytes(sum(file.size for file in files)))
+
+
 # Makes the ranges of a new job from its inputs, as ranges_to_json gives them.
 MakeRanges = Callable[[Job], dict[str, Any]]
 

@@ -86,6 +86,10 @@ class JobOptions:
     part_rows: int | None = None
     split_bytes: int | None = None
 
+    def resolve_prompt(self, model: Stella) -> str:
+        """The text put before every text of the inputs."""
+        return resolve_prompt(model, self.prompt) if self.prompt else model.prompts.get("document", "")
+
     def fingerprint(self, model: Stella) -> dict[str, Any]:
         """Everything but the inputs and ranges that the bytes of the output follow from, as JSON values.
 
@@ -95,13 +99,13 @@ class JobOptions:
             "dims": list(model.head_dims),
             "dtype": model.dtype,
             "max_seq_length": model.max_seq_length,
-            "prompt": resolve_prompt(model, self.prompt) if self.prompt else model.prompts.get("document", ""),
+            "prompt": self.resolve_prompt(model),
             "normalize": self.normalize,
             "precision": self.precision,
             "text_field": self.fields.text,
             "id_field": self.fields.id,
             "keep": dict(zip(self.fields.keep, map(str, self.fields.kept_types), strict=True)),
-            "part_rows": self.part_rows or PART_ROWS.get(jax.default_backend(), DEFAULT_PART_ROWS),
+            "part_rows": self.part_rows or default_part_rows(jax.default_backend()),
             "model": fingerprint(model.checkpoint, model.heads),
             "platform": model.platform,
             "model_axis": model.mesh.shape["model"],  # of the mesh; the other axis leaves the bits as they are
@@ -152,6 +156,10 @@ def _try_to_load(model: Stella) -> None:
 def _absolute(text: str) -> str:
     location = locate(text)
     return str(location) if location.is_url else os.path.abspath(str(location))
+
+
+def default_part_rows(platform: str) -> int:
+    return PART_ROWS.get(platform, DEFAULT_PART_ROWS)
 
 
 def resolve_prompt(model: Stella, name: str) -> str:

@@ -5,7 +5,7 @@ import sys
 import threading
 import time
 from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import astuple, dataclass
 from datetime import UTC, datetime
 from typing import Any, Literal
 
@@ -61,6 +61,9 @@ class Counts:
     computed: int = 0
     rejected: int = 0
 
+    def __sub__(self, before: "Counts") -> "Counts":
+        return Counts(*(now - then for now, then in zip(astuple(self), astuple(before), strict=True)))
+
 
 def progress_name(process: int) -> str:
     return f"_job/progress-{process}.jsonl" if process else "_job/progress.jsonl"
@@ -84,7 +87,7 @@ class Progress:
         self._begun = self._shown = time.perf_counter()
         self._total = self._done_before = self._done = 0
         self._splits: dict[int, int] = {}  # bytes done of those that are not finished
-        self._phase = "loading"
+        self.phase = "loading"
         self._writes = False
         self._written = float("-inf")
         self._lock = threading.Lock()
@@ -113,14 +116,14 @@ class Progress:
         self._bar.reset(total)
         self._bar.update(done)
         self._begun = self._shown = time.perf_counter()
-        self._phase, self._writes = "embedding", True
+        self.phase, self._writes = "embedding", True
         self._line(0)
 
     def add_work(self, size: int) -> None:
         """So many bytes are taken over from other processes."""
         self._total += size
         self._bar.total = self._total
-        self._phase = "embedding"
+        self.phase = "embedding"
 
     def embedded(self, batch: Batch) -> None:
         """A batch is done."""
@@ -151,12 +154,12 @@ class Progress:
 
     def waiting(self) -> None:
         """Others work, this process has nothing to do."""
-        self._phase = "waiting"
+        self.phase = "waiting"
         self._line(self._store.log_interval)
 
     def closing(self) -> None:
         """Repeated ids are looked for, and the manifest is written."""
-        self._phase = "closing"
+        self.phase = "closing"
         self._line(self._store.log_interval)
 
     def end(self, totals: dict[str, int] | None) -> Summary:
@@ -170,7 +173,7 @@ class Progress:
         self._bar.update(size)
 
     def _last_line(self, phase: str) -> None:
-        self._phase = phase
+        self.phase = phase
         self._line(0)
 
     def _line(self, least_seconds: float) -> None:
@@ -191,7 +194,7 @@ class Progress:
         ends = "" if left is None else f", {tqdm.format_interval(left)} left"
         share = self._done / max(1, self._total)
         done = f"{tqdm.format_sizeof(self._done, 'B')} of {tqdm.format_sizeof(self._total, 'B')} ({share:.0%})"
-        return f"{self._phase}: {done}, {self.rows} rows, {self.tokens / self.seconds:.0f} tokens/s{ends}"
+        return f"{self.phase}: {done}, {self.rows} rows, {self.tokens / self.seconds:.0f} tokens/s{ends}"
 
     def _eta(self) -> float | None:
         done = self._done - self._done_before
@@ -202,7 +205,7 @@ class Progress:
         return {
             "time": datetime.now(UTC).isoformat(timespec="milliseconds"),
             "process": self._process,
-            "phase": self._phase,
+            "phase": self.phase,
             "bytes": self._done,
             "bytes_left": max(0, self._total - self._done),
             "parts": self.parts,

@@ -1,84 +1,81 @@
-"""A job whose parts are done by the actors of a Ray cluster; the driver loads no model and takes no accelerator."""
+"""A job whose splits are done by the actors of a Ray cluster; the driver loads no model and takes no accelerator."""
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import suppress
+from functools import partial
 
-from stella_jax.embedder import Stella
-from stella_jax.job.job import load_job, open_job
-from stella_jax.job.manifest import close_job
+from stella_jax.job.close import check_totals, close_job
+from stella_jax.job.commits import Committed
+from stella_jax.job.inputs import open_inputs
+from stella_jax.job.job import recorded_job, splits_of
+from stella_jax.job.manifest import MANIFEST, finished_totals
+from stella_jax.job.options import EmbedCommand, RunOptions
 from stella_jax.job.progress import Counts, Progress, Summary
-from stella_jax.job.ray_cluster import connected
-from stella_jax.job.ray_pool import run_on_ray
-from stella_jax.job.request import Request
-from stella_jax.job.run import full_disk_told
-from stella_jax.job.settings import check_same, fingerprint_of
-from stella_jax.job.stop import Stop
+from stella_jax.job.ray_cluster import connected, default_need
+from stella_jax.job.ray_pool import Pool
+from stella_jax.job.run import explain_full_disk, start_job
+from stella_jax.job.stop import GracefulShutdown, Stopped
 from stella_jax.job.store import open_store
 from stella_jax.job.worker import Worker
 
-# Parts that an actor gets at a time: several, so that batches cross them, but few enough that all end together.
-MOST_PARTS = 8
-CHUNKS_LEFT = 4
+
+class SplitRunner:
+    """Embeds splits in an actor. The first one starts the job, for only there the platform is known; others find it."""
+
+    def __init__(self, command: EmbedCommand, max_rejected: float, grace: float):
+        model = command.model.load()
+        store = open_store(command.out)
+        with explain_full_disk(store):
+            self._job = start_job(store, model, command.inputs, command.job)
+        self._worker = Worker(model, self._job, max_rejected)
+        self._progress, self._stop = Progress(store), GracefulShutdown(grace)
+
+    @property
+    def counts(self) -> Counts:
+        return self._progress.counts
+
+    def run(self, numbers: Iterator[int]) -> None:
+        store, splits = self._job.store, self._job.splits
+        missing = (
+            (splits[number], done) for number in numbers if not (done := Committed(store).of(number)).is_finished
+        )
+        with explain_full_disk(store), suppress(Stopped):
+            self._worker.run(missing, self._progress, self._stop)
+
+    def stop(self) -> None:
+        with suppress(Stopped):  # where it is not at work
+            self._stop.request()
 
 
-class Planner:
-    """Plans the job in an actor, for only there the platform is known; its one part is that."""
-
-    def __init__(self, request: Request):
-        self._request = request
-        self._model = request.load()
-
-    def run(self, parts: Sequence[int]) -> Counts:
-        settings = self._request.settings(self._model)
-        fingerprint = fingerprint_of(self._model, settings)
-        store = open_store(self._request.out)
-        with full_disk_told(store), Progress(store) as progress:
-            open_job(store, self._request.inputs, settings, fingerprint, self._request.max_rejected, progress)
-        return Counts()
-
-
-class PartRunner:
-    """Embeds parts in an actor."""
-
-    def __init__(self, request: Request):
-        self._model: Stella = request.load()
-        self._job = load_job(open_store(request.out), request.inputs)
-        settings = request.settings(self._model)
-        inputs = {"inputs": self._job.fingerprint["inputs"]}
-        check_same(self._job.store, self._job.fingerprint, fingerprint_of(self._model, settings) | inputs)
-        self._worker = Worker(self._model, self._job, request.max_rejected)
-
-    def run(self, parts: Sequence[int]) -> Counts:
-        with full_disk_told(self._job.store), Progress(self._job.store) as progress:
-            self._worker.run([self._job.parts[number] for number in parts], progress, Stop(0))
-        return progress.counts
-
-
-def run_ray_job(request: Request, stop: Stop, shown: bool, address: str | None = None) -> Summary:
+def run_ray_job(command: EmbedCommand, run: RunOptions, address: str | None = None) -> Summary:
     """`run_job` by the actors of the Ray cluster at `address` (None: the one around, or one of this machine).
 
     Raises:
       StellaError: as `run_job`; or the cluster cannot be used.
       Stopped: it was asked to stop; finished parts are kept.
     """
-    request = request.absolute()
-    store = open_store(request.out)
-    with full_disk_told(store), connected(address), Progress(store, shown=shown) as progress:
-        run_on_ray(lambda: Planner(request), [0], chunk=lambda *_: 1, report=lambda _: None, stop=lambda: stop.asked)
-        job = load_job(store, request.inputs)
-        missing = [part.number for part in job.missing()]
-        progress.journal()
-        progress.begin(job.plan.rows, job.plan.rows - job.plan.rows_of(missing))
-        with stop.patience():
-            run_on_ray(
-                lambda: PartRunner(request),
-                missing,
-                chunk=_chunk,
-                report=progress.done_elsewhere,
-                stop=lambda: stop.asked,
-                grace=stop.grace,
-            )
-        return progress.end(close_job(job, request.origin, request.max_rejected))
+    command = command.absolute()
+    store, stop = open_store(command.out), run.stop
+    files = open_inputs(command.inputs, command.job.fields)
 
+    def plan() -> Sequence[int]:
+        job, committed = recorded_job(store), Committed(store)
+        missing = [split for split in job.splits if not committed.is_finished(split.number)]
+        total = sum(split.size for split in job.splits)
+        if progress.phase == "loading":
+            progress.begin(total, total - sum(split.size for split in missing))
+        return [split.number for split in missing]
 
-def _chunk(missing: int, actors: int) -> int:
-    return min(MOST_PARTS, max(1, missing // max(1, CHUNKS_LEFT * actors)))
+    with explain_full_disk(store), connected(address) as ray, Progress(store, show=run.show) as progress:
+        while True:
+            expected = 1 if store.size(MANIFEST) is not None else len(splits_of(files, command.job.split_bytes))
+            need, factory = default_need(ray.nodes()), partial(SplitRunner, command, run.max_rejected, stop.grace)
+            pool = Pool(ray, factory, need, plan=plan, expected=expected, report=progress.done_elsewhere)
+            with stop.deferred():
+                pool.run(lambda: stop.requested, stop.grace)
+            job = recorded_job(store)
+            if totals := finished_totals(job):
+                check_totals(totals, (), run.max_rejected)
+            progress.closing()
+            if totals := totals or close_job(job, command.model.origin(), run.max_rejected):
+                return progress.end(totals)

@@ -47,13 +47,17 @@ def run_job(
       Stopped: it was asked to stop; finished parts are kept.
     """
     run = run or RunOptions()
-    store, hosts = open_store(out), run.hosts
-    files = open_inputs(inputs, options.fields)
-    with explain_full_disk(store), Progress(store, hosts.index, run.show) as progress:
-        fields = resolve_types([file.location for file in files], options.fields)
-        options = replace(options, fields=fields)
-        job = open_job(store, options, options.fingerprint(model), files, partial(make_ranges, model, options.ranges))
+    store = open_store(out)
+    with explain_full_disk(store), Progress(store, run.hosts.index, run.show) as progress:
+        job = start_job(store, model, inputs, options)
         return progress.end(_finish(model, job, origin, run, progress))
+
+
+def start_job(store: Store, model: Stella, inputs: Sequence[str | Path], options: JobOptions) -> Job:
+    """The job of these inputs, new or as it was left; raises as `open_job` and `open_inputs` do."""
+    files = open_inputs(inputs, options.fields)
+    options = replace(options, fields=resolve_types([file.location for file in files], options.fields))
+    return open_job(store, options, options.fingerprint(model), files, partial(make_ranges, model, options.ranges))
 
 
 def _finish(

@@ -1,12 +1,15 @@
-"""What actors take of a cluster's nodes; without Ray."""
+"""What actors take of a cluster's nodes, and what is told before there is one; without Ray."""
 
 import socket
 import sys
+from pathlib import Path
 
 import pytest
 
 from stella_jax import StellaError
+from stella_jax.job.options import EmbedCommand, JobOptions, ModelOptions, RunOptions
 from stella_jax.job.ray_cluster import connected, default_need, environment, slots
+from stella_jax.job.ray_job import run_ray_job
 
 HOST = {"CPU": 96.0, "TPU": 4.0, "TPU-v5litepod-16-head": 1.0}
 DEAD = {"NodeID": "d", "Alive": False, "Resources": {}}
@@ -72,3 +75,9 @@ def test_where_no_cluster_answers(monkeypatch: pytest.MonkeyPatch, given: str):
             connected(address if given == "argument" else None),
         ):
             pass
+
+
+def test_a_missing_input_is_told_before_a_cluster_is_looked_for(tmp_path: Path):
+    command = EmbedCommand((str(tmp_path / "a.jsonl"),), str(tmp_path / "out"), ModelOptions(), JobOptions())
+    with pytest.raises(StellaError, match=r"a\.jsonl"):
+        run_ray_job(command, RunOptions(), "127.0.0.1:1")

@@ -1,58 +1,49 @@
 """Whole jobs by the actors of a small Ray cluster: the bytes of a job in one process, whoever dies."""
 
 import json
-import logging
 import os
 import signal
 import threading
-from collections.abc import Iterator
-from dataclasses import replace
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
-import ray
-from stella_jax.job.request import Request
 
 from stella_jax import Stella, StellaError
+from stella_jax.job.options import EmbedCommand, JobOptions, ModelOptions, RunOptions
 from stella_jax.job.progress import Counts, Progress
 from stella_jax.job.ray_job import run_ray_job
-from stella_jax.job.rows import Fields
-from stella_jax.job.run import Running, run_job
-from stella_jax.job.stop import Stop, Stopped
+from stella_jax.job.run import run_job
+from stella_jax.job.stop import GracefulShutdown, Stopped
 
-# Ray takes its time to start, and to see that somebody died. It forks, which JAX minds where it runs, as beside other
-# tests; in a driver it does not. And it leaves files of its logs open, some versions more, some less.
+# Ray forks, which JAX minds where it runs, as beside other tests; in a driver it does not. And it leaves files of its
+# logs open, some versions more, some less.
 pytestmark = [
     pytest.mark.soak,
+    pytest.mark.usefixtures("ray_cluster"),
     pytest.mark.filterwarnings("ignore:os.fork:RuntimeWarning"),
     pytest.mark.filterwarnings("ignore:unclosed file:ResourceWarning"),
     pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning"),
 ]
 
+MODEL = ModelOptions(dim=(32, 64), max_length=8)
+OPTIONS = JobOptions(normalize=True, part_rows=3, split_bytes=400)
 
-@pytest.fixture(scope="module", autouse=True)
-def cluster() -> Iterator[None]:
-    """Two slots of one CPU each."""
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("stella_jax.job.ray_cluster.SLOT_CPUS", 1)
-        patch.setenv("RAY_worker_niceness", "0")
-        ray.init("local", num_cpus=2, include_dashboard=False, log_to_driver=False, logging_level=logging.ERROR)
-        yield
-        ray.shutdown()
+
+@pytest.fixture(autouse=True)
+def small_slots(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("stella_jax.job.ray_cluster.SLOT_CPUS", 1)
 
 
 @pytest.fixture
-def request_of(tmp_path: Path):
+def command(tmp_path: Path) -> Callable[[str], EmbedCommand]:
     rows = [{"id": f"r{i}", "text": "tea " * (i % 6)} for i in range(300)] + [{"id": "r3", "text": "again"}]
     (tmp_path / "a.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    return lambda out: EmbedCommand((str(tmp_path / "a.jsonl"),), str(tmp_path / out), MODEL, OPTIONS)
 
-    def make(out: str) -> Request:
-        paths = {"inputs": (str(tmp_path / "a.jsonl"),), "out": str(tmp_path / out)}
-        options = {"dim": (32, 64), "max_length": 8, "part_rows": 3, "max_rejected": 0.1, "normalize": True}
-        unset = dict.fromkeys(("revision", "dtype", "mesh", "prompt"))
-        return Request(model="tiny", fields=Fields(), **paths, **options, **unset)  # pyright: ignore[reportArgumentType]
 
-    return make
+def options(stop: GracefulShutdown | None = None) -> RunOptions:
+    return RunOptions(max_rejected=0.1, stop=stop or GracefulShutdown(20))
 
 
 def content(out: Path) -> dict[str, bytes]:
@@ -60,82 +51,88 @@ def content(out: Path) -> dict[str, bytes]:
     return {str(path.relative_to(out)): path.read_bytes() for path in files}
 
 
-def undisturbed(request: Request) -> dict[str, bytes]:
+def undisturbed(command: EmbedCommand) -> dict[str, bytes]:
     model = Stella.from_pretrained("tiny", dim=(32, 64))
     model.max_seq_length = 8
-    settings = request.settings(model)
-    run_job(model, request.origin, request.inputs, request.out, settings, Running(request.max_rejected))
-    return content(Path(request.out))
-
-
-def is_actor(pid: int) -> bool:
-    """Whether this is an actor that is loading the model or embedding, as Ray names it then."""
-    try:
-        return Path(f"/proc/{pid}/cmdline").read_bytes().startswith(b"ray::_Actor.run")
-    except OSError:  # it has ended
-        return False
+    run_job(model, MODEL.origin(), command.inputs, command.out, OPTIONS, options())
+    return content(Path(command.out))
 
 
 def kill_one_at_work() -> int | None:
-    """Kills an actor amid a call and returns its number, where there is one."""
-    for pid in (int(path.name) for path in Path("/proc").glob("[0-9]*")):
-        if is_actor(pid):
-            os.kill(pid, signal.SIGSTOP)  # so that what it does now is what it dies over
-            if is_actor(pid):
-                os.kill(pid, signal.SIGKILL)
-                return pid
-            os.kill(pid, signal.SIGCONT)
+    """Kills an actor amid its call, as Ray names it then, and returns its number, where there is one."""
+    for path in Path("/proc").glob("[0-9]*"):
+        try:
+            if (path / "cmdline").read_bytes().startswith(b"ray::Actor.work"):
+                os.kill(int(path.name), signal.SIGKILL)
+                return int(path.name)
+        except OSError:  # it has ended
+            pass
     return None
 
 
-def test_the_bytes_of_one_process_with_an_actor_killed_amid_a_part(request_of, tmp_path, capfd) -> None:
+def test_the_bytes_of_one_process_with_an_actor_killed_amid_a_part(command, tmp_path: Path, capfd) -> None:
     killed: list[int] = []
     over = threading.Event()
 
     def kill() -> None:
-        """Once a part is there, ends an actor that is at work on another."""
         while not over.wait(0.01) and not killed:
-            if list((tmp_path / "ray" / "receipts").glob("*.json")) and (pid := kill_one_at_work()):
+            if list((tmp_path / "ray" / "_job" / "commits").glob("*.json")) and (pid := kill_one_at_work()):
                 killed.append(pid)
 
     thread = threading.Thread(target=kill)
     thread.start()
     try:
-        summary = run_ray_job(request_of("ray"), Stop(5), shown=False)
+        summary = run_ray_job(command("ray"), options())
     finally:
         over.set()
         thread.join()
     assert len(killed) == 1
-    assert "a Ray worker on" in capfd.readouterr().err
+    assert "a Ray worker was lost" in capfd.readouterr().err
     assert (summary.job_rows, summary.job_rejected) == (300, 1)
-    assert content(tmp_path / "ray") == undisturbed(request_of("alone"))
-    journal = [json.loads(line) for line in (tmp_path / "ray" / "progress.jsonl").read_text().splitlines()]
-    assert (journal[-1]["phase"], journal[-1]["rows_left"]) == ("done", 0)
-    (tmp_path / "elsewhere").mkdir()
-    moved = str((tmp_path / "a.jsonl").rename(tmp_path / "elsewhere" / "a.jsonl"))
-    (tmp_path / "ray" / "receipts" / "part-00002.json").unlink()
-    assert run_ray_job(replace(request_of("ray"), inputs=(moved,)), Stop(5), shown=False).rows == 3
-    assert content(tmp_path / "ray") == content(tmp_path / "alone")
+    assert content(tmp_path / "ray") == undisturbed(command("alone"))
+    lines = [json.loads(line) for line in (tmp_path / "ray" / "_job" / "progress.jsonl").read_text().splitlines()]
+    assert lines[-1]["phase"] == "done"
 
 
-def test_an_error_in_an_actor_is_told_as_here(request_of, tmp_path) -> None:
-    (tmp_path / "a.jsonl").write_text('{"text": 1}\n')
-    with pytest.raises(StellaError, match=r"no row of the inputs .* a\.jsonl:1, the first: text is 1, not"):
-        run_ray_job(request_of("ray"), Stop(5), shown=False)
-    assert not (tmp_path / "ray").exists()
+def test_what_is_missing_is_done_again_alone_and_new_inputs_are_added(command, tmp_path: Path) -> None:
+    undisturbed(command("ray"))
+    before = content(tmp_path / "ray")
+    part = "part-000002-0001"
+    (tmp_path / "ray" / "_job" / "commits" / f"{part}.json").unlink()
+    assert run_ray_job(command("ray"), options()).rows == 3
+    assert content(tmp_path / "ray") == before
+    assert str(run_ray_job(command("ray"), options())).endswith("nothing was left to do")
+    (tmp_path / "b.jsonl").write_text('{"text": "tea"}\n')
+    more = EmbedCommand((*command("ray").inputs, str(tmp_path / "b.jsonl")), str(tmp_path / "ray"), MODEL, OPTIONS)
+    assert run_ray_job(more, options()).rows == 1
 
 
-def test_stopped_amid_the_job_it_can_be_finished_here(request_of, tmp_path, monkeypatch) -> None:
-    stop, count = Stop(30), Progress.done_elsewhere
+def test_an_error_in_an_actor_is_told_as_here(command, tmp_path: Path) -> None:
+    (tmp_path / "a.jsonl").write_text('{"text": 1}\n' * 20)
+    with pytest.raises(StellaError, match=r"rows cannot be embedded .* a\.jsonl:\d+: text is 1, not"):
+        run_ray_job(command("ray"), options())
+
+
+def test_another_jobs_directory_is_refused(command, tmp_path: Path) -> None:
+    undisturbed(command("ray"))
+    before = content(tmp_path / "ray")
+    other = EmbedCommand(command("ray").inputs, str(tmp_path / "ray"), ModelOptions(dim=32, max_length=8), OPTIONS)
+    with pytest.raises(StellaError, match="different settings: dims"):
+        run_ray_job(other, options())
+    assert content(tmp_path / "ray") == before
+
+
+def test_stopped_amid_the_job_it_can_be_finished_here(command, tmp_path: Path, monkeypatch) -> None:
+    stop, count = GracefulShutdown(30), Progress.done_elsewhere
 
     def count_and_ask(progress: Progress, done: Counts) -> None:
         count(progress, done)
-        if not stop.asked:
-            stop.ask()
+        if done.parts and not stop.requested:
+            stop.request()
 
     monkeypatch.setattr(Progress, "done_elsewhere", count_and_ask)
     with pytest.raises(Stopped):
-        run_ray_job(request_of("ray"), stop, shown=False)
+        run_ray_job(command("ray"), options(stop))
     assert not list((tmp_path / "ray").rglob("*.tmp"))
-    assert not (tmp_path / "ray" / "manifest.json").exists()
-    assert undisturbed(request_of("ray")) == undisturbed(request_of("alone"))
+    assert not (tmp_path / "ray" / "_job" / "manifest.json").exists()
+    assert undisturbed(command("ray")) == undisturbed(command("alone"))

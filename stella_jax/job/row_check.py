@@ -1,0 +1,115 @@
+"""All rows of a job's inputs read beforehand: faulty ones, and ids that come again, in bounded memory."""
+
+import tempfile
+from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
+from typing import NamedTuple
+
+import numpy as np
+
+from stella_jax.errors import StellaError, quoted
+from stella_jax.job.duplicates import RUN_ROWS, Duplicates
+from stella_jax.job.inputs import InputFile
+from stella_jax.job.part_ids import hash_id
+from stella_jax.job.rows import Fields, Rejected, Row
+from stella_jax.job.split_reader import read_split
+from stella_jax.job.splits import Piece, Split
+
+PLACE = np.dtype([("input", "<u4"), ("number", "<u8"), ("id_start", "<u8"), ("id_stop", "<u8")])
+
+
+class RowCheck(NamedTuple):
+    """What was found: rows, with faulty ones, with those whose id an earlier row has; and inputs damaged midway."""
+
+    rows: int
+    faulty: int
+    repeated: int
+    damaged: int
+
+    def __str__(self) -> str:
+        damaged = f"; {self.damaged} inputs cannot be read to their end" if self.damaged else ""
+        return f"{self.rows} rows: {self.faulty} faulty, {self.repeated} with an id of an earlier row{damaged}"
+
+
+def check_rows(files: Sequence[InputFile], fields: Fields, say: Callable[[str], None]) -> RowCheck:
+    """Reads all rows; says of each that the job would reject where it is and why.
+
+    Temporary files take some 60 bytes a row and the ids.
+    """
+    faulty = damaged = 0
+    with _Rows(files) as rows:
+        for i, file in enumerate(files):
+            split = Split(0, (Piece(i, 0, file.size),))
+            try:
+                for row, *_ in read_split(files, split, fields):
+                    if isinstance(row, Rejected):
+                        faulty += 1
+                        say(f"{file.position(row.number)}: {row.reason}")
+                    else:
+                        rows.add(i, row)
+            except StellaError as error:
+                damaged += 1
+                say(str(error))
+        repeated = 0
+        for place, row_id, first in rows.repeats():
+            repeated += 1
+            say(f"{place}: duplicate id {quoted(row_id)}, first seen at {first}")
+        return RowCheck(rows.count + faulty, faulty, repeated, damaged)
+
+
+class _Rows:
+    """Rows by the hashes of their ids, and where they are, in temporary files."""
+
+    def __init__(self, files: Sequence[InputFile]):
+        folder = Path(tempfile.gettempdir())
+        self.count = 0
+        self._files = files
+        self._duplicates = Duplicates(folder)
+        self._places = tempfile.TemporaryFile(dir=folder)  # noqa: SIM115  it lives as long as this object
+        self._ids = tempfile.TemporaryFile(dir=folder)  # noqa: SIM115
+        self._hashes: list[bytes] = []
+        self._waiting: list[tuple[int, int, int, int]] = []
+        self._id_bytes = 0
+
+    def __enter__(self) -> "_Rows":
+        return self
+
+    def __exit__(self, *raised: object) -> None:
+        self._duplicates.__exit__()
+        self._places.close()
+        self._ids.close()
+
+    def add(self, input: int, row: Row) -> None:
+        name = row.id.encode()
+        self._ids.write(name)
+        self._waiting.append((input, row.number, self._id_bytes, self._id_bytes + len(name)))
+        self._hashes.append(hash_id(row.id))
+        self._id_bytes += len(name)
+        self.count += 1
+        if len(self._waiting) == RUN_ROWS:
+            self._flush()
+
+    def repeats(self) -> Iterator[tuple[str, str, str]]:
+        """Of rows whose id an earlier one has: where they are, the id, and where the first one is."""
+        self._flush()
+        if not self._duplicates.find():
+            return
+        for start in range(0, self.count, RUN_ROWS):
+            firsts = self._duplicates.firsts(start, min(start + RUN_ROWS, self.count))
+            for i in np.flatnonzero(firsts >= 0).tolist():
+                place, row_id = self._at(start + i)
+                yield place, row_id, self._at(int(firsts[i]))[0]
+
+    def _flush(self) -> None:
+        halves = np.frombuffer(b"".join(self._hashes), "<u8").reshape(-1, 2)
+        self._duplicates.add(halves[:, 0], halves[:, 1])
+        self._places.write(np.array(self._waiting, PLACE).data)
+        self._hashes, self._waiting = [], []
+
+    def _at(self, row: int) -> tuple[str, str]:
+        """Where a row is, and its id."""
+        self._places.seek(row * PLACE.itemsize)
+        [place] = np.frombuffer(self._places.read(PLACE.itemsize), PLACE).tolist()
+        input, number, start, stop = place
+        self._ids.seek(start)
+        return self._files[input].position(number), self._ids.read(stop - start).decode()

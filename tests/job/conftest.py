@@ -1,0 +1,23 @@
+"""A small Ray cluster for the tests of it."""
+
+from collections.abc import Iterator
+from typing import Any
+
+import pytest
+
+
+@pytest.fixture(scope="session")
+def ray_cluster() -> Iterator[Any]:
+    """One node with two CPUs on this machine; this process is connected to it."""
+    from ray.cluster_utils import Cluster
+
+    from stella_jax.job.ray_cluster import connected
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("RAY_worker_niceness", "0")
+        # Why an actor died is told some time after its call has failed; later than this, it is "unavailable".
+        patch.setenv("RAY_timeout_ms_task_wait_for_death_info", "60000")
+        cluster = Cluster(initialize_head=True, head_node_args={"num_cpus": 2, "include_dashboard": False})
+        with connected(cluster.address):
+            yield cluster
+        cluster.shutdown()
