@@ -5,6 +5,7 @@ from contextlib import contextmanager
 from dataclasses import replace
 from functools import cached_property
 from pathlib import Path
+from threading import Lock
 from typing import Any
 
 import numpy as np
@@ -22,6 +23,7 @@ from stella_jax.arguments import (
 )
 from stella_jax.checkpoint import Checkpoint, compute_dtype
 from stella_jax.config import EncoderConfig
+from stella_jax.embedding_model import EmbeddingModel
 from stella_jax.errors import StellaError, short_repr
 from stella_jax.hub import resolve
 from stella_jax.model_card import ModelCardData
@@ -59,16 +61,39 @@ class Stella:
         dim: int | tuple[int, ...] | None = None,
         dtype: str | None = None,
         mesh: Mesh | None = None,
+        load: bool = True,
     ):
         layout = checkpoint.layout
         self.heads = tuple(map(layout.head, dim)) if isinstance(dim, tuple) else (layout.head(dim),)
-        mesh = make_mesh(mesh)
+        self.mesh = make_mesh(mesh)
         self.checkpoint = checkpoint
-        self.platform = mesh.devices.flat[0].platform
-        self.dtype = compute_dtype(dtype, mesh)
+        self.platform = self.mesh.devices.flat[0].platform
+        self.dtype = compute_dtype(dtype, self.mesh)
         self.tokenizer = checkpoint.tokenizer()
-        self.model = checkpoint.load_model(self.heads, mesh, dtype=self.dtype, param_dtype=self.dtype)
-        self.runner = Runner(self.model, mesh, layout.config.pad_token_id)
+        self._loading, self._loaded = Lock(), None
+        if load:
+            self.load_weights()
+
+    def load_weights(self) -> tuple[EmbeddingModel, Runner]:
+        """Loads the weights onto the mesh, if that was not done before; may be called from another thread."""
+        with self._loading:
+            if self._loaded is None:
+                model = self.checkpoint.load_model(self.heads, self.mesh, dtype=self.dtype, param_dtype=self.dtype)
+                self._loaded = model, Runner(model, self.mesh, self.config.pad_token_id)
+            return self._loaded
+
+    @property
+    def model(self) -> EmbeddingModel:
+        return self.load_weights()[0]
+
+    @property
+    def runner(self) -> Runner:
+        return self.load_weights()[1]
+
+    @property
+    def head_dims(self) -> tuple[int, ...]:
+        """The dimension of each head that was chosen."""
+        return tuple(head.dim if head else self.config.hidden_size for head in self.heads)
 
     @classmethod
     def from_pretrained(
@@ -129,14 +154,9 @@ class Stella:
         return self.checkpoint.layout.config
 
     @property
-    def mesh(self) -> Mesh:
-        """The devices, by the axes `data` and `model`."""
-        return self.runner.mesh
-
-    @property
     def dim(self) -> int:
         """Numbers in an embedding, after `truncate_dim`."""
-        return self.truncate_dim or self.runner.dims[0]
+        return self.truncate_dim or self.head_dims[0]
 
     @property
     def dims(self) -> tuple[int, ...]:
@@ -151,7 +171,7 @@ class Stella:
     @truncate_dim.setter
     def truncate_dim(self, value: int | None) -> None:
         if value is not None:
-            check_whole("truncate_dim", value, self.runner.dims[0])
+            check_whole("truncate_dim", value, self.head_dims[0])
         self._truncate_dim = value
 
     @contextmanager
@@ -241,7 +261,7 @@ class Stella:
         """
         truncate_dim = self.dim if truncate_dim is None else truncate_dim
         check_choice("output_value", output_value, ("sentence_embedding", "token_embeddings"))
-        check_whole("truncate_dim", truncate_dim, self.runner.dims[0])
+        check_whole("truncate_dim", truncate_dim, self.head_dims[0])
         check_whole("batch_size", 1 if batch_size is None else batch_size, MOST_ROWS)
         check_device(device, self.platform)
         check_no_processes(pool, chunk_size)

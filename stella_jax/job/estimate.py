@@ -175,7 +175,7 @@ def estimate_job(
         rate = Rate(tokens_per_second, "given")
     else:
         rate = _measured(model, [text for each in tokens for text in each], lengths)
-    types = [vector_type(dim, command.job.precision) for dim in model.runner.dims]
+    types = [vector_type(dim, command.job.precision) for dim in model.head_dims]
     part_rows = command.job.part_rows or default_part_rows(chips.kind.platform if chips else model.platform)
     buckets, splits = counts.weights @ counts.buckets, splits_of(files, command.job.split_bytes)
     return Estimate(

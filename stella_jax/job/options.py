@@ -1,25 +1,30 @@
 """What a user asked of `embed`: what decides the bytes of the output, and what does not."""
 
 import os
+from contextlib import suppress
 from dataclasses import dataclass, field, replace
 from importlib.metadata import version
 from pathlib import Path
+from threading import Thread
 from typing import Any
 
 import jax
 
 from stella_jax import __version__
+from stella_jax.checkpoint import Checkpoint
 from stella_jax.devices import all_accelerators, start_jax
 from stella_jax.differences import differences
 from stella_jax.embedder import Stella
 from stella_jax.errors import StellaError
 from stella_jax.fingerprint import fingerprint
+from stella_jax.hub import resolve
 from stella_jax.job.hosts import Hosts
 from stella_jax.job.location import locate
 from stella_jax.job.progress import Show
 from stella_jax.job.rows import Fields
 from stella_jax.job.stop import GracefulShutdown
 from stella_jax.job.store import Store
+from stella_jax.sharding import make_mesh
 
 # Rows of a part at most. A part is what a kill can cost: on a CPU the 434M encoder takes half an hour for 2048 rows.
 PART_ROWS = {"cpu": 2048}
@@ -45,11 +50,14 @@ class ModelOptions:
     max_length: int | None = None
 
     def load(self) -> Stella:
-        """Starts JAX and loads the model."""
+        """Starts JAX and opens the model; a thread loads its weights, for which whatever needs them waits."""
         start_jax()
-        model = Stella.from_pretrained(self.model, self.dim, self.dtype, self.mesh or all_accelerators(), self.revision)
+        checkpoint = Checkpoint.open(resolve(self.model, self.revision))
+        mesh = make_mesh(self.mesh or all_accelerators())
+        model = Stella(checkpoint, dim=self.dim, dtype=self.dtype, mesh=mesh, load=False)
         if self.max_length:
             model.max_seq_length = self.max_length
+        Thread(target=_try_to_load, args=[model], daemon=True).start()
         return model
 
     def origin(self) -> dict[str, Any]:
@@ -88,7 +96,7 @@ class JobOptions:
         The types of what is kept must be known (see `kept.resolve_types`).
         """
         return {
-            "dims": list(model.runner.dims),
+            "dims": list(model.head_dims),
             "dtype": model.dtype,
             "max_seq_length": model.max_seq_length,
             "prompt": self.resolve_prompt(model),
@@ -138,6 +146,11 @@ class EmbedCommand:
         model = replace(self.model, model=lasting(self.model.model))
         job = replace(self.job, ranges=self.job.ranges and _absolute(self.job.ranges))
         return EmbedCommand(inputs, _absolute(self.out), model, job)
+
+
+def _try_to_load(model: Stella) -> None:
+    with suppress(Exception):  # raised again to whoever needs the weights
+        model.load_weights()
 
 
 def _absolute(text: str) -> str:

@@ -19,8 +19,9 @@ def prefetch(items: Iterable[T], depth: int) -> Iterator[Iterator[T]]:
     iterator = iter(items)
     pool = ThreadPoolExecutor(1, "prefetch")
 
+    coming: deque[Future[T]] = deque(pool.submit(next, iterator, END) for _ in range(depth))
+
     def stream() -> Iterator[T]:
-        coming: deque[Future[T]] = deque(pool.submit(next, iterator, END) for _ in range(depth))
         while (item := coming.popleft().result()) is not END:
             coming.append(pool.submit(next, iterator, END))
             yield item

@@ -35,7 +35,7 @@ def make_ranges(model: Stella, path: str | None, job: Job) -> dict[str, Any]:
         if path:
             raise StellaError(f"--ranges: precision {precision} has none; leave it out, or choose int8 or uint8.")
         return {}
-    return ranges_to_json(read_ranges(path, model.runner.dims) if path else _of_sample(model, job))
+    return ranges_to_json(read_ranges(path, model.head_dims) if path else _of_sample(model, job))
 
 
 def _of_sample(model: Stella, job: Job) -> dict[int, Ranges]:
@@ -48,4 +48,4 @@ def _of_sample(model: Stella, job: Job) -> dict[int, Ranges]:
     if job.fingerprint["normalize"]:
         found = [similarity.unit(vectors) for vectors in found]
     finite = np.logical_and.reduce([np.isfinite(vectors).all(axis=1) for vectors in found])
-    return {dim: Ranges.of(vectors[finite]) for dim, vectors in zip(model.runner.dims, found, strict=True)}
+    return {dim: Ranges.of(vectors[finite]) for dim, vectors in zip(model.head_dims, found, strict=True)}

@@ -24,9 +24,9 @@ class SplitRunner:
 
     def __init__(self, command: EmbedCommand, max_rejected: float, grace: float):
         model = command.model.load()
-        store, files = open_store(command.out), open_inputs(command.inputs, command.job.fields)
+        store = open_store(command.out)
         with explain_full_disk(store):
-            self._job = start_job(model, store, command.job, files)
+            self._job = start_job(store, model, command.inputs, command.job)
         self._worker = Worker(model, self._job, max_rejected)
         self._progress, self._stop = Progress(store), GracefulShutdown(grace)
 

@@ -15,7 +15,7 @@ from stella_jax.job.close import check_totals, close_job
 from stella_jax.job.commits import Committed
 from stella_jax.job.heartbeat import FOLDER, Heartbeat, Others
 from stella_jax.job.hosts import Hosts
-from stella_jax.job.inputs import InputFile, open_inputs
+from stella_jax.job.inputs import open_inputs
 from stella_jax.job.job import Job, open_job
 from stella_jax.job.kept import resolve_types
 from stella_jax.job.manifest import MANIFEST, finished_totals
@@ -47,17 +47,16 @@ def run_job(
       Stopped: it was asked to stop; finished parts are kept.
     """
     run = run or RunOptions()
-    store, hosts = open_store(out), run.hosts
-    files = open_inputs(inputs, options.fields)
-    with explain_full_disk(store), Progress(store, hosts.index, run.show) as progress:
-        job = start_job(model, store, options, files)
+    store = open_store(out)
+    with explain_full_disk(store), Progress(store, run.hosts.index, run.show) as progress:
+        job = start_job(store, model, inputs, options)
         return progress.end(_finish(model, job, origin, run, progress))
 
 
-def start_job(model: Stella, store: Store, options: JobOptions, files: Sequence[InputFile]) -> Job:
-    """`open_job`, for a model that is loaded."""
-    fields = resolve_types([file.location for file in files], options.fields)
-    options = replace(options, fields=fields)
+def start_job(store: Store, model: Stella, inputs: Sequence[str | Path], options: JobOptions) -> Job:
+    """The job of these inputs, new or as it was left; raises as `open_job` and `open_inputs` do."""
+    files = open_inputs(inputs, options.fields)
+    options = replace(options, fields=resolve_types([file.location for file in files], options.fields))
     return open_job(store, options, options.fingerprint(model), files, partial(make_ranges, model, options.ranges))
 
 
