@@ -18,6 +18,7 @@ from stella_jax.job.job import splits_of
 from stella_jax.job.options import EmbedCommand, default_part_rows
 from stella_jax.job.rows import Row
 from stella_jax.job.sample import Place, sample_inputs
+from stella_jax.quantization import vector_layout
 from stella_jax.tokenizer import Tokens
 
 MEASURED_SECONDS = 3.0
@@ -183,13 +184,19 @@ def estimate_job(
         cut=total(counts.cut),
         parts=sum(max(1, ceil(split.size * all_rows.value / size / part_rows - 1e-9)) for split in splits),
         part_rows=part_rows,
-        row_bytes=4 * sum(model.head_dims),
+        row_bytes=sum(_bytes(dim, command.job.precision) for dim in model.head_dims),
         sampled=sum(map(len, tokens)),
         lengths=lengths,
         shares=buckets / buckets.sum(),
         rate=rate,
         chips=chips,
     )
+
+
+def _bytes(dim: int, precision: str) -> int:
+    """Of an embedding in a part."""
+    dtype, width = vector_layout(precision, dim)
+    return np.dtype(dtype).itemsize * width
 
 
 def _published(chips: Chips, model: Stella, counts: _Counts, lengths: Sequence[int]) -> Rate:

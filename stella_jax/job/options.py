@@ -57,7 +57,7 @@ class ModelOptions:
         model = Stella(checkpoint, dim=self.dim, dtype=self.dtype, mesh=mesh, load=False)
         if self.max_length:
             model.max_seq_length = self.max_length
-        Thread(target=_try_to_load, args=[model], daemon=True).start()
+        Thread(target=_try_to_load, args=[model]).start()
         return model
 
     def origin(self) -> dict[str, Any]:
