@@ -120,14 +120,12 @@ def close_ids(count: int, folder: Path) -> tuple[int, float]:
     parts = -(-count // PART_ROWS)
     with corpus.open("wb") as file:
         file.truncate(parts * PART_ROWS)
-    entry = {"size": 0, "version": "", "planned_size": parts * PART_ROWS}
+    entry = {"name": corpus.name, "size": 0, "version": "", "planned_size": parts * PART_ROWS, "generation": 0}
     fields = {
         "fingerprint": {"dims": [1], "part_rows": PART_ROWS},
         "split_bytes": PART_ROWS,
         "ranges": {},
-        "inputs": [
-            {"name": "corpus.jsonl", "size": 0, "version": "", "planned_size": parts * PART_ROWS, "generation": 0}
-        ],
+        "inputs": [entry],
     }
     [file] = open_inputs([corpus], Fields())
     job = Job(store, fields, (file,), Fields())

@@ -66,7 +66,7 @@ def _write_rejected(store: Store, commits: Sequence[Commit]) -> str:
 
 def check_totals(totals: dict[str, int], commits: Sequence[Commit], max_rejected: float) -> None:
     rows = totals["rows"] + totals["rejected"]
-    examples = next((commit.rejected for commit in commits if commit.rejected), ())
+    examples = next((commit.rejected for commit in commits if commit.rejected), tuple[dict[str, Any], ...]())
     if not rows:
         raise StellaError("the inputs hold no rows.")
     if totals["rejected"] > max_rejected * rows:

@@ -19,7 +19,7 @@ from stella_jax.job.kept import resolve_types
 from stella_jax.job.options import EmbedCommand, default_part_rows
 from stella_jax.job.rows import Row
 from stella_jax.job.sample import Place, sample_inputs
-from stella_jax.job.write import vector_type
+from stella_jax.quantization import vector_layout
 from stella_jax.tokenizer import Tokens
 
 MEASURED_SECONDS = 3.0
@@ -131,7 +131,7 @@ class _Counts:
         """Of the whole job, by the ratio to a base whose total is known."""
         ratio = float(self.weights @ numbers / (self.weights @ base))
         if (is_all and self._is_exact) or not ratio:
-            return Total(ratio * known)
+            return Total(round(ratio * known))
         k, residuals = len(numbers), self.weights * (numbers - ratio * base)
         if k == 1:
             return Total(ratio * known, nan)
@@ -158,7 +158,7 @@ def estimate_job(
     texts = [[row.text for row in place.kept if isinstance(row, Row)] for place in places]
     if not any(texts):
         raise StellaError("none of the rows looked at can be embedded; look at the inputs.")
-    model = command.model.load()
+    model = command.model.open()
     prompt = command.job.resolve_prompt(model)
     tokens = [model.tokenize(each, prompt) if each else [] for each in texts]
     lengths = bucket_lengths(model.max_seq_length)
@@ -175,7 +175,6 @@ def estimate_job(
         rate = Rate(tokens_per_second, "given")
     else:
         rate = _measured(model, [text for each in tokens for text in each], lengths)
-    types = [vector_type(dim, command.job.precision) for dim in model.head_dims]
     part_rows = command.job.part_rows or default_part_rows(chips.kind.platform if chips else model.platform)
     buckets, splits = counts.weights @ counts.buckets, splits_of(files, command.job.split_bytes)
     return Estimate(
@@ -186,13 +185,19 @@ def estimate_job(
         cut=total(counts.cut),
         parts=sum(max(1, ceil(split.size * all_rows.value / size / part_rows - 1e-9)) for split in splits),
         part_rows=part_rows,
-        row_bytes=sum(type.list_size * type.value_type.bit_width // 8 for type in types),
+        row_bytes=sum(_bytes(dim, command.job.precision) for dim in model.head_dims),
         sampled=sum(map(len, tokens)),
         lengths=lengths,
         shares=buckets / buckets.sum(),
         rate=rate,
         chips=chips,
     )
+
+
+def _bytes(dim: int, precision: str) -> int:
+    """Of an embedding in a part."""
+    dtype, width = vector_layout(precision, dim)
+    return np.dtype(dtype).itemsize * width
 
 
 def _published(chips: Chips, model: Stella, counts: _Counts, lengths: Sequence[int]) -> Rate:

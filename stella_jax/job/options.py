@@ -50,14 +50,22 @@ class ModelOptions:
     max_length: int | None = None
 
     def load(self) -> Stella:
-        """Starts JAX and opens the model; a thread loads its weights, for which whatever needs them waits."""
+        """Starts JAX and opens the model; a thread loads its weights, for which whatever needs them waits.
+
+        So does the end of the process: one that ends amid the work of XLA aborts.
+        """
+        model = self.open()
+        Thread(target=_try_to_load, args=[model]).start()
+        return model
+
+    def open(self) -> Stella:
+        """Starts JAX and opens the model; its weights are loaded once something needs them."""
         start_jax()
         checkpoint = Checkpoint.open(resolve(self.model, self.revision))
         mesh = make_mesh(self.mesh or all_accelerators())
         model = Stella(checkpoint, dim=self.dim, dtype=self.dtype, mesh=mesh, load=False)
         if self.max_length:
             model.max_seq_length = self.max_length
-        Thread(target=_try_to_load, args=[model], daemon=True).start()
         return model
 
     def origin(self) -> dict[str, Any]:

@@ -71,12 +71,15 @@ def _lines_of_range(file: InputFile, piece: Piece, fields: Fields, at: Position)
     offset = piece.start - 1 if begins_inside else max(0, at.offset)
     lines = file.format.records(file.location, fields.columns, 0, offset)
     if begins_inside:
-        _, after = next(lines, (None, None))
-        offset = piece.stop if after is None else after
+        offset = _after(next(lines, (None, piece.stop)))
     while offset < piece.stop and (found := next(lines, None)) is not None:
-        record, after = found
-        yield offset, record, after
-        offset = after
+        yield offset, found[0], _after(found)
+        offset = _after(found)
+
+
+def _after(found: tuple[Any, int | None]) -> int:
+    assert found[1] is not None  # lines have offsets
+    return found[1]
 
 
 def _rows_of_range(file: InputFile, piece: Piece) -> tuple[int, int]:

@@ -1,8 +1,9 @@
 """Several processes share a job's splits, whoever comes, goes or dies."""
 
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
+from typing import Any
 
 import pytest
 from jobs import content, write_corpus
@@ -12,6 +13,7 @@ from stella_jax.job import assignment, heartbeat
 from stella_jax.job.heartbeat import FOLDER, Others
 from stella_jax.job.hosts import Hosts
 from stella_jax.job.options import JobOptions, RunOptions
+from stella_jax.job.progress import Summary
 from stella_jax.job.run import heartbeat as beating
 from stella_jax.job.run import run_job
 from stella_jax.job.store import LocalStore, open_store
@@ -44,8 +46,8 @@ def embed(model: Stella, corpus: list[Path], out: Path, hosts: Hosts):
         return run_job(model, {"model": "tiny", "revision": None}, corpus, out, OPTIONS, RunOptions(hosts=hosts))
 
 
-def together(runs: list[Callable[[], object]]) -> list[object]:
-    found: list[object] = [None] * len(runs)
+def together(runs: Sequence[Callable[[], Summary]]) -> list[Summary]:
+    found: list[Any] = [None] * len(runs)
 
     def put(i: int) -> None:
         found[i] = runs[i]()

@@ -136,6 +136,16 @@ def test_rows_longer_than_a_place(tmp_path: Path, monkeypatch: pytest.MonkeyPatc
     assert found.sampled >= 100 and abs(found.rows.value - 400) < 4 * found.rows.error * 400
 
 
+def test_kept_columns_and_precisions(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    """No weights are loaded where nothing is measured."""
+    monkeypatch.setattr(Stella, "load_weights", lambda _: pytest.fail("weights were loaded"))
+    pq.write_table(pa.table({"text": ["tea"] * 3, "year": [1, None, 3]}), tmp_path / "a.parquet")
+    found = estimated(tmp_path / "a.parquet", fields=Fields(keep=("year",)), precision="binary")
+    assert (found.rows, found.rejected, found.row_bytes) == (Total(3), Total(0), 4)
+    with pytest.raises(StellaError, match="no column 'month'"):
+        estimated(tmp_path / "a.parquet", fields=Fields(keep=("month",)))
+
+
 def test_known_rows_leave_the_sample_the_rest(tmp_path: Path, tokens: int, monkeypatch: pytest.MonkeyPatch):
     in_one(tmp_path, records())
     sampled_in_places(monkeypatch, 1000)

@@ -17,16 +17,16 @@ def cache(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return tmp_path_factory.mktemp("cache")
 
 
-@pytest.fixture(scope="session")
-def corpus() -> Path:
-    """20,000 real texts."""
-    return CORPUS
-
-
 def first(rows: int, path: Path) -> Path:
     with gzip.open(CORPUS) as file:
         path.write_bytes(b"".join(itertools.islice(file, rows)))
     return path
+
+
+@pytest.fixture(scope="session")
+def corpus(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """20,000 real texts."""
+    return first(20_000, tmp_path_factory.mktemp("corpus") / "corpus_20k.jsonl")
 
 
 @pytest.fixture(scope="session")

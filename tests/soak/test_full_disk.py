@@ -63,7 +63,7 @@ def test_room_made_bit_by_bit_the_job_goes_on(tiny: Stella, short_corpus: Path, 
         assert blocks < 1000
     assert refused > 20
     assert kept == sorted(kept)
-    assert {0, 1, 2, 5, 9} <= {*kept}
+    assert {0, 1, 2, 5, 8} <= {*kept}
     assert summary.rows < 2000
     assert content(out) == content(tmp_path / "undisturbed")
     with pytest.raises(StellaError, match="is full, and the check needs 24 bytes a row there; make room and verify"):
@@ -74,7 +74,7 @@ def test_room_made_bit_by_bit_the_job_goes_on(tiny: Stella, short_corpus: Path, 
     assert verify_job(out).faults == ()
     unread = [line for line in (out / "_job/progress.jsonl").read_text().splitlines() if not readable(line)]
     tell(
-        f"{refused} times full, up to {kept[-1]} of 10 parts kept, {blocks} blocks in the end; {len(unread)} lines cut"
+        f"{refused} times full, up to {kept[-1]} of 11 parts kept, {blocks} blocks in the end; {len(unread)} lines cut"
     )
     assert unread == []
 

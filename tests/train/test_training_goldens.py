@@ -55,9 +55,10 @@ def trained(name: str) -> tuple[list[dict[str, float]], State]:
 def embedded(state: State | None = None) -> list[np.ndarray]:
     """The columns' embeddings, by the parameters of a state or those of the checkpoint."""
     stella = Stella.from_pretrained(GOLDENS / "stella")
-    if state:
-        stella.runner = Runner(stella.model.with_params(state.params), stella.mesh, stella.config.pad_token_id)
-    return [stella.encode(column) for column in COLUMNS]
+    model = stella.model.with_params(state.params) if state else stella.model
+    runner = Runner(model, stella.mesh, stella.config.pad_token_id)
+    streamed = runner.stream(map(stella.tokenize, COLUMNS), stella.max_seq_length)
+    return [found[0] for _, found in sorted(streamed, key=lambda each: each[0])]
 
 
 def accuracies(anchor: np.ndarray, positive: np.ndarray, negative: np.ndarray) -> dict[str, float]:
