@@ -102,11 +102,11 @@ def rates_of_processes(count: int, corpus: Path, folder: Path, model: str, part_
     ]
     if any(process.wait() for process in processes):
         raise SystemExit("a process failed; its sentence is above.")
-    journals = [
+    progress = [
         [json.loads(line) for line in path.read_text().splitlines()] for path in (out / "_job").glob("progress*.jsonl")
     ]
-    whole = sum(lines[-1]["tokens"] for lines in journals) / max(lines[-1]["seconds"] for lines in journals)
-    return whole, sum(_rates_between([_embedding(lines) for lines in journals]))
+    whole = sum(lines[-1]["tokens"] for lines in progress) / max(lines[-1]["seconds"] for lines in progress)
+    return whole, sum(_rates_between([_embedding(lines) for lines in progress]))
 
 
 def _embedding(lines: list[dict[str, Any]]) -> np.ndarray:

@@ -190,7 +190,7 @@ class LocalStore(Store):
 class RemoteStore(Store):
     """A prefix of an object store.
 
-    An object appears when its upload ends; one that was cut short has no receipt. What is to be written is put together
+    An object appears when its upload ends; one that was cut short has no commit. What is to be written is put together
     on this machine's disk first, and a file that grows is written anew.
     """
 
