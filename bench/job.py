@@ -1,4 +1,4 @@
-"""A bulk job against the device alone, its scaling over processes, the cost of a commit, and a plan for 1e9 rows.
+"""A bulk job against the device alone, its scaling over processes, the cost of a commit.
 
 The peer of each line is in the same run: the encoder fed with ready batches; one process; the part's own time.
 """
