@@ -1,4 +1,4 @@
-# make demo, make test, make lint, make bench, make tpu-check, make gpu-check, make clean.
+# make demo, make test, make test-numbers, make soak, make lint, make bench, make tpu-check, make gpu-check, make clean.
 # Another Python: make test PYTHON=python3.12
 PYTHON ?= python3
 VENV ?= .venv
@@ -6,7 +6,7 @@ BIN := $(VENV)/bin
 PIP := $(BIN)/python -m pip --quiet --disable-pip-version-check
 DEMO := build/demo
 
-.PHONY: demo test lint bench tpu-check gpu-check clean
+.PHONY: demo test test-numbers soak lint bench tpu-check gpu-check clean
 
 demo: $(VENV)/installed
 	@echo "== Embedding examples/corpus.jsonl with the embedded checkpoint"
@@ -20,12 +20,26 @@ demo: $(VENV)/installed
 	$(BIN)/python -m stella_jax demo
 
 # There is no torch in the test extra from Python 3.12 on: what compares with it is then left out.
+ASKED := gpu and not weights and not soak
+MARKS = $$($(BIN)/python -c "import torch" 2>/dev/null && echo "not $(ASKED)" || echo "not torch and not $(ASKED)")
+
+# A worker a core; a file's tests share what they compile, so they stay together.
+WORKERS := -n auto --dist loadfile
+
 test: $(VENV)/installed-test
-	@if $(BIN)/python -c "import torch" 2>/dev/null; then \
-	  $(BIN)/python -m pytest -q; \
-	else \
-	  $(BIN)/python -m pytest -q -m "not torch and not gpu and not weights and not soak"; \
-	fi
+	$(BIN)/python -m pytest -q $(WORKERS) -m "$(MARKS)"
+
+# What depends on the versions of JAX, Flax and Orbax, compiled as users compile it (`make test` skips optimizations).
+NUMBERS := tests/test_attention.py tests/test_model.py tests/test_embedding_model.py tests/test_goldens.py \
+  tests/test_oracle.py tests/test_runner.py tests/test_sharding.py tests/test_demo.py tests/test_cli.py \
+  tests/convert/test_round_trip.py tests/train/test_checkpoints.py tests/train/test_losses.py \
+  tests/train/test_step.py tests/train/test_training_goldens.py
+test-numbers: $(VENV)/installed-test
+	XLA_FLAGS= $(BIN)/python -m pytest -q $(WORKERS) -m "$(MARKS)" $(NUMBERS)
+
+# Minutes: jobs and training runs through kills, full disks, cut links; Ray.
+soak: $(VENV)/installed-test
+	$(BIN)/python -m pytest -q $(WORKERS) -m soak
 
 lint: $(VENV)/installed-test
 	$(BIN)/ruff check .

@@ -15,6 +15,13 @@ from paths import GOLDENS
 
 from stella_jax import Stella
 
+# The same programs, some eight times as quick to compile (jax 0.12: twice) and slower to run: most of a test's time is
+# XLA's. `XLA_FLAGS= pytest ...` compiles as users do, which `make test-numbers` asks of the tests of numbers.
+FLAGS = ["--xla_backend_optimization_level=0", "--xla_cpu_parallel_codegen_split_count=1"]
+if jax.__version_info__ < (0, 11):  # later ones do not know it, and end
+    FLAGS.append("--xla_cpu_use_fusion_emitters=false")
+os.environ.setdefault("XLA_FLAGS", " ".join(FLAGS))
+
 # A broadcast that was not asked for is a bug that happens to have fitting shapes.
 jax.config.update("jax_numpy_rank_promotion", "raise")
 

@@ -3,6 +3,7 @@
 import errno
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -138,10 +139,16 @@ def test_pickles_and_python_are_left_behind(checkpoint_copy, tmp_path: Path, cap
     assert not (tmp_path / "out/modeling.py").exists() and not (tmp_path / "out/pytorch_model.bin").exists()
 
 
+@pytest.fixture(scope="module")
+def undamaged(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    out = tmp_path_factory.mktemp("undamaged") / "flax"
+    assert main([STELLA, str(out)]) == 0
+    return out
+
+
 @pytest.fixture
-def flax(tmp_path: Path) -> Path:
-    assert main([STELLA, str(tmp_path / "flax")]) == 0
-    return tmp_path / "flax"
+def flax(undamaged: Path, tmp_path: Path) -> Path:
+    return shutil.copytree(undamaged, tmp_path / "flax")
 
 
 def test_verify_names_a_flipped_byte(flax: Path, capsys) -> None:

@@ -39,7 +39,7 @@ OPTIMIZERS: dict[str, Any] = {
 }
 
 
-@pytest.fixture(autouse=True)
+@pytest.fixture(scope="module", autouse=True)
 def nothing_stays_for_other_tests() -> Iterator[None]:
     yield
     gc.collect()

@@ -1,6 +1,6 @@
 """What a step learns of a loss by trying it: whether its rows may be cut apart or filled up, and what is wrong."""
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from functools import partial
 from typing import Any
 
@@ -16,14 +16,6 @@ from train.losses import DISTANCES, matryoshka, multiple_negatives_ranking, trip
 DIM = 16
 UNKNOWN: dict[str, Any] = {"factor": 2}
 SCORES = {"score": np.linspace(0, 1, 5, dtype=np.float32)}
-
-
-@pytest.fixture(scope="module", autouse=True)
-def compiled_fast() -> Iterator[None]:
-    """The same programs, quicker to compile than they then run."""
-    jax.config.update("jax_disable_most_optimizations", True)
-    yield
-    jax.config.update("jax_disable_most_optimizations", False)
 
 
 def traits(loss: Any, columns: Mapping[str, np.ndarray] = SCORES, texts: int = 3) -> tuple[bool, bool]:

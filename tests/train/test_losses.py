@@ -1,7 +1,6 @@
 """Every loss, by hand and against torch autograd and sentence-transformers' own classes: value and gradient."""
 
 import warnings
-from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import partial
 from typing import Any
@@ -41,14 +40,6 @@ CASES = {
     "matryoshka-triplet": Case(triplet, {"margin": 0.7}, (24, 8)),
     "matryoshka-weights": Case(multiple_negatives_ranking, {"scale": 5.0}, (24, 12, 5), (1.0, 0.5, 0.125)),
 }
-
-
-@pytest.fixture(scope="module", autouse=True)
-def compiled_fast() -> Iterator[None]:
-    """The same programs, quicker to compile than they then run."""
-    jax.config.update("jax_disable_most_optimizations", True)
-    yield
-    jax.config.update("jax_disable_most_optimizations", False)
 
 
 def embeddings(columns: int = 3, rows: int = B) -> tuple[jax.Array, ...]:

@@ -1,7 +1,7 @@
 """Optimizers of recipes: AdamW against torch and transformers, every other by its optax name, patterns, bad input."""
 
 import warnings
-from collections.abc import Collection, Iterator
+from collections.abc import Collection
 from functools import partial
 from inspect import signature
 from itertools import combinations
@@ -34,14 +34,6 @@ LAYERS = 3
 FIXED: dict[str, Any] = {"schedule": "constant", "warmup_ratio": 0.0}
 
 Params = dict[str, jax.Array]
-
-
-@pytest.fixture(scope="module", autouse=True)
-def compiled_fast() -> Iterator[None]:
-    """The same programs, quicker to compile than they then run."""
-    jax.config.update("jax_disable_most_optimizations", True)
-    yield
-    jax.config.update("jax_disable_most_optimizations", False)
 
 
 def numbers(seed: int) -> Params:

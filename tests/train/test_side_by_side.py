@@ -13,7 +13,7 @@ from stella_jax import load
 from train import Batcher, StepConfig, losses, make_step, optimizers
 from train.recipe import OptimizerSection
 
-pytestmark = pytest.mark.torch
+pytestmark = [pytest.mark.torch, pytest.mark.soak]  # a minute each; test_training_goldens.py has recorded ones
 
 BATCH_SIZE = 4
 ADAMW = OptimizerSection(learning_rate=1e-4, weight_decay=0.01)
@@ -99,17 +99,9 @@ def their_log(peers, losses, checkpoint, name: str, steps: int) -> list[tuple[fl
     return log
 
 
-def test_twenty_steps_of_the_triplet_loss(peers, checkpoint) -> None:
-    assert_side_by_side(peers, checkpoint, "triplet_euclidean", 20)
-
-
-@pytest.mark.soak  # a minute each
 @pytest.mark.parametrize("name", LOSSES)
 def test_fifty_steps(peers, checkpoint, name: str) -> None:
-    assert_side_by_side(peers, checkpoint, name, 50)
-
-
-def assert_side_by_side(peers, checkpoint, name: str, steps: int) -> None:
+    steps = 50
     ours, theirs = (
         np.array(log)
         for log in (our_log(checkpoint, name, steps), their_log(peers[0], peers[1], checkpoint, name, steps))

@@ -1,7 +1,7 @@
 """The step: the same trajectory however a batch is cut, laid out or padded, and any optimizer of optax."""
 
 import re
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cache
 from types import SimpleNamespace
@@ -59,14 +59,6 @@ class Run:
 
 
 DROPPED = Run(config=StepConfig())
-
-
-@pytest.fixture(scope="module", autouse=True)
-def compiled_fast() -> Iterator[None]:
-    """The same programs, quicker to compile than they then run: here that takes half of the time."""
-    jax.config.update("jax_disable_most_optimizations", True)
-    yield
-    jax.config.update("jax_disable_most_optimizations", False)
 
 
 def load(run: Run) -> EmbeddingModel:

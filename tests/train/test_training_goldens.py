@@ -52,10 +52,11 @@ def trained(name: str) -> tuple[list[dict[str, float]], State]:
     return log, state
 
 
-def embedded(state: State | None = None) -> list[np.ndarray]:
-    """The columns' embeddings, by the parameters of a state or those of the checkpoint."""
+@cache
+def embedded(name: str | None = None) -> list[np.ndarray]:
+    """The columns' embeddings, after the training of this name or before any."""
     stella = Stella.from_pretrained(GOLDENS / "stella")
-    model = stella.model.with_params(state.params) if state else stella.model
+    model = stella.model.with_params(trained(name)[1].params) if name else stella.model
     runner = Runner(model, stella.mesh, stella.config.pad_token_id)
     streamed = runner.stream(map(stella.tokenize, COLUMNS), stella.max_seq_length)
     return [found[0] for _, found in sorted(streamed, key=lambda each: each[0])]
@@ -96,7 +97,7 @@ def test_learning_rates_to_float32(name: str) -> None:
 
 @pytest.mark.parametrize("name", LOSSES)
 def test_embeddings_after_the_last_step(name: str) -> None:
-    found, expected = embedded(trained(name)[1])[0], load_file(FOLDER / f"{name}.safetensors")["anchor_embeddings"]
+    found, expected = embedded(name)[0], load_file(FOLDER / f"{name}.safetensors")["anchor_embeddings"]
     if name in ("triplet_euclidean", "triplet_manhattan"):
         # A shift of all embeddings changes no distance: the head's bias has a gradient of rounding errors only, and
         # Adam makes steps of full size of them.
@@ -107,6 +108,6 @@ def test_embeddings_after_the_last_step(name: str) -> None:
 @pytest.mark.parametrize("name", LOSSES)
 def test_accuracies_before_and_after(name: str) -> None:
     run = EXPECTED["runs"][name]
-    for found, expected in ((embedded(), "evaluator_before"), (embedded(trained(name)[1]), "evaluator_after")):
+    for found, expected in ((embedded(), "evaluator_before"), (embedded(name), "evaluator_after")):
         for distance, accuracy in accuracies(*found).items():
             assert np.float32(accuracy) == np.float32(run[expected][f"t_{distance}_accuracy"])
