@@ -107,6 +107,10 @@ class Others:
         self.look()
         return not any(by < self._process and self.is_alive(by) for claimed, by in self._claims if claimed == split)
 
+    def release(self, split: int) -> None:
+        """Takes a claim back, after the split was finished."""
+        self._store.remove(f"{FOLDER}/split-{split}-by-{self._process}")
+
 
 def _process(name: str) -> int | None:
     number = name.removeprefix("process-").removesuffix(".json")

@@ -1,7 +1,7 @@
 """Embeds splits on this process's devices: rows are read and tokenized ahead of them, parts written behind."""
 
 from array import array
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from itertools import takewhile
 from math import sqrt
@@ -74,8 +74,17 @@ class Worker:
         self._max_rejected = max_rejected
         self._rows = self._rejected = 0
 
-    def run(self, splits: Iterable[tuple[Split, SplitCommits]], progress: Progress, stop: GracefulShutdown) -> None:
+    def run(
+        self,
+        splits: Iterable[tuple[Split, SplitCommits]],
+        progress: Progress,
+        stop: GracefulShutdown,
+        on_finished: Callable[[Split], object] = lambda _: None,
+    ) -> None:
         """Embeds and commits what is missing of these splits.
+
+        Args:
+          on_finished: called with each split whose last part was committed.
 
         Raises:
           StellaError: an input is damaged (what came before is committed), too many rows are rejected, or the directory
@@ -92,6 +101,8 @@ class Worker:
             progress.committed(part.split, part.read, len(commit.rejected))
             self._rows += commit.rows + len(commit.rejected)
             self._rejected += len(commit.rejected)
+            if commit.is_last:
+                on_finished(part.split)
             self._check_rejected(commit)
 
         opened: list[PreparedPart] = []

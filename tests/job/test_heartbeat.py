@@ -53,6 +53,9 @@ def test_the_heartbeat_ends_with_its_block(store: Store, monkeypatch: pytest.Mon
         assert Others(store, 0).claim(3)
         others.look()
         assert others.is_claimed(3) and not others.is_claimed(2)
+        Others(store, 0).release(3)
+        others.look()
+        assert not others.is_claimed(3)
     others.look()
     assert not others.is_alive(0) and not others.is_claimed(3)
     assert store.sizes(FOLDER) == {}
