@@ -2,16 +2,20 @@
 
 import csv
 import io
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from dataclasses import dataclass
 from itertools import islice
+from typing import Any
 
 from stella_jax.errors import StellaError
 from stella_jax.job.columns import NUMBER, Column, RawRow, RowError, present
 from stella_jax.job.files import open_bytes
 from stella_jax.job.lines import LONGEST
 from stella_jax.job.location import Location
-from stella_jax.job.rows import Marks
+
+# A quote that is closed before the cell's end: a fault at a line's beginning and within quotes.
+NO_CSV = '"b"c\n'
 
 
 def read_csv(
@@ -33,45 +37,85 @@ def read_csv(
             yield record if isinstance(record, RowError) else _select(record, len(header), places, numbers), None
 
 
-def count_csv(location: Location, columns: Sequence[Column]) -> tuple[int, Marks]:
-    """How many records `read_csv` reads, and no mark but the first; raises as it does."""
-    with _open(location) as (header, records):
-        present(location, columns, header)
-        return sum(1 for _ in records), [(0, 0)]
-
-
 @contextmanager
 def _open(location: Location) -> Iterator[tuple[list[str], Iterator[list[str] | RowError]]]:
     """The header, and the records after it."""
     csv.field_size_limit(LONGEST)  # the module's own, and process-wide: its default of 128 KiB is less than a long text
     with open_bytes(location) as file, io.TextIOWrapper(file, "utf-8", "surrogateescape", newline="") as text:
-        reader = csv.reader(text, strict=True)
-        yield _header(location, reader), _records(location, reader)
+        size = _Size()
+        reader = csv.reader(_bounded(text, size), strict=True)
+        yield _header(location, reader, size), _records(location, reader, size)
 
 
-def _header(location: Location, reader) -> list[str]:
+@dataclass(slots=True)
+class _Size:
+    """Of the record that is read: characters so far, and whether its line is too long."""
+
+    characters: int = 0
+    is_exceeded: bool = False
+
+
+class _Unbounded(Exception):
+    """A record of too many lines, or of a line too long with a quote that is open at its end."""
+
+
+def _bounded(text: io.TextIOWrapper, size: _Size) -> Iterator[str]:
+    """The lines of a file; of one that is too long, one that is no CSV in any place."""
+    readline, longest = text.readline, LONGEST
+    while line := readline(longest):
+        size.characters += len(line)
+        if size.characters >= longest:
+            if size.characters > len(line) or _quotes(line, readline) % 2:
+                raise _Unbounded
+            size.is_exceeded = True
+            line = NO_CSV
+        yield line
+
+
+def _quotes(line: str, readline: Callable[[int], str]) -> int:
+    """How many quotes a line has; reads on to its end."""
+    count = line.count('"')
+    while line and not line.endswith(("\n", "\r")):
+        line = readline(LONGEST)
+        count += line.count('"')
+    return count
+
+
+def _header(location: Location, reader: Any, size: _Size) -> list[str]:
     try:
         header = next(reader, None)
-    except csv.Error as error:
-        raise StellaError(f"{location} has no sound header: {error}.") from None
+    except (csv.Error, _Unbounded) as error:
+        is_long = size.is_exceeded or isinstance(error, _Unbounded)
+        reason = f"it is longer than {LONGEST >> 20} MiB" if is_long else str(error)
+        raise StellaError(f"{location} has no sound header: {reason}.") from None
     if not header:
         raise StellaError(f"{location} is empty; a .csv needs a first line that names its columns.")
     return header
 
 
-def _records(location: Location, reader) -> Iterator[list[str] | RowError]:
+def _records(location: Location, reader: Any, size: _Size) -> Iterator[list[str] | RowError]:
     while True:
         line = reader.line_num + 1
+        size.characters = 0
         try:
             yield next(reader)
         except StopIteration:
             return
+        except _Unbounded:
+            raise StellaError(
+                f"{location}: the record at line {line} is longer than {LONGEST >> 20} MiB; perhaps a quote in it is "
+                "never closed."
+            ) from None
         except csv.Error as error:
             if "end of data" in str(error):
                 raise StellaError(
                     f"{location}: the quote opened in the record at line {line} is never closed."
                 ) from None
-            yield RowError(f"not CSV: {error}")
+            if size.is_exceeded:
+                size.is_exceeded = False
+                yield RowError(f"longer than {LONGEST >> 20} MiB without a line end")
+            else:
+                yield RowError(f"not CSV: {error}")
 
 
 def _select(

@@ -1,62 +1,76 @@
 """Rows of .jsonl and .txt files, split on bytes so that a line with wrong UTF-8 spoils no other."""
 
 import json
-from collections.abc import Iterator, Sequence
+from collections.abc import Generator, Sequence
+from io import BufferedReader
 from itertools import islice
-from typing import BinaryIO
+from typing import Any, BinaryIO, cast
 
 from stella_jax.job.columns import Column, RawRow, RowError
 from stella_jax.job.files import open_bytes
 from stella_jax.job.location import Location
-from stella_jax.job.rows import Marks
 
 # A line beyond this is no row but a file without line ends; reading it whole could take all memory there is.
 LONGEST = 64 * 2**20
 BLOCK = 2**20
-MARK_BYTES = 4 * BLOCK
 
 _scan_json = json.JSONDecoder().raw_decode
 
 
-def count_lines(location: Location, columns: Sequence[Column]) -> tuple[int, Marks]:
-    """How many `read_lines` reads, and marks: every few megabytes the number of a line, and the offset of its begin."""
-    count, last, marks = 0, b"\n", [(0, 0)]
-    with open_bytes(location) as file:
-        at = file.tell()
-        while block := file.read(BLOCK):
-            count += block.count(b"\n")
-            last = block[-1:]
-            if at - marks[-1][1] >= MARK_BYTES and b"\n" in block:
-                marks.append((count, at + block.rindex(b"\n") + 1))
-            at += len(block)
-    return count + (last != b"\n"), marks
-
-
 def read_lines(
     location: Location, columns: Sequence[Column], start: int, offset: int | None
-) -> Iterator[tuple[bytes | RowError, int]]:
+) -> Generator[tuple[Any, int], bool | None, None]:
     """Every line from number `start` (from 0), without its end, and the offset of the line after it.
 
-    An offset of 0 is the file's beginning: a byte order mark there is no part of the first line.
+    An offset of 0 is the file's beginning: a byte order mark there is no part of the first line. `send(True)` passes
+    over the blank lines that come next, and gives how many they are in place of a line.
     """
     with open_bytes(location) as file:
         if offset:
             file.seek(offset)
         lines = _bounded(file)
-        yield from lines if offset is not None else islice(lines, start, None)
+        if offset is None:
+            next(islice(lines, start, start), None)
+        yield from lines
 
 
-def _bounded(file: BinaryIO) -> Iterator[tuple[bytes | RowError, int]]:
-    end, longest, readline = file.tell(), LONGEST, file.readline
+def _bounded(file: BinaryIO) -> Generator[tuple[Any, int], bool | None, None]:
+    end, longest, readline, skips = file.tell(), LONGEST, file.readline, None
     while line := readline(longest):
         end += len(line)
         if line.endswith(b"\n"):
-            yield line[: -2 if line.endswith(b"\r\n") else -1], end
+            skips = yield line[: -2 if line.endswith(b"\r\n") else -1], end
         elif len(line) < longest:
-            yield line.removesuffix(b"\r"), end
+            skips = yield line.removesuffix(b"\r"), end
         else:
             end += _skip_line(file)
-            yield RowError(f"longer than {longest >> 20} MiB without a line end"), end
+            skips = yield RowError(f"longer than {longest >> 20} MiB without a line end"), end
+        if skips:
+            lines, size, error = _skip_blank(cast(BufferedReader, file))
+            end += size
+            yield lines, end
+            if error:
+                raise error
+
+
+def _skip_blank(file: BufferedReader) -> tuple[int, int, Exception | None]:
+    """Reads on to a line that is not blank, or to the end of what is buffered with it.
+
+    Returns:
+      How many lines and bytes that was, and what was raised after them.
+    """
+    lines = size = 0
+    try:
+        while block := file.peek(BLOCK):
+            blank = len(block) - len(block.lstrip(b" \t\r\n"))
+            length = block.rfind(b"\n", 0, blank) + 1
+            lines += block.count(b"\n", 0, length)
+            size += len(file.read(length))
+            if length < len(block):
+                break
+    except Exception as error:  # of whatever kind, it comes after these lines
+        return lines, size, error
+    return lines, size, None
 
 
 def _skip_line(file: BinaryIO) -> int:

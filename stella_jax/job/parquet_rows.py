@@ -1,6 +1,7 @@
 """Rows of .parquet files."""
 
 from collections.abc import Iterator, Sequence
+from io import BufferedReader
 from itertools import accumulate
 from typing import NamedTuple
 
@@ -8,13 +9,22 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from stella_jax.errors import StellaError, first_line
-from stella_jax.job.columns import TEXT, Column, RawRow, present
-from stella_jax.job.lines import decode
+from stella_jax.job.columns import TEXT, Column, RawRow, RowError, present
+from stella_jax.job.lines import LONGEST, decode
 from stella_jax.job.location import Location
-from stella_jax.job.rows import Marks
+from stella_jax.job.parquet_footer import Chunk, dictionary_bytes, read_row_groups
 
 BATCH_ROWS = 1024
 READ_BUFFER = 2**20
+# Bounds on what is in memory of a column at once: a batch of so many bytes, or in larger row groups of so many rows...
+BATCH_BYTES = 2**29
+LARGE_GROUP_ROWS = 64
+# ... of which so much is made Python's at a time ...
+SLICE_BYTES = 2**26
+# ... and a page. The footer does not tell their sizes, and one page may be all of a row group: but only one that was
+# made to do harm packs more than so much so well.
+UNPACKED_BYTES = 2**28
+LARGEST_RATIO = 100
 
 
 def read_parquet(
@@ -33,44 +43,48 @@ def read_parquet(
             with pq.ParquetFile(stored, buffer_size=READ_BUFFER, page_checksum_verification=True) as file:
                 names = _names(location, file.schema_arrow, columns)
                 copied = {column.name for column in columns if column.kind.copied}
-                for batch in _batches(file, names, start):
+                for batch in _batches(location, stored, file, names, start):
                     for values in zip(*(_values(batch.column(name), name in copied) for name in names), strict=True):
                         yield dict(zip(names, values, strict=True)), None
                         done += 1
-        except (pa.ArrowException, OSError) as error:
+        except (pa.ArrowException, OSError, UnicodeDecodeError) as error:  # the last in a column's name
             where = f" after row {done}" if done else ""
             raise StellaError(
                 f"{location} is not a valid Parquet file{where}: {first_line(error).rstrip('.')}."
             ) from error
 
 
-def count_parquet(location: Location, columns: Sequence[Column]) -> tuple[int, Marks]:
-    """How many records the file says that it holds, and marks: where row groups begin, with the bytes before, unpacked.
-
-    Raises:
-      pa.ArrowException, OSError: it cannot be read.
-    """
-    with location.open() as stored:
-        metadata = pq.read_metadata(stored)
-    groups = [metadata.row_group(i) for i in range(metadata.num_row_groups)]
-    records = accumulate((group.num_rows for group in groups), initial=0)
-    sizes = accumulate((group.total_byte_size for group in groups), initial=0)
-    return metadata.num_rows, list(zip(records, sizes, strict=True))
-
-
-def _batches(file: pq.ParquetFile, names: list[str], start: int) -> Iterator[pa.RecordBatch]:
+def _batches(
+    location: Location, stored: BufferedReader, file: pq.ParquetFile, names: list[str], start: int
+) -> Iterator[pa.RecordBatch]:
     """The batches from this record on; row groups before it are not read."""
-    first = 0
-    while first < file.num_row_groups and start >= (rows := file.metadata.row_group(first).num_rows):
-        start -= rows
-        first += 1
-    groups = list(range(first, file.num_row_groups))
-    if not groups:
-        return
-    for batch in file.iter_batches(BATCH_ROWS, row_groups=groups, columns=names, use_threads=False):
-        skipped = min(start, batch.num_rows)
-        start -= skipped
-        yield batch.slice(skipped)
+    for i, group in enumerate(read_row_groups(stored)):
+        if start >= group.rows:
+            start -= group.rows
+            continue
+        rows = min(_batch_rows(location, stored, chunk) for chunk in group.chunks if chunk.column in names)
+        for batch in file.iter_batches(rows, row_groups=[i], columns=names, use_threads=False):
+            skipped = min(start, batch.num_rows)
+            start -= skipped
+            yield from _slices(batch.slice(skipped))
+
+
+def _slices(batch: pa.RecordBatch) -> Iterator[pa.RecordBatch]:
+    rows = max(1, batch.num_rows * SLICE_BYTES // max(SLICE_BYTES, batch.nbytes))
+    return (batch.slice(first, rows) for first in range(0, batch.num_rows, rows))
+
+
+def _batch_rows(location: Location, stored: BufferedReader, chunk: Chunk) -> int:
+    """Of how many rows the values of a column fit into memory, whatever its pages hold."""
+    if chunk.unpacked > max(UNPACKED_BYTES, LARGEST_RATIO * chunk.packed):
+        sizes = f"{chunk.unpacked} bytes, packed into {chunk.packed}"
+        raise StellaError(
+            f"{location}: column {chunk.column!r} has {sizes}, in one row group; write smaller row groups."
+        )
+    rows = BATCH_ROWS if chunk.unpacked <= BATCH_BYTES else LARGE_GROUP_ROWS
+    if chunk.dictionary and rows * chunk.unpacked > BATCH_BYTES:  # each row may be its largest value
+        rows = min(rows, max(1, BATCH_BYTES // max(1, dictionary_bytes(stored, chunk))))
+    return rows
 
 
 def _names(location: Location, schema: pa.Schema, columns: Sequence[Column]) -> list[str]:
@@ -93,18 +107,24 @@ def _values(column: pa.Array, copied: bool) -> list[object]:
 
 def parquet_row(row: RawRow, columns: Sequence[Column]) -> RawRow:
     """The same values, decoded."""
-    return {name: decode(value) if type(value) is bytes else value for name, value in row.items()}
+    return {name: _decode(value) if type(value) is bytes else value for name, value in row.items()}
 
 
-class RowGroup(NamedTuple):
-    """Where a row group begins in its file, in bytes and in rows from 0, and how many rows it has."""
+def _decode(value: bytes) -> str:
+    if len(value) > LONGEST:
+        raise RowError(f"longer than {LONGEST >> 20} MiB")
+    return decode(value)
+
+
+class RowRange(NamedTuple):
+    """A row group: where it begins in its file, in bytes and in rows from 0, and how many rows it has."""
 
     offset: int
     first_row: int
     rows: int
 
 
-def row_groups(location: Location) -> list[RowGroup]:
+def row_groups(location: Location) -> list[RowRange]:
     """The row groups of a file, from its footer alone.
 
     Raises:
@@ -112,14 +132,9 @@ def row_groups(location: Location) -> list[RowGroup]:
     """
     with location.open() as stored:
         try:
-            metadata = pq.read_metadata(stored)
+            groups = read_row_groups(stored)
         except (pa.ArrowException, OSError) as error:
             raise StellaError(f"{location} is not a valid Parquet file: {first_line(error).rstrip('.')}.") from error
-    groups = [metadata.row_group(i) for i in range(metadata.num_row_groups)]
-    firsts = accumulate((group.num_rows for group in groups), initial=0)
-    return [RowGroup(_offset(group), first, group.num_rows) for group, first in zip(groups, firsts, strict=False)]
-
-
-def _offset(group: pq.RowGroupMetaData) -> int:
-    column = group.column(0)
-    return min(x for x in (column.data_page_offset, column.dictionary_page_offset) if x)
+    firsts = accumulate((group.rows for group in groups), initial=0)
+    offsets = (min(chunk.offset for chunk in group.chunks) for group in groups)
+    return [RowRange(*each) for each in zip(offsets, firsts, (group.rows for group in groups), strict=False)]

@@ -2,19 +2,21 @@
 
 import gzip
 import zlib
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Generator, Iterator, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, cast
 
 from stella_jax.errors import StellaError
 from stella_jax.job.columns import Column, RawRow, RowError
-from stella_jax.job.csv_rows import count_csv, csv_row, read_csv
+from stella_jax.job.csv_rows import csv_row, read_csv
 from stella_jax.job.file_types import SUPPORTED, file_type
 from stella_jax.job.files import BadZstdFile
-from stella_jax.job.lines import count_lines, json_row, read_lines, text_row
+from stella_jax.job.lines import json_row, read_lines, text_row
 from stella_jax.job.location import Location
-from stella_jax.job.parquet_rows import count_parquet, parquet_row, read_parquet
-from stella_jax.job.rows import Marks
+from stella_jax.job.parquet_rows import parquet_row, read_parquet
+
+# What a compressed file raises that is cut off, or damaged.
+FAULTS = (EOFError, gzip.BadGzipFile, zlib.error, BadZstdFile)
 
 
 @dataclass(frozen=True, slots=True)
@@ -25,16 +27,16 @@ class Format:
       records: (location, columns, start, offset) -> every record from number `start`, as it lies in the file, or a
         RowError, and the offset of the record after it, None where the format knows none.
       parse: (record, columns) -> its values by column, None for a blank one; raises RowError.
-      count: (location, columns) -> how many records there are, found without making rows of them, and marks.
       seeks: whether it knows offsets.
-      splits: whether it has other marks than the first.
+      splits: whether one can begin to read at other places than its beginning.
+      skips_blank: whether blank records can be passed over many at a time.
     """
 
     records: Callable[[Location, Sequence[Column], int, Any], Iterator[tuple[Any, int | None]]]
     parse: Callable[[Any, Sequence[Column]], RawRow | None]
-    count: Callable[[Location, Sequence[Column]], tuple[int, Marks]]
     seeks: bool = False
     splits: bool = False
+    skips_blank: bool = False
 
     def row(self, record: Any, columns: Sequence[Column]) -> RawRow | RowError | None:
         """The values of a record by column, what is wrong with it, or None where it is blank."""
@@ -47,10 +49,10 @@ class Format:
 
 
 FORMATS = {
-    ".jsonl": Format(read_lines, json_row, count_lines, seeks=True, splits=True),
-    ".txt": Format(read_lines, text_row, count_lines, seeks=True, splits=True),
-    ".csv": Format(read_csv, csv_row, count_csv),
-    ".parquet": Format(read_parquet, parquet_row, count_parquet, splits=True),
+    ".jsonl": Format(read_lines, json_row, seeks=True, splits=True, skips_blank=True),
+    ".txt": Format(read_lines, text_row, seeks=True, splits=True),
+    ".csv": Format(read_csv, csv_row),
+    ".parquet": Format(read_parquet, parquet_row, splits=True),
 }
 
 
@@ -90,13 +92,9 @@ class RecordReader:
     ):
         self.offset = (offset or None if start else 0) if format.seeks else None
         self._location = location
+        self._format = format
         self._done = start
         self._records = format.records(location, columns, start, self.offset)
-
-    @property
-    def _compression(self) -> str | None:
-        found = file_type(self._location.name)
-        return found and found.compression
 
     def __iter__(self) -> "RecordReader":
         return self
@@ -104,14 +102,33 @@ class RecordReader:
     def __next__(self) -> Any:
         try:
             record, self.offset = next(self._records)
-        except EOFError:
-            where = f"is cut off after row {self._done}"
-            raise StellaError(f"{self._location} {where}; its {self._compression} stream has no end.") from None
-        except (gzip.BadGzipFile, zlib.error, BadZstdFile) as error:
-            where = f"is damaged after row {self._done}" if self._done else f"is not a valid {self._compression} file"
-            raise StellaError(f"{self._location} {where}: {error}.") from None
+        except FAULTS as error:
+            raise self._fault(error) from None
         self._done += 1
         return record
+
+    def skip_blank(self) -> int:
+        """Passes over blank records that come next, once one was read; returns how many.
+
+        For .jsonl, of which a small archive may hold blank lines by the billion: most of a run at once, not always all.
+        0 for other formats.
+        """
+        if not self._format.skips_blank:
+            return 0
+        try:
+            count, self.offset = cast(Generator[Any, bool, None], self._records).send(True)
+        except FAULTS as error:
+            raise self._fault(error) from None
+        self._done += count
+        return count
+
+    def _fault(self, error: Exception) -> StellaError:
+        found = file_type(self._location.name)
+        kind = found and found.compression
+        if isinstance(error, EOFError):
+            return StellaError(f"{self._location} is cut off after row {self._done}; its {kind} stream has no end.")
+        where = f"is damaged after row {self._done}" if self._done else f"is not a valid {kind} file"
+        return StellaError(f"{self._location} {where}: {error}.")
 
 
 def read_rows(location: Location, columns: Sequence[Column]) -> Iterator[tuple[int, RawRow | RowError]]:
@@ -122,7 +139,11 @@ def read_rows(location: Location, columns: Sequence[Column]) -> Iterator[tuple[i
         file lacks a needed column.
     """
     format = format_of(location, columns)
-    for number, record in enumerate(RecordReader(location, format, columns), 1):
+    records, number = RecordReader(location, format, columns), 0
+    for record in records:
+        number += 1
         row = format.row(record, columns)
-        if row is not None:
+        if row is None:
+            number += records.skip_blank()
+        else:
             yield number, row

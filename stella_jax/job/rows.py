@@ -8,11 +8,6 @@ import pyarrow as pa
 from stella_jax.errors import StellaError
 from stella_jax.job.columns import ID, Column, RawRow, RowError, copied_kind
 
-# Records from which one can begin to read: their number (from 0), and how many bytes lie before, which is their offset
-# where the format knows offsets. The first is (0, 0).
-Marks = list[tuple[int, int]]
-
-
 # Columns of a part that are not copied, and what those of embeddings begin with.
 OURS = ("id", "n_tokens", "truncated")
 EMBEDDING = "embedding"

@@ -18,6 +18,7 @@ from stella_jax.job.hosts import Hosts
 from stella_jax.job.inputs import open_inputs
 from stella_jax.job.job import Job, open_job
 from stella_jax.job.kept import resolve_types
+from stella_jax.job.location import locate
 from stella_jax.job.manifest import MANIFEST, finished_totals
 from stella_jax.job.options import JobOptions, RunOptions
 from stella_jax.job.progress import Progress, Summary
@@ -56,6 +57,9 @@ def run_job(
 def start_job(store: Store, model: Stella, inputs: Sequence[str | Path], options: JobOptions) -> Job:
     """The job of these inputs, new or as it was left; raises as `open_job` and `open_inputs` do."""
     files = open_inputs(inputs, options.fields)
+    folder = f"{locate(str(store)).full}/"
+    if inside := [file for file in files if file.location.full.startswith(folder)]:
+        raise StellaError(f"{inside[0].location} lies in the output directory {store}; use another --out.")
     options = replace(options, fields=resolve_types([file.location for file in files], options.fields))
     return open_job(store, options, options.fingerprint(model), files, partial(make_ranges, model, options.ranges))
 

@@ -1,8 +1,8 @@
 """The rows of a split, in order, from any position on."""
 
 import hashlib
-from collections.abc import Iterator, Sequence
-from itertools import islice
+from collections.abc import Generator, Iterator, Sequence
+from sys import maxsize
 from typing import Any, NamedTuple
 
 from stella_jax.job.inputs import InputFile
@@ -26,6 +26,7 @@ class Position(NamedTuple):
 
 
 BEGINNING = Position()
+END: Any = object()
 
 
 class PositionedRow(NamedTuple):
@@ -47,39 +48,56 @@ def read_split(
     for i, piece in enumerate(split.pieces[start.piece :], start.piece):
         file = inputs[piece.input]
         at = start if i == start.piece else Position(i)
-        for records, (number, record, offset) in enumerate(_numbered(file, piece, fields, at), at.records + 1):
-            row = file.row(number, record, fields)
+        records = _lines_of_range(file, piece, fields, at) if file.counts_bytes else _numbered(file, piece, fields, at)
+        record = next(records, None)
+        while record is not None:
+            row = file.row(record.number, record.content, fields)
             if row is not None:
-                yield PositionedRow(row, piece.input, Position(i, records, offset))
+                yield PositionedRow(row, piece.input, Position(i, record.done, record.offset))
+            try:
+                record = records.send(row is None)
+            except StopIteration:
+                record = None
 
 
-def _numbered(file: InputFile, piece: Piece, fields: Fields, at: Position) -> Iterator[tuple[int, Any, int]]:
-    """(number of the record in its file, record, offset after it)."""
-    if file.counts_bytes:
-        yield from _lines_of_range(file, piece, fields, at)
-        return
+class _Record(NamedTuple):
+    """A record, its number in its file, those of its piece that are done with it, and the offset after it."""
+
+    content: Any
+    number: int
+    done: int
+    offset: int
+
+
+# Is sent whether the last record was blank: many blank ones after it are then passed over at once.
+_Records = Generator[_Record, bool, None]
+
+
+def _numbered(file: InputFile, piece: Piece, fields: Fields, at: Position) -> _Records:
     first, count = _rows_of_range(file, piece) if file.is_cut else (0, None)
     reader = file.records(fields, first + at.records, None if at.offset < 0 else at.offset)
-    stop = None if count is None else max(0, count - at.records)
-    for number, record in enumerate(islice(reader, stop), first + at.records + 1):
-        yield number, record, -1 if reader.offset is None else reader.offset
+    done, stop = at.records, maxsize if count is None else count
+    while done < stop and (content := next(reader, END)) is not END:
+        done += 1
+        if (yield _Record(content, first + done, done, -1 if reader.offset is None else reader.offset)):
+            done += reader.skip_blank()
 
 
-def _lines_of_range(file: InputFile, piece: Piece, fields: Fields, at: Position) -> Iterator[tuple[int, Any, int]]:
+def _lines_of_range(file: InputFile, piece: Piece, fields: Fields, at: Position) -> _Records:
     """Lines that begin in a byte range; the one that begins before it is read over."""
     begins_inside = at.records == 0 and piece.start > 0
-    offset = piece.start - 1 if begins_inside else max(0, at.offset)
-    lines = file.format.records(file.location, fields.columns, 0, offset)
+    offset, done = piece.start - 1 if begins_inside else max(0, at.offset), at.records
+    lines: Any = file.format.records(file.location, fields.columns, 0, offset)
     if begins_inside:
-        offset = _after(next(lines, (None, piece.stop)))
+        _, offset = next(lines, (None, piece.stop))
     while offset < piece.stop and (found := next(lines, None)) is not None:
-        yield offset, found[0], _after(found)
-        offset = _after(found)
-
-
-def _after(found: tuple[Any, int | None]) -> int:
-    assert found[1] is not None  # lines have offsets
-    return found[1]
+        content, after = found
+        done += 1
+        is_blank = yield _Record(content, offset, done, after)
+        offset = after
+        if is_blank and file.format.skips_blank:
+            count, offset = lines.send(True)
+            done += count
 
 
 def _rows_of_range(file: InputFile, piece: Piece) -> tuple[int, int]:

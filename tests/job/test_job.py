@@ -161,6 +161,12 @@ def test_a_damaged_job_file_is_written_again(tiny: Stella, corpus: Path, tmp_pat
     assert content(out) == before
 
 
+def test_the_output_is_no_input(tiny: Stella, corpus: Path, tmp_path: Path) -> None:
+    embed(tiny, [corpus], tmp_path / "out")
+    with pytest.raises(StellaError, match=r"part-000000-0000\.parquet lies in the output directory .*out; use another"):
+        embed(tiny, [tmp_path], tmp_path / "out")
+
+
 # An input that is damaged
 
 

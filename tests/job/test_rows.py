@@ -5,7 +5,10 @@ import gzip
 import io
 import json
 import re
+import time
 import tracemalloc
+from collections import deque
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pyarrow as pa
@@ -13,10 +16,10 @@ import pyarrow.parquet as pq
 import pytest
 
 from stella_jax import StellaError
-from stella_jax.job import lines
+from stella_jax.job import csv_rows, lines, parquet_rows
 from stella_jax.job.inputs import open_inputs
-from stella_jax.job.location import Location
-from stella_jax.job.records import RecordReader
+from stella_jax.job.location import Location, locate
+from stella_jax.job.records import RecordReader, read_rows
 from stella_jax.job.rows import Fields, Rejected, Row
 
 FIELDS = Fields()
@@ -26,6 +29,20 @@ def rows_of(path: Path, fields: Fields = FIELDS, start: int = 0) -> list:
     [source] = open_inputs([path], fields)
     rows = (source.row(i, record, fields) for i, record in enumerate(source.records(fields, start), start + 1))
     return [row for row in rows if row is not None]
+
+
+def rows_of_lazily(path: Path) -> Iterator:
+    [source] = open_inputs([path], FIELDS)
+    return (source.row(i, record, FIELDS) for i, record in enumerate(source.records(FIELDS), 1))
+
+
+def traced_peak(action: Callable[[], object]) -> int:
+    """Most bytes of Python objects there are while something is done."""
+    tracemalloc.start()
+    action()
+    _, most = tracemalloc.get_traced_memory()
+    tracemalloc.stop()
+    return most
 
 
 def only_row(path: Path, content: bytes, fields: Fields = FIELDS):
@@ -188,6 +205,49 @@ def test_an_offset_beyond_a_file_that_was_cut(tmp_path):
         list(records_of(tmp_path / "b.txt.gz", 5, 100_000))
 
 
+# Blank lines
+
+
+BLANKS = b"\n" * 3000 + b" \t\r\n" * 1000 + b"   "
+
+
+@pytest.mark.parametrize("name", ["a.jsonl", "a.jsonl.gz", "a.jsonl.zst"])
+def test_blank_lines_are_passed_over_many_at_a_time(tmp_path, name):
+    path = tmp_path / name
+    path.write_bytes(packed(name, b'\n{"text": "a"}\n' + BLANKS + b'{"text": "b"}\n' + BLANKS))
+    assert list(read_rows(locate(path), FIELDS.columns)) == [(2, {"text": "a"}), (4003, {"text": "b"})]
+    records = records_of(path)
+    assert (next(records), records.skip_blank(), records.offset) == (b"", 0, 1)
+    calls, done = 0, 1
+    for _ in records:
+        calls, done = calls + 1, done + 1 + records.skip_blank()
+        tail = records_of(path, done, records.offset)
+        assert next(tail, None) == next(records_of(path, done), None)
+    assert (done, calls < 20) == (8004, True)
+
+
+def test_blank_lines_of_other_formats_are_rows_or_read_one_by_one(tmp_path):
+    for name, count in {"a.txt": 3, "a.csv": 2}.items():
+        (tmp_path / name).write_bytes(b"text\n\n\n")
+        records = records_of(tmp_path / name)
+        assert (next(records), records.skip_blank(), len(list(records))) == (
+            b"text" if count == 3 else None,
+            0,
+            count - 1,
+        )
+
+
+def test_gigabytes_of_blank_lines_in_a_small_archive(tmp_path):
+    path = tmp_path / "a.jsonl.gz"
+    path.write_bytes(gzip.compress(b"\n" * 2**24) * 4 + gzip.compress(b'{"text": "a"}'))
+    began = time.monotonic()
+    assert [number for number, _ in read_rows(locate(path), FIELDS.columns)] == [2**26 + 1]
+    assert time.monotonic() - began < 20
+    path.write_bytes(gzip.compress(b"\n" * 2**20)[:-9])
+    with pytest.raises(StellaError, match="is cut off after row 1048576;"):
+        list(read_rows(locate(path), FIELDS.columns))
+
+
 # Rows that are set aside
 
 
@@ -244,6 +304,41 @@ def test_a_line_without_end_is_not_read_whole(tmp_path, monkeypatch):
     assert (a.text, b.text, b.number) == ("a", "b", 3)
 
 
+LONG = b"longer " * 200
+
+
+@pytest.mark.parametrize("end", [b"\n", b"\r\n", b"\r"])
+@pytest.mark.parametrize("record", [LONG, b"i," + LONG, b'i,"' + LONG + b'"', b'i,"' + LONG + b'"",' + LONG + b'"'])
+def test_a_long_line_of_csv_is_not_read_whole(tmp_path, monkeypatch, record, end):
+    monkeypatch.setattr(csv_rows, "LONGEST", 100)
+    (tmp_path / "a.csv").write_bytes(end.join([b"id,text", b"1,before", record, b"3,after", b""]))
+    before, rejected, after = rows_of(tmp_path / "a.csv")
+    assert (before.text, after.text, after.number) == ("before", "after", 3)
+    assert rejected == Rejected("a.csv", 2, None, "longer than 0 MiB without a line end")
+
+
+def test_a_long_record_of_csv(tmp_path, monkeypatch):
+    monkeypatch.setattr(csv_rows, "LONGEST", 100)
+    path = tmp_path / "a.csv"
+    for record in (b'i,"' + b"line\n" * 100, b'i,"' + LONG, b'i,"a\n' + LONG + b'"', b'i,"a\n' + LONG):
+        path.write_bytes(b"id,text\n1,before\n" + record + b"\n3,after\n")
+        rows, sentence = rows_before(path)
+        assert [row.text for row in rows] == ["before"]
+        assert f"{path}: the record at line 3 is longer than 0 MiB; perhaps a quote" in sentence
+    for header in (b"id,text" + LONG, b'id,"text' + LONG, b'"' + b"a\n" * 100):
+        path.write_bytes(header + b"\n1,a\n")
+        assert "has no sound header: it is longer than 0 MiB." in refused(path)
+
+
+def test_a_line_of_gigabytes_in_a_small_archive(tmp_path, monkeypatch):
+    monkeypatch.setattr(csv_rows, "LONGEST", 2**20)
+    path = tmp_path / "a.csv.gz"
+    path.write_bytes(gzip.compress(b"text\na\n") + gzip.compress(b"x" * 2**25) * 4 + gzip.compress(b"\nb\n"))
+    found: list = []
+    assert traced_peak(lambda: found.extend(rows_of(path))) < 2**24
+    assert [getattr(row, "text", None) for row in found] == ["a", None, "b"]
+
+
 @pytest.mark.parametrize(
     ("record", "reason"),
     [
@@ -271,6 +366,39 @@ def test_faults_of_parquet_rows(tmp_path):
         Rejected("b.parquet", 2, "2", "text is null, not a string"),
         Rejected("b.parquet", 3, None, "id is null, not a string or a whole number"),
     ]
+
+
+def test_a_long_value_of_parquet(tmp_path, monkeypatch):
+    monkeypatch.setattr(parquet_rows, "LONGEST", 2**20)
+    path = write_table(tmp_path / "a.parquet", text=["a", "x" * (2**20 + 1), "x" * 2**20])
+    assert [getattr(row, "reason", None) for row in rows_of(path)] == [None, "longer than 1 MiB", None]
+
+
+@pytest.mark.parametrize("compression", ["none", "zstd"])
+def test_a_small_parquet_file_of_large_repeated_values(tmp_path, monkeypatch, compression):
+    monkeypatch.setattr(parquet_rows, "BATCH_BYTES", 2**21)
+    text = pa.DictionaryArray.from_arrays(pa.array([0, 1, None] * 500, pa.int32()), ["x" * 2**18, "y" * 2**18])
+    for name, column in {"a.parquet": text.cast(pa.string()), "b.parquet": text}.items():
+        settings = {"compression": compression, "dictionary_pagesize_limit": 2**21}
+        pq.write_table(pa.table({"text": column}), tmp_path / name, **settings)
+        pool = pa.default_memory_pool()
+        before, peak, found = pool.bytes_allocated(), 0, []
+        for row in rows_of_lazily(tmp_path / name):
+            peak = max(peak, pool.bytes_allocated() - before)
+            found.append(row.text[0] if isinstance(row, Row) else None)
+        assert found == ["x", "y", None] * 500
+        assert peak < 2**23
+
+
+def test_a_parquet_file_whose_pages_unpack_without_bound(tmp_path, monkeypatch):
+    monkeypatch.setattr(parquet_rows, "UNPACKED_BYTES", 2**20)
+    table = pa.table({"text": ["x" * 2**12] * 2**10, "id": list(range(2**10))})
+    for rows in (2**10, 2**6):
+        pq.write_table(table, tmp_path / "a.parquet", compression="zstd", use_dictionary=False, row_group_size=rows)
+        if rows == 2**6:
+            assert len(rows_of(tmp_path / "a.parquet")) == 2**10
+        else:
+            assert "a.parquet: column 'text' has 42" in refused(tmp_path / "a.parquet")
 
 
 # Files that cannot be read
@@ -404,7 +532,7 @@ def test_damaged_parquet(tmp_path):
     content = bytearray(path.read_bytes())
     content[len(content) // 2] ^= 1
     path.write_bytes(content)
-    assert re.search("is not a valid Parquet file after row 9...: .*checksum", refused(path))
+    assert re.search("is not a valid Parquet file after row 10000: .*checksum", refused(path))
 
 
 def test_parquet_columns(tmp_path):
@@ -465,12 +593,6 @@ def test_reading_takes_no_more_memory_for_more_rows(tmp_path, name):
         else:
             path.write_bytes(gzip.compress("\n".join(json.dumps({"text": t}) for t in texts).encode()))
         del texts
-        [source] = open_inputs([path], FIELDS)
-        tracemalloc.start()
-        for i, record in enumerate(source.records(FIELDS), 1):
-            source.row(i, record, FIELDS)
-        _, most = tracemalloc.get_traced_memory()
-        tracemalloc.stop()
-        return most
+        return traced_peak(lambda: deque(rows_of_lazily(path), 0))
 
     assert peak(40_000) < peak(4_000) + 1_000_000  # of 8 MB of text

@@ -1,0 +1,129 @@
+"""Sizes that the footer and the page headers of a Parquet file state.
+
+pyarrow gives them too, but ends the process at some faults of a column's entry. They are structs of Thrift's compact
+protocol (https://github.com/apache/parquet-format), read here to dictionaries by field number.
+"""
+
+import os
+from io import BufferedReader
+from typing import Any, NamedTuple
+
+import pyarrow as pa
+
+HEADER_BYTES = 64  # of a dictionary page's, which holds a handful of numbers
+
+Value = tuple[Any, int]
+
+
+class Chunk(NamedTuple):
+    """A column in a row group.
+
+    Attributes:
+      unpacked, packed: its bytes.
+      offset, dictionary: where its pages begin, and the one with its dictionary, 0 for none.
+    """
+
+    column: str
+    unpacked: int
+    packed: int
+    offset: int
+    dictionary: int
+
+
+class RowGroup(NamedTuple):
+    """A row group: how many rows, and its columns."""
+
+    rows: int
+    chunks: list[Chunk]
+
+
+def read_row_groups(file: BufferedReader) -> list[RowGroup]:
+    """The row groups of a file.
+
+    Raises:
+      pa.ArrowInvalid: the footer is damaged.
+    """
+    file.seek(-8, os.SEEK_END)
+    length = int.from_bytes(file.read(4), "little")
+    if length + 8 > file.seek(0, os.SEEK_END):
+        raise pa.ArrowInvalid("the footer is longer than the file")
+    file.seek(-8 - length, os.SEEK_END)
+    footer = _parse(file.read(length))
+    try:
+        return [RowGroup(int(group[3]), [_chunk(column[3]) for column in group[1]]) for group in footer[4]]
+    except (KeyError, TypeError, AttributeError, ValueError):
+        raise pa.ArrowInvalid("the footer lacks a field") from None
+
+
+def _chunk(fields: dict[int, Any]) -> Chunk:
+    name = b".".join(fields[3]).decode(errors="replace")
+    data, dictionary = int(fields[9]), max(0, fields.get(11, 0))
+    return Chunk(name, int(fields[6]), int(fields[7]), min(data, dictionary or data), dictionary)
+
+
+def dictionary_bytes(file: BufferedReader, chunk: Chunk) -> int:
+    """The unpacked size of the dictionary page, from its header; raises as `read_row_groups` does."""
+    file.seek(chunk.dictionary)
+    size = _parse(file.read(HEADER_BYTES)).get(2)
+    if not isinstance(size, int):
+        raise pa.ArrowInvalid("a page header lacks its size")
+    return size
+
+
+def _parse(data: bytes) -> dict[int, Any]:
+    try:
+        return _struct(data, 0)[0]
+    except (IndexError, ValueError, RecursionError):
+        raise pa.ArrowInvalid("a footer or page header is no Thrift struct") from None
+
+
+def _struct(data: bytes, at: int) -> Value:
+    fields: dict[int, Any] = {}
+    field = 0
+    while head := data[at]:
+        field, at = (field + (head >> 4), at + 1) if head >> 4 else _signed(data, at + 1)
+        fields[field], at = _value(data, at, head & 15)
+    return fields, at + 1
+
+
+def _value(data: bytes, at: int, kind: int) -> Value:
+    match kind:
+        case 1 | 2:
+            return kind == 1, at
+        case 3:
+            return data[at], at + 1
+        case 4 | 5 | 6:
+            return _signed(data, at)
+        case 7:
+            return data[at : at + 8], at + 8
+        case 8:
+            length, at = _unsigned(data, at)
+            return data[at : at + length], at + length
+        case 9 | 10:
+            return _list(data, at)
+        case 12:
+            return _struct(data, at)
+    raise ValueError(kind)
+
+
+def _list(data: bytes, at: int) -> Value:
+    head = data[at]
+    length, at = (head >> 4, at + 1) if head >> 4 < 15 else _unsigned(data, at + 1)
+    values = []
+    for _ in range(length):
+        value, at = (data[at] == 1, at + 1) if head & 15 < 3 else _value(data, at, head & 15)
+        values.append(value)
+    return values, at
+
+
+def _signed(data: bytes, at: int) -> tuple[int, int]:
+    value, at = _unsigned(data, at)
+    return (value >> 1) ^ -(value & 1), at
+
+
+def _unsigned(data: bytes, at: int) -> tuple[int, int]:
+    value = shift = 0
+    while (byte := data[at]) > 127:
+        value |= (byte & 127) << shift
+        shift, at = shift + 7, at + 1
+    return value | byte << shift, at + 1
