@@ -111,7 +111,7 @@ def test_a_model_is_found_again_from_elsewhere(corpus, tmp_path, monkeypatch):
         (["embed", "{corpus}", "--out", "out", "--prompt", "query"], "there is no prompt 'query'"),
         (["embed", "{corpus}", "--out", "out", "--model", "absent"], "absent is neither a directory here, nor"),
         (["embed", "{corpus}", "--out", "out", "--max-length", "9999"], "max_seq_length 9999 must be a whole number"),
-        (["embed", "{corpus}", "--out", "."], ". is not empty (corpus.jsonl) and not the output of an embedding job"),
+        (["embed", "{corpus}", "--out", "."], "corpus.jsonl lies in the output directory .; use another --out."),
         (["embed", "{corpus}", "--out", "out", "--processes", "2"], "go with --executor distributed."),
         (["embed", "{corpus}", "--out", "{corpus}/out", *SHORT], "Not a directory."),
         (["search", "absent", "query"], "absent: not the output of an embedding job"),
