@@ -105,10 +105,13 @@ class Others:
         with self._store.replacing(f"{FOLDER}/split-{split}-by-{self._process}"):
             pass
         self.look()
-        return not any(by < self._process and self.is_alive(by) for claimed, by in self._claims if claimed == split)
+        if any(by < self._process and self.is_alive(by) for claimed, by in self._claims if claimed == split):
+            self.release(split)  # two that gave way to a third one would wait for each other
+            return False
+        return True
 
     def release(self, split: int) -> None:
-        """Takes a claim back, after the split was finished."""
+        """Takes a claim back."""
         self._store.remove(f"{FOLDER}/split-{split}-by-{self._process}")
 
 

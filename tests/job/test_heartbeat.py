@@ -80,6 +80,18 @@ def test_of_two_the_lower_number_goes_on(store: Store) -> None:
     assert not Others(store, 1).claim(5)
 
 
+def test_those_that_gave_way_do_not_wait_for_each_other(store: Store) -> None:
+    for process in range(3):
+        beat(store, process)
+    assert Others(store, 0).claim(5)
+    assert not Others(store, 1).claim(5) and not Others(store, 2).claim(5)
+    Others(store, 0).release(5)  # as when it is started again
+    for process in range(3):
+        others = Others(store, process)
+        others.look()
+        assert not others.is_claimed(5)
+
+
 def test_strange_files_are_passed_over(tmp_path: Path) -> None:
     store = LocalStore(tmp_path)
     store.prepare(FOLDER)
