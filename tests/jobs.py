@@ -93,7 +93,7 @@ def running(commands: Iterable[Sequence[str]], **options: Any) -> Iterator[list[
         yield processes
 
 
-def wait_until_stopped(processes: Sequence[subprocess.Popen], seconds: float = 100) -> None:
+def wait_until_stopped(processes: Sequence[subprocess.Popen], seconds: float = 300) -> None:
     """Returns when SIGSTOP has reached them all."""
     deadline = time.monotonic() + seconds
     while not all("\nState:\tT" in Path(f"/proc/{process.pid}/status").read_text() for process in processes):

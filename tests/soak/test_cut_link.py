@@ -98,7 +98,7 @@ def test_the_link_is_cut_and_both_go_on(machines, medium_corpus, cache, alone, t
         ip("-n", machines[1], "link", "set", "cable", "down")
         wait_until_cut(machines[0])
         go_on(processes)
-        assert [(process.communicate(timeout=100)[1], process.returncode) for process in processes] == [("", 0)] * 2
+        assert [(process.communicate(timeout=300)[1], process.returncode) for process in processes] == [("", 0)] * 2
     after = rows_done(out)
     assert all(new > old + 1000 for new, old in zip(after, before, strict=True))
     assert content(out) == alone
@@ -114,7 +114,7 @@ def test_the_link_is_cut_and_one_dies(machines, medium_corpus, cache, alone, tmp
         processes[dead].kill()
         living = processes[1 - dead]
         go_on([living])
-        assert (living.communicate(timeout=100)[1], living.returncode) == ("", 0)
+        assert (living.communicate(timeout=300)[1], living.returncode) == ("", 0)
         assert processes[dead].communicate()[1] == ""
     done = rows_done(out)[1 - dead]
     assert done > 6000

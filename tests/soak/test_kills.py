@@ -93,7 +93,7 @@ def run_round(corpus: Path, out: Path, cache: Path, random: Random, where: Seque
             if name == ANY_MOMENT:
                 journal = out / progress_name(index)
                 threads.callback(kill_at(processes[index], journal, calls[index]).join)
-        ends = [(process.communicate(timeout=100)[1], process.returncode) for process in processes]
+        ends = [(process.communicate(timeout=300)[1], process.returncode) for process in processes]
     for errors, code in ends:
         assert code in (0, -9), (code, errors)
     assert (out / "_job" / "manifest.json").exists() or 0 not in [code for _, code in ends]
@@ -102,7 +102,7 @@ def run_round(corpus: Path, out: Path, cache: Path, random: Random, where: Seque
 
 def finish(corpus: Path, out: Path, cache: Path, count: int) -> None:
     with started([command(corpus, out, index, count) for index in range(count)], cache) as processes:
-        ends = [(process.communicate(timeout=100)[1], process.returncode) for process in processes]
+        ends = [(process.communicate(timeout=300)[1], process.returncode) for process in processes]
     assert ends == [("", 0)] * count
     assert leftovers(out) == []
     assert verify_job(out).faults == ()
