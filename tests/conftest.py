@@ -8,6 +8,9 @@ from pathlib import Path
 # Before any import that reads it: no test may reach for the hub.
 os.environ["HF_HUB_OFFLINE"] = "1"
 
+# Torch's threads wait for each other by spinning, beside other workers for most of a test's time.
+os.environ.setdefault("OMP_NUM_THREADS", "1")
+
 import jax
 import pytest
 from hypothesis import settings

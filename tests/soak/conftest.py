@@ -3,12 +3,20 @@
 import gzip
 import itertools
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
 
 CORPUS = Path(__file__).parents[1] / "data" / "corpus_20k.jsonl.gz"
+
+
+@pytest.fixture(scope="package", autouse=True)
+def optimized() -> Iterator[None]:
+    """Processes compile as users do: these run for longer than they compile."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("XLA_FLAGS", "")
+        yield
 
 
 @pytest.fixture(scope="session")
