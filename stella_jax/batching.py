@@ -62,6 +62,11 @@ class Packer:
         # Of each bucket: (group, number in the group, tokens).
         self._waiting: list[list[tuple[int, int, int]]] = [[] for _ in self._lengths]
 
+    def shapes(self, counts: Sequence[int]) -> list[tuple[int, int]]:
+        """Rows and length of the batches that texts of these token counts go to, longest first."""
+        buckets = np.unique(np.searchsorted(self._lengths, np.asarray(counts, dtype=np.int64)))[::-1]
+        return [(self._rows[bucket], self._lengths[bucket]) for bucket in buckets.tolist()]
+
     def add(self, group: int, counts: Sequence[int]) -> Iterator[Batch]:
         """Takes in a group's texts, of these token counts; yields the batches that are full, longest first.
 

@@ -6,11 +6,13 @@ from functools import partial
 from typing import Any
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 from flax import nnx
-from jax.sharding import Mesh
+from jax.sharding import Mesh, NamedSharding
 
 from stella_jax.batching import Batch, Packer, pad
+from stella_jax.compile_ahead import CompileAhead, Shape
 from stella_jax.embedding_model import EmbeddingModel
 from stella_jax.layerwise import LayerByLayer
 from stella_jax.sharding import BATCH_SPEC, shard
@@ -66,14 +68,30 @@ class Runner:
         platform = mesh.devices.flat[0].platform
         self.token_budget = TOKEN_BUDGET.get(platform, DEFAULT_TOKEN_BUDGET)
         self._pad_id = pad_id
-        program = last_hidden_on_cpu if platform == "cpu" else last_hidden
-        self._encode: Callable[[jax.Array, jax.Array], jax.Array] = partial(program, self.graphdef, self.state)
+        self._last_hidden = last_hidden_on_cpu if platform == "cpu" else last_hidden
+        self._encode: Callable[[jax.Array, jax.Array], jax.Array]
+        self._encode = partial(self._last_hidden, self.graphdef, self.state)
+        self._ahead: CompileAhead | None = None
         if platform == "cpu" and mesh.size == 1 and layer_by_layer:
             self._encode = LayerByLayer(model.encoder, mesh)
+        else:
+            self._ahead = CompileAhead(self._compile)
 
     def forward(self, ids: jax.Array, lengths: jax.Array) -> tuple[jax.Array, ...]:
         """Embeddings (B, E) of each head, float32, from ids (B, T) and lengths (B,) on the mesh."""
+        if self._ahead:
+            self._ahead.wait((ids.shape[0], ids.shape[1]))
         return embeddings(self.graphdef, self.state, self._encode(ids, lengths), lengths)
+
+    def _compile(self, shape: Shape) -> None:
+        """Compiles what `forward` calls, which finds it in the cache of `jax.jit`."""
+        split = NamedSharding(self.mesh, BATCH_SPEC)
+        ids, lengths = (jax.ShapeDtypeStruct(dims, jnp.int32, sharding=split) for dims in (shape, shape[:1]))
+        with jax.set_mesh(self.mesh):
+            lowered = self._last_hidden.lower(self.graphdef, self.state, ids, lengths)
+            sharding, hidden = lowered.compile().output_shardings, lowered.out_info
+            hidden = jax.ShapeDtypeStruct(hidden.shape, hidden.dtype, sharding=sharding)
+            embeddings.lower(self.graphdef, self.state, hidden, lengths).compile()
 
     def stream(
         self,
@@ -95,14 +113,17 @@ class Runner:
           (number of the group, its embeddings [n, dim] float32 of each head), groups in the order in which they end.
         """
         opened: dict[int, _Group] = {}
-        coming = (_Group(tokens, self.dims) for tokens in groups)
-        for batch, results in self._results(
-            self.forward, coming, opened, max_length, max_batch_rows, on_batch, open_texts
-        ):
-            for row, (group, number) in enumerate(batch.texts):
-                opened[group].put(number, [result[row] for result in results])
+        packer = self._packer(max_length, max_batch_rows)
+        coming = (_Group(tokens, self.dims) for tokens in self._compiling(groups, packer))
+        try:
+            for batch, results in self._results(self.forward, coming, opened, packer, on_batch, open_texts):
+                for row, (group, number) in enumerate(batch.texts):
+                    opened[group].put(number, [result[row] for result in results])
+                yield from _ended(opened)
             yield from _ended(opened)
-        yield from _ended(opened)
+        finally:
+            if self._ahead:
+                self._ahead.cancel()
 
     def token_embeddings(
         self,
@@ -113,25 +134,32 @@ class Runner:
     ) -> list[np.ndarray]:
         """The encoder's vectors [tokens, hidden_size] of each text, float32."""
         found: list[np.ndarray] = [np.empty(0)] * len(tokens)
-        for batch, states in self._results(
-            self._encode, [_Group(tokens, ())], {}, max_length, max_batch_rows, on_batch
-        ):
+        packer = self._packer(max_length, max_batch_rows)
+        for batch, states in self._results(self._encode, [_Group(tokens, ())], {}, packer, on_batch):
             for row, (_, number) in enumerate(batch.texts):
                 found[number] = states[row, : len(tokens[number].ids)].copy()
         return found
+
+    def _packer(self, max_length: int, max_batch_rows: int | None) -> Packer:
+        return Packer(max_length, self.token_budget, max_batch_rows, self.mesh.shape["data"])
+
+    def _compiling(self, groups: Iterable[Sequence[Tokens]], packer: Packer) -> Iterator[Sequence[Tokens]]:
+        """The groups; what each will run is compiled from now on."""
+        for tokens in groups:
+            if self._ahead:
+                self._ahead.begin(packer.shapes([len(text.ids) for text in tokens]))
+            yield tokens
 
     def _results(
         self,
         forward: Callable[[jax.Array, jax.Array], Any],
         groups: "Iterable[_Group]",
         opened: "dict[int, _Group]",
-        max_length: int,
-        max_batch_rows: int | None,
+        packer: Packer,
         on_batch: OnBatch | None,
         open_texts: int = 0,
     ) -> Iterator[tuple[Batch, Any]]:
         """Sends every batch through `forward`, a few ahead of the results that it hands out."""
-        packer = Packer(max_length, self.token_budget, max_batch_rows, self.mesh.shape["data"])
         sent: deque[tuple[Batch, Any]] = deque()
         for batch in _batches(groups, opened, packer, open_texts):
             token_ids = [opened[group].tokens[number].ids for group, number in batch.texts]

@@ -81,6 +81,13 @@ def test_the_shape_of_a_text_depends_on_its_own_length_only(groups, random):
                 assert shapes.setdefault(groups[group][i], shape) == shape
 
 
+@given(counts=st.lists(st.integers(1, 512), max_size=40))
+def test_shapes_are_those_of_the_batches(counts):
+    shapes = Packer(512, 256, devices=2).shapes(counts)
+    assert len(shapes) == len(set(shapes))
+    assert set(shapes) == {(batch.rows, batch.length) for batch in packed([counts], 512, 256, devices=2)}
+
+
 def test_short_batches_wait_for_the_next_group():
     """Ten groups of three rows each where four fit: eight batches, not ten."""
     batches = packed([[100] * 3] * 10, 512, 4 * 104)

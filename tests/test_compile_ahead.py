@@ -1,0 +1,91 @@
+"""Shapes compiled beside the work: each once, before its first batch, and what goes wrong is raised there."""
+
+import threading
+from collections.abc import Iterator
+from typing import Any
+
+import jax
+import numpy as np
+import pytest
+from jax import monitoring
+from paths import GOLDENS
+
+from stella_jax import Stella
+from stella_jax.compile_ahead import THREADS, CompileAhead
+
+
+def test_a_shape_is_compiled_once_and_waited_for() -> None:
+    compiled: list[tuple[int, int]] = []
+    may = threading.Event()
+
+    def compile(shape: tuple[int, int]) -> None:
+        may.wait()
+        compiled.append(shape)
+
+    ahead = CompileAhead(compile)
+    ahead.begin([(1, 8), (2, 4)])
+    ahead.begin([(1, 8)])
+    assert not compiled
+    may.set()
+    ahead.wait((2, 4))
+    assert (2, 4) in compiled
+    ahead.wait((1, 8))
+    assert sorted(compiled) == [(1, 8), (2, 4)]
+    ahead.wait((9, 9))  # nobody began with it
+
+
+def test_what_compiling_raises_is_raised_where_it_is_waited_for() -> None:
+    def compile(shape: tuple[int, int]) -> None:
+        raise MemoryError(shape)
+
+    ahead = CompileAhead(compile)
+    ahead.begin([(1, 8)])
+    with pytest.raises(MemoryError):
+        ahead.wait((1, 8))
+
+
+def test_what_nobody_works_on_is_given_up() -> None:
+    may, compiled = threading.Event(), []
+
+    def compile(shape: tuple[int, int]) -> None:
+        may.wait()
+        compiled.append(shape)
+
+    ahead = CompileAhead(compile)
+    shapes = [(1, i) for i in range(THREADS + 3)]
+    ahead.begin(shapes)
+    while ahead._pool._work_queue.qsize() > 3:
+        pass
+    ahead.cancel()
+    may.set()
+    for shape in shapes:
+        ahead.wait(shape)
+    assert sorted(compiled) == shapes[:THREADS]
+    ahead.begin(shapes[-1:])
+    ahead.wait(shapes[-1])
+    assert compiled[-1] == shapes[-1]
+
+
+@pytest.fixture
+def compilations() -> Iterator[list[str]]:
+    """Names of the threads in which XLA compiled."""
+    threads: list[str] = []
+
+    def listen(event: str, seconds: float, **fields: Any) -> None:
+        if event == "/jax/core/compile/backend_compile_duration":
+            threads.append(threading.current_thread().name)
+
+    monitoring.register_event_duration_secs_listener(listen)
+    yield threads
+    monitoring.unregister_event_duration_listener(listen)
+
+
+def test_a_batch_runs_what_was_compiled_ahead(compilations: list[str]) -> None:
+    jax.clear_caches()
+    stella = Stella.from_pretrained(GOLDENS / "stella", mesh="data=2")
+    texts = ["a", "a b c d e f g h i j k l", " ".join("abcdefghijklmnopqrst")]
+    compilations.clear()
+    found = stella.encode(texts)
+    assert len(compilations) == 6 and all(name.startswith("compile") for name in compilations)
+    np.testing.assert_array_equal(stella.encode(texts), found)
+    assert len(compilations) == 6
