@@ -1,7 +1,6 @@
 """The ranges of a new job at int8 or uint8: from a file, or from rows of its inputs."""
 
-from itertools import islice
-from random import Random
+from itertools import zip_longest
 from typing import Any
 
 import numpy as np
@@ -12,13 +11,12 @@ from stella_jax.errors import StellaError
 from stella_jax.job.job import Job
 from stella_jax.job.ranges import ranges_to_json, read_ranges
 from stella_jax.job.rows import Row
-from stella_jax.job.split_reader import read_split
+from stella_jax.job.sample import sample_inputs
 from stella_jax.quantization import SCALAR, Ranges
 
-# Rows from the beginnings of splits that are drawn by a fixed seed; on a CPU the 434M encoder takes a minute for 256.
-SAMPLED_SPLITS = 32
-SPLIT_ROWS = {"cpu": 8}
-DEFAULT_SPLIT_ROWS = 64
+# On a CPU the 434M encoder takes a minute for as many.
+SAMPLED_ROWS = {"cpu": 256}
+DEFAULT_SAMPLED_ROWS = 2048
 
 
 def make_ranges(model: Stella, path: str | None, job: Job) -> dict[str, Any]:
@@ -39,10 +37,11 @@ def make_ranges(model: Stella, path: str | None, job: Job) -> dict[str, Any]:
 
 
 def _of_sample(model: Stella, job: Job) -> dict[int, Ranges]:
-    splits = Random(0).sample(job.splits, min(SAMPLED_SPLITS, len(job.splits)))
-    count = SPLIT_ROWS.get(model.platform, DEFAULT_SPLIT_ROWS) * SAMPLED_SPLITS // len(splits)
-    rows = (row.row for split in splits for row in islice(read_split(job.inputs, split, job.row_fields), count))
-    texts = [row.text for row in rows if isinstance(row, Row)]
+    """Of the first rows of each place of a seeded sample, then of the second ones, and so on."""
+    places, _ = sample_inputs(job.inputs, job.row_fields)
+    rows = (row for together in zip_longest(*(place.kept for place in places)) for row in together)
+    texts = list(dict.fromkeys(row.text for row in rows if isinstance(row, Row)))
+    texts = texts[: SAMPLED_ROWS.get(model.platform, DEFAULT_SAMPLED_ROWS)]
     tokens = model.tokenize(texts, job.fingerprint["prompt"])
     [(_, found)] = model.runner.stream([tokens], model.max_seq_length)
     if job.fingerprint["normalize"]:
