@@ -279,10 +279,15 @@ def _require_own(store: Store, job: Job) -> None:
                 f"{store}: {JOB} is missing or damaged, and {name} is of a job with other settings or inputs; use "
                 "another --out."
             )
-    strange = [] if committed.files else list(_strange(store))
-    if strange:
+    if not committed.files:
+        require_own_files(store)
+
+
+def require_own_files(store: Store) -> None:
+    """Raises StellaError where a directory without any commit holds files that no job writes."""
+    if strange := next(_strange(store), None):
         raise StellaError(
-            f"{store} is not empty ({strange[0]}) and not the output of an embedding job; use another --out."
+            f"{store} is not empty ({strange}) and not the output of an embedding job; use another --out."
         )
 
 

@@ -16,7 +16,7 @@ from stella_jax.job.commits import Committed
 from stella_jax.job.heartbeat import FOLDER, Heartbeat, Others
 from stella_jax.job.hosts import Hosts
 from stella_jax.job.inputs import open_inputs
-from stella_jax.job.job import Job, open_job
+from stella_jax.job.job import JOB, Job, open_job, require_own_files
 from stella_jax.job.kept import resolve_types
 from stella_jax.job.location import locate
 from stella_jax.job.manifest import MANIFEST, finished_totals
@@ -102,10 +102,16 @@ def _is_closer(job: Job, hosts: Hosts, others: Others, progress: Progress) -> bo
 
 @contextmanager
 def heartbeat(store: Store, hosts: Hosts) -> Iterator[None]:
-    """A block in which the job's other processes see that this one is alive."""
+    """A block in which the job's other processes see that this one is alive.
+
+    Raises:
+      StellaError: the directory is not a job's.
+    """
     if hosts.count == 1:
         yield
         return
+    if store.size(JOB) is None and not Committed(store).files:
+        require_own_files(store)
     store.prepare(FOLDER)
     with Heartbeat(store, hosts.index):
         yield

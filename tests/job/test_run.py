@@ -15,8 +15,10 @@ import pytest
 from jobs import content, embed_command, environment, struck
 
 from stella_jax import Stella, StellaError
+from stella_jax.job.hosts import Hosts
 from stella_jax.job.options import JobOptions, RunOptions
-from stella_jax.job.run import run_job
+from stella_jax.job.run import heartbeat, run_job
+from stella_jax.job.store import open_store
 from stella_jax.runner import Runner
 
 # One to nine words, cut at eight tokens, so that one shape is compiled.
@@ -152,6 +154,8 @@ def test_a_directory_of_something_else_is_left_alone(tiny, corpus, tmp_path):
     (out / "notes").touch()
     with pytest.raises(StellaError, match=r"is not empty \(notes\)"):
         embed(tiny, corpus, out)
+    with pytest.raises(StellaError, match=r"is not empty \(notes\)"), heartbeat(open_store(out), Hosts(1, 2)):
+        pass
     assert [path.name for path in out.iterdir()] == ["notes"]
     with pytest.raises(StellaError, match="exists and is no directory"):
         embed(tiny, corpus, out / "notes")
