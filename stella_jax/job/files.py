@@ -24,8 +24,10 @@ class BadZstdFile(OSError):
 
 
 @contextmanager
-def open_bytes(location: Location) -> Iterator[BinaryIO]:
-    """The file's bytes after a UTF-8 byte order mark, decompressed where its name says so; `tell` counts those.
+def open_bytes(location: Location, offset: int = 0) -> Iterator[BinaryIO]:
+    """The file's bytes from an offset on, decompressed where its name says so; `tell` counts those.
+
+    At an offset of 0 a UTF-8 byte order mark is passed over.
 
     Reading raises EOFError where a compressed file is cut off, after all that can be had of it, and gzip.BadGzipFile,
     zlib.error or BadZstdFile where it is damaged.
@@ -34,6 +36,10 @@ def open_bytes(location: Location) -> Iterator[BinaryIO]:
       StellaError: it begins with the mark of UTF-16 or UTF-32.
     """
     with location.open() as stored, _decompressed(stored, location.name) as file:
+        if offset:
+            file.seek(offset)
+            yield cast(BinaryIO, file)
+            return
         start = file.peek(3)[:3]
         if start[:2] in UTF16_MARKS:
             raise StellaError(f"{location} is UTF-16 or UTF-32 text; save it as UTF-8.")

@@ -25,9 +25,7 @@ def read_lines(
     An offset of 0 is the file's beginning: a byte order mark there is no part of the first line. `send(True)` passes
     over the blank lines that come next, and gives how many they are in place of a line.
     """
-    with open_bytes(location) as file:
-        if offset:
-            file.seek(offset)
+    with open_bytes(location, offset or 0) as file:
         lines = _bounded(file)
         if offset is None:
             next(islice(lines, start, start), None)

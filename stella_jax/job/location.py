@@ -22,7 +22,7 @@ from stella_jax.job.urls import STORES, ObjectStore, filesystem, is_known, told
 
 # At least two letters, since one is a drive. No path matches once pathlib has made one slash of two.
 URL = re.compile("([A-Za-z][A-Za-z0-9+.-]+)://")
-# Bytes asked for at once behind a URL: an object store takes some 30 ms to answer, whatever it then sends.
+# An object store takes some 30 ms to answer, whatever it then sends.
 BLOCK = 4 * 2**20
 # What fsspec's file systems call that which changes when a file is written again, the best first.
 TAGS = ("ETag", "etag", "generation")
@@ -53,11 +53,13 @@ class Location:
 
     Attributes:
       listed: the file as `expand` saw it; None for a location that does not come from there.
+      block: bytes asked for at once behind a URL.
     """
 
     given: str
     listed: Stat | None = field(default=None, compare=False, repr=False, kw_only=True)
     resolved: str | None = field(default=None, compare=False, repr=False, kw_only=True)
+    block: int = field(default=BLOCK, compare=False, repr=False, kw_only=True)
 
     def __str__(self) -> str:
         return self.given
@@ -96,7 +98,7 @@ class Location:
             return open_regular(self.given)
         system, path = filesystem(self.given)
         with told(self.given):
-            return io.BufferedReader(_Remote(self.given, system.open(path, "rb")), BLOCK)
+            return io.BufferedReader(_Remote(self.given, system.open(path, "rb")), self.block)
 
     def stat(self) -> Stat:
         """Size and version as they are now, by one request; raises as `open` does."""

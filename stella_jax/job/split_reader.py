@@ -2,10 +2,12 @@
 
 import hashlib
 from collections.abc import Generator, Iterator, Sequence
+from dataclasses import replace
 from sys import maxsize
 from typing import Any, NamedTuple
 
 from stella_jax.job.inputs import InputFile
+from stella_jax.job.location import BLOCK
 from stella_jax.job.parquet_rows import row_groups
 from stella_jax.job.rows import Fields, Rejected, Row
 from stella_jax.job.splits import Piece, Split
@@ -24,6 +26,9 @@ class Position(NamedTuple):
     records: int = 0
     offset: int = -1
 
+
+# Bytes read beyond a byte range, as its last line ends there.
+TAIL = 2**15
 
 BEGINNING = Position()
 END: Any = object()
@@ -87,7 +92,8 @@ def _lines_of_range(file: InputFile, piece: Piece, fields: Fields, at: Position)
     """Lines that begin in a byte range; the one that begins before it is read over."""
     begins_inside = at.records == 0 and piece.start > 0
     offset, done = piece.start - 1 if begins_inside else max(0, at.offset), at.records
-    lines: Any = file.format.records(file.location, fields.columns, 0, offset)
+    location = replace(file.location, block=min(BLOCK, piece.stop - offset + TAIL))
+    lines: Any = file.format.records(location, fields.columns, 0, offset)
     if begins_inside:
         _, offset = next(lines, (None, piece.stop))
     while offset < piece.stop and (found := next(lines, None)) is not None:

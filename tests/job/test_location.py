@@ -6,6 +6,7 @@ import pickle
 import socket
 from collections import Counter
 from collections.abc import Iterator
+from dataclasses import replace
 from datetime import UTC, datetime
 from pathlib import Path
 
@@ -85,10 +86,10 @@ def test_a_location_comes_again_from_what_is_kept_of_it(here, name):
     assert pickle.loads(pickle.dumps(Location(kept))) == Location(kept)
 
 
-def test_a_url_is_read_block_by_block_from_anywhere(memory, monkeypatch):
-    monkeypatch.setattr(location, "BLOCK", 16)
+def test_a_url_is_read_block_by_block_from_anywhere(memory):
     memory.pipe("/a.bin", bytes(range(256)))
-    with Location("memory://a.bin").open() as one, Location("memory://a.bin").open() as other:
+    location = Location("memory://a.bin", block=16)
+    with location.open() as one, location.open() as other:
         assert (one.read(100), other.read(20)) == (bytes(range(100)), bytes(range(20)))
         assert (one.read(), one.tell()) == (bytes(range(100, 256)), 256)
         assert (other.seek(250), other.read(), other.read()) == (250, bytes(range(250, 256)), b"")
@@ -345,8 +346,8 @@ def test_a_connection_that_breaks(memory, monkeypatch, tmp_path, name):
     lines = b'"text"\n' + b"".join(b"%0200d\n" % (i**99) for i in range(1000))
     content = (tmp_path / name).read_bytes() if "parquet" in name else gzip.compress(lines) if "gz" in name else lines
     memory.pipe(f"/{name}", content)
-    monkeypatch.setattr(location, "BLOCK", 2**12)
     [source] = open_inputs([f"memory://{name}"], FIELDS)
+    source = replace(source, location=replace(source.location, block=2**12))
     reads = iter([None] * 3)
     read = location._Remote._read
 

@@ -6,6 +6,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import fsspec
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
@@ -15,6 +16,7 @@ from hypothesis import strategies as st
 from stella_jax import StellaError
 from stella_jax.job import lines
 from stella_jax.job.inputs import InputFile, open_inputs
+from stella_jax.job.location import _Remote
 from stella_jax.job.rows import Fields, Rejected, Row
 from stella_jax.job.split_reader import PositionedRow, read_split
 from stella_jax.job.splits import FileSize, Split, plan_splits
@@ -140,3 +142,16 @@ def test_what_comes_before_damage_is_read(tmp_path) -> None:
     assert len([next(stream) for _ in range(300)]) == 300
     with pytest.raises(StellaError, match=r"a\.txt\.gz is cut off after row [3-9]"):
         list(stream)
+
+
+def test_of_a_remote_file_little_is_read_twice(monkeypatch) -> None:
+    lines = ["x" * 99] * 5000
+    content = "".join(f"{line}\n" for line in lines).encode()
+    fsspec.filesystem("memory").pipe("/read/a.txt", content)
+    asked: list[int] = []
+    monkeypatch.setattr(_Remote, "_read", lambda self, size: asked.append(size) or content[self._at : self._at + size])
+    [file] = open_inputs(["memory://read/a.txt"], FIELDS)
+    splits = plan_splits([FileSize(file.size, True, 0)], len(content) // 4)
+    rows = [row for split in splits for row in read_split([replace(file, is_cut=True)], split, FIELDS)]
+    assert texts(rows) == lines
+    assert len(splits) == 4 and sum(asked) <= len(content) + 4 * 2**16
