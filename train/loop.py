@@ -34,7 +34,7 @@ from train.evaluation import Evaluation, primary, primary_name
 from train.export import Origin, Trained, export, is_exported
 from train.hosts import Hosts
 from train.identity import changes, check_same, identity, versions
-from train.loss_lookup import find_loss
+from train.loss_lookup import find_loss, loss_spec
 from train.metrics import Metrics
 from train.new_head import with_new_head
 from train.plans import BatchPlan, epoch_plan
@@ -89,7 +89,7 @@ class Run:
     def _read_data(self) -> None:
         """The rows of each split, and which of them each step takes."""
         data, loop = self.recipe.data, self.recipe.loop
-        negatives = self.recipe.loss.name == "triplet"
+        negatives = loss_spec(self.recipe.loss).texts[0] > 2
         read = partial(read_dataset, need_negatives=negatives, columns=data.columns, skip_faulty=data.skip_faulty)
         paths = {"train": data.train, "eval": data.eval, "test": data.test}
         self.data: dict[str, Dataset] = {split: read(path) for split, path in paths.items() if path is not None}

@@ -21,15 +21,23 @@ def find_loss(section: LossSection) -> losses.Loss:
     Raises:
       StellaError: no such loss, or it cannot be imported.
     """
-    loss = _own_loss(section.name) if ":" in section.name else _built_in(section.name)
-    arguments = section.arguments()
+    loss, arguments = loss_spec(section).function, section.arguments()
     loss = partial(loss, **arguments) if arguments else loss
     if section.matryoshka_dims:
         return losses.matryoshka(loss, section.matryoshka_dims, section.matryoshka_weights)
     return loss
 
 
-def _built_in(name: str) -> Callable[..., Any]:
+def loss_spec(section: LossSection) -> losses.LossSpec:
+    """The function that a section names, and what it needs of the rows: a function of one's own takes any texts.
+
+    Raises:
+      StellaError: no such loss, or it cannot be imported.
+    """
+    return losses.LossSpec(_own_loss(section.name), (1, None)) if ":" in section.name else _built_in(section.name)
+
+
+def _built_in(name: str) -> losses.LossSpec:
     if name in losses.BUILT_IN:
         return losses.BUILT_IN[name]
     nearest = get_close_matches(name.lower(), losses.BUILT_IN, n=len(losses.BUILT_IN), cutoff=0.0)

@@ -75,7 +75,7 @@ def test_it_is_found_where_the_process_has_not_the_directory_on_its_path(write, 
     """As `stella-jax train` runs: -I leaves the working directory out."""
     write("my_file.py", "from my_neighbour import factor\n" + OWN)
     write("my_neighbour.py", "factor = 2")
-    root = Path(losses.__file__).parent.parent
+    root = Path(losses.__file__).parents[2]
     lines = [
         f"import sys; sys.path.append({str(root)!r})",
         "from train.loss_lookup import find_loss; from train.recipe import LossSection",

@@ -1,0 +1,55 @@
+"""Losses: functions of embeddings and further columns to the loss of each row, as in sentence-transformers 6.2.
+
+A loss takes the embeddings (B, E) of each column of texts (anchor, positive, negatives) and a mapping of further
+columns (B, ...), and returns (B,) float32. A training step takes the weighted mean over rows; `columns["weights"]` (B,)
+is 1 for a row and 0 for one that only fills the batch, which a loss that compares rows must not count. Without
+`columns`, every row counts:
+
+    loss = triplet((anchors, positives, negatives), margin=0.5).mean()
+
+Further columns are `score` (B,) or (B, n), `label` (B,), `teacher` (B, E'), or of any other name.
+"""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import jax
+
+from train.losses.common import NO_COLUMNS, Columns, Embeddings, Loss
+from train.losses.mrl import matryoshka
+from train.losses.ranking import multiple_negatives_ranking
+from train.losses.triplets import DISTANCES, triplet
+
+__all__ = [
+    "BUILT_IN",
+    "DISTANCES",
+    "NO_COLUMNS",
+    "Columns",
+    "Embeddings",
+    "Loss",
+    "LossSpec",
+    "matryoshka",
+    "multiple_negatives_ranking",
+    "triplet",
+]
+
+
+@dataclass(frozen=True, slots=True)
+class LossSpec:
+    """A loss and what each of its rows must have.
+
+    Attributes:
+      function: of embeddings, columns and keyword arguments.
+      texts: the least and the most columns of texts, in the order anchor, positive, negatives; None is any number.
+      columns: further columns that it reads.
+    """
+
+    function: Callable[..., jax.Array]
+    texts: tuple[int, int | None] = (2, None)
+    columns: tuple[str, ...] = ()
+
+
+BUILT_IN: dict[str, LossSpec] = {
+    "triplet": LossSpec(triplet, (3, 3)),
+    "multiple_negatives_ranking": LossSpec(multiple_negatives_ranking),
+}
