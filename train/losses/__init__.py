@@ -7,7 +7,8 @@ is 1 for a row and 0 for one that only fills the batch, which a loss that compar
 
     loss = triplet((anchors, positives, negatives), margin=0.5).mean()
 
-Further columns are `score` (B,) or (B, n), `label` (B,), `teacher` (B, E'), or of any other name.
+Further columns are `score` (B,) or (B, n), one for each of n candidates; `teacher` (B, E') or (B, C, E') for C columns
+of texts; `guide` (B, C, G), which a step adds where it is given a guide; or of any other name.
 """
 
 from collections.abc import Callable
@@ -16,8 +17,10 @@ from dataclasses import dataclass
 import jax
 
 from train.losses.common import NO_COLUMNS, Columns, Embeddings, Loss
+from train.losses.distillation import stella_distillation
 from train.losses.mrl import matryoshka
-from train.losses.ranking import multiple_negatives_ranking
+from train.losses.ranking import gist_embed, multiple_negatives_ranking
+from train.losses.scored import cosent, kl_distillation, margin_mse
 from train.losses.triplets import DISTANCES, triplet
 
 __all__ = [
@@ -28,8 +31,13 @@ __all__ = [
     "Embeddings",
     "Loss",
     "LossSpec",
+    "cosent",
+    "gist_embed",
+    "kl_distillation",
+    "margin_mse",
     "matryoshka",
     "multiple_negatives_ranking",
+    "stella_distillation",
     "triplet",
 ]
 
@@ -41,15 +49,22 @@ class LossSpec:
     Attributes:
       function: of embeddings, columns and keyword arguments.
       texts: the least and the most columns of texts, in the order anchor, positive, negatives; None is any number.
-      columns: further columns that it reads.
+      columns: further columns of the data that it reads.
+      guided: whether it reads the embeddings of a guide.
     """
 
     function: Callable[..., jax.Array]
     texts: tuple[int, int | None] = (2, None)
     columns: tuple[str, ...] = ()
+    guided: bool = False
 
 
 BUILT_IN: dict[str, LossSpec] = {
     "triplet": LossSpec(triplet, (3, 3)),
     "multiple_negatives_ranking": LossSpec(multiple_negatives_ranking),
+    "gist_embed": LossSpec(gist_embed, guided=True),
+    "cosent": LossSpec(cosent, (2, 2), ("score",)),
+    "margin_mse": LossSpec(margin_mse, (3, None), ("score",)),
+    "kl_distillation": LossSpec(kl_distillation, (3, None), ("score",)),
+    "stella_distillation": LossSpec(stella_distillation, (1, None), ("teacher",)),
 }
