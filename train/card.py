@@ -32,7 +32,7 @@ class Origin:
 
     recipe: Recipe
     identity: Mapping[str, Any]
-    data: Mapping[str, Dataset]
+    data: Mapping[str, Sequence[Dataset]]
     step: int
 
     def as_dict(self) -> dict[str, Any]:
@@ -133,17 +133,18 @@ def _scores(origin: Origin, metrics: Metrics) -> Iterator[str]:
         before, after = metrics.evaluation(split, 0), metrics.evaluation(split, origin.step)
         if before and after:
             rows = [(name, _number(before[name]), _number(after[name])) for name in after]
-            yield _table((f"{split} ({len(origin.data[split])} rows)", "before", "after"), rows)
+            yield _table((f"{split} ({sum(map(len, origin.data[split]))} rows)", "before", "after"), rows)
     if not {"eval", "test"} & origin.data.keys():
         yield "Nothing was held out, so there are none."
 
 
 def _data(origin: Origin) -> str:
     rows = [
-        (split, str(len(found)), ", ".join([*found.texts, *found.columns]), f"`{found.sha256[:12]}`")
-        for split, found in origin.data.items()
+        (split, each.name, str(len(each)), ", ".join([*each.texts, *each.columns]), f"`{each.sha256[:12]}`")
+        for split, sets in origin.data.items()
+        for each in sets
     ]
-    return _table(("split", "rows", "columns", "sha256 of the rows"), rows)
+    return _table(("split", "set", "rows", "columns", "sha256 of the rows"), rows)
 
 
 def _log(metrics: Metrics) -> Iterator[str]:

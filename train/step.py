@@ -129,7 +129,7 @@ class Step:
         self._shardings = {name: leaf.sharding for name, leaf in params.items()}
         mesh: Any = getattr(next(iter(self._shardings.values())), "mesh", None)
         self.mesh: Mesh = mesh or make_mesh()
-        self._traits: LossTraits | None = None
+        self._traits: dict[Any, LossTraits] = {}  # of each kind of batch
         self._step = jax.jit(self._update, donate_argnums=0, out_shardings=(self._state_shardings(params), None))
 
     def init(self, params: Params) -> State:
@@ -163,11 +163,14 @@ class Step:
         Raises:
           StellaError: see `LossTraits`; or the loss cannot do with rows that fill a batch up, and this one has some.
         """
-        if self._traits is None:
+        kind = _kind(batch)
+        if kind not in self._traits:
             columns = {name: np.concatenate(np.asarray(values)) for name, values in batch.columns.items()}
             texts = batch.places.shape[-1]
-            self._traits = LossTraits(self._loss, self._loss_name, texts, self._dim, columns, self._model.normalize)
-        if not self._traits.skips_padding and not np.asarray(batch.weights).all():
+            self._traits[kind] = LossTraits(
+                self._loss, self._loss_name, texts, self._dim, columns, self._model.normalize
+            )
+        if not self._traits[kind].skips_padding and not np.asarray(batch.weights).all():
             raise StellaError(
                 f'loss {self._loss_name!r} compares rows and does not read columns["weights"], so a batch of '
                 f"{int(np.sum(batch.weights))} rows cannot be filled up to {batch.weights.size}; have the loss leave "
@@ -239,7 +242,7 @@ class Step:
         numbers = jnp.arange(A)
         if A == 1:
             gradient = part_gradient(jax.tree.map(lambda x: x[0], batch), jnp.int32(0))
-        elif self._traits and self._traits.decomposable:
+        elif self._traits[_kind(batch)].decomposable:
             gradient = _summed(part_gradient, batch, numbers)
         else:
             embeddings = jax.lax.map(lambda part: embed(trained, *part), (batch, numbers))
@@ -303,6 +306,12 @@ def _check_arguments(model: Any, optimizer: Any, trainable: Any, learning_rate: 
         )
     if learning_rate is not None and not callable(learning_rate):
         raise StellaError(f"learning_rate: {short_repr(learning_rate)} is not a schedule; pass a function of the step.")
+
+
+def _kind(batch: Batch) -> tuple[Any, ...]:
+    """What the loss is given for a row: how many texts, and the shape of each further column."""
+    columns = tuple(sorted((name, values.shape[2:]) for name, values in batch.columns.items()))
+    return batch.places.shape[-1], columns
 
 
 def _name_of(loss: Any) -> str:

@@ -310,6 +310,46 @@ def test_any_optimizer_and_loss_goes_on_to_the_same_bits(child, data, undisturbe
     assert weights(tmp_path / "run") != weights(undisturbed)
 
 
+def sets_in(folder: Path) -> dict:
+    """Several sets, of one and two negatives and none, as the ranking loss may have them."""
+    pairs = [{"anchor": f"some {word}", "positive": f"one {word}"} for word in WORDS]
+    more = [row | {"negative_2": f"not {row['anchor']}"} for row in ROWS[:7]]
+    files = {"a.jsonl": ROWS, "b.jsonl": pairs, "c.jsonl": more, "eval.jsonl": ROWS[:4], "eval2.jsonl": pairs[:4]}
+    paths = {name: write_rows(folder / name, rows) for name, rows in files.items()}
+    sets = [
+        {"path": paths["a.jsonl"], "weight": 0.5},
+        {"path": paths["b.jsonl"], "weight": 2},
+        {"path": paths["c.jsonl"]},
+        {"path": paths["eval.jsonl"], "split": "eval"},
+        {"path": paths["eval2.jsonl"], "split": "eval", "name": "pairs"},
+    ]
+    return {"sets": sets, "max_length": 16}
+
+
+@pytest.mark.parametrize("batches", ["proportional", "round_robin"])
+def test_several_sets_go_on_to_the_same_bits(child, tmp_path, batches):
+    changes = {"data": sets_in(tmp_path) | {"batches": batches}, "loss": {"name": "multiple_negatives_ranking"}}
+    recipe = tree({}, tmp_path / "run", **changes)
+    recipe["loss"] = changes["loss"]
+    killed(child, recipe, AFTER_STEPS, steps=5)
+    train(recipe)
+    train(recipe | {"output": str(tmp_path / "other")})
+    assert_same_bits(tmp_path / "run", tmp_path / "other")
+    scores = lines(tmp_path / "run")[0]["eval"]
+    assert scores["loss"] == pytest.approx((scores["eval/loss"] + scores["pairs/loss"]) / 2)
+    assert "eval/cosine_accuracy" in scores and "pairs/cosine_accuracy" not in scores
+
+
+def test_changed_rows_of_one_of_several_sets_are_refused(tmp_path):
+    changes = {"data": sets_in(tmp_path), "loss": {"name": "multiple_negatives_ranking"}, "loop": {"max_steps": 2}}
+    recipe = tree({}, tmp_path / "run", **changes)
+    recipe["loss"] = changes["loss"]
+    train(recipe)
+    write_rows(tmp_path / "b.jsonl", ROWS)
+    with pytest.raises(StellaError, match=r"data\.train\.b\.sha256 was "):
+        train(recipe)
+
+
 def test_sigterm_saves_at_once_and_says_so(child, data, undisturbed, tmp_path):
     recipe = tree(data, tmp_path / "run", loop={"save_every": "epoch"})
     done = child(recipe, AFTER_STEPS.format(end=END.format(signal="TERM"), steps=4))
