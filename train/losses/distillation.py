@@ -29,8 +29,8 @@ def stella_distillation(
 
     - cosine: 1 - cos(student, teacher), the mean over texts.
     - similarity: the squared difference of the N x N cosines of the student's vectors and of the teacher's.
-    - triplet: of any two pairs of texts, the one that is nearer to the teacher should be so to the student, by a margin:
-      max(0, s_far - s_near + margin), the mean over all twos of the pairs above the diagonal.
+    - triplet: of any two pairs of texts, the pair that the teacher holds to be nearer should be so to the student by a
+      margin: max(0, s_far - s_near + margin), the mean over all twos of the pairs above the diagonal.
 
     The last two are averaged over prefixes of the student's embeddings, each scaled to unit length; the teacher's are
     whole. The last takes time with the fourth power of N, and a fixed memory.

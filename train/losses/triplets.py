@@ -48,8 +48,13 @@ def triplet(
 
     Reference: Hermans et al. 2017, as sentence-transformers' TripletLoss.
     """
-    if len(embeddings) != 3:
+    if len(embeddings) < 3:
         raise StellaError("loss triplet: a row needs a negative; add the column or use multiple_negatives_ranking.")
+    if len(embeddings) > 3:
+        raise StellaError(
+            f"loss triplet: {len(embeddings)} columns of texts; it takes three, so leave out further "
+            "negatives or use multiple_negatives_ranking."
+        )
     if distance not in DISTANCES:
         raise StellaError(f"loss triplet: unknown distance {distance!r}; choose {join_words(DISTANCES)}.")
     anchor, positive, negative = embeddings
