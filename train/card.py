@@ -14,6 +14,7 @@ from stella_jax.layout import Layout
 from train.curves import FILE as CURVES
 from train.data import Dataset
 from train.identity import versions
+from train.loss_lookup import loss_arguments
 from train.metrics import Line, Metrics
 from train.recipe import Recipe, to_toml
 
@@ -89,11 +90,16 @@ def _revision(recipe: Recipe) -> str:
 
 
 def _loss(recipe: Recipe) -> str:
-    loss = recipe.loss
-    over = f", summed over the first {join_words(loss.matryoshka_dims)} numbers" if loss.matryoshka_dims else ""
-    if loss.name == "triplet":
-        return f"the triplet loss ({loss.distance}, margin {loss.margin:g}{over})"
-    return f"the multiple negatives ranking loss (scale {loss.scale:g}{', symmetric' * loss.symmetric}{over})"
+    section = recipe.loss
+    given = loss_arguments(section)
+    if section.matryoshka_dims:
+        given = given | {"matryoshka_dims": join_words(section.matryoshka_dims)}
+    words = ", ".join(f"{key} {_plain(value)}" for key, value in given.items())
+    return f"the loss {section.name}{f' ({words})' if words else ''}"
+
+
+def _plain(value: Any) -> str:
+    return f"{value:g}" if isinstance(value, float) else str(value)
 
 
 def _loading(recipe: Recipe) -> str:

@@ -14,6 +14,7 @@ from stella_jax.runner import Runner
 from stella_jax.tokenizer import Tokenizer
 from train.data import ANY_ROWS, Dataset, Needs
 from train.evaluators import Scores, retrieval, triplet_accuracy
+from train.guide import COLUMN as GUIDE
 from train.hosts import Hosts
 from train.losses import Loss
 from train.step import Params
@@ -32,6 +33,7 @@ class Evaluation:
       prompts: column -> the text put before its texts.
       batch_size: rows of which the loss is taken at once, as in training; the last rows may be fewer.
       needs: what the loss takes of a row; of a split that lacks some of it, there is no loss.
+      guide: a frozen model that embeds the texts, too, for a loss that is guided by it.
     """
 
     def __init__(
@@ -44,9 +46,10 @@ class Evaluation:
         loss: Loss,
         batch_size: int,
         needs: Needs = ANY_ROWS,
+        guide: EmbeddingModel | None = None,
     ):
         self._needs = needs
-        self._model = nnx.eval_shape(lambda: model)
+        self._model, self._guide = nnx.eval_shape(lambda: model), guide
         self._tokenizer, self._pad_id, self._mesh = tokenizer, pad_id, mesh
         self._prompts = prompts
         self._batch_size = batch_size
@@ -63,19 +66,30 @@ class Evaluation:
           `loss`, without dropout; with negatives, what `triplet_accuracy` gives for the first of them; and with
           positives, how well each anchor finds its own among all of the split, as `retrieval` gives it.
         """
-        # Where processes split parameters, these are copies of all of them.
-        model = self._model.with_params({name: self._hosts.fetch(leaf) for name, leaf in params.items()})
-        runner = Runner(model, self._mesh, self._pad_id, layer_by_layer=False)
-        embedded = {name: self._embed(runner, name, texts, tick) for name, texts in dataset.texts.items()}
+        embedded = self._embed(self._model, params, dataset, tick)
         scores = {}
         if self._needs.are_met_by(dataset):
-            taken = tuple(embedded.values())[: self._needs.texts[1]]
-            scores["loss"] = self._loss(taken, dataset.columns)
+            most, columns = self._needs.texts[1], dataset.columns
+            if self._guide:
+                guided = self._embed(self._guide, self._guide.params(), dataset, tick)
+                columns = columns | {GUIDE: np.stack([*guided.values()][:most], axis=1)}
+            scores["loss"] = self._loss(tuple(embedded.values())[:most], columns)
         if "negative" in embedded:
             scores |= triplet_accuracy(embedded["anchor"], embedded["positive"], embedded["negative"])
         return scores | (_retrieval(dataset, embedded) if "positive" in embedded else {})
 
-    def _embed(self, runner: Runner, column: str, texts: Sequence[str], tick: Callable[[], object]) -> np.ndarray:
+    def _embed(
+        self, model: EmbeddingModel, params: Params, dataset: Dataset, tick: Callable[[], object]
+    ) -> dict[str, np.ndarray]:
+        """(rows, dim) of each column, by a model with these parameters."""
+        # Where processes split parameters, these are copies of all of them.
+        model = model.with_params({name: self._hosts.fetch(leaf) for name, leaf in params.items()})
+        runner = Runner(model, self._mesh, self._pad_id, layer_by_layer=False)
+        return {name: self._embed_column(runner, name, texts, tick) for name, texts in dataset.texts.items()}
+
+    def _embed_column(
+        self, runner: Runner, column: str, texts: Sequence[str], tick: Callable[[], object]
+    ) -> np.ndarray:
         """(rows, dim); a text that comes again is embedded once."""
         places = {text: i for i, text in enumerate(dict.fromkeys(texts))}
         own = list(places)[self._hosts.index :: self._hosts.count]

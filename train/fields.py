@@ -16,6 +16,11 @@ def one_of(*values: str) -> Any:
     return field(default=values[0], metadata={"choices": values})
 
 
+def perhaps_one_of(*values: str) -> Any:
+    """A key that takes one of these words, by default None."""
+    return field(default=None, metadata={"choices": values})
+
+
 def number(default: Any, *, least: float = -math.inf, above: float = -math.inf, most: float = math.inf) -> Any:
     """A number within bounds; `above` is not itself allowed."""
     return field(default=default, metadata={"least": least, "above": above, "most": most})

@@ -19,6 +19,7 @@ import numpy as np
 from jax.sharding import Mesh
 
 from stella_jax.checkpoint import Checkpoint
+from stella_jax.embedding_model import EmbeddingModel
 from stella_jax.errors import StellaError
 from stella_jax.fingerprint import fingerprint
 from stella_jax.hub import resolve
@@ -31,6 +32,7 @@ from train.curves import missing_plot_library
 from train.data import Dataset, text_names
 from train.evaluation import Evaluation, combined, primary, primary_name
 from train.export import Origin, Trained, export, is_exported
+from train.guide import open_guide
 from train.hosts import Hosts
 from train.identity import changes, check_same, identity, versions
 from train.loss_lookup import find_loss, loss_spec
@@ -122,6 +124,7 @@ class Run:
         mesh = self.hosts.mesh(loop.mesh)
         model = self.base.load_model([self.head], mesh, dtype=loop.dtype, fsdp=loop.fsdp)
         self._make_batcher(mesh)
+        guide = self._load_guide(mesh)
         found = optimizers.from_recipe(recipe.optimizer, model.params(), self.plan.steps)
         checks.check_learning_rates(np.asarray(jax.vmap(found.learning_rate)(np.arange(self.plan.steps))))
         self.step = Step(
@@ -131,12 +134,13 @@ class Run:
             StepConfig(recipe.seed, loop.dropout, loop.remat),
             trainable=found.trainable,
             learning_rate=found.learning_rate,
+            guide=guide,
             loss_name=recipe.loss.name,
         )
         for dataset, batches in self._first_passes:
             self.step.check(self.batcher(*dataset.take(min(batches, key=len))))
         place = (self._tokenizer, self.base.layout.config.pad_token_id, self.hosts.local_mesh(mesh))
-        self.evaluation = Evaluation(model, *place, self._prompts, loss, loop.batch_size, self._needs)
+        self.evaluation = Evaluation(model, *place, self._prompts, loss, loop.batch_size, self._needs, guide)
         # Copied, as memory that NumPy's arrays share may not be written to by the first step.
         self.state: State = self.step.init(jax.tree.map(jnp.copy, model.params()))
 
@@ -158,6 +162,16 @@ class Run:
         sample = [texts for each, batches in self._first_passes for texts in self._sample(each, batches)]
         self.batcher.fit(sample, all_seen=len(self._first_passes) == 1 and len(sample) == self.plan.steps)
 
+    def _load_guide(self, mesh: Mesh) -> EmbeddingModel | None:
+        """The model that guides the loss, if the recipe names one; its fingerprint is a part of the run's identity."""
+        self._guide: dict[str, Any] = {}
+        if not (name := self.recipe.loss.guide):
+            return None
+        guide = open_guide(name, self.base, self._tokenizer.max_length)
+        head = guide.layout.head(None)
+        self._guide = {"guide": fingerprint(guide, [head])}
+        return guide.load_model([head], mesh, dtype=self.recipe.loop.dtype)
+
     def _sample(self, dataset: Dataset, batches: Plan) -> list[list[list[str]]]:
         order = np.random.default_rng(self.recipe.seed).permutation(len(batches))[:SAMPLED_BATCHES]
         return [dataset.take(batches[i])[0] for i in order]
@@ -168,7 +182,7 @@ class Run:
 
     def _resume(self) -> None:
         """The state to begin with: that of the newest checkpoint that is whole, else the first."""
-        self.identity = identity(self.recipe, self.data, fingerprint(self.base, [self.head]))
+        self.identity = identity(self.recipe, self.data, fingerprint(self.base, [self.head])) | self._guide
         record = self.hosts.broadcast(newest_record(self.output) if self.hosts.is_primary else None)
         if record:
             check_same(record["identity"], self.identity, self.output)

@@ -6,6 +6,7 @@ import sys
 from collections.abc import Callable
 from difflib import get_close_matches
 from functools import partial
+from inspect import signature
 from pathlib import Path
 from types import ModuleType
 from typing import Any
@@ -21,11 +22,19 @@ def find_loss(section: LossSection) -> losses.Loss:
     Raises:
       StellaError: no such loss, or it cannot be imported.
     """
-    loss, arguments = loss_spec(section).function, section.arguments()
-    loss = partial(loss, **arguments) if arguments else loss
-    if section.matryoshka_dims:
-        return losses.matryoshka(loss, section.matryoshka_dims, section.matryoshka_weights)
-    return loss
+    spec, arguments, dims = loss_spec(section), section.arguments(), section.matryoshka_dims
+    if dims and spec.own_prefixes:
+        return partial(spec.function, **arguments, matryoshka_dims=dims)
+    loss = partial(spec.function, **arguments) if arguments else spec.function
+    return losses.matryoshka(loss, dims, section.matryoshka_weights) if dims else loss
+
+
+def loss_arguments(section: LossSection) -> dict[str, Any]:
+    """All keyword arguments of a built-in loss, also those that the recipe leaves to it; the given ones of another."""
+    if ":" in section.name:
+        return section.arguments()
+    parameters = signature(loss_spec(section).function).parameters.values()
+    return {each.name: each.default for each in parameters if each.kind is each.KEYWORD_ONLY} | section.arguments()
 
 
 def loss_spec(section: LossSection) -> losses.LossSpec:

@@ -13,10 +13,21 @@ from pathlib import Path
 from typing import Any
 
 from stella_jax.errors import StellaError, short_repr
-from train.fields import every, number, one_of, override, section
+from train.fields import every, number, one_of, override, perhaps_one_of, section
 
 SPLITS = ("train", "eval", "test")
 COLUMNS = ("anchor", "positive", "negative")
+
+# The keys of [loss] that each built-in loss takes: its keyword arguments.
+LOSS_KEYS = {
+    "triplet": ("distance", "margin"),
+    "multiple_negatives_ranking": ("scale", "symmetric"),
+    "gist_embed": ("temperature", "margin_strategy", "margin", "contrast_anchors", "contrast_positives"),
+    "cosent": ("scale",),
+    "margin_mse": ("similarity",),
+    "kl_distillation": ("similarity", "temperature"),
+    "stella_distillation": ("margin", "cosine_weight", "similarity_weight", "triplet_weight"),
+}
 
 # Columns that a set may call otherwise, beside those of `data.columns`.
 RENAMED = re.compile("anchor|positive|negative(_([2-9]|[1-9][0-9]+))?|score|label|teacher|id")
@@ -95,34 +106,52 @@ class DataSection:
 
 @dataclass(frozen=True, slots=True)
 class LossSection:
-    """What is made small.
+    """What is made small; keys that are None have the value that the loss itself gives them, see `train.losses`.
 
     Attributes:
-      name: triplet, multiple_negatives_ranking, or "my_module:my_loss", a function of one's own as in `train.losses`,
+      name: a built-in loss, one of `LOSS_KEYS`, or "my_module:my_loss", a function of one's own as in `train.losses`,
         whose module lies in the working directory or is installed.
       args: keyword arguments of a function of one's own.
-      distance, margin: of the triplet loss.
-      scale, symmetric: of the ranking loss; symmetric ranks anchors for each positive, too.
+      guide: the frozen model that gist_embed is guided by, as in `Stella.from_pretrained`; it needs the model's
+        tokenizer.
       mini_batch: rows that pass the encoder at once, however large the batch; None is all. Value and gradient stay the
         same, for a loss that compares rows by GradCache.
       matryoshka_dims: the loss is the sum over these prefixes of an embedding; none is the whole embedding alone.
+        stella_distillation averages over them what it says.
       matryoshka_weights: what the loss of each prefix is multiplied by; none is 1 each.
+      distance: of triplet.
+      margin: of triplet, gist_embed, stella_distillation.
+      margin_strategy, contrast_anchors, contrast_positives: of gist_embed.
+      scale: of multiple_negatives_ranking and cosent.
+      symmetric: of multiple_negatives_ranking, which then ranks anchors for each positive, too.
+      similarity: of margin_mse and kl_distillation.
+      temperature: of gist_embed and kl_distillation.
+      cosine_weight, similarity_weight, triplet_weight: of the terms of stella_distillation.
     """
 
     name: str = "triplet"
     args: dict[str, Any] = field(default_factory=dict)
-    distance: str = one_of("euclidean", "cosine", "manhattan")
-    margin: float = number(5.0, least=0)
-    scale: float = number(20.0, above=0)
-    symmetric: bool = False
+    guide: str | None = None
     mini_batch: int | None = number(None, least=1)
     matryoshka_dims: tuple[int, ...] = number((), least=1)
     matryoshka_weights: tuple[float, ...] = number((), least=0)
+    distance: str | None = perhaps_one_of("euclidean", "cosine", "manhattan")
+    margin: float | None = number(None, least=0)
+    margin_strategy: str | None = perhaps_one_of("absolute", "relative")
+    contrast_anchors: bool | None = None
+    contrast_positives: bool | None = None
+    scale: float | None = number(None, above=0)
+    symmetric: bool | None = None
+    similarity: str | None = perhaps_one_of("dot", "cosine")
+    temperature: float | None = number(None, above=0)
+    cosine_weight: float | None = number(None, least=0)
+    similarity_weight: float | None = number(None, least=0)
+    triplet_weight: float | None = number(None, least=0)
 
     def arguments(self) -> dict[str, Any]:
-        """The keyword arguments of the function that `name` names."""
-        keys = {"triplet": ("distance", "margin"), "multiple_negatives_ranking": ("scale", "symmetric")}
-        return {key: getattr(self, key) for key in keys.get(self.name, ())} | self.args
+        """The keyword arguments of the function that `name` names, as far as they are given."""
+        given = {key: getattr(self, key) for key in LOSS_KEYS.get(self.name, ())}
+        return {key: value for key, value in given.items() if value is not None} | self.args
 
 
 @dataclass(frozen=True, slots=True)
@@ -259,23 +288,11 @@ def recipe_of(tree: dict[str, Any], where: str = "the recipe") -> Recipe:
 def _conflicts(recipe: Recipe) -> Iterator[str]:
     """What keys that are sound by themselves make impossible together."""
     loss, loop = recipe.loss, recipe.loop
-    if loss.name == "triplet" and (loss.symmetric or loss.mini_batch):
-        key = "symmetric" if loss.symmetric else "mini_batch"
-        yield f"loss.{key} goes with loss.name = 'multiple_negatives_ranking', not with {short_repr(loss.name)}"
-    for key in ("distance", "margin", "scale", "symmetric") if ":" in loss.name else ():
-        if getattr(loss, key) != getattr(LossSection(), key):
-            yield f"loss.{key} is for a built-in loss; pass it to {short_repr(loss.name)} as loss.args.{key}"
+    yield from _loss_conflicts(loss)
     yield from _conflicts_of_sets(recipe.data)
-    for name in set(recipe.data.columns).intersection((*COLUMNS, "weights")):
-        what = "the weights of rows" if name == "weights" else "a column of texts"
+    for name in set(recipe.data.columns).intersection((*COLUMNS, "weights", "guide")):
+        what = {"weights": "the weights of rows", "guide": "what a guide makes"}.get(name, "a column of texts")
         yield f"data.columns names {name!r}, which is {what}; leave it out"
-    if loss.args and ":" not in loss.name:
-        yield 'loss.args goes with a function of your own, loss.name = "my_module:my_loss"'
-    if loss.matryoshka_weights and len(loss.matryoshka_weights) != len(loss.matryoshka_dims):
-        yield (
-            f"loss.matryoshka_weights has {len(loss.matryoshka_weights)} numbers for {len(loss.matryoshka_dims)} "
-            "loss.matryoshka_dims; give one each"
-        )
     if recipe.new_head and recipe.dim is not None:
         yield "dim picks a head that is there and new_head makes one; set one of them"
     if not recipe.data.sets_of("eval") and (loop.early_stop or loop.export == "best"):
@@ -306,6 +323,31 @@ def _conflicts_of_sets(data: DataSection) -> Iterator[str]:
             )
         if not each.path:
             yield f"data.sets[{i}].path is empty; name a file"
+
+
+def _loss_conflicts(loss: LossSection) -> Iterator[str]:
+    own, name = ":" in loss.name, short_repr(loss.name)
+    for key in dict.fromkeys(key for keys in LOSS_KEYS.values() for key in keys):
+        if getattr(loss, key) is None or key in LOSS_KEYS.get(loss.name, ()):
+            continue
+        if own:
+            yield f"loss.{key} is for a built-in loss; pass it to {name} as loss.args.{key}"
+        elif key not in ("distance", "margin", "scale"):  # which may stay when the name is overridden
+            names = " or ".join(repr(each) for each, keys in LOSS_KEYS.items() if key in keys)
+            yield f"loss.{key} goes with loss.name = {names}, not with {name}"
+    if loss.args and not own:
+        yield 'loss.args goes with a function of your own, loss.name = "my_module:my_loss"'
+    if loss.name == "gist_embed" and not loss.guide:
+        yield "loss.name = 'gist_embed' needs a guide; name a checkpoint in loss.guide"
+    if loss.guide and not own and loss.name != "gist_embed":
+        yield f"loss.guide goes with loss.name = 'gist_embed' or a function of your own, not with {name}"
+    if loss.matryoshka_weights and len(loss.matryoshka_weights) != len(loss.matryoshka_dims):
+        yield (
+            f"loss.matryoshka_weights has {len(loss.matryoshka_weights)} numbers for {len(loss.matryoshka_dims)} "
+            "loss.matryoshka_dims; give one each"
+        )
+    if loss.matryoshka_weights and loss.name == "stella_distillation":
+        yield f"loss.matryoshka_weights: {name} weighs its prefixes alike; leave the key out"
 
 
 def to_toml(recipe: Recipe) -> str:

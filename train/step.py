@@ -23,6 +23,9 @@ from stella_jax.errors import StellaError, short_repr
 from stella_jax.model import DROPOUT_MASK, Dropout
 from stella_jax.sharding import REPLICATED, make_mesh, param_spec, shard
 from train.batches import Batch
+from train.embed import embed_part
+from train.guide import COLUMN as GUIDE
+from train.guide import Guide
 from train.loss_checks import LossTraits
 from train.losses import Embeddings, Loss
 
@@ -75,6 +78,7 @@ def make_step(
     *,
     trainable: Mapping[str, Any] | None = None,
     learning_rate: optax.Schedule | None = None,
+    guide: EmbeddingModel | None = None,
 ) -> tuple[State, "Step"]:
     """The first state, and the step that takes it further: `state, metrics = step(state, batch)`.
 
@@ -87,11 +91,13 @@ def make_step(
       trainable: names of what trains, each with True, or with a mask that broadcasts to the parameter; None is all.
         What does not train gets no gradient and no optimizer state, and keeps its bits.
       learning_rate: the optimizer's schedule, for the metric.
+      guide: a frozen model with the tokenizer of `model`, whose embeddings of each text the loss is given as the
+        column "guide" (B, C, G).
 
     Raises:
       StellaError: a name in `trainable` is no parameter.
     """
-    step = Step(model, loss, optimizer, config, trainable=trainable, learning_rate=learning_rate)
+    step = Step(model, loss, optimizer, config, trainable=trainable, learning_rate=learning_rate, guide=guide)
     return step.init(jax.tree.map(jnp.copy, model.params())), step
 
 
@@ -112,6 +118,7 @@ class Step:
         *,
         trainable: Mapping[str, Any] | None = None,
         learning_rate: optax.Schedule | None = None,
+        guide: EmbeddingModel | None = None,
         loss_name: str = "",
     ):
         _check_arguments(model, optimizer, trainable, learning_rate)
@@ -129,6 +136,7 @@ class Step:
         self._shardings = {name: leaf.sharding for name, leaf in params.items()}
         mesh: Any = getattr(next(iter(self._shardings.values())), "mesh", None)
         self.mesh: Mesh = mesh or make_mesh()
+        self._guide = Guide(guide, self.mesh) if guide else None
         self._traits: dict[Any, LossTraits] = {}  # of each kind of batch
         self._step = jax.jit(self._update, donate_argnums=0, out_shardings=(self._state_shardings(params), None))
 
@@ -167,6 +175,9 @@ class Step:
         if kind not in self._traits:
             columns = {name: np.concatenate(np.asarray(values)) for name, values in batch.columns.items()}
             texts = batch.places.shape[-1]
+            if self._guide:
+                shape = (batch.weights.size, texts, self._guide.dim)
+                columns[GUIDE] = np.random.default_rng(0).standard_normal(shape, np.float32)
             self._traits[kind] = LossTraits(
                 self._loss, self._loss_name, texts, self._dim, columns, self._model.normalize
             )
@@ -195,13 +206,14 @@ class Step:
         return State(everywhere, shardings, jax.tree.map_with_path(of, abstract))
 
     def _placed(self, batch: Batch) -> Batch:
-        """The batch on the mesh, texts and rows over `data` where it divides them."""
+        """The batch on the mesh, texts and rows over `data` where it divides them, with what the guide makes of it."""
 
         def over_data(array: np.ndarray) -> jax.Array:
             divided = array.shape[1] % self.mesh.shape["data"] == 0
             return shard(self.mesh, array, P(None, "data") if divided else REPLICATED)
 
-        return jax.tree.map(over_data, batch._replace(tokens=()))
+        placed = jax.tree.map(over_data, batch._replace(tokens=()))
+        return self._guide(placed) if self._guide else placed
 
     def _update(self, state: State, batch: Batch) -> tuple[State, Metrics]:
         trained = self._trained(state.params)
@@ -266,14 +278,12 @@ class Step:
 
     def _embed(self, params: Params, part: Batch, key: jax.Array) -> Embeddings:
         """Embeddings (B, E) of each column."""
-        model = self._model.with_params(params)
         rate = self._dropout_rate if self._config.dropout else 0.0
-        groups = [
-            model(ids, lengths, Dropout(rate, jax.random.fold_in(key, i)) if rate else None, self._policy)
-            for i, (ids, lengths) in enumerate(zip(part.ids, part.lengths, strict=True))
-        ]
-        texts = jnp.concatenate(groups)
-        return tuple(texts[part.places[:, column]] for column in range(part.places.shape[1]))
+
+        def dropout(group: int) -> Dropout | None:
+            return Dropout(rate, jax.random.fold_in(key, group)) if rate else None
+
+        return embed_part(self._model.with_params(params), part, dropout, self._policy)
 
     def _loss_gradient(
         self, embeddings: Embeddings, part: Batch, total: jax.Array

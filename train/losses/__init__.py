@@ -50,21 +50,21 @@ class LossSpec:
       function: of embeddings, columns and keyword arguments.
       texts: the least and the most columns of texts, in the order anchor, positive, negatives; None is any number.
       columns: further columns of the data that it reads.
-      guided: whether it reads the embeddings of a guide.
+      own_prefixes: whether it takes the Matryoshka dimensions itself, as `matryoshka_dims`.
     """
 
     function: Callable[..., jax.Array]
     texts: tuple[int, int | None] = (2, None)
     columns: tuple[str, ...] = ()
-    guided: bool = False
+    own_prefixes: bool = False
 
 
 BUILT_IN: dict[str, LossSpec] = {
     "triplet": LossSpec(triplet, (3, 3)),
     "multiple_negatives_ranking": LossSpec(multiple_negatives_ranking),
-    "gist_embed": LossSpec(gist_embed, guided=True),
+    "gist_embed": LossSpec(gist_embed),
     "cosent": LossSpec(cosent, (2, 2), ("score",)),
     "margin_mse": LossSpec(margin_mse, (3, None), ("score",)),
     "kl_distillation": LossSpec(kl_distillation, (3, None), ("score",)),
-    "stella_distillation": LossSpec(stella_distillation, (1, None), ("teacher",)),
+    "stella_distillation": LossSpec(stella_distillation, (1, None), ("teacher",), own_prefixes=True),
 }
