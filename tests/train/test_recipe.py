@@ -221,7 +221,7 @@ def test_overrides_make_sections(read):
             "loss.symmetric=true",
             "loss.symmetric goes with loss.name = 'multiple_negatives_ranking', not with 'triplet'",
         ),
-        ("loss.scale=1", "loss.scale goes with loss.name = 'multiple_negatives_ranking' or 'cosent', not with"),
+        ("loss.temperature=1", "loss.temperature goes with loss.name = 'gist_embed' or 'kl_distillation', not"),
         ("loss.temperature=0", "loss.temperature = 0 must be a number above 0"),
         ("loss={name='gist_embed', guide='tiny', margin_strategy='some'}", "must be 'absolute' or 'relative'"),
         ("loss.name=gist_embed", "needs a guide; name a checkpoint in loss.guide"),
