@@ -14,6 +14,7 @@ from typing import Any
 import jax
 import pytest
 from jax.experimental.compilation_cache import compilation_cache
+from paths import GOLDENS
 
 from stella_jax import StellaError
 from stella_jax.job.stop import GracefulShutdown, Stopped
@@ -72,7 +73,7 @@ def tree(splits: dict[str, str], output: Path, **changes: Any) -> dict:
         "dim": 32,
         "output": str(output),
         "data": splits | {"max_length": 16},
-        "loss": {"margin": 5.0},
+        "loss": {},
         "optimizer": {"learning_rate": 1e-3},
         "loop": {"batch_size": 4, "save_every": 2},
     }
@@ -289,6 +290,9 @@ OTHERS = {
         "loss": {"name": "own_loss:ratio", "args": {"margin": 0.25}},
         "optimizer": {"name": "lion", "learning_rate": 1e-4, "weight_decay": 0.01},
     },
+    "a guide and GradCache": {
+        "loss": {"name": "gist_embed", "guide": "tiny", "temperature": 0.1, "mini_batch": 2, "matryoshka_dims": [32, 8]}
+    },
     "adafactor": {"optimizer": {"name": "adafactor", "args": {"min_dim_size_to_factor": 16}}},
     "muon": {"optimizer": {"name": "muon", "weight_decay": 0.01}, "new_head": {"dim": 24, "pooling": "cls"}},
 }
@@ -463,6 +467,7 @@ def test_nothing_to_learn_is_told(data, tmp_path):
         ({"dim": 33}, "there is no head of dimension 33"),
         ({"model": "nowhere"}, "nowhere is neither a directory here"),
         ({"loss": {"matryoshka_dims": [33]}}, "loss.matryoshka_dims: 33 is more than the 32 numbers"),
+        ({"loss": {"name": "gist_embed", "guide": str(GOLDENS / "stella")}}, "its tokenizer is not the model's"),
         ({"loop": {"mesh": "data=99"}}, "mesh 'data=99' needs 99 devices"),
     ],
 )

@@ -42,7 +42,12 @@ SCORED = {
     "margin_mse_several": (4, "score", (3,), losses.margin_mse),
     "kl_distillation": (4, "score", (3,), partial(losses.kl_distillation, similarity="cosine", temperature=0.5)),
     "gist_embed": (3, "", (), partial(losses.gist_embed, temperature=0.05)),
-    "gist_embed_relative": (2, "", (), partial(losses.gist_embed, margin_strategy="relative", margin=0.1)),
+    "gist_embed_relative": (
+        2,
+        "",
+        (),
+        partial(losses.gist_embed, margin_strategy="relative", margin=0.1, temperature=0.1),
+    ),
     "stella_distillation": (1, "teacher", (HIDDEN,), partial(losses.stella_distillation, matryoshka_dims=DIMS)),
 }
 
@@ -127,7 +132,7 @@ def their_loss(peers, losses, model, guide, name: str):
         "margin_mse_several": lambda: losses.MarginMSELoss(model),
         "kl_distillation": lambda: losses.DistillKLDivLoss(model, temperature=0.5, similarity_fct=pairwise_cos_sim),
         "gist_embed": lambda: gist(temperature=0.05),
-        "gist_embed_relative": lambda: gist(margin_strategy="relative", margin=0.1),
+        "gist_embed_relative": lambda: gist(margin_strategy="relative", margin=0.1, temperature=0.1),
         "stella_distillation": lambda: stella,
     }[name]()
 
