@@ -41,5 +41,11 @@ def test_own_loss(tmp_path, capsys, monkeypatch) -> None:
     assert before < 0.6 and after == 1
 
 
+def test_distil(tmp_path, capsys) -> None:
+    example("distil").main(str(tmp_path))
+    before, after = map(float, re.findall(r"teachers: (\S+) before, (\S+) after", capsys.readouterr().out)[0])
+    assert after < 0.5 * before
+
+
 def test_examples_are_short() -> None:
     assert all(len(path.read_text().splitlines()) < 60 for path in EXAMPLES.glob("*.py"))

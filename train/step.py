@@ -319,8 +319,8 @@ def _check_arguments(model: Any, optimizer: Any, trainable: Any, learning_rate: 
 
 
 def _kind(batch: Batch) -> tuple[Any, ...]:
-    """What the loss is given for a row: how many texts, and the shape of each further column."""
-    columns = tuple(sorted((name, values.shape[2:]) for name, values in batch.columns.items()))
+    """What the loss is given for a row: how many texts, and the shape of each further column but the guide's."""
+    columns = tuple(sorted((name, values.shape[2:]) for name, values in batch.columns.items() if name != GUIDE))
     return batch.places.shape[-1], columns
 
 
