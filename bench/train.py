@@ -1,6 +1,8 @@
-"""Tokens per second and peak memory of a triplet step, against sentence-transformers' loss and torch's AdamW.
+"""Tokens per second and peak memory of a training step, against sentence-transformers' losses and torch's AdamW.
 
-    python bench/train.py [--checkpoint DIR] [--length N] [--dtype D] [--alone] [--out FILE]
+    python bench/train.py [--checkpoint DIR] [--length N] [--dtype D] [--alone] [--out FILE]   # the triplet loss
+    python bench/train.py --loss all --small            # each loss
+    python bench/train.py --grad-cache 1024 --mini-batch 64 --small    # memory of a large batch, against 64 rows alone
 
 Same random weights of stella's full size, same texts in the same batches, same cores: the triplets of a model card, 16
 to a batch, or texts of a fixed number of tokens. A step is what a trainer does with a batch: tokenize, forward with
@@ -25,43 +27,55 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from checkpoint import SMALL, STELLA, write_checkpoint
+from peer_losses import LOSSES, Compared, cached
 from report import publish, table
 
 from stella_jax import load
 from stella_jax.config import EncoderConfig
 from stella_jax.flops import attention_flops, linear_flops
-from train import Batcher, StepConfig, losses, make_step, optimizers
+from train import Batcher, StepConfig, make_step, optimizers
 from train.recipe import OptimizerSection
 
 COLUMNS = ("anchor", "positive", "negative")
+CACHED = "multiple_negatives_ranking"  # the loss of --grad-cache
 TRIPLETS = Path(__file__).parent.parent / "examples/porsche_triplets.jsonl"
 STEPS = 100  # of the learning rate's schedule
 ADAMW = OptimizerSection()
 SYSTEMS = {"stella-jax": "ours", "sentence-transformers": "theirs"}
 
-# One step: the texts of each column in, the tokens that they have out.
-Step = Callable[[list[list[str]]], int]
+# The texts of each column, and a further column of numbers by its name.
+Work = tuple[list[list[str]], dict[str, np.ndarray]]
+# One step: a batch in, the tokens that it has out.
+Step = Callable[[list[list[str]], dict[str, np.ndarray]], int]
 
 
-def batches(batch_size: int, length: int) -> list[list[list[str]]]:
+def batches(loss: Compared, batch_size: int, length: int, dim: int) -> list[Work]:
     """Three batches that differ: the card's triplets over and over, or, with a length, texts too long for it."""
+    rng = np.random.default_rng(0)
+    shape = [] if loss.numbers == 0 else [dim if loss.numbers < 0 else loss.numbers]
     rows = [json.loads(line) for line in TRIPLETS.read_text().splitlines()]
-    columns = [[" ".join([row[column]] * (length or 1)) for row in rows] for column in COLUMNS]
+    columns = [[" ".join([row[column]] * (length or 1)) for row in rows] for column in COLUMNS[: loss.texts]]
     starts = range(0, 3 * batch_size, batch_size)
-    return [[[column[i % len(rows)] for i in range(s, s + batch_size)] for column in columns] for s in starts]
+    texts = [[[column[i % len(rows)] for i in range(s, s + batch_size)] for column in columns] for s in starts]
+    numbers = [rng.standard_normal((batch_size, *shape), np.float32) for _ in starts]
+    return [(each, {loss.further: more} if loss.further else {}) for each, more in zip(texts, numbers, strict=True)]
 
 
-def ours(directory: Path, options: argparse.Namespace, work: list[list[list[str]]]) -> Step:
+def ours(directory: Path, options: argparse.Namespace, work: list[Work]) -> Step:
     model = load(directory, dtype=options.dtype)
     config = StepConfig(dropout=not options.no_dropout, remat=options.remat)
     optimizer = optimizers.from_recipe(ADAMW, model.params(), STEPS).transformation
-    state, train_step = make_step(model, losses.triplet, optimizer, config)
-    batcher = Batcher.for_model(model, options.batch_size, max_length=options.length or None).fit(work, all_seen=True)
+    compared = LOSSES[options.loss]
+    guide = load(directory, dtype=options.dtype) if compared.guided else None
+    state, train_step = make_step(model, compared.ours, optimizer, config, guide=guide)
+    parts = -(-options.batch_size // options.mini_batch) if options.mini_batch else 1
+    batcher = Batcher.for_model(model, options.batch_size, max_length=options.length or None, parts=parts)
+    batcher.fit([texts for texts, _ in work], all_seen=True)
     del model
 
-    def step(columns: list[list[str]]) -> int:
+    def step(texts: list[list[str]], numbers: dict[str, np.ndarray]) -> int:
         nonlocal state
-        batch = batcher(columns)
+        batch = batcher(texts, numbers)
         state, metrics = train_step(state, batch)
         jax.block_until_ready((state, metrics))
         return batch.tokens
@@ -69,22 +83,27 @@ def ours(directory: Path, options: argparse.Namespace, work: list[list[list[str]
     return step
 
 
-def theirs(directory: Path, options: argparse.Namespace, _: list[list[list[str]]]) -> Step:
+def theirs(directory: Path, options: argparse.Namespace, _: list[Work]) -> Step:
     import torch
     from sentence_transformers import SentenceTransformer
-    from sentence_transformers.sentence_transformer.losses import TripletLoss
+    from sentence_transformers.sentence_transformer import losses
 
-    model = SentenceTransformer(str(directory), device="cpu", local_files_only=True)
-    model.max_seq_length = options.length or model.max_seq_length
-    model.train(not options.no_dropout)
-    loss = TripletLoss(model)
+    def loaded() -> SentenceTransformer:
+        model = SentenceTransformer(str(directory), device="cpu", local_files_only=True)
+        model.max_seq_length = options.length or model.max_seq_length
+        return model
+
+    model, compared = loaded().train(not options.no_dropout), LOSSES[options.loss]
+    guide = loaded().eval() if compared.guided else None
+    mini_batch = options.mini_batch
+    loss = cached(losses, model, mini_batch) if mini_batch else compared.theirs(losses, model, guide)
     optimizer = torch.optim.AdamW(model.parameters(), lr=ADAMW.learning_rate, weight_decay=0.0, fused=True)
     rate = optimizers.schedule(ADAMW.schedule, ADAMW.learning_rate, STEPS, ADAMW.warmup_ratio)
     rates = iter(np.asarray(rate(np.arange(STEPS))).tolist())
 
-    def step(columns: list[list[str]]) -> int:
-        features = [model.preprocess(texts) for texts in columns]
-        loss(features, torch.empty(0)).backward()
+    def step(texts: list[list[str]], numbers: dict[str, np.ndarray]) -> int:
+        features = [model.preprocess(column) for column in texts]
+        loss(features, torch.tensor(next(iter(numbers.values()), []))).backward()
         torch.nn.utils.clip_grad_norm_(model.parameters(), ADAMW.max_grad_norm)
         value = next(rates)
         for group in optimizer.param_groups:
@@ -98,16 +117,17 @@ def theirs(directory: Path, options: argparse.Namespace, _: list[list[list[str]]
 
 def measure(system: str, directory: Path, options: argparse.Namespace) -> None:
     """Prints what one process saw."""
-    work = batches(options.batch_size, options.length)
+    dim = json.loads((directory / "2_Dense_1024/config.json").read_text())["out_features"]
+    work = batches(LOSSES[options.loss], options.batch_size, options.length, dim)
     step = (ours if system == "ours" else theirs)(directory, options, work)
     begin = time.perf_counter()
-    for columns in work:  # every shape is compiled
-        step(columns)
+    for each in work:  # every shape is compiled
+        step(*each)
     warm_up, rates, seconds = time.perf_counter() - begin, [], []
     for _ in range(options.steps):
-        for columns in work:
+        for each in work:
             begin = time.perf_counter()
-            tokens = step(columns)
+            tokens = step(*each)
             seconds.append(time.perf_counter() - begin)
             rates.append(tokens / seconds[-1])
     compiling = max(0.0, warm_up - len(work) * statistics.median(seconds))
@@ -147,21 +167,30 @@ def step_flops(config: EncoderConfig, tokens: int) -> float:
     return 3 * (linear_flops(config) + attention_flops(config, tokens))
 
 
-def in_a_process(system: str, directory: Path) -> dict[str, float]:
-    command = [sys.executable, __file__, *sys.argv[1:], "--checkpoint", str(directory), "--measure", SYSTEMS[system]]
+def in_a_process(system: str, directory: Path, options: argparse.Namespace) -> dict[str, float]:
+    changed = {"checkpoint": directory, "loss": options.loss, "batch-size": options.batch_size, "grad-cache": 0}
+    changed |= {"mini-batch": options.mini_batch, "measure": SYSTEMS[system]}
+    command = [sys.executable, __file__, *sys.argv[1:]]
+    command += [part for name, value in changed.items() for part in (f"--{name}", str(value))]
     return json.loads(subprocess.run(command, check=True, capture_output=True, text=True).stdout.splitlines()[-1])
 
 
-def rows_of(directory: Path, config: EncoderConfig, options: argparse.Namespace) -> list[list[object]]:
+def medians(directory: Path, options: argparse.Namespace) -> dict[str, dict[str, float]]:
+    """What each system was seen to do, the median of its processes, which take turns."""
     systems = list(SYSTEMS)[: 1 if options.alone else 2]
     runs = {system: [] for system in systems}
     for _ in range(options.repeats):
         for system in systems:
-            runs[system].append(in_a_process(system, directory))
-            print(system, runs[system][-1], flush=True)
-    best = {
+            runs[system].append(in_a_process(system, directory, options))
+            print(options.loss, options.batch_size, system, runs[system][-1], flush=True)
+    return {
         system: {key: statistics.median(run[key] for run in each) for key in each[0]} for system, each in runs.items()
     }
+
+
+def rows_of(directory: Path, config: EncoderConfig, options: argparse.Namespace) -> list[list[object]]:
+    best = medians(directory, options)
+    systems = list(best)
     flops = step_flops(config, options.length or 24)  # the card's texts have about so many
     return [
         [
@@ -180,6 +209,9 @@ def rows_of(directory: Path, config: EncoderConfig, options: argparse.Namespace)
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--checkpoint", type=Path, help="keep the random checkpoint here, or find it here")
+    parser.add_argument("--loss", default="triplet", choices=["all", *LOSSES])
+    parser.add_argument("--mini-batch", type=int, default=0, help="rows that pass the encoder at once; 0 is all")
+    parser.add_argument("--grad-cache", type=int, default=0, help="rows of a batch whose mini-batches are --mini-batch")
     parser.add_argument("--small", action="store_true", help="an encoder of two small layers, to try the script")
     parser.add_argument("--batch-size", type=int, default=16, help="triplets of a step")
     parser.add_argument("--length", type=int, default=0, help="tokens of every text; 0 takes the card's triplets")
@@ -203,12 +235,43 @@ def main() -> None:
 
 def compare(config: EncoderConfig, options: argparse.Namespace) -> None:
     """Prints the table."""
+    what = f"{options.length} tokens a text" if options.length else "the card's triplets"
     with tempfile.TemporaryDirectory() as scratch:
         directory = write_checkpoint(options.checkpoint or Path(scratch) / "stella", config)
-        rows = rows_of(directory, config, options)
-    columns = ["system", "useful tok/s", "ratio", "peak GiB", "of theirs", "compile s", "of the matmul rate"]
-    what = f"{options.length} tokens a text" if options.length else "the card's triplets"
-    publish(f"train: {options.batch_size} triplets a step, {what}, {options.dtype}", table(columns, rows), options.out)
+        if options.grad_cache:
+            title = f"GradCache: {CACHED}, {what}, {options.dtype}"
+            columns = ["system", "rows", "in parts of", "useful tok/s", "peak GiB", "of a part's"]
+            rows = parts(directory, options)
+        elif options.loss == "all":
+            title = f"losses: {options.batch_size} rows a step, {what}, {options.dtype}"
+            columns = ["loss", "useful tok/s", "theirs", "ratio", "peak GiB", "of theirs"]
+            rows = each_loss(directory, options)
+        else:
+            title = f"train: {options.loss}, {options.batch_size} rows a step, {what}, {options.dtype}"
+            columns = ["system", "useful tok/s", "ratio", "peak GiB", "of theirs", "compile s", "of the matmul rate"]
+            rows = rows_of(directory, config, options)
+    publish(title, table(columns, rows), options.out)
+
+
+def each_loss(directory: Path, options: argparse.Namespace) -> list[list[object]]:
+    found = [medians(directory, argparse.Namespace(**vars(options) | {"loss": loss})) for loss in LOSSES]
+    sides = [(each["stella-jax"], [*each.values()][-1]) for each in found]
+    return [
+        [loss, our["rate"], their["rate"], our["rate"] / their["rate"], our["peak"], our["peak"] / their["peak"]]
+        for loss, (our, their) in zip(LOSSES, sides, strict=True)
+    ]
+
+
+def parts(directory: Path, options: argparse.Namespace) -> list[list[object]]:
+    """A batch of as many rows as a part has, alone, and all rows in such parts."""
+    alone = {"loss": CACHED, "batch_size": options.mini_batch, "mini_batch": 0}
+    whole = {"loss": CACHED, "batch_size": options.grad_cache}
+    small, large = (medians(directory, argparse.Namespace(**vars(options) | each)) for each in (alone, whole))
+    return [
+        [system, rows, options.mini_batch, run["rate"], run["peak"], run["peak"] / small[system]["peak"]]
+        for system in small
+        for rows, run in ((options.mini_batch, small[system]), (options.grad_cache, large[system]))
+    ]
 
 
 if __name__ == "__main__":

@@ -1,6 +1,7 @@
 """The examples run, and do what they say."""
 
 import importlib.util
+import re
 from pathlib import Path
 
 import jax
@@ -30,3 +31,21 @@ def test_custom_loop(tmp_path, capsys, monkeypatch) -> None:
     before, after = load("tiny", dim=64).params(), load(tmp_path / "trained").params()
     same = {name for name in before if np.array_equal(before[name], after[name])}
     assert same == {name for name in before if name.startswith("encoder/embeddings/word")}
+
+
+def test_own_loss(tmp_path, capsys, monkeypatch) -> None:
+    monkeypatch.syspath_prepend(EXAMPLES)
+    example("own_loss").main(str(tmp_path / "run"))
+    said = capsys.readouterr().out
+    before, after = map(float, re.findall(r"cosine_accuracy (\S+) before and (\S+) after", said)[0])
+    assert before < 0.6 and after == 1
+
+
+def test_distil(tmp_path, capsys) -> None:
+    example("distil").main(str(tmp_path))
+    before, after = map(float, re.findall(r"teachers: (\S+) before, (\S+) after", capsys.readouterr().out)[0])
+    assert after < 0.5 * before
+
+
+def test_examples_are_short() -> None:
+    assert all(len(path.read_text().splitlines()) < 60 for path in EXAMPLES.glob("*.py"))

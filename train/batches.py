@@ -80,7 +80,7 @@ class Batcher:
         self.rows = rows_of(batch_size, devices, parts)
         self._tokenizer, self._pad_id, self._prompts = tokenizer, pad_id, tuple(prompts)
         self._devices, self._parts = devices, parts
-        self._shapes: list[Shape] = []
+        self._shapes: dict[int, list[Shape]] = {}  # by the number of texts of a part
 
     @classmethod
     def for_model(
@@ -98,11 +98,16 @@ class Batcher:
         """Chooses the shapes for batches like these (columns of texts each), few of which are then padding.
 
         Args:
+          batches: those with as many columns share their shapes.
           all_seen: whether these are all batches that there will be.
         """
-        lengths = [row for batch in batches for row in self._part_lengths(self._tokenize(batch))]
-        multiple = self._devices if lengths[0].size % self._devices == 0 else 1
-        self._shapes = choose_shapes(np.stack(lengths), self._tokenizer.max_length, multiple, all_seen)
+        lengths: dict[int, list[np.ndarray]] = {}
+        for batch in batches:
+            for part in self._part_lengths(self._tokenize(batch)):
+                lengths.setdefault(len(part), []).append(part)
+        for size, parts in lengths.items():
+            multiple = self._devices if size % self._devices == 0 else 1
+            self._shapes[size] = choose_shapes(np.stack(parts), self._tokenizer.max_length, multiple, all_seen)
         return self
 
     def __call__(self, texts: Sequence[Sequence[str]], columns: Mapping[str, np.ndarray] | None = None) -> Batch:
@@ -180,7 +185,8 @@ class Batcher:
 
     def _shape(self, lengths: Sequence[np.ndarray]) -> Shape:
         """The smallest of the shapes that holds all parts."""
-        fitting = (shape for shape in self._shapes if all(fits(shape, part) for part in lengths))
+        known = self._shapes.get(len(lengths[0]), [])
+        fitting = (shape for shape in known if all(fits(shape, part) for part in lengths))
         longest = max(int(part[0]) for part in lengths)
         return next(fitting, ((len(lengths[0]), 1 << (longest - 1).bit_length()),))
 

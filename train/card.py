@@ -14,6 +14,7 @@ from stella_jax.layout import Layout
 from train.curves import FILE as CURVES
 from train.data import Dataset
 from train.identity import versions
+from train.loss_lookup import loss_arguments
 from train.metrics import Line, Metrics
 from train.recipe import Recipe, to_toml
 
@@ -32,7 +33,7 @@ class Origin:
 
     recipe: Recipe
     identity: Mapping[str, Any]
-    data: Mapping[str, Dataset]
+    data: Mapping[str, Sequence[Dataset]]
     step: int
 
     def as_dict(self) -> dict[str, Any]:
@@ -89,11 +90,16 @@ def _revision(recipe: Recipe) -> str:
 
 
 def _loss(recipe: Recipe) -> str:
-    loss = recipe.loss
-    over = f", summed over the first {join_words(loss.matryoshka_dims)} numbers" if loss.matryoshka_dims else ""
-    if loss.name == "triplet":
-        return f"the triplet loss ({loss.distance}, margin {loss.margin:g}{over})"
-    return f"the multiple negatives ranking loss (scale {loss.scale:g}{', symmetric' * loss.symmetric}{over})"
+    section = recipe.loss
+    given = loss_arguments(section)
+    if section.matryoshka_dims:
+        given = given | {"matryoshka_dims": join_words(section.matryoshka_dims)}
+    words = ", ".join(f"{key} {_plain(value)}" for key, value in given.items())
+    return f"the loss {section.name}{f' ({words})' if words else ''}"
+
+
+def _plain(value: Any) -> str:
+    return f"{value:g}" if isinstance(value, float) else str(value)
 
 
 def _loading(recipe: Recipe) -> str:
@@ -133,17 +139,18 @@ def _scores(origin: Origin, metrics: Metrics) -> Iterator[str]:
         before, after = metrics.evaluation(split, 0), metrics.evaluation(split, origin.step)
         if before and after:
             rows = [(name, _number(before[name]), _number(after[name])) for name in after]
-            yield _table((f"{split} ({len(origin.data[split])} rows)", "before", "after"), rows)
+            yield _table((f"{split} ({sum(map(len, origin.data[split]))} rows)", "before", "after"), rows)
     if not {"eval", "test"} & origin.data.keys():
         yield "Nothing was held out, so there are none."
 
 
 def _data(origin: Origin) -> str:
     rows = [
-        (split, str(len(found)), ", ".join([*found.texts, *found.columns]), f"`{found.sha256[:12]}`")
-        for split, found in origin.data.items()
+        (split, each.name, str(len(each)), ", ".join([*each.texts, *each.columns]), f"`{each.sha256[:12]}`")
+        for split, sets in origin.data.items()
+        for each in sets
     ]
-    return _table(("split", "rows", "columns", "sha256 of the rows"), rows)
+    return _table(("split", "set", "rows", "columns", "sha256 of the rows"), rows)
 
 
 def _log(metrics: Metrics) -> Iterator[str]:

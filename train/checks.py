@@ -1,6 +1,7 @@
 """What is said about a run that would teach nothing, or has not: before it starts, and while it goes."""
 
 from collections.abc import Iterator, Mapping
+from operator import itemgetter
 
 import jax
 import jax.numpy as jnp
@@ -8,6 +9,7 @@ import numpy as np
 
 from stella_jax.errors import StellaError, short_repr
 from train.data import Dataset
+from train.loss_lookup import loss_arguments
 from train.plans import Plan, most_frequent, poor_batches
 from train.recipe import Recipe
 from train.step import Params
@@ -47,11 +49,12 @@ def warnings_for(recipe: Recipe, dataset: Dataset, plan: Plan, normalized: bool)
             f"{poor} of {len(plan)} batches of an epoch hold a single row, or the same text in every row: "
             f"{short_repr(text)} stands in {count} places of {dataset.source}."
         )
-    loss = recipe.loss
-    unit = normalized or loss.distance == "cosine" or bool(loss.matryoshka_dims)
-    if loss.name == "triplet" and loss.margin > 2 and unit and loss.distance != "manhattan":
-        why = "cosine distances" if loss.distance == "cosine" else "embeddings of unit length"
-        yield f"loss.margin = {loss.margin:g} can never be met: two distances of {why} differ by at most 2."
+    if recipe.loss.name == "triplet":
+        distance, margin = itemgetter("distance", "margin")(loss_arguments(recipe.loss))
+        unit = normalized or distance == "cosine" or bool(recipe.loss.matryoshka_dims)
+        if margin > 2 and unit and distance != "manhattan":
+            why = "cosine distances" if distance == "cosine" else "embeddings of unit length"
+            yield f"loss.margin = {margin:g} can never be met: two distances of {why} differ by at most 2."
 
 
 def check_learning_rates(learning_rates: np.ndarray) -> None:

@@ -1,148 +1,326 @@
-"""Training rows: an anchor, a positive and perhaps a negative each, with numbers beside them if wanted."""
+"""Training rows: an anchor each, perhaps a positive and negatives, with numbers beside them if wanted."""
 
 import hashlib
 import json
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from array import array
+from collections.abc import Mapping, Sequence, Set
+from dataclasses import dataclass, field, replace
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from stella_jax.errors import StellaError
-from stella_jax.job.columns import NUMBER, Column, RawRow, RowError, in_json, present
-from stella_jax.job.location import Location, locate
+from stella_jax.job.columns import ID, NUMBERS, TEXT, Column, MissingColumnError, RawRow, RowError, in_json, present
+from stella_jax.job.location import Location, expand, locate
+from stella_jax.job.patterns import is_pattern
 from stella_jax.job.records import read_rows
-from train.recipe import COLUMNS
+from train.texts import Texts, TextsBuilder, text_codes, texts_of
 
 SHOWN_FAULTS = 3
+MOST_TEXTS = 1000  # of a row, its anchor among them
+ID_COLUMN = "id"
 FLOAT32_MAX = float(np.finfo(np.float32).max)
 
 
+def text_names(count: int) -> list[str]:
+    """The columns of texts in their order: anchor, positive, negative, negative_2, negative_3, ..."""
+    return [*("anchor", "positive", "negative"), *(f"negative_{i}" for i in range(2, count))][:count]
+
+
 @dataclass(frozen=True, slots=True)
+class Needs:
+    """What is read of a row.
+
+    Attributes:
+      texts: least and most columns of texts, None for any number; those beyond are not read.
+      columns: of numbers, which must be there.
+      optional: of numbers, which may be.
+      ids: whether the column `id` is read where it is there.
+      loss: the name of what needs them, for errors.
+    """
+
+    texts: tuple[int, int | None] = (1, None)
+    columns: tuple[str, ...] = ()
+    optional: tuple[str, ...] = ()
+    ids: bool = False
+    loss: str = ""
+
+    def are_met_by(self, dataset: "Dataset") -> bool:
+        """Whether the rows have all that must be there."""
+        return len(dataset.texts) >= self.texts[0] and set(self.columns) <= dataset.columns.keys()
+
+
+ANY_ROWS = Needs()
+
+
+@dataclass(frozen=True)
 class Dataset:
     """Rows, column by column.
 
     Attributes:
-      texts: by column, in the order anchor, positive, negative; without negatives where the file has none.
-      columns: further columns that were asked for, float32 (rows,) each.
-      source: the file.
+      texts: by column, in the order of `text_names`; the same columns in all rows.
+      columns: of numbers, (rows,) or (rows, n) float32 each.
+      source: the file, or the files.
       sha256: of what the rows hold, in their order.
-      numbers: of each row in the file, from 1: lines of JSONL, records of CSV and Parquet.
       skipped: what is wrong with the rows that were left out; "" where none was.
+      name: of the set among others.
+      ids: of the rows, where they were asked for and are there.
     """
 
-    texts: dict[str, Sequence[str]]
+    texts: dict[str, Texts]
     columns: dict[str, np.ndarray]
     source: str
     sha256: str
-    numbers: Sequence[int]
     skipped: str = ""
+    name: str = ""
+    ids: Texts | None = None
 
     def __len__(self) -> int:
-        return len(self.numbers)
+        return len(self.texts["anchor"])
 
     def take(self, rows: Sequence[int] | np.ndarray) -> tuple[list[list[str]], dict[str, np.ndarray]]:
-        """The texts of some rows, column by column, and their further columns."""
-        texts = [[column[row] for row in rows] for column in self.texts.values()]
+        """The texts of some rows, column by column, and their columns of numbers."""
+        texts = [column.take(rows) for column in self.texts.values()]
         return texts, {name: values[np.asarray(rows, np.int64)] for name, values in self.columns.items()}
+
+    @cached_property
+    def text_codes(self) -> np.ndarray:
+        """(rows, columns) a number for each text, the same for the same text in any column."""
+        return text_codes(list(self.texts.values()))
 
 
 def read_dataset(
-    path: str | Path, need_negatives: bool = False, columns: Sequence[str] = (), skip_faulty: bool = False
+    paths: str | Path | Sequence[str | Path],
+    needs: Needs = ANY_ROWS,
+    *,
+    renamed: Mapping[str, str] | None = None,
+    max_rows: int | None = None,
+    skip_faulty: bool = False,
+    name: str = "",
 ) -> Dataset:
-    """The rows of a file or URL: .jsonl or .csv, perhaps .gz, or .parquet.
+    """The rows of files: .jsonl, .csv or .parquet, perhaps compressed.
 
     Args:
-      need_negatives: whether a file without the column `negative` is refused.
-      columns: further columns to read, of finite numbers; bools are 0 and 1. All others are ignored.
+      paths: paths and URLs, of which patterns and directories stand for the files that they name.
+      needs: which columns; those of numbers hold finite ones (bools are 0 and 1), or lists of them that are equally
+        long in all rows. All other columns are ignored.
+      renamed: column -> what it is called in the files.
+      max_rows: how many of the rows are read, from the first.
       skip_faulty: leave out the rows that cannot be trained on.
 
     Raises:
-      StellaError: the file cannot be read, lacks a column, holds no rows, or has rows that cannot be trained on, which
+      StellaError: a file cannot be read, lacks a column, holds no rows, or has rows that cannot be trained on, which
         are named: a row cannot be parsed, a text is missing, empty or no text, a number is missing or not finite, or
-        the positive is the anchor or the negative.
+        the positive is the anchor or a negative, in rows without a score or label.
     """
-    location = locate(path)
-    texts = [Column(name, needed=name != "negative") for name in COLUMNS]
-    wanted = [*texts, *(Column(name, NUMBER) for name in dict.fromkeys(columns))]
-    read, names = _read(location, wanted)
-    if names:
-        wanted = present(location, wanted, names)
-        if need_negatives and "negative" not in names:
-            use = 'add it or set loss.name = "multiple_negatives_ranking"'
-            raise StellaError(f"{location} has no column 'negative', which the triplet loss needs; {use}.")
-    rows: dict[int, list[Any]] = {}
-    faults: list[str] = []
-    for number, row in read:
-        try:
-            rows[number] = _values(row, wanted)
-        except RowError as error:
-            faults.append(f"row {number}: {error}")
-    skipped = _first(faults)
-    if faults and not skip_faulty:
-        raise StellaError(f"{location}: {skipped}. Fix or remove these rows, or set data.skip_faulty = true.")
-    if not rows:
-        raise StellaError(f"{location} holds no rows{' to train on: ' + skipped if faults else ''}.")
-    found = dict(zip((column.name for column in wanted), zip(*rows.values(), strict=True), strict=True))
-    numbers = {name: np.array(found.pop(name), np.float32) for name in dict.fromkeys(columns)}
-    return dataset_of(list(zip(*found.values(), strict=True)), str(location), list(rows), numbers, skipped)
+    files = _files([paths] if isinstance(paths, str | Path) else paths)
+    source = str(files[0]) + (f" and {len(files) - 1} more" if len(files) > 1 else "")
+    reader = _Reader(source, needs, renamed or {})
+    try:
+        for file in files:
+            reader.read(file, max_rows, f"{file}: " if len(files) > 1 else "")
+        return reader.finish(skip_faulty, name)
+    except MissingColumnError as error:
+        raise reader.explained(error) from None
 
 
 def dataset_of(
     rows: Sequence[tuple[str, ...]],
     source: str,
-    numbers: Sequence[int] = (),
     columns: Mapping[str, np.ndarray] | None = None,
     skipped: str = "",
+    name: str = "",
 ) -> Dataset:
-    """Rows (anchor, positive) or (anchor, positive, negative) as columns; `numbers` are from 1 on by default."""
-    texts: dict[str, Sequence[str]] = dict(zip(COLUMNS, map(list, zip(*rows, strict=True)), strict=False))
-    columns = dict(columns or {})
-    return Dataset(texts, columns, source, _sha256(rows, columns), numbers or range(1, len(rows) + 1), skipped)
-
-
-def _sha256(rows: Sequence[tuple[str, ...]], columns: Mapping[str, np.ndarray]) -> str:
-    total = hashlib.sha256()
+    """Rows of texts, in the order of `text_names`, as columns."""
+    texts = {
+        name: texts_of(column) for name, column in zip(text_names(len(rows[0])), zip(*rows, strict=True), strict=True)
+    }
+    sha256 = hashlib.sha256()
     for row in rows:
-        total.update(json.dumps(row).encode() + b"\n")
-    for name, values in columns.items():
-        total.update(json.dumps(name).encode() + b"\n" + values.astype("<f4").tobytes())
-    return total.hexdigest()
+        sha256.update(_line(row))
+    columns = dict(columns or {})
+    return Dataset(texts, columns, source, _with_columns(sha256, columns), skipped, name)
 
 
-def _read(location: Location, columns: Sequence[Column]) -> tuple[list[tuple[int, RawRow | RowError]], list[str]]:
-    """The rows with their numbers, and the columns that any of them has."""
-    if location.kind() != "file":
-        raise StellaError(f"{location}: file not found (paths are relative to the working directory).")
-    names: dict[str, None] = {}
-    rows: list[tuple[int, RawRow | RowError]] = []
-    for number, row in read_rows(location, columns):
-        if not isinstance(row, RowError):
-            names.update(dict.fromkeys(row))
-            row = {name: row[name] for name, *_ in columns if name in row}
-        rows.append((number, row))
-    return rows, list(names)
+def with_column(dataset: Dataset, name: str, values: np.ndarray) -> Dataset:
+    """The rows with one more column of numbers."""
+    sha256 = _with_columns(hashlib.sha256(dataset.sha256.encode()), {name: values})
+    return replace(dataset, columns=dataset.columns | {name: values}, sha256=sha256)
 
 
-def _values(row: RawRow | RowError, columns: Sequence[Column]) -> list[Any]:
-    """The row's values in the order of the columns; raises RowError where it cannot be trained on."""
-    if isinstance(row, RowError):
-        raise row
-    values = {column.name: column.value(row) for column in columns}
-    for name, value in values.items():
-        if isinstance(value, str):
-            if not value.strip():
-                raise RowError(f"{name} is empty")
-        elif not abs(value) <= FLOAT32_MAX:
-            raise RowError(f"{name} is {in_json(value)}, not a finite number in float32")
-    if values["anchor"] == values["positive"]:
+def _files(paths: Sequence[str | Path]) -> list[Location]:
+    for location in map(locate, paths):
+        if location.kind() is None and not is_pattern(location.given):
+            raise StellaError(f"{location}: file not found (paths are relative to the working directory).")
+    return expand(paths)
+
+
+@dataclass(slots=True)
+class _Faults:
+    """What is wrong with rows: how many there are, and the first of them."""
+
+    count: int = 0
+    first: list[tuple[int, str]] = field(default_factory=list)
+
+    def add(self, order: int, fault: str, count: int = 1) -> None:
+        self.count += count
+        self.first = sorted([*self.first, (order, fault)])[:SHOWN_FAULTS]
+
+    @property
+    def sentence(self) -> str:
+        more = f", and {self.count - SHOWN_FAULTS} rows more" if self.count > SHOWN_FAULTS else ""
+        return "; ".join(fault for _, fault in self.first) + more
+
+
+class _Numbers:
+    """A column of numbers, taken one by one."""
+
+    def __init__(self, name: str):
+        self.shape: tuple[int, ...] = ()
+        self._name, self._values = name, array("f")
+
+    def checked(self, value: Any) -> np.ndarray:
+        """A row's value as float32; raises RowError where it is none, or of another length than those before."""
+        try:
+            found = np.asarray(value)
+        except ValueError:  # lists of unequal length in it
+            found = np.asarray(value, object)
+        is_number = found.dtype.kind in "biuf" and found.ndim <= 1 and found.size
+        if not is_number or not (np.abs(found.astype(np.float64)) <= FLOAT32_MAX).all():
+            what = "a list of finite numbers" if found.ndim else "a finite number"
+            raise RowError(f"{self._name} is {in_json(found.tolist())}, not {what} in float32")
+        if self._values and found.shape != self.shape:
+            raise RowError(f"{self._name} is {_numbers(found.shape)}, and {_numbers(self.shape)} in the rows before")
+        return found.astype(np.float32)
+
+    def append(self, value: np.ndarray) -> None:
+        self.shape = value.shape
+        self._values.frombytes(value.tobytes())
+
+    def finish(self) -> np.ndarray:
+        return np.frombuffer(self._values, np.float32).reshape(-1, *self.shape)
+
+
+def _numbers(shape: tuple[int, ...]) -> str:
+    return f"a list of {shape[0]}" if shape else "one number"
+
+
+class _Reader:
+    """Takes the rows of files into columns, each of them once in memory."""
+
+    def __init__(self, source: str, needs: Needs, renamed: Mapping[str, str]):
+        self._source, self._needs = source, needs
+        least, most = needs.texts
+        texts = text_names(min(most or MOST_TEXTS, MOST_TEXTS))
+        self._needed = {*texts[:least], *needs.columns}
+        kinds = dict.fromkeys(texts, TEXT) | dict.fromkeys((*needs.columns, *needs.optional), NUMBERS)
+        kinds |= {ID_COLUMN: ID} if needs.ids else {}
+        # All that may be there, by our names, in the order in which they are kept.
+        self._columns = {
+            name: Column(renamed.get(name, name), kind, name in self._needed) for name, kind in kinds.items()
+        }
+        self._by_file_name = {column.name: name for name, column in self._columns.items()}
+        # Texts of one row may be equal where it says how alike they are.
+        self._distinct = not {"score", "label"} & kinds.keys()
+        self._names: dict[str, None] = {}
+        self._order = 0
+        self.faults = _Faults()
+        self._begin(self._needed)
+
+    def _begin(self, names: Set[str]) -> None:
+        """No rows yet, of these columns."""
+        self._builders: dict[str, TextsBuilder | _Numbers] = {
+            name: (_Numbers if column.kind == NUMBERS else TextsBuilder)(column.name)
+            for name, column in self._columns.items()
+            if name in names
+        }
+        self._sha256 = hashlib.sha256()
+        self._count, self._first = 0, []
+
+    def read(self, file: Location, max_rows: int | None, place: str) -> None:
+        """Adds the rows of a file, until there are `max_rows`; `place` stands before their numbers in errors."""
+        if self._count == max_rows:
+            return
+        for number, row in read_rows(file, list(self._columns.values())):
+            self._order += 1
+            where = f"{place}row {number}"
+            try:
+                self._add(row, where)
+            except RowError as error:
+                self.faults.add(self._order, f"{where}: {error}")
+            if self._count == max_rows:
+                return
+
+    def _add(self, row: RawRow | RowError, where: str) -> None:
+        if isinstance(row, RowError):
+            raise row
+        self._names.update(dict.fromkeys(row))
+        more = {name for key in row if (name := self._by_file_name.get(key)) and name not in self._builders}
+        if more:
+            self._extend(more)
+        values = {name: builder.checked(self._columns[name].value(row)) for name, builder in self._builders.items()}
+        texts = {name: value for name, value in values.items() if self._columns[name].kind == TEXT}
+        if self._distinct:
+            _check_distinct(texts)
+        for name, value in values.items():
+            self._builders[name].append(value)
+        self._sha256.update(_line(list(texts.values())))
+        self._count += 1
+        self._first += [(self._order, where)] if self._count <= SHOWN_FAULTS else []
+
+    def _extend(self, names: Set[str]) -> None:
+        """From now on rows have these columns, too; those before lack them."""
+        missing = next(column.name for name, column in self._columns.items() if name in names)
+        for order, where in self._first:
+            self.faults.add(order, f"{where}: {missing} is missing")
+        self.faults.count += self._count - len(self._first)
+        self._begin(self._builders.keys() | names)
+
+    def finish(self, skip_faulty: bool, name: str) -> Dataset:
+        """All that was read; raises as `read_dataset`."""
+        faults, sentence = self.faults.count, self.faults.sentence
+        if self._names:
+            present(self._source, [column for column in self._columns.values() if column.needed], list(self._names))
+        texts = [name for name in self._builders if self._columns[name].kind == TEXT]
+        lacking = next((name for name in text_names(len(texts)) if name not in texts), None)
+        if lacking:
+            raise StellaError(f"{self._source} has {texts[-1]!r} and no {lacking!r}; number the negatives through.")
+        if faults and not skip_faulty:
+            raise StellaError(f"{self._source}: {sentence}. Fix or remove these rows, or set data.skip_faulty = true.")
+        if not self._count:
+            raise StellaError(f"{self._source} holds no rows{' to train on: ' + sentence if faults else ''}.")
+        found: dict[str, Any] = {name: builder.finish() for name, builder in self._builders.items()}
+        ids = found.pop(ID_COLUMN, None)
+        by_text = {name: found.pop(name) for name in texts}
+        return Dataset(by_text, found, self._source, _with_columns(self._sha256, found), sentence, name, ids)
+
+    def explained(self, error: MissingColumnError) -> MissingColumnError:
+        """The error with the reason why the column must be there."""
+        names = {name for name in self._needed if self._columns[name].name == error.name}
+        why = f" for {min(names)!r}" if names and error.name not in names else ""
+        why += f", which loss {self._needs.loss!r} needs" if names and self._needs.loss else ""
+        return MissingColumnError(error.location, error.name, error.names, why)
+
+
+def _check_distinct(texts: Mapping[str, str]) -> None:
+    """Raises RowError where there is nothing to tell apart."""
+    positive = texts.get("positive")
+    if texts["anchor"] == positive:
         raise RowError("anchor and positive are the same text")
-    if values["positive"] == values.get("negative"):
-        raise RowError("positive and negative are the same text")
-    return list(values.values())
+    for name, text in texts.items():
+        if name.startswith("negative") and text == positive:
+            raise RowError(f"positive and {name} are the same text")
 
 
-def _first(faults: Sequence[str]) -> str:
-    more = f", and {len(faults) - SHOWN_FAULTS} rows more" if len(faults) > SHOWN_FAULTS else ""
-    return "; ".join(faults[:SHOWN_FAULTS]) + more
+def _line(texts: Sequence[str]) -> bytes:
+    return json.dumps(texts).encode() + b"\n"
+
+
+def _with_columns(sha256: Any, columns: Mapping[str, np.ndarray]) -> str:
+    """The hash of rows of texts, and of their columns of numbers."""
+    for name, values in columns.items():
+        sha256.update(json.dumps([name, *values.shape[1:]] if values.ndim > 1 else name).encode() + b"\n")
+        sha256.update(memoryview(np.ascontiguousarray(values, "<f4")).cast("B"))
+    return sha256.hexdigest()

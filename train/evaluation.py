@@ -1,6 +1,7 @@
 """A split's texts, embedded by the parameters of the moment, and what the loss and the evaluators make of them."""
 
 from collections.abc import Callable, Mapping, Sequence
+from statistics import fmean
 
 import jax
 import jax.numpy as jnp
@@ -11,8 +12,9 @@ from jax.sharding import Mesh
 from stella_jax.embedding_model import EmbeddingModel
 from stella_jax.runner import Runner
 from stella_jax.tokenizer import Tokenizer
-from train.data import Dataset
+from train.data import ANY_ROWS, Dataset, Needs
 from train.evaluators import Scores, retrieval, triplet_accuracy
+from train.guide import COLUMN as GUIDE
 from train.hosts import Hosts
 from train.losses import Loss
 from train.step import Params
@@ -30,6 +32,8 @@ class Evaluation:
       mesh: this process's devices; processes share the texts.
       prompts: column -> the text put before its texts.
       batch_size: rows of which the loss is taken at once, as in training; the last rows may be fewer.
+      needs: what the loss takes of a row; of a split that lacks some of it, there is no loss.
+      guide: a frozen model that embeds the texts, too, for a loss that is guided by it.
     """
 
     def __init__(
@@ -41,8 +45,11 @@ class Evaluation:
         prompts: Mapping[str, str],
         loss: Loss,
         batch_size: int,
+        needs: Needs = ANY_ROWS,
+        guide: EmbeddingModel | None = None,
     ):
-        self._model = nnx.eval_shape(lambda: model)
+        self._needs = needs
+        self._model, self._guide = nnx.eval_shape(lambda: model), guide
         self._tokenizer, self._pad_id, self._mesh = tokenizer, pad_id, mesh
         self._prompts = prompts
         self._batch_size = batch_size
@@ -56,19 +63,33 @@ class Evaluation:
           tick: called after each batch of texts.
 
         Returns:
-          `loss`, without dropout; with negatives, what `triplet_accuracy` gives; and how well each anchor finds its
-          positive among all of the split, as `retrieval` gives it.
+          `loss`, without dropout; with negatives, what `triplet_accuracy` gives for the first of them; and with
+          positives, how well each anchor finds its own among all of the split, as `retrieval` gives it.
         """
-        # Where processes split parameters, these are copies of all of them.
-        model = self._model.with_params({name: self._hosts.fetch(leaf) for name, leaf in params.items()})
-        runner = Runner(model, self._mesh, self._pad_id, layer_by_layer=False)
-        embedded = {name: self._embed(runner, name, texts, tick) for name, texts in dataset.texts.items()}
-        scores = {"loss": self._loss(tuple(embedded.values()), dataset.columns)}
-        if "negative" in dataset.texts:
-            scores |= triplet_accuracy(*embedded.values())
-        return scores | _retrieval(dataset, embedded)
+        embedded = self._embed(self._model, params, dataset, tick)
+        scores = {}
+        if self._needs.are_met_by(dataset):
+            most, columns = self._needs.texts[1], dataset.columns
+            if self._guide:
+                guided = self._embed(self._guide, self._guide.params(), dataset, tick)
+                columns = columns | {GUIDE: np.stack([*guided.values()][:most], axis=1)}
+            scores["loss"] = self._loss(tuple(embedded.values())[:most], columns)
+        if "negative" in embedded:
+            scores |= triplet_accuracy(embedded["anchor"], embedded["positive"], embedded["negative"])
+        return scores | (_retrieval(dataset, embedded) if "positive" in embedded else {})
 
-    def _embed(self, runner: Runner, column: str, texts: Sequence[str], tick: Callable[[], object]) -> np.ndarray:
+    def _embed(
+        self, model: EmbeddingModel, params: Params, dataset: Dataset, tick: Callable[[], object]
+    ) -> dict[str, np.ndarray]:
+        """(rows, dim) of each column, by a model with these parameters."""
+        # Where processes split parameters, these are copies of all of them.
+        model = model.with_params({name: self._hosts.fetch(leaf) for name, leaf in params.items()})
+        runner = Runner(model, self._mesh, self._pad_id, layer_by_layer=False)
+        return {name: self._embed_column(runner, name, texts, tick) for name, texts in dataset.texts.items()}
+
+    def _embed_column(
+        self, runner: Runner, column: str, texts: Sequence[str], tick: Callable[[], object]
+    ) -> np.ndarray:
         """(rows, dim); a text that comes again is embedded once."""
         places = {text: i for i, text in enumerate(dict.fromkeys(texts))}
         own = list(places)[self._hosts.index :: self._hosts.count]
@@ -87,14 +108,25 @@ class Evaluation:
         return total / count
 
 
+def combined(scores: Mapping[str, Scores]) -> Scores:
+    """The scores of several sets by their names, as `name/score`, after the means of those that all of them have."""
+    if len(scores) == 1:
+        return next(iter(scores.values()))
+    first, *others = scores.values()
+    shared = [score for score in first if all(score in other for other in others)]
+    means = {score: fmean(each[score] for each in scores.values()) for score in shared}
+    return means | {f"{name}/{score}": value for name, each in scores.items() for score, value in each.items()}
+
+
 def primary_name(scores: Scores) -> str:
     """The one score that evaluations are compared by."""
-    return next(name for name in PRIMARY if name in scores)
+    return next((name for name in PRIMARY if name in scores), next(iter(scores)))
 
 
 def primary(scores: Scores) -> float:
-    """Its value."""
-    return scores[primary_name(scores)]
+    """Its value, of which more is better."""
+    name = primary_name(scores)
+    return -scores[name] if name.rpartition("/")[2] == "loss" else scores[name]
 
 
 def _retrieval(dataset: Dataset, embedded: dict[str, np.ndarray]) -> Scores:

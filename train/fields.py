@@ -16,6 +16,11 @@ def one_of(*values: str) -> Any:
     return field(default=values[0], metadata={"choices": values})
 
 
+def perhaps_one_of(*values: str) -> Any:
+    """A key that takes one of these words, by default None."""
+    return field(default=None, metadata={"choices": values})
+
+
 def number(default: Any, *, least: float = -math.inf, above: float = -math.inf, most: float = math.inf) -> Any:
     """A number within bounds; `above` is not itself allowed."""
     return field(default=default, metadata={"least": least, "above": above, "most": most})
@@ -46,7 +51,11 @@ def section(kind: type, tree: dict[str, Any], name: str, where: str) -> Any:
     for key, value in tree.items():
         kinds = (types[key], *get_args(types[key]))
         nested: Any = next((kind for kind in kinds if dataclasses.is_dataclass(kind)), None)
-        if nested:
+        if nested and get_origin(types[key]) is tuple:
+            tables = value if isinstance(value, list) else [value]
+            named = [(f"{name}{key}[{i}]", table) for i, table in enumerate(tables)]
+            values[key] = tuple(section(nested, _table(table, at, where), f"{at}.", where) for at, table in named)
+        elif nested:
             values[key] = section(nested, _table(value, f"{name}{key}", where), f"{name}{key}.", where)
         else:
             values[key] = _value(value, types[key], fields[key].metadata, f"{where}: {name}{key}")
@@ -70,7 +79,7 @@ def _value(value: Any, kind: Any, rules: Any, name: str) -> Any:
         return _json_value(value, name)
     if origin is UnionType:
         kinds = [each for each in inner if each is not NoneType]
-        kind = next((each for each in kinds if _is_a(value, each)), kinds[0])
+        kind = next((each for each in kinds if _is_a(value, get_origin(each) or each)), kinds[0])
         return _value(value, kind, rules, name)
     if not _is_a(value, origin or kind):
         raise StellaError(f"{name} = {short_repr(value)} must be {_words(origin or kind, rules)}.")

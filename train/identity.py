@@ -1,7 +1,7 @@
 """What the bits of a run follow from, stored with each checkpoint: a run goes on only as what it was begun as."""
 
 import platform
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from importlib.metadata import version
 from typing import Any
 
@@ -11,7 +11,7 @@ from stella_jax import __version__
 from stella_jax.differences import differences
 from stella_jax.errors import StellaError
 from train.data import Dataset
-from train.recipe import Recipe
+from train.recipe import Recipe, SetSection
 
 # Keys of a recipe that change no bit of what is trained; the model and the data go by what they hold.
 FREE = {"": ("output", "model", "revision"), "loop": ("keep", "save_every", "export")}
@@ -19,13 +19,23 @@ FREE = {"": ("output", "model", "revision"), "loop": ("keep", "save_every", "exp
 PACKAGES = ("jax", "jaxlib", "flax", "orbax-checkpoint", "numpy", "tokenizers")
 
 
-def identity(recipe: Recipe, data: Mapping[str, Dataset], model: Mapping[str, Any]) -> dict[str, Any]:
+def identity(recipe: Recipe, data: Mapping[str, Sequence[Dataset]], model: Mapping[str, Any]) -> dict[str, Any]:
     """As JSON values: the recipe, the rows of each split, and the fingerprint of the model to begin with."""
     tree = recipe.as_dict()
     kept = {key: value for key, value in tree.items() if key not in FREE[""]}
     kept["loop"] = {key: value for key, value in tree["loop"].items() if key not in FREE["loop"]}
-    kept["data"] |= {split: {"rows": len(rows), "sha256": rows.sha256} for split, rows in data.items()}
+    del kept["data"]["sets"], kept["data"]["teachers"]
+    kept["data"] |= {split: _rows(sets, recipe.data.sets_of(split)) for split, sets in data.items()}
     return kept | {"model": dict(model)}
+
+
+def _rows(sets: Sequence[Dataset], sections: Sequence[SetSection]) -> dict[str, Any]:
+    """What the rows of a split are, set by set where there are several."""
+    found = {
+        each.name: {"rows": len(each), "sha256": each.sha256, "weight": section.weight}
+        for each, section in zip(sets, sections, strict=True)
+    }
+    return found if len(found) > 1 else next(iter(found.values()))
 
 
 def versions() -> dict[str, str]:

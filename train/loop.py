@@ -10,7 +10,6 @@ import fcntl
 import os
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
-from functools import partial
 from pathlib import Path
 from typing import Any, Literal
 
@@ -20,6 +19,7 @@ import numpy as np
 from jax.sharding import Mesh
 
 from stella_jax.checkpoint import Checkpoint
+from stella_jax.embedding_model import EmbeddingModel
 from stella_jax.errors import StellaError
 from stella_jax.fingerprint import fingerprint
 from stella_jax.hub import resolve
@@ -29,22 +29,24 @@ from train import checks, optimizers
 from train.batches import Batch, Batcher
 from train.checkpoints import Checkpoints, newest_record, read_newest, read_state, steps_of
 from train.curves import missing_plot_library
-from train.data import Dataset, read_dataset
-from train.evaluation import Evaluation, primary, primary_name
+from train.data import Dataset, text_names
+from train.evaluation import Evaluation, combined, primary, primary_name
 from train.export import Origin, Trained, export, is_exported
+from train.guide import open_guide
 from train.hosts import Hosts
 from train.identity import changes, check_same, identity, versions
-from train.loss_lookup import find_loss
+from train.loss_lookup import find_loss, loss_spec
 from train.metrics import Metrics
 from train.new_head import with_new_head
-from train.plans import BatchPlan, epoch_plan
+from train.plans import BatchPlan, Plan, one_pass
 from train.recipe import COLUMNS, Recipe
 from train.reporter import Reporter
+from train.sets import needs_of, read_sets
 from train.step import State, Step, StepConfig
 
 EXPORT = "export"
 
-SAMPLED_BATCHES = 100  # of the first epoch, which choose the shapes of all
+SAMPLED_BATCHES = 100  # of each set's first pass, which choose the shapes of all
 
 Warn = Callable[[str], object]
 
@@ -88,16 +90,24 @@ class Run:
 
     def _read_data(self) -> None:
         """The rows of each split, and which of them each step takes."""
-        data, loop = self.recipe.data, self.recipe.loop
-        negatives = self.recipe.loss.name == "triplet"
-        read = partial(read_dataset, need_negatives=negatives, columns=data.columns, skip_faulty=data.skip_faulty)
-        paths = {"train": data.train, "eval": data.eval, "test": data.test}
-        self.data: dict[str, Dataset] = {split: read(path) for split, path in paths.items() if path is not None}
-        rows = self.data["train"]
-        checks.check_data(self.recipe, rows)
-        order = (rows, loop.batch_size, data.batch_sampler, self.recipe.seed)
-        self.plan = BatchPlan(*order, loop.epochs, data.drop_last, loop.max_steps)
-        self._first_epoch = epoch_plan(*order, 0, data.drop_last)
+        data, loop, loss = self.recipe.data, self.recipe.loop, self.recipe.loss
+        self._needs = needs_of(loss.name, loss_spec(loss), data.columns)
+        self.data = read_sets(data, self._needs)
+        weights = [each.weight for each in data.sets_of("train")]
+        trained = [each for each, weight in zip(self.data["train"], weights, strict=True) if weight]
+        for dataset in trained:
+            checks.check_data(self.recipe, dataset)
+        order = (loop.batch_size, data.batch_sampler, self.recipe.seed)
+        self.plan = BatchPlan(
+            self.data["train"],
+            *order,
+            loop.epochs,
+            data.drop_last,
+            loop.max_steps,
+            weights=weights,
+            batches=data.batches,
+        )
+        self._first_passes = [(each, one_pass(each, *order, 0, data.drop_last)) for each in trained]
 
     def _load_model(self) -> None:
         """The checkpoint, what trains it, and what evaluates it."""
@@ -105,14 +115,16 @@ class Run:
         loss = find_loss(recipe.loss)
         base = Checkpoint.open(resolve(recipe.model, recipe.revision))
         self.base = with_new_head(base, recipe.new_head, recipe.seed) if recipe.new_head else base
-        for sentence in checks.warnings_for(recipe, self.data["train"], self._first_epoch, base.layout.normalize):
-            self.warn(sentence)
+        for dataset, batches in self._first_passes:
+            for sentence in checks.warnings_for(recipe, dataset, batches, base.layout.normalize):
+                self.warn(sentence)
         if sentence := missing_plot_library():
             self.warn(sentence)
         self.head = self.base.layout.head(recipe.dim)
         mesh = self.hosts.mesh(loop.mesh)
         model = self.base.load_model([self.head], mesh, dtype=loop.dtype, fsdp=loop.fsdp)
         self._make_batcher(mesh)
+        guide = self._load_guide(mesh)
         found = optimizers.from_recipe(recipe.optimizer, model.params(), self.plan.steps)
         checks.check_learning_rates(np.asarray(jax.vmap(found.learning_rate)(np.arange(self.plan.steps))))
         self.step = Step(
@@ -122,37 +134,55 @@ class Run:
             StepConfig(recipe.seed, loop.dropout, loop.remat),
             trainable=found.trainable,
             learning_rate=found.learning_rate,
+            guide=guide,
             loss_name=recipe.loss.name,
         )
-        self.step.check(self._batch(min(self._first_epoch, key=len)))
+        for dataset, batches in self._first_passes:
+            self.step.check(self.batcher(*dataset.take(min(batches, key=len))))
         place = (self._tokenizer, self.base.layout.config.pad_token_id, self.hosts.local_mesh(mesh))
-        self.evaluation = Evaluation(model, *place, self._prompts, loss, loop.batch_size)
+        self.evaluation = Evaluation(model, *place, self._prompts, loss, loop.batch_size, self._needs, guide)
         # Copied, as memory that NumPy's arrays share may not be written to by the first step.
         self.state: State = self.step.init(jax.tree.map(jnp.copy, model.params()))
 
     def _make_batcher(self, mesh: Mesh) -> None:
-        """The batcher, its shapes chosen by batches of the first epoch."""
-        recipe, layout, rows = self.recipe, self.base.layout, self.data["train"]
+        """The batcher, its shapes chosen by batches of the first pass of each set."""
+        recipe, layout = self.recipe, self.base.layout
         self._tokenizer = self.base.tokenizer(recipe.data.max_length)
-        self._prompts = {column: _prompt(layout, recipe.data.prompts.get(column, "")) for column in COLUMNS}
+        given = {column: _prompt(layout, recipe.data.prompts.get(column, "")) for column in COLUMNS}
+        names = text_names(max(len(each.texts) for sets in self.data.values() for each in sets))
+        self._prompts = {name: given.get(name, given["negative"]) for name in names}
         self.batcher = Batcher(
             self._tokenizer,
             layout.config.pad_token_id,
             recipe.loop.batch_size,
-            prompts=[self._prompts[column] for column in rows.texts],
+            prompts=list(self._prompts.values()),
             devices=mesh.shape["data"],
             parts=_parts(recipe),
         )
-        order = np.random.default_rng(recipe.seed).permutation(len(self._first_epoch))[:SAMPLED_BATCHES]
-        sample = [rows.take(self._first_epoch[i])[0] for i in order]
-        self.batcher.fit(sample, all_seen=len(sample) == self.plan.steps)
+        sample = [texts for each, batches in self._first_passes for texts in self._sample(each, batches)]
+        self.batcher.fit(sample, all_seen=len(self._first_passes) == 1 and len(sample) == self.plan.steps)
 
-    def _batch(self, rows: np.ndarray) -> Batch:
-        return self.batcher(*self.data["train"].take(rows))
+    def _load_guide(self, mesh: Mesh) -> EmbeddingModel | None:
+        """The model that guides the loss, if the recipe names one; its fingerprint is a part of the run's identity."""
+        self._guide: dict[str, Any] = {}
+        if not (name := self.recipe.loss.guide):
+            return None
+        guide = open_guide(name, self.base, self._tokenizer.max_length)
+        head = guide.layout.head(None)
+        self._guide = {"guide": fingerprint(guide, [head])}
+        return guide.load_model([head], mesh, dtype=self.recipe.loop.dtype)
+
+    def _sample(self, dataset: Dataset, batches: Plan) -> list[list[list[str]]]:
+        order = np.random.default_rng(self.recipe.seed).permutation(len(batches))[:SAMPLED_BATCHES]
+        return [dataset.take(batches[i])[0] for i in order]
+
+    def _batch(self, step: int) -> Batch:
+        place, rows = self.plan.batch(step)
+        return self.batcher(*self.data["train"][place].take(rows))
 
     def _resume(self) -> None:
         """The state to begin with: that of the newest checkpoint that is whole, else the first."""
-        self.identity = identity(self.recipe, self.data, fingerprint(self.base, [self.head]))
+        self.identity = identity(self.recipe, self.data, fingerprint(self.base, [self.head])) | self._guide
         record = self.hosts.broadcast(newest_record(self.output) if self.hosts.is_primary else None)
         if record:
             check_same(record["identity"], self.identity, self.output)
@@ -211,7 +241,7 @@ class Run:
         return wanted and self.plan.due(every, self.done)
 
     def _step(self) -> None:
-        batch = self._batch(self.plan.rows(self.done))
+        batch = self._batch(self.done)
         self.state, found = self.step(self.state, batch)
         self.done += 1
         self.reporter.add(self.done, self.plan.epochs(self.done), batch.tokens, found)
@@ -221,7 +251,8 @@ class Run:
         self.reporter.flush()
         if split in self.data and self.metrics.evaluation(split, self.done) is None:
             tick = self._pause if self.hosts.count == 1 else lambda: None  # many stop at a step alone
-            scores = self.hosts.broadcast(self.evaluation(self.state.params, self.data[split], tick))
+            found = {each.name: self.evaluation(self.state.params, each, tick) for each in self.data[split]}
+            scores = self.hosts.broadcast(combined(found))
             self.metrics.write({"step": self.done, "epoch": round(self.plan.epochs(self.done), 6), split: scores})
         self.reporter.resume()
 

@@ -53,8 +53,24 @@ class LossTraits:
                 error = caught
         if error and not trials:
             raise StellaError(f"{error} is not finite on a trial batch of random embeddings; fix the function.")
-        self.decomposable = all(decomposable for decomposable, _ in trials)
+        self.decomposable = all(decomposable for decomposable, _ in trials) and self._stays_decomposable()
         self.skips_padding = self.decomposable or all(skips for _, skips in trials)
+
+    def _stays_decomposable(self) -> bool:
+        """Whether it is so with other numbers in the further columns: those of a batch may all be the same."""
+        rng = np.random.default_rng(len(SCALES))
+        columns = self._columns
+        floats = {key: value for key, value in columns.items() if np.issubdtype(value.dtype, np.floating)}
+        if not floats:
+            return True
+        noise = {key: rng.standard_normal(value.shape, np.float32) for key, value in floats.items()}
+        self._columns = columns | {key: value + noise[key] for key, value in floats.items()}
+        try:
+            return self._trial(rng, None)[0]
+        except _NotFiniteError:  # of numbers that the column does not have
+            return True
+        finally:
+            self._columns = columns
 
     def _trial(self, rng: np.random.Generator, scale: float | None) -> tuple[bool, bool]:
         texts, half = self._random(rng, scale), ROWS // 2

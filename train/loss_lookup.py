@@ -6,6 +6,7 @@ import sys
 from collections.abc import Callable
 from difflib import get_close_matches
 from functools import partial
+from inspect import signature
 from pathlib import Path
 from types import ModuleType
 from typing import Any
@@ -21,15 +22,31 @@ def find_loss(section: LossSection) -> losses.Loss:
     Raises:
       StellaError: no such loss, or it cannot be imported.
     """
-    loss = _own_loss(section.name) if ":" in section.name else _built_in(section.name)
-    arguments = section.arguments()
-    loss = partial(loss, **arguments) if arguments else loss
-    if section.matryoshka_dims:
-        return losses.matryoshka(loss, section.matryoshka_dims, section.matryoshka_weights)
-    return loss
+    spec, arguments, dims = loss_spec(section), section.arguments(), section.matryoshka_dims
+    if dims and spec.own_prefixes:
+        return partial(spec.function, **arguments, matryoshka_dims=dims)
+    loss = partial(spec.function, **arguments) if arguments else spec.function
+    return losses.matryoshka(loss, dims, section.matryoshka_weights) if dims else loss
 
 
-def _built_in(name: str) -> Callable[..., Any]:
+def loss_arguments(section: LossSection) -> dict[str, Any]:
+    """All keyword arguments of a built-in loss, also those that the recipe leaves to it; the given ones of another."""
+    if ":" in section.name:
+        return section.arguments()
+    parameters = signature(loss_spec(section).function).parameters.values()
+    return {each.name: each.default for each in parameters if each.kind is each.KEYWORD_ONLY} | section.arguments()
+
+
+def loss_spec(section: LossSection) -> losses.LossSpec:
+    """The function that a section names, and what it needs of the rows: a function of one's own takes any texts.
+
+    Raises:
+      StellaError: no such loss, or it cannot be imported.
+    """
+    return losses.LossSpec(_own_loss(section.name), (1, None)) if ":" in section.name else _built_in(section.name)
+
+
+def _built_in(name: str) -> losses.LossSpec:
     if name in losses.BUILT_IN:
         return losses.BUILT_IN[name]
     nearest = get_close_matches(name.lower(), losses.BUILT_IN, n=len(losses.BUILT_IN), cutoff=0.0)

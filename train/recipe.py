@@ -5,6 +5,7 @@ Each class is a section, each attribute a key; what is left out has the value gi
 
 import dataclasses
 import json
+import re
 import tomllib
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
@@ -12,9 +13,56 @@ from pathlib import Path
 from typing import Any
 
 from stella_jax.errors import StellaError, short_repr
-from train.fields import every, number, one_of, override, section
+from train.fields import every, number, one_of, override, perhaps_one_of, section
 
+SPLITS = ("train", "eval", "test")
 COLUMNS = ("anchor", "positive", "negative")
+
+# The keys of [loss] that each built-in loss takes: its keyword arguments.
+LOSS_KEYS = {
+    "triplet": ("distance", "margin"),
+    "multiple_negatives_ranking": ("scale", "symmetric"),
+    "gist_embed": ("temperature", "margin_strategy", "margin", "contrast_anchors", "contrast_positives"),
+    "cosent": ("scale",),
+    "margin_mse": ("similarity",),
+    "kl_distillation": ("similarity", "temperature"),
+    "stella_distillation": ("margin", "cosine_weight", "similarity_weight", "triplet_weight"),
+}
+
+# Columns that a set may call otherwise, beside those of `data.columns`.
+RENAMED = re.compile("anchor|positive|negative(_([2-9]|[1-9][0-9]+))?|score|label|teacher|id")
+
+Paths = str | tuple[str, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class SetSection:
+    """One of several sets of rows, `[[data.sets]]`.
+
+    Attributes:
+      path: a file or URL, or several; a pattern or directory stands for its files.
+      split: what it is for, train, eval or test.
+      name: in the card and before its scores; None is the first file's, up to its first dot.
+      weight: how often its rows come in an epoch, where batches are proportional; how many turns it has, where they are
+        round_robin. 0 leaves it out.
+      columns: column -> what the files call it.
+      max_rows: how many of the rows are taken, from the first.
+      teachers: as in `DataSection`, for this set alone.
+    """
+
+    path: Paths
+    split: str = one_of("train", "eval", "test")
+    name: str | None = None
+    weight: float = number(1.0, least=0)
+    columns: dict[str, str] = field(default_factory=dict)
+    max_rows: int | None = number(None, least=1)
+    teachers: tuple[str, ...] = ()
+
+    @property
+    def title(self) -> str:
+        """Its name, given or not."""
+        first = self.path if isinstance(self.path, str) else self.path[0]
+        return self.name or first.rstrip("/").rpartition("/")[2].partition(".")[0] or first
 
 
 @dataclass(frozen=True, slots=True)
@@ -22,56 +70,88 @@ class DataSection:
     """Where the rows lie (JSONL, CSV, Parquet) and how they come into batches.
 
     Attributes:
+      train, eval, test: the files of a split that is one set.
+      sets: of the splits that are not named so.
+      batches: of several sets, each of one of them: proportional, all of them in random order; or round_robin, one of
+        each in turns until one of the sets has no more.
       batch_sampler: no_duplicates (no text twice in a batch), shuffle, or sequential (in the order of the file).
       drop_last: leave out batches that are not full.
       skip_faulty: leave out rows that cannot be trained on, such as those whose anchor is its own positive.
-      columns: further columns of finite numbers that the loss is to be given.
+      columns: further columns of finite numbers, or of lists of them, that the loss is to be given.
+      teachers: outputs of `embed`, whose vectors are joined to the rows by their column `id`: normalized, one teacher's
+        after the other, and normalized again. They are the column `teacher`.
       prompts: column -> what is put before its texts: the name of one of the checkpoint's prompts, or a text with a
-        space in it.
+        space in it. That of `negative` is for all negatives.
       max_length: tokens at which a text is cut; None is the checkpoint's own limit.
     """
 
-    train: str
-    eval: str | None = None
-    test: str | None = None
+    train: Paths | None = None
+    eval: Paths | None = None
+    test: Paths | None = None
+    sets: tuple[SetSection, ...] = ()
+    batches: str = one_of("proportional", "round_robin")
     batch_sampler: str = one_of("no_duplicates", "shuffle", "sequential")
     drop_last: bool = False
     skip_faulty: bool = False
     columns: tuple[str, ...] = ()
+    teachers: tuple[str, ...] = ()
     prompts: dict[str, str] = field(default_factory=dict, metadata={"keys": COLUMNS})
     max_length: int | None = number(None, least=1)
+
+    def sets_of(self, split: str) -> tuple[SetSection, ...]:
+        """The sets of a split, however it is named."""
+        path: Paths | None = getattr(self, split)
+        return (SetSection(path, split),) if path else tuple(each for each in self.sets if each.split == split)
 
 
 @dataclass(frozen=True, slots=True)
 class LossSection:
-    """What is made small.
+    """What is made small; keys that are None have the value that the loss itself gives them, see `train.losses`.
 
     Attributes:
-      name: triplet, multiple_negatives_ranking, or "my_module:my_loss", a function of one's own as in `train.losses`,
+      name: a built-in loss, one of `LOSS_KEYS`, or "my_module:my_loss", a function of one's own as in `train.losses`,
         whose module lies in the working directory or is installed.
       args: keyword arguments of a function of one's own.
-      distance, margin: of the triplet loss.
-      scale, symmetric: of the ranking loss; symmetric ranks anchors for each positive, too.
+      guide: the frozen model that gist_embed is guided by, as in `Stella.from_pretrained`; it needs the model's
+        tokenizer.
       mini_batch: rows that pass the encoder at once, however large the batch; None is all. Value and gradient stay the
         same, for a loss that compares rows by GradCache.
       matryoshka_dims: the loss is the sum over these prefixes of an embedding; none is the whole embedding alone.
+        stella_distillation averages over them what it says.
       matryoshka_weights: what the loss of each prefix is multiplied by; none is 1 each.
+      distance: of triplet.
+      margin: of triplet, gist_embed, stella_distillation.
+      margin_strategy, contrast_anchors, contrast_positives: of gist_embed.
+      scale: of multiple_negatives_ranking and cosent.
+      symmetric: of multiple_negatives_ranking, which then ranks anchors for each positive, too.
+      similarity: of margin_mse and kl_distillation.
+      temperature: of gist_embed and kl_distillation.
+      cosine_weight, similarity_weight, triplet_weight: of the terms of stella_distillation.
     """
 
     name: str = "triplet"
     args: dict[str, Any] = field(default_factory=dict)
-    distance: str = one_of("euclidean", "cosine", "manhattan")
-    margin: float = number(5.0, least=0)
-    scale: float = number(20.0, above=0)
-    symmetric: bool = False
+    guide: str | None = None
     mini_batch: int | None = number(None, least=1)
     matryoshka_dims: tuple[int, ...] = number((), least=1)
     matryoshka_weights: tuple[float, ...] = number((), least=0)
+    distance: str | None = perhaps_one_of("euclidean", "cosine", "manhattan")
+    margin: float | None = number(None, least=0)
+    margin_strategy: str | None = perhaps_one_of("absolute", "relative")
+    contrast_anchors: bool | None = None
+    contrast_positives: bool | None = None
+    scale: float | None = number(None, above=0)
+    symmetric: bool | None = None
+    similarity: str | None = perhaps_one_of("dot", "cosine")
+    temperature: float | None = number(None, above=0)
+    cosine_weight: float | None = number(None, least=0)
+    similarity_weight: float | None = number(None, least=0)
+    triplet_weight: float | None = number(None, least=0)
 
     def arguments(self) -> dict[str, Any]:
-        """The keyword arguments of the function that `name` names."""
-        keys = {"triplet": ("distance", "margin"), "multiple_negatives_ranking": ("scale", "symmetric")}
-        return {key: getattr(self, key) for key in keys.get(self.name, ())} | self.args
+        """The keyword arguments of the function that `name` names, as far as they are given."""
+        given = {key: getattr(self, key) for key in LOSS_KEYS.get(self.name, ())}
+        return {key: value for key, value in given.items() if value is not None} | self.args
 
 
 @dataclass(frozen=True, slots=True)
@@ -208,29 +288,66 @@ def recipe_of(tree: dict[str, Any], where: str = "the recipe") -> Recipe:
 def _conflicts(recipe: Recipe) -> Iterator[str]:
     """What keys that are sound by themselves make impossible together."""
     loss, loop = recipe.loss, recipe.loop
-    if loss.name == "triplet" and (loss.symmetric or loss.mini_batch):
-        key = "symmetric" if loss.symmetric else "mini_batch"
-        yield f"loss.{key} goes with loss.name = 'multiple_negatives_ranking', not with {short_repr(loss.name)}"
-    for key in ("distance", "margin", "scale", "symmetric") if ":" in loss.name else ():
-        if getattr(loss, key) != getattr(LossSection(), key):
-            yield f"loss.{key} is for a built-in loss; pass it to {short_repr(loss.name)} as loss.args.{key}"
-    for name in set(recipe.data.columns).intersection((*COLUMNS, "weights")):
-        what = "the weights of rows" if name == "weights" else "a column of texts"
+    yield from _loss_conflicts(loss)
+    yield from _conflicts_of_sets(recipe.data)
+    for name in set(recipe.data.columns).intersection((*COLUMNS, "weights", "guide")):
+        what = {"weights": "the weights of rows", "guide": "what a guide makes"}.get(name, "a column of texts")
         yield f"data.columns names {name!r}, which is {what}; leave it out"
-    if loss.args and ":" not in loss.name:
+    if recipe.new_head and recipe.dim is not None:
+        yield "dim picks a head that is there and new_head makes one; set one of them"
+    if not recipe.data.sets_of("eval") and (loop.early_stop or loop.export == "best"):
+        key = "early_stop" if loop.early_stop else "export = 'best'"
+        yield f"loop.{key} needs evaluations; name a file in data.eval"
+    if loop.gradient_accumulation_steps > 1 and loss.mini_batch:
+        yield "loss.mini_batch and loop.gradient_accumulation_steps both cut the batch; use one of them"
+
+
+def _conflicts_of_sets(data: DataSection) -> Iterator[str]:
+    if not data.sets_of("train"):
+        yield "data.train is missing; name a file, or several as [[data.sets]]"
+    for split in SPLITS:
+        names = [each.title for each in data.sets_of(split)]
+        twice = next((name for name in names if names.count(name) > 1), None)
+        if getattr(data, split) and any(each.split == split for each in data.sets):
+            yield f"data.{split} and data.sets both name rows of the split {split}; use one of them"
+        if twice is not None:
+            yield f"data.sets: two sets of the split {split} are called {twice!r}; give each a name"
+    if not sum(each.weight for each in data.sets_of("train")):
+        yield "data.sets: the weights sum to 0, so there is nothing to train on; give a set a weight above 0"
+    for i, each in enumerate(data.sets):
+        unknown = [name for name in each.columns if not RENAMED.fullmatch(name) and name not in data.columns]
+        if unknown:
+            yield (
+                f"data.sets[{i}].columns names {short_repr(unknown[0])}; its keys are anchor, positive, negative, "
+                "negative_2 and so on, score, label, teacher, id and those of data.columns"
+            )
+        if not each.path:
+            yield f"data.sets[{i}].path is empty; name a file"
+
+
+def _loss_conflicts(loss: LossSection) -> Iterator[str]:
+    own, name = ":" in loss.name, short_repr(loss.name)
+    for key in dict.fromkeys(key for keys in LOSS_KEYS.values() for key in keys):
+        if getattr(loss, key) is None or key in LOSS_KEYS.get(loss.name, ()):
+            continue
+        if own:
+            yield f"loss.{key} is for a built-in loss; pass it to {name} as loss.args.{key}"
+        elif key not in ("distance", "margin", "scale"):  # which may stay when the name is overridden
+            names = " or ".join(repr(each) for each, keys in LOSS_KEYS.items() if key in keys)
+            yield f"loss.{key} goes with loss.name = {names}, not with {name}"
+    if loss.args and not own:
         yield 'loss.args goes with a function of your own, loss.name = "my_module:my_loss"'
+    if loss.name == "gist_embed" and not loss.guide:
+        yield "loss.name = 'gist_embed' needs a guide; name a checkpoint in loss.guide"
+    if loss.guide and not own and loss.name != "gist_embed":
+        yield f"loss.guide goes with loss.name = 'gist_embed' or a function of your own, not with {name}"
     if loss.matryoshka_weights and len(loss.matryoshka_weights) != len(loss.matryoshka_dims):
         yield (
             f"loss.matryoshka_weights has {len(loss.matryoshka_weights)} numbers for {len(loss.matryoshka_dims)} "
             "loss.matryoshka_dims; give one each"
         )
-    if recipe.new_head and recipe.dim is not None:
-        yield "dim picks a head that is there and new_head makes one; set one of them"
-    if recipe.data.eval is None and (loop.early_stop or loop.export == "best"):
-        key = "early_stop" if loop.early_stop else "export = 'best'"
-        yield f"loop.{key} needs evaluations; name a file in data.eval"
-    if loop.gradient_accumulation_steps > 1 and loss.mini_batch:
-        yield "loss.mini_batch and loop.gradient_accumulation_steps both cut the batch; use one of them"
+    if loss.matryoshka_weights and loss.name == "stella_distillation":
+        yield f"loss.matryoshka_weights: {name} weighs its prefixes alike; leave the key out"
 
 
 def to_toml(recipe: Recipe) -> str:
@@ -249,7 +366,8 @@ def _toml_lines(title: str, keys: dict[str, Any]) -> Iterator[str]:
 def _toml(value: Any) -> str:
     """TOML's notation of a value: that of JSON, tables aside."""
     if isinstance(value, dict):
-        return "{ " + ", ".join(f"{_toml(key)} = {_toml(item)}" for key, item in value.items()) + " }"
+        given = {key: item for key, item in value.items() if item is not None}
+        return "{ " + ", ".join(f"{_toml(key)} = {_toml(item)}" for key, item in given.items()) + " }"
     if isinstance(value, list):
         return f"[{', '.join(map(_toml, value))}]"
     return json.dumps(value).replace("\x7f", "\\u007f")
@@ -258,4 +376,4 @@ def _toml(value: Any) -> str:
 def _plain(value: Any) -> Any:
     if isinstance(value, dict):
         return {key: _plain(item) for key, item in value.items()}
-    return list(value) if isinstance(value, tuple) else value
+    return [_plain(item) for item in value] if isinstance(value, tuple) else value

@@ -23,6 +23,9 @@ from stella_jax.errors import StellaError, short_repr
 from stella_jax.model import DROPOUT_MASK, Dropout
 from stella_jax.sharding import REPLICATED, make_mesh, param_spec, shard
 from train.batches import Batch
+from train.embed import embed_part
+from train.guide import COLUMN as GUIDE
+from train.guide import Guide
 from train.loss_checks import LossTraits
 from train.losses import Embeddings, Loss
 
@@ -75,6 +78,7 @@ def make_step(
     *,
     trainable: Mapping[str, Any] | None = None,
     learning_rate: optax.Schedule | None = None,
+    guide: EmbeddingModel | None = None,
 ) -> tuple[State, "Step"]:
     """The first state, and the step that takes it further: `state, metrics = step(state, batch)`.
 
@@ -87,11 +91,13 @@ def make_step(
       trainable: names of what trains, each with True, or with a mask that broadcasts to the parameter; None is all.
         What does not train gets no gradient and no optimizer state, and keeps its bits.
       learning_rate: the optimizer's schedule, for the metric.
+      guide: a frozen model with the tokenizer of `model`, whose embeddings of each text the loss is given as the
+        column "guide" (B, C, G).
 
     Raises:
       StellaError: a name in `trainable` is no parameter.
     """
-    step = Step(model, loss, optimizer, config, trainable=trainable, learning_rate=learning_rate)
+    step = Step(model, loss, optimizer, config, trainable=trainable, learning_rate=learning_rate, guide=guide)
     return step.init(jax.tree.map(jnp.copy, model.params())), step
 
 
@@ -112,6 +118,7 @@ class Step:
         *,
         trainable: Mapping[str, Any] | None = None,
         learning_rate: optax.Schedule | None = None,
+        guide: EmbeddingModel | None = None,
         loss_name: str = "",
     ):
         _check_arguments(model, optimizer, trainable, learning_rate)
@@ -129,7 +136,8 @@ class Step:
         self._shardings = {name: leaf.sharding for name, leaf in params.items()}
         mesh: Any = getattr(next(iter(self._shardings.values())), "mesh", None)
         self.mesh: Mesh = mesh or make_mesh()
-        self._traits: LossTraits | None = None
+        self._guide = Guide(guide, self.mesh) if guide else None
+        self._traits: dict[Any, LossTraits] = {}  # of each kind of batch
         self._step = jax.jit(self._update, donate_argnums=0, out_shardings=(self._state_shardings(params), None))
 
     def init(self, params: Params) -> State:
@@ -163,11 +171,17 @@ class Step:
         Raises:
           StellaError: see `LossTraits`; or the loss cannot do with rows that fill a batch up, and this one has some.
         """
-        if self._traits is None:
+        kind = _kind(batch)
+        if kind not in self._traits:
             columns = {name: np.concatenate(np.asarray(values)) for name, values in batch.columns.items()}
             texts = batch.places.shape[-1]
-            self._traits = LossTraits(self._loss, self._loss_name, texts, self._dim, columns, self._model.normalize)
-        if not self._traits.skips_padding and not np.asarray(batch.weights).all():
+            if self._guide:
+                shape = (batch.weights.size, texts, self._guide.dim)
+                columns[GUIDE] = np.random.default_rng(0).standard_normal(shape, np.float32)
+            self._traits[kind] = LossTraits(
+                self._loss, self._loss_name, texts, self._dim, columns, self._model.normalize
+            )
+        if not self._traits[kind].skips_padding and not np.asarray(batch.weights).all():
             raise StellaError(
                 f'loss {self._loss_name!r} compares rows and does not read columns["weights"], so a batch of '
                 f"{int(np.sum(batch.weights))} rows cannot be filled up to {batch.weights.size}; have the loss leave "
@@ -192,13 +206,14 @@ class Step:
         return State(everywhere, shardings, jax.tree.map_with_path(of, abstract))
 
     def _placed(self, batch: Batch) -> Batch:
-        """The batch on the mesh, texts and rows over `data` where it divides them."""
+        """The batch on the mesh, texts and rows over `data` where it divides them, with what the guide makes of it."""
 
         def over_data(array: np.ndarray) -> jax.Array:
             divided = array.shape[1] % self.mesh.shape["data"] == 0
             return shard(self.mesh, array, P(None, "data") if divided else REPLICATED)
 
-        return jax.tree.map(over_data, batch._replace(tokens=()))
+        placed = jax.tree.map(over_data, batch._replace(tokens=()))
+        return self._guide(placed) if self._guide else placed
 
     def _update(self, state: State, batch: Batch) -> tuple[State, Metrics]:
         trained = self._trained(state.params)
@@ -239,7 +254,7 @@ class Step:
         numbers = jnp.arange(A)
         if A == 1:
             gradient = part_gradient(jax.tree.map(lambda x: x[0], batch), jnp.int32(0))
-        elif self._traits and self._traits.decomposable:
+        elif self._traits[_kind(batch)].decomposable:
             gradient = _summed(part_gradient, batch, numbers)
         else:
             embeddings = jax.lax.map(lambda part: embed(trained, *part), (batch, numbers))
@@ -263,14 +278,12 @@ class Step:
 
     def _embed(self, params: Params, part: Batch, key: jax.Array) -> Embeddings:
         """Embeddings (B, E) of each column."""
-        model = self._model.with_params(params)
         rate = self._dropout_rate if self._config.dropout else 0.0
-        groups = [
-            model(ids, lengths, Dropout(rate, jax.random.fold_in(key, i)) if rate else None, self._policy)
-            for i, (ids, lengths) in enumerate(zip(part.ids, part.lengths, strict=True))
-        ]
-        texts = jnp.concatenate(groups)
-        return tuple(texts[part.places[:, column]] for column in range(part.places.shape[1]))
+
+        def dropout(group: int) -> Dropout | None:
+            return Dropout(rate, jax.random.fold_in(key, group)) if rate else None
+
+        return embed_part(self._model.with_params(params), part, dropout, self._policy)
 
     def _loss_gradient(
         self, embeddings: Embeddings, part: Batch, total: jax.Array
@@ -303,6 +316,12 @@ def _check_arguments(model: Any, optimizer: Any, trainable: Any, learning_rate: 
         )
     if learning_rate is not None and not callable(learning_rate):
         raise StellaError(f"learning_rate: {short_repr(learning_rate)} is not a schedule; pass a function of the step.")
+
+
+def _kind(batch: Batch) -> tuple[Any, ...]:
+    """What the loss is given for a row: how many texts, and the shape of each further column but the guide's."""
+    columns = tuple(sorted((name, values.shape[2:]) for name, values in batch.columns.items() if name != GUIDE))
+    return batch.places.shape[-1], columns
 
 
 def _name_of(loss: Any) -> str:

@@ -31,6 +31,15 @@ def _is_number(kind: pa.DataType) -> bool:
     return arrow.is_integer(kind) or arrow.is_floating(kind) or arrow.is_boolean(kind)
 
 
+def is_list(kind: pa.DataType) -> bool:
+    """Whether values of this type are lists, of a fixed size or not."""
+    return arrow.is_list(kind) or arrow.is_large_list(kind) or arrow.is_fixed_size_list(kind)
+
+
+def _is_numbers(kind: pa.DataType) -> bool:
+    return _is_number(kind) or (is_list(kind) and _is_number(kind.value_type))
+
+
 @dataclass(frozen=True, slots=True)
 class Kind:
     """What a column holds.
@@ -51,7 +60,12 @@ class Kind:
 
 TEXT = Kind("a string", (str,), "string", _is_string)
 ID = Kind("a string or a whole number", (str, int), "string or integer", _is_id)
-NUMBER = Kind("a number", (int, float, bool, np.float16), "integer, float or bool", _is_number)
+NUMBERS = Kind(
+    "a number or a list of numbers",
+    (int, float, bool, np.float16, list, np.ndarray),
+    "integer, float, bool or a list of one of them",
+    _is_numbers,
+)
 
 
 def copied_type(kind: pa.DataType) -> pa.DataType:
@@ -119,16 +133,29 @@ def in_json(value: object) -> str:
     return shown if len(shown) <= 40 else shown[:37] + "..."
 
 
+class MissingColumnError(StellaError):
+    """A file lacks the column `name`; `why` may say what needs it."""
+
+    def __init__(self, location: object, name: str, names: Iterable[str], why: str = ""):
+        super().__init__(f"{location} has no column {name!r}{why}; its columns are {_shown(names)}.")
+        self.location, self.name, self.names = location, name, names
+
+
 def present(location: object, columns: Iterable[Column], names: Sequence[str]) -> list[Column]:
     """The columns that a file with these column names has.
 
     Raises:
-      StellaError: one is there more than once, or not at all and needed.
+      StellaError: one is there more than once.
+      MissingColumnError: one is not there and needed.
     """
     columns = [column for column in columns if column.needed or column.name in names]
     for column in columns:
-        if names.count(column.name) != 1:
-            many = "more than one column" if column.name in names else "no column"
-            shown = [name.encode(errors="replace").decode() for name in names]
-            raise StellaError(f"{location} has {many} {column.name!r}; its columns are {join_words(shown)}.")
+        if column.name not in names:
+            raise MissingColumnError(location, column.name, names)
+        if names.count(column.name) > 1:
+            raise StellaError(f"{location} has more than one column {column.name!r}; its columns are {_shown(names)}.")
     return columns
+
+
+def _shown(names: Iterable[str]) -> str:
+    return join_words(name.encode(errors="replace").decode() for name in names)

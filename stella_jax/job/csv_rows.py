@@ -2,6 +2,7 @@
 
 import csv
 import io
+import json
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -9,7 +10,7 @@ from itertools import islice
 from typing import Any
 
 from stella_jax.errors import StellaError
-from stella_jax.job.columns import NUMBER, Column, RawRow, RowError, present
+from stella_jax.job.columns import NUMBERS, Column, RawRow, RowError, present
 from stella_jax.job.files import open_bytes
 from stella_jax.job.lines import LONGEST
 from stella_jax.job.location import Location
@@ -24,7 +25,7 @@ def read_csv(
     """Every record after the header from number `start` (from 0); None for a blank line.
 
     Wrong UTF-8 travels as surrogates, so that it spoils its own record only. A cell is text; in a column of numbers,
-    the number that it spells, if it does.
+    the number that it spells, or the list as in JSON, if it does.
 
     Raises:
       StellaError: there is no header with the columns, or a quote is never closed and the rest of the file lies in it.
@@ -32,7 +33,7 @@ def read_csv(
     with _open(location) as (header, records):
         found = present(location, columns, header)
         places = {column.name: header.index(column.name) for column in found}
-        numbers = [column.name for column in found if column.kind == NUMBER]
+        numbers = [column.name for column in found if column.kind == NUMBERS]
         for record in islice(records, start, None):
             yield record if isinstance(record, RowError) else _select(record, len(header), places, numbers), None
 
@@ -131,10 +132,10 @@ def _select(
     return row
 
 
-def _number(cell: str) -> float | str:
+def _number(cell: str) -> Any:
     try:
-        return float(cell)
-    except ValueError:
+        return json.loads(cell) if cell.startswith("[") else float(cell)
+    except (ValueError, RecursionError):
         return cell
 
 

@@ -9,7 +9,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from stella_jax.errors import StellaError, first_line
-from stella_jax.job.columns import TEXT, Column, RawRow, RowError, present
+from stella_jax.job.columns import TEXT, Column, RawRow, RowError, is_list, present
 from stella_jax.job.lines import LONGEST, decode
 from stella_jax.job.location import Location
 from stella_jax.job.parquet_footer import Chunk, dictionary_bytes, read_row_groups
@@ -102,7 +102,11 @@ def _values(column: pa.Array, copied: bool) -> list[object]:
     if TEXT.is_arrow(column.type):
         return column.cast(pa.large_binary()).to_pylist()
     # A copy keeps the column's own type: Python's values lose nanoseconds and more.
-    return [column.slice(i, 1) for i in range(len(column))] if copied else column.to_pylist()
+    if copied:
+        return [column.slice(i, 1) for i in range(len(column))]
+    if is_list(column.type):  # of numbers
+        return [value.values.to_numpy(zero_copy_only=False) if value.is_valid else None for value in column]
+    return column.to_pylist()
 
 
 def parquet_row(row: RawRow, columns: Sequence[Column]) -> RawRow:

@@ -10,7 +10,7 @@ import pytest
 from stella_jax import StellaError
 from train.checks import UpdateCheck, check_data, check_finite, check_learning_rates, warnings_for
 from train.data import dataset_of
-from train.plans import epoch_plan
+from train.plans import one_pass
 from train.recipe import Recipe, recipe_of
 
 ROWS = dataset_of([(f"a{i}", f"p{i}", f"n{i}") for i in range(10)], "rows.jsonl")
@@ -25,7 +25,7 @@ def recipe(**sections: Any) -> Recipe:
 
 
 def said(of: Recipe, rows=ROWS, normalized: bool = False) -> list[str]:
-    plan = epoch_plan(rows, of.loop.batch_size, of.data.batch_sampler, 0, 0, of.data.drop_last)
+    plan = one_pass(rows, of.loop.batch_size, of.data.batch_sampler, 0, 0, of.data.drop_last)
     return list(warnings_for(of, rows, plan, normalized))
 
 

@@ -11,7 +11,7 @@ import pyarrow.parquet as pq
 import pytest
 
 from stella_jax import StellaError
-from train.data import dataset_of, read_dataset
+from train.data import Needs, dataset_of, read_dataset
 
 ROWS = [("what is tea?", "a drink", "a car"), ("was ist Öl?", "a, “liquid”", "a\nstone")]
 NAMES = ("anchor", "positive", "negative")
@@ -36,9 +36,13 @@ def write(tmp_path: Path):
     return write
 
 
-def refused(path: Path, need_negatives: bool = False) -> str:
+TRIPLETS = Needs((3, 3), loss="triplet")
+PAIRS = Needs((2, 9), loss="ranking")
+
+
+def refused(path: Path, needs: Needs = PAIRS) -> str:
     with pytest.raises(StellaError) as caught:
-        read_dataset(path, need_negatives)
+        read_dataset(path, needs)
     assert "\n" not in str(caught.value)
     return str(caught.value).removeprefix(str(path))
 
@@ -54,7 +58,7 @@ def test_every_format_holds_the_same_rows(write, tmp_path):
         tmp_path / "rows.parquet",
     ]
     for path in paths:
-        found = read_dataset(path, need_negatives=True)
+        found = read_dataset(path, TRIPLETS)
         assert list(zip(*found.texts.values(), strict=True)) == ROWS
         assert found.sha256 == dataset_of(ROWS, "").sha256
         assert (len(found), list(found.texts)) == (2, list(NAMES))
@@ -63,12 +67,13 @@ def test_every_format_holds_the_same_rows(write, tmp_path):
 
 def test_negatives_may_be_left_out_and_further_columns_are_ignored(write):
     found = read_dataset(write(jsonl([(7, "a", "b")], ("id", "positive", "anchor"))))
-    assert list(found.texts.items()) == [("anchor", ["b"]), ("positive", ["a"])]
+    assert [(name, *texts) for name, texts in found.texts.items()] == [("anchor", "b"), ("positive", "a")]
     assert found.columns == {}
 
 
 def test_rows_are_numbered_as_in_the_file(write):
-    assert read_dataset(write(b"\n" + jsonl(ROWS[:1]) + b" \n" + jsonl(ROWS[1:]))).numbers == [2, 4]
+    content = b"\n" + jsonl(ROWS[:1]) + b" \n" + jsonl([("", "b", "c")])
+    assert refused(write(content)).startswith(": row 4: anchor is empty")
 
 
 def test_the_hash_is_of_rows_in_order():
@@ -102,7 +107,6 @@ def test_of_many_such_rows_three_are_named(write):
 def test_faulty_rows_can_be_left_out(write):
     found = read_dataset(write(jsonl([("a", "a", "c"), *ROWS, ("", "b", "c")])), skip_faulty=True)
     assert list(zip(*found.texts.values(), strict=True)) == ROWS
-    assert found.numbers == [2, 3]
     assert found.skipped == "row 1: anchor and positive are the same text; row 4: anchor is empty"
     assert read_dataset(write(jsonl(ROWS))).skipped == ""
     with pytest.raises(StellaError, match="holds no rows to train on: row 1: anchor is empty"):
@@ -110,11 +114,11 @@ def test_faulty_rows_can_be_left_out(write):
 
 
 def test_missing_columns(write):
-    assert "has no column 'positive'; its columns are anchor and text." in refused(
+    assert "has no column 'positive', which loss 'ranking' needs; its columns are anchor and text." in refused(
         write(jsonl([("a", "b")], ("anchor", "text")))
     )
     pairs = write(jsonl([("a", "b")], NAMES[:2]), "pairs.jsonl")
-    assert "has no column 'negative', which the triplet loss needs" in refused(pairs, need_negatives=True)
+    assert "has no column 'negative', which loss 'triplet' needs" in refused(pairs, TRIPLETS)
     some = write(jsonl([("a", "b")], NAMES[:2]) + jsonl(ROWS), "some.jsonl")
     assert "row 1: negative is missing" in refused(some)
 
@@ -127,7 +131,7 @@ def test_missing_columns(write):
         ("rows.jsonl", b"", "holds no rows."),
         ("rows.csv", b"anchor,positive,negative\n", "holds no rows."),
         ("rows.csv", b"", "is empty"),
-        ("rows.csv", b"anchor\na\n", "has no column 'positive'; its columns are anchor"),
+        ("rows.csv", b"anchor\na\n", "has no column 'positive', which loss 'ranking' needs; its columns are anchor"),
         ("rows.csv", b'anchor,positive\na,"b\n', "the quote opened in the record at line 2 is never closed"),
         ("rows.jsonl.gz", b"plain", "is not a valid gzip file"),
         ("rows.jsonl.gz", gzip.compress(jsonl(ROWS))[:-20], "is cut off after row 1"),
@@ -154,7 +158,7 @@ def test_a_row_that_cannot_be_parsed_is_one_of_them(write, name, content, why):
     before = b'{"anchor": "a", "positive": "b"}\n' if name == "rows.jsonl" else b"anchor,positive\na,b\n"
     path = write(before + content + b"\n", name)
     assert f": row 2: {why}" in refused(path)
-    assert read_dataset(path, skip_faulty=True).numbers == [1]
+    assert len(read_dataset(path, skip_faulty=True)) == 1
 
 
 SCORED = [(*row, score) for row, score in zip(ROWS, (0.5, 2), strict=True)]
@@ -168,7 +172,7 @@ def test_further_columns_of_every_format(write, tmp_path):
     names = (*SCORED_NAMES, "same")
     cells = [(*texts, str(score), str(int(same))) for *texts, score, same in rows]
     for path in (write(jsonl(rows, names)), write(csv(cells, names), "rows.csv"), tmp_path / "rows.parquet"):
-        found = read_dataset(path, columns=("score", "same"))
+        found = read_dataset(path, Needs(columns=("score", "same")))
         assert list(found.columns) == ["score", "same"]
         texts, columns = found.take([1, 0])
         assert texts == [list(column) for column in zip(*ROWS[::-1], strict=True)]
@@ -183,12 +187,14 @@ def test_types_of_numbers_in_parquet(tmp_path, kind):
     scores = scores.dictionary_encode() if pa.types.is_dictionary(kind) else scores
     table = pa.table({"anchor": ["a", "b"], "positive": ["c", "d"], "score": scores})
     pq.write_table(table, tmp_path / "rows.parquet")
-    assert read_dataset(tmp_path / "rows.parquet", columns=["score"]).columns["score"].tolist() == [1, 2]
+    assert read_dataset(tmp_path / "rows.parquet", Needs(columns=("score",))).columns["score"].tolist() == [1, 2]
 
 
 def test_the_hash_is_of_further_columns_too(write):
     path, other = write(jsonl(SCORED, SCORED_NAMES)), write(jsonl([SCORED[0], (*ROWS[1], 3)], SCORED_NAMES), "b.jsonl")
-    hashes = [read_dataset(file, columns=columns).sha256 for file in (path, other) for columns in ((), ("score",))]
+    hashes = [
+        read_dataset(file, Needs(columns=columns)).sha256 for file in (path, other) for columns in ((), ("score",))
+    ]
     assert hashes[0] == hashes[2] == dataset_of(ROWS, "").sha256
     assert len(set(hashes)) == 3
 
@@ -199,7 +205,7 @@ def test_the_hash_is_of_further_columns_too(write):
         ("x", 'score is "x", not a number'),
         ("1", 'score is "1", not a number'),
         (None, "score is null, not a number"),
-        ([1], "score is [1], not a number"),
+        ([1], "score is a list of 1, and one number in the rows before"),
         (float("nan"), "score is NaN, not a finite number"),
         (1e39, "score is 1e+39, not a finite number"),
         (10**50, "score is 1000"),
@@ -208,27 +214,27 @@ def test_the_hash_is_of_further_columns_too(write):
 def test_a_row_without_its_number_is_faulty(write, score, why):
     path = write(jsonl([*SCORED, (*ROWS[0], score)], SCORED_NAMES))
     with pytest.raises(StellaError, match=f"row 3: {re.escape(why)}"):
-        read_dataset(path, columns=["score"])
-    found = read_dataset(path, columns=["score"], skip_faulty=True)
-    assert (found.numbers, len(found.columns["score"])) == ([1, 2], 2)
+        read_dataset(path, Needs(columns=("score",)))
+    found = read_dataset(path, Needs(columns=("score",)), skip_faulty=True)
+    assert (len(found), len(found.columns["score"])) == (2, 2)
     assert len(read_dataset(path)) == 3
 
 
 def test_a_cell_that_is_no_number(write):
     path = write(csv([(*ROWS[0], "1e-3"), (*ROWS[1], "")], SCORED_NAMES), "rows.csv")
     with pytest.raises(StellaError, match='row 2: score is "", not a number'):
-        read_dataset(path, columns=["score"])
+        read_dataset(path, Needs(columns=("score",)))
 
 
 def test_a_further_column_that_is_missing(write, tmp_path):
     pq.write_table(pa.table({"anchor": ["a"], "positive": ["b"], "score": ["1"]}), tmp_path / "rows.parquet")
     for path in (write(jsonl(ROWS)), write(csv(ROWS), "rows.csv")):
         with pytest.raises(StellaError, match="no column 'rank'; its columns are anchor, positive and negative"):
-            read_dataset(path, columns=["rank"])
+            read_dataset(path, Needs(columns=("rank",)))
     with pytest.raises(StellaError, match="no column 'rank'; its columns are anchor, positive and score"):
-        read_dataset(tmp_path / "rows.parquet", columns=["rank"])
-    with pytest.raises(StellaError, match="column 'score' is of type string, not integer, float or bool"):
-        read_dataset(tmp_path / "rows.parquet", columns=["score"])
+        read_dataset(tmp_path / "rows.parquet", Needs(columns=("rank",)))
+    with pytest.raises(StellaError, match="column 'score' is of type string, not integer, float, bool or a list"):
+        read_dataset(tmp_path / "rows.parquet", Needs(columns=("score",)))
 
 
 def test_a_file_that_is_not_there(tmp_path):

@@ -29,13 +29,13 @@ from train.new_head import with_new_head
 from train.recipe import recipe_of
 
 TEXTS = ["what is tea?", "A drink made of leaves, and a rather long sentence about it.", "x"]
-ROWS = dataset_of([("a", "p", "n"), ("b", "q", "m")], "rows.jsonl")
+ROWS = dataset_of([("a", "p", "n"), ("b", "q", "m")], "rows.jsonl", name="rows")
 SCORES = {"loss": 4.0, "cosine_accuracy": 0.5, "cosine_mrr@10": 0.25}
 
 
 def origin_of(model: str, step: int = 2, **more) -> Origin:
     recipe = recipe_of({"model": model, "output": "out", "data": {"train": "t", "eval": "e"}, **more})
-    data = {"train": ROWS, "eval": ROWS}
+    data = {"train": (ROWS,), "eval": (ROWS,)}
     return Origin(recipe, identity(recipe, data, {"encoder": "e" * 64, "heads": {"64": "h" * 64}}), data, step)
 
 
@@ -193,14 +193,11 @@ def test_the_card_says_what_it_is(exported, monkeypatch):
         data={"train": "t", "eval": "e", "prompts": {"anchor": "s2p_query"}},
     )
     text = (path / "README.md").read_text()
-    assert (
-        "trained for 2 steps with the triplet loss (euclidean, margin 5, summed over the first 48 and 32 numbers)"
-        in text
-    )
+    assert "trained for 2 steps with the loss triplet (distance euclidean, margin 5, matryoshka_dims 48 and 32)" in text
     assert "`2_Dense_48` is the head that was trained" in text
     assert "`2_Dense_32`, `2_Dense_64` and `2_Dense_128` belong to the encoder as it was before" in text
     assert "| cosine_accuracy | 0.5000 | 0.7500 |" in text
-    assert f"| train | 2 | anchor, positive, negative | `{ROWS.sha256[:12]}` |" in text
+    assert f"| train | rows | 2 | anchor, positive, negative | `{ROWS.sha256[:12]}` |" in text
     assert "| 1.00 | 2 | 4.5000 | 4.0000 | 0.7500 | 0.2500 |" in text
     assert "| sha256 of the base's encoder | `" + "e" * 64 in text
     assert 'Prompts in training, by their name or text: anchor: "s2p_query".' in text

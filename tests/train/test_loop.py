@@ -14,6 +14,7 @@ from typing import Any
 import jax
 import pytest
 from jax.experimental.compilation_cache import compilation_cache
+from paths import GOLDENS
 
 from stella_jax import StellaError
 from stella_jax.job.stop import GracefulShutdown, Stopped
@@ -72,7 +73,7 @@ def tree(splits: dict[str, str], output: Path, **changes: Any) -> dict:
         "dim": 32,
         "output": str(output),
         "data": splits | {"max_length": 16},
-        "loss": {"margin": 5.0},
+        "loss": {},
         "optimizer": {"learning_rate": 1e-3},
         "loop": {"batch_size": 4, "save_every": 2},
     }
@@ -289,6 +290,9 @@ OTHERS = {
         "loss": {"name": "own_loss:ratio", "args": {"margin": 0.25}},
         "optimizer": {"name": "lion", "learning_rate": 1e-4, "weight_decay": 0.01},
     },
+    "a guide and GradCache": {
+        "loss": {"name": "gist_embed", "guide": "tiny", "temperature": 0.1, "mini_batch": 2, "matryoshka_dims": [32, 8]}
+    },
     "adafactor": {"optimizer": {"name": "adafactor", "args": {"min_dim_size_to_factor": 16}}},
     "muon": {"optimizer": {"name": "muon", "weight_decay": 0.01}, "new_head": {"dim": 24, "pooling": "cls"}},
 }
@@ -308,6 +312,46 @@ def test_any_optimizer_and_loss_goes_on_to_the_same_bits(child, data, undisturbe
     train(recipe | {"output": str(tmp_path / "other")})
     assert_same_bits(tmp_path / "run", tmp_path / "other")
     assert weights(tmp_path / "run") != weights(undisturbed)
+
+
+def sets_in(folder: Path) -> dict:
+    """Several sets, of one and two negatives and none, as the ranking loss may have them."""
+    pairs = [{"anchor": f"some {word}", "positive": f"one {word}"} for word in WORDS]
+    more = [row | {"negative_2": f"not {row['anchor']}"} for row in ROWS[:7]]
+    files = {"a.jsonl": ROWS, "b.jsonl": pairs, "c.jsonl": more, "eval.jsonl": ROWS[:4], "eval2.jsonl": pairs[:4]}
+    paths = {name: write_rows(folder / name, rows) for name, rows in files.items()}
+    sets = [
+        {"path": paths["a.jsonl"], "weight": 0.5},
+        {"path": paths["b.jsonl"], "weight": 2},
+        {"path": paths["c.jsonl"]},
+        {"path": paths["eval.jsonl"], "split": "eval"},
+        {"path": paths["eval2.jsonl"], "split": "eval", "name": "pairs"},
+    ]
+    return {"sets": sets, "max_length": 16}
+
+
+@pytest.mark.parametrize("batches", ["proportional", "round_robin"])
+def test_several_sets_go_on_to_the_same_bits(child, tmp_path, batches):
+    changes = {"data": sets_in(tmp_path) | {"batches": batches}, "loss": {"name": "multiple_negatives_ranking"}}
+    recipe = tree({}, tmp_path / "run", **changes)
+    recipe["loss"] = changes["loss"]
+    killed(child, recipe, AFTER_STEPS, steps=5)
+    train(recipe)
+    train(recipe | {"output": str(tmp_path / "other")})
+    assert_same_bits(tmp_path / "run", tmp_path / "other")
+    scores = lines(tmp_path / "run")[0]["eval"]
+    assert scores["loss"] == pytest.approx((scores["eval/loss"] + scores["pairs/loss"]) / 2)
+    assert "eval/cosine_accuracy" in scores and "pairs/cosine_accuracy" not in scores
+
+
+def test_changed_rows_of_one_of_several_sets_are_refused(tmp_path):
+    changes = {"data": sets_in(tmp_path), "loss": {"name": "multiple_negatives_ranking"}, "loop": {"max_steps": 2}}
+    recipe = tree({}, tmp_path / "run", **changes)
+    recipe["loss"] = changes["loss"]
+    train(recipe)
+    write_rows(tmp_path / "b.jsonl", ROWS)
+    with pytest.raises(StellaError, match=r"data\.train\.b\.sha256 was "):
+        train(recipe)
 
 
 def test_sigterm_saves_at_once_and_says_so(child, data, undisturbed, tmp_path):
@@ -423,6 +467,7 @@ def test_nothing_to_learn_is_told(data, tmp_path):
         ({"dim": 33}, "there is no head of dimension 33"),
         ({"model": "nowhere"}, "nowhere is neither a directory here"),
         ({"loss": {"matryoshka_dims": [33]}}, "loss.matryoshka_dims: 33 is more than the 32 numbers"),
+        ({"loss": {"name": "gist_embed", "guide": str(GOLDENS / "stella")}}, "its tokenizer is not the model's"),
         ({"loop": {"mesh": "data=99"}}, "mesh 'data=99' needs 99 devices"),
     ],
 )

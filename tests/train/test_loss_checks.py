@@ -11,7 +11,17 @@ import pytest
 
 from stella_jax import StellaError
 from train.loss_checks import LossTraits
-from train.losses import DISTANCES, matryoshka, multiple_negatives_ranking, triplet
+from train.losses import (
+    DISTANCES,
+    cosent,
+    gist_embed,
+    kl_distillation,
+    margin_mse,
+    matryoshka,
+    multiple_negatives_ranking,
+    stella_distillation,
+    triplet,
+)
 
 DIM = 16
 UNKNOWN: dict[str, Any] = {"factor": 2}
@@ -81,13 +91,16 @@ def scored(embeddings, columns):
         (hardest_negative, False, False),
         (centered, False, False),
         (already_averaged, False, False),
+        (margin_mse, True, True),
+        (partial(kl_distillation, similarity="cosine"), True, True),
         (scored, True, True),
         (lambda embeddings, columns: 0 * embeddings[0][:, 0], True, True),
         (lambda embeddings, columns: (embeddings[0] * embeddings[1]).sum(1).astype(jnp.bfloat16), True, True),
     ],
 )
 def test_whether_rows_go_by_themselves_and_padding_is_left_out(loss, decomposable, skips_padding):
-    assert traits(loss) == (decomposable, skips_padding)
+    several = {"score": np.ones((5, 2), np.float32)} if getattr(loss, "func", loss) is kl_distillation else SCORES
+    assert traits(loss, several) == (decomposable, skips_padding)
 
 
 def test_a_hinge_that_is_flat_on_random_embeddings_of_one_scale():
@@ -108,6 +121,25 @@ def test_a_column_is_cut_with_its_rows():
         return embeddings[0][jnp.arange(len(embeddings[0])), columns["label"].astype(int)]
 
     assert traits(by_label, {"label": labels}) == (True, True)
+
+
+@pytest.mark.parametrize(
+    ("loss", "columns", "texts"),
+    [
+        (cosent, {"score": np.zeros(1, np.float32)}, 2),
+        (gist_embed, {"guide": np.ones((1, 3, 5), np.float32)}, 3),
+        (stella_distillation, {"teacher": np.ones((1, DIM), np.float32)}, 1),
+    ],
+)
+def test_a_batch_of_equal_scores_does_not_hide_that_rows_are_compared(loss, columns, texts):
+    assert traits(loss, columns, texts) == (False, True)
+
+
+def test_a_column_whose_logarithm_is_taken_stays_what_it_is():
+    def logarithm(embeddings, columns):
+        return jnp.log(columns["score"]) * embeddings[0][:, 0]
+
+    assert traits(logarithm, {"score": np.array([1, 0.01], np.float32)}) == (True, True)
 
 
 def root(embeddings, columns):

@@ -65,6 +65,13 @@ def test_matryoshka_wraps_either(write):
         np.testing.assert_array_equal(found(ROWS, {}), expected)
 
 
+def test_stella_s_distillation_takes_the_prefixes_itself():
+    found = find_loss(LossSection("stella_distillation", matryoshka_dims=(8, 4), margin=0.1))
+    columns = {"teacher": ROWS[1]}
+    expected = losses.stella_distillation(ROWS[:1], columns, matryoshka_dims=(8, 4), margin=0.1)
+    np.testing.assert_array_equal(found(ROWS[:1], columns), expected)
+
+
 def test_ones_own_is_found_in_the_working_directory_with_its_arguments(write):
     write("my_file.py", OWN)
     plain, doubled = (find_loss(LossSection("my_file:my_loss", args)) for args in ({}, {"factor": 2.0}))
@@ -75,7 +82,7 @@ def test_it_is_found_where_the_process_has_not_the_directory_on_its_path(write, 
     """As `stella-jax train` runs: -I leaves the working directory out."""
     write("my_file.py", "from my_neighbour import factor\n" + OWN)
     write("my_neighbour.py", "factor = 2")
-    root = Path(losses.__file__).parent.parent
+    root = Path(losses.__file__).parents[2]
     lines = [
         f"import sys; sys.path.append({str(root)!r})",
         "from train.loss_lookup import find_loss; from train.recipe import LossSection",
@@ -141,8 +148,8 @@ def test_nothing_is_looked_up_in_the_directory_of_a_checkpoint(write):
 @pytest.mark.parametrize(
     ("name", "words"),
     [
-        ("triplets", ["loss.name", "'triplets'", "choose triplet and multiple_negatives_ranking"]),
-        ("MultipleNegativesRankingLoss", ["choose multiple_negatives_ranking and triplet"]),
+        ("triplets", ["loss.name", "'triplets'", "choose triplet, "]),
+        ("MultipleNegativesRankingLoss", ["choose multiple_negatives_ranking, "]),
         ("x" * 5000, ["loss.name"]),
         ("my_fil:my_loss", ["loss.name", "'my_fil'", "working directory"]),
         ("../my_file:my_loss", ["loss.name", "'../my_file:my_loss'", "my_module:my_loss"]),

@@ -1,7 +1,8 @@
 """Every loss, by hand and against torch autograd and sentence-transformers' own classes: value and gradient."""
 
 import warnings
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
 from functools import partial
 from typing import Any
 
@@ -11,7 +12,17 @@ import numpy as np
 import pytest
 
 from stella_jax import StellaError
-from train.losses import Loss, matryoshka, multiple_negatives_ranking, triplet
+from train.losses import (
+    Loss,
+    cosent,
+    gist_embed,
+    kl_distillation,
+    margin_mse,
+    matryoshka,
+    multiple_negatives_ranking,
+    triplet,
+)
+from train.losses import stella_distillation as stella
 
 B, E = 6, 24
 DISTANCES = ("euclidean", "cosine", "manhattan")
@@ -22,9 +33,10 @@ class Case:
     """A loss by its parts, so that its peer can be built of the same."""
 
     base: Any
-    options: dict[str, Any]
+    options: dict[str, Any] = field(default_factory=dict)
     dims: tuple[int, ...] = ()
     weights: tuple[float, ...] | None = None
+    texts: tuple[int, ...] = (2, 3, 4)
 
     @property
     def loss(self) -> Loss:
@@ -32,14 +44,43 @@ class Case:
         return matryoshka(loss, self.dims, self.weights) if self.dims else loss
 
 
+RELATIVE = {"margin_strategy": "relative", "margin": 0.1, "temperature": 0.1}
 CASES = {
-    **{f"triplet-{distance}": Case(triplet, {"distance": distance, "margin": 0.7}) for distance in DISTANCES},
+    **{
+        f"triplet-{distance}": Case(triplet, {"distance": distance, "margin": 0.7}, texts=(3,))
+        for distance in DISTANCES
+    },
     "ranking": Case(multiple_negatives_ranking, {}),
     "ranking-symmetric": Case(multiple_negatives_ranking, {"scale": 7.0, "symmetric": True}),
+    "cosent": Case(cosent, {}, texts=(2,)),
+    "cosent-scale": Case(cosent, {"scale": 3.0}, texts=(2,)),
+    "margin_mse": Case(margin_mse, {}, texts=(3, 5)),
+    "margin_mse-cosine": Case(margin_mse, {"similarity": "cosine"}, texts=(3, 4)),
+    "kl": Case(kl_distillation, {}, texts=(3, 5)),
+    "kl-temperature": Case(kl_distillation, {"similarity": "cosine", "temperature": 0.3}, texts=(3, 4)),
+    "gist": Case(gist_embed, {"temperature": 0.05}, texts=(2, 3)),
+    "gist-sharp": Case(gist_embed, {}, texts=(2,)),
+    "gist-margin": Case(gist_embed, {"temperature": 0.1, "margin": 0.2}, texts=(2, 3)),
+    "gist-relative": Case(gist_embed, RELATIVE, texts=(2, 3)),
+    "gist-anchors": Case(gist_embed, {"temperature": 0.1, "contrast_positives": False}, texts=(2, 3)),
+    "gist-positives": Case(gist_embed, {"temperature": 0.1, "contrast_anchors": False}, texts=(2, 3)),
     "matryoshka-ranking": Case(multiple_negatives_ranking, {}, (24, 12, 5)),
-    "matryoshka-triplet": Case(triplet, {"margin": 0.7}, (24, 8)),
+    "matryoshka-triplet": Case(triplet, {"margin": 0.7}, (24, 8), texts=(3,)),
     "matryoshka-weights": Case(multiple_negatives_ranking, {"scale": 5.0}, (24, 12, 5), (1.0, 0.5, 0.125)),
+    "matryoshka-cosent": Case(cosent, {}, (24, 12, 5), texts=(2,)),
+    "matryoshka-margin_mse": Case(margin_mse, {}, (24, 8), texts=(4,)),
+    "matryoshka-kl": Case(kl_distillation, {}, (24, 8), texts=(4,)),
+    "matryoshka-gist": Case(gist_embed, {"temperature": 0.1}, (24, 8), texts=(3,)),
 }
+# Without a peer in sentence-transformers.
+OWN = {
+    "stella": Case(stella, {}, texts=(1, 3)),
+    "stella-dims": Case(stella, {"matryoshka_dims": (24, 12, 5)}, texts=(1, 3)),
+}
+ALL = CASES | OWN
+# Each with as many columns of texts as it takes.
+SIZES = [(name, texts) for name, case in CASES.items() for texts in case.texts]
+ALL_SIZES = [(name, texts) for name, case in ALL.items() for texts in case.texts]
 
 
 def embeddings(columns: int = 3, rows: int = B) -> tuple[jax.Array, ...]:
@@ -50,14 +91,30 @@ def embeddings(columns: int = 3, rows: int = B) -> tuple[jax.Array, ...]:
     return tuple(jnp.asarray(x, jnp.float32) for x in (anchor, *others))
 
 
-def value_and_gradient(loss: Loss, columns, weights=None):
+def further(case: Case, texts: int, rows: int = B) -> dict[str, jax.Array]:
+    """Further columns of a loss: some scores are equal, some negatives are nearer to the guide than the positive."""
+    rng = np.random.default_rng(1)
+    made: dict[Any, tuple[str, Callable[[], np.ndarray]]] = {
+        cosent: ("score", lambda: rng.integers(0, 4, rows) / 4),
+        margin_mse: ("score", lambda: 10 * rng.standard_normal((rows, texts - 1))),
+        kl_distillation: ("score", lambda: rng.standard_normal((rows, texts - 1))),
+        gist_embed: ("guide", lambda: rng.standard_normal((rows, 1, 9)) + 0.7 * rng.standard_normal((rows, texts, 9))),
+        stella: ("teacher", lambda: rng.standard_normal((rows, texts, E) if texts > 1 else (rows, E))),
+    }
+    if case.base not in made:
+        return {}
+    name, make = made[case.base]
+    return {name: jnp.asarray(make(), jnp.float32)}
+
+
+def value_and_gradient(loss: Loss, columns, weights=None, more: Mapping[str, jax.Array] = {}):
     """Of the weighted mean, as a step takes it."""
     shares = jnp.ones(len(columns[0])) if weights is None else weights
 
     def mean(columns):
-        return jnp.sum(loss(columns, {"weights": shares}) * shares) / jnp.sum(shares)
+        return jnp.sum(loss(columns, {**more, "weights": shares}) * shares) / jnp.sum(shares)
 
-    return jax.value_and_grad(mean)(columns)
+    return jax.jit(jax.value_and_grad(mean))(columns)
 
 
 def test_triplets_by_hand() -> None:
@@ -85,40 +142,68 @@ def test_a_matryoshka_is_the_weighted_sum_over_prefixes() -> None:
     np.testing.assert_allclose(matryoshka(loss, [8, 3], [2, 0.5])(columns, {}), expected, rtol=1e-5)
 
 
-@pytest.mark.parametrize("name", CASES)
-def test_a_loss_needs_no_trainer(name) -> None:
-    """Called with embeddings alone, it is that of a batch in which every row counts, jitted or not."""
-    columns, loss = embeddings(), CASES[name].loss
-    expected = loss(columns, {"weights": jnp.ones(B)})
+@pytest.mark.parametrize(("name", "texts"), ALL_SIZES)
+def test_a_loss_needs_no_trainer(name, texts) -> None:
+    """Called without weights, it is that of a batch in which every row counts, jitted or not."""
+    columns, loss, more = embeddings(texts), ALL[name].loss, further(ALL[name], texts)
+    expected = loss(columns, {"weights": jnp.ones(B), **more})
     assert expected.shape == (B,) and expected.dtype == jnp.float32
-    np.testing.assert_array_equal(loss(columns, {}), expected)
-    np.testing.assert_allclose(jax.jit(loss)(columns, {"score": jnp.ones(B)}), expected, rtol=1e-5, atol=1e-6)
+    np.testing.assert_array_equal(loss(columns, more), expected)
+    np.testing.assert_allclose(jax.jit(loss)(columns, {"other": jnp.ones(B), **more}), expected, rtol=1e-5, atol=1e-6)
 
 
-@pytest.mark.parametrize("name", CASES)
+@pytest.mark.parametrize("name", ALL)
 def test_the_gradient_is_finite_where_texts_are_the_same(name) -> None:
-    anchor = embeddings()[0]
-    for columns in [(anchor, anchor, anchor), (anchor, anchor, -anchor)]:
-        _, gradients = value_and_gradient(CASES[name].loss, columns)
-        assert all(np.isfinite(gradient).all() for gradient in gradients)
+    """In a row, and in all of them; and where the guide or the teacher holds them to be."""
+    anchor, texts = embeddings()[0], ALL[name].texts[-1]
+    more = further(ALL[name], texts)
+    same = {key: jnp.ones_like(value) for key, value in more.items()}
+    gradient_of = jax.jit(jax.value_and_grad(lambda columns, more: ALL[name].loss(columns, more).mean()))
+    for columns in [(anchor,) * texts, (*(anchor,) * (texts - 1), -anchor), (jnp.ones_like(anchor),) * texts]:
+        for each in (more, same):
+            value, gradients = gradient_of(columns, each)
+            assert np.isfinite(value) and all(np.isfinite(gradient).all() for gradient in gradients)
 
 
-@pytest.mark.parametrize("name", CASES)
-def test_rows_of_weight_0_change_nothing(name) -> None:
-    columns, loss = embeddings(), CASES[name].loss
+@pytest.mark.parametrize(("name", "texts"), ALL_SIZES)
+def test_rows_of_weight_0_change_nothing(name, texts) -> None:
+    columns, loss, more = embeddings(texts), ALL[name].loss, further(ALL[name], texts)
     padded = tuple(jnp.concatenate([x, x[:3] + 1]) for x in columns)
     weights = jnp.concatenate([jnp.ones(B), jnp.zeros(3)])
-    value, gradients = value_and_gradient(loss, columns)
-    padded_value, padded_gradients = value_and_gradient(loss, padded, weights)
-    np.testing.assert_allclose(padded_value, value, rtol=1e-6)
+    value, gradients = value_and_gradient(loss, columns, more=more)
+    more = {key: jnp.concatenate([each, each[3:] - 1]) for key, each in more.items()}
+    padded_value, padded_gradients = value_and_gradient(loss, padded, weights, more)
+    np.testing.assert_allclose(padded_value, value, rtol=2e-6)
     for found, expected in zip(padded_gradients, gradients, strict=True):
         np.testing.assert_allclose(found[:B], expected, rtol=1e-5, atol=1e-6)
         assert not found[B:].any()
 
 
-def test_what_cannot_be_is_refused() -> None:
-    with pytest.raises(StellaError, match="needs a negative"):
-        triplet(embeddings(2))
+@pytest.mark.parametrize(
+    ("loss", "texts", "columns", "words"),
+    [
+        (triplet, 2, {}, "needs a negative"),
+        (triplet, 4, {}, "4 columns of texts; it takes three"),
+        (cosent, 3, {"score": (B,)}, "cosent: 3 columns of texts"),
+        (cosent, 2, {}, "cosent: there is no column 'score'"),
+        (cosent, 2, {"score": (B, 3)}, r"'score' is of shape \(3,\)"),
+        (margin_mse, 2, {"score": (B,)}, "needs an anchor, a positive and a negative"),
+        (margin_mse, 3, {"score": (B, 4)}, "'score' has 4 numbers a row for 1 negatives; give 2"),
+        (kl_distillation, 3, {"score": (B,)}, "kl_distillation: the column 'score' is of shape"),
+        (partial(kl_distillation, similarity="euclidean"), 3, {"score": (B, 2)}, "unknown similarity 'euclidean'"),
+        (gist_embed, 2, {}, "there is no column 'guide'"),
+        (gist_embed, 3, {"guide": (B, 2, 5)}, "for each of its 3 texts"),
+        (partial(gist_embed, margin_strategy="some"), 2, {"guide": (B, 2, 5)}, "unknown margin_strategy 'some'"),
+        (stella, 1, {}, "there is no column 'teacher'"),
+        (stella, 2, {"teacher": (B, E)}, "a vector for each of its 2 texts"),
+    ],
+)
+def test_what_a_loss_cannot_do_with_is_refused(loss, texts, columns, words) -> None:
+    with pytest.raises(StellaError, match=words):
+        loss(embeddings(texts), {name: jnp.ones(shape) for name, shape in columns.items()})
+
+
+def test_a_prefix_that_is_longer_than_an_embedding_is_refused() -> None:
     with pytest.raises(StellaError, match=r"loss\.matryoshka_dims: 25"):
         matryoshka(triplet, (24, 25))(embeddings(), {})
 
@@ -135,24 +220,53 @@ def torch():
 
 
 def peer_loss(torch, losses, case: Case):
+    from transformers import PreTrainedTokenizerBase
+
+    class NoTokenizer(PreTrainedTokenizerBase):
+        def __init__(self):
+            pass
+
+        def get_vocab(self):
+            return {}
+
+        def __getattr__(self, name):
+            raise AttributeError(name)
+
     class Model(torch.nn.Module):
         """Embeddings in, embeddings out."""
 
+        max_seq_length = 1
+        tokenizer = NoTokenizer()
+
+        def __init__(self, key="embedding"):
+            super().__init__()
+            self.key = key
+
         def forward(self, features):
-            return dict(features)
+            return {"sentence_embedding": features[self.key]}
 
         def get_embedding_dimension(self):
             return E
 
-    model, options = Model(), case.options
+    model, options = Model(), dict(case.options)
+    if "similarity" in options:
+        name = {"dot": "pairwise_dot_score", "cosine": "pairwise_cos_sim"}[options.pop("similarity")]
+        from sentence_transformers import util
+
+        options["similarity_fct"] = getattr(util, name)
     if case.base is triplet:
         metric = getattr(losses.TripletDistanceMetric, options.get("distance", "euclidean").upper())
         peer = losses.TripletLoss(model, distance_metric=metric, triplet_margin=options["margin"])
-    else:
+    elif case.base is multiple_negatives_ranking:
         more: dict[str, Any] = {"scale": options.get("scale", 20.0)}
         if options.get("symmetric"):
             more |= {"directions": ("query_to_doc", "doc_to_query"), "partition_mode": "per_direction"}
         peer = losses.MultipleNegativesRankingLoss(model, **more)
+    elif case.base is gist_embed:
+        peer = losses.GISTEmbedLoss(model, Model("guide"), **options)
+    else:
+        kind = {cosent: "CoSENTLoss", margin_mse: "MarginMSELoss", kl_distillation: "DistillKLDivLoss"}[case.base]
+        peer = getattr(losses, kind)(model, **options)
     if case.dims:
         weights = case.weights and list(case.weights)
         return losses.MatryoshkaLoss(model, peer, matryoshka_dims=list(case.dims), matryoshka_weights=weights)
@@ -160,21 +274,21 @@ def peer_loss(torch, losses, case: Case):
 
 
 @pytest.mark.torch
-@pytest.mark.parametrize(
-    ("name", "columns"),
-    [(name, n) for name in CASES for n in (2, 3, 4) if n == 3 or "triplet" not in name],
-)
-def test_value_and_gradient_are_those_of_sentence_transformers(torch, name, columns) -> None:
-    ours = embeddings(columns)
+@pytest.mark.parametrize("rows", [B, *(pytest.param(rows, marks=pytest.mark.soak) for rows in (2, 33))])
+@pytest.mark.parametrize(("name", "texts"), SIZES)
+def test_value_and_gradient_are_those_of_sentence_transformers(torch, name, texts, rows) -> None:
+    ours, more = embeddings(texts, rows), further(CASES[name], texts, rows)
     theirs = [torch[0].tensor(np.asarray(x), requires_grad=True) for x in ours]
-    expected = peer_loss(torch[0], torch[1], CASES[name])(
-        [{"sentence_embedding": x} for x in theirs], torch[0].empty(0)
-    )
+    guides = [torch[0].tensor(np.asarray(more["guide"][:, i])) if "guide" in more else None for i in range(texts)]
+    score = torch[0].tensor(np.asarray(more["score"])) if "score" in more else torch[0].empty(0)
+    features = [{"embedding": x, "guide": guide} for x, guide in zip(theirs, guides, strict=True)]
+    expected = peer_loss(torch[0], torch[1], CASES[name])(features, score)
     expected.backward()
-    value, gradients = value_and_gradient(CASES[name].loss, ours)
-    np.testing.assert_allclose(value, expected.item(), rtol=1e-5)
+    value, gradients = value_and_gradient(CASES[name].loss, ours, more=more)
+    np.testing.assert_allclose(value, expected.item(), rtol=1e-5, atol=1e-6)
     for found, peer in zip(gradients, theirs, strict=True):
-        np.testing.assert_allclose(found, peer.grad.numpy(), rtol=1e-5, atol=1e-6)
+        scale = max(1.0, float(peer.grad.abs().max()))
+        np.testing.assert_allclose(found, peer.grad.numpy(), rtol=1e-5, atol=1e-6 * scale)
 
 
 @pytest.mark.torch
@@ -207,3 +321,55 @@ def test_value_and_gradient_are_those_of_autograd_in_float64(torch, distance, sy
     np.testing.assert_allclose(value, expected.item(), rtol=1e-5)
     for found, peer in zip(gradients, theirs, strict=True):
         np.testing.assert_allclose(found, peer.grad.numpy(), rtol=1e-4, atol=1e-5)
+
+
+def stella_in_float64(torch, texts, teacher, dims):
+    """The terms for all texts (N, E), written as they are defined: every two of the pairs, one by one."""
+    student, teacher = torch.cat(texts), torch.nn.functional.normalize(teacher, dim=-1)
+    cosine = (1 - torch.cosine_similarity(student, teacher)).mean()
+    expected, n = teacher @ teacher.T, len(student)
+    pairs = [(i, j) for i in range(n) for j in range(i + 1, n)]
+    squares, hinges = [], []
+    for dim in dims:
+        unit = torch.nn.functional.normalize(student[:, :dim], dim=-1)
+        found = unit @ unit.T
+        squares.append(((found - expected) ** 2).mean())
+        twos = [(one, two) for k, one in enumerate(pairs) for two in pairs[k + 1 :]]
+        first, second = (torch.stack([found[pair[which]] for pair in twos]) for which in (0, 1))
+        first_is_nearer = torch.tensor([bool(expected[one] > expected[two]) for one, two in twos])
+        apart = torch.where(first_is_nearer, second - first, first - second)
+        hinges.append(torch.clamp(apart + 0.015, min=0).mean())
+    return 10 * cosine + 200 * sum(squares) / len(dims) + 20 * sum(hinges) / len(dims)
+
+
+@pytest.mark.torch
+@pytest.mark.parametrize("texts", [1, 2])
+@pytest.mark.parametrize("dims", [(), (24, 12, 5)])
+def test_stella_s_distillation_is_its_formula_in_float64(torch, texts, dims) -> None:
+    torch, columns = torch[0], embeddings(texts)
+    teacher = further(Case(stella), texts)["teacher"]
+    theirs = [torch.tensor(np.asarray(x), dtype=torch.float64, requires_grad=True) for x in columns]
+    joined = np.concatenate([np.asarray(teacher).reshape(B, texts, E)[:, i] for i in range(texts)])
+    expected = stella_in_float64(torch, theirs, torch.tensor(joined, dtype=torch.float64), dims or (E,))
+    expected.backward()
+    loss = partial(stella, matryoshka_dims=dims)
+    value, gradients = value_and_gradient(loss, columns, more={"teacher": teacher})
+    np.testing.assert_allclose(value, expected.item(), rtol=1e-5)
+    for found, peer in zip(gradients, theirs, strict=True):
+        np.testing.assert_allclose(found, peer.grad.numpy(), rtol=1e-4, atol=1e-4)
+
+
+def test_stella_s_comparisons_are_made_in_blocks(monkeypatch) -> None:
+    columns, more = embeddings(1, 9), further(Case(stella), 1, 9)
+    value, gradients = value_and_gradient(stella, columns, more=more)
+    monkeypatch.setattr("train.losses.distillation.BLOCK", 200)  # 5 of the 36 pairs at a time
+    again, gradients_again = value_and_gradient(partial(stella), columns, more=more)
+    np.testing.assert_allclose(again, value, rtol=1e-6)
+    np.testing.assert_allclose(gradients_again[0], gradients[0], rtol=1e-5, atol=1e-5)
+
+
+def test_without_the_cosine_term_a_teacher_may_have_another_dimension() -> None:
+    columns, teacher = embeddings(1), jnp.asarray(np.random.default_rng(0).standard_normal((B, 40)), jnp.float32)
+    with pytest.raises(StellaError, match=r"40 numbers and the student's 24; .*new_head\.dim"):
+        stella(columns, {"teacher": teacher})
+    assert np.isfinite(stella(columns, {"teacher": teacher}, cosine_weight=0.0)).all()

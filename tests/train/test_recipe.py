@@ -3,12 +3,13 @@
 import dataclasses
 import json
 import tomllib
+from inspect import signature
 from pathlib import Path
 
 import pytest
 
 from stella_jax import StellaError
-from train.recipe import NewHeadSection, Recipe, read_recipe, recipe_of, to_toml
+from train.recipe import LOSS_KEYS, NewHeadSection, Recipe, read_recipe, recipe_of, to_toml
 
 OWN = """
 model = "tiny"
@@ -86,7 +87,7 @@ def read(tmp_path: Path):
 def test_what_is_left_out_has_its_default(read):
     recipe = read(LEAST)
     assert (recipe.seed, recipe.dim, recipe.data.eval) == (42, None, None)
-    assert (recipe.loss.name, recipe.loss.distance, recipe.loss.margin) == ("triplet", "euclidean", 5.0)
+    assert (recipe.loss.name, recipe.loss.distance, recipe.loss.margin) == ("triplet", None, None)
     assert (recipe.loop.epochs, recipe.loop.batch_size, recipe.loop.eval_every) == (3, 16, "epoch")
     assert recipe.optimizer.learning_rate == 2e-5
 
@@ -116,7 +117,17 @@ def test_every_key_of_a_loss_and_a_head_of_ones_own(read):
 def test_the_arguments_of_a_built_in_are_its_keys(read):
     assert read(FULL).loss.arguments() == {"distance": "euclidean", "margin": 5.0}
     ranking = read(LEAST, "loss.name=multiple_negatives_ranking", "loss.symmetric=true").loss
-    assert ranking.arguments() == {"scale": 20.0, "symmetric": True}
+    assert ranking.arguments() == {"symmetric": True}
+
+
+def test_the_keys_of_a_loss_are_the_keyword_arguments_of_its_function():
+    from train.losses import BUILT_IN
+
+    for name, spec in BUILT_IN.items():
+        parameters = signature(spec.function).parameters.values()
+        names = {each.name for each in parameters if each.kind is each.KEYWORD_ONLY} - {"matryoshka_dims"}
+        assert {*LOSS_KEYS[name]} == names
+    assert LOSS_KEYS.keys() == BUILT_IN.keys()
 
 
 def test_a_recipe_is_frozen(read):
@@ -206,7 +217,19 @@ def test_overrides_make_sections(read):
         ("loss.scale=nan", "loss.scale = nan must be a number above 0"),
         ("loss.matryoshka_dims=32", "loss.matryoshka_dims = 32 must be a list"),
         ("loss.matryoshka_dims=[32, 0]", "loss.matryoshka_dims[1] = 0 must be a whole number"),
-        ("loss.mini_batch=4", "loss.mini_batch goes with loss.name = 'multiple_negatives_ranking'"),
+        (
+            "loss.symmetric=true",
+            "loss.symmetric goes with loss.name = 'multiple_negatives_ranking', not with 'triplet'",
+        ),
+        ("loss.temperature=1", "loss.temperature goes with loss.name = 'gist_embed' or 'kl_distillation', not"),
+        ("loss.temperature=0", "loss.temperature = 0 must be a number above 0"),
+        ("loss={name='gist_embed', guide='tiny', margin_strategy='some'}", "must be 'absolute' or 'relative'"),
+        ("loss.name=gist_embed", "needs a guide; name a checkpoint in loss.guide"),
+        ("loss.guide=tiny", "loss.guide goes with loss.name = 'gist_embed' or a function of your own"),
+        (
+            "loss={name='stella_distillation', matryoshka_dims=[4], matryoshka_weights=[1]}",
+            "loss.matryoshka_weights: 'stella_distillation' weighs its prefixes alike",
+        ),
         ("loss=triplet", "loss = 'triplet' must be a section, [loss]"),
         ("optimizer.learning_rate=0", "optimizer.learning_rate = 0 must be a number above 0"),
         ("optimizer.learning_rate='2e-5'", "optimizer.learning_rate = '2e-5' must be a number above 0"),

@@ -5,8 +5,10 @@ from pathlib import Path
 import pytest
 
 from train.data import read_dataset
+from train.loss_lookup import loss_spec
 from train.plans import BatchPlan
-from train.recipe import read_recipe
+from train.recipe import SPLITS, read_recipe
+from train.sets import needs_of
 
 ROOT = Path(__file__).parent.parent.parent
 RECIPES = sorted([*(ROOT / "train/recipes").glob("*.toml"), *(ROOT / "tools/tiny").glob("*.toml")])
@@ -15,9 +17,10 @@ RECIPES = sorted([*(ROOT / "train/recipes").glob("*.toml"), *(ROOT / "tools/tiny
 @pytest.mark.parametrize("path", RECIPES, ids=lambda path: path.stem)
 def test_it_is_sound_and_its_rows_are_there(path):
     recipe = read_recipe(path)
-    for split in (recipe.data.train, recipe.data.eval, recipe.data.test):
-        if split and split.startswith("examples/"):
-            assert len(read_dataset(ROOT / split, need_negatives=recipe.loss.name == "triplet")) >= 11
+    needs = needs_of(recipe.loss.name, loss_spec(recipe.loss))
+    for path in (each.path for split in SPLITS for each in recipe.data.sets_of(split)):
+        if str(path).startswith("examples/"):
+            assert len(read_dataset(ROOT / str(path), needs)) >= 11
 
 
 def test_wordnet_is_ten_thousand_triplets_and_no_positive_of_another_split():
@@ -26,7 +29,7 @@ def test_wordnet_is_ten_thousand_triplets_and_no_positive_of_another_split():
     assert [len(rows) for rows in splits] == [10_000, 1000, 1000]
     glosses = [set(rows.texts["positive"]) for rows in splits]
     assert len(glosses[0] & (glosses[1] | glosses[2])) <= 6
-    assert BatchPlan(splits[0], 64, "no_duplicates", 42, 3).steps == 3 * 157
+    assert BatchPlan([splits[0]], 64, "no_duplicates", 42, 3).steps == 3 * 157
 
 
 def test_porsche_is_as_its_model_card_says():

@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 from paths import GOLDENS
 from shapes import SHAPES
+from test_losses import stella_in_float64
 
 from stella_jax import load
 from train import Batcher, StepConfig, losses, make_step, optimizers
@@ -21,12 +22,33 @@ TRIPLETS = [
     json.loads(line) for line in (GOLDENS.parent.parent / "examples/porsche_triplets.jsonl").read_text().splitlines()
 ]
 DIMS = (32, 16)
+HIDDEN = SHAPES["stella-like"].hidden
+# Fifty steps each.
 LOSSES = {
     "triplet_euclidean": losses.triplet,
     "triplet_manhattan": partial(losses.triplet, distance="manhattan"),
     "triplet_cosine": partial(losses.triplet, distance="cosine", margin=0.5),
     "multiple_negatives_ranking": losses.multiple_negatives_ranking,
     "matryoshka": losses.matryoshka(losses.multiple_negatives_ranking, DIMS),
+}
+
+
+# Ten steps each: columns of texts, numbers of a further column a row, and the loss.
+SCORED = {
+    "several_negatives": (4, "", (), losses.multiple_negatives_ranking),
+    "cosent": (2, "score", (), losses.cosent),
+    "cosent_matryoshka": (2, "score", (), losses.matryoshka(losses.cosent, DIMS)),
+    "margin_mse": (3, "score", (2,), losses.margin_mse),
+    "margin_mse_several": (4, "score", (3,), losses.margin_mse),
+    "kl_distillation": (4, "score", (3,), partial(losses.kl_distillation, similarity="cosine", temperature=0.5)),
+    "gist_embed": (3, "", (), partial(losses.gist_embed, temperature=0.05)),
+    "gist_embed_relative": (
+        2,
+        "",
+        (),
+        partial(losses.gist_embed, margin_strategy="relative", margin=0.1, temperature=0.1),
+    ),
+    "stella_distillation": (1, "teacher", (HIDDEN,), partial(losses.stella_distillation, matryoshka_dims=DIMS)),
 }
 
 
@@ -46,38 +68,78 @@ def checkpoint(peers, tmp_path_factory):
     return peers[0].save(model, tmp_path_factory.mktemp("stella"), GOLDENS / "stella")
 
 
-def texts(step: int) -> list[list[str]]:
+@pytest.fixture(scope="module")
+def guide(peers, tmp_path_factory):
+    """Other weights with the same tokenizer."""
+    model = peers[0].random_model(SHAPES["stella-like"], seed=1)
+    return peers[0].save(model, tmp_path_factory.mktemp("guide"), GOLDENS / "stella")
+
+
+def batch_of(name: str, step: int) -> tuple[list[list[str]], dict[str, np.ndarray]]:
+    """Texts and further columns; a second negative is the next row's."""
     rows = [TRIPLETS[(BATCH_SIZE * step + i) % len(TRIPLETS)] for i in range(BATCH_SIZE)]
-    return [[row[column] for row in rows] for column in ("anchor", "positive", "negative")]
+    columns = [[row[column] for row in rows] for column in ("anchor", "positive", "negative")]
+    texts, column, shape, _ = SCORED.get(name, (3, "", (), None))
+    numbers = np.random.default_rng(step).standard_normal((BATCH_SIZE, *shape), np.float32)
+    return [*columns, columns[2][1:] + columns[2][:1]][:texts], {column: numbers} if column else {}
 
 
-def our_log(checkpoint, name: str, steps: int) -> list[tuple[float, float]]:
+def our_log(checkpoint, guide, name: str, steps: int) -> list[tuple[float, float]]:
     model = load(checkpoint)
     optimizer = optimizers.from_recipe(ADAMW, model.params(), steps)
-    state, step = make_step(model, LOSSES[name], optimizer.transformation, StepConfig(dropout=False))
-    batcher = Batcher.for_model(model, BATCH_SIZE).fit([texts(number) for number in range(steps)], all_seen=True)
+    loss = LOSSES[name] if name in LOSSES else SCORED[name][3]
+    guided = load(guide) if name.startswith("gist") else None
+    state, step = make_step(model, loss, optimizer.transformation, StepConfig(dropout=False), guide=guided)
+    work = [batch_of(name, number) for number in range(steps)]
+    batcher = Batcher.for_model(model, BATCH_SIZE).fit([texts for texts, _ in work], all_seen=True)
     log = []
-    for number in range(steps):
-        state, metrics = step(state, batcher(texts(number)))
+    for texts, columns in work:
+        state, metrics = step(state, batcher(texts, columns))
         log.append((float(metrics["loss"]), float(metrics["grad_norm"])))
     return log
 
 
-def their_log(peers, losses, checkpoint, name: str, steps: int) -> list[tuple[float, float]]:
-    torch = peers.torch
+def their_model(peers, checkpoint):
     # In float64: torch's own float32 is up to 4e-4 from it after 50 steps.
     model = peers.sentence_transformer(checkpoint, pooling="mean", dense=None, normalize=False).double()
     model.max_seq_length = peers.MAX_LENGTH
-    model.eval()  # no dropout
+    return model.eval()  # no dropout
+
+
+def their_loss(peers, losses, model, guide, name: str):
+    from sentence_transformers.util import pairwise_cos_sim
+
     distance = losses.TripletDistanceMetric
-    ranking = losses.MultipleNegativesRankingLoss(model)
-    loss = {
-        "triplet_euclidean": losses.TripletLoss(model),
-        "triplet_manhattan": losses.TripletLoss(model, distance_metric=distance.MANHATTAN),
-        "triplet_cosine": losses.TripletLoss(model, distance_metric=distance.COSINE, triplet_margin=0.5),
-        "multiple_negatives_ranking": ranking,
-        "matryoshka": losses.MatryoshkaLoss(model, ranking, list(DIMS)),
-    }[name]
+    ranking, cosent = losses.MultipleNegativesRankingLoss(model), losses.CoSENTLoss(model)
+
+    def gist(**options):
+        return losses.GISTEmbedLoss(model, their_model(peers, guide), **options)
+
+    def stella(features, teacher):
+        texts = [model(each)["sentence_embedding"] for each in features]
+        return stella_in_float64(peers.torch, texts, teacher, DIMS)
+
+    return {
+        "triplet_euclidean": lambda: losses.TripletLoss(model),
+        "triplet_manhattan": lambda: losses.TripletLoss(model, distance_metric=distance.MANHATTAN),
+        "triplet_cosine": lambda: losses.TripletLoss(model, distance_metric=distance.COSINE, triplet_margin=0.5),
+        "multiple_negatives_ranking": lambda: ranking,
+        "several_negatives": lambda: ranking,
+        "matryoshka": lambda: losses.MatryoshkaLoss(model, ranking, list(DIMS)),
+        "cosent": lambda: cosent,
+        "cosent_matryoshka": lambda: losses.MatryoshkaLoss(model, cosent, list(DIMS)),
+        "margin_mse": lambda: losses.MarginMSELoss(model),
+        "margin_mse_several": lambda: losses.MarginMSELoss(model),
+        "kl_distillation": lambda: losses.DistillKLDivLoss(model, temperature=0.5, similarity_fct=pairwise_cos_sim),
+        "gist_embed": lambda: gist(temperature=0.05),
+        "gist_embed_relative": lambda: gist(margin_strategy="relative", margin=0.1, temperature=0.1),
+        "stella_distillation": lambda: stella,
+    }[name]()
+
+
+def their_log(peers, losses, checkpoint, guide, name: str, steps: int) -> list[tuple[float, float]]:
+    torch, model = peers.torch, their_model(peers, checkpoint)
+    loss = their_loss(peers, losses, model, guide, name)
     named = list(model.named_parameters())
     free = [parameter for name, parameter in named if name.endswith("bias") or "norm" in name.lower() or "_ln" in name]
     rest = [parameter for _, parameter in named if not any(parameter is each for each in free)]
@@ -88,7 +150,9 @@ def their_log(peers, losses, checkpoint, name: str, steps: int) -> list[tuple[fl
     )
     log = []
     for step in range(steps):
-        value = loss([model.preprocess(column) for column in texts(step)], torch.empty(0))
+        texts, columns = batch_of(name, step)
+        numbers = torch.tensor(np.asarray(next(iter(columns.values()), [])), dtype=torch.float64)
+        value = loss([model.preprocess(column) for column in texts], numbers)
         optimizer.zero_grad()
         value.backward()
         norm = torch.nn.utils.clip_grad_norm_(model.parameters(), ADAMW.max_grad_norm)
@@ -99,14 +163,24 @@ def their_log(peers, losses, checkpoint, name: str, steps: int) -> list[tuple[fl
     return log
 
 
-@pytest.mark.parametrize("name", LOSSES)
-def test_fifty_steps(peers, checkpoint, name: str) -> None:
-    steps = 50
-    ours, theirs = (
-        np.array(log)
-        for log in (our_log(checkpoint, name, steps), their_log(peers[0], peers[1], checkpoint, name, steps))
-    )
-    assert theirs[-5:, 0].mean() < 0.5 * theirs[0, 0]  # it learned
+def both(peers, checkpoint, guide, name: str, steps: int) -> tuple[np.ndarray, np.ndarray]:
+    """Loss and gradient norm of each step, (steps, 2): ours and theirs."""
+    ours = np.array(our_log(checkpoint, guide, name, steps))
+    theirs = np.array(their_log(peers[0], peers[1], checkpoint, guide, name, steps))
     print(f"{name}, {steps} steps: largest difference of loss and gradient norm {np.abs(ours - theirs).max(axis=0)},")
     print(f"relative where they are above 0.1 {(np.abs(ours - theirs) / np.maximum(np.abs(theirs), 0.1)).max(axis=0)}")
+    return ours, theirs
+
+
+@pytest.mark.parametrize("name", SCORED)
+def test_ten_steps(peers, checkpoint, guide, name: str) -> None:
+    ours, theirs = both(peers, checkpoint, guide, name, 10)
+    assert (theirs[:, 1] > 0).all()
+    np.testing.assert_allclose(ours, theirs, rtol=1e-4, atol=1e-5)
+
+
+@pytest.mark.parametrize("name", LOSSES)
+def test_fifty_steps(peers, checkpoint, guide, name: str) -> None:
+    ours, theirs = both(peers, checkpoint, guide, name, 50)
+    assert theirs[-5:, 0].mean() < 0.5 * theirs[0, 0]  # it learned
     np.testing.assert_allclose(ours, theirs, rtol=1e-4, atol=1e-5)

@@ -1,0 +1,44 @@
+"""Distillation as stella was trained: one model takes the place of two teachers.
+
+    python examples/distil.py OUTPUT
+
+The teachers are two heads of `tiny`, 64 and 32 numbers; the student gets a new head of 96, and learns their vectors of
+300 texts, which embedding jobs wrote. train/recipes/distill.toml is a recipe's file of the same kind.
+"""
+
+import sys
+from pathlib import Path
+
+from stella_jax.cli import main as stella_jax
+from stella_jax.job.stop import GracefulShutdown
+from train.loop import train
+from train.metrics import read_lines
+from train.recipe import recipe_of
+
+CORPUS = str(Path(__file__).parent / "corpus.jsonl")  # rows of an id and a text
+
+
+def main(output: str) -> None:
+    teachers = [f"{output}/teacher-{dim}" for dim in (64, 32)]
+    for dim, teacher in zip(("64", "32"), teachers, strict=True):
+        if stella_jax(["embed", CORPUS, "--out", teacher, "--dim", dim, "--no-progress"]):
+            sys.exit(1)
+    texts = {"path": CORPUS, "columns": {"anchor": "text"}, "teachers": teachers}
+    recipe = {
+        "model": "tiny",
+        "new_head": {"dim": 96},
+        "output": f"{output}/student",
+        "data": {"sets": [texts, texts | {"split": "eval"}], "max_length": 64},
+        "loss": {"name": "stella_distillation", "matryoshka_dims": [96, 48]},
+        "optimizer": {"learning_rate": 1e-2, "train_only": ["head/*"]},
+        "loop": {"epochs": 4, "batch_size": 32},
+    }
+    print(train(recipe_of(recipe), GracefulShutdown(grace=float("inf"))))
+    losses = [line["eval"]["loss"] for line in read_lines(Path(recipe["output"], "metrics.jsonl")) if "eval" in line]
+    print(f"distance from the teachers: {losses[0]:.2f} before, {losses[-1]:.2f} after")
+
+
+if __name__ == "__main__":
+    if len(sys.argv) != 2:
+        sys.exit(__doc__)
+    main(sys.argv[1])

@@ -1,0 +1,47 @@
+"""A loss of one's own in a recipe: `tiny` on eleven triplets.
+
+    python examples/own_loss.py OUTPUT
+
+The loss is a function in a file, here this one; `[loss] name = "own_loss:hardest"` in a recipe's file does the same as
+the recipe below.
+"""
+
+import sys
+from pathlib import Path
+
+import jax
+import jax.numpy as jnp
+
+from stella_jax.job.stop import GracefulShutdown
+from train.loop import train
+from train.recipe import recipe_of
+
+TRIPLETS = str(Path(__file__).parent / "porsche_triplets.jsonl")
+
+
+def hardest(embeddings, columns, margin=0.2):
+    """A hinge of each anchor's positive against the nearest of all negatives in the batch, by cosine."""
+    anchor, positive, negative = (x / jnp.linalg.norm(x, axis=1, keepdims=True) for x in embeddings)
+    scores = anchor @ negative.T
+    # Rows of weight 0 fill a short batch up; a loss that compares rows leaves them out.
+    scores = jnp.where(columns["weights"][None] > 0, scores, -1.0)
+    return jax.nn.relu(scores.max(axis=1) - jnp.sum(anchor * positive, axis=1) + margin)
+
+
+def main(output: str) -> None:
+    recipe = {
+        "model": "tiny",
+        "dim": 64,
+        "output": output,
+        "data": {"train": TRIPLETS, "eval": TRIPLETS},
+        "loss": {"name": "own_loss:hardest", "args": {"margin": 0.3}},
+        "optimizer": {"learning_rate": 1e-3},
+        "loop": {"epochs": 10, "batch_size": 8},
+    }
+    print(train(recipe_of(recipe), GracefulShutdown(grace=float("inf"))))
+
+
+if __name__ == "__main__":
+    if len(sys.argv) != 2:
+        sys.exit(__doc__)
+    main(sys.argv[1])

@@ -1,0 +1,38 @@
+"""A part of a batch through a model: the embeddings of each column of its texts."""
+
+from collections.abc import Callable
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+
+from stella_jax.embedding_model import EmbeddingModel
+from stella_jax.model import Dropout
+from train.batches import Batch
+from train.losses import Embeddings
+
+
+def embed_part(
+    model: EmbeddingModel,
+    part: Batch,
+    dropout: Callable[[int], Dropout | None] = lambda group: None,
+    remat_policy: Any = None,
+) -> Embeddings:
+    """Embeddings (B, E) of each column.
+
+    Args:
+      part: a batch whose arrays have no axis of parts.
+      dropout: of each group of texts, by its number.
+      remat_policy: as in `stella_jax.model.Encoder`.
+    """
+    groups = [
+        model(ids, lengths, dropout(i), remat_policy)
+        for i, (ids, lengths) in enumerate(zip(part.ids, part.lengths, strict=True))
+    ]
+    texts = jnp.concatenate(groups)
+    return tuple(texts[part.places[:, column]] for column in range(part.places.shape[1]))
+
+
+def embed_parts(model: EmbeddingModel, batch: Batch) -> jax.Array:
+    """Embeddings (A, B, C, E) of all texts of a batch, one part in memory at a time."""
+    return jax.lax.map(lambda part: jnp.stack(embed_part(model, part), axis=1), batch)

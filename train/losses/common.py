@@ -1,0 +1,44 @@
+"""What all losses share: their types, and which rows count.
+
+Axes: B rows, E embedding dimension; n columns of candidates (positives, negatives), c rows of each.
+"""
+
+from collections.abc import Callable, Mapping, Sequence
+from types import MappingProxyType
+
+import jax
+import jax.numpy as jnp
+
+from stella_jax.errors import StellaError
+from stella_jax.heads import normalize
+
+Embeddings = tuple[jax.Array, ...]
+Columns = Mapping[str, jax.Array]
+Loss = Callable[[Embeddings, Columns], jax.Array]
+
+NO_COLUMNS: Columns = MappingProxyType({})
+
+# A score below all others: its exponential is 0, and 0 times it is 0.
+NOT_A_CANDIDATE = -1e30
+
+
+def counted(columns: Columns, rows: int) -> jax.Array:
+    """(B,) float32, 1 for a row and 0 for one that only fills the batch; without "weights", every row counts."""
+    return (columns["weights"] > 0).astype(jnp.float32) if "weights" in columns else jnp.ones(rows)
+
+
+def column(columns: Columns, name: str, loss: str) -> jax.Array:
+    """A further column that a loss needs.
+
+    Raises:
+      StellaError: it is not there.
+    """
+    if name not in columns:
+        raise StellaError(f"loss {loss}: there is no column {name!r}; add it to each row.")
+    return columns[name]
+
+
+def cosines(a: jax.Array, others: Sequence[jax.Array]) -> jax.Array:
+    """Cosines (B, n, c) of each row of a (B, E) with all rows of n others (c, E)."""
+    # Others along an axis of their own: joined along B, rows would change devices.
+    return jnp.einsum("be,nce->bnc", normalize(a), normalize(jnp.stack(others)), precision="highest")

@@ -1,0 +1,82 @@
+"""A column of texts, held as Arrow strings and read as a sequence of str."""
+
+from collections.abc import Iterator, Sequence
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+
+from stella_jax.job.columns import RowError
+
+CHUNK_ROWS = 8192
+
+
+class Texts(Sequence[str]):
+    """Texts in memory once, without an object each.
+
+    Attributes:
+      array: of large strings.
+    """
+
+    __slots__ = ("array",)
+
+    def __init__(self, array: pa.ChunkedArray):
+        self.array = array
+
+    def __len__(self) -> int:
+        return len(self.array)
+
+    def __getitem__(self, row: Any) -> Any:
+        """One text, or those of a slice."""
+        return Texts(self.array[row]) if isinstance(row, slice) else self.array[int(row)].as_py()
+
+    def __iter__(self) -> Iterator[str]:
+        for chunk in self.array.chunks:
+            yield from chunk.to_pylist()
+
+    def take(self, rows: Sequence[int] | np.ndarray) -> list[str]:
+        """The texts of some rows."""
+        return [self.array[int(row)].as_py() for row in rows]
+
+
+class TextsBuilder:
+    """Takes the texts of a column one by one; `name` is for errors."""
+
+    def __init__(self, name: str) -> None:
+        self._name = name
+        self._chunks: list[pa.Array] = []
+        self._next: list[str] = []
+
+    def checked(self, value: str | int) -> str:
+        """A row's value as a text; raises RowError where it is empty."""
+        text = str(value)
+        if not text.strip():
+            raise RowError(f"{self._name} is empty")
+        return text
+
+    def append(self, text: str) -> None:
+        self._next.append(text)
+        if len(self._next) == CHUNK_ROWS:
+            self._flush()
+
+    def finish(self) -> Texts:
+        """All of them."""
+        self._flush()
+        return Texts(pa.chunked_array(self._chunks, pa.large_string()))
+
+    def _flush(self) -> None:
+        self._chunks.append(pa.array(self._next, pa.large_string()))
+        self._next = []
+
+
+def texts_of(texts: Sequence[str]) -> Texts:
+    """Texts as such a column."""
+    return Texts(pa.chunked_array([pa.array(texts, pa.large_string())]))
+
+
+def text_codes(columns: Sequence[Texts]) -> np.ndarray:
+    """(rows, columns) int32: a number for each text from 0, the same for the same text in any column."""
+    chunks = [chunk for column in columns for chunk in column.array.chunks]
+    encoded = pa.chunked_array(chunks, pa.large_string()).dictionary_encode()
+    codes = [chunk.indices.to_numpy() for chunk in encoded.chunks]
+    return np.ascontiguousarray(np.concatenate(codes).reshape(len(columns), -1).T)
