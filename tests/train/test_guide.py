@@ -57,7 +57,7 @@ def test_an_evaluation_gives_the_loss_what_the_guide_makes_of_the_texts(tiny) ->
     loss = partial(gist_embed, temperature=0.1)
     guide = tiny.model.with_params({"head/bias": tiny.model.params()["head/bias"] + 1})
     place = (tiny.tokenizer, tiny.config.pad_token_id, tiny.mesh, {})
-    found = Evaluation(tiny.model, *place, loss, 3, guide)(tiny.model.params(), dataset_of(ROWS, ""))
+    found = Evaluation(tiny.model, *place, loss, 3, guide=guide)(tiny.model.params(), dataset_of(ROWS, ""))
     texts = [tiny.encode([row[i] for row in ROWS]) for i in range(3)]
     columns = {"guide": np.stack([vectors + 1 for vectors in texts], axis=1)}
     expected = loss(tuple(map(jnp.asarray, texts)), {"guide": jnp.asarray(columns["guide"])}).mean()

@@ -44,6 +44,8 @@ class Case:
         return matryoshka(loss, self.dims, self.weights) if self.dims else loss
 
 
+UNKNOWN_SIMILARITY: dict[str, Any] = {"similarity": "euclidean"}
+UNKNOWN_STRATEGY: dict[str, Any] = {"margin_strategy": "some"}
 RELATIVE = {"margin_strategy": "relative", "margin": 0.1, "temperature": 0.1}
 CASES = {
     **{
@@ -190,10 +192,10 @@ def test_rows_of_weight_0_change_nothing(name, texts) -> None:
         (margin_mse, 2, {"score": (B,)}, "needs an anchor, a positive and a negative"),
         (margin_mse, 3, {"score": (B, 4)}, "'score' has 4 numbers a row for 1 negatives; give 2"),
         (kl_distillation, 3, {"score": (B,)}, "kl_distillation: the column 'score' is of shape"),
-        (partial(kl_distillation, similarity="euclidean"), 3, {"score": (B, 2)}, "unknown similarity 'euclidean'"),
+        (partial(kl_distillation, **UNKNOWN_SIMILARITY), 3, {"score": (B, 2)}, "unknown similarity 'euclidean'"),
         (gist_embed, 2, {}, "there is no column 'guide'"),
         (gist_embed, 3, {"guide": (B, 2, 5)}, "for each of its 3 texts"),
-        (partial(gist_embed, margin_strategy="some"), 2, {"guide": (B, 2, 5)}, "unknown margin_strategy 'some'"),
+        (partial(gist_embed, **UNKNOWN_STRATEGY), 2, {"guide": (B, 2, 5)}, "unknown margin_strategy 'some'"),
         (stella, 1, {}, "there is no column 'teacher'"),
         (stella, 2, {"teacher": (B, E)}, "a vector for each of its 2 texts"),
     ],

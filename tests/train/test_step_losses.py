@@ -21,7 +21,7 @@ from train.step import State, Step, make_step
 CHECKPOINT = Checkpoint.open(GOLDENS / "stella")
 HEAD = CHECKPOINT.layout.head(None)
 ROWS, STEPS = 16, 2
-DIMS = (HEAD.dim, 16) if HEAD else ()
+DIMS = (CHECKPOINT.layout.default_dim or 0, 16)
 
 # Columns of texts, further columns of so many numbers a row, and the loss.
 LOSSES: dict[str, tuple[int, dict[str, tuple[int, ...]], Any]] = {
@@ -60,7 +60,7 @@ def batch(name: str, step: int, rows: int = ROWS, **options: Any) -> Batch:
 
 def start(name: str, mesh: str | None = None, fsdp: bool = False, head_only: bool = False) -> tuple[State, Step]:
     model = load(mesh, fsdp)
-    trainable = dict.fromkeys(("head/kernel", "head/bias"), True) if head_only else None
+    trainable: Any = dict.fromkeys(("head/kernel", "head/bias"), True) if head_only else None
     guided = guide(mesh) if name.startswith("gist") else None
     return make_step(model, LOSSES[name][2], ADAMW, PLAIN, trainable=trainable, guide=guided)
 
