@@ -70,7 +70,7 @@ def compilations() -> Iterator[list[str]]:
     """Names of the threads in which XLA compiled."""
     threads: list[str] = []
 
-    def listen(event: str, seconds: float, **fields: str | int) -> None:
+    def listen(event: str, duration_secs: float, **fields: str | int) -> None:
         if event == "/jax/core/compile/backend_compile_duration":
             threads.append(threading.current_thread().name)
 
