@@ -63,8 +63,8 @@ def bare_tokenizer(corpus: Path) -> tuple[float, float, float]:
     lengths: list[int] = []
 
     def tokenize() -> None:
-        for i in range(0, len(texts), worker.TOKENIZED_ROWS):
-            encodings = tokenizer.encode_batch_fast(texts[i : i + worker.TOKENIZED_ROWS])
+        for i in range(0, len(texts), worker.LARGEST_CHUNK):
+            encodings = tokenizer.encode_batch_fast(texts[i : i + worker.LARGEST_CHUNK])
             lengths.extend(len(encoding.ids) for encoding in encodings)
 
     seconds, cpu = seconds_of(tokenize)

@@ -16,13 +16,13 @@ class FileType(NamedTuple):
     compression: str | None
 
 
+TYPES = {suffix: FileType(suffix, None) for suffix in SUFFIXES}
+COMPRESSED_TYPES = {
+    suffix + end: FileType(suffix, compression) for suffix in PLAIN for end, compression in COMPRESSIONS.items()
+}
+
+
 def file_type(name: str) -> FileType | None:
     """The type of a file of this name, in upper or lower case; None if it is not supported."""
-    name = name.lower()
-    compression = COMPRESSIONS.get(_suffix(name))
-    suffix = _suffix(name[: name.rfind(".")] if compression else name)
-    return FileType(suffix, compression) if suffix in (PLAIN if compression else SUFFIXES) else None
-
-
-def _suffix(name: str) -> str:
-    return name[name.rfind(".") :] if "." in name else ""
+    stem, dot, last = name.lower().rpartition(".")
+    return TYPES.get(dot + last) or COMPRESSED_TYPES.get(f".{stem.rpartition('.')[2]}.{last}" if "." in stem else "")

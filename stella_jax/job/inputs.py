@@ -1,6 +1,7 @@
 """The input files of a job: listed, not read."""
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections import Counter
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -84,19 +85,21 @@ def open_inputs(paths: Sequence[str | Path], fields: Fields) -> list[InputFile]:
     ]
 
 
-def _names(locations: Sequence[Location]) -> Iterator[str]:
+def _names(locations: Sequence[Location]) -> list[str]:
     """File names, with as many folders before them as tell two inputs apart; the same wherever the job is started."""
-    rivals: dict[str, list[tuple[str, ...]]] = {}
     for location in locations:
         if location.name != location.name.encode(errors="replace").decode():
             raise StellaError(f"{str(location)!r}: the name is not UTF-8; rename the file.")
-        rivals.setdefault(location.name, []).append(location.parts)
-    return (_shortest_name(location, rivals) for location in locations)
-
-
-def _shortest_name(location: Location, rivals: Mapping[str, Sequence[tuple[str, ...]]]) -> str:
-    parts, others = location.parts, rivals[location.name]
-    length = 1
-    while len(others) > 1 and sum(other[-length:] == parts[-length:] for other in others) > 1:
+    names = [location.name for location in locations]
+    length, rivals = 1, _rivals(names, range(len(names)))
+    while rivals:
         length += 1
-    return "/".join(parts[-length:])
+        for i in rivals:
+            names[i] = "/".join(locations[i].parts[-length:])
+        rivals = _rivals(names, rivals)
+    return names
+
+
+def _rivals(names: Sequence[str], among: Sequence[int]) -> list[int]:
+    counts = Counter(names[i] for i in among)
+    return [i for i in among if counts[names[i]] > 1]

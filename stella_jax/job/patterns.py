@@ -73,7 +73,7 @@ def _descend(folder: str, segments: list[str], entries: List) -> Iterator[str]:
     if deep and rest:
         yield from _descend(folder, rest, entries)
     for entry in entries(folder):
-        if not _fits(entry.name, segment):
+        if entry.name.startswith(".") if deep else not _fits(entry.name, segment):
             continue
         path = folder + entry.name
         if not entry.is_folder:

@@ -2,9 +2,10 @@
 
 from array import array
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field
 from itertools import takewhile
 from math import sqrt
+from typing import NamedTuple
 
 import numpy as np
 
@@ -27,11 +28,14 @@ from stella_jax.job.write import part_table, write_part
 from stella_jax.quantization import finite_rows, quantize
 from stella_jax.tokenizer import Tokens
 
-# Texts given to the tokenizer at once: what it builds around the ids of a text is many times their size.
-TOKENIZED_ROWS = 256
+# A part is read and tokenized in chunks of so many rows, the first ones small, so that the device begins at once.
+FIRST_CHUNK, LARGEST_CHUNK = 256, 2048
 
-# Parts read while one is on the device, and parts that wait to be written.
-READ_AHEAD = 1
+# Tokens that the tokenizer gives at once, at most: as a list they take ten times the memory.
+TOKENIZED = 2**20
+
+# Chunks read while one is on the device, and parts that wait to be written.
+READ_AHEAD = 4
 WRITTEN_BEHIND = 1
 
 # Rows whose parts may be open at once, so that batches are full although parts are small.
@@ -41,24 +45,43 @@ DEFAULT_OPEN_ROWS = 65_536
 NOT_FINITE = "its embedding is not finite"
 
 
-@dataclass(frozen=True, slots=True)
-class PreparedPart:
-    """A part before the device.
-
-    Attributes:
-      rows: in order, their texts dropped.
-      tokens: of those that can be embedded.
-      read: bytes of the split up to the end of the part, as far as they are known.
-    """
+class PartEnd(NamedTuple):
+    """What is known of a part when its last row is read; `read` is the bytes of the split before it, where known."""
 
     split: Split
-    name: PartName
-    rows: list[PositionedRow]
-    tokens: list[Tokens]
     digest: str
     is_last: bool
     after: Position
     read: int
+
+
+@dataclass(frozen=True, slots=True)
+class Chunk:
+    """Some rows of a part before the device.
+
+    Attributes:
+      rows: in order, their texts dropped.
+      tokens: of those that can be embedded.
+      is_first: of its part; the last chunk has the part's `end`.
+    """
+
+    name: PartName
+    rows: list[PositionedRow]
+    tokens: list[Tokens]
+    is_first: bool
+    end: PartEnd | None
+
+
+@dataclass(slots=True)
+class OpenPart:
+    """The chunks of a part that have come, in order, and their embeddings, as far as they are there."""
+
+    chunks: list[Chunk] = field(default_factory=list)
+    embeddings: dict[int, Sequence[np.ndarray]] = field(default_factory=dict)
+
+    @property
+    def is_embedded(self) -> bool:
+        return self.chunks[-1].end is not None and len(self.embeddings) == len(self.chunks)
 
 
 class Worker:
@@ -73,6 +96,7 @@ class Worker:
         self._job = job
         self._max_rejected = max_rejected
         self._rows = self._rejected = 0
+        self._chunk_rows = FIRST_CHUNK
 
     def run(
         self,
@@ -96,16 +120,17 @@ class Worker:
             progress.embedded(batch)
             stop.check()
 
-        def on_commit(done: tuple[PreparedPart, Commit]) -> None:
-            part, commit = done
-            progress.committed(part.split, part.read, len(commit.rejected))
+        def on_commit(done: tuple[PartEnd, Commit]) -> None:
+            end, commit = done
+            progress.committed(end.split, end.read, len(commit.rejected))
             self._rows += commit.rows + len(commit.rejected)
             self._rejected += len(commit.rejected)
             if commit.is_last:
-                on_finished(part.split)
+                on_finished(end.split)
             self._check_rejected(commit)
 
-        opened: list[PreparedPart] = []
+        opened: dict[int, tuple[PartName, int]] = {}
+        parts: dict[PartName, OpenPart] = {}
         failed: list[StellaError] = []
         model = self._model
         open_rows = OPEN_ROWS.get(model.platform, DEFAULT_OPEN_ROWS)
@@ -115,12 +140,14 @@ class Worker:
             BackgroundWriter(WRITTEN_BEHIND, on_commit) as writer,
             prefetch(prepared, READ_AHEAD) as coming,
         ):
-            parts = takewhile(lambda _: not stop.requested, coming)
-            groups = _tokens(parts, opened)
+            chunks = takewhile(lambda chunk: not (chunk.is_first and stop.requested), coming)
+            groups = _tokens(chunks, opened, parts)
             streamed = model.runner.stream(groups, model.max_seq_length, on_batch=on_batch, open_texts=open_rows)
             for number, embeddings in streamed:
-                writer.do(self._commit, opened[number], embeddings)
-                opened[number] = replace(opened[number], rows=[], tokens=[])
+                name, place = opened.pop(number)
+                parts[name].embeddings[place] = embeddings
+                if parts[name].is_embedded:
+                    writer.do(self._commit, parts.pop(name))
         if failed:
             raise failed[0]
 
@@ -132,17 +159,17 @@ class Worker:
 
     def _prepared(
         self, splits: Iterable[tuple[Split, SplitCommits]], failed: list[StellaError], stop: GracefulShutdown
-    ) -> Iterator[PreparedPart]:
+    ) -> Iterator[Chunk]:
         """Reads and tokenizes one missing part after the other, until it is asked to stop or an input is damaged."""
         for split, done in splits:
-            for part in self._missing_parts(split, done, failed):
-                if stop.requested:
+            for chunk in self._missing_parts(split, done, failed):
+                if chunk.is_first and stop.requested:
                     return
-                yield part
+                yield chunk
             if failed:
                 return
 
-    def _missing_parts(self, split: Split, done: SplitCommits, failed: list[StellaError]) -> Iterator[PreparedPart]:
+    def _missing_parts(self, split: Split, done: SplitCommits, failed: list[StellaError]) -> Iterator[Chunk]:
         numbers = set(done.numbers)
         if self._job.was_repaired(split):
             rows = _Rows(self._job, split, Position())
@@ -155,10 +182,10 @@ class Worker:
                 number += 1
                 continue
             number, start = self._resume(split, numbers, number)
-            for part in self._parts(split, _Rows(self._job, split, start), number, numbers, failed):
-                yield part
-                number = part.name.number + 1
-                if part.is_last:
+            for chunk in self._parts(split, _Rows(self._job, split, start), number, numbers, failed):
+                yield chunk
+                number = chunk.name.number + 1
+                if chunk.end and chunk.end.is_last:
                     return
             if failed:
                 return
@@ -178,21 +205,36 @@ class Worker:
 
     def _parts(
         self, split: Split, rows: "_Rows", number: int, committed: set[int], failed: list[StellaError]
-    ) -> Iterator[PreparedPart]:
-        """Parts from `number` on, up to the next that is committed."""
-        size = self._job.fingerprint["part_rows"]
+    ) -> Iterator[Chunk]:
+        """The chunks of parts from `number` on, up to the next part that is committed."""
         while number not in committed:
-            taken = rows.take(size)
+            yield from self._part(split, PartName(split.number, number), rows)
             if rows.error:
                 failed.append(rows.error)
                 if not self._job.inputs[rows.input].is_cut:
                     damaged.mark(self._job.store, rows.input, str(rows.error))
-                if not taken:
-                    return
-            yield self._prepare(split, PartName(split.number, number), taken, rows)
             if rows.is_at_end or rows.error:
                 return
             number += 1
+
+    def _part(self, split: Split, name: PartName, rows: "_Rows") -> Iterator[Chunk]:
+        """The chunks of a part, none where an input is damaged before its first row."""
+        left, digest, after, end, is_first = self._job.fingerprint["part_rows"], RowsDigest(), rows.start, None, True
+        while end is None:
+            taken = rows.take(min(left, self._chunk_rows))
+            left -= len(taken)
+            if is_first and rows.error and not taken:
+                return
+            self._chunk_rows = min(2 * self._chunk_rows, LARGEST_CHUNK)
+            for row in taken:
+                digest.add(row.row)
+            after = taken[-1].after if taken else after
+            if not left or rows.is_at_end or rows.error:
+                is_last = rows.is_at_end and not rows.error
+                read = split.size if is_last else _bytes_before(self._job, split, after)
+                end = PartEnd(split, digest.hexdigest(), is_last, after, read)
+            yield self._chunk(name, taken, is_first, end)
+            is_first = False
 
     def _require_same_rows(self, split: Split, rows: "_Rows") -> int:
         """Reads over what is committed of a repaired input; returns the number of the part after it.
@@ -211,34 +253,36 @@ class Worker:
                 raise StellaError(f"{name} was damaged, and its rows before that are now different; use another --out.")
         return len(names)
 
-    def _prepare(self, split: Split, name: PartName, rows: list[PositionedRow], reader: "_Rows") -> PreparedPart:
-        digest, is_last = RowsDigest(), reader.is_at_end and not reader.error
-        for row in rows:
-            digest.add(row.row)
-        tokens = self._tokenize([item.text for item, *_ in rows if isinstance(item, Row)])
-        after = rows[-1].after if rows else reader.start
-        read = split.size if is_last else _bytes_before(self._job, split, after)
+    def _chunk(self, name: PartName, rows: list[PositionedRow], is_first: bool, end: PartEnd | None) -> Chunk:
+        texts = [item.text for item, *_ in rows if isinstance(item, Row)]
         kept = [row._replace(row=row.row._replace(text="")) if isinstance(row.row, Row) else row for row in rows]
-        return PreparedPart(split, name, kept, tokens, digest.hexdigest(), is_last, after, read)
+        return Chunk(name, kept, self._tokenize(texts), is_first, end)
 
     def _tokenize(self, texts: Sequence[str]) -> list[Tokens]:
         found: list[Tokens] = []
-        for i in range(0, len(texts), TOKENIZED_ROWS):
-            tokens = self._model.tokenize(texts[i : i + TOKENIZED_ROWS], self._job.fingerprint["prompt"])
-            found += [Tokens(array("i", text.ids), text.truncated) for text in tokens]  # a tenth of a list's memory
+        at_once = max(1, TOKENIZED // self._model.max_seq_length)
+        for i in range(0, len(texts), at_once):
+            tokens = self._model.tokenize(texts[i : i + at_once], self._job.fingerprint["prompt"])
+            found += [Tokens(array("i", text.ids), text.truncated) for text in tokens]
         return found
 
-    def _commit(self, part: PreparedPart, embeddings: Sequence[np.ndarray]) -> tuple[PreparedPart, Commit]:
+    def _commit(self, part: OpenPart) -> tuple[PartEnd, Commit]:
         """Writes a part's files, and commits it."""
-        job, store = self._job, self._job.store
+        job, store, name, end = self._job, self._job.store, part.chunks[0].name, part.chunks[-1].end
+        assert end
+        rows = [row for chunk in part.chunks for row in chunk.rows]
+        texts = [text for chunk in part.chunks for text in chunk.tokens]
+        in_order = [part.embeddings[place] for place in range(len(part.chunks))]
+        embeddings = [np.concatenate(of_head) for of_head in zip(*in_order, strict=True)]
+        part.embeddings.clear()
         if job.fingerprint["normalize"]:
             embeddings = [similarity.unit(vectors) for vectors in embeddings]
         precision, dims = job.fingerprint["precision"], job.fingerprint["dims"]
         finite = np.logical_and.reduce([finite_rows(vectors, precision) for vectors in embeddings])
-        rejected = list(_rejected(job, part.rows, finite))
-        valid = [row for row in part.rows if isinstance(row.row, Row)]
+        rejected = list(_rejected(job, rows, finite))
+        valid = [row for row in rows if isinstance(row.row, Row)]
         sound = [row for row, is_finite in zip(valid, finite, strict=True) if is_finite]
-        tokens = [text for text, is_finite in zip(part.tokens, finite, strict=True) if is_finite]
+        tokens = [text for text, is_finite in zip(texts, finite, strict=True) if is_finite]
         packed = [
             quantize(vectors[finite], precision, job.ranges.get(dim))
             for dim, vectors in zip(dims, embeddings, strict=True)
@@ -246,24 +290,24 @@ class Worker:
         kept = kept_columns([row.row for row in sound if isinstance(row.row, Row)], job.row_fields)
         table = part_table([row.row.id or "" for row in sound], packed, tokens, kept, dims)
         self._require_same_job()
-        size, sha256 = write_part(store, part.name.file, table) if sound else (0, "")
+        size, sha256 = write_part(store, name.file, table) if sound else (0, "")
         own_ids = any(row.row.id != job.position(row.input, row.row.number) for row in sound)
         commit = Commit(
-            key=job.key(part.split),
-            name=part.name,
-            is_last=part.is_last,
-            after=part.after,
+            key=job.key(end.split),
+            name=name,
+            is_last=end.is_last,
+            after=end.after,
             rows=len(sound),
             tokens=sum(table["n_tokens"].to_pylist()),
             size=size,
             sha256=sha256,
-            ids_sha256=write_ids(store, part.name, sound) if sound else "",
-            digest=part.digest,
+            ids_sha256=write_ids(store, name, sound) if sound else "",
+            digest=end.digest,
             own_ids=own_ids,
             rejected=tuple(rejected),
         )
         write_commit(store, commit)
-        return part, commit
+        return end, commit
 
     def _require_same_job(self) -> None:
         """Raises StellaError where somebody has started another job in the directory since."""
@@ -318,11 +362,15 @@ def _bytes_before(job: Job, split: Split, after: Position) -> int:
     return before + max(0, inside)
 
 
-def _tokens(parts: Iterable[PreparedPart], opened: list[PreparedPart]) -> Iterator[list[Tokens]]:
-    """The texts of parts, which are kept in `opened`."""
-    for part in parts:
-        opened.append(part)
-        yield part.tokens
+def _tokens(
+    chunks: Iterable[Chunk], opened: dict[int, tuple[PartName, int]], parts: dict[PartName, OpenPart]
+) -> Iterator[list[Tokens]]:
+    """The texts of chunks, which are added to their `parts`; `opened` says by their number which they are."""
+    for number, chunk in enumerate(chunks):
+        part = parts.setdefault(chunk.name, OpenPart())
+        opened[number] = chunk.name, len(part.chunks)
+        part.chunks.append(chunk)
+        yield chunk.tokens
 
 
 def _rejected(job: Job, rows: Sequence[PositionedRow], finite: np.ndarray) -> Iterator[dict[str, object]]:

@@ -1,5 +1,7 @@
 """Parts on this process's devices: several heads, rows that come out not finite, and where it is asked to stop."""
 
+import gzip
+import json
 import os
 import signal
 import threading
@@ -85,6 +87,34 @@ def test_a_whole_share_may_be_rejected_to_the_row(tiny, tmp_path, monkeypatch):
     corpus.write_text("tea\n" * 10)
     spoil(monkeypatch, lambda group: group == 0)
     assert embed(tiny, corpus, tmp_path / "out", max_rejected=0.1).job_rejected == 1
+
+
+@pytest.mark.parametrize(("part_rows", "first", "largest"), [(20, 1, 1), (7, 1, 2), (7, 3, 3), (4, 4, 4), (50, 2, 16)])
+def test_a_part_may_come_in_chunks(tiny, tmp_path, monkeypatch, part_rows, first, largest):
+    corpus = write_corpus(tmp_path / "long.jsonl", [*TEXTS[:5], "", *TEXTS[5:]] * 2)
+    options = JobOptions(part_rows=part_rows)
+    embed(tiny, corpus, tmp_path / "whole", options, max_rejected=0.2)
+    monkeypatch.setattr(worker, "FIRST_CHUNK", first)
+    monkeypatch.setattr(worker, "LARGEST_CHUNK", largest)
+    embed(tiny, corpus, tmp_path / "chunks", options, max_rejected=0.2)
+    assert content(tmp_path / "chunks") == content(tmp_path / "whole")
+    assert len(parts(tmp_path / "chunks")) == -(-42 // part_rows)
+
+
+@pytest.mark.parametrize("rows", [0, 3, 4, 7, 8, 9])
+def test_what_comes_before_damage_is_kept_in_whatever_chunk_it_is(tiny, tmp_path, monkeypatch, rows):
+    monkeypatch.setattr(worker, "FIRST_CHUNK", 3)
+    monkeypatch.setattr(worker, "LARGEST_CHUNK", 3)
+    lines = [json.dumps({"id": f"r{i}", "text": "tea"}).encode() + b"\n" for i in range(12)]
+    corpus, out = tmp_path / "a.jsonl.gz", tmp_path / "out"
+    corpus.write_bytes(gzip.compress(b"".join(lines[:rows])) + b"no gzip" * 9)
+    for _ in range(2):
+        with pytest.raises(StellaError, match=r"a\.jsonl\.gz"):
+            embed(tiny, corpus, out, JobOptions(part_rows=8))
+    assert sum(pq.read_table(path).num_rows for path in out.glob("part-*.parquet")) == rows
+    corpus.write_bytes(gzip.compress(b"".join(lines)))
+    assert embed(tiny, corpus, out, JobOptions(part_rows=8)).job_rows == 12
+    assert verify_job(out).faults == ()
 
 
 # Several heads
