@@ -231,7 +231,7 @@ class _Reader:
 
     def _begin(self, names: Set[str]) -> None:
         """No rows yet, of these columns."""
-        self._builders: dict[str, TextsBuilder | _Numbers] = {
+        self._builders: dict[str, Any] = {
             name: (_Numbers if column.kind == NUMBERS else TextsBuilder)(column.name)
             for name, column in self._columns.items()
             if name in names
@@ -322,5 +322,5 @@ def _with_columns(sha256: Any, columns: Mapping[str, np.ndarray]) -> str:
     """The hash of rows of texts, and of their columns of numbers."""
     for name, values in columns.items():
         sha256.update(json.dumps([name, *values.shape[1:]] if values.ndim > 1 else name).encode() + b"\n")
-        sha256.update(memoryview(np.ascontiguousarray(values, "<f4")).cast("B"))
+        sha256.update(np.ascontiguousarray(values, "<f4").reshape(-1).view(np.uint8).data)
     return sha256.hexdigest()

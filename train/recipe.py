@@ -303,6 +303,9 @@ def _conflicts(recipe: Recipe) -> Iterator[str]:
 
 
 def _conflicts_of_sets(data: DataSection) -> Iterator[str]:
+    for i, each in enumerate(data.sets):
+        if not each.path:
+            yield f"data.sets[{i}].path is empty; name a file"
     if not data.sets_of("train"):
         yield "data.train is missing; name a file, or several as [[data.sets]]"
     for split in SPLITS:
@@ -321,8 +324,6 @@ def _conflicts_of_sets(data: DataSection) -> Iterator[str]:
                 f"data.sets[{i}].columns names {short_repr(unknown[0])}; its keys are anchor, positive, negative, "
                 "negative_2 and so on, score, label, teacher, id and those of data.columns"
             )
-        if not each.path:
-            yield f"data.sets[{i}].path is empty; name a file"
 
 
 def _loss_conflicts(loss: LossSection) -> Iterator[str]:

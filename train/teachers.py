@@ -47,7 +47,8 @@ def _fill(vectors: np.ndarray, ids: Texts, source: str, store: Store, manifest: 
     """Writes the teacher's vector of each row."""
     found = np.zeros(len(ids), bool)
     for block_ids, block in _blocks(store, manifest, vectors.shape[1]):
-        places = pc.index_in(ids.array, value_set=block_ids.cast(pa.large_string())).fill_null(-1).to_numpy()
+        lookup = pc.SetLookupOptions(block_ids.cast(pa.large_string()))
+        places = pc.call_function("index_in", [ids.array], lookup).fill_null(-1).to_numpy()
         rows = np.flatnonzero(places >= 0)
         vectors[rows] = unit(block)[places[rows]]
         found[rows] = True

@@ -239,3 +239,132 @@ def test_a_further_column_that_is_missing(write, tmp_path):
 
 def test_a_file_that_is_not_there(tmp_path):
     assert "file not found (paths are relative to the working directory" in refused(tmp_path / "no.jsonl")
+
+
+# Columns by name
+
+
+def test_any_number_of_negatives_in_their_order(write, tmp_path):
+    names = ("negative_3", "negative", "positive", "negative_2", "anchor", "negative_02")
+    rows = [tuple(f"{name} {i}" for name in names) for i in range(2)]
+    pq.write_table(pa.table(dict(zip(names, zip(*rows, strict=True), strict=True))), tmp_path / "rows.parquet")
+    for path in (write(jsonl(rows, names)), write(csv(rows, names), "rows.csv"), tmp_path / "rows.parquet"):
+        found = read_dataset(path, PAIRS)
+        assert list(found.texts) == ["anchor", "positive", "negative", "negative_2", "negative_3"]
+        assert found.take([1])[0] == [[f"{name} 1"] for name in found.texts]
+        assert list(read_dataset(path, Needs((2, 4))).texts) == ["anchor", "positive", "negative", "negative_2"]
+
+
+def test_negatives_are_numbered_through(write):
+    path = write(jsonl([("a", "b", "c", "d")], (*NAMES, "negative_3")))
+    assert refused(path).startswith(" has 'negative_3' and no 'negative_2'")
+
+
+def test_all_rows_have_the_same_texts(write):
+    pairs, more = jsonl([("a", "b")], NAMES[:2]), jsonl([("a", "b", "c")])
+    assert refused(write(pairs * 4 + more)) == (
+        ": row 1: negative is missing; row 2: negative is missing; row 3: negative is missing, and 1 rows more. " + FIX
+    )
+    found = read_dataset(write(pairs * 4 + more + pairs + more), PAIRS, skip_faulty=True)
+    assert (len(found), list(found.texts)) == (2, list(NAMES))
+    assert found.sha256 == dataset_of([("a", "b", "c")] * 2, "").sha256
+    assert found.skipped.endswith("and 2 rows more")
+
+
+def test_rows_of_anchors_alone(write):
+    path = write(jsonl([("a", 1), ("b", 2)], ("anchor", "id")))
+    assert {name: list(texts) for name, texts in read_dataset(path).texts.items()} == {"anchor": ["a", "b"]}
+    found = read_dataset(path, Needs(ids=True))
+    assert found.ids and list(found.ids) == ["1", "2"]
+    assert "has no column 'positive'" in refused(path)
+
+
+def test_columns_are_what_the_set_calls_them(write, tmp_path):
+    names = ("query", "pos", "sim", "anchor")
+    rows = [("a", "b", 0.5, "x"), ("c", "c", 1, "y")]
+    pq.write_table(pa.table(dict(zip(names, zip(*rows, strict=True), strict=True))), tmp_path / "rows.parquet")
+    renamed = {"anchor": "query", "positive": "pos", "score": "sim"}
+    scored = Needs((2, 2), ("score",), loss="cosent")
+    for path in (write(jsonl(rows, names)), write(csv([map(str, row) for row in rows], names), "rows.csv")):
+        found = read_dataset(path, scored, renamed=renamed)
+        assert found.take([0, 1]) == ([["a", "c"], ["b", "c"]], {"score": pytest.approx([0.5, 1])})
+    with pytest.raises(StellaError, match="no column 'pos2' for 'positive', which loss 'cosent' needs; its columns"):
+        read_dataset(tmp_path / "rows.parquet", scored, renamed=renamed | {"positive": "pos2"})
+    with pytest.raises(StellaError, match="row 2: sim is missing"):
+        read_dataset(write(jsonl(rows[:1], names) + jsonl([rows[0][:2]], names[:2])), scored, renamed=renamed)
+
+
+def test_equal_texts_are_a_fault_unless_a_score_says_how_equal(write):
+    path = write(jsonl([("a", "a", 5)], ("anchor", "positive", "score")))
+    assert len(read_dataset(path, Needs((2, 2), ("score",)))) == 1
+    assert "anchor and positive are the same text" in refused(path)
+    several = write(jsonl([("a", "b", "c", "b")], (*NAMES, "negative_2")))
+    assert "row 1: positive and negative_2 are the same text" in refused(several)
+
+
+LISTS = [("a", "b", [1, 0.5]), ("c", "d", [0, 2])]
+
+
+def test_lists_of_numbers_of_every_format(write, tmp_path):
+    names = ("anchor", "positive", "score")
+    cells = [(anchor, positive, json.dumps(score)) for anchor, positive, score in LISTS]
+    for i, kind in enumerate((pa.list_(pa.float64()), pa.large_list(pa.float32()), pa.list_(pa.float16(), 2))):
+        columns = dict(zip(names, zip(*LISTS, strict=True), strict=True))
+        columns["score"] = pa.array(
+            [np.array(each, kind.value_type.to_pandas_dtype()) for each in columns["score"]], kind
+        )
+        pq.write_table(pa.table(columns), tmp_path / f"{i}.parquet")
+    paths = [write(jsonl(LISTS, names)), write(csv(cells, names), "rows.csv"), *sorted(tmp_path.glob("*.parquet"))]
+    found = [read_dataset(path, Needs(columns=("score",))) for path in paths]
+    for each in found:
+        assert each.columns["score"].dtype == np.float32
+        assert each.columns["score"].tolist() == [[1, 0.5], [0, 2]]
+        assert each.take([1])[1]["score"].tolist() == [[0, 2]]
+    assert len({each.sha256 for each in found}) == 1
+    flat = write(jsonl([(*row[:2], score) for row in LISTS for score in row[2][:1]], names), "flat.jsonl")
+    assert read_dataset(flat, Needs(columns=("score",))).sha256 != found[0].sha256
+
+
+@pytest.mark.parametrize(
+    ("score", "why"),
+    [
+        ([1], "row 3: score is a list of 1, and a list of 2 in the rows before"),
+        (1, "row 3: score is one number, and a list of 2 in the rows before"),
+        ([], "row 3: score is [], not a list of finite numbers"),
+        ([1, None], "row 3: score is [1, null], not a list of finite numbers"),
+        ([1, "x"], 'row 3: score is ["1", "x"], not a list of finite numbers'),
+        ([[1], [2, 3]], "row 3: score is [[1], [2, 3]], not a list of finite numbers"),
+        ([1, float("inf")], "row 3: score is [1.0, Infinity], not a list of finite numbers"),
+    ],
+)
+def test_lists_that_are_not_of_numbers(write, score, why):
+    path = write(jsonl([*LISTS, ("e", "f", score)], ("anchor", "positive", "score")))
+    assert f": {why}" in refused(path, Needs(columns=("score",)))
+
+
+def test_what_may_be_there_and_is_not(write):
+    path = write(jsonl(ROWS))
+    assert read_dataset(path, Needs(optional=("score",))).columns == {}
+    some = write(jsonl(ROWS[:1]) + jsonl(SCORED[1:], SCORED_NAMES), "some.jsonl")
+    assert "row 1: score is missing" in refused(some, Needs(optional=("score",)))
+
+
+# Several files
+
+
+def test_several_files_are_one_set(write, tmp_path):
+    write(jsonl(ROWS[:1]), "a.jsonl"), write(gzip.compress(csv(ROWS[1:])), "b.csv.gz")
+    whole = dataset_of(ROWS, "").sha256
+    for paths in ([tmp_path / "a.jsonl", str(tmp_path / "b.csv.gz")], f"{tmp_path}/[ab].*", tmp_path):
+        assert read_dataset(paths).sha256 == whole
+    write(jsonl([("", "b", "c")]), "c.jsonl")
+    assert refused(tmp_path / "*.*").endswith(f": {tmp_path}/c.jsonl: row 1: anchor is empty. {FIX}")
+    with pytest.raises(StellaError, match=r"nothing-\*\.jsonl matches no file"):
+        read_dataset(tmp_path / "nothing-*.jsonl")
+
+
+def test_the_first_rows_alone(write, tmp_path):
+    path = write(jsonl([("", "b", "c"), *ROWS * 3, ("", "b", "c")]))
+    found = read_dataset([path, write(b"broken", "b.jsonl")], max_rows=3, skip_faulty=True)
+    assert (found.take(range(3))[0][0], len(found)) == ([ROWS[i % 2][0] for i in range(3)], 3)
+    assert found.skipped == f"{path}: row 1: anchor is empty"

@@ -75,6 +75,27 @@ eval_every = 10
 """
 
 
+SETS = """
+model = "tiny"
+output = "runs/sets"
+[data]
+batches = "round_robin"
+columns = ["own"]
+[[data.sets]]
+path = "a/*.jsonl"
+[[data.sets]]
+path = ["b.csv.gz", "c.csv"]
+name = "second"
+weight = 2
+columns = { anchor = "query", negative_12 = "n", own = "o" }
+max_rows = 10
+teachers = ["vectors"]
+[[data.sets]]
+path = "e.jsonl"
+split = "eval"
+"""
+
+
 @pytest.fixture
 def read(tmp_path: Path):
     def read(text: str, *overrides: str) -> Recipe:
@@ -114,6 +135,40 @@ def test_every_key_of_a_loss_and_a_head_of_ones_own(read):
     assert least.new_head == NewHeadSection(3, None, True, "identity")
 
 
+def test_sets_of_rows(read):
+    data = read(SETS).data
+    assert data.sets[:2] == data.sets_of("train") and data.sets[2:] == data.sets_of("eval")
+    assert [each.title for each in data.sets] == ["*", "second", "e"]
+    assert (data.sets[1].weight, data.sets[1].columns["anchor"], data.sets[1].max_rows) == (2.0, "query", 10)
+    assert data.sets[1].path == ("b.csv.gz", "c.csv") and data.sets_of("test") == ()
+    short = read(LEAST, 'data.eval=["a.jsonl", "b.jsonl"]').data
+    assert [each.path for each in (*short.sets_of("train"), *short.sets_of("eval"))] == [
+        "train.jsonl",
+        ("a.jsonl", "b.jsonl"),
+    ]
+
+
+@pytest.mark.parametrize(
+    ("changes", "said"),
+    [
+        ({"sets": []}, "data.train is missing"),
+        ({"train": "a.jsonl"}, "data.train and data.sets both name rows of the split train"),
+        ({"sets": [{"path": "a.jsonl"}, {"path": "b/a.csv"}]}, "two sets of the split train are called 'a'"),
+        ({"sets": [{"path": "a.jsonl", "weight": 0}, {"path": "b", "weight": 0}]}, "the weights sum to 0"),
+        ({"sets": [{"path": "a.jsonl", "weight": -1}]}, "data.sets[0].weight = -1 must be a number of at least 0"),
+        ({"sets": [{"path": "a", "columns": {"query": "q"}}]}, "data.sets[0].columns names 'query'; its keys are"),
+        ({"sets": [{"path": []}]}, "data.sets[0].path is empty"),
+        ({"sets": [{"pth": "a"}]}, "there is no key data.sets[0].pth"),
+        ({"sets": ["a"]}, "data.sets[0] = 'a' must be a section"),
+        ({"batches": "random"}, "data.batches = 'random' must be 'proportional' or 'round_robin'"),
+    ],
+)
+def test_sets_that_make_no_training(changes, said):
+    with pytest.raises(StellaError) as caught:
+        recipe_of({"model": "tiny", "output": "o", "data": {"sets": [{"path": "c.jsonl"}]} | changes})
+    assert said in str(caught.value)
+
+
 def test_the_arguments_of_a_built_in_are_its_keys(read):
     assert read(FULL).loss.arguments() == {"distance": "euclidean", "margin": 5.0}
     ranking = read(LEAST, "loss.name=multiple_negatives_ranking", "loss.symmetric=true").loss
@@ -135,7 +190,7 @@ def test_a_recipe_is_frozen(read):
         read(LEAST).seed = 1
 
 
-@pytest.mark.parametrize("text", [LEAST, OWN])
+@pytest.mark.parametrize("text", [LEAST, OWN, SETS])
 def test_it_is_json(read, text):
     assert json.loads(json.dumps(read(text).as_dict())) == read(text).as_dict()
 
@@ -146,7 +201,7 @@ def test_it_is_json_and_back(read):
     assert recipe.as_dict()["loss"]["matryoshka_dims"] == [64, 32]
 
 
-@pytest.mark.parametrize("text", [LEAST, FULL, OWN])
+@pytest.mark.parametrize("text", [LEAST, FULL, OWN, SETS])
 def test_it_is_toml_and_back(read, text):
     recipe = read(text, 'output="a \\"b\\" \\\\ ü"')
     assert recipe_of(tomllib.loads(to_toml(recipe))) == recipe
