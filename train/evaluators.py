@@ -11,6 +11,7 @@ import numpy as np
 from stella_jax.similarity import PAIRWISE, similarity, similarity_pairwise
 
 Scores = dict[str, float]
+Similarities = dict[str, np.ndarray]  # (n,) by measure
 
 QUERIES = 256  # whose similarities with a block of the corpus are in memory at once
 BLOCK = 16384  # texts of the corpus
@@ -27,11 +28,19 @@ def triplet_accuracy(anchors: np.ndarray, positives: np.ndarray, negatives: np.n
     Returns:
       `cosine_accuracy`, `dot_accuracy`, `euclidean_accuracy`, `manhattan_accuracy`, and the largest as `max_accuracy`.
     """
-    scores = {}
-    for name in sorted(PAIRWISE):
-        nearer = similarity_pairwise(name, anchors, positives) > similarity_pairwise(name, anchors, negatives)
-        scores[f"{name}_accuracy"] = float(nearer.astype(np.float32).mean())
+    return accuracy(pairwise(anchors, positives), pairwise(anchors, negatives))
+
+
+def accuracy(nearer: Similarities, farther: Similarities) -> Scores:
+    """What `triplet_accuracy` gives, of similarities of anchors with positives and with negatives."""
+    right = {name: nearer[name] > farther[name] for name in nearer}
+    scores = {f"{name}_accuracy": float(each.astype(np.float32).mean()) for name, each in right.items()}
     return scores | {"max_accuracy": max(scores.values())}
+
+
+def pairwise(first: np.ndarray, second: np.ndarray) -> Similarities:
+    """The similarity of row i of two (n, dim) with each other, by each measure."""
+    return {name: similarity_pairwise(name, first, second) for name in sorted(PAIRWISE)}
 
 
 def sts(first: np.ndarray, second: np.ndarray, gold: Sequence[float] | np.ndarray) -> Scores:
@@ -40,9 +49,13 @@ def sts(first: np.ndarray, second: np.ndarray, gold: Sequence[float] | np.ndarra
     Returns:
       `pearson_<measure>` and `spearman_<measure>`, and the largest of each as `pearson_max` and `spearman_max`.
     """
+    return correlation(pairwise(first, second), gold)
+
+
+def correlation(similarities: Similarities, gold: Sequence[float] | np.ndarray) -> Scores:
+    """What `sts` gives, of similarities."""
     scores = {}
-    for name in sorted(PAIRWISE):
-        found = similarity_pairwise(name, first, second)
+    for name, found in similarities.items():
         scores[f"pearson_{name}"] = pearson(gold, found)
         scores[f"spearman_{name}"] = pearson(ranks(gold), ranks(found))
     for kind in ("pearson", "spearman"):

@@ -116,24 +116,38 @@ def test_sts_as_in_sentence_transformers(rng, quiet):
 
 
 @pytest.mark.torch
-@pytest.mark.parametrize("measure", MEASURES)
-def test_retrieval_as_in_sentence_transformers(rng, quiet, measure):
+@pytest.mark.parametrize(
+    ("measure", "ties"),  # of cosine and euclidean, rounding decides ties
+    [("cosine", False), ("dot", False), ("dot", True), ("euclidean", False), ("manhattan", False), ("manhattan", True)],
+)
+def test_retrieval_as_in_sentence_transformers(rng, quiet, measure, ties, monkeypatch):
     from sentence_transformers.sentence_transformer.evaluation import InformationRetrievalEvaluator
 
-    queries = rng.normal(size=(40, 6)).astype(np.float32)
-    corpus = rng.normal(size=(150, 6)).astype(np.float32)
+    monkeypatch.setattr(evaluators, "BLOCK", 40)
+
+    def rows(count: int) -> np.ndarray:
+        return (rng.integers(-2, 3, (count, 3)) if ties else rng.normal(size=(count, 6))).astype(np.float32)
+
+    queries, corpus = rows(40), rows(150)
+    cutoffs = [1, 4, 30, 200]
     relevant = [set(rng.choice(150, size=rng.integers(1, 15), replace=False).tolist()) for _ in queries]
     evaluator = InformationRetrievalEvaluator(
         {f"q{i}": str(i) for i in range(40)},
         {f"d{i:03}": str(40 + i) for i in range(150)},
         {f"q{i}": {f"d{j:03}" for j in found} for i, found in enumerate(relevant)},
+        accuracy_at_k=cutoffs,
+        precision_recall_at_k=cutoffs,
+        mrr_at_k=cutoffs,
+        ndcg_at_k=cutoffs,
+        map_at_k=cutoffs,
+        corpus_chunk_size=70,
         write_csv=False,
         main_score_function=None,
     )
     model = Model(np.concatenate([queries, corpus]), measure)
     model.similarity = _their_similarity(measure)  # pyright: ignore
     theirs = evaluator(model)  # pyright: ignore
-    ours = retrieval(queries, corpus, relevant, measure)
+    ours = retrieval(queries, corpus, relevant, measure, cutoffs, cutoffs, cutoffs, cutoffs)
     assert ours.keys() == theirs.keys()
     for name, value in theirs.items():
         assert ours[name] == pytest.approx(value, abs=1e-12), name
@@ -151,7 +165,9 @@ def _their_similarity(measure: str):
 
 
 @pytest.mark.torch
-@pytest.mark.parametrize(("measure", "ties"), [*((name, False) for name in MEASURES), ("dot", True), ("manhattan", True)])
+@pytest.mark.parametrize(
+    ("measure", "ties"), [*((name, False) for name in MEASURES), ("dot", True), ("manhattan", True)]
+)
 def test_reranking_as_in_sentence_transformers(rng, quiet, measure, ties):
     from sentence_transformers.sentence_transformer.evaluation import RerankingEvaluator
 
