@@ -35,6 +35,7 @@ from train.export import Origin, Trained, export, is_exported
 from train.guide import open_guide
 from train.hosts import Hosts
 from train.identity import changes, check_same, identity, versions
+from train.log_writers import check_log, open_log
 from train.loss_lookup import find_loss, loss_spec
 from train.metrics import Metrics
 from train.named_evaluators import identity_of, prompts_of, read_evaluator
@@ -83,6 +84,7 @@ class Run:
         self.recipe, self.stop, self.shown, self.warn, self.hosts = recipe, stop, shown, warn, Hosts()
         self.output = Path(recipe.output)
         self._asked: Any = False
+        check_log(recipe.loop.log)
         self._read_data()
         self._load_model()
         self._resume()
@@ -198,7 +200,9 @@ class Run:
                 self.warn(f"{change} since the run was begun; bits may differ from those of an undisturbed run.")
         self._read_state()
         self.resumed = self.done = int(self.state.step)
-        self.metrics = Metrics(self.output, self.done, self.hosts.is_primary)
+        log = self.recipe.loop.log if self.hosts.is_primary else ()
+        writers = open_log(log, self.output, self.done, self.recipe.as_dict())
+        self.metrics = Metrics(self.output, self.done, self.hosts.is_primary, writers)
         self.metrics.lines = self.hosts.broadcast(self.metrics.lines)
 
     def _read_state(self) -> None:
