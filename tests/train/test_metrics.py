@@ -100,11 +100,14 @@ def test_writers_are_told_of_every_number_and_closed(tmp_path):
     ]
 
 
-def test_losses_are_averaged_to_as_many_points_as_a_plot_shows():
-    steps, losses = curves.averaged([step(i + 1, loss=i % 2) for i in range(800)])
-    assert (len(steps), steps[0], set(losses)) == (200, 2.5, {0.5})
-    assert curves.averaged([step(1, 3.0)]) == ([1], [3.0])
-    assert curves.averaged([]) == ([], [])
+def test_losses_are_smoothed_over_a_tenth_of_the_steps():
+    values = [float(i % 2) for i in range(100)]
+    smooth = curves.smoothed(values)
+    assert smooth[0] == pytest.approx(3 / 6)  # those at the ends have neighbours on one side
+    assert smooth[-2] == pytest.approx(3 / 7)
+    assert all(smooth[i] == pytest.approx(sum(values[i - 5 : i + 6]) / 11) for i in range(5, 95))
+    assert curves.smoothed([3.0]) == [3]
+    assert curves.smoothed([]) == []
 
 
 def test_without_matplotlib_nothing_is_drawn_and_a_sentence_says_so(output, monkeypatch):
