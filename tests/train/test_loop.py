@@ -216,7 +216,7 @@ def test_evaluators_of_the_recipe_score_beside_the_rows_and_change_no_bit(data, 
         (line["step"], pytest.approx(line["eval"]["own/spearman_cosine"])) for line in lines(output) if "eval" in line
     ]
     changed = write_rows(Path(pairs["path"]), [{"sentence1": "a", "sentence2": "b", "score": 1}])
-    with pytest.raises(StellaError, match=r"evaluators\.own\.path"):
+    with pytest.raises(StellaError, match=r"evaluators\.own\.sha256"):
         train(recipe | {"evaluators": [pairs | {"path": changed}, recipe["evaluators"][1]]})
 
 

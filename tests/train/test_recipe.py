@@ -262,7 +262,7 @@ def test_overrides_make_sections(read):
         ("evaluators=[{name='a', kind='pairs'}]", "evaluators[0].path is missing"),
         ("evaluators=[{name='a', kind='sts', path='p'}]", "evaluators[0].kind = 'sts' must be 'retrieval' or 'pairs'"),
         ("evaluators=[{name='a', kind='pairs', path='p', at=3}]", "there is no key evaluators[0].at"),
-        ("evaluators=[{name='a/b', kind='pairs', path='p'}]", "evaluators: 'a/b' must be unique and without '/'"),
+        ("evaluators=[{name='a/b', kind='pairs', path='p'}]", "evaluators: 'a/b' must be unique, no set's name"),
         ("seed=-1", "seed = -1 must be a whole number"),
         ("loop.epochs", "--set 'loop.epochs' is not of the form section.key=value"),
         ("loop..x=1", "--set 'loop..x=1' is not of the form section.key=value"),
