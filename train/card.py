@@ -158,7 +158,8 @@ def _data(origin: Origin) -> str:
 def _log(metrics: Metrics, best: str | None) -> Iterator[str]:
     """A table with a line for each evaluation, or where there is none, some of the steps."""
     evaluations = metrics.evaluations("eval")
-    names = [name for name in dict.fromkeys((*LOGGED, best)) if any(name in line["eval"] for line in evaluations)]
+    wanted = dict.fromkeys([*LOGGED, *([best] if best else [])])
+    names = [name for name in wanted if any(name in line["eval"] for line in evaluations)]
     rows = list(_log_rows(metrics.steps(), evaluations, names))
     every = -(-len(rows) // MOST_LINES) or 1
     rows = [row for i, row in enumerate(rows, 1) if i % every == 0 or i == len(rows)]

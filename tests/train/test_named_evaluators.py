@@ -1,6 +1,7 @@
 """Evaluators that a recipe names: what they read, and that their scores are those of all texts at once."""
 
 import json
+from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
@@ -24,7 +25,7 @@ def write(path: Path, *rows: dict) -> Path:
     return path
 
 
-def embed(texts: list[str], kind: str) -> np.ndarray:
+def embed(texts: Sequence[str], kind: str) -> np.ndarray:
     """Of a text its own embedding, another one as a query."""
     seeds = [[*text.encode(), kind == "query"] for text in texts]
     return np.array([np.random.default_rng(seed).normal(size=4) for seed in seeds], np.float32).reshape(-1, 4)
