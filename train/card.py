@@ -67,7 +67,7 @@ def card(
         _data(origin),
         "```toml\n" + to_toml(recipe) + "```",
         *([f"![loss and scores over the steps]({CURVES})"] if has_curves else []),
-        *_log(metrics),
+        *_log(metrics, recipe.loop.best),
         "## Where it comes from",
         _sources(origin),
     ]
@@ -135,12 +135,14 @@ def _heads(head: Head | None, stale_heads: Sequence[str]) -> Iterator[str]:
 
 def _scores(origin: Origin, metrics: Metrics) -> Iterator[str]:
     """A table of each split that was evaluated."""
-    for split in ("eval", "test"):
+    held_out = [split for split in ("eval", "test") if metrics.evaluations(split)]
+    for split in held_out:
         before, after = metrics.evaluation(split, 0), metrics.evaluation(split, origin.step)
         if before and after:
             rows = [(name, _number(before[name]), _number(after[name])) for name in after]
-            yield _table((f"{split} ({sum(map(len, origin.data[split]))} rows)", "before", "after"), rows)
-    if not {"eval", "test"} & origin.data.keys():
+            title = f"{split} ({sum(map(len, origin.data[split]))} rows)" if split in origin.data else split
+            yield _table((title, "before", "after"), rows)
+    if not held_out:
         yield "Nothing was held out, so there are none."
 
 
@@ -153,10 +155,11 @@ def _data(origin: Origin) -> str:
     return _table(("split", "set", "rows", "columns", "sha256 of the rows"), rows)
 
 
-def _log(metrics: Metrics) -> Iterator[str]:
+def _log(metrics: Metrics, best: str | None) -> Iterator[str]:
     """A table with a line for each evaluation, or where there is none, some of the steps."""
     evaluations = metrics.evaluations("eval")
-    names = [name for name in LOGGED if any(name in line["eval"] for line in evaluations)]
+    wanted = dict.fromkeys([*LOGGED, *([best] if best else [])])
+    names = [name for name in wanted if any(name in line["eval"] for line in evaluations)]
     rows = list(_log_rows(metrics.steps(), evaluations, names))
     every = -(-len(rows) // MOST_LINES) or 1
     rows = [row for i, row in enumerate(rows, 1) if i % every == 0 or i == len(rows)]

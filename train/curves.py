@@ -1,19 +1,20 @@
-"""curves.png: loss and accuracies of a run over its steps; needs the extra `plot`."""
+"""curves.png: loss and scores of a run over its steps; needs the extra `plot`."""
 
 import importlib
-import statistics
 from collections.abc import Sequence
+from itertools import accumulate
 from pathlib import Path
 from typing import Any
 
-from train.metrics import Line, Metrics
+from train.metrics import Metrics
 
 FILE = "curves.png"
 NO_PLOT = f"no {FILE}: matplotlib is not installed; pip install 'stella-jax[plot]'."
-POINTS = 200  # of the training loss; more are averaged
+SPAN = 0.1  # of all steps, over which the training loss is smoothed
 
-# Loss has an axis of its own.
-SHOWN = ("cosine_accuracy", "euclidean_accuracy", "cosine_mrr@10", "cosine_ndcg@10")
+TRAINING = "C0"
+STYLES = (("eval", "C1", "o-"), ("test", "C2", "s"))  # split, colour of its loss, line
+SHOWN = ("cosine_accuracy", "cosine_accuracy@1", "cosine_recall@10", "cosine_mrr@10", "cosine_ndcg@10")
 
 
 def missing_plot_library() -> str | None:
@@ -21,16 +22,20 @@ def missing_plot_library() -> str | None:
     return None if _figure_module() else NO_PLOT
 
 
-def draw(metrics: Metrics, path: Path) -> bool:
-    """Writes the plot in place of the base's; returns False if matplotlib is not installed."""
+def draw(metrics: Metrics, path: Path, best: str | None = None) -> bool:
+    """Writes the plot in place of the base's; returns False if matplotlib is not installed.
+
+    Args:
+      best: a score to show beside the usual ones.
+    """
     path.unlink(missing_ok=True)
     figure_module = _figure_module()
     if figure_module is None:
         return False
-    figure = figure_module.Figure(figsize=(10, 4), layout="constrained")
+    figure = figure_module.Figure(figsize=(12, 4), layout="constrained")
     left, right = figure.subplots(1, 2)
     _draw_loss(left, metrics)
-    _draw_scores(right, metrics)
+    _draw_scores(right, metrics, best)
     figure.savefig(path, dpi=110)
     return True
 
@@ -43,32 +48,48 @@ def _figure_module() -> Any:
 
 
 def _draw_loss(axes: Any, metrics: Metrics) -> None:
-    steps, losses = averaged(metrics.steps())
-    axes.plot(steps, losses, label="training")
-    evaluations = [line for line in metrics.evaluations("eval") if line["eval"].get("loss") is not None]
-    if evaluations:
-        axes.plot([e["step"] for e in evaluations], [e["eval"]["loss"] for e in evaluations], "o-", label="evaluation")
-    axes.set(xlabel="step", title="loss")
+    """The loss of each step, pale, and smoothed, with that of each evaluation; the scale is that of the latter two."""
+    steps = [line for line in metrics.steps() if line["loss"] is not None]
+    numbers, losses = [line["step"] for line in steps], [line["loss"] for line in steps]
+    smooth = smoothed(losses)
+    axes.plot(numbers, losses, ".", markersize=3, alpha=0.3, color=TRAINING, label="training, each step")
+    axes.plot(numbers, smooth, color=TRAINING, label="training, smoothed")
+    shown = smooth
+    for split, color, style in STYLES:
+        found = _points(metrics, split, "loss")
+        if found:
+            axes.plot(*zip(*found, strict=True), style, color=color, label=split)
+            shown = [*shown, *(loss for _, loss in found)]
+    if shown:
+        least, most = min(shown), max(shown)
+        room = 0.05 * (most - least) or 0.05
+        axes.set_ylim(least - room, most + room)
+    axes.set(xlabel="step", ylabel="loss", title="loss")
+    axes.grid(alpha=0.3)
     axes.legend()
 
 
-def _draw_scores(axes: Any, metrics: Metrics) -> None:
-    for split, style in (("eval", "o-"), ("test", "s--")):
-        lines = metrics.evaluations(split)
-        for name in SHOWN if lines else ():
-            points = [(line["step"], line[split][name]) for line in lines if line[split].get(name) is not None]
-            if points:
-                axes.plot(*zip(*points, strict=True), style, label=f"{split} {name}")
+def _draw_scores(axes: Any, metrics: Metrics, best: str | None) -> None:
+    """Scores of eval as lines, of test as squares of the same colour."""
+    names = [name for name in dict.fromkeys((*SHOWN, *([best] if best else []))) if name != "loss"]
+    for split, _, style in STYLES:
+        for i, name in enumerate(names):
+            if found := _points(metrics, split, name):
+                axes.plot(*zip(*found, strict=True), style, color=f"C{i + 3}", label=f"{split} {name}")
     axes.set(xlabel="step", title="scores")
+    axes.grid(alpha=0.3)
     if axes.lines:
-        axes.legend()
+        axes.legend(loc="center left", bbox_to_anchor=(1.02, 0.5))
 
 
-def averaged(lines: Sequence[Line]) -> tuple[list[float], list[float]]:
-    """Steps and losses, neighbours averaged where there are more than a plot shows."""
-    lines = [line for line in lines if line["loss"] is not None]
-    width = -(-len(lines) // POINTS) or 1
-    groups = [lines[start : start + width] for start in range(0, len(lines), width)]
-    means = ([statistics.fmean(line[key] for line in group) for group in groups] for key in ("step", "loss"))
-    steps, losses = means
-    return steps, losses
+def _points(metrics: Metrics, split: str, name: str) -> list[tuple[int, float]]:
+    lines = metrics.evaluations(split)
+    return [(line["step"], line[split][name]) for line in lines if line[split].get(name) is not None]
+
+
+def smoothed(values: Sequence[float]) -> list[float]:
+    """The mean of each value and its neighbours on both sides, all together a share of all values."""
+    count, width = len(values), round(len(values) * SPAN / 2)
+    total = [0.0, *accumulate(values)]
+    windows = [(max(0, i - width), min(count, i + width + 1)) for i in range(count)]
+    return [(total[end] - total[start]) / (end - start) for start, end in windows]

@@ -1,7 +1,10 @@
 """A split's texts, embedded by the parameters of the moment, and what the loss and the evaluators make of them."""
 
+import math
 from collections.abc import Callable, Mapping, Sequence
+from functools import partial
 from statistics import fmean
+from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -10,6 +13,7 @@ from flax import nnx
 from jax.sharding import Mesh
 
 from stella_jax.embedding_model import EmbeddingModel
+from stella_jax.errors import StellaError, join_words
 from stella_jax.runner import Runner
 from stella_jax.tokenizer import Tokenizer
 from train.data import ANY_ROWS, Dataset, Needs
@@ -17,10 +21,19 @@ from train.evaluators import Scores, retrieval, triplet_accuracy
 from train.guide import COLUMN as GUIDE
 from train.hosts import Hosts
 from train.losses import Loss
+from train.named_evaluators import Evaluator
 from train.step import Params
 
 # What makes one evaluation better than another: with negatives, and without.
 PRIMARY = ("cosine_accuracy", "cosine_mrr@10")
+
+
+class Named(NamedTuple):
+    """An evaluator, its name, and the texts put before its queries and documents."""
+
+    name: str
+    evaluator: Evaluator
+    prompts: Mapping[str, str]
 
 
 class Evaluation:
@@ -78,22 +91,36 @@ class Evaluation:
             scores |= triplet_accuracy(embedded["anchor"], embedded["positive"], embedded["negative"])
         return scores | (_retrieval(dataset, embedded) if "positive" in embedded else {})
 
+    def named(self, params: Params, evaluators: Sequence[Named], tick: Callable[[], object] = lambda: None) -> Scores:
+        """The scores of evaluators, as `name/score`."""
+        runner = self._runner(self._model, params)
+
+        def embed(prompts: Mapping[str, str], texts: Sequence[str], kind: str) -> np.ndarray:
+            return self._embed_texts(runner, prompts.get(kind, ""), texts, tick)
+
+        found = {name: evaluator(partial(embed, prompts)) for name, evaluator, prompts in evaluators}
+        return {f"{name}/{score}": value for name, scores in found.items() for score, value in scores.items()}
+
     def _embed(
         self, model: EmbeddingModel, params: Params, dataset: Dataset, tick: Callable[[], object]
     ) -> dict[str, np.ndarray]:
         """(rows, dim) of each column, by a model with these parameters."""
+        runner = self._runner(model, params)
+        return {
+            name: self._embed_texts(runner, self._prompts.get(name, ""), texts, tick)
+            for name, texts in dataset.texts.items()
+        }
+
+    def _runner(self, model: EmbeddingModel, params: Params) -> Runner:
         # Where processes split parameters, these are copies of all of them.
         model = model.with_params({name: self._hosts.fetch(leaf) for name, leaf in params.items()})
-        runner = Runner(model, self._mesh, self._pad_id, layer_by_layer=False)
-        return {name: self._embed_column(runner, name, texts, tick) for name, texts in dataset.texts.items()}
+        return Runner(model, self._mesh, self._pad_id, layer_by_layer=False)
 
-    def _embed_column(
-        self, runner: Runner, column: str, texts: Sequence[str], tick: Callable[[], object]
-    ) -> np.ndarray:
+    def _embed_texts(self, runner: Runner, prompt: str, texts: Sequence[str], tick: Callable[[], object]) -> np.ndarray:
         """(rows, dim); a text that comes again is embedded once."""
         places = {text: i for i, text in enumerate(dict.fromkeys(texts))}
         own = list(places)[self._hosts.index :: self._hosts.count]
-        tokens = self._tokenizer.encode(own, self._prompts.get(column, ""))
+        tokens = self._tokenizer.encode(own, prompt)
         [(_, (found,))] = runner.stream([tokens], self._tokenizer.max_length, on_batch=lambda _: tick())
         return self._hosts.all_gather(found, len(places))[[places[text] for text in texts]]
 
@@ -118,15 +145,24 @@ def combined(scores: Mapping[str, Scores]) -> Scores:
     return means | {f"{name}/{score}": value for name, each in scores.items() for score, value in each.items()}
 
 
-def primary_name(scores: Scores) -> str:
-    """The one score that evaluations are compared by."""
-    return next((name for name in PRIMARY if name in scores), next(iter(scores)))
+def primary_name(scores: Mapping[str, object], best: str | None = None) -> str:
+    """The one score that evaluations are compared by: `best`, by default one of the split's rows.
+
+    Raises:
+      StellaError: there is no score `best`.
+    """
+    if best and best not in scores:
+        raise StellaError(f"loop.best: there is no score {best!r}; choose one of {join_words(scores)}.")
+    return best or next((name for name in PRIMARY if name in scores), next(iter(scores)))
 
 
-def primary(scores: Scores) -> float:
-    """Its value, of which more is better."""
-    name = primary_name(scores)
-    return -scores[name] if name.rpartition("/")[2] == "loss" else scores[name]
+def primary(scores: Mapping[str, float | None], best: str | None = None) -> float:
+    """Its value, of which more is better; that of no number is the worst."""
+    name = primary_name(scores, best)
+    value = scores[name]
+    if value is None or math.isnan(value):
+        return -math.inf
+    return -value if name.rpartition("/")[2] == "loss" else value
 
 
 def _retrieval(dataset: Dataset, embedded: dict[str, np.ndarray]) -> Scores:

@@ -1,18 +1,22 @@
-"""How good embeddings are: triplet accuracy, correlation with scores, retrieval; numpy alone.
+"""How good embeddings are: triplet accuracy, correlation with scores, retrieval, reranking; numpy alone.
 
-Definitions and names are those of sentence-transformers' TripletEvaluator, EmbeddingSimilarityEvaluator and
-InformationRetrievalEvaluator.
+Definitions and names are those of sentence-transformers' TripletEvaluator, EmbeddingSimilarityEvaluator,
+InformationRetrievalEvaluator and RerankingEvaluator.
 """
 
-from collections.abc import Collection, Sequence
+from collections.abc import Collection, Iterable, Sequence
 
 import numpy as np
 
 from stella_jax.similarity import PAIRWISE, similarity, similarity_pairwise
 
 Scores = dict[str, float]
+Similarities = dict[str, np.ndarray]  # (n,) by measure
 
-CHUNK = 256  # queries whose similarities with the whole corpus are in memory at once
+QUERIES = 256  # whose similarities with a block of the corpus are in memory at once
+BLOCK = 16384  # texts of the corpus
+
+KS = (1, 3, 5, 10)
 
 
 def triplet_accuracy(anchors: np.ndarray, positives: np.ndarray, negatives: np.ndarray) -> Scores:
@@ -24,22 +28,34 @@ def triplet_accuracy(anchors: np.ndarray, positives: np.ndarray, negatives: np.n
     Returns:
       `cosine_accuracy`, `dot_accuracy`, `euclidean_accuracy`, `manhattan_accuracy`, and the largest as `max_accuracy`.
     """
-    scores = {}
-    for name in sorted(PAIRWISE):
-        nearer = similarity_pairwise(name, anchors, positives) > similarity_pairwise(name, anchors, negatives)
-        scores[f"{name}_accuracy"] = float(nearer.astype(np.float32).mean())
+    return accuracy(pairwise(anchors, positives), pairwise(anchors, negatives))
+
+
+def accuracy(nearer: Similarities, farther: Similarities) -> Scores:
+    """What `triplet_accuracy` gives, of similarities of anchors with positives and with negatives."""
+    right = {name: nearer[name] > farther[name] for name in nearer}
+    scores = {f"{name}_accuracy": float(each.astype(np.float32).mean()) for name, each in right.items()}
     return scores | {"max_accuracy": max(scores.values())}
 
 
-def sts(first: np.ndarray, second: np.ndarray, gold: Sequence[float]) -> Scores:
+def pairwise(first: np.ndarray, second: np.ndarray) -> Similarities:
+    """The similarity of row i of two (n, dim) with each other, by each measure."""
+    return {name: similarity_pairwise(name, first, second) for name in sorted(PAIRWISE)}
+
+
+def sts(first: np.ndarray, second: np.ndarray, gold: Sequence[float] | np.ndarray) -> Scores:
     """Correlation of the similarity of two (n, dim) with gold scores, by each measure.
 
     Returns:
       `pearson_<measure>` and `spearman_<measure>`, and the largest of each as `pearson_max` and `spearman_max`.
     """
+    return correlation(pairwise(first, second), gold)
+
+
+def correlation(similarities: Similarities, gold: Sequence[float] | np.ndarray) -> Scores:
+    """What `sts` gives, of similarities."""
     scores = {}
-    for name in sorted(PAIRWISE):
-        found = similarity_pairwise(name, first, second)
+    for name, found in similarities.items():
         scores[f"pearson_{name}"] = pearson(gold, found)
         scores[f"spearman_{name}"] = pearson(ranks(gold), ranks(found))
     for kind in ("pearson", "spearman"):
@@ -63,40 +79,81 @@ def ranks(x: Sequence[float] | np.ndarray) -> np.ndarray:
 
 def retrieval(
     queries: np.ndarray,
-    corpus: np.ndarray,
+    corpus: np.ndarray | Iterable[np.ndarray],
     relevant: Sequence[Collection[int]],
     measure: str = "cosine",
-    recall_at: Sequence[int] = (1, 3, 5, 10),
-    best_at: int = 10,
-    map_at: int = 100,
+    at: Sequence[int] = KS,
+    mrr_at: Sequence[int] = (10,),
+    ndcg_at: Sequence[int] = (10,),
+    map_at: Sequence[int] = (100,),
 ) -> Scores:
     """How far up the relevant texts come when each query ranks the corpus; equal scores rank by place in the corpus.
 
+    sentence-transformers ranks equal scores by id: pass the corpus in the order of its ids.
+
     Args:
-      queries, corpus: (q, dim) and (c, dim).
+      queries: (q, dim).
+      corpus: (c, dim), or blocks of it in their order, of which one at a time is in memory.
       relevant: of each query, which of the corpus, at least one.
 
     Returns:
-      `<measure>_accuracy@k`, `_precision@k` and `_recall@k` for k in `recall_at`, `_mrr@k` and `_ndcg@k` for `best_at`,
-      `_map@k` for `map_at`.
+      `<measure>_accuracy@k`, `_precision@k` and `_recall@k` for k in `at`, `_mrr@k`, `_ndcg@k` and `_map@k` for theirs.
     """
-    deepest = min(max(*recall_at, best_at, map_at), len(corpus))
+    deepest = max(*at, *mrr_at, *ndcg_at, *map_at)
     wanted = [set(indexes) for indexes in relevant]
-    hits = np.zeros((len(queries), deepest))
-    for start in range(0, len(queries), CHUNK):
-        order = np.argsort(-similarity(measure, queries[start : start + CHUNK], corpus), axis=1, kind="stable")
-        for row, ranked in enumerate(order[:, :deepest].tolist(), start):
-            hits[row] = [index in wanted[row] for index in ranked]
+    found = nearest(queries, corpus, deepest, measure).tolist()
+    hits = np.array([[index in each for index in ranked] for ranked, each in zip(found, wanted, strict=True)], float)
     counts = np.array([len(indexes) for indexes in wanted])
-    found = {}
-    for k in recall_at:
+    scores = {}
+    for k in at:
         hits_at_k = hits[:, :k].sum(axis=1)
-        found |= {f"accuracy@{k}": (hits_at_k > 0).mean(), f"precision@{k}": (hits_at_k / k).mean()}
-        found[f"recall@{k}"] = (hits_at_k / counts).mean()
-    found[f"mrr@{best_at}"] = _reciprocal_ranks(hits[:, :best_at]).mean()
-    found[f"ndcg@{best_at}"] = _ndcg(hits[:, :best_at], counts, best_at).mean()
-    found[f"map@{map_at}"] = _average_precision(hits[:, :map_at], counts, map_at).mean()
-    return {f"{measure}_{name}": float(value) for name, value in found.items()}
+        scores |= {f"accuracy@{k}": hits_at_k > 0, f"precision@{k}": hits_at_k / k, f"recall@{k}": hits_at_k / counts}
+    scores |= {f"mrr@{k}": _reciprocal_ranks(hits[:, :k]) for k in mrr_at}
+    scores |= {f"ndcg@{k}": _ndcg(hits[:, :k], counts, k) for k in ndcg_at}
+    scores |= {f"map@{k}": _average_precision(hits[:, :k], counts, k) for k in map_at}
+    return {f"{measure}_{name}": float(values.mean()) for name, values in scores.items()}
+
+
+def nearest(
+    queries: np.ndarray, corpus: np.ndarray | Iterable[np.ndarray], count: int, measure: str = "cosine"
+) -> np.ndarray:
+    """Of each query (q, dim) the places (q, count) of the nearest in the corpus, the best first, equal ones by place.
+
+    Args:
+      corpus: as in `retrieval`; of fewer than `count`, all are found.
+    """
+    scores, places, start = np.empty((len(queries), 0), np.float32), np.empty((len(queries), 0), np.int64), 0
+    for block in _blocks(corpus):
+        parts = []
+        for first in range(0, len(queries), QUERIES):
+            rows = slice(first, first + QUERIES)
+            # Earlier places come first, and stay first among equals.
+            near = np.concatenate([scores[rows], similarity(measure, queries[rows], block)], axis=1)
+            best = _largest(near, count)
+            before = scores.shape[1]
+            old = np.take_along_axis(places[rows], np.minimum(best, before - 1), axis=1) if before else best
+            parts.append((np.take_along_axis(near, best, axis=1), np.where(best < before, old, best - before + start)))
+        scores, places = (np.concatenate(part) for part in zip(*parts, strict=True))
+        start += len(block)
+    return places
+
+
+def _blocks(corpus: np.ndarray | Iterable[np.ndarray]) -> Iterable[np.ndarray]:
+    if isinstance(corpus, np.ndarray):
+        return (corpus[start : start + BLOCK] for start in range(0, len(corpus), BLOCK))
+    return corpus
+
+
+def _largest(scores: np.ndarray, count: int) -> np.ndarray:
+    """Columns (rows, count) of the largest of each row, in descending order, equal ones by column."""
+    if scores.shape[1] <= count:
+        return np.argsort(-scores, axis=1, kind="stable")
+    least = np.partition(scores, -count, axis=1)[:, -count]
+    found = np.empty((len(scores), count), np.int64)
+    for row, (values, bound) in enumerate(zip(scores, least, strict=True)):
+        candidates = np.flatnonzero(values >= bound)
+        found[row] = candidates[np.argsort(-values[candidates], kind="stable")[:count]]
+    return found
 
 
 def _reciprocal_ranks(hits: np.ndarray) -> np.ndarray:
@@ -104,11 +161,46 @@ def _reciprocal_ranks(hits: np.ndarray) -> np.ndarray:
 
 
 def _ndcg(hits: np.ndarray, counts: np.ndarray, k: int) -> np.ndarray:
-    gains = 1 / np.log2(np.arange(k) + 2)
+    gains = _gains(k)
     ideal = np.cumsum(gains)[np.minimum(counts, k) - 1]
     return hits @ gains[: hits.shape[1]] / ideal
+
+
+def _gains(k: int) -> np.ndarray:
+    return 1 / np.log2(np.arange(k) + 2)
 
 
 def _average_precision(hits: np.ndarray, counts: np.ndarray, k: int) -> np.ndarray:
     precisions = np.cumsum(hits, axis=1) / np.arange(1, hits.shape[1] + 1)
     return (precisions * hits).sum(axis=1) / np.minimum(counts, k)
+
+
+def reranking(
+    queries: Iterable[tuple[np.ndarray, np.ndarray, int]], at: Sequence[int] = (10,), measure: str = "cosine"
+) -> Scores:
+    """How far up the right ones of its own few texts come for each query.
+
+    Equal scores share the mean gain of their ranks in ndcg and are one step of the curve in map, as in scikit-learn;
+    in mrr, the right ones come first. sentence-transformers' mrr leaves them in the order of torch.argsort, which is no
+    order to rely on.
+
+    Args:
+      queries: of each its embedding (dim,), those of its texts (n, dim), the right ones first, and how many these are.
+
+    Returns:
+      `map`, `mrr@k` and `ndcg@k` for k in `at`.
+    """
+    found = [_reranked(similarity(measure, query, texts)[0], right, at) for query, texts, right in queries]
+    return {name: float(np.mean([scores[name] for scores in found])) for name in found[0]}
+
+
+def _reranked(scores: np.ndarray, right: int, at: Sequence[int]) -> Scores:
+    order = np.argsort(-scores, kind="stable")
+    hits = (order < right).astype(float)
+    last = np.append(np.flatnonzero(np.diff(scores[order])), len(scores) - 1)  # of each run of equal scores
+    sizes = np.diff(last, prepend=-1)
+    shared = np.repeat(np.diff(np.cumsum(hits)[last], prepend=0) / sizes, sizes)  # hits, spread evenly over their run
+    precisions = np.cumsum(hits)[last] / (last + 1)
+    found = {"map": float(precisions @ np.diff(np.cumsum(hits)[last], prepend=0) / right)}
+    found |= {f"mrr@{k}": float(_reciprocal_ranks(hits[None, :k])[0]) for k in at}
+    return found | {f"ndcg@{k}": float(_ndcg(shared[None, :k], np.array([right]), k)[0]) for k in at}

@@ -13,8 +13,8 @@ from stella_jax.errors import StellaError
 from train.data import Dataset
 from train.recipe import Recipe, SetSection
 
-# Keys of a recipe that change no bit of what is trained; the model and the data go by what they hold.
-FREE = {"": ("output", "model", "revision"), "loop": ("keep", "save_every", "export")}
+# Keys of a recipe that change no bit of what is trained; what is read goes by what it holds.
+FREE = {"": ("output", "model", "revision", "evaluators"), "loop": ("keep", "save_every", "export", "log")}
 
 PACKAGES = ("jax", "jaxlib", "flax", "orbax-checkpoint", "numpy", "tokenizers")
 

@@ -30,13 +30,15 @@ from train.batches import Batch, Batcher
 from train.checkpoints import Checkpoints, newest_record, read_newest, read_state, steps_of
 from train.curves import missing_plot_library
 from train.data import Dataset, text_names
-from train.evaluation import Evaluation, combined, primary, primary_name
+from train.evaluation import Evaluation, Named, combined, primary, primary_name
 from train.export import Origin, Trained, export, is_exported
 from train.guide import open_guide
 from train.hosts import Hosts
 from train.identity import changes, check_same, identity, versions
+from train.log_writers import check_log, open_log
 from train.loss_lookup import find_loss, loss_spec
 from train.metrics import Metrics
+from train.named_evaluators import identity_of, prompts_of, read_evaluator
 from train.new_head import with_new_head
 from train.plans import BatchPlan, Plan, one_pass
 from train.recipe import COLUMNS, Recipe
@@ -82,6 +84,7 @@ class Run:
         self.recipe, self.stop, self.shown, self.warn, self.hosts = recipe, stop, shown, warn, Hosts()
         self.output = Path(recipe.output)
         self._asked: Any = False
+        check_log(recipe.loop.log)
         self._read_data()
         self._load_model()
         self._resume()
@@ -93,6 +96,7 @@ class Run:
         data, loop, loss = self.recipe.data, self.recipe.loop, self.recipe.loss
         self._needs = needs_of(loss.name, loss_spec(loss), data.columns)
         self.data = read_sets(data, self._needs)
+        self.evaluators = {each.name: read_evaluator(each) for each in self.recipe.evaluators}
         weights = [each.weight for each in data.sets_of("train")]
         trained = [each for each, weight in zip(self.data["train"], weights, strict=True) if weight]
         for dataset in trained:
@@ -151,6 +155,10 @@ class Run:
         given = {column: _prompt(layout, recipe.data.prompts.get(column, "")) for column in COLUMNS}
         names = text_names(max(len(each.texts) for sets in self.data.values() for each in sets))
         self._prompts = {name: given.get(name, given["negative"]) for name in names}
+        self._named: dict[str, list[Named]] = {"eval": [], "test": []}
+        for each in recipe.evaluators:
+            prompts = {key: _prompt(layout, text) for key, text in prompts_of(each, recipe.data.prompts).items()}
+            self._named[each.split].append(Named(each.name, self.evaluators[each.name], prompts))
         self.batcher = Batcher(
             self._tokenizer,
             layout.config.pad_token_id,
@@ -182,7 +190,9 @@ class Run:
 
     def _resume(self) -> None:
         """The state to begin with: that of the newest checkpoint that is whole, else the first."""
-        self.identity = identity(self.recipe, self.data, fingerprint(self.base, [self.head])) | self._guide
+        own = {each.name: identity_of(each, self.evaluators[each.name]) for each in self.recipe.evaluators}
+        found = identity(self.recipe, self.data, fingerprint(self.base, [self.head]))
+        self.identity = found | self._guide | {"evaluators": own}
         record = self.hosts.broadcast(newest_record(self.output) if self.hosts.is_primary else None)
         if record:
             check_same(record["identity"], self.identity, self.output)
@@ -190,7 +200,9 @@ class Run:
                 self.warn(f"{change} since the run was begun; bits may differ from those of an undisturbed run.")
         self._read_state()
         self.resumed = self.done = int(self.state.step)
-        self.metrics = Metrics(self.output, self.done, self.hosts.is_primary)
+        log = self.recipe.loop.log if self.hosts.is_primary else ()
+        writers = open_log(log, self.output, self.done, self.recipe.as_dict())
+        self.metrics = Metrics(self.output, self.done, self.hosts.is_primary, writers)
         self.metrics.lines = self.hosts.broadcast(self.metrics.lines)
 
     def _read_state(self) -> None:
@@ -237,8 +249,11 @@ class Run:
 
     def _is_due(self, what: Literal["eval", "save"]) -> bool:
         loop = self.recipe.loop
-        every, wanted = (loop.save_every, True) if what == "save" else (loop.eval_every, "eval" in self.data)
+        every, wanted = (loop.save_every, True) if what == "save" else (loop.eval_every, self._is_evaluated("eval"))
         return wanted and self.plan.due(every, self.done)
+
+    def _is_evaluated(self, split: str) -> bool:
+        return split in self.data or bool(self._named[split])
 
     def _step(self) -> None:
         batch = self._batch(self.done)
@@ -249,10 +264,14 @@ class Run:
     def _evaluate(self, split: str) -> None:
         """Evaluates a split, unless it is not there or the run was ended after this had been done."""
         self.reporter.flush()
-        if split in self.data and self.metrics.evaluation(split, self.done) is None:
+        if self._is_evaluated(split) and self.metrics.evaluation(split, self.done) is None:
             tick = self._pause if self.hosts.count == 1 else lambda: None  # many stop at a step alone
-            found = {each.name: self.evaluation(self.state.params, each, tick) for each in self.data[split]}
-            scores = self.hosts.broadcast(combined(found))
+            found = {each.name: self.evaluation(self.state.params, each, tick) for each in self.data.get(split, ())}
+            scores = combined(found) if found else {}
+            scores |= self.evaluation.named(self.state.params, self._named[split], tick)
+            scores = self.hosts.broadcast(scores)
+            if split == "eval":
+                primary_name(scores, self._best)
             self.metrics.write({"step": self.done, "epoch": round(self.plan.epochs(self.done), 6), split: scores})
         self.reporter.resume()
 
@@ -264,7 +283,7 @@ class Run:
             plan = {"step": self.done, "epoch": epoch, "batch": batch}
             record = plan | {"identity": self.identity, "recipe": self.recipe.as_dict(), "versions": versions()}
             scores = self.metrics.evaluation("eval", self.done)
-            self.checkpoints.save(self.state, record, primary(scores) if scores else None)
+            self.checkpoints.save(self.state, record, primary(scores, self._best) if scores else None)
         self.reporter.resume()
 
     def _check(self, step: int, found: Mapping[str, float]) -> None:
@@ -283,9 +302,17 @@ class Run:
             self.stop.request()
         self.hosts.shutdown()
 
+    @property
+    def _best(self) -> str | None:
+        """The score that evaluations are compared by, where the recipe or its evaluators choose it."""
+        if self.recipe.loop.best or "eval" in self.data or not self._named["eval"]:
+            return self.recipe.loop.best
+        name, evaluator, _ = self._named["eval"][0]
+        return f"{name}/{evaluator.best}"
+
     def _is_enough(self) -> bool:
         """Whether the best evaluation lies as many evaluations back as the recipe's early_stop."""
-        scores = [primary(line["eval"]) for line in self.metrics.evaluations("eval") if line["step"]]
+        scores = [primary(line["eval"], self._best) for line in self.metrics.evaluations("eval") if line["step"]]
         since_best = len(scores) - 1 - scores.index(max(scores)) if scores else 0
         return self.recipe.loop.early_stop is not None and since_best >= self.recipe.loop.early_stop
 
@@ -305,7 +332,7 @@ class Run:
 
     def _best_step(self) -> int:
         lines = [line for line in self.metrics.evaluations("eval") if line["step"]]
-        return max(lines, key=lambda line: (primary(line["eval"]), -line["step"]))["step"]
+        return max(lines, key=lambda line: (primary(line["eval"], self._best), -line["step"]))["step"]
 
     def _export(self, destination: Path) -> bool:
         """Writes the model, unless it is there already."""
@@ -321,7 +348,7 @@ class Run:
         for split in ("eval", "test"):
             before, after = (self.metrics.evaluation(split, step) for step in (0, self.done))
             if before and after:
-                key = primary_name(after)
+                key = primary_name(after, self._best if self._best in after else None)
                 what += f"; {split} {key} {before[key]:.4f} before and {after[key]:.4f} after"
         return f"{what}; the model {'is' if written else 'was there already,'} in {destination}"
 

@@ -1,23 +1,22 @@
-"""What a run tells of itself: metrics.jsonl, one object a line, and TensorBoard's events where it is installed.
+"""What a run tells of itself: metrics.jsonl, one object a line, and what else `log_writers` opens.
 
 A line is `{"step", "epoch", "loss", "grad_norm", "learning_rate", ...}` for each step, counted from 1, and
 `{"step", "epoch", "eval": {...}}` for each evaluation after so many steps, or `test` in place of `eval` for the test
 split. A run that continues drops the lines after the step that it continues from.
 """
 
-import importlib
 import json
 import math
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
 from stella_jax.job.atomic import replacing
+from train.log_writers import LogWriter, scalars
 
 Line = dict[str, Any]
 
 FILE = "metrics.jsonl"
-EVENTS = "tensorboard"
 SPLITS = ("eval", "test")
 
 
@@ -27,30 +26,30 @@ class Metrics:
     Args:
       step: what the run continues from; later lines are dropped.
       kept: whether this process writes the file; else lines stay in memory.
+      writers: to be told of each line too, and closed.
 
     Attributes:
       lines: all of them, in order.
     """
 
-    def __init__(self, output: Path, step: int, kept: bool = True):
+    def __init__(self, output: Path, step: int, kept: bool = True, writers: Sequence[LogWriter] = ()):
         self.path = output / FILE
         self.lines = [line for line in read_lines(self.path) if line["step"] <= step] if step else []
         self._file = None
-        self._events: Any = None
+        self._writers = writers
         if kept:
             with replacing(self.path) as file:
                 file.writelines(_encoded(line) for line in self.lines)
             self._file = self.path.open("ab")
-            self._events = _event_writer(output / EVENTS)
 
     def __enter__(self) -> "Metrics":
         return self
 
-    def __exit__(self, *raised: object) -> None:
+    def __exit__(self, kind: type | None, *raised: object) -> None:
         if self._file:
             self._file.close()
-        if self._events:
-            self._events.close()
+        for writer in self._writers:
+            writer.close(failed=kind is not None)
 
     def write(self, line: Line) -> None:
         """Adds a line, there for good when this returns, unless the machine itself fails; NaN becomes null."""
@@ -58,8 +57,8 @@ class Metrics:
         if self._file:
             self._file.write(_encoded(line))
             self._file.flush()
-        for name, value in _scalars(line) if self._events else ():
-            self._events.add_scalar(name, value, line["step"])
+        for writer in self._writers:
+            writer.write(line["step"], scalars(line))
 
     def steps(self) -> list[Line]:
         """The lines of steps."""
@@ -97,20 +96,3 @@ def _finite(value: Any) -> Any:
     if isinstance(value, dict):
         return {key: _finite(item) for key, item in value.items()}
     return None if isinstance(value, float) and not math.isfinite(value) else value
-
-
-def _scalars(line: Line) -> Iterator[tuple[str, float]]:
-    for key, value in line.items():
-        if isinstance(value, dict):
-            yield from ((f"{key}/{name}", number) for name, number in value.items())
-        elif key != "step":
-            yield f"train/{key}", value
-
-
-def _event_writer(folder: Path) -> Any:
-    """TensorBoard's own writer, or None where it is not installed."""
-    try:
-        summary = importlib.import_module("tensorboard.summary")
-    except ImportError:
-        return None
-    return summary.Writer(str(folder))

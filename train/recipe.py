@@ -190,6 +190,10 @@ class LoopSection:
       dtype: what is computed in; parameters and moments are float32.
       dropout: false switches off the checkpoint's hidden_dropout_prob.
       eval_every, save_every: "epoch", or a number of steps.
+      best: the score of "eval" by which evaluations are compared, such as "loss" or "name/cosine_ndcg@10" of an
+        evaluator; None is cosine_accuracy of rows with negatives, cosine_mrr@10 of others, and without such rows the
+        main score of the first evaluator.
+      log: where all numbers of metrics.jsonl go as well, of "tensorboard" (events in `output`) and "wandb".
       early_stop: end after so many evaluations without a better one.
       keep: how many of the newest checkpoints stay, beside the best.
       gradient_accumulation_steps: parts that a batch is cut into, one in memory at a time.
@@ -207,6 +211,8 @@ class LoopSection:
     dropout: bool = True
     eval_every: str | int = every()
     save_every: str | int = every()
+    best: str | None = None
+    log: tuple[str, ...] = field(default=(), metadata={"choices": ("tensorboard", "wandb")})
     early_stop: int | None = number(None, least=1)
     keep: int = number(2, least=1)
     export: str = one_of("last", "best")
@@ -231,6 +237,34 @@ class NewHeadSection:
 
 
 @dataclass(frozen=True, slots=True)
+class EvaluatorSection:
+    """An evaluator beside that of the split's own rows; its scores are called `name/score`.
+
+    Attributes:
+      kind: retrieval, pairs (of texts with a score), reranking or triplets.
+      path: retrieval: a directory with `queries` and `corpus` (`_id`, `text`, perhaps `title`) as .jsonl, .csv or
+        .parquet and `qrels`, as BEIR has them. Else a file: pairs of `sentence1`, `sentence2`, `score`; reranking of
+        `query`, `positive`, `negative`, the latter two lists or single texts; triplets of `anchor`, `positive`,
+        `negative`.
+      split: with whose evaluations it runs; those of "test" are the first and the last.
+      qrels: of retrieval, in the directory: query id, corpus id and score, tab-separated; above 0 is relevant.
+      measure: of retrieval and reranking; pairs and triplets have scores by each.
+      k: ranks at which retrieval and reranking are cut; none is what sentence-transformers takes.
+      prompts: of `query` and `document`, as in `data.prompts`; by default those of anchor and positive there. Pairs
+        take that of `query` for both texts, by default none.
+    """
+
+    name: str
+    kind: str = field(metadata={"choices": ("retrieval", "pairs", "reranking", "triplets")})
+    path: str = field()
+    split: str = one_of("eval", "test")
+    qrels: str = "qrels/test.tsv"
+    measure: str = one_of("cosine", "dot", "euclidean", "manhattan")
+    k: tuple[int, ...] = number((), least=1)
+    prompts: dict[str, str] = field(default_factory=dict, metadata={"keys": ("query", "document")})
+
+
+@dataclass(frozen=True, slots=True)
 class Recipe:
     """The whole of it.
 
@@ -238,6 +272,7 @@ class Recipe:
       model: as in `Stella.from_pretrained`, as are `revision` and `dim`, the head to train through.
       output: directory of metrics, checkpoints and export.
       new_head: in place of `dim`.
+      evaluators: tables [[evaluators]], one each.
       seed: of the order of the rows, of dropout and of a new head.
     """
 
@@ -248,6 +283,7 @@ class Recipe:
     optimizer: OptimizerSection = OptimizerSection()
     loop: LoopSection = LoopSection()
     new_head: NewHeadSection | None = None
+    evaluators: tuple[EvaluatorSection, ...] = ()
     revision: str | None = None
     dim: int | None = number(None, least=1)
     seed: int = number(42, least=0, most=2**32 - 1)
@@ -295,9 +331,15 @@ def _conflicts(recipe: Recipe) -> Iterator[str]:
         yield f"data.columns names {name!r}, which is {what}; leave it out"
     if recipe.new_head and recipe.dim is not None:
         yield "dim picks a head that is there and new_head makes one; set one of them"
-    if not recipe.data.sets_of("eval") and (loop.early_stop or loop.export == "best"):
-        key = "early_stop" if loop.early_stop else "export = 'best'"
-        yield f"loop.{key} needs evaluations; name a file in data.eval"
+    evaluated = recipe.data.sets_of("eval") or any(each.split == "eval" for each in recipe.evaluators)
+    if not evaluated and (loop.early_stop or loop.best or loop.export == "best"):
+        key = "early_stop" if loop.early_stop else "best" if loop.best else "export = 'best'"
+        yield f"loop.{key} needs evaluations; name a file in data.eval or an evaluator"
+    names = [each.name for each in recipe.evaluators]
+    taken = {each.title for split in SPLITS for each in recipe.data.sets_of(split)}
+    for name in names:
+        if names.count(name) > 1 or "/" in name or name in taken:
+            yield f"evaluators: {short_repr(name)} must be unique, no set's name and without '/'; choose another name"
     if loop.gradient_accumulation_steps > 1 and loss.mini_batch:
         yield "loss.mini_batch and loop.gradient_accumulation_steps both cut the batch; use one of them"
 
@@ -354,9 +396,10 @@ def _loss_conflicts(loss: LossSection) -> Iterator[str]:
 def to_toml(recipe: Recipe) -> str:
     """The recipe as a file with every key that has a value."""
     tree = recipe.as_dict()
+    tables = [(f"[[{name}]]", table) for name in ("evaluators",) for table in tree.pop(name)]
     top = {key: value for key, value in tree.items() if not isinstance(value, dict)}
-    sections = {f"[{name}]": value for name, value in tree.items() if isinstance(value, dict)}
-    return "\n".join("\n".join(_toml_lines(name, keys)) for name, keys in ({"": top} | sections).items()) + "\n"
+    sections = [(f"[{name}]", value) for name, value in tree.items() if isinstance(value, dict)]
+    return "\n".join("\n".join(_toml_lines(*each)) for each in (("", top), *sections, *tables)) + "\n"
 
 
 def _toml_lines(title: str, keys: dict[str, Any]) -> Iterator[str]:

@@ -3,7 +3,8 @@
 import numpy as np
 import pytest
 
-from train.evaluators import ranks, retrieval, sts, triplet_accuracy
+from train import evaluators
+from train.evaluators import nearest, ranks, reranking, retrieval, sts, triplet_accuracy
 
 MEASURES = ("cosine", "dot", "euclidean", "manhattan")
 
@@ -53,7 +54,7 @@ def test_correlation_with_itself_is_one_and_with_a_constant_nothing(rng):
 def test_retrieval_by_hand():
     corpus = np.diag(np.arange(1, 5, dtype=np.float32))
     queries = np.array([[0, 3, 2, 1], [1, 0, 0, 0]], np.float32)  # ranks 1 2 3 0, and 0 then ties in order
-    found = retrieval(queries, corpus, [{2, 0}, {2}], recall_at=(1, 2, 10))
+    found = retrieval(queries, corpus, [{2, 0}, {2}], at=(1, 2, 10))
     assert found["cosine_accuracy@1"] == 0
     assert found["cosine_accuracy@2"] == 0.5
     assert found["cosine_recall@2"] == pytest.approx(np.mean([1 / 2, 0]))
@@ -115,24 +116,38 @@ def test_sts_as_in_sentence_transformers(rng, quiet):
 
 
 @pytest.mark.torch
-@pytest.mark.parametrize("measure", MEASURES)
-def test_retrieval_as_in_sentence_transformers(rng, quiet, measure):
+@pytest.mark.parametrize(
+    ("measure", "ties"),  # of cosine and euclidean, rounding decides ties
+    [("cosine", False), ("dot", False), ("dot", True), ("euclidean", False), ("manhattan", False), ("manhattan", True)],
+)
+def test_retrieval_as_in_sentence_transformers(rng, quiet, measure, ties, monkeypatch):
     from sentence_transformers.sentence_transformer.evaluation import InformationRetrievalEvaluator
 
-    queries = rng.normal(size=(40, 6)).astype(np.float32)
-    corpus = rng.normal(size=(150, 6)).astype(np.float32)
+    monkeypatch.setattr(evaluators, "BLOCK", 40)
+
+    def rows(count: int) -> np.ndarray:
+        return (rng.integers(-2, 3, (count, 3)) if ties else rng.normal(size=(count, 6))).astype(np.float32)
+
+    queries, corpus = rows(40), rows(150)
+    cutoffs = [1, 4, 30, 200]
     relevant = [set(rng.choice(150, size=rng.integers(1, 15), replace=False).tolist()) for _ in queries]
     evaluator = InformationRetrievalEvaluator(
         {f"q{i}": str(i) for i in range(40)},
         {f"d{i:03}": str(40 + i) for i in range(150)},
         {f"q{i}": {f"d{j:03}" for j in found} for i, found in enumerate(relevant)},
+        accuracy_at_k=cutoffs,
+        precision_recall_at_k=cutoffs,
+        mrr_at_k=cutoffs,
+        ndcg_at_k=cutoffs,
+        map_at_k=cutoffs,
+        corpus_chunk_size=70,
         write_csv=False,
         main_score_function=None,
     )
     model = Model(np.concatenate([queries, corpus]), measure)
     model.similarity = _their_similarity(measure)  # pyright: ignore
     theirs = evaluator(model)  # pyright: ignore
-    ours = retrieval(queries, corpus, relevant, measure)
+    ours = retrieval(queries, corpus, relevant, measure, cutoffs, cutoffs, cutoffs, cutoffs)
     assert ours.keys() == theirs.keys()
     for name, value in theirs.items():
         assert ours[name] == pytest.approx(value, abs=1e-12), name
@@ -147,3 +162,43 @@ def _their_similarity(measure: str):
         "euclidean": similarity.euclidean_sim,
         "manhattan": similarity.manhattan_sim,
     }[measure]
+
+
+@pytest.mark.torch
+@pytest.mark.parametrize(
+    ("measure", "ties"), [*((name, False) for name in MEASURES), ("dot", True), ("manhattan", True)]
+)
+def test_reranking_as_in_sentence_transformers(rng, quiet, measure, ties):
+    from sentence_transformers.sentence_transformer.evaluation import RerankingEvaluator
+
+    rows = rng.integers(-2, 3, (200, 3)) if ties else rng.normal(size=(200, 3))
+    rows = rows.astype(np.float32)
+    samples = []
+    for _ in range(30):
+        texts = rng.choice(200, rng.integers(2, 40), replace=False).tolist()
+        right = int(rng.integers(1, len(texts)))
+        samples.append((int(rng.integers(0, 200)), texts, right))
+    theirs = {}
+    for k in (1, 3, 10):
+        evaluator = RerankingEvaluator(
+            [{"query": str(q), "positive": [*map(str, t[:r])], "negative": [*map(str, t[r:])]} for q, t, r in samples],
+            at_k=k,
+            write_csv=False,
+            similarity_fct=_their_similarity(measure),
+        )
+        theirs |= evaluator(Model(rows))  # pyright: ignore
+    ours = reranking(((rows[q], rows[t], r) for q, t, r in samples), (1, 3, 10), measure)
+    assert ours.keys() == theirs.keys()
+    for name, value in theirs.items():
+        if not (ties and name.startswith("mrr")):  # theirs is that of torch.argsort, which leaves ties in no order
+            assert ours[name] == pytest.approx(value, abs=1e-6), name
+
+
+def test_nearest_in_blocks_is_a_stable_sort(rng, monkeypatch):
+    queries, corpus = (rng.integers(-2, 3, (count, 3)).astype(np.float32) for count in (70, 500))
+    expected = np.argsort(-(queries @ corpus.T), axis=1, kind="stable")
+    monkeypatch.setattr(evaluators, "QUERIES", 32)
+    monkeypatch.setattr(evaluators, "BLOCK", 64)
+    np.testing.assert_array_equal(nearest(queries, corpus, 20, "dot"), expected[:, :20])
+    np.testing.assert_array_equal(nearest(queries, np.array_split(corpus, 3), 100, "dot"), expected[:, :100])
+    np.testing.assert_array_equal(nearest(queries, corpus[:5], 20, "dot").shape, (70, 5))

@@ -185,7 +185,7 @@ def test_a_base_without_heads_gets_its_first(exported):
 
 def test_the_card_says_what_it_is(exported, monkeypatch):
     drawn = []
-    monkeypatch.setattr(curves, "draw", lambda metrics, path: drawn.append(path) or True)
+    monkeypatch.setattr(curves, "draw", lambda metrics, path, best: drawn.append(path) or True)
     path, _ = exported(
         "stella",
         dim=48,

@@ -180,6 +180,64 @@ def test_the_best_can_be_exported(data, undisturbed, tmp_path):
     assert "early" not in summary
 
 
+# What evaluates it
+
+
+@pytest.fixture
+def pairs(data, tmp_path) -> dict[str, Any]:
+    """An evaluator of pairs."""
+    rows = [
+        {"sentence1": row["anchor"], "sentence2": row[column], "score": float(column == "positive")}
+        for row, column in zip(ROWS, ("positive", "negative") * 6, strict=False)
+    ]
+    return {"name": "own", "kind": "pairs", "path": write_rows(tmp_path / "pairs.jsonl", rows)}
+
+
+def test_evaluators_of_the_recipe_score_beside_the_rows_and_change_no_bit(data, undisturbed, pairs, tmp_path):
+    output = tmp_path / "run"
+    recipe = tree(
+        data, output, evaluators=[pairs, pairs | {"name": "last", "split": "test"}], loop={"log": ["tensorboard"]}
+    )
+    train(recipe)
+    assert weights(output) == weights(undisturbed)
+    for line, before in zip(lines(output), lines(undisturbed), strict=True):
+        for split, name in (("eval", "own"), ("test", "last")):
+            if split in line:
+                own = {key for key in line[split] if key.startswith(f"{name}/")}
+                assert f"{name}/spearman_cosine" in own
+                assert {key: line[split][key] for key in line[split].keys() - own} == before[split]
+    card = (output / "export/README.md").read_text()
+    assert "| own/spearman_cosine |" in card and "[[evaluators]]" in card
+    from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+
+    events = EventAccumulator(str(output / "tensorboard")).Reload()
+    told = [(event.step, event.value) for event in events.Scalars("eval/own/spearman_cosine")]
+    assert told == [
+        (line["step"], pytest.approx(line["eval"]["own/spearman_cosine"])) for line in lines(output) if "eval" in line
+    ]
+    changed = write_rows(Path(pairs["path"]), [{"sentence1": "a", "sentence2": "b", "score": 1}])
+    with pytest.raises(StellaError, match=r"evaluators\.own\.sha256"):
+        train(recipe | {"evaluators": [pairs | {"path": changed}, recipe["evaluators"][1]]})
+
+
+def test_without_rows_to_evaluate_the_first_evaluator_tells_the_best(data, pairs, tmp_path):
+    splits = {"train": data["train"]}
+    train(tree(splits, tmp_path / "run", evaluators=[pairs], loop={"export": "best"}))
+    scores = {line["step"]: line["eval"]["own/spearman_cosine"] for line in lines(tmp_path / "run") if "eval" in line}
+    best = max((step for step in scores if step), key=lambda step: (scores[step], -step))
+    assert json.loads((tmp_path / "run/export/training.json").read_text())["step"] == best
+
+
+def test_the_best_is_that_of_the_score_which_the_recipe_names(data, tmp_path):
+    train(tree(data, tmp_path / "run", loop={"export": "best", "best": "loss"}))
+    losses = {line["step"]: line["eval"]["loss"] for line in lines(tmp_path / "run") if "eval" in line and line["step"]}
+    least = min(losses, key=lambda step: (losses[step], step))
+    assert json.loads((tmp_path / "run/export/training.json").read_text())["step"] == least
+    with pytest.raises(StellaError, match=r"loop\.best: there is no score 'cosine_acuracy'"):
+        train(tree(data, tmp_path / "other", loop={"best": "cosine_acuracy"}))
+    assert not any("learning_rate" in line for line in lines(tmp_path / "other"))
+
+
 # What ends it
 
 

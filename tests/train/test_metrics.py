@@ -2,7 +2,6 @@
 
 import json
 import sys
-import types
 from pathlib import Path
 
 import pytest
@@ -81,41 +80,34 @@ def test_nan_is_null(tmp_path):
     assert written(tmp_path) == [{"step": 1, "loss": None, "eval": {"pearson": None}}]
 
 
-def test_tensorboard_gets_every_number_where_it_is_installed(tmp_path, monkeypatch):
+def test_writers_are_told_of_every_number_and_closed(tmp_path):
     told = []
 
     class Writer:
-        def __init__(self, folder):
-            told.append(folder)
+        def write(self, step, values):
+            told.append((step, values))
 
-        def add_scalar(self, name, value, step):
-            told.append((name, value, step))
+        def close(self, failed):
+            told.append(failed)
 
-        def close(self):
-            told.append("closed")
-
-    module = types.ModuleType("tensorboard.summary")
-    module.Writer = Writer  # pyright: ignore[reportAttributeAccessIssue]
-    monkeypatch.setitem(sys.modules, "tensorboard", types.ModuleType("tensorboard"))
-    monkeypatch.setitem(sys.modules, "tensorboard.summary", module)
-    with Metrics(tmp_path, 0) as metrics:
+    with Metrics(tmp_path, 0, writers=[Writer()]) as metrics:
         metrics.write({"step": 3, "epoch": 0.5, "loss": 2.0})
         metrics.write({"step": 3, "epoch": 0.5, "eval": {"cosine_accuracy": 0.75}})
     assert told == [
-        str(tmp_path / "tensorboard"),
-        ("train/epoch", 0.5, 3),
-        ("train/loss", 2.0, 3),
-        ("train/epoch", 0.5, 3),
-        ("eval/cosine_accuracy", 0.75, 3),
-        "closed",
+        (3, {"train/epoch": 0.5, "train/loss": 2.0}),
+        (3, {"train/epoch": 0.5, "eval/cosine_accuracy": 0.75}),
+        False,
     ]
 
 
-def test_losses_are_averaged_to_as_many_points_as_a_plot_shows():
-    steps, losses = curves.averaged([step(i + 1, loss=i % 2) for i in range(800)])
-    assert (len(steps), steps[0], set(losses)) == (200, 2.5, {0.5})
-    assert curves.averaged([step(1, 3.0)]) == ([1], [3.0])
-    assert curves.averaged([]) == ([], [])
+def test_losses_are_smoothed_over_a_tenth_of_the_steps():
+    values = [float(i % 2) for i in range(100)]
+    smooth = curves.smoothed(values)
+    assert smooth[0] == pytest.approx(3 / 6)  # those at the ends have neighbours on one side
+    assert smooth[-2] == pytest.approx(4 / 7)
+    assert all(smooth[i] == pytest.approx(sum(values[i - 5 : i + 6]) / 11) for i in range(5, 95))
+    assert curves.smoothed([3.0]) == [3]
+    assert curves.smoothed([]) == []
 
 
 def test_without_matplotlib_nothing_is_drawn_and_a_sentence_says_so(output, monkeypatch):

@@ -72,6 +72,19 @@ gradient_accumulation_steps = 2
 dtype = "float32"
 dropout = true
 eval_every = 10
+best = "own/ndcg@10"
+log = ["tensorboard"]
+[[evaluators]]
+name = "own"
+kind = "reranking"
+path = "own.jsonl"
+k = [5, 10]
+prompts = { query = "s2p_query" }
+[[evaluators]]
+name = "beir"
+kind = "retrieval"
+path = "beir"
+split = "test"
 """
 
 
@@ -298,6 +311,13 @@ def test_overrides_make_sections(read):
         ("data.train=3", "data.train = 3 must be a text in quotes"),
         ("loop.early_stop=2", "loop.early_stop needs evaluations; name a file in data.eval"),
         ("loop.export=best", "loop.export = 'best' needs evaluations"),
+        ("loop.best=loss", "loop.best needs evaluations"),
+        ("loop.log=['mlflow']", "loop.log[0] = 'mlflow' must be 'tensorboard' or 'wandb'"),
+        ("evaluators=own", "evaluators[0] = 'own' must be a section"),
+        ("evaluators=[{name='a', kind='pairs'}]", "evaluators[0].path is missing"),
+        ("evaluators=[{name='a', kind='sts', path='p'}]", "evaluators[0].kind = 'sts' must be 'retrieval' or 'pairs'"),
+        ("evaluators=[{name='a', kind='pairs', path='p', at=3}]", "there is no key evaluators[0].at"),
+        ("evaluators=[{name='a/b', kind='pairs', path='p'}]", "evaluators: 'a/b' must be unique, no set's name"),
         ("seed=-1", "seed = -1 must be a whole number"),
         ("loop.epochs", "--set 'loop.epochs' is not of the form section.key=value"),
         ("loop..x=1", "--set 'loop..x=1' is not of the form section.key=value"),
@@ -309,6 +329,13 @@ def test_what_is_wrong_is_named_by_its_key(read, override, sentence):
         read(LEAST, override)
     assert sentence in str(caught.value)
     assert "\n" not in str(caught.value) and len(str(caught.value)) < 600
+
+
+def test_names_of_evaluators_are_unique(read):
+    one = "{name='a', kind='pairs', path='p'}"
+    with pytest.raises(StellaError, match="evaluators: 'a' must be unique"):
+        read(LEAST, f"evaluators=[{one}, {one}]")
+    assert read(LEAST, f"evaluators=[{one}]", "loop.best='a/spearman_dot'").evaluators[0].split == "eval"
 
 
 def test_a_new_head_takes_the_place_of_dim(read):

@@ -32,6 +32,14 @@ def test_wordnet_is_ten_thousand_triplets_and_no_positive_of_another_split():
     assert BatchPlan([splits[0]], 64, "no_duplicates", 42, 3).steps == 3 * 157
 
 
+def test_code_search_shares_no_text_between_its_splits():
+    data = read_recipe(ROOT / "train/recipes/code_search.toml").data
+    splits = [read_dataset(ROOT / str(path)) for path in (data.train, data.eval, data.test)]
+    assert [len(rows) for rows in splits] == [3311, 524, 516]
+    texts = [{text for column in rows.texts.values() for text in column} for rows in splits]
+    assert not texts[0] & texts[1] and not texts[0] & texts[2] and not texts[1] & texts[2]
+
+
 def test_porsche_is_as_its_model_card_says():
     recipe = read_recipe(ROOT / "train/recipes/porsche.toml")
     assert (recipe.loss.name, recipe.loss.distance, recipe.loss.margin) == ("triplet", "euclidean", 5.0)
