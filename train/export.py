@@ -13,6 +13,7 @@ from stella_jax.checkpoint import Checkpoint
 from stella_jax.heads import Head
 from stella_jax.lora import LoraConfig, merged_kernels, write_adapter
 from stella_jax.save import save_params
+from stella_jax.side_files import ADAPTER
 from train import curves
 from train.card import Origin, card
 from train.metrics import Metrics
@@ -20,7 +21,6 @@ from train.new_head import write_new_head
 from train.step import Params
 
 PROVENANCE = "training.json"
-ADAPTER = "adapter"
 
 
 @dataclass(frozen=True, slots=True)
@@ -66,7 +66,6 @@ def export(trained: Trained, origin: Origin, metrics: Metrics, destination: Path
     def finish(directory: Path) -> None:
         if origin.recipe.new_head:
             write_new_head(base, directory)
-        shutil.rmtree(directory / ADAPTER, ignore_errors=True)  # of a base that was exported so
         if trained.lora:
             write_adapter(trained.params, trained.lora, origin.recipe.model, directory / ADAPTER)
         has_curves = curves.draw(metrics, directory / curves.FILE)

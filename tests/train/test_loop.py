@@ -294,6 +294,11 @@ OTHERS = {
         "loss": {"name": "gist_embed", "guide": "tiny", "temperature": 0.1, "mini_batch": 2, "matryoshka_dims": [32, 8]}
     },
     "adafactor": {"optimizer": {"name": "adafactor", "args": {"min_dim_size_to_factor": 16}}},
+    "lora": {
+        "optimizer": {"weight_decay": 0.01},
+        "lora": {"rank": 4, "dropout": 0.1, "targets": ["q_proj", "o_proj", "down_proj"], "head": True},
+        "loop": {"mesh": "data=4"},
+    },
     "muon": {"optimizer": {"name": "muon", "weight_decay": 0.01}, "new_head": {"dim": 24, "pooling": "cls"}},
 }
 
