@@ -104,7 +104,7 @@ def test_over_a_mesh(base) -> None:
 
 
 def test_it_is_saved_merged(base, tmp_path: Path) -> None:
-    model = moved(with_lora(base, RANK))
+    model = moved(with_lora(base, RANK, 8))
     model.save_pretrained(tmp_path / "merged")
     np.testing.assert_allclose(vectors(load(tmp_path / "merged")), vectors(model), atol=1e-5)
 

@@ -317,6 +317,12 @@ def test_any_optimizer_and_loss_goes_on_to_the_same_bits(child, data, undisturbe
     train(recipe | {"output": str(tmp_path / "other")})
     assert_same_bits(tmp_path / "run", tmp_path / "other")
     assert weights(tmp_path / "run") != weights(undisturbed)
+    assert (tmp_path / "run/export/adapter").exists() == (name == "lora")
+
+
+def test_a_checkpoint_holds_what_trains(data, tmp_path):
+    train(tree(data, tmp_path, optimizer={"train_only": ["head/*"]}, loop={"max_steps": 1}))
+    assert sum(path.stat().st_size for path in (tmp_path / "checkpoints/1").rglob("*") if path.is_file()) < 200_000
 
 
 def sets_in(folder: Path) -> dict:
