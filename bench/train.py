@@ -21,6 +21,7 @@ import tempfile
 import time
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 # This file's folder comes last, or it would be taken for the package of its name.
 sys.path.append(sys.path.pop(0))
