@@ -3,6 +3,7 @@
     python bench/train.py [--checkpoint DIR] [--length N] [--dtype D] [--alone] [--out FILE]   # the triplet loss
     python bench/train.py --loss all --small            # each loss
     python bench/train.py --grad-cache 1024 --mini-batch 64 --small    # memory of a large batch, against 64 rows alone
+    python bench/train.py --lora 8                      # adapters of rank 8 on all linear maps, against all parameters
 
 Same random weights of stella's full size, same texts in the same batches, same cores: the triplets of a model card, 16
 to a batch, or texts of a fixed number of tokens. A step is what a trainer does with a batch: tokenize, forward with
@@ -12,6 +13,7 @@ out of the rate and given beside it. Only useful tokens count. The peer needs th
 
 import argparse
 import json
+import math
 import statistics
 import subprocess
 import sys
@@ -19,6 +21,7 @@ import tempfile
 import time
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 # This file's folder comes last, or it would be taken for the package of its name.
 sys.path.append(sys.path.pop(0))
@@ -33,6 +36,8 @@ from report import publish, table
 from stella_jax import load
 from stella_jax.config import EncoderConfig
 from stella_jax.flops import attention_flops, linear_flops
+from stella_jax.lora import with_lora
+from stella_jax.names import LINEARS
 from train import Batcher, StepConfig, make_step, optimizers
 from train.recipe import OptimizerSection
 
@@ -47,6 +52,8 @@ SYSTEMS = {"stella-jax": "ours", "sentence-transformers": "theirs"}
 Work = tuple[list[list[str]], dict[str, np.ndarray]]
 # One step: a batch in, the tokens that it has out.
 Step = Callable[[list[list[str]], dict[str, np.ndarray]], int]
+# GiB that the compiled step needs, by XLA's account: arguments, results and temporary arrays.
+Compiled = Callable[[], float]
 
 
 def batches(loss: Compared, batch_size: int, length: int, dim: int) -> list[Work]:
@@ -61,17 +68,20 @@ def batches(loss: Compared, batch_size: int, length: int, dim: int) -> list[Work
     return [(each, {loss.further: more} if loss.further else {}) for each, more in zip(texts, numbers, strict=True)]
 
 
-def ours(directory: Path, options: argparse.Namespace, work: list[Work]) -> Step:
+def ours(directory: Path, options: argparse.Namespace, work: list[Work]) -> tuple[Step, Compiled]:
     model = load(directory, dtype=options.dtype)
+    if options.rank:
+        model = with_lora(model, options.rank, 2 * options.rank)
     config = StepConfig(dropout=not options.no_dropout, remat=options.remat)
-    optimizer = optimizers.from_recipe(ADAMW, model.params(), STEPS).transformation
+    trained = {name: model.params()[name] for name in model.trainable}
+    optimizer = optimizers.from_recipe(ADAMW, trained, STEPS).transformation
     compared = LOSSES[options.loss]
     guide = load(directory, dtype=options.dtype) if compared.guided else None
     state, train_step = make_step(model, compared.ours, optimizer, config, guide=guide)
     parts = -(-options.batch_size // options.mini_batch) if options.mini_batch else 1
     batcher = Batcher.for_model(model, options.batch_size, max_length=options.length or None, parts=parts)
     batcher.fit([texts for texts, _ in work], all_seen=True)
-    del model
+    del model, trained
 
     def step(texts: list[list[str]], numbers: dict[str, np.ndarray]) -> int:
         nonlocal state
@@ -80,10 +90,15 @@ def ours(directory: Path, options: argparse.Namespace, work: list[Work]) -> Step
         jax.block_until_ready((state, metrics))
         return batch.tokens
 
-    return step
+    def compiled() -> float:
+        found = train_step.lower(state, batcher(*work[0])).compile().memory_analysis()
+        needed = found.argument_size_in_bytes + found.output_size_in_bytes + found.temp_size_in_bytes
+        return (needed - found.alias_size_in_bytes) / 2**30
+
+    return step, compiled
 
 
-def theirs(directory: Path, options: argparse.Namespace, _: list[Work]) -> Step:
+def theirs(directory: Path, options: argparse.Namespace, _: list[Work]) -> tuple[Step, Compiled]:
     import torch
     from sentence_transformers import SentenceTransformer
     from sentence_transformers.sentence_transformer import losses
@@ -94,17 +109,20 @@ def theirs(directory: Path, options: argparse.Namespace, _: list[Work]) -> Step:
         return model
 
     model, compared = loaded().train(not options.no_dropout), LOSSES[options.loss]
+    if options.rank:
+        adapt(model, options.rank)
     guide = loaded().eval() if compared.guided else None
     mini_batch = options.mini_batch
     loss = cached(losses, model, mini_batch) if mini_batch else compared.theirs(losses, model, guide)
-    optimizer = torch.optim.AdamW(model.parameters(), lr=ADAMW.learning_rate, weight_decay=0.0, fused=True)
+    trained = [parameter for parameter in model.parameters() if parameter.requires_grad]
+    optimizer = torch.optim.AdamW(trained, lr=ADAMW.learning_rate, weight_decay=0.0, fused=True)
     rate = optimizers.schedule(ADAMW.schedule, ADAMW.learning_rate, STEPS, ADAMW.warmup_ratio)
     rates = iter(np.asarray(rate(np.arange(STEPS))).tolist())
 
     def step(texts: list[list[str]], numbers: dict[str, np.ndarray]) -> int:
         features = [model.preprocess(column) for column in texts]
         loss(features, torch.tensor(next(iter(numbers.values()), []))).backward()
-        torch.nn.utils.clip_grad_norm_(model.parameters(), ADAMW.max_grad_norm)
+        torch.nn.utils.clip_grad_norm_(trained, ADAMW.max_grad_norm)
         value = next(rates)
         for group in optimizer.param_groups:
             group["lr"] = value
@@ -112,14 +130,24 @@ def theirs(directory: Path, options: argparse.Namespace, _: list[Work]) -> Step:
         optimizer.zero_grad()
         return int(sum(each["attention_mask"].sum() for each in features))
 
-    return step
+    return step, lambda: math.nan
+
+
+def adapt(model: Any, rank: int) -> None:
+    """Adds peft's adapters, which alone train."""
+    from peft import LoraConfig, inject_adapter_in_model
+
+    config = LoraConfig(r=rank, lora_alpha=2 * rank, target_modules=list(LINEARS))
+    inject_adapter_in_model(config, model[0].auto_model)
+    for name, parameter in model.named_parameters():
+        parameter.requires_grad_("lora_" in name)
 
 
 def measure(system: str, directory: Path, options: argparse.Namespace) -> None:
     """Prints what one process saw."""
     dim = json.loads((directory / "2_Dense_1024/config.json").read_text())["out_features"]
     work = batches(LOSSES[options.loss], options.batch_size, options.length, dim)
-    step = (ours if system == "ours" else theirs)(directory, options, work)
+    step, compiled = (ours if system == "ours" else theirs)(directory, options, work)
     begin = time.perf_counter()
     for each in work:  # every shape is compiled
         step(*each)
@@ -135,6 +163,7 @@ def measure(system: str, directory: Path, options: argparse.Namespace) -> None:
         "rate": statistics.median(rates),
         "compile": compiling,
         "peak": peak(),
+        "compiled": compiled() if options.lora else math.nan,
         "matmul": matmul_rate(options.dtype),
     }
     print(json.dumps(found))
@@ -169,7 +198,7 @@ def step_flops(config: EncoderConfig, tokens: int) -> float:
 
 def in_a_process(system: str, directory: Path, options: argparse.Namespace) -> dict[str, float]:
     changed = {"checkpoint": directory, "loss": options.loss, "batch-size": options.batch_size, "grad-cache": 0}
-    changed |= {"mini-batch": options.mini_batch, "measure": SYSTEMS[system]}
+    changed |= {"mini-batch": options.mini_batch, "rank": options.rank, "measure": SYSTEMS[system]}
     command = [sys.executable, __file__, *sys.argv[1:]]
     command += [part for name, value in changed.items() for part in (f"--{name}", str(value))]
     return json.loads(subprocess.run(command, check=True, capture_output=True, text=True).stdout.splitlines()[-1])
@@ -222,6 +251,8 @@ def main() -> None:
     parser.add_argument("--remat", action="store_true", help="compute ours again instead of keeping it")
     parser.add_argument("--steps", type=int, default=2, help="times that each of three batches is measured")
     parser.add_argument("--repeats", type=int, default=2, help="processes of each system")
+    parser.add_argument("--lora", type=int, default=0, metavar="RANK", help="adapters of this rank, and all parameters")
+    parser.add_argument("--rank", type=int, default=0, help=argparse.SUPPRESS)
     parser.add_argument("--alone", action="store_true", help="without the peer")
     parser.add_argument("--out", type=Path, help="append the table to this file")
     parser.add_argument("--measure", choices=list(SYSTEMS.values()), help=argparse.SUPPRESS)
@@ -242,6 +273,10 @@ def compare(config: EncoderConfig, options: argparse.Namespace) -> None:
             title = f"GradCache: {CACHED}, {what}, {options.dtype}"
             columns = ["system", "rows", "in parts of", "useful tok/s", "peak GiB", "of a part's"]
             rows = parts(directory, options)
+        elif options.lora:
+            title = f"LoRA: {options.loss}, {options.batch_size} rows a step, {what}, {options.dtype}"
+            columns = ["system", "trains", "useful tok/s", "peak GiB", "of all parameters'", "compiled GiB"]
+            rows = adapters(directory, options)
         elif options.loss == "all":
             title = f"losses: {options.batch_size} rows a step, {what}, {options.dtype}"
             columns = ["loss", "useful tok/s", "theirs", "ratio", "peak GiB", "of theirs"]
@@ -271,6 +306,17 @@ def parts(directory: Path, options: argparse.Namespace) -> list[list[object]]:
         [system, rows, options.mini_batch, run["rate"], run["peak"], run["peak"] / small[system]["peak"]]
         for system in small
         for rows, run in ((options.mini_batch, small[system]), (options.grad_cache, large[system]))
+    ]
+
+
+def adapters(directory: Path, options: argparse.Namespace) -> list[list[object]]:
+    """All parameters, then adapters alone."""
+    ranks = (0, options.lora)
+    full, lora = (medians(directory, argparse.Namespace(**vars(options) | {"rank": rank})) for rank in ranks)
+    return [
+        [system, what, run["rate"], run["peak"], run["peak"] / full[system]["peak"], run["compiled"]]
+        for system in full
+        for what, run in (("all parameters", full[system]), (f"adapters of rank {options.lora}", lora[system]))
     ]
 
 

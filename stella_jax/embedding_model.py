@@ -121,6 +121,12 @@ class EmbeddingModel(nnx.Module):
         flat = nnx.to_flat_state(nnx.state(self, nnx.Param))
         return {"/".join(map(str, path)): variable.get_value() for path, variable in flat}
 
+    @property
+    def trainable(self) -> list[str]:
+        """Names of the parameters that train where nothing else is said: those of adapters, or without any all."""
+        kind = nnx.LoRAParam if self.encoder.lora else nnx.Param
+        return ["/".join(map(str, path)) for path, _ in nnx.to_flat_state(nnx.state(self, kind))]
+
     def with_params(self, params: Mapping[str, jax.Array]) -> "EmbeddingModel":
         """This model with other parameters, by the names of `params`; it shares the arrays of those that are not named.
 

@@ -6,7 +6,7 @@ Axes: B batch, T tokens, D hidden, N heads, H head_dim, F intermediate, L layers
 """
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import partial
 from typing import Any
@@ -36,12 +36,16 @@ class Dropout:
         """A dropout that draws independently of those of other numbers, as `jax.random.fold_in`."""
         return Dropout(self.rate, jax.random.fold_in(self.key, data))
 
+    def with_rate(self, rate: float) -> "Dropout":
+        """A dropout of another share."""
+        return Dropout(rate, self.key)
+
     def __call__(self, x: jax.Array) -> jax.Array:
         kept = checkpoint_name(jax.random.bernoulli(self.key, 1 - self.rate, x.shape), DROPOUT_MASK)
         return jnp.where(kept, x / (1 - self.rate), 0)
 
 
-def _dot(x: jax.Array, kernel: jax.Array, *dimensions: Any, **options: Any) -> jax.Array:
+def dot(x: jax.Array, kernel: jax.Array, *dimensions: Any, **options: Any) -> jax.Array:
     """`jax.lax.dot_general`, rounded to x's dtype.
 
     XLA on CPU, in jax 0.10, multiplies bfloat16 as it is only where the product is float32; else it converts the
@@ -52,8 +56,17 @@ def _dot(x: jax.Array, kernel: jax.Array, *dimensions: Any, **options: Any) -> j
     return jax.lax.dot_general(x, kernel, *dimensions, **options).astype(x.dtype)
 
 
-def _drop(x: jax.Array, dropout: Dropout | None, place: int = 0) -> jax.Array:
-    return x if dropout is None else dropout.fold_in(place)(x)
+def drop(x: jax.Array, dropout: Dropout | None, place: int = 0) -> jax.Array:
+    return dropout.fold_in(place)(x) if dropout and dropout.rate else x
+
+
+def _adapted(out: jax.Array, adapters: nnx.Dict, names: Sequence[str], x: jax.Array, dropout: Any) -> jax.Array:
+    """What linear maps of x (B, T, I) give together, (B, T, ...), with what the adapters of these names add to it."""
+    added = {name: adapters[name](x, dropout) for name in names if name in adapters}
+    if not added:
+        return out
+    zeros = jnp.zeros_like(next(iter(added.values())))
+    return out + jnp.stack([added.get(name, zeros) for name in names], axis=2).reshape(out.shape)
 
 
 def _norm(config: EncoderConfig, rngs: nnx.Rngs) -> nnx.LayerNorm:
@@ -86,17 +99,19 @@ class Attention(nnx.Module):
     """Multi-head attention over rotated queries and keys: (B, T, D) -> (B, T, D)."""
 
     def __init__(self, config: EncoderConfig, *, dtype: Any, param_dtype: Any, rngs: nnx.Rngs):
-        linear = partial(nnx.LinearGeneral, dot_general=_dot, dtype=dtype, param_dtype=param_dtype, rngs=rngs)
+        linear = partial(nnx.LinearGeneral, dot_general=dot, dtype=dtype, param_dtype=param_dtype, rngs=rngs)
         heads = (config.num_attention_heads, config.head_dim)
         self.rope = config.rope
         self.qkv = linear(config.hidden_size, (3, *heads))
         self.out = linear(heads, config.hidden_size, axis=(-2, -1))
+        self.lora = nnx.Dict()  # see `lora.with_lora`
 
-    def __call__(self, x: jax.Array, lengths: jax.Array) -> jax.Array:
-        qkv = self.qkv(x)
+    def __call__(self, x: jax.Array, lengths: jax.Array, dropout: Dropout | None = None) -> jax.Array:
+        qkv = _adapted(self.qkv(x), self.lora, ("q_proj", "k_proj", "v_proj"), x, dropout)
         q, k, v = (qkv[:, :, i] for i in range(3))  # (B, T, N, H) each
         cos, sin = rope_tables(self.rope, num_tokens=q.shape[1], head_dim=q.shape[-1])
-        return self.out(attend(rotate(q, cos, sin), rotate(k, cos, sin), v, lengths))
+        attended = attend(rotate(q, cos, sin), rotate(k, cos, sin), v, lengths)
+        return _adapted(self.out(attended), self.lora, ("o_proj",), attended.reshape(*x.shape[:2], -1), dropout)
 
 
 @partial(jax.checkpoint, prevent_cse=False)  # a gradient computes it again rather than keep all of its steps
@@ -110,12 +125,15 @@ class MLP(nnx.Module):
     """Gated linear unit with exact-erf GELU: (gelu(x W_gate) * (x W_up)) W_down + b."""
 
     def __init__(self, config: EncoderConfig, *, dtype: Any, param_dtype: Any, rngs: nnx.Rngs):
-        linear = partial(nnx.LinearGeneral, dot_general=_dot, dtype=dtype, param_dtype=param_dtype, rngs=rngs)
+        linear = partial(nnx.LinearGeneral, dot_general=dot, dtype=dtype, param_dtype=param_dtype, rngs=rngs)
         self.up_gate = linear(config.hidden_size, (2, config.intermediate_size), use_bias=False)
         self.down = linear(config.intermediate_size, config.hidden_size)
+        self.lora = nnx.Dict()
 
     def __call__(self, x: jax.Array, dropout: Dropout | None = None) -> jax.Array:
-        return self.down(_drop(_gated(self.up_gate(x)), dropout))
+        up_gate = _adapted(self.up_gate(x), self.lora, ("up_proj", "gate_proj"), x, dropout)
+        gated = drop(_gated(up_gate), dropout)
+        return _adapted(self.down(gated), self.lora, ("down_proj",), gated, dropout)
 
 
 class Layer(nnx.Module):
@@ -128,8 +146,8 @@ class Layer(nnx.Module):
         self.mlp_norm = _norm(config, rngs)
 
     def __call__(self, x: jax.Array, lengths: jax.Array, dropout: Dropout | None = None) -> jax.Array:
-        x = self.attention_norm(x + _drop(self.attention(x, lengths), dropout, 1))
-        return self.mlp_norm(x + _drop(self.mlp(x, dropout), dropout, 2))
+        x = self.attention_norm(x + drop(self.attention(x, lengths, dropout), dropout, 1))
+        return self.mlp_norm(x + drop(self.mlp(x, dropout), dropout, 2))
 
 
 class Encoder(nnx.Module):
@@ -151,6 +169,7 @@ class Encoder(nnx.Module):
         self.dtype = jnp.dtype(dtype)
         self.num_layers = config.num_hidden_layers
         self.hidden_size = config.hidden_size
+        self.lora: Any = None  # the `lora.LoraConfig` of its adapters, if it has some
         self.embeddings = Embeddings(config, dtype=dtype, param_dtype=param_dtype, rngs=rngs)
 
         @nnx.split_rngs(splits=config.num_hidden_layers)
@@ -205,4 +224,4 @@ class Encoder(nnx.Module):
             return x, x
 
         by_layer = dropout and jax.vmap(dropout.fold_in)(jnp.arange(1, self.num_layers + 1))
-        return jax.lax.scan(step, _drop(self.embeddings(ids), dropout), (layers, by_layer))
+        return jax.lax.scan(step, drop(self.embeddings(ids), dropout), (layers, by_layer))

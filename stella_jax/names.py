@@ -72,6 +72,46 @@ HEAD = (
     Weight("linear.bias", "bias", "E", "E"),
 )
 
+
+@dataclass(frozen=True, slots=True)
+class Linear:
+    """A linear map of the layers as transformers' GteModel has it, where the checkpoint packs several into one tensor.
+
+    Attributes:
+      module, kernel: where it lies in the parameter tree.
+      torch: the module that holds it in GteModel, whose names are not those of the checkpoint.
+      index: its place in a kernel that holds several; None where that is its own.
+    """
+
+    module: str
+    kernel: str
+    torch: str
+    index: int | None = None
+
+    def adapter(self, name: str) -> str:
+        """Where the adapter of the map of this name lies."""
+        return f"encoder/layers/{self.module}/lora/{name}"
+
+    def sizes(self, shape: tuple[int, ...]) -> tuple[int, int, int]:
+        """Layers, inputs and outputs, of the shape of the kernel."""
+        axes = shape if self.index is None else (*shape[:2], *shape[3:])
+        inputs = axes[1:-1] if self.index is None else axes[1:2]
+        return axes[0], math.prod(inputs), math.prod(axes[1:]) // math.prod(inputs)
+
+
+QKV = ("attention", "encoder/layers/attention/qkv/kernel", "layers.{i}.self_attn")
+UP_GATE = ("mlp", "encoder/layers/mlp/up_gate/kernel", "layers.{i}.mlp")
+LINEARS = {
+    "q_proj": Linear(*QKV, 0),
+    "k_proj": Linear(*QKV, 1),
+    "v_proj": Linear(*QKV, 2),
+    "o_proj": Linear("attention", "encoder/layers/attention/out/kernel", "layers.{i}.self_attn"),
+    "gate_proj": Linear(*UP_GATE, 1),
+    "up_proj": Linear(*UP_GATE, 0),
+    "down_proj": Linear("mlp", "encoder/layers/mlp/down/kernel", "layers.{i}.mlp"),
+}
+ALL_LINEAR = "all-linear"  # peft's word for all of them
+
 # Tensors that published files hold beside the encoder (sparse weights of gte-multilingual-base). Dense embeddings do
 # not use them; conversion carries them along unchanged.
 CARRIED = ("classifier.weight", "classifier.bias")

@@ -14,6 +14,7 @@ from stella_jax.embedding_model import EmbeddingModel
 from stella_jax.errors import StellaError
 from stella_jax.heads import Head
 from stella_jax.layout import SETTINGS, Layout
+from stella_jax.lora import merge_lora
 from stella_jax.torch_layout import to_torch, write_query_prompt
 from stella_jax.weights import Leaf, Weights, check_finite
 
@@ -68,7 +69,7 @@ def save_model(
             raise _misfit(checkpoint, name)
     heads = [head and head.spec for head in model.heads]
     try:
-        save_params(checkpoint, heads, model.params(), destination, native=native, settings=settings)
+        save_params(checkpoint, heads, merge_lora(model).params(), destination, native=native, settings=settings)
     except OSError as error:
         raise StellaError(f"{error.filename or destination} cannot be written: {error.strerror}.") from error
 

@@ -25,6 +25,11 @@ PARAM_SPECS = {
     "layers/attention/out/kernel": P(None, "model", None, None),  # L N H D: a partial sum on each device
     "layers/mlp/up_gate/kernel": P(None, None, None, "model"),  # L D 2 F
     "layers/mlp/down/kernel": P(None, "model", None),  # L F D: a partial sum on each device
+    # Of adapters, the side that is split in their linear map.
+    **{f"layers/attention/lora/{name}/lora_b": P(None, None, "model") for name in ("q_proj", "k_proj", "v_proj")},
+    **{f"layers/mlp/lora/{name}/lora_b": P(None, None, "model") for name in ("up_proj", "gate_proj")},
+    "layers/attention/lora/o_proj/lora_a": P(None, "model", None),
+    "layers/mlp/lora/down_proj/lora_a": P(None, "model", None),
 }
 BATCH_SPEC = P("data")
 REPLICATED = P()

@@ -15,8 +15,11 @@ MAX_PICTURE_BYTES = 16 * 2**20
 
 NAMES = ("LICENSE", "NOTICE", ".gitattributes")
 
-# Exports for other runtimes, and what belongs to one layout only.
-SKIPPED_FOLDERS = ("onnx", "openvino", PARAMS)
+# Of an export of training: the adapter, whose base is another checkpoint.
+ADAPTER = "adapter"
+
+# Exports for other runtimes, and what belongs to one layout or checkpoint only.
+SKIPPED_FOLDERS = ("onnx", "openvino", PARAMS, ADAPTER)
 
 
 def side_files(directory: Directory) -> list[str]:

@@ -47,5 +47,21 @@ def test_distil(tmp_path, capsys) -> None:
     assert after < 0.5 * before
 
 
+def test_lora(tmp_path, capsys) -> None:
+    """What it says of itself, and that the adapters are in the merged checkpoint."""
+    example("lora").main(str(tmp_path / "out"))
+    first, *steps, said = capsys.readouterr().out.splitlines()
+    trained, total = (int(word.replace(",", "")) for word in (first.split()[0], first.split()[2]))
+    assert 0 < trained < 0.02 * total
+    losses = [float(line.split()[2]) for line in steps]
+    assert len(losses) == 20 and losses[-1] < 0.5 * losses[0]
+    before, after = int(said.split()[0]), int(said.split()[-2])
+    assert before < 9 <= after
+    old, new = load("tiny", dim=64).params(), load(tmp_path / "out/merged").params()
+    changed = {name for name in old if not np.array_equal(old[name], new[name])}
+    assert changed == {"encoder/layers/attention/qkv/kernel", "encoder/layers/mlp/down/kernel"}
+    assert (tmp_path / "out/adapter/adapter_config.json").exists()
+
+
 def test_examples_are_short() -> None:
     assert all(len(path.read_text().splitlines()) < 60 for path in EXAMPLES.glob("*.py"))

@@ -11,6 +11,7 @@ from stella_jax.errors import join_words
 from stella_jax.heads import Head
 from stella_jax.hub import REPO_ID
 from stella_jax.layout import Layout
+from stella_jax.side_files import ADAPTER
 from train.curves import FILE as CURVES
 from train.data import Dataset
 from train.identity import versions
@@ -61,6 +62,7 @@ def card(
         "## Loading it",
         _loading(recipe),
         *_heads(head, stale_heads),
+        *_adapter(recipe),
         "## Scores",
         *_scores(origin, metrics),
         "## Training",
@@ -131,6 +133,19 @@ def _heads(head: Head | None, stale_heads: Sequence[str]) -> Iterator[str]:
         verb = "belong" if len(stale_heads) > 1 else "belongs"
         names = join_words(f"`{folder}`" for folder in stale_heads)
         yield f"{names} {verb} to the encoder as it was before: not trained with it, and not to be used with it."
+
+
+def _adapter(recipe: Recipe) -> Iterator[str]:
+    if (lora := recipe.lora) is None:
+        return
+    targets = lora.targets if isinstance(lora.targets, str) else join_words(lora.targets)
+    what = f"rank {lora.rank}, alpha {lora.alpha:g}, dropout {lora.dropout:g}, on {targets}"
+    head = f" The head, which was trained beside them, is not in `{ADAPTER}/`." if lora.head else ""
+    yield (
+        f"It was trained with LoRA ({what}), and the adapters are merged into these weights. `{ADAPTER}/` holds them "
+        f'as peft reads them: `PeftModel.from_pretrained(model, "path/to/this/directory/{ADAPTER}")`, where `model` is '
+        f"the encoder of the base as transformers' own GteModel.{head}"
+    )
 
 
 def _scores(origin: Origin, metrics: Metrics) -> Iterator[str]:

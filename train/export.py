@@ -11,7 +11,9 @@ from pathlib import Path
 
 from stella_jax.checkpoint import Checkpoint
 from stella_jax.heads import Head
+from stella_jax.lora import LoraConfig, merged_kernels, write_adapter
 from stella_jax.save import save_params
+from stella_jax.side_files import ADAPTER
 from train import curves
 from train.card import Origin, card
 from train.metrics import Metrics
@@ -23,11 +25,23 @@ PROVENANCE = "training.json"
 
 @dataclass(frozen=True, slots=True)
 class Trained:
-    """A checkpoint, the head that was trained through, if any, and the parameters that were trained, by name."""
+    """A checkpoint, the head that was trained through, if any, and the parameters that were trained, by name.
+
+    With adapters, `params` has the kernels under them as well.
+    """
 
     base: Checkpoint
     head: Head | None
     params: Params
+    lora: LoraConfig | None = None
+
+    @property
+    def merged(self) -> Params:
+        """The parameters that the checkpoint is to have in place of its own."""
+        if self.lora is None:
+            return self.params
+        own = {name: leaf for name, leaf in self.params.items() if "/lora/" not in name}
+        return own | merged_kernels(self.params, self.lora)
 
     @property
     def stale_heads(self) -> list[str]:
@@ -52,6 +66,8 @@ def export(trained: Trained, origin: Origin, metrics: Metrics, destination: Path
     def finish(directory: Path) -> None:
         if origin.recipe.new_head:
             write_new_head(base, directory)
+        if trained.lora:
+            write_adapter(trained.params, trained.lora, origin.recipe.model, directory / ADAPTER)
         has_curves = curves.draw(metrics, directory / curves.FILE, origin.recipe.loop.best)
         text = card(origin, metrics, base.layout, trained.head, trained.stale_heads, has_curves)
         (directory / "README.md").write_text(text, encoding="utf-8")
@@ -60,7 +76,7 @@ def export(trained: Trained, origin: Origin, metrics: Metrics, destination: Path
     save_params(
         base,
         [trained.head],
-        trained.params,
+        trained.merged,
         working,
         native=not _is_native(base),
         settings=replace(base.layout, max_seq_length=longest) if longest else None,

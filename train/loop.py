@@ -14,7 +14,6 @@ from pathlib import Path
 from typing import Any, Literal
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 from jax.sharding import Mesh
 
@@ -25,6 +24,7 @@ from stella_jax.fingerprint import fingerprint
 from stella_jax.hub import resolve
 from stella_jax.job.stop import GracefulShutdown
 from stella_jax.layout import Layout
+from stella_jax.lora import LoraConfig, kernels, with_lora
 from train import checks, optimizers
 from train.batches import Batch, Batcher
 from train.checkpoints import Checkpoints, newest_record, read_newest, read_state, steps_of
@@ -41,7 +41,7 @@ from train.metrics import Metrics
 from train.named_evaluators import identity_of, prompts_of, read_evaluator
 from train.new_head import with_new_head
 from train.plans import BatchPlan, Plan, one_pass
-from train.recipe import COLUMNS, Recipe
+from train.recipe import COLUMNS, LoraSection, Recipe
 from train.reporter import Reporter
 from train.sets import needs_of, read_sets
 from train.step import State, Step, StepConfig
@@ -127,10 +127,12 @@ class Run:
         self.head = self.base.layout.head(recipe.dim)
         mesh = self.hosts.mesh(loop.mesh)
         model = self.base.load_model([self.head], mesh, dtype=loop.dtype, fsdp=loop.fsdp)
+        model, may_train = _with_adapters(model, recipe.lora, recipe.seed)
         self._make_batcher(mesh)
         guide = self._load_guide(mesh)
-        found = optimizers.from_recipe(recipe.optimizer, model.params(), self.plan.steps)
+        found = optimizers.from_recipe(recipe.optimizer, may_train, self.plan.steps)
         checks.check_learning_rates(np.asarray(jax.vmap(found.learning_rate)(np.arange(self.plan.steps))))
+        self.lora: LoraConfig | None = model.encoder.lora
         self.step = Step(
             model,
             loss,
@@ -145,8 +147,7 @@ class Run:
             self.step.check(self.batcher(*dataset.take(min(batches, key=len))))
         place = (self._tokenizer, self.base.layout.config.pad_token_id, self.hosts.local_mesh(mesh))
         self.evaluation = Evaluation(model, *place, self._prompts, loss, loop.batch_size, self._needs, guide)
-        # Copied, as memory that NumPy's arrays share may not be written to by the first step.
-        self.state: State = self.step.init(jax.tree.map(jnp.copy, model.params()))
+        self.state: State = self.step.init(model.params())
 
     def _make_batcher(self, mesh: Mesh) -> None:
         """The batcher, its shapes chosen by batches of the first pass of each set."""
@@ -207,12 +208,20 @@ class Run:
 
     def _read_state(self) -> None:
         if self.hosts.is_primary:
-            self.state = read_newest(self.output, self.state, self.warn) or self.state
+            self._continue(read_newest(self.output, self.step.trained(self.state), self.warn))
         newest = self.hosts.broadcast(int(self.state.step))
         if newest and not self.hosts.is_primary:
             if newest not in steps_of(self.output):
                 raise _not_shared(self.output, f"the checkpoint of step {newest} in")
-            self.state = read_state(self.output, newest, self.state)
+            self._read_step(newest)
+
+    def _read_step(self, step: int) -> None:
+        self._continue(read_state(self.output, step, self.step.trained(self.state)))
+
+    def _continue(self, saved: State | None) -> None:
+        """Takes over a saved state, which has what trains."""
+        if saved:
+            self.state = saved._replace(params=self.state.params | saved.params)
 
     # Steps, and between them evaluations and checkpoints
 
@@ -283,7 +292,9 @@ class Run:
             plan = {"step": self.done, "epoch": epoch, "batch": batch}
             record = plan | {"identity": self.identity, "recipe": self.recipe.as_dict(), "versions": versions()}
             scores = self.metrics.evaluation("eval", self.done)
-            self.checkpoints.save(self.state, record, primary(scores, self._best) if scores else None)
+            self.checkpoints.save(
+                self.step.trained(self.state), record, primary(scores, self._best) if scores else None
+            )
         self.reporter.resume()
 
     def _check(self, step: int, found: Mapping[str, float]) -> None:
@@ -323,7 +334,7 @@ class Run:
         trained = self.done
         if self.recipe.loop.export == "best":
             self.done = self._best_step()
-            self.state = read_state(self.output, self.done, self.state)
+            self._read_step(self.done)
         self._evaluate("test")
         destination = self.output / EXPORT
         written = self._export(destination)
@@ -337,10 +348,11 @@ class Run:
     def _export(self, destination: Path) -> bool:
         """Writes the model, unless it is there already."""
         origin = Origin(self.recipe, self.identity, self.data, self.done)
-        params = {name: self.hosts.fetch(self.state.params[name]) for name in self.step.trainable}
+        names = {*self.step.trainable, *(kernels(self.lora) if self.lora else ())}
+        params = {name: self.hosts.fetch(self.state.params[name]) for name in sorted(names)}
         if not self.hosts.is_primary or is_exported(destination, origin):
             return False
-        export(Trained(self.base, self.head, params), origin, self.metrics, destination)
+        export(Trained(self.base, self.head, params, self.lora), origin, self.metrics, destination)
         return True
 
     def _summary(self, trained: int, destination: Path, written: bool) -> str:
@@ -360,6 +372,17 @@ class _Pause(Exception):
 def _parts(recipe: Recipe) -> int:
     loop, mini_batch = recipe.loop, recipe.loss.mini_batch
     return -(-loop.batch_size // mini_batch) if mini_batch else loop.gradient_accumulation_steps
+
+
+def _with_adapters(
+    model: EmbeddingModel, lora: LoraSection | None, seed: int
+) -> tuple[EmbeddingModel, dict[str, jax.Array]]:
+    """The model to train, and those of its parameters that may train: all, or adapters and perhaps the head."""
+    if lora is None:
+        return model, model.params()
+    model = with_lora(model, lora.rank, lora.alpha, dropout=lora.dropout, targets=lora.targets, seed=seed)
+    names = [*model.trainable, *(name for name in model.params() if lora.head and name.startswith("head/"))]
+    return model, {name: model.params()[name] for name in names}
 
 
 def _prompt(layout: Layout, given: str) -> str:

@@ -21,7 +21,7 @@ from train.recipe import OptimizerSection
 STACKED = "encoder/layers/"
 
 # Whether weight decay holds for a parameter of this last name.
-DECAYED = {"kernel": True, "embedding": True, "scale": False, "bias": False}
+DECAYED = {"kernel": True, "embedding": True, "lora_a": True, "lora_b": True, "scale": False, "bias": False}
 
 Shapes = Mapping[str, Any]  # name -> an array, or what has its shape
 
@@ -74,8 +74,10 @@ def decays(name: str) -> bool:
 def matrix_axes(name: str) -> optax.contrib.MuonDimensionNumbers | None:
     """For muon: which axes of a layers' kernel are a matrix's inputs and outputs, the others are batches of matrices.
 
-    None for all other parameters.
+    An adapter's A and B are matrices, too. None for all other parameters.
     """
+    if name.startswith(STACKED) and name.endswith(("/lora_a", "/lora_b")):
+        return optax.contrib.MuonDimensionNumbers((1,), (2,))
     weight = next((w for w in ENCODER if f"encoder/{w.flax}" == name), None)
     if weight is None or not weight.stacked or not name.endswith("kernel"):
         return None

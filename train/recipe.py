@@ -12,7 +12,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from stella_jax.errors import StellaError, short_repr
+from stella_jax.errors import StellaError, join_words, short_repr
+from stella_jax.names import ALL_LINEAR, LINEARS
 from train.fields import every, number, one_of, override, perhaps_one_of, section
 
 SPLITS = ("train", "eval", "test")
@@ -222,6 +223,22 @@ class LoopSection:
 
 
 @dataclass(frozen=True, slots=True)
+class LoraSection:
+    """Low-rank adapters on the layers, which train in place of all else.
+
+    Attributes:
+      rank, alpha, dropout: as in `stella_jax.lora.LoraConfig`, as are `targets`, or "all-linear".
+      head: whether the head trains beside the adapters.
+    """
+
+    rank: int = number(8, least=1)
+    alpha: float = number(16.0, above=0)
+    dropout: float = number(0.0, least=0, most=0.99)
+    targets: str | tuple[str, ...] = ALL_LINEAR
+    head: bool = False
+
+
+@dataclass(frozen=True, slots=True)
 class NewHeadSection:
     """A Dense head that the checkpoint does not have: drawn at random by the recipe's seed, and trained through.
 
@@ -273,7 +290,7 @@ class Recipe:
       output: directory of metrics, checkpoints and export.
       new_head: in place of `dim`.
       evaluators: tables [[evaluators]], one each.
-      seed: of the order of the rows, of dropout and of a new head.
+      seed: of the order of the rows, of dropout, of a new head and of adapters.
     """
 
     model: str
@@ -282,6 +299,7 @@ class Recipe:
     loss: LossSection = LossSection()
     optimizer: OptimizerSection = OptimizerSection()
     loop: LoopSection = LoopSection()
+    lora: LoraSection | None = None
     new_head: NewHeadSection | None = None
     evaluators: tuple[EvaluatorSection, ...] = ()
     revision: str | None = None
@@ -331,6 +349,10 @@ def _conflicts(recipe: Recipe) -> Iterator[str]:
         yield f"data.columns names {name!r}, which is {what}; leave it out"
     if recipe.new_head and recipe.dim is not None:
         yield "dim picks a head that is there and new_head makes one; set one of them"
+    if recipe.new_head and recipe.lora and not recipe.lora.head:
+        yield "new_head is drawn at random, and with [lora] it would stay so; set lora.head = true"
+    if recipe.lora:
+        yield from _wrong_targets(recipe.lora.targets)
     evaluated = recipe.data.sets_of("eval") or any(each.split == "eval" for each in recipe.evaluators)
     if not evaluated and (loop.early_stop or loop.best or loop.export == "best"):
         key = "early_stop" if loop.early_stop else "best" if loop.best else "export = 'best'"
@@ -391,6 +413,14 @@ def _loss_conflicts(loss: LossSection) -> Iterator[str]:
         )
     if loss.matryoshka_weights and loss.name == "stella_distillation":
         yield f"loss.matryoshka_weights: {name} weighs its prefixes alike; leave the key out"
+
+
+def _wrong_targets(targets: str | Sequence[str]) -> Iterator[str]:
+    """Targets of adapters that no layer has."""
+    for target in () if targets == ALL_LINEAR else [targets] if isinstance(targets, str) else targets or [""]:
+        if target not in LINEARS:
+            known = f"choose from {join_words(LINEARS)}, or {ALL_LINEAR!r}"
+            yield f"lora.targets: {short_repr(target)} matches no linear layer; {known}"
 
 
 def to_toml(recipe: Recipe) -> str:

@@ -61,7 +61,7 @@ class StepConfig:
 
     Attributes:
       seed: of dropout.
-      dropout: whether there is any; the rate is the checkpoint's own.
+      dropout: whether there is any; the rate is the checkpoint's own. Adapters have theirs, whatever this says.
       remat: keep nothing of a layer but its input, and compute all of it again for its gradient.
     """
 
@@ -88,8 +88,9 @@ def make_step(
       loss: (embeddings of each column, further columns) -> the loss of each row, see `train.losses`.
       optimizer: any optax transformation; it sees parameters as a dict by name, such as "head/kernel", of which the
         layers' have a leading axis of layers.
-      trainable: names of what trains, each with True, or with a mask that broadcasts to the parameter; None is all.
-        What does not train gets no gradient and no optimizer state, and keeps its bits.
+      trainable: names of what trains, each with True, or with a mask that broadcasts to the parameter; None is
+        `model.trainable`: all, or the adapters of a model that has some. What does not train gets no gradient and no
+        optimizer state, keeps its bits, and is shared with the model.
       learning_rate: the optimizer's schedule, for the metric.
       guide: a frozen model with the tokenizer of `model`, whose embeddings of each text the loss is given as the
         column "guide" (B, C, G).
@@ -98,7 +99,7 @@ def make_step(
       StellaError: a name in `trainable` is no parameter.
     """
     step = Step(model, loss, optimizer, config, trainable=trainable, learning_rate=learning_rate, guide=guide)
-    return step.init(jax.tree.map(jnp.copy, model.params())), step
+    return step.init(model.params()), step
 
 
 class Step:
@@ -106,7 +107,7 @@ class Step:
 
     Attributes:
       mesh: the devices of the model.
-      trainable: as given, for all parameters where it was None.
+      trainable: as given, for `model.trainable` where it was None.
     """
 
     def __init__(
@@ -123,7 +124,7 @@ class Step:
     ):
         _check_arguments(model, optimizer, trainable, learning_rate)
         params = model.params()
-        self.trainable = dict.fromkeys(params, True) if trainable is None else dict(trainable)
+        self.trainable = dict.fromkeys(model.trainable, True) if trainable is None else dict(trainable)
         unknown = [name for name in self.trainable if name not in params]
         if unknown:
             raise StellaError(f"trainable: {unknown[0]} is not a parameter; names are such as {next(iter(params))}.")
@@ -132,22 +133,29 @@ class Step:
         self._loss, self._loss_name = loss, loss_name or _name_of(loss)
         self._optimizer = optax.with_extra_args_support(optimizer)
         self._config, self._learning_rate = config, learning_rate
-        self._policy = jax.checkpoint_policies.nothing_saveable if config.remat else KEEP
+        lora = model.encoder.lora
+        self._lora_dropout = lora.dropout if lora else 0.0
+        self._policy = jax.checkpoint_policies.nothing_saveable if config.remat else _keep(lora.rank if lora else 0)
         self._shardings = {name: leaf.sharding for name, leaf in params.items()}
         mesh: Any = getattr(next(iter(self._shardings.values())), "mesh", None)
         self.mesh: Mesh = mesh or make_mesh()
         self._guide = Guide(guide, self.mesh) if guide else None
         self._traits: dict[Any, LossTraits] = {}  # of each kind of batch
-        self._step = jax.jit(self._update, donate_argnums=0, out_shardings=(self._state_shardings(params), None))
+        shardings = self._state_shardings(self._trained(params))
+        self._init = jax.jit(self._optimizer.init, out_shardings=shardings.opt_state)
+        self._step = jax.jit(self._update, donate_argnums=0, out_shardings=(shardings, None))
 
     def init(self, params: Params) -> State:
-        """The state before the first step, which uses these parameters up."""
-        shardings = self._state_shardings(params)
-        opt_state = jax.jit(self._optimizer.init, out_shardings=shardings.opt_state)(self._trained(params))
-        return State(shard(self.mesh, np.int32(0)), params, opt_state)
+        """The state before the first step; it shares the arrays of what does not train, and copies what does."""
+        trained = jax.tree.map(jnp.copy, self._trained(params))
+        return State(shard(self.mesh, np.int32(0)), params | trained, self._init(trained))
+
+    def trained(self, state: State) -> State:
+        """The state without what does not train, which is as it was in the model."""
+        return state._replace(params=self._trained(state.params))
 
     def __call__(self, state: State, batch: Batch) -> tuple[State, Metrics]:
-        """One update. The old state is used up.
+        """One update. The old state is used up, but for what does not train.
 
         Metrics: `loss`; `grad_norm`, before the optimizer; `param_norm` and `update_norm`, of what trains; `active`,
         the share of rows whose loss is not 0; `learning_rate`, where the schedule is known.
@@ -157,13 +165,14 @@ class Step:
         """
         self.check(batch)
         with jax.set_mesh(self.mesh):
-            return self._step(state, self._placed(batch))
+            new, metrics = self._step(*self._arguments(state, batch))
+        return new._replace(params=state.params | new.params), metrics
 
     def lower(self, state: State, batch: Batch) -> Any:
         """The step for these shapes, lowered and not run."""
         self.check(batch)
         with jax.set_mesh(self.mesh):
-            return self._step.lower(state, self._placed(batch))
+            return self._step.lower(*self._arguments(state, batch))
 
     def check(self, batch: Batch) -> None:
         """Tries the loss on random embeddings, with the further columns of a batch, before anything is computed.
@@ -189,6 +198,10 @@ class Step:
                 "devices and parts divide."
             )
 
+    def _arguments(self, state: State, batch: Batch) -> tuple[State, Params, Batch]:
+        frozen = {name: leaf for name, leaf in state.params.items() if name not in self.trainable}
+        return self.trained(state), frozen, self._placed(batch)
+
     def _trained(self, params: Params) -> Params:
         return {name: params[name] for name in self.trainable}
 
@@ -201,7 +214,7 @@ class Step:
             same = bool(names) and params[names[-1]].shape == leaf.shape
             return self._shardings[names[-1]] if same else everywhere
 
-        abstract = jax.eval_shape(self._optimizer.init, self._trained(params))
+        abstract = jax.eval_shape(self._optimizer.init, params)
         shardings: Any = {name: self._shardings[name] for name in params}
         return State(everywhere, shardings, jax.tree.map_with_path(of, abstract))
 
@@ -215,9 +228,9 @@ class Step:
         placed = jax.tree.map(over_data, batch._replace(tokens=()))
         return self._guide(placed) if self._guide else placed
 
-    def _update(self, state: State, batch: Batch) -> tuple[State, Metrics]:
-        trained = self._trained(state.params)
-        gradient = self._gradient(trained, state, batch)
+    def _update(self, state: State, frozen: Params, batch: Batch) -> tuple[State, Metrics]:
+        trained = state.params
+        gradient = self._gradient(trained, frozen, state.step, batch)
         found: Any = self._optimizer.update(gradient.params, state.opt_state, trained, value=gradient.loss)
         updates: Params = {name: _masked(update, self.trainable[name]) for name, update in found[0].items()}
         moved = {name: _moved(trained[name], updates[name], self.trainable[name]) for name in trained}
@@ -230,19 +243,19 @@ class Step:
         }
         if self._learning_rate:
             metrics["learning_rate"] = jnp.asarray(self._learning_rate(state.step), jnp.float32)
-        return State(state.step + 1, state.params | moved, found[1]), metrics
+        return State(state.step + 1, moved, found[1]), metrics
 
-    def _gradient(self, trained: Params, state: State, batch: Batch) -> Gradient:
+    def _gradient(self, trained: Params, frozen: Params, step: jax.Array, batch: Batch) -> Gradient:
         """The gradient of the whole batch, part by part, one of them in memory at a time.
 
         A loss that compares rows takes a forward pass more for it (Gao et al. 2021, GradCache).
         """
         A = len(batch.weights)
-        key = jax.random.fold_in(jax.random.key(self._config.seed), state.step)
+        key = jax.random.fold_in(jax.random.key(self._config.seed), step)
         total = jnp.sum(batch.weights)
 
         def embed(trained: Params, part: Batch, number: jax.Array) -> Embeddings:
-            return self._embed(self._gathered(state.params | trained), part, jax.random.fold_in(key, number))
+            return self._embed(self._gathered(frozen | trained), part, jax.random.fold_in(key, number))
 
         def part_gradient(part: Batch, number: jax.Array, cotangents: Embeddings | None = None) -> Gradient:
             embeddings, vjp = jax.vjp(lambda trained: embed(trained, part, number), trained)
@@ -279,9 +292,10 @@ class Step:
     def _embed(self, params: Params, part: Batch, key: jax.Array) -> Embeddings:
         """Embeddings (B, E) of each column."""
         rate = self._dropout_rate if self._config.dropout else 0.0
+        drops = rate or self._lora_dropout
 
         def dropout(group: int) -> Dropout | None:
-            return Dropout(rate, jax.random.fold_in(key, group)) if rate else None
+            return Dropout(rate, jax.random.fold_in(key, group)) if drops else None
 
         return embed_part(self._model.with_params(params), part, dropout, self._policy)
 
@@ -322,6 +336,20 @@ def _kind(batch: Batch) -> tuple[Any, ...]:
     """What the loss is given for a row: how many texts, and the shape of each further column but the guide's."""
     columns = tuple(sorted((name, values.shape[2:]) for name, values in batch.columns.items() if name != GUIDE))
     return batch.places.shape[-1], columns
+
+
+def _keep(rank: int) -> Callable[..., Any]:
+    """`KEEP` without the products with an adapter's B, which are as large as a layer's own and cost next to nothing.
+
+    Args:
+      rank: of the adapters, 0 for none.
+    """
+
+    def keep(primitive: Any, *avals: Any, **parameters: Any) -> Any:
+        by_b = primitive is jax.lax.dot_general_p and avals[0].ndim == 3 and avals[1].ndim == 2
+        return not (by_b and avals[1].shape[0] == rank) and KEEP(primitive, *avals, **parameters)
+
+    return keep if rank else KEEP
 
 
 def _name_of(loss: Any) -> str:

@@ -18,6 +18,7 @@ from safetensors.numpy import load_file
 
 from stella_jax import Stella
 from stella_jax.checkpoint import Checkpoint
+from stella_jax.lora import merge_lora, with_lora
 from stella_jax.sharding import make_mesh
 from train import curves
 from train.card import Origin
@@ -183,6 +184,24 @@ def test_a_base_without_heads_gets_its_first(exported):
     ]  # fmt: skip
 
 
+def test_adapters_are_merged_and_lie_beside_as_peft_reads_them(tmp_path, metrics):
+    """Also where the base was exported so: none of its own is carried along."""
+    source = GOLDENS / "stella"
+    for targets in (["q_proj", "down_proj"], ["k_proj"]):
+        origin = origin_of(str(source), lora={"rank": 2, "targets": targets})
+        base = Checkpoint.open(source)
+        model = with_lora(base.load_model([base.layout.head(None)], make_mesh()), 2, targets=targets)
+        params = {name: leaf + 0.1 if name in model.trainable else leaf for name, leaf in model.params().items()}
+        export(Trained(base, base.layout.head(None), params, model.encoder.lora), origin, metrics, tmp_path / "export")
+        assert_equal(params_of(tmp_path / "export"), merge_lora(model.with_params(params)).params())
+        assert fields(tmp_path / "export/adapter/adapter_config.json")["target_modules"] == targets
+        names = load_file(tmp_path / "export/adapter/adapter_model.safetensors")
+        assert {name.split(".")[5] for name in names} == {*targets}
+        source = (tmp_path / "export").rename(tmp_path / targets[0])
+    card = (source / "README.md").read_text()
+    assert "trained with LoRA (rank 2, alpha 16, dropout 0, on k_proj)" in card
+
+
 def test_the_card_says_what_it_is(exported, monkeypatch):
     drawn = []
     monkeypatch.setattr(curves, "draw", lambda metrics, path, best: drawn.append(path) or True)
@@ -248,6 +267,7 @@ from pathlib import Path
 import test_export
 from stella_jax import save
 from stella_jax.checkpoint import Checkpoint
+from stella_jax.lora import merge_lora, with_lora
 from train import export
 from train.metrics import Metrics
 

@@ -352,6 +352,11 @@ OTHERS = {
         "loss": {"name": "gist_embed", "guide": "tiny", "temperature": 0.1, "mini_batch": 2, "matryoshka_dims": [32, 8]}
     },
     "adafactor": {"optimizer": {"name": "adafactor", "args": {"min_dim_size_to_factor": 16}}},
+    "lora": {
+        "optimizer": {"weight_decay": 0.01},
+        "lora": {"rank": 4, "dropout": 0.1, "targets": ["q_proj", "o_proj", "down_proj"], "head": True},
+        "loop": {"mesh": "data=4"},
+    },
     "muon": {"optimizer": {"name": "muon", "weight_decay": 0.01}, "new_head": {"dim": 24, "pooling": "cls"}},
 }
 
@@ -370,6 +375,12 @@ def test_any_optimizer_and_loss_goes_on_to_the_same_bits(child, data, undisturbe
     train(recipe | {"output": str(tmp_path / "other")})
     assert_same_bits(tmp_path / "run", tmp_path / "other")
     assert weights(tmp_path / "run") != weights(undisturbed)
+    assert (tmp_path / "run/export/adapter").exists() == (name == "lora")
+
+
+def test_a_checkpoint_holds_what_trains(data, tmp_path):
+    train(tree(data, tmp_path, optimizer={"train_only": ["head/*"]}, loop={"max_steps": 1}))
+    assert sum(path.stat().st_size for path in (tmp_path / "checkpoints/1").rglob("*") if path.is_file()) < 200_000
 
 
 def sets_in(folder: Path) -> dict:

@@ -253,6 +253,13 @@ def test_overrides_make_sections(read):
     ("override", "sentence"),
     [
         ("loop.epoch=3", "there is no key loop.epoch; there are epochs, "),
+        ("lora.rank=0", "lora.rank = 0 must be a whole number of at least 1."),
+        ("lora.alpha=inf", "lora.alpha = inf must be a number above 0."),
+        ("lora.dropout=1", "lora.dropout = 1 must be a number of at least 0 and of at most 0.99."),
+        ("lora.targets=qkv_proj", "lora.targets: 'qkv_proj' matches no linear layer; choose from q_proj, "),
+        ("lora.targets=['q_proj', 'x']", "lora.targets: 'x' matches no linear layer; choose from q_proj, "),
+        ("lora.targets=[]", "lora.targets: '' matches no linear layer; choose from q_proj, "),
+        ("lora.targets=3", "lora.targets = 3 must be a text in quotes."),
         ("epochs=3", "there is no key epochs; there are model, output, "),
         ("loop.epochs=0", "loop.epochs = 0 must be a whole number of at least 1"),
         ("loop.epochs=1.5", "loop.epochs = 1.5 must be a whole number"),
