@@ -11,6 +11,7 @@ import numpy as np
 # Of a block of scores, 128 MiB as float32: the queries and the corpus rows that a product takes.
 QUERIES = 512
 ROWS = 65_536
+UNIT = 1024  # of a block's rows, for even groups of neighbours
 
 
 def nearest(
@@ -30,7 +31,7 @@ def nearest(
     Returns:
       Products (q, k) float32 and row numbers (q, k) int32; where the corpus has fewer rows, -inf and -1 at the end.
     """
-    width = max(min(ROWS, _padded(len(corpus))), _padded(k))
+    width = max(_block(len(corpus)), -(-k // UNIT) * UNIT)
     blocks = [jnp.asarray(_filled(queries[i : i + QUERIES], QUERIES)) for i in range(0, len(queries), QUERIES)]
     best = [(jnp.full((QUERIES, k), -jnp.inf), jnp.full((QUERIES, k), -1, jnp.int32)) for _ in blocks]
     for start in range(0, len(corpus), width):
@@ -51,7 +52,7 @@ def _merge(
 ) -> tuple[jax.Array, jax.Array]:
     """The best so far with those of a block of rows, of which the first `count` count, numbered from `start`."""
     products = jnp.einsum("qe,ne->qn", queries, rows, precision=jax.lax.Precision.HIGHEST)
-    products = jnp.where(jnp.arange(len(rows)) < count, products, -jnp.inf)
+    products = jnp.where(jnp.arange(len(rows))[None] < count, products, -jnp.inf)
     found, places = _top(products, min(scores.shape[1], len(rows)))
     places = jnp.where(found == -jnp.inf, -1, places + start)
     # Earlier rows stand first: among equals top_k takes those.
@@ -65,20 +66,21 @@ def _top(values: jax.Array, k: int) -> tuple[jax.Array, jax.Array]:
     """
     queries, n = values.shape
     size = 1
-    while size * size * k < n and n // (2 * size) >= k:
+    while size * size * k < n and n % (2 * size) == 0 and n // (2 * size) >= k:
         size *= 2
     if size == 1:
         return jax.lax.top_k(values, k)
     _, groups = jax.lax.top_k(values.reshape(queries, n // size, size).max(axis=2), k)
     groups = jnp.sort(groups, axis=1)
-    places = (groups[:, :, None] * size + jnp.arange(size)).reshape(queries, k * size)
+    places = (groups[:, :, None] * size + jnp.arange(size)[None, None]).reshape(queries, k * size)
     found, order = jax.lax.top_k(jnp.take_along_axis(values, places, axis=1), k)
     return found, jnp.take_along_axis(places, order, axis=1)
 
 
-def _padded(count: int) -> int:
-    """The next power of two, so that few shapes are compiled and groups of rows come out even."""
-    return 1 << max(0, count - 1).bit_length()
+def _block(rows: int) -> int:
+    """Rows of a block: at most ROWS, much the same in all blocks, a multiple of UNIT."""
+    blocks = max(1, -(-rows // ROWS))
+    return max(1, -(-rows // (blocks * UNIT))) * UNIT
 
 
 def _filled(rows: np.ndarray, count: int) -> np.ndarray:

@@ -48,9 +48,13 @@ def read_pairs(
       StellaError: a file cannot be read, lacks a column, holds no rows, or has rows without a text or with the anchor
         as positive, which are named.
     """
-    anchor, positive, text = columns
-    rows = _texts(path, [anchor, positive])
+    *pair, text = columns
     candidates = [text for (text,) in _texts(corpus, [text])] if corpus else []
+    return pairs_of([(anchor, positive) for anchor, positive in _texts(path, pair)], candidates)
+
+
+def pairs_of(rows: Sequence[tuple[str, str]], candidates: Sequence[str] = ()) -> Pairs:
+    """The pairs (anchor, positive) of at least one row, with their positives and perhaps further texts as candidates."""
     anchors = dict(zip(dict.fromkeys(row[0] for row in rows), count()))
     texts = dict(zip(dict.fromkeys([*candidates, *(row[1] for row in rows)]), count()))
     numbers = [(anchors[anchor], texts[positive]) for anchor, positive in rows]
