@@ -8,9 +8,10 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-# Of a block of scores, 128 MiB as float32: the queries and the corpus rows that a product takes.
+# The queries and the rows of the corpus that a product takes at most, 128 MiB of scores; and the numbers in those rows.
 QUERIES = 512
 ROWS = 65_536
+NUMBERS = 2**26
 UNIT = 1024  # of a block's rows, for even groups of neighbours
 
 
@@ -31,7 +32,7 @@ def nearest(
     Returns:
       Products (q, k) float32 and row numbers (q, k) int32; where the corpus has fewer rows, -inf and -1 at the end.
     """
-    width = max(_block(len(corpus)), -(-k // UNIT) * UNIT)
+    width = max(_block(*corpus.shape), -(-k // UNIT) * UNIT)
     blocks = [jnp.asarray(_filled(queries[i : i + QUERIES], QUERIES)) for i in range(0, len(queries), QUERIES)]
     best = [(jnp.full((QUERIES, k), -jnp.inf), jnp.full((QUERIES, k), -1, jnp.int32)) for _ in blocks]
     for start in range(0, len(corpus), width):
@@ -77,9 +78,9 @@ def _top(values: jax.Array, k: int) -> tuple[jax.Array, jax.Array]:
     return found, jnp.take_along_axis(places, order, axis=1)
 
 
-def _block(rows: int) -> int:
-    """Rows of a block: at most ROWS, much the same in all blocks, a multiple of UNIT."""
-    blocks = max(1, -(-rows // ROWS))
+def _block(rows: int, dim: int) -> int:
+    """Rows of a block: as many as allowed, much the same in all blocks, a multiple of UNIT."""
+    blocks = max(1, -(-rows // min(ROWS, NUMBERS // dim)))
     return max(1, -(-rows // (blocks * UNIT))) * UNIT
 
 

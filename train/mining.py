@@ -28,8 +28,9 @@ from train.negatives import DRAWN_TOGETHER, MiningOptions, Negatives, Positives,
 from train.pairs import Pairs, read_pairs
 from train.rows_file import check_new_file, write_rows
 
-# Anchors that are compared with the corpus at a time, and their candidates: 128 MiB of scores and row numbers at most.
+# Anchors that are compared with the corpus at a time, and in numbers their vectors and their candidates.
 ANCHORS = 65_536
+VECTORS = 2**26
 CANDIDATES = 2**24
 PAIRS = 65_536  # whose products are computed at a time
 TEXTS = 65_536  # of a row group
@@ -83,7 +84,8 @@ def mine(command: MineCommand, run: RunOptions | None = None) -> Mined:
         fewer candidates than asked for, the working directory holds something else, or no negatives are left.
     """
     out, run = Path(command.out), run or RunOptions()
-    check_new_file(out)
+    if check_new_file(out).suffix == ".csv" and command.output_format == "labeled-list":
+        raise StellaError(f"{out}: rows of labeled-list hold lists of texts; choose .jsonl or .parquet.")
     pairs = read_pairs(command.pairs, command.corpus, command.columns)
     _check_candidates(command, pairs)
     model = command.model.open()
@@ -109,7 +111,8 @@ def find_negatives(
       show: a bar on stderr.
     """
     last, k = options.last_rank(pairs.most_positives), options.last_rank(pairs.most_positives) + pairs.most_positives
-    size = max(1, min(ANCHORS, CANDIDATES // k) // DRAWN_TOGETHER) * DRAWN_TOGETHER
+    size = min(ANCHORS, CANDIDATES // k, VECTORS // vectors.corpus.shape[1])
+    size = max(1, size // DRAWN_TOGETHER) * DRAWN_TOGETHER
     total = len(pairs.anchors) * len(pairs.corpus)
     found: list[tuple[np.ndarray, Negatives]] = []
     with tqdm(total=total, unit=" products", unit_scale=True, desc="searching", disable=not show) as bar:

@@ -54,7 +54,7 @@ def read_pairs(
 
 
 def pairs_of(rows: Sequence[tuple[str, str]], candidates: Sequence[str] = ()) -> Pairs:
-    """The pairs (anchor, positive) of at least one row, with their positives and perhaps further texts as candidates."""
+    """The pairs (anchor, positive) of at least one row, with their positives, perhaps after others, as candidates."""
     anchors = dict(zip(dict.fromkeys(row[0] for row in rows), count()))
     texts = dict(zip(dict.fromkeys([*candidates, *(row[1] for row in rows)]), count()))
     numbers = [(anchors[anchor], texts[positive]) for anchor, positive in rows]

@@ -46,11 +46,25 @@ def write_rows(path: Path, rows: Rows) -> None:
 
 @contextmanager
 def _compressed(file: BinaryIO, compression: str | None) -> Iterator[BinaryIO]:
+    """What is written to it goes to the file, compressed; the file stays open."""
     if compression is None:
         yield file
         return
-    with pa.CompressedOutputStream(pa.PythonFile(file, "w"), compression) as stream:
+    with pa.CompressedOutputStream(pa.PythonFile(_Kept(file), "w"), compression) as stream:
         yield cast(BinaryIO, stream)
+
+
+class _Kept(io.RawIOBase):
+    """A file that its user cannot close."""
+
+    def __init__(self, file: BinaryIO):
+        self._file = file
+
+    def writable(self) -> bool:
+        return True
+
+    def write(self, data: Any) -> int:
+        return self._file.write(data)
 
 
 def _write_jsonl(file: BinaryIO, rows: Rows) -> None:

@@ -31,7 +31,7 @@ OPTIONS: list[dict[str, Any]] = [
 
 
 def texts_and_vectors() -> tuple[list[tuple[str, str]], list[str], dict[str, np.ndarray]]:
-    """Pairs, some anchors with two or three positives and one pair twice, more candidates, and a vector for each text."""
+    """Pairs (some anchors with two or three positives, one pair twice), more candidates, and a vector for each text."""
     rng = np.random.default_rng(3)
     rows = [(f"anchor {i % 60}", f"positive {i}") for i in range(ROWS)]
     rows += [("anchor 3", "positive 70"), rows[5]]
@@ -122,7 +122,9 @@ def test_random_draws_from_the_candidates_of_sentence_transformers(theirs) -> No
         return {(row["anchor"], row["negative"]) for row in rows}
 
     all_theirs = set().union(*(drawn(theirs(options, True, "triplet", False)) for _ in range(40)))
-    all_ours = set().union(*(drawn(list(mined(options | {"seed": seed}, True).rows("triplet", False))) for seed in range(40)))
+    all_ours = set().union(
+        *(drawn(list(mined(options | {"seed": seed}, True).rows("triplet", False))) for seed in range(40))
+    )
     assert all_ours == all_theirs
     found = mined(options, True).negatives
     assert (np.diff(found.scores, axis=1) <= 0).all()
