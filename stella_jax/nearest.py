@@ -62,12 +62,14 @@ def _merge(
 
 
 def _top(values: jax.Array, k: int) -> tuple[jax.Array, jax.Array]:
-    """`jax.lax.top_k` of rows (q, n), in two steps where n is large: all of the k largest lie in the k groups of
-    neighbours with the largest maxima, and the first of equal ones in the first of equal groups.
+    """`jax.lax.top_k` of rows (q, n), in two steps where n is large.
+
+    All of the k largest lie in the k groups of neighbours with the largest maxima, and the first of equal ones in the
+    first of equal groups.
     """
     queries, n = values.shape
     size = 1
-    while size * size * k < n and n % (2 * size) == 0 and n // (2 * size) >= k:
+    while 4 * size * size * k <= n and n % (2 * size) == 0:  # so that neither step looks at many
         size *= 2
     if size == 1:
         return jax.lax.top_k(values, k)
@@ -86,6 +88,4 @@ def _block(rows: int, dim: int) -> int:
 
 def _filled(rows: np.ndarray, count: int) -> np.ndarray:
     """Rows as they are, with rows of zeros after them up to `count`."""
-    return (
-        rows if len(rows) == count else np.concatenate([rows, np.zeros((count - len(rows), rows.shape[1]), rows.dtype)])
-    )
+    return np.pad(rows, ((0, count - len(rows)), (0, 0)))
