@@ -3,8 +3,8 @@
     python bench/run.py [NAME ...] [--small] [--folder bench/results] [--work build/bench]
 
 Without names: limits, load, latency, encode, quality, job, in less than half an hour on two cores; memory, convert,
-train and mine run when they are named. On an accelerator the peers that only know a CPU are left out. Checkpoints are kept in
-the work folder. A script that fails is named, the others go on, and the exit code is 1.
+train and mine run when they are named. On an accelerator the peers that only know a CPU are left out. Checkpoints are
+kept in the work folder. A script that fails is named, the others go on, and the exit code is 1.
 """
 
 import argparse

@@ -199,7 +199,7 @@ def _embed_texts(
             np.lib.format.write_array_header_1_0(file, header)
             for part in range(len(manifest["parts"])):
                 for _, vectors in read_vectors(store, manifest, part, shape[1]):
-                    file.write(np.ascontiguousarray(vectors, "<f4"))
+                    file.write(vectors.astype("<f4").tobytes())
     return np.load(path, mmap_mode="r"), manifest["job"]
 
 

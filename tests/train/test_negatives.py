@@ -44,8 +44,8 @@ def texts_and_vectors() -> tuple[list[tuple[str, str]], list[str], dict[str, np.
 def mined(options: dict[str, Any], corpus: bool) -> Mined:
     rows, candidates, vectors = texts_and_vectors()
     pairs = pairs_of(rows, candidates if corpus else ())
-    stack = [unit(np.stack([vectors[text] for text in texts])) for texts in (pairs.corpus, pairs.anchors)]
-    return find_negatives(pairs, Vectors(*stack, np.arange(len(pairs.anchors))), MiningOptions(**options))
+    ours, others = (unit(np.stack([vectors[text] for text in texts])) for texts in (pairs.anchors, pairs.corpus))
+    return find_negatives(pairs, Vectors(others, ours, np.arange(len(ours))), MiningOptions(**options))
 
 
 @pytest.fixture(scope="module")
@@ -77,7 +77,7 @@ def theirs():
             verbose=False,
             **options,
         )
-        return list(found)
+        return [dict(row) for row in found]
 
     return mine
 
