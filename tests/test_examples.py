@@ -56,4 +56,4 @@ def test_mine_then_train(tmp_path, capsys) -> None:
     *mined, said = capsys.readouterr().out.splitlines()
     assert mined[0].startswith("33 negatives for 11 anchors of 11 pairs")
     loss, before, after = (float(said.split()[word].rstrip(";")) for word in (1, 5, 9))
-    assert loss < 0.5 and before < after
+    assert loss < 1 and before < after == 11
