@@ -2,9 +2,9 @@
 
     python bench/run.py [NAME ...] [--small] [--folder bench/results] [--work build/bench]
 
-Without names: limits, load, latency, encode, quality, job, in less than half an hour on two cores; memory, convert and
-train run when they are named. On an accelerator the peers that only know a CPU are left out. Checkpoints are kept in
-the work folder. A script that fails is named, the others go on, and the exit code is 1.
+Without names: limits, load, latency, encode, quality, job, in less than half an hour on two cores; memory, convert,
+train and mine run when they are named. On an accelerator the peers that only know a CPU are left out. Checkpoints are
+kept in the work folder. A script that fails is named, the others go on, and the exit code is 1.
 """
 
 import argparse
@@ -41,6 +41,7 @@ ARGUMENTS: dict[str, dict[str, str]] = {
     },
     "memory": {"cpu": "", "accelerator": "--dtype bfloat16", "small": "--length 64 --texts 1"},
     "convert": {"cpu": "", "accelerator": "", "small": ""},
+    "mine": {"cpu": "", "accelerator": "", "small": "--rows 5000 --anchors 1000"},
     "train": {"cpu": "", "accelerator": "--dtype bfloat16 --alone", "small": "--batch-size 2 --steps 1 --repeats 1"},
 }
 

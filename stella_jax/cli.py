@@ -22,18 +22,20 @@ EXECUTORS = ("local", "distributed", "ray")
 MOST = 2**31 - 1
 MOST_BYTES = 2**50
 
-# Commands that are packages of their own, beside this one.
-PACKAGES = {
-    "convert": "convert a checkpoint between the PyTorch layout and the Flax one",
-    "train": "fine-tune a checkpoint as a recipe says",
+# Packages of their own, beside this one, and the commands that are modules of theirs.
+PACKAGES = ("convert", "train")
+MODULES = {
+    "convert": ("convert.__main__", "convert a checkpoint between the PyTorch layout and the Flax one"),
+    "train": ("train.__main__", "fine-tune a checkpoint as a recipe says"),
+    "mine": ("train.mine", "add hard negatives to pairs for training"),
 }
 
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Runs a command; returns the exit code: 1 after an error, told in one sentence on stderr, 2 for wrong usage."""
     argv = sys.argv[1:] if argv is None else argv
-    if argv and argv[0] in PACKAGES:
-        return _run_package(argv[0], argv[1:])
+    if argv and argv[0] in MODULES:
+        return _run_module(argv[0], argv[1:])
     arguments = _parser().parse_args(argv)
     if arguments.command == "embed":
         _check_embed(arguments)
@@ -48,10 +50,10 @@ def _run(arguments: argparse.Namespace) -> None:
     COMMANDS[arguments.command](arguments)
 
 
-def _run_package(name: str, argv: Sequence[str]) -> int:
+def _run_module(name: str, argv: Sequence[str]) -> int:
     for package in PACKAGES:  # both: train imports convert
         _import_sibling(package)
-    return import_module(f"{name}.__main__").main(argv, f"stella-jax {name}")
+    return import_module(MODULES[name][0]).main(argv, f"stella-jax {name}")
 
 
 def _import_sibling(package: str) -> None:
@@ -71,7 +73,7 @@ def _parser() -> argparse.ArgumentParser:
     _add_verify(commands)
     _add_search(commands)
     _add_demo(commands)
-    for name, description in PACKAGES.items():
+    for name, (_, description) in MODULES.items():
         _command(commands, name, description)  # for --help; these parse their own options
     return parser
 

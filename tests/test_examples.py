@@ -65,3 +65,11 @@ def test_lora(tmp_path, capsys) -> None:
 
 def test_examples_are_short() -> None:
     assert all(len(path.read_text().splitlines()) < 60 for path in EXAMPLES.glob("*.py"))
+
+
+def test_mine_then_train(tmp_path, capsys) -> None:
+    example("mine_then_train").main(str(tmp_path / "out"))
+    *mined, said = capsys.readouterr().out.splitlines()
+    assert mined[0].startswith("33 negatives for 11 anchors of 11 pairs")
+    loss, before, after = (float(said.split()[word].rstrip(";")) for word in (1, 5, 9))
+    assert loss < 1 and before < after == 11

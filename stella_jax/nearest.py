@@ -1,0 +1,91 @@
+"""Exact nearest rows by inner product, block by block on the device."""
+
+from collections.abc import Callable
+from functools import partial
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+# The queries and the rows of the corpus that a product takes at most, 128 MiB of scores; and the numbers in those rows.
+QUERIES = 512
+ROWS = 65_536
+NUMBERS = 2**26
+UNIT = 1024  # of a block's rows, for even groups of neighbours
+
+
+def nearest(
+    queries: np.ndarray, corpus: np.ndarray, k: int, on_block: Callable[[int], Any] = lambda count: None
+) -> tuple[np.ndarray, np.ndarray]:
+    """The k rows of the corpus with the largest inner product with each query, largest first.
+
+    Of equal ones the first in the corpus comes first. In memory are the queries, their best, and two blocks of the
+    corpus, which may be a memory map, at a time.
+
+    Args:
+      queries: (q, E) float32.
+      corpus: (n, E) float32.
+      k: how many, at least 1.
+      on_block: called with the number of products that were ranked, q * n in all.
+
+    Returns:
+      Products (q, k) float32 and row numbers (q, k) int32; where the corpus has fewer rows, -inf and -1 at the end.
+    """
+    width = max(_block(*corpus.shape), -(-k // UNIT) * UNIT)
+    blocks = [jnp.asarray(_filled(queries[i : i + QUERIES], QUERIES)) for i in range(0, len(queries), QUERIES)]
+    best = [(jnp.full((QUERIES, k), -jnp.inf), jnp.full((QUERIES, k), -1, jnp.int32)) for _ in blocks]
+    for start in range(0, len(corpus), width):
+        rows = corpus[start : start + width]
+        block = jnp.asarray(_filled(rows, width))
+        for i, query in enumerate(blocks):
+            best[i] = _merge(*best[i], query, block, start, len(rows))
+            on_block(min(QUERIES, len(queries) - i * QUERIES) * len(rows))
+    if not blocks:
+        return np.empty((0, k), np.float32), np.empty((0, k), np.int32)
+    scores, numbers = (np.concatenate(arrays)[: len(queries)] for arrays in zip(*best, strict=True))
+    return scores, numbers
+
+
+@partial(jax.jit, donate_argnums=(0, 1))
+def _merge(
+    scores: jax.Array, numbers: jax.Array, queries: jax.Array, rows: jax.Array, start: int, count: int
+) -> tuple[jax.Array, jax.Array]:
+    """The best so far with those of a block of rows, of which the first `count` count, numbered from `start`."""
+    products = jnp.einsum("qe,ne->qn", queries, rows, precision=jax.lax.Precision.HIGHEST)
+    products = jnp.where(jnp.arange(len(rows))[None] < count, products, -jnp.inf)
+    found, places = _top(products, min(scores.shape[1], len(rows)))
+    places = jnp.where(found == -jnp.inf, -1, places + start)
+    # Earlier rows stand first: among equals top_k takes those.
+    scores, order = jax.lax.top_k(jnp.concatenate([scores, found], axis=1), scores.shape[1])
+    return scores, jnp.take_along_axis(jnp.concatenate([numbers, places], axis=1), order, axis=1)
+
+
+def _top(values: jax.Array, k: int) -> tuple[jax.Array, jax.Array]:
+    """`jax.lax.top_k` of rows (q, n), in two steps where n is large.
+
+    All of the k largest lie in the k groups of neighbours with the largest maxima, and the first of equal ones in the
+    first of equal groups.
+    """
+    queries, n = values.shape
+    size = 1
+    while 4 * size * size * k <= n and n % (2 * size) == 0:  # so that neither step looks at many
+        size *= 2
+    if size == 1:
+        return jax.lax.top_k(values, k)
+    _, groups = jax.lax.top_k(values.reshape(queries, n // size, size).max(axis=2), k)
+    groups = jnp.sort(groups, axis=1)
+    places = (groups[:, :, None] * size + jnp.arange(size)[None, None]).reshape(queries, k * size)
+    found, order = jax.lax.top_k(jnp.take_along_axis(values, places, axis=1), k)
+    return found, jnp.take_along_axis(places, order, axis=1)
+
+
+def _block(rows: int, dim: int) -> int:
+    """Rows of a block: as many as allowed, much the same in all blocks, a multiple of UNIT."""
+    blocks = max(1, -(-rows // min(ROWS, NUMBERS // dim)))
+    return max(1, -(-rows // (blocks * UNIT))) * UNIT
+
+
+def _filled(rows: np.ndarray, count: int) -> np.ndarray:
+    """Rows as they are, with rows of zeros after them up to `count`."""
+    return np.pad(rows, ((0, count - len(rows)), (0, 0)))

@@ -1,0 +1,59 @@
+"""The nearest rows: exact, first of equals first, whatever the blocks."""
+
+import numpy as np
+import pytest
+
+from stella_jax import nearest as module
+from stella_jax.nearest import nearest
+
+
+def expected(queries: np.ndarray, corpus: np.ndarray, k: int) -> tuple[np.ndarray, np.ndarray]:
+    products = queries.astype(np.float64) @ corpus.astype(np.float64).T
+    order = np.argsort(-products, axis=1, kind="stable")[:, :k]
+    return np.take_along_axis(products, order, axis=1), order
+
+
+@pytest.mark.parametrize(("rows", "k"), [(1, 1), (7, 3), (100, 100), (1000, 5), (5000, 40), (5000, 1)])
+def test_is_what_a_sort_gives(monkeypatch, rows: int, k: int) -> None:
+    """In blocks of both, of which the last are not full."""
+    monkeypatch.setattr(module, "ROWS", 2048)
+    monkeypatch.setattr(module, "QUERIES", 16)
+    rng = np.random.default_rng(0)
+    queries, corpus = (rng.standard_normal((n, 24)).astype(np.float32) for n in (37, rows))
+    scores, numbers = nearest(queries, corpus, k)
+    products, order = expected(queries, corpus, k)
+    np.testing.assert_array_equal(numbers, order)
+    np.testing.assert_allclose(scores, products, atol=1e-5)
+
+
+def test_the_first_of_equals_comes_first(monkeypatch) -> None:
+    """Among products that are whole numbers, most of them equal, over several blocks and groups."""
+    monkeypatch.setattr(module, "ROWS", 1024)
+    rng = np.random.default_rng(1)
+    queries, corpus = (rng.integers(-1, 2, (n, 4)).astype(np.float32) for n in (50, 3000))
+    scores, numbers = nearest(queries, corpus, 20)
+    products, order = expected(queries, corpus, 20)
+    np.testing.assert_array_equal(numbers, order)
+    np.testing.assert_array_equal(scores, products)
+
+
+def test_fewer_rows_than_asked_for() -> None:
+    """Rows that only fill a block are never found, though their product of 0 is larger."""
+    queries, corpus = np.ones((2, 3), np.float32), -np.ones((5, 3), np.float32)
+    scores, numbers = nearest(queries, corpus, 8)
+    np.testing.assert_array_equal(numbers, [[0, 1, 2, 3, 4, -1, -1, -1]] * 2)
+    np.testing.assert_array_equal(scores, [[-3.0] * 5 + [-np.inf] * 3] * 2)
+
+
+def test_no_queries_and_no_corpus() -> None:
+    for queries, rows in ((0, 5), (2, 0)):
+        scores, numbers = nearest(np.ones((queries, 3), np.float32), np.ones((rows, 3), np.float32), 4)
+        assert scores.shape == numbers.shape == (queries, 4)
+
+
+def test_tells_how_many_products_are_ranked(monkeypatch) -> None:
+    monkeypatch.setattr(module, "ROWS", 64)
+    monkeypatch.setattr(module, "QUERIES", 16)
+    told: list[int] = []
+    nearest(np.ones((20, 3), np.float32), np.ones((150, 3), np.float32), 4, told.append)
+    assert sum(told) == 20 * 150

@@ -1,0 +1,187 @@
+"""The command `python -m train.mine`."""
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow.parquet as pq
+import pytest
+
+from stella_jax import cli
+from stella_jax.job.options import ModelOptions
+from train import mining
+from train.data import read_dataset
+from train.mine import main
+from train.mining import MineCommand, mine
+from train.negatives import MiningOptions
+
+PAIRS = [(f"what is number {i}?", f"the number {i}, after {i - 1}") for i in range(30)]
+SHORT = ("--dim", "32", "--max-length", "8")
+
+
+def write(path: Path, rows: list[dict[str, Any]]) -> Path:
+    path.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    return path
+
+
+@pytest.fixture
+def pairs(tmp_path: Path) -> Path:
+    return write(tmp_path / "pairs.jsonl", [{"anchor": anchor, "positive": positive} for anchor, positive in PAIRS])
+
+
+def rows_of(path: Path) -> list[dict[str, Any]]:
+    return [json.loads(line) for line in path.read_text().splitlines()]
+
+
+def files(directory: Path) -> dict[str, bytes]:
+    return {str(path.relative_to(directory)): path.read_bytes() for path in directory.rglob("*") if path.is_file()}
+
+
+def test_mined_rows_train(pairs: Path, tmp_path: Path, capsys) -> None:
+    """Three negatives for each pair, which training reads; the working directory is gone."""
+    out = tmp_path / "mined.jsonl"
+    assert main([str(pairs), "--out", str(out), *SHORT]) == 0
+    assert f"{out}: 90 negatives for 30 anchors of 30 pairs" in capsys.readouterr().out
+    found = read_dataset(out, need_negatives=True)
+    assert len(found) == 90
+    positives = {positive for _, positive in PAIRS}
+    assert all(negative in positives for negative in found.texts["negative"])
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["mined.jsonl", "pairs.jsonl"]
+
+
+def test_negatives_are_the_nearest_by_the_models_own_similarity(tiny, pairs: Path, tmp_path: Path) -> None:
+    """With the prompt of queries before anchors, and scores in a list, for a corpus with more candidates."""
+    others = [f"another number, {i}" for i in range(20)]
+    corpus = tmp_path / "corpus.txt"
+    corpus.write_text("\n".join(others))
+    out = tmp_path / "mined.parquet"
+    options = ["--corpus", str(corpus), "--output-format", "n-tuple", "--output-scores", "--num-negatives", "2"]
+    assert main([str(pairs), "--out", str(out), *SHORT, *options]) == 0
+    candidates = [*others, *(positive for _, positive in PAIRS)]
+    scores = tiny.similarity(tiny.encode_query([anchor for anchor, _ in PAIRS]), tiny.encode_document(candidates))
+    rows = pq.read_table(out).to_pylist()
+    assert len(rows) == len(PAIRS)
+    for i, row in enumerate(rows):
+        scores_of = dict(zip(candidates, scores[i], strict=True))
+        positive = scores_of.pop(row["positive"])
+        best = sorted(scores_of.values(), reverse=True)[:2]
+        chosen = [scores_of[row["negative"]], scores_of[row["negative_2"]]]
+        np.testing.assert_allclose(chosen, best, atol=1e-5)
+        np.testing.assert_allclose(row["score"], [positive, *best], atol=1e-5)
+
+
+def test_texts_are_embedded_once(pairs: Path, tmp_path: Path, monkeypatch) -> None:
+    """Where anchors and candidates have the same prompt, those that are both, too; a work directory serves again."""
+    write(pairs, [{"anchor": positive, "positive": anchor} for anchor, positive in PAIRS] + rows_of(pairs))
+    embedded: list[int] = []
+    run_job = mining.run_job
+
+    def spy(*arguments: Any) -> Any:
+        summary = run_job(*arguments)
+        embedded.append(summary.rows)
+        return summary
+
+    monkeypatch.setattr(mining, "run_job", spy)
+    options = ["--anchor-prompt", "none", "--range-max", "9", "--work", str(tmp_path / "work"), *SHORT]
+    assert main([str(pairs), "--out", str(tmp_path / "a.jsonl"), *options]) == 0
+    assert embedded == [60]
+    monkeypatch.setattr(mining, "nearest", None)
+    assert main([str(pairs), "--out", str(tmp_path / "b.jsonl"), "--max-score", "0.9", *options]) == 0
+    assert embedded == [60, 0]
+    assert len(rows_of(tmp_path / "a.jsonl")) == 180
+
+
+@pytest.mark.parametrize("place", ["run_job", "nearest", "write_rows"])
+def test_a_mine_that_was_cut_short_goes_on(pairs: Path, tmp_path: Path, monkeypatch, place: str) -> None:
+    """To the same bytes; nothing half-written stands under the name of the output."""
+    options = MiningOptions(range_max=10, sampling_strategy="random")
+    model = ModelOptions(dim=32, max_length=8)
+    mine(MineCommand(str(pairs), str(tmp_path / "whole.jsonl"), model, options))
+    command = MineCommand(str(pairs), str(tmp_path / "cut.jsonl"), model, options)
+    calls, function = [], getattr(mining, place)
+
+    def failing(*arguments: Any) -> Any:
+        calls.append(place)
+        if len(calls) == (2 if place == "run_job" else 1):
+            raise KeyboardInterrupt
+        return function(*arguments)
+
+    monkeypatch.setattr(mining, place, failing)
+    with pytest.raises(KeyboardInterrupt):
+        mine(command)
+    assert not (tmp_path / "cut.jsonl").exists() and (tmp_path / "cut.jsonl.work").exists()
+    before = files(tmp_path / "cut.jsonl.work")
+    monkeypatch.undo()
+    mine(command)
+    assert (tmp_path / "cut.jsonl").read_bytes() == (tmp_path / "whole.jsonl").read_bytes()
+    assert before and not (tmp_path / "cut.jsonl.work").exists()
+
+
+@pytest.mark.parametrize("name", ["a.jsonl.gz", "a.csv", "a.csv.zst", "a.parquet"])
+def test_files_of_every_type_hold_the_same(pairs: Path, tmp_path: Path, name: str) -> None:
+    work = ["--work", str(tmp_path / "work"), *SHORT]
+    for out in (name, "b.jsonl"):
+        assert main([str(pairs), "--out", str(tmp_path / out), *work]) == 0
+    assert read_dataset(tmp_path / name).sha256 == read_dataset(tmp_path / "b.jsonl").sha256
+
+
+def failure(capsys, arguments: list[Any]) -> str:
+    assert main([str(argument) for argument in arguments]) == 1
+    (line,) = capsys.readouterr().err.splitlines()
+    return line
+
+
+def test_bad_input_is_one_sentence_before_any_work(pairs: Path, tmp_path: Path, capsys) -> None:
+    out = ["--out", tmp_path / "mined.jsonl"]
+    other = write(tmp_path / "other.jsonl", [{"query": "a", "text": "b"}])
+    same = write(tmp_path / "same.jsonl", [{"anchor": "a", "positive": "a"}, {"anchor": "", "positive": "a"}])
+    (tmp_path / "empty.jsonl").write_text("")
+    before = files(tmp_path)
+    assert "no column 'anchor'" in failure(capsys, [other, *out])
+    assert "row 1: anchor and positive are the same text; row 2: anchor is empty" in failure(capsys, [same, *out])
+    assert "holds no rows" in failure(capsys, [tmp_path / "empty.jsonl", *out])
+    assert "missing.jsonl: file not found" in failure(capsys, [tmp_path / "missing.jsonl", *out])
+    assert "30 different candidates, fewer than range_max = 31" in failure(capsys, [pairs, *out, "--range-max", "31"])
+    assert "relative_margin: 2.0 is out of range" in failure(capsys, [pairs, *out, "--relative-margin", "2"])
+    assert "nowhere" in failure(capsys, [pairs, *out, "--model", "nowhere"])
+    assert "exists already" in failure(capsys, [pairs, "--out", pairs])
+    assert "unsupported file type" in failure(capsys, [pairs, "--out", tmp_path / "mined.txt"])
+    csv = ["--output-format", "labeled-list", "--out", tmp_path / "mined.csv"]
+    assert "labeled-list" in failure(capsys, [pairs, *csv])
+    assert files(tmp_path) == before
+
+
+def test_no_negatives_left(pairs: Path, tmp_path: Path, capsys) -> None:
+    """Says of how many anchors, and what to change; what was embedded is kept, no file is written."""
+    out = tmp_path / "mined.jsonl"
+    said = failure(capsys, [pairs, "--out", out, *SHORT, "--max-score", "-0.99", "--no-progress"])
+    assert "30 of 30 anchors" in said and "raise range_max or max_score" in said
+    assert not out.exists()
+
+
+def test_a_work_directory_of_other_texts(pairs: Path, tmp_path: Path, capsys) -> None:
+    work = ["--work", tmp_path / "work", *SHORT]
+    assert main([*map(str, [pairs, "--out", tmp_path / "a.jsonl", *work])]) == 0
+    capsys.readouterr()
+    write(pairs, rows_of(pairs)[:20])
+    assert "texts of other pairs" in failure(capsys, [pairs, "--out", tmp_path / "b.jsonl", *work])
+
+
+def test_columns_by_name(pairs: Path, tmp_path: Path) -> None:
+    renamed = [{"question": row["anchor"], "answer": row["positive"]} for row in rows_of(pairs)]
+    names = ["--anchor-column", "question", "--positive-column", "answer"]
+    source = write(tmp_path / "renamed.jsonl", renamed)
+    assert main([str(source), "--out", str(tmp_path / "a.jsonl"), *names, *SHORT]) == 0
+    assert main([str(pairs), "--out", str(tmp_path / "b.jsonl"), *SHORT]) == 0
+    assert rows_of(tmp_path / "a.jsonl") == rows_of(tmp_path / "b.jsonl")
+
+
+def test_stella_jax_mine_is_the_same_command(capsys) -> None:
+    with pytest.raises(SystemExit, match="0"):
+        cli.main(["mine", "--help"])
+    assert "usage: stella-jax mine" in capsys.readouterr().out
+    run = subprocess.run([sys.executable, "-m", "train.mine", "--help"], capture_output=True, text=True, check=True)
+    assert "usage: python -m train.mine" in run.stdout

@@ -1,0 +1,230 @@
+"""Hard negatives of pairs: texts embedded by jobs, the nearest of a corpus, and those of them that are chosen."""
+
+import shutil
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from functools import partial
+from itertools import chain, count
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+from tqdm import tqdm
+
+from stella_jax.embedder import Stella
+from stella_jax.errors import StellaError
+from stella_jax.job.atomic import replacing
+from stella_jax.job.manifest import read_manifest
+from stella_jax.job.options import JobOptions, ModelOptions, RunOptions
+from stella_jax.job.run import run_job
+from stella_jax.job.store import open_store
+from stella_jax.job.vectors import read_vectors
+from stella_jax.nearest import nearest
+from stella_jax.prompts import query_prompt_name
+from train.mined_rows import Mined
+from train.negatives import DRAWN_TOGETHER, MiningOptions, Negatives, Positives, choose, joined
+from train.pairs import Pairs, read_pairs
+from train.rows_file import check_new_file, write_rows
+
+# Anchors that are compared with the corpus at a time, and in numbers their vectors and their candidates.
+ANCHORS = 65_536
+VECTORS = 2**26
+CANDIDATES = 2**24
+PAIRS = 65_536  # whose products are computed at a time
+TEXTS = 65_536  # of a row group
+
+
+@dataclass(frozen=True, slots=True)
+class MineCommand:
+    """All of a `mine` command.
+
+    Attributes:
+      pairs, corpus, columns: as in `read_pairs`.
+      out: the file to write; by its name .jsonl, .csv or .parquet.
+      work: a directory for texts, embeddings and nearest rows, which is kept; None is one beside `out`, which goes.
+      anchor_prompt, corpus_prompt: names of prompts, or "none"; None is the model's for queries and for documents.
+      output_format: one of `mined_rows.FORMATS`.
+      output_scores: as in `Mined.rows`.
+    """
+
+    pairs: str
+    out: str
+    model: ModelOptions = field(default_factory=ModelOptions)
+    options: MiningOptions = field(default_factory=MiningOptions)
+    corpus: str | None = None
+    columns: Sequence[str] = ("anchor", "positive", "text")
+    work: str | None = None
+    anchor_prompt: str | None = None
+    corpus_prompt: str | None = None
+    output_format: str = "triplet"
+    output_scores: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class Vectors:
+    """Embeddings of unit length, as memory maps or arrays.
+
+    Attributes:
+      corpus: (n, E) float32.
+      anchors: (m, E) float32; `anchor_rows` of it are those of the anchors.
+    """
+
+    corpus: np.ndarray
+    anchors: np.ndarray
+    anchor_rows: np.ndarray
+
+
+def mine(command: MineCommand, run: RunOptions | None = None) -> Mined:
+    """Writes `out`; what an earlier call left in the working directory is not computed again.
+
+    Raises:
+      StellaError: the file exists or its type is unknown, the pairs, the corpus or the model cannot be used, there are
+        fewer candidates than asked for, the working directory holds something else, or no negatives are left.
+    """
+    out, run = Path(command.out), run or RunOptions()
+    if check_new_file(out).suffix == ".csv" and command.output_format == "labeled-list":
+        raise StellaError(f"{out}: rows of labeled-list hold lists of texts; choose .jsonl or .parquet.")
+    pairs = read_pairs(command.pairs, command.corpus, command.columns)
+    _check_candidates(command, pairs)
+    model = command.model.open()
+    work = Path(command.work or f"{out}.work")
+    vectors, key = _embed(command, pairs, model, work, run)
+    mined = find_negatives(pairs, vectors, command.options, work / f"nearest-{key}", run.show == "bar")
+    rows = mined.rows(command.output_format, command.output_scores)
+    if not mined.negatives.counts.any() or (first := next(rows, None)) is None:
+        raise StellaError(f"{command.pairs}: {mined.shortage()}.")
+    write_rows(out, chain([first], rows))
+    if command.work is None:
+        shutil.rmtree(work)
+    return mined
+
+
+def find_negatives(
+    pairs: Pairs, vectors: Vectors, options: MiningOptions, cache: Path | None = None, show: bool = False
+) -> Mined:
+    """The negatives of all anchors.
+
+    Args:
+      cache: a directory in which the nearest rows of blocks of anchors are kept, or found.
+      show: a bar on stderr.
+    """
+    last, k = options.last_rank(pairs.most_positives), options.last_rank(pairs.most_positives) + pairs.most_positives
+    size = min(ANCHORS, CANDIDATES // k, VECTORS // vectors.corpus.shape[1])
+    size = max(1, size // DRAWN_TOGETHER) * DRAWN_TOGETHER
+    total = len(pairs.anchors) * len(pairs.corpus)
+    found: list[tuple[np.ndarray, Negatives]] = []
+    with tqdm(total=total, unit=" products", unit_scale=True, desc="searching", disable=not show) as bar:
+        for first in range(0, len(pairs.anchors), size):
+            block = slice(first, first + size)
+            path = cache and cache / f"{k}-{first}.npz"
+            scores, rows = _cached(path, lambda block=block: _nearest(vectors, block, k, bar.update))
+            bar.update((first + len(rows)) * len(pairs.corpus) - bar.n)  # where they were found there
+            positives = _positives(pairs, vectors, block)
+            found.append((positives.scores, choose(scores, rows, positives, options, last, first)))
+    scores = np.concatenate([scores for scores, _ in found])
+    positives = Positives(pairs.anchor_of, pairs.positive_of, scores)
+    return Mined(pairs, positives, joined([each for _, each in found]), options)
+
+
+def _nearest(vectors: Vectors, block: slice, k: int, on_block: Callable[[int], Any]) -> tuple[np.ndarray, np.ndarray]:
+    return nearest(vectors.anchors[vectors.anchor_rows[block]], vectors.corpus, k, on_block)
+
+
+def _positives(pairs: Pairs, vectors: Vectors, block: slice) -> Positives:
+    """The pairs of a block of anchors, numbered from its first, with their scores."""
+    start, stop = np.searchsorted(pairs.anchor_of, [block.start, block.stop])
+    anchors, rows = pairs.anchor_of[start:stop], pairs.positive_of[start:stop]
+    scores = np.empty(len(rows), np.float32)
+    for i in range(0, len(rows), PAIRS):
+        some = slice(i, i + PAIRS)
+        both = vectors.anchors[vectors.anchor_rows[anchors[some]]], vectors.corpus[rows[some]]
+        scores[some] = np.einsum("pe,pe->p", *both)
+    return Positives(anchors - block.start, rows, scores)
+
+
+def _cached(path: Path | None, compute: Callable[[], tuple[np.ndarray, np.ndarray]]) -> tuple[np.ndarray, np.ndarray]:
+    """Two arrays from a file, or computed and written to it."""
+    if path is None:
+        return compute()
+    if not path.exists():
+        path.parent.mkdir(parents=True, exist_ok=True)
+        scores, rows = compute()
+        with replacing(path) as file:
+            np.savez(file, scores=scores, rows=rows)
+    with np.load(path) as arrays:
+        return arrays["scores"], arrays["rows"]
+
+
+def _embed(command: MineCommand, pairs: Pairs, model: Stella, work: Path, run: RunOptions) -> tuple[Vectors, str]:
+    """The vectors of all texts, each once, and a key to what they were made of."""
+    query = command.anchor_prompt or query_prompt_name(model.prompts) or "none"
+    jobs = JobOptions(prompt=query, normalize=True), JobOptions(prompt=command.corpus_prompt, normalize=True)
+    embed = partial(_embed_texts, work=work, model=model, origin=command.model.origin(), run=run)
+    if jobs[0].resolve_prompt(model) == jobs[1].resolve_prompt(model):
+        texts = dict(zip(dict.fromkeys([*pairs.corpus, *pairs.anchors]), count()))
+        vectors, key = embed("texts", list(texts), jobs[1])
+        rows = np.array([texts[anchor] for anchor in pairs.anchors])
+        return Vectors(vectors[: len(pairs.corpus)], vectors, rows), key
+    corpus, corpus_key = embed("corpus", pairs.corpus, jobs[1])
+    anchors, key = embed("anchors", pairs.anchors, jobs[0])
+    return Vectors(corpus, anchors, np.arange(len(anchors))), f"{corpus_key}-{key}"
+
+
+def _embed_texts(
+    name: str,
+    texts: list[str],
+    options: JobOptions,
+    *,
+    work: Path,
+    model: Stella,
+    origin: dict[str, Any],
+    run: RunOptions,
+) -> tuple[np.ndarray, str]:
+    """Embeddings (texts, E) as a memory map, and the job's key."""
+    source, out = work / f"{name}.parquet", work / name
+    _write_texts(source, texts)
+    run_job(model, origin, [source], out, options, run)
+    store = open_store(out)
+    manifest = read_manifest(store)
+    if manifest["totals"]["rows"] != len(texts):
+        lost = len(texts) - manifest["totals"]["rows"]
+        raise StellaError(f"{out}: {lost} texts could not be embedded; see {out}/_job/rejected.jsonl, and remove them.")
+    path = work / f"{name}-{manifest['job']}.npy"
+    if not path.exists():
+        with replacing(path) as file:
+            shape = (len(texts), model.head_dims[0])
+            header = {"descr": "<f4", "fortran_order": False, "shape": shape}
+            np.lib.format.write_array_header_1_0(file, header)
+            for part in range(len(manifest["parts"])):
+                for _, vectors in read_vectors(store, manifest, part, shape[1]):
+                    file.write(vectors.astype("<f4").tobytes())
+    return np.load(path, mmap_mode="r"), manifest["job"]
+
+
+def _write_texts(path: Path, texts: list[str]) -> None:
+    """Writes the input of a job, or finds it as it was.
+
+    Raises:
+      StellaError: other texts were written before.
+    """
+    chunks = [pa.array(texts[i : i + TEXTS], pa.string()) for i in range(0, len(texts), TEXTS)]
+    table = pa.table({"text": pa.chunked_array(chunks)})
+    if path.exists():
+        if not pq.read_table(path).equals(table):
+            raise StellaError(f"{path}: holds the texts of other pairs; remove {path.parent} or choose another --work.")
+        return
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with replacing(path) as file:
+        pq.write_table(table, file, row_group_size=TEXTS, compression="zstd")
+
+
+def _check_candidates(command: MineCommand, pairs: Pairs) -> None:
+    """Refuses options that ask for more candidates than there are."""
+    options, there = command.options, len(pairs.corpus)
+    asked = options.range_max or options.range_min + options.num_negatives
+    name = "range_max" if options.range_max else "range_min + num_negatives"
+    if asked > there:
+        source = command.corpus or command.pairs
+        raise StellaError(f"{source}: holds {there} different candidates, fewer than {name} = {asked}; lower that.")

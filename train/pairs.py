@@ -1,0 +1,101 @@
+"""Pairs of an anchor and a positive, and the candidates among which negatives are looked for."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from itertools import count
+from pathlib import Path
+
+import numpy as np
+
+from stella_jax.errors import StellaError
+from stella_jax.job.columns import Column, RawRow, RowError, present
+from stella_jax.job.location import locate
+from stella_jax.job.records import read_rows
+
+SHOWN_FAULTS = 3
+
+
+@dataclass(frozen=True, slots=True)
+class Pairs:
+    """Every text once, and the pairs as numbers of theirs.
+
+    Attributes:
+      anchors: in the order of the file.
+      corpus: the candidates, and after them the positives that are not among them.
+      anchor_of, positive_of: (p,) of each pair the number of its anchor and of its positive in the corpus; sorted by
+        anchor, no pair twice.
+      most_positives: rows of the anchor that has most.
+    """
+
+    anchors: list[str]
+    corpus: list[str]
+    anchor_of: np.ndarray
+    positive_of: np.ndarray
+    most_positives: int
+
+
+def read_pairs(
+    path: str | Path, corpus: str | Path | None = None, columns: Sequence[str] = ("anchor", "positive", "text")
+) -> Pairs:
+    """The pairs of a file, with its positives and perhaps the texts of another as candidates.
+
+    Args:
+      path: .jsonl or .csv, perhaps .gz or .zst, or .parquet.
+      corpus: a file of the same types, or .txt; its repeated texts count once.
+      columns: of the anchor, of the positive, and of the text in `corpus`.
+
+    Raises:
+      StellaError: a file cannot be read, lacks a column, holds no rows, or has rows without a text or with the anchor
+        as positive, which are named.
+    """
+    *pair, text = columns
+    candidates = [text for (text,) in _texts(corpus, [text])] if corpus else []
+    return pairs_of([(anchor, positive) for anchor, positive in _texts(path, pair)], candidates)
+
+
+def pairs_of(rows: Sequence[tuple[str, str]], candidates: Sequence[str] = ()) -> Pairs:
+    """The pairs (anchor, positive) of at least one row, with their positives, perhaps after others, as candidates."""
+    anchors = dict(zip(dict.fromkeys(row[0] for row in rows), count()))
+    texts = dict(zip(dict.fromkeys([*candidates, *(row[1] for row in rows)]), count()))
+    numbers = [(anchors[anchor], texts[positive]) for anchor, positive in rows]
+    most = int(np.bincount([anchor for anchor, _ in numbers]).max())
+    pairs = np.array(list(dict.fromkeys(numbers)), np.int64)
+    pairs = pairs[np.argsort(pairs[:, 0], kind="stable")]
+    return Pairs(list(anchors), list(texts), pairs[:, 0], pairs[:, 1], most)
+
+
+def _texts(path: str | Path, names: Sequence[str]) -> list[tuple[str, ...]]:
+    """The values of these columns of every row."""
+    location, columns = locate(path), [Column(name) for name in names]
+    if location.kind() != "file":
+        raise StellaError(f"{location}: file not found (paths are relative to the working directory).")
+    seen: dict[str, None] = {}
+    rows: list[tuple[str, ...]] = []
+    faults: list[str] = []
+    for number, row in read_rows(location, columns):
+        if not isinstance(row, RowError):
+            seen.update(dict.fromkeys(row))
+        try:
+            rows.append(_values(row, columns))
+        except RowError as error:
+            faults.append(f"row {number}: {error}")
+    if seen:
+        present(location, columns, list(seen))
+    if faults:
+        more = f", and {len(faults) - SHOWN_FAULTS} rows more" if len(faults) > SHOWN_FAULTS else ""
+        raise StellaError(f"{location}: {'; '.join(faults[:SHOWN_FAULTS])}{more}. Fix or remove these rows.")
+    if not rows:
+        raise StellaError(f"{location}: holds no rows; write some.")
+    return rows
+
+
+def _values(row: RawRow | RowError, columns: Sequence[Column]) -> tuple[str, ...]:
+    if isinstance(row, RowError):
+        raise row
+    values = tuple(column.value(row) for column in columns)
+    for column, value in zip(columns, values, strict=True):
+        if not value.strip():
+            raise RowError(f"{column.name} is empty")
+    if len(set(values)) < len(values):
+        raise RowError("anchor and positive are the same text")
+    return values

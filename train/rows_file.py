@@ -1,0 +1,102 @@
+"""A file of rows, written: .jsonl, .csv or .parquet, there whole or not at all."""
+
+import csv
+import io
+import json
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager
+from itertools import islice
+from pathlib import Path
+from typing import Any, BinaryIO, cast
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from stella_jax.errors import StellaError
+from stella_jax.job.atomic import replacing
+from stella_jax.job.file_types import FileType, file_type
+
+SUFFIXES = (".jsonl", ".csv", ".parquet")
+GROUP_ROWS = 65_536
+
+Rows = Iterable[dict[str, Any]]
+
+
+def check_new_file(path: Path) -> FileType:
+    """The type of a file that may be written.
+
+    Raises:
+      StellaError: it exists, or its type is not one of those that training reads.
+    """
+    found = file_type(path.name)
+    if found is None or found.suffix not in SUFFIXES:
+        raise StellaError(f"{path}: unsupported file type; choose .jsonl, .csv (each also .gz, .zst) or .parquet.")
+    if path.exists() or path.is_symlink():
+        raise StellaError(f"{path}: the file exists already; remove it or choose another name.")
+    return found
+
+
+def write_rows(path: Path, rows: Rows) -> None:
+    """Writes rows, all of the columns of the first, as `check_new_file` allows; there must be one."""
+    suffix, compression = check_new_file(path)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with replacing(path) as file, _compressed(cast(BinaryIO, file), compression) as stream:
+        _WRITERS[suffix](stream, rows)
+
+
+@contextmanager
+def _compressed(file: BinaryIO, compression: str | None) -> Iterator[BinaryIO]:
+    """What is written to it goes to the file, compressed; the file stays open."""
+    if compression is None:
+        yield file
+        return
+    with pa.CompressedOutputStream(pa.PythonFile(_Kept(file), "w"), compression) as stream:
+        yield cast(BinaryIO, stream)
+
+
+class _Kept(io.RawIOBase):
+    """A file that its user cannot close."""
+
+    def __init__(self, file: BinaryIO):
+        self._file = file
+
+    def writable(self) -> bool:
+        return True
+
+    def write(self, data: Any) -> int:
+        return self._file.write(data)
+
+
+def _write_jsonl(file: BinaryIO, rows: Rows) -> None:
+    for row in rows:
+        file.write(json.dumps(row, ensure_ascii=False).encode() + b"\n")
+
+
+def _write_csv(file: BinaryIO, rows: Rows) -> None:
+    """Lists as JSON."""
+    buffer = io.StringIO(newline="")
+    write = csv.writer(buffer, lineterminator="\n").writerow
+    for number, row in enumerate(rows):
+        if number == 0:
+            write(row)
+        write(json.dumps(cell) if isinstance(cell, list) else cell for cell in row.values())
+        file.write(buffer.getvalue().encode())
+        buffer.seek(buffer.truncate(0))
+
+
+def _write_parquet(file: BinaryIO, rows: Rows) -> None:
+    rows, schema, writer = iter(rows), None, None
+    while group := list(islice(rows, GROUP_ROWS)):
+        table = pa.Table.from_pylist(group, schema)
+        schema = table.schema
+        writer = writer or pq.ParquetWriter(file, schema, compression="zstd")
+        writer.write_table(table)
+    assert writer
+    writer.close()
+
+
+_WRITERS: dict[str, Callable[[BinaryIO, Rows], None]] = {
+    ".jsonl": _write_jsonl,
+    ".csv": _write_csv,
+    ".parquet": _write_parquet,
+}
