@@ -121,12 +121,12 @@ def with_lora(
         bound = 1 / math.sqrt(inputs)
         a = rng.uniform(-bound, bound, (layers, inputs, rank)).astype(np.float32)
         b = np.zeros((layers, rank, outputs), np.float32)
-        placed = (
+        lora_a, lora_b = (
             shard(mesh, x, param_spec(f"{linear.adapter(name)}/{leaf}", x.shape, mesh))
             for leaf, x in (("lora_a", a), ("lora_b", b))
         )
         module = getattr(adapted.encoder.layers, linear.module)
-        module.lora[name] = Adapter(*placed, config, place, adapted.encoder.dtype)
+        module.lora[name] = Adapter(lora_a, lora_b, config, place, adapted.encoder.dtype)
     adapted.encoder.lora = config
     return adapted
 
@@ -219,5 +219,5 @@ def write_adapter(params: Mapping[str, jax.Array], config: LoraConfig, base: str
     (directory / "adapter_config.json").write_text(text, encoding="utf-8")
 
 
-def _is_number(value: object, kind: Any = (int, float)) -> bool:
+def _is_number(value: Any, kind: Any = (int, float)) -> bool:
     return isinstance(value, kind) and not isinstance(value, bool) and math.isfinite(value)

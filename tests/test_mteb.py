@@ -89,7 +89,7 @@ def sts_task(mteb) -> Any:
 
         def load_data(self, num_proc: int | None = None, **_: Any) -> None:
             rows = {"sentence1": QUERIES, "sentence2": CORPUS[: len(QUERIES)], "score": SCORES}
-            self.dataset = DatasetDict({"test": Dataset.from_dict(rows)})
+            self.dataset = DatasetDict({"test": Dataset.from_dict(rows)})  # pyright: ignore[reportAttributeAccessIssue]
             self.data_loaded = True
 
     return Task()

@@ -173,7 +173,7 @@ def _data(origin: Origin) -> str:
 def _log(metrics: Metrics, best: str | None) -> Iterator[str]:
     """A table with a line for each evaluation, or where there is none, some of the steps."""
     evaluations = metrics.evaluations("eval")
-    wanted = dict.fromkeys([*LOGGED, *([best] if best else [])])
+    wanted: list[str] = [*LOGGED, *([best] if best and best not in LOGGED else [])]
     names = [name for name in wanted if any(name in line["eval"] for line in evaluations)]
     rows = list(_log_rows(metrics.steps(), evaluations, names))
     every = -(-len(rows) // MOST_LINES) or 1

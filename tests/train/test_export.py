@@ -5,7 +5,7 @@ import os
 import signal
 import subprocess
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -90,7 +90,7 @@ def params_of(path: Path) -> dict[str, np.ndarray]:
     }
 
 
-def assert_equal(found: dict[str, np.ndarray], expected: dict[str, np.ndarray]) -> None:
+def assert_equal(found: dict[str, np.ndarray], expected: Mapping[str, Any]) -> None:
     assert found.keys() == expected.keys()
     for name, leaf in found.items():
         np.testing.assert_array_equal(leaf, expected[name], err_msg=name)

@@ -71,7 +71,7 @@ def make(source: Path, out: Path, stop: GracefulShutdown) -> str:
     data = read_recipe(WORDNET).data
     held_out = {text for path in (data.eval, data.test) for text in read_dataset(str(path)).texts["positive"]}
     write_pairs(rows, pairs)
-    write_questions(rows, read_dataset(data.train), held_out, list(base.layout.prompts.values()), questions)
+    write_questions(rows, read_dataset(str(data.train)), held_out, list(base.layout.prompts.values()), questions)
 
     def run(recipe: str, name: str, model: Path, file: Path, **changes: object) -> Path:
         changes |= {"model": str(model), "data.train": str(file), "output": str(work / name)}
