@@ -79,7 +79,7 @@ def _of_each_text(teacher: jax.Array, C: int) -> jax.Array:
     if teacher.ndim != 3 or teacher.shape[1] != C:
         raise StellaError(
             f"loss stella_distillation: the column 'teacher' is of shape {teacher.shape[1:]} a row; give a vector for "
-            f"each of its {C} texts."
+            f"each of its {C} texts, or rows of one text."
         )
     return teacher
 
