@@ -23,15 +23,15 @@ def main(output: str) -> None:
     for dim, teacher in zip(("64", "32"), teachers, strict=True):
         if stella_jax(["embed", CORPUS, "--out", teacher, "--dim", dim, "--no-progress"]):
             sys.exit(1)
-    texts = {"path": CORPUS, "columns": {"anchor": "text"}, "teachers": teachers}
+    texts = {"path": CORPUS, "columns": {"anchor": "text"}, "teachers": teachers, "max_rows": 128}
     recipe = {
         "model": "tiny",
         "new_head": {"dim": 96},
         "output": f"{output}/student",
-        "data": {"sets": [texts, texts | {"split": "eval"}], "max_length": 64},
+        "data": {"sets": [texts, texts | {"split": "eval"}], "max_length": 32},
         "loss": {"name": "stella_distillation", "matryoshka_dims": [96, 48]},
         "optimizer": {"learning_rate": 1e-2, "train_only": ["head/*"]},
-        "loop": {"epochs": 4, "batch_size": 32},
+        "loop": {"epochs": 6, "batch_size": 32, "eval_every": 24, "save_every": 24},
     }
     print(train(recipe_of(recipe), GracefulShutdown(grace=float("inf"))))
     losses = [line["eval"]["loss"] for line in read_lines(Path(recipe["output"], "metrics.jsonl")) if "eval" in line]

@@ -35,8 +35,8 @@ def main(output: str) -> None:
         "output": output,
         "data": {"train": TRIPLETS, "eval": TRIPLETS},
         "loss": {"name": "own_loss:hardest", "args": {"margin": 0.3}},
-        "optimizer": {"learning_rate": 1e-3},
-        "loop": {"epochs": 10, "batch_size": 8},
+        "optimizer": {"learning_rate": 2e-3},
+        "loop": {"epochs": 10, "batch_size": 11, "eval_every": 10, "save_every": 10},
     }
     print(train(recipe_of(recipe), GracefulShutdown(grace=float("inf"))))
 

@@ -17,6 +17,8 @@ from jax.experimental.compilation_cache import compilation_cache
 from paths import GOLDENS
 
 from stella_jax import StellaError
+from stella_jax.job.options import JobOptions
+from stella_jax.job.run import run_job
 from stella_jax.job.stop import GracefulShutdown, Stopped
 from train import loop
 from train.__main__ import main
@@ -411,6 +413,23 @@ def test_several_sets_go_on_to_the_same_bits(child, tmp_path, batches):
     scores = lines(tmp_path / "run")[0]["eval"]
     assert scores["loss"] == pytest.approx((scores["eval/loss"] + scores["pairs/loss"]) / 2)
     assert "eval/cosine_accuracy" in scores and "pairs/cosine_accuracy" not in scores
+
+
+def test_distillation_goes_on_to_the_same_bits(child, tiny, tmp_path):
+    """From the vectors of an embedding job; those of another dimension are refused before the first step."""
+    texts = write_rows(tmp_path / "t.jsonl", [{"id": word, "text": f"some {word}"} for word in WORDS])
+    run_job(tiny, {"model": "tiny", "revision": None}, [Path(texts)], tmp_path / "teacher", JobOptions())
+    rows = {"path": texts, "columns": {"anchor": "text"}, "teachers": [str(tmp_path / "teacher")]}
+    loss = {"name": "stella_distillation", "matryoshka_dims": [32, 8], "mini_batch": 2}
+    data = {"sets": [rows, rows | {"split": "eval"}]}
+    recipe = tree({}, tmp_path / "run", data=data, loss=loss)
+    killed(child, recipe, AFTER_STEPS, steps=5)
+    train(recipe)
+    train(recipe | {"output": str(tmp_path / "other")})
+    assert_same_bits(tmp_path / "run", tmp_path / "other")
+    assert all(line["eval"]["loss"] > 0 for line in lines(tmp_path / "run") if "eval" in line)
+    with pytest.raises(StellaError, match=r"32 numbers and the student's 64; train through a head of 32"):
+        train(tree({}, tmp_path / "large", data=data, loss=loss, dim=64))
 
 
 def test_changed_rows_of_one_of_several_sets_are_refused(tmp_path):

@@ -361,13 +361,27 @@ def test_stella_s_distillation_is_its_formula_in_float64(torch, texts, dims) -> 
         np.testing.assert_allclose(found, peer.grad.numpy(), rtol=1e-4, atol=1e-4)
 
 
-def test_stella_s_comparisons_are_made_in_blocks(monkeypatch) -> None:
-    columns, more = embeddings(1, 9), further(Case(stella), 1, 9)
-    value, gradients = value_and_gradient(stella, columns, more=more)
-    monkeypatch.setattr("train.losses.distillation.BLOCK", 200)  # 5 of the 36 pairs at a time
-    again, gradients_again = value_and_gradient(partial(stella), columns, more=more)
-    np.testing.assert_allclose(again, value, rtol=1e-6)
-    np.testing.assert_allclose(gradients_again[0], gradients[0], rtol=1e-5, atol=1e-5)
+@pytest.mark.parametrize("rows", [2, 9, 40])
+def test_stella_s_triplets_are_all_twos_of_the_pairs(rows) -> None:
+    """Beside the whole table of them in float64; the teacher holds some pairs to be equally near, two rows fill up."""
+    rng, texts = np.random.default_rng(rows), rows + 2
+    student = rng.standard_normal((texts, E)) + 1
+    teacher = rng.standard_normal((texts, 3))
+    teacher[rows // 2] = teacher[0]
+    above = np.triu_indices(rows, 1)
+    unit = student[:rows] / np.linalg.norm(student[:rows], axis=1, keepdims=True)
+    whole = (teacher / np.linalg.norm(teacher, axis=1, keepdims=True)).astype(np.float32)
+    s, t = (
+        (unit @ unit.T)[above],
+        np.asarray(jnp.einsum("ne,me->nm", whole, whole, precision="highest"))[:rows, :rows][above],
+    )
+    hinges = np.maximum(0, np.where(t[None] < t[:, None], 1, -1) * (s[None] - s[:, None]) + 0.015)
+    expected = hinges[np.triu_indices(len(s), 1)].sum() / max(1, len(s) * (len(s) - 1) // 2)
+    weights = jnp.asarray(np.arange(texts) < rows, jnp.float32)
+    only = partial(stella, cosine_weight=0.0, similarity_weight=0.0, triplet_weight=1.0)
+    columns = {"teacher": jnp.asarray(teacher, jnp.float32), "weights": weights}
+    found = only((jnp.asarray(student, jnp.float32),), columns)
+    np.testing.assert_allclose(found, expected, rtol=1e-5, atol=1e-7)
 
 
 def test_without_the_cosine_term_a_teacher_may_have_another_dimension() -> None:
