@@ -53,7 +53,8 @@ def export(trained: Trained, origin: Origin, metrics: Metrics, destination: Path
         if origin.recipe.new_head:
             write_new_head(base, directory)
         has_curves = curves.draw(metrics, directory / curves.FILE)
-        text = card(origin, metrics, base.layout, trained.head, trained.stale_heads, has_curves)
+        tokenizer = base.tokenizer(longest)
+        text = card(origin, metrics, base.layout, trained.head, trained.stale_heads, has_curves, tokenizer)
         (directory / "README.md").write_text(text, encoding="utf-8")
         (directory / PROVENANCE).write_text(json.dumps(origin.as_dict(), indent=2) + "\n", encoding="utf-8")
 
