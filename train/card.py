@@ -2,7 +2,7 @@
 
 import json
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import MISSING, Field, dataclass, fields
 from pathlib import Path
 from statistics import fmean
 from typing import Any
@@ -12,14 +12,17 @@ from stella_jax.heads import Head
 from stella_jax.hub import REPO_ID
 from stella_jax.layout import Layout
 from stella_jax.side_files import ADAPTER
+from stella_jax.tokenizer import Tokenizer
+from train.card_rows import loss_names, row_sections, table
 from train.curves import FILE as CURVES
 from train.data import Dataset
 from train.identity import versions
 from train.loss_lookup import loss_arguments
 from train.metrics import Line, Metrics
-from train.recipe import Recipe, to_toml
+from train.recipe import SPLITS, Recipe, to_toml
 
-MOST_LINES = 50  # of the log
+MOST_LINES = 50  # of the log, for steps and for evaluations
+TAGS = ("sentence-transformers", "sentence-similarity", "feature-extraction", "stella-jax")
 LOGGED = ("loss", "cosine_accuracy", "cosine_mrr@10")
 
 
@@ -43,7 +46,13 @@ class Origin:
 
 
 def card(
-    origin: Origin, metrics: Metrics, layout: Layout, head: Head | None, stale_heads: Sequence[str], has_curves: bool
+    origin: Origin,
+    metrics: Metrics,
+    layout: Layout,
+    head: Head | None,
+    stale_heads: Sequence[str],
+    has_curves: bool,
+    tokenizer: Tokenizer,
 ) -> str:
     """The card as Markdown.
 
@@ -51,14 +60,17 @@ def card(
       layout: of the base.
       head: the one that was trained through.
       stale_heads: folders of those that belong to the encoder as it was before.
+      tokenizer: as in training.
     """
     recipe = origin.recipe
     dim = head.dim if head else layout.config.hidden_size
     sections = [
-        _front_matter(recipe),
+        _front_matter(origin),
         f"# {Path(recipe.model).name}, trained further",
         f"{recipe.model}{_revision(recipe)}, trained for {origin.step} steps with {_loss(recipe)}. It maps a text to "
         f"{dim} numbers{' of unit length' if layout.normalize else ''}; {layout.similarity} is its similarity.",
+        "## Model description",
+        _description(origin, layout, head, tokenizer.max_length),
         "## Loading it",
         _loading(recipe),
         *_heads(head, stale_heads),
@@ -66,25 +78,53 @@ def card(
         "## Scores",
         *_scores(origin, metrics),
         "## Training",
-        _data(origin),
-        "```toml\n" + to_toml(recipe) + "```",
+        *row_sections(origin.data, recipe.loss, tokenizer),
+        "### Training hyperparameters",
+        *_hyperparameters(recipe),
+        "### Training logs",
         *([f"![loss and scores over the steps]({CURVES})"] if has_curves else []),
         *_log(metrics, recipe.loop.best),
         "## Where it comes from",
         _sources(origin),
+        "### Framework versions",
+        table(("", ""), list(versions().items())),
     ]
     return "\n\n".join(sections) + "\n"
 
 
-def _front_matter(recipe: Recipe) -> str:
+def _front_matter(origin: Origin) -> str:
+    recipe = origin.recipe
+    size = f"dataset_size:{sum(map(len, origin.data['train']))}"
+    losses = [f"loss:{name}" for name in loss_names(recipe.loss)]
     lines = [
         "library_name: sentence-transformers",
         "pipeline_tag: sentence-similarity",
-        "tags: [sentence-transformers, sentence-similarity, feature-extraction, stella-jax]",
+        f"tags: {json.dumps([*TAGS, size, *losses])}",
     ]
     if REPO_ID.fullmatch(recipe.model) and not Path(recipe.model).exists():
         lines.append(f"base_model: {recipe.model}")
     return "\n".join(["---", *lines, "---"])
+
+
+def _description(origin: Origin, layout: Layout, head: Head | None, max_length: int) -> str:
+    config, recipe = layout.config, origin.recipe
+    modules = [
+        f"{config.num_hidden_layers} layers of {config.hidden_size} numbers",
+        f"{layout.pooling} pooling",
+        *([f"Dense to {head.dim} numbers ({head.activation})"] if head else []),
+        *(["normalization to unit length"] if layout.normalize else []),
+    ]
+    return "\n".join(
+        [
+            "- **Model type:** Sentence Transformer",
+            f"- **Base model:** {recipe.model}{_revision(recipe)}",
+            f"- **Maximum sequence length:** {max_length} tokens",
+            f"- **Output dimensionality:** {head.dim if head else config.hidden_size} dimensions",
+            f"- **Similarity function:** {layout.similarity}",
+            f"- **Training datasets:** {join_words(each.name for each in origin.data['train'])}",
+            f"- **Architecture:** {join_words(modules)}",
+        ]
+    )
 
 
 def _revision(recipe: Recipe) -> str:
@@ -156,53 +196,73 @@ def _scores(origin: Origin, metrics: Metrics) -> Iterator[str]:
         if before and after:
             rows = [(name, _number(before[name]), _number(after[name])) for name in after]
             title = f"{split} ({sum(map(len, origin.data[split]))} rows)" if split in origin.data else split
-            yield _table((title, "before", "after"), rows)
+            yield table((title, "before", "after"), rows)
     if not held_out:
         yield "Nothing was held out, so there are none."
 
 
-def _data(origin: Origin) -> str:
-    rows = [
-        (split, each.name, str(len(each)), ", ".join([*each.texts, *each.columns]), f"`{each.sha256[:12]}`")
-        for split, sets in origin.data.items()
-        for each in sets
+def _hyperparameters(recipe: Recipe) -> Iterator[str]:
+    sections: dict[str, Any] = {"data": recipe.data, "loss": recipe.loss, "optimizer": recipe.optimizer}
+    sections |= {"loop": recipe.loop} | ({"lora": recipe.lora} if recipe.lora else {})
+    changed = [
+        f"- `{name}.{each.name}`: {json.dumps(getattr(section, each.name))}"
+        for name, section in sections.items()
+        for each in fields(section)
+        if each.name not in (*SPLITS, "sets") and getattr(section, each.name) != _default(each)
     ]
-    return _table(("split", "set", "rows", "columns", "sha256 of the rows"), rows)
+    yield "#### Non-default hyperparameters"
+    yield "\n".join([*changed, f"- `seed`: {recipe.seed}"])
+    yield "#### All hyperparameters"
+    yield "```toml\n" + to_toml(recipe) + "```"
+
+
+def _default(each: Field) -> Any:
+    return each.default if each.default_factory is MISSING else each.default_factory()
 
 
 def _log(metrics: Metrics, best: str | None) -> Iterator[str]:
-    """A table with a line for each evaluation, or where there is none, some of the steps."""
-    evaluations = metrics.evaluations("eval")
+    """A table of some of the steps and of the evaluations."""
+    evaluations = {line["step"]: line for line in metrics.evaluations("eval")}
     wanted: list[str] = [*LOGGED, *([best] if best and best not in LOGGED else [])]
-    names = [name for name in wanted if any(name in line["eval"] for line in evaluations)]
+    names = [name for name in wanted if any(name in line["eval"] for line in evaluations.values())]
     rows = list(_log_rows(metrics.steps(), evaluations, names))
-    every = -(-len(rows) // MOST_LINES) or 1
-    rows = [row for i, row in enumerate(rows, 1) if i % every == 0 or i == len(rows)]
     if rows:
-        yield _table(("epoch", "step", "training loss", *(f"eval {name}" for name in names)), rows)
+        yield table(("Epoch", "Step", "Training Loss", *(f"eval {name}" for name in names)), rows)
 
 
-def _log_rows(steps: Sequence[Line], evaluations: Sequence[Line], names: Sequence[str]) -> Iterator[tuple[str, ...]]:
-    if not evaluations:
-        yield from ((f"{line['epoch']:.2f}", str(line["step"]), _number(line["loss"])) for line in steps)
-    last = 0
-    for line in evaluations:
-        losses = [step["loss"] for step in steps if last < step["step"] <= line["step"] and step["loss"] is not None]
-        last = line["step"]
-        loss = _number(fmean(losses)) if losses else "-"
-        yield f"{line['epoch']:.2f}", str(last), loss, *(_number(line["eval"].get(name)) for name in names)
+def _log_rows(
+    steps: Sequence[Line], evaluations: Mapping[int, Line], names: Sequence[str]
+) -> Iterator[tuple[str, ...]]:
+    """The training loss is the mean since the row before."""
+    shown = {*_spaced([line["step"] for line in steps]), *_spaced(list(evaluations))}
+    by_step = {line["step"]: line for line in steps}
+    losses: list[float] = []
+    for step in sorted(by_step.keys() | evaluations.keys()):
+        losses += [by_step[step]["loss"]] if step in by_step and by_step[step]["loss"] is not None else []
+        if step not in shown:
+            continue
+        found = evaluations[step]["eval"] if step in evaluations else {}
+        epoch = (evaluations.get(step) or by_step[step])["epoch"]
+        yield (
+            f"{epoch:.4g}",
+            str(step),
+            _number(fmean(losses) if losses else None),
+            *(_number(found.get(name)) for name in names),
+        )
+        losses = []
+
+
+def _spaced(steps: Sequence[int]) -> list[int]:
+    """So many of them that a table shows, the last among them."""
+    every = -(-len(steps) // MOST_LINES) or 1
+    return [step for i, step in enumerate(steps, 1) if i % every == 0 or i == len(steps)]
 
 
 def _sources(origin: Origin) -> str:
     model = origin.identity["model"]
     hashes = {"encoder": model["encoder"]} | {f"head {dim}": hash for dim, hash in model["heads"].items()}
     rows = [(f"sha256 of the base's {part}", f"`{value}`") for part, value in hashes.items()]
-    return _table(("", ""), [*rows, *versions().items()])
-
-
-def _table(header: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
-    lines = [header, ["---"] * len(header), *rows]
-    return "\n".join(f"| {' | '.join(cell.replace('|', chr(92) + '|') for cell in line)} |" for line in lines)
+    return table(("", ""), rows)
 
 
 def _number(value: float | None) -> str:

@@ -69,7 +69,8 @@ def export(trained: Trained, origin: Origin, metrics: Metrics, destination: Path
         if trained.lora:
             write_adapter(trained.params, trained.lora, origin.recipe.model, directory / ADAPTER)
         has_curves = curves.draw(metrics, directory / curves.FILE, origin.recipe.loop.best)
-        text = card(origin, metrics, base.layout, trained.head, trained.stale_heads, has_curves)
+        tokenizer = base.tokenizer(longest)
+        text = card(origin, metrics, base.layout, trained.head, trained.stale_heads, has_curves, tokenizer)
         (directory / "README.md").write_text(text, encoding="utf-8")
         (directory / PROVENANCE).write_text(json.dumps(origin.as_dict(), indent=2) + "\n", encoding="utf-8")
 

@@ -45,7 +45,7 @@ def test_mined_rows_train(pairs: Path, tmp_path: Path, capsys) -> None:
     out = tmp_path / "mined.jsonl"
     assert main([str(pairs), "--out", str(out), *SHORT]) == 0
     assert f"{out}: 90 negatives for 30 anchors of 30 pairs" in capsys.readouterr().out
-    found = read_dataset(out, need_negatives=True)
+    found = read_dataset(out)
     assert len(found) == 90
     positives = {positive for _, positive in PAIRS}
     assert all(negative in positives for negative in found.texts["negative"])
