@@ -296,7 +296,7 @@ def test_a_long_log_is_cut(tmp_path):
             metrics.write({"step": step, "epoch": step / 1000, "loss": float(step)})
             if step % 10 == 0:
                 metrics.write({"step": step, "epoch": step / 1000, "eval": SCORES})
-        [found] = _log(metrics)
+        [found] = _log(metrics, None)
     rows = found.splitlines()[2:]
     assert 50 <= len(rows) <= 100
     assert rows[0].startswith("| 0.02 | 20 | 10.5000 | 4.0000 |") and rows[-1].startswith("| 1 | 1000 | 990.5000 |")

@@ -18,6 +18,7 @@ from paths import GOLDENS
 
 from stella_jax import Stella, StellaError
 from stella_jax.job.options import JobOptions
+from stella_jax.job.rows import Fields
 from stella_jax.job.run import run_job
 from stella_jax.job.stop import GracefulShutdown, Stopped
 from train import loop
@@ -448,7 +449,7 @@ def test_a_distillation_goes_on_to_the_same_bits(child, tmp_path):
     path, dims, teachers = write_rows(tmp_path / "texts.jsonl", rows), (32, 64), []
     for dim in dims:
         teachers.append(str(tmp_path / f"teacher-{dim}"))
-        options = JobOptions(text_field="anchor", part_rows=4)
+        options = JobOptions(Fields("anchor"), part_rows=4)
         run_job(
             Stella.from_pretrained("tiny", dim=dim), {"model": "tiny", "revision": None}, [path], teachers[-1], options
         )
