@@ -53,30 +53,30 @@ def _merge(
 ) -> tuple[jax.Array, jax.Array]:
     """The best so far with those of a block of rows, of which the first `count` count, numbered from `start`."""
     products = jnp.einsum("qe,ne->qn", queries, rows, precision=jax.lax.Precision.HIGHEST)
-    products = jnp.where(jnp.arange(len(rows))[None] < count, products, -jnp.inf)
-    found, places = _top(products, min(scores.shape[1], len(rows)))
+    found, places = _top(products, min(scores.shape[1], len(rows)), count)
     places = jnp.where(found == -jnp.inf, -1, places + start)
     # Earlier rows stand first: among equals top_k takes those.
     scores, order = jax.lax.top_k(jnp.concatenate([scores, found], axis=1), scores.shape[1])
     return scores, jnp.take_along_axis(jnp.concatenate([numbers, places], axis=1), order, axis=1)
 
 
-def _top(values: jax.Array, k: int) -> tuple[jax.Array, jax.Array]:
-    """`jax.lax.top_k` of rows (q, n), in two steps where n is large.
+def _top(values: jax.Array, k: int, count: int) -> tuple[jax.Array, jax.Array]:
+    """`jax.lax.top_k` of the first `count` of each row (q, n), all others as large as the last of these.
 
-    All of the k largest lie in the k groups of neighbours with the largest maxima, and the first of equal ones in the
-    first of equal groups.
+    In two steps where n is large: all of the k largest lie in the k groups of neighbours with the largest maxima, and
+    the first of equal ones in the first of equal groups. The others are taken out of what each step looks at, as that
+    costs less than to go over all values.
     """
     queries, n = values.shape
     size = 1
     while 4 * size * size * k <= n and n % (2 * size) == 0:  # so that neither step looks at many
         size *= 2
-    if size == 1:
-        return jax.lax.top_k(values, k)
-    _, groups = jax.lax.top_k(values.reshape(queries, n // size, size).max(axis=2), k)
+    maxima = values.reshape(queries, n // size, size).max(axis=2)
+    _, groups = jax.lax.top_k(jnp.where(jnp.arange(0, n, size)[None] < count, maxima, -jnp.inf), k)
     groups = jnp.sort(groups, axis=1)
     places = (groups[:, :, None] * size + jnp.arange(size)[None, None]).reshape(queries, k * size)
-    found, order = jax.lax.top_k(jnp.take_along_axis(values, places, axis=1), k)
+    members = jnp.where(places < count, jnp.take_along_axis(values, places, axis=1), -jnp.inf)
+    found, order = jax.lax.top_k(members, k)
     return found, jnp.take_along_axis(places, order, axis=1)
 
 
@@ -87,5 +87,5 @@ def _block(rows: int, dim: int) -> int:
 
 
 def _filled(rows: np.ndarray, count: int) -> np.ndarray:
-    """Rows as they are, with rows of zeros after them up to `count`."""
-    return np.pad(rows, ((0, count - len(rows)), (0, 0)))
+    """Rows, at least one, and the last of them again up to `count`."""
+    return np.pad(rows, ((0, count - len(rows)), (0, 0)), mode="edge")

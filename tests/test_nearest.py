@@ -38,7 +38,7 @@ def test_the_first_of_equals_comes_first(monkeypatch) -> None:
 
 
 def test_fewer_rows_than_asked_for() -> None:
-    """Rows that only fill a block are never found, though their product of 0 is larger."""
+    """Rows that only fill a block are never found."""
     queries, corpus = np.ones((2, 3), np.float32), -np.ones((5, 3), np.float32)
     scores, numbers = nearest(queries, corpus, 8)
     np.testing.assert_array_equal(numbers, [[0, 1, 2, 3, 4, -1, -1, -1]] * 2)

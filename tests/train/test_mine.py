@@ -46,9 +46,9 @@ def test_mined_rows_train(pairs: Path, tmp_path: Path, capsys) -> None:
     assert main([str(pairs), "--out", str(out), *SHORT]) == 0
     assert f"{out}: 90 negatives for 30 anchors of 30 pairs" in capsys.readouterr().out
     found = read_dataset(out)
-    assert len(found) == 90
+    assert len(found) == 90 and list(found.texts) == ["anchor", "positive", "negative"]
     positives = {positive for _, positive in PAIRS}
-    assert all(negative in positives for negative in found.texts["negative"])
+    assert all(row["negative"] in positives - {row["positive"]} for row in rows_of(out))
     assert sorted(path.name for path in tmp_path.iterdir()) == ["mined.jsonl", "pairs.jsonl"]
 
 
