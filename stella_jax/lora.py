@@ -111,24 +111,30 @@ def with_lora(
     if model.encoder.lora:
         raise StellaError("with_lora: the model has adapters already; pass it without, as stella_jax.load returns it.")
     params, rng = model.params(), np.random.default_rng(seed)
-    mesh: Any = getattr(next(iter(params.values())).sharding, "mesh", None) or make_mesh()
     adapted = nnx.merge(*nnx.split(model))
     for place, name in enumerate(config.targets, FIRST_PLACE):
-        linear = LINEARS[name]
-        layers, inputs, outputs = linear.sizes(params[linear.kernel].shape)
-        if rank > min(inputs, outputs):
-            raise StellaError(f"lora.rank = {rank}: {name} is a matrix of {inputs} x {outputs}; choose a lower rank.")
-        bound = 1 / math.sqrt(inputs)
-        a = rng.uniform(-bound, bound, (layers, inputs, rank)).astype(np.float32)
-        b = np.zeros((layers, rank, outputs), np.float32)
-        lora_a, lora_b = (
-            shard(mesh, x, param_spec(f"{linear.adapter(name)}/{leaf}", x.shape, mesh))
-            for leaf, x in (("lora_a", a), ("lora_b", b))
-        )
-        module = getattr(adapted.encoder.layers, linear.module)
-        module.lora[name] = Adapter(lora_a, lora_b, config, place, adapted.encoder.dtype)
+        kernel = params[LINEARS[name].kernel]
+        a, b = _first_values(name, kernel, rank, rng)
+        module = getattr(adapted.encoder.layers, LINEARS[name].module)
+        module.lora[name] = Adapter(a, b, config, place, adapted.encoder.dtype)
     adapted.encoder.lora = config
     return adapted
+
+
+def _first_values(name: str, kernel: jax.Array, rank: int, rng: np.random.Generator) -> tuple[jax.Array, jax.Array]:
+    """A and B of a new adapter, on the devices of the kernel of its linear map."""
+    linear, mesh = LINEARS[name], getattr(kernel.sharding, "mesh", None) or make_mesh()
+    layers, inputs, outputs = linear.sizes(kernel.shape)
+    if rank > min(inputs, outputs):
+        raise StellaError(f"lora.rank = {rank}: {name} is a matrix of {inputs} x {outputs}; choose a lower rank.")
+    bound = 1 / math.sqrt(inputs)
+    a = rng.uniform(-bound, bound, (layers, inputs, rank)).astype(np.float32)
+    b = np.zeros((layers, rank, outputs), np.float32)
+
+    def placed(leaf: str, array: np.ndarray) -> jax.Array:
+        return shard(mesh, array, param_spec(f"{linear.adapter(name)}/{leaf}", array.shape, mesh))
+
+    return placed("lora_a", a), placed("lora_b", b)
 
 
 def merge_lora(model: EmbeddingModel) -> EmbeddingModel:
