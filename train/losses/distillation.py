@@ -64,12 +64,12 @@ def stella_distillation(
     text = jnp.repeat(counted(columns, B), C)
     expected = _similarities(teacher.reshape(B * C, -1))
     dims = tuple(matryoshka_dims) or (E,)
-    for (prefix,) in prefixes((student.reshape(B * C, E),), dims):
-        found = _similarities(prefix)
-        squares = jnp.sum((found - expected) ** 2 * text[None], axis=1).reshape(B, C)
-        total += similarity_weight / len(dims) * jnp.mean(squares, axis=1) / jnp.sum(text)
-        if triplet_weight:
-            total += triplet_weight / len(dims) * _triplet_term(found, expected, text, margin)
+    found = jnp.stack([_similarities(prefix) for (prefix,) in prefixes((student.reshape(B * C, E),), dims)])
+    squares = jnp.mean(jnp.sum((found - expected[None]) ** 2 * text[None, None], axis=2), axis=0).reshape(B, C)
+    total += similarity_weight * jnp.mean(squares, axis=1) / jnp.sum(text)
+    if triplet_weight:
+        terms = jax.vmap(lambda each: _triplet_term(each, expected, text, margin))(found)
+        total += triplet_weight * jnp.mean(terms)
     return total
 
 
