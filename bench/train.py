@@ -314,10 +314,14 @@ def adapters(directory: Path, options: argparse.Namespace) -> list[list[object]]
     ranks = (0, options.lora)
     full, lora = (medians(directory, argparse.Namespace(**vars(options) | {"rank": rank})) for rank in ranks)
     return [
-        [system, what, run["rate"], run["peak"], run["peak"] / full[system]["peak"], run["compiled"]]
+        [system, what, run["rate"], run["peak"], run["peak"] / full[system]["peak"], _or_dash(run["compiled"])]
         for system in full
         for what, run in (("all parameters", full[system]), (f"adapters of rank {options.lora}", lora[system]))
     ]
+
+
+def _or_dash(value: float) -> object:
+    return "-" if math.isnan(value) else value
 
 
 if __name__ == "__main__":
