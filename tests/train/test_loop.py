@@ -16,9 +16,8 @@ import pytest
 from jax.experimental.compilation_cache import compilation_cache
 from paths import GOLDENS
 
-from stella_jax import Stella, StellaError
+from stella_jax import StellaError
 from stella_jax.job.options import JobOptions
-from stella_jax.job.rows import Fields
 from stella_jax.job.run import run_job
 from stella_jax.job.stop import GracefulShutdown, Stopped
 from train import loop
@@ -441,27 +440,6 @@ def test_changed_rows_of_one_of_several_sets_are_refused(tmp_path):
     write_rows(tmp_path / "b.jsonl", ROWS)
     with pytest.raises(StellaError, match=r"data\.train\.b\.sha256 was "):
         train(recipe)
-
-
-def test_a_distillation_goes_on_to_the_same_bits(child, tmp_path):
-    """From the vectors of two heads of `tiny`, joined by id."""
-    rows = [{"id": i, "anchor": f"a {word}"} for i, word in enumerate(WORDS)]
-    path, dims, teachers = write_rows(tmp_path / "texts.jsonl", rows), (32, 64), []
-    for dim in dims:
-        teachers.append(str(tmp_path / f"teacher-{dim}"))
-        options = JobOptions(Fields("anchor"), part_rows=4)
-        run_job(
-            Stella.from_pretrained("tiny", dim=dim), {"model": "tiny", "revision": None}, [path], teachers[-1], options
-        )
-    data = {"sets": [{"path": path, "teachers": teachers}, {"path": path, "split": "eval", "teachers": teachers}]}
-    recipe = tree({}, tmp_path / "run", data=data, new_head={"dim": sum(dims)})
-    recipe = {key: value for key, value in recipe.items() if key != "dim"} | {"loss": {"name": "stella_distillation"}}
-    killed(child, recipe, AFTER_STEPS, steps=5)
-    train(recipe)
-    train(recipe | {"output": str(tmp_path / "other")})
-    assert_same_bits(tmp_path / "run", tmp_path / "other")
-    losses = [line["eval"]["loss"] for line in lines(tmp_path / "run") if "eval" in line]
-    assert losses[-1] < losses[0]
 
 
 def test_sigterm_saves_at_once_and_says_so(child, data, undisturbed, tmp_path):
