@@ -39,9 +39,9 @@ def make_ranges(model: Stella, path: str | None, job: Job) -> dict[str, Any]:
 def _of_sample(model: Stella, job: Job) -> dict[int, Ranges]:
     """Of the first rows of each place of a seeded sample, then of the second ones, and so on."""
     places, _ = sample_inputs(job.inputs, job.row_fields)
-    rows = (row for together in zip_longest(*(place.kept for place in places)) for row in together)
-    texts = list(dict.fromkeys(row.text for row in rows if isinstance(row, Row)))
-    texts = texts[: SAMPLED_ROWS.get(model.platform, DEFAULT_SAMPLED_ROWS)]
+    kept = {id(place.kept): place.kept for place in places}.values()  # what was drawn twice counts once
+    rows = (row for together in zip_longest(*kept) for row in together)
+    texts = [row.text for row in rows if isinstance(row, Row)][: SAMPLED_ROWS.get(model.platform, DEFAULT_SAMPLED_ROWS)]
     tokens = model.tokenize(texts, job.fingerprint["prompt"])
     [(_, found)] = model.runner.stream([tokens], model.max_seq_length)
     if job.fingerprint["normalize"]:

@@ -145,6 +145,12 @@ def test_nan_is_never_written(tiny, corpus, tmp_path, monkeypatch):
     assert table(tmp_path / "out")["id"].to_pylist() == ["r0", "r2", "r4", "r5", "r7", "r3", "r9", "r10"]
 
 
+def test_equal_texts_have_ranges_too(tiny, tmp_path):
+    (tmp_path / "a.jsonl").write_text('{"text": "tea"}\n' * 2)
+    embed(tiny, [tmp_path / "a.jsonl"], tmp_path / "out", JobOptions(precision="int8"))
+    assert table(tmp_path / "out").num_rows == 2
+
+
 # What stops it before it begins
 
 
