@@ -29,7 +29,7 @@ from stella_jax.quantization import finite_rows, quantize
 from stella_jax.tokenizer import Tokens
 
 # A part is read and tokenized in chunks of so many rows, the first ones small, so that the device begins at once.
-FIRST_CHUNK, LARGEST_CHUNK = 256, 2048
+FIRST_CHUNK, LARGEST_CHUNK = 256, 512
 
 # Tokens that the tokenizer gives at once, at most: as a list they take ten times the memory.
 TOKENIZED = 2**20
