@@ -29,13 +29,13 @@ from stella_jax.quantization import finite_rows, quantize
 from stella_jax.tokenizer import Tokens
 
 # A part is read and tokenized in chunks of so many rows, the first ones small, so that the device begins at once.
-FIRST_CHUNK, LARGEST_CHUNK = 256, 512
+FIRST_CHUNK, LARGEST_CHUNK = 128, 256
 
 # Tokens that the tokenizer gives at once, at most: as a list they take ten times the memory.
 TOKENIZED = 2**20
 
 # Chunks read while one is on the device, and parts that wait to be written.
-READ_AHEAD = 4
+READ_AHEAD = 2
 WRITTEN_BEHIND = 1
 
 # Rows whose parts may be open at once, so that batches are full although parts are small.
