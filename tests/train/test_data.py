@@ -353,7 +353,8 @@ def test_what_may_be_there_and_is_not(write):
 
 
 def test_several_files_are_one_set(write, tmp_path):
-    write(jsonl(ROWS[:1]), "a.jsonl"), write(gzip.compress(csv(ROWS[1:])), "b.csv.gz")
+    write(jsonl(ROWS[:1]), "a.jsonl")
+    write(gzip.compress(csv(ROWS[1:])), "b.csv.gz")
     whole = dataset_of(ROWS, "").sha256
     for paths in ([tmp_path / "a.jsonl", str(tmp_path / "b.csv.gz")], f"{tmp_path}/[ab].*", tmp_path):
         assert read_dataset(paths).sha256 == whole
