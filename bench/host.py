@@ -63,8 +63,8 @@ def bare_tokenizer(corpus: Path) -> tuple[float, float, float]:
     lengths: list[int] = []
 
     def tokenize() -> None:
-        for i in range(0, len(texts), worker.LARGEST_CHUNK):
-            encodings = tokenizer.encode_batch_fast(texts[i : i + worker.LARGEST_CHUNK])
+        for i in range(0, len(texts), worker.CHUNK_ROWS):
+            encodings = tokenizer.encode_batch_fast(texts[i : i + worker.CHUNK_ROWS])
             lengths.extend(len(encoding.ids) for encoding in encodings)
 
     seconds, cpu = seconds_of(tokenize)

@@ -30,7 +30,7 @@ class CompileAhead:
                 self._shapes[shape] = self._pool.submit(self._compile, shape)
 
     def wait(self, shape: Shape) -> None:
-        """Returns when a shape that was begun is there; raises what compiling it raised."""
+        """Waits for a shape that `begin` was called with; raises what compiling it raised."""
         if compiled := self._shapes.get(shape):
             with suppress(CancelledError):
                 compiled.result()

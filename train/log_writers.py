@@ -1,7 +1,7 @@
 """Where a run's numbers go beside metrics.jsonl, as the recipe's loop.log says: TensorBoard and Weights & Biases.
 
-A run that continues continues there, too: what had been told of later steps is dropped from TensorBoard's events; on
-Weights & Biases it stays, as the steps made again give the same numbers.
+A run that continues continues there, too. TensorBoard's events of later steps are dropped; on Weights & Biases these
+steps stay, as the steps made again give the same numbers.
 """
 
 import importlib

@@ -26,7 +26,7 @@ class Metrics:
     Args:
       step: what the run continues from; later lines are dropped.
       kept: whether this process writes the file; else lines stay in memory.
-      writers: to be told of each line too, and closed.
+      writers: get each line, too, and are closed at the end.
 
     Attributes:
       lines: all of them, in order.

@@ -28,11 +28,9 @@ from stella_jax.job.write import part_table, write_part
 from stella_jax.quantization import finite_rows, quantize
 from stella_jax.tokenizer import Tokens
 
-# A part is read and tokenized in chunks of so many rows, the first ones small, so that the device begins at once.
-FIRST_CHUNK, LARGEST_CHUNK = 128, 256
-
-# Tokens that the tokenizer gives at once, at most: as a list they take ten times the memory.
-TOKENIZED = 2**20
+# A part is read and tokenized in chunks of so many rows: the device begins with the first, and what the tokenizer
+# builds around the ids of a text is many times their size.
+CHUNK_ROWS = 256
 
 # Chunks read while one is on the device, and parts that wait to be written.
 READ_AHEAD = 2
@@ -96,7 +94,6 @@ class Worker:
         self._job = job
         self._max_rejected = max_rejected
         self._rows = self._rejected = 0
-        self._chunk_rows = FIRST_CHUNK
 
     def run(
         self,
@@ -221,11 +218,10 @@ class Worker:
         """The chunks of a part, none where an input is damaged before its first row."""
         left, digest, after, end, is_first = self._job.fingerprint["part_rows"], RowsDigest(), rows.start, None, True
         while end is None:
-            taken = rows.take(min(left, self._chunk_rows))
+            taken = rows.take(min(left, CHUNK_ROWS))
             left -= len(taken)
             if is_first and rows.error and not taken:
                 return
-            self._chunk_rows = min(2 * self._chunk_rows, LARGEST_CHUNK)
             for row in taken:
                 digest.add(row.row)
             after = taken[-1].after if taken else after
@@ -256,15 +252,9 @@ class Worker:
     def _chunk(self, name: PartName, rows: list[PositionedRow], is_first: bool, end: PartEnd | None) -> Chunk:
         texts = [item.text for item, *_ in rows if isinstance(item, Row)]
         kept = [row._replace(row=row.row._replace(text="")) if isinstance(row.row, Row) else row for row in rows]
-        return Chunk(name, kept, self._tokenize(texts), is_first, end)
-
-    def _tokenize(self, texts: Sequence[str]) -> list[Tokens]:
-        found: list[Tokens] = []
-        at_once = max(1, TOKENIZED // self._model.max_seq_length)
-        for i in range(0, len(texts), at_once):
-            tokens = self._model.tokenize(texts[i : i + at_once], self._job.fingerprint["prompt"])
-            found += [Tokens(array("i", text.ids), text.truncated) for text in tokens]
-        return found
+        tokens = self._model.tokenize(texts, self._job.fingerprint["prompt"])
+        packed = [Tokens(array("i", text.ids), text.truncated) for text in tokens]  # a tenth of a list's memory
+        return Chunk(name, kept, packed, is_first, end)
 
     def _commit(self, part: OpenPart) -> tuple[PartEnd, Commit]:
         """Writes a part's files, and commits it."""

@@ -89,13 +89,12 @@ def test_a_whole_share_may_be_rejected_to_the_row(tiny, tmp_path, monkeypatch):
     assert embed(tiny, corpus, tmp_path / "out", max_rejected=0.1).job_rejected == 1
 
 
-@pytest.mark.parametrize(("part_rows", "first", "largest"), [(20, 1, 1), (7, 1, 2), (7, 3, 3), (4, 4, 4), (50, 2, 16)])
-def test_a_part_may_come_in_chunks(tiny, tmp_path, monkeypatch, part_rows, first, largest):
+@pytest.mark.parametrize(("part_rows", "chunk_rows"), [(20, 1), (7, 2), (7, 3), (4, 4), (50, 16)])
+def test_a_part_may_come_in_chunks(tiny, tmp_path, monkeypatch, part_rows, chunk_rows):
     corpus = write_corpus(tmp_path / "long.jsonl", [*TEXTS[:5], "", *TEXTS[5:]] * 2)
     options = JobOptions(part_rows=part_rows)
     embed(tiny, corpus, tmp_path / "whole", options, max_rejected=0.2)
-    monkeypatch.setattr(worker, "FIRST_CHUNK", first)
-    monkeypatch.setattr(worker, "LARGEST_CHUNK", largest)
+    monkeypatch.setattr(worker, "CHUNK_ROWS", chunk_rows)
     embed(tiny, corpus, tmp_path / "chunks", options, max_rejected=0.2)
     assert content(tmp_path / "chunks") == content(tmp_path / "whole")
     assert len(parts(tmp_path / "chunks")) == -(-42 // part_rows)
@@ -103,8 +102,7 @@ def test_a_part_may_come_in_chunks(tiny, tmp_path, monkeypatch, part_rows, first
 
 @pytest.mark.parametrize("rows", [0, 3, 4, 7, 8, 9])
 def test_what_comes_before_damage_is_kept_in_whatever_chunk_it_is(tiny, tmp_path, monkeypatch, rows):
-    monkeypatch.setattr(worker, "FIRST_CHUNK", 3)
-    monkeypatch.setattr(worker, "LARGEST_CHUNK", 3)
+    monkeypatch.setattr(worker, "CHUNK_ROWS", 3)
     lines = [json.dumps({"id": f"r{i}", "text": "tea"}).encode() + b"\n" for i in range(12)]
     corpus, out = tmp_path / "a.jsonl.gz", tmp_path / "out"
     corpus.write_bytes(gzip.compress(b"".join(lines[:rows])) + b"no gzip" * 9)

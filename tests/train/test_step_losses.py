@@ -48,10 +48,11 @@ def guide(mesh: str | None = None) -> EmbeddingModel:
 
 def batch(name: str, step: int, rows: int = ROWS, **options: Any) -> Batch:
     texts, further, _ = LOSSES[name]
-    rng, tokenizer = np.random.default_rng(step), Numbers()
+    tokenizer: Any = Numbers()
+    rng = np.random.default_rng(step)
     made = [[rng.integers(5, VOCABULARY, rng.integers(2, TOKENS + 1)) for _ in range(ROWS)] for _ in range(texts)]
     columns = {key: rng.random((ROWS, *shape), np.float32) for key, shape in further.items()}
-    batcher = Batcher(tokenizer, 0, ROWS, **options)  # type: ignore[arg-type]
+    batcher = Batcher(tokenizer, 0, ROWS, **options)
     return batcher(
         [[" ".join(map(str, text)) for text in column[:rows]] for column in made],
         {key: values[:rows] for key, values in columns.items()},
