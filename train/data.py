@@ -4,7 +4,7 @@ import hashlib
 import json
 from array import array
 from collections.abc import Mapping, Sequence, Set
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -13,12 +13,12 @@ import numpy as np
 
 from stella_jax.errors import StellaError
 from stella_jax.job.columns import ID, NUMBERS, TEXT, Column, MissingColumnError, RawRow, RowError, in_json, present
-from stella_jax.job.location import Location, expand, locate
+from stella_jax.job.location import Location, expand, file_not_found, locate
 from stella_jax.job.patterns import is_pattern
 from stella_jax.job.records import read_rows
+from train.faults import SHOWN_FAULTS, Faults
 from train.texts import Texts, TextsBuilder, text_codes, texts_of
 
-SHOWN_FAULTS = 3
 MOST_TEXTS = 1000  # of a row, its anchor among them
 ID_COLUMN = "id"
 FLOAT32_MAX = float(np.finfo(np.float32).max)
@@ -153,25 +153,8 @@ def with_column(dataset: Dataset, name: str, values: np.ndarray) -> Dataset:
 def _files(paths: Sequence[str | Path]) -> list[Location]:
     for location in map(locate, paths):
         if location.kind() is None and not is_pattern(location.given):
-            raise StellaError(f"{location}: file not found (paths are relative to the working directory).")
+            raise file_not_found(location)
     return expand(paths)
-
-
-@dataclass(slots=True)
-class _Faults:
-    """What is wrong with rows: how many there are, and the first of them."""
-
-    count: int = 0
-    first: list[tuple[int, str]] = field(default_factory=list)
-
-    def add(self, order: int, fault: str, count: int = 1) -> None:
-        self.count += count
-        self.first = sorted([*self.first, (order, fault)])[:SHOWN_FAULTS]
-
-    @property
-    def sentence(self) -> str:
-        more = f", and {self.count - SHOWN_FAULTS} rows more" if self.count > SHOWN_FAULTS else ""
-        return "; ".join(fault for _, fault in self.first) + more
 
 
 class _Numbers:
@@ -226,7 +209,7 @@ class _Reader:
         self._distinct = not {"score", "label"} & kinds.keys()
         self._names: dict[str, None] = {}
         self._order = 0
-        self.faults = _Faults()
+        self.faults = Faults()
         self._begin(self._needed)
 
     def _begin(self, names: Set[str]) -> None:

@@ -14,7 +14,7 @@ import numpy as np
 from stella_jax.errors import StellaError
 from stella_jax.job.columns import ID, NUMBERS, TEXT, Column, Kind, RawRow, RowError, is_list
 from stella_jax.job.files import open_bytes
-from stella_jax.job.location import Location, locate
+from stella_jax.job.location import Location, locate, require_file
 from stella_jax.job.records import read_rows
 from train.evaluators import BLOCK, Scores, Similarities, accuracy, correlation, pairwise, reranking, retrieval
 from train.recipe import EvaluatorSection
@@ -223,8 +223,7 @@ def _qrels(location: Location) -> Iterator[tuple[str, str]]:
 
 def _read(location: Location, *columns: Column) -> list[list[Any]]:
     """The values of each column; what is missing and not needed is ""."""
-    if location.kind() != "file":
-        raise StellaError(f"{location}: file not found (paths are relative to the working directory).")
+    require_file(location)
     rows = []
     for number, row in read_rows(location, columns):
         try:

@@ -9,10 +9,9 @@ import numpy as np
 
 from stella_jax.errors import StellaError
 from stella_jax.job.columns import Column, RawRow, RowError, present
-from stella_jax.job.location import locate
+from stella_jax.job.location import locate, require_file
 from stella_jax.job.records import read_rows
-
-SHOWN_FAULTS = 3
+from train.faults import Faults
 
 
 @dataclass(frozen=True, slots=True)
@@ -67,23 +66,21 @@ def pairs_of(rows: Sequence[tuple[str, str]], candidates: Sequence[str] = ()) ->
 def _texts(path: str | Path, names: Sequence[str]) -> list[tuple[str, ...]]:
     """The values of these columns of every row."""
     location, columns = locate(path), [Column(name) for name in names]
-    if location.kind() != "file":
-        raise StellaError(f"{location}: file not found (paths are relative to the working directory).")
+    require_file(location)
     seen: dict[str, None] = {}
     rows: list[tuple[str, ...]] = []
-    faults: list[str] = []
+    faults = Faults()
     for number, row in read_rows(location, columns):
         if not isinstance(row, RowError):
             seen.update(dict.fromkeys(row))
         try:
             rows.append(_values(row, columns))
         except RowError as error:
-            faults.append(f"row {number}: {error}")
+            faults.add(number, f"row {number}: {error}")
     if seen:
         present(location, columns, list(seen))
-    if faults:
-        more = f", and {len(faults) - SHOWN_FAULTS} rows more" if len(faults) > SHOWN_FAULTS else ""
-        raise StellaError(f"{location}: {'; '.join(faults[:SHOWN_FAULTS])}{more}. Fix or remove these rows.")
+    if faults.count:
+        raise StellaError(f"{location}: {faults.sentence}. Fix or remove these rows.")
     if not rows:
         raise StellaError(f"{location}: holds no rows; write some.")
     return rows

@@ -130,6 +130,16 @@ def open_regular(path: str | Path) -> io.BufferedReader:
     return Path(path).open("rb")
 
 
+def file_not_found(location: Location) -> StellaError:
+    return StellaError(f"{location}: file not found (paths are relative to the working directory).")
+
+
+def require_file(location: Location) -> None:
+    """Raises StellaError where there is no file."""
+    if location.kind() != "file":
+        raise file_not_found(location)
+
+
 def locate(text: str | Path) -> Location:
     """The location that a user means: text with :// is a URL, unless it is of no known kind and there is such a path.
 

@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 
 from stella_jax.errors import StellaError, first_line, join_words
-from stella_jax.job.location import Location, locate
+from stella_jax.job.location import Location, locate, require_file
 from stella_jax.quantization import Ranges
 
 # The largest heads have 8192 dimensions, some 400 kB as JSON.
@@ -65,8 +65,7 @@ def _ranges(location: Location, found: Mapping[str, Any], dim: int) -> Ranges:
 
 def _read(location: Location) -> Any:
     """An array or nested lists, or several by their names."""
-    if location.kind() != "file":
-        raise StellaError(f"{location}: file not found (paths are relative to the working directory).")
+    require_file(location)
     suffix = Path(location.name).suffix.lower()
     if suffix not in (".npy", ".npz", ".json"):
         raise StellaError(f"{location}: unsupported file type; supported: .npy, .npz, .json.")

@@ -1,0 +1,22 @@
+"""Rows that cannot be used: how many there are, and the first of them, for one sentence."""
+
+from dataclasses import dataclass, field
+
+SHOWN_FAULTS = 3
+
+
+@dataclass(slots=True)
+class Faults:
+    """What is wrong with rows: how many there are, and the first of them."""
+
+    count: int = 0
+    first: list[tuple[int, str]] = field(default_factory=list)
+
+    def add(self, order: int, fault: str, count: int = 1) -> None:
+        self.count += count
+        self.first = sorted([*self.first, (order, fault)])[:SHOWN_FAULTS]
+
+    @property
+    def sentence(self) -> str:
+        more = f", and {self.count - SHOWN_FAULTS} rows more" if self.count > SHOWN_FAULTS else ""
+        return "; ".join(fault for _, fault in self.first) + more
