@@ -16,9 +16,10 @@ from safetensors.numpy import save_file
 
 from stella_jax.config import EncoderConfig, Rope
 from stella_jax.hub import TINY
-from stella_jax.names import encoder_sizes, encoder_weights
+from stella_jax.models import architecture_of
+from stella_jax.models.new import NewConfig
 
-STELLA = EncoderConfig(
+STELLA = NewConfig(
     vocab_size=30528,
     hidden_size=1024,
     num_hidden_layers=24,
@@ -64,9 +65,9 @@ def write_checkpoint(directory: Path, config: EncoderConfig = STELLA, seed: int 
 
 
 def _encoder(config: EncoderConfig, rng: np.random.Generator) -> dict[str, np.ndarray]:
-    sizes = encoder_sizes(config)
-    tensors = {}
-    for weight in encoder_weights(config):
+    architecture, tensors = architecture_of(config), {}
+    sizes = architecture.sizes(config)
+    for weight in architecture.weights_of(config):
         for i in range(config.num_hidden_layers if weight.stacked else 1):
             shape = weight.torch_shape(sizes)
             tensors[weight.torch.format(i=i)] = _tensor(weight.flax, shape, rng)

@@ -37,7 +37,7 @@ from stella_jax import load
 from stella_jax.config import EncoderConfig
 from stella_jax.flops import attention_flops, linear_flops
 from stella_jax.lora import with_lora
-from stella_jax.names import LINEARS
+from stella_jax.models.new import NEW
 from train import Batcher, StepConfig, make_step, optimizers
 from train.recipe import OptimizerSection
 
@@ -137,7 +137,7 @@ def adapt(model: Any, rank: int) -> None:
     """Adds peft's adapters, which alone train."""
     from peft import LoraConfig, inject_adapter_in_model
 
-    config = LoraConfig(r=rank, lora_alpha=2 * rank, target_modules=list(LINEARS))
+    config = LoraConfig(r=rank, lora_alpha=2 * rank, target_modules=list(NEW.linears))
     inject_adapter_in_model(config, model[0].auto_model)
     for name, parameter in model.named_parameters():
         parameter.requires_grad_("lora_" in name)

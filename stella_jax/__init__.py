@@ -10,7 +10,7 @@ if TYPE_CHECKING:
     from stella_jax.config import EncoderConfig
     from stella_jax.embedder import Stella
     from stella_jax.embedding_model import EmbeddingModel
-    from stella_jax.model import Encoder
+    from stella_jax.models.encoder import Encoder
 
 __all__ = ["EmbeddingModel", "Encoder", "EncoderConfig", "Stella", "StellaError", "load"]
 __version__ = "0.1.0"
@@ -18,7 +18,7 @@ __version__ = "0.1.0"
 # Imported when first asked for: JAX takes seconds to import, and the command line must answer --help without it.
 _MODULES = {
     "EmbeddingModel": "embedding_model",
-    "Encoder": "model",
+    "Encoder": "models.encoder",
     "EncoderConfig": "config",
     "Stella": "embedder",
     "load": "checkpoint",

@@ -2,6 +2,7 @@
 
 import math
 from collections.abc import Callable
+from functools import wraps
 
 import jax
 import jax.numpy as jnp
@@ -72,7 +73,8 @@ def attend(q: jax.Array, k: jax.Array, v: jax.Array, lengths: jax.Array) -> jax.
     One implementation a platform, which is that of the mesh in context.
 
     Args:
-      q, k, v: (B, T, N, H).
+      q: (B, T, N, H).
+      k, v: (B, T, G, H), where G divides N: queries of head n attend to keys of head n // (N / G).
       lengths: (B,) int32, at least 1 each; keys from there on are padding.
 
     Returns:
@@ -91,6 +93,27 @@ def _implementation(q: jax.Array) -> Callable[..., jax.Array]:
             return attend_by_head
 
 
+def by_group(attend: Callable[..., jax.Array]) -> Callable[..., jax.Array]:
+    """`attend` for N heads of queries and G of keys by one for equal numbers, whose queries may be more than its keys.
+
+    Heads that share keys stand one after the other, as if they were one head with more queries: (B, N / G * T, G, H).
+    No key is repeated.
+    """
+
+    @wraps(attend)
+    def grouped(q: jax.Array, k: jax.Array, v: jax.Array, lengths: jax.Array) -> jax.Array:
+        B, T, N, H = q.shape
+        G = k.shape[2]
+        if G == N:
+            return attend(q, k, v, lengths)
+        q = q.reshape(B, T, G, N // G, H).transpose(0, 3, 1, 2, 4).reshape(B, N // G * T, G, H)
+        out = attend(q, k, v, lengths).reshape(B, N // G, T, G, H)
+        return out.transpose(0, 2, 3, 1, 4).reshape(B, T, N, H)
+
+    return grouped
+
+
+@by_group
 def attend_by_head(q: jax.Array, k: jax.Array, v: jax.Array, lengths: jax.Array) -> jax.Array:
     """`attend` in plain XLA.
 
@@ -98,9 +121,10 @@ def attend_by_head(q: jax.Array, k: jax.Array, v: jax.Array, lengths: jax.Array)
     with T, not with N * T * T.
     """
     B, T, N, H = q.shape
+    S = k.shape[1]
     scale = 1 / math.sqrt(H)
     chunk = _query_chunk(T)
-    padding = jnp.where(jnp.arange(T)[None, None] < lengths[:, None, None], 0.0, -jnp.inf)  # (B, 1, T)
+    padding = jnp.where(jnp.arange(S)[None, None] < lengths[:, None, None], 0.0, -jnp.inf)  # (B, 1, S)
 
     def block(q, k, v, padding):
         scores = jnp.einsum("th,sh->ts", q, k, preferred_element_type=jnp.float32) * scale + padding
@@ -112,16 +136,18 @@ def attend_by_head(q: jax.Array, k: jax.Array, v: jax.Array, lengths: jax.Array)
         blocks = jax.lax.map(lambda q: block(q, k, v, padding), q.reshape(T // chunk, chunk, H))
         return blocks.reshape(T, H)
 
-    per_head = [x.transpose(0, 2, 1, 3).reshape(B * N, T, H) for x in (q, k, v)]
+    per_head = [x.transpose(0, 2, 1, 3).reshape(B * N, x.shape[1], H) for x in (q, k, v)]
     out = jax.lax.map(one_head, (*per_head, jnp.repeat(padding, N, axis=0)))
     return out.reshape(B, N, T, H).transpose(0, 2, 1, 3)
 
 
+@by_group
 def attend_on_tpu(q: jax.Array, k: jax.Array, v: jax.Array, lengths: jax.Array) -> jax.Array:
     """`attend` by the flash kernel, but not where most of its tile would be padding: 16 times the work at 8 tokens."""
-    return (attend_at_once if q.shape[1] < FLASH_TILE else attend_flash)(q, k, v, lengths)
+    return (attend_at_once if k.shape[1] < FLASH_TILE else attend_flash)(q, k, v, lengths)
 
 
+@by_group
 def attend_at_once(q: jax.Array, k: jax.Array, v: jax.Array, lengths: jax.Array) -> jax.Array:
     """`attend` in plain XLA, all rows and heads together, as wide chips want it, over blocks of queries.
 
@@ -130,7 +156,7 @@ def attend_at_once(q: jax.Array, k: jax.Array, v: jax.Array, lengths: jax.Array)
     """
     B, T, N, H = q.shape
     chunk = _query_chunk(T)
-    padding = jnp.where(jnp.arange(T)[None] < lengths[:, None], 0.0, -jnp.inf)[:, None, None]
+    padding = jnp.where(jnp.arange(k.shape[1])[None] < lengths[:, None], 0.0, -jnp.inf)[:, None, None]
 
     def block(q: jax.Array) -> jax.Array:
         scores = jnp.einsum("btnh,bsnh->bnts", q, k, preferred_element_type=jnp.float32) / math.sqrt(H)
@@ -173,16 +199,21 @@ def attend_flash(q: jax.Array, k: jax.Array, v: jax.Array, lengths: jax.Array) -
     from jax.experimental.pallas.ops.tpu.flash_attention import BlockSizes, SegmentIds, flash_attention
 
     B, T, _, H = q.shape
-    padded = -(-T // FLASH_TILE) * FLASH_TILE
-    heads = [jnp.pad(x, ((0, 0), (0, padded - T), (0, 0), (0, 0))).transpose(0, 2, 1, 3) for x in (q, k, v)]
-    real = (jnp.arange(padded)[None] < lengths[:, None]).astype(jnp.int32)
-    block = FLASH_TILE * _largest_divisor(padded // FLASH_TILE, FLASH_TOKENS // FLASH_TILE)
-    rows = _largest_divisor(B, FLASH_TOKENS // padded)
+    queries, keys = (-(-x.shape[1] // FLASH_TILE) * FLASH_TILE for x in (q, k))
+    heads = [
+        jnp.pad(x, ((0, 0), (0, padded - x.shape[1]), (0, 0), (0, 0))).transpose(0, 2, 1, 3)
+        for x, padded in ((q, queries), (k, keys), (v, keys))
+    ]
+    real = (jnp.arange(keys)[None] < lengths[:, None]).astype(jnp.int32)
+    block_q, block_k = (
+        FLASH_TILE * _largest_divisor(padded // FLASH_TILE, FLASH_TOKENS // FLASH_TILE) for padded in (queries, keys)
+    )
+    rows = _largest_divisor(B, FLASH_TOKENS // queries)
     out = flash_attention(
         *heads,
-        segment_ids=SegmentIds(jnp.ones_like(real), real),
+        segment_ids=SegmentIds(jnp.ones((B, queries), jnp.int32), real),
         sm_scale=1 / math.sqrt(H),
-        block_sizes=BlockSizes(block_q=block, block_k_major=block, block_k=block, block_b=rows),
+        block_sizes=BlockSizes(block_q=block_q, block_k_major=block_k, block_k=block_k, block_b=rows),
     )
     return out.transpose(0, 2, 1, 3)[:, :T]
 

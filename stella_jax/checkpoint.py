@@ -65,7 +65,8 @@ class Checkpoint:
         if not self.directory.has(name):
             raise StellaError(f"{self.directory.path(name)} is missing; vocab files alone do not define a tokenizer.")
         max_length = self.layout.max_seq_length if max_length is None else max_length
-        tokenizer = Tokenizer(self.directory.path(name), max_length=max_length, lower=self.layout.lower)
+        options: dict[str, Any] = {"lower": self.layout.lower, "end_of_text": self.layout.end_of_text}
+        tokenizer = Tokenizer(self.directory.path(name), max_length=max_length, **options)
         if tokenizer.vocab_size > self.layout.config.vocab_size:
             raise StellaError(
                 f"{self.directory.path(name)} gives token ids up to {tokenizer.vocab_size - 1}, but config.json's "
@@ -93,7 +94,7 @@ class Checkpoint:
           StellaError: the mesh does not fit the encoder, or a weight cannot be read.
         """
         layout = self.layout
-        check_mesh(mesh, layout.config)
+        check_mesh(mesh, layout.config, layout.architecture.split_fields)
         model = abstract_model(
             layout, heads, dtype=dtype, param_dtype=param_dtype, source=str(self.directory.root.absolute())
         )
@@ -101,7 +102,7 @@ class Checkpoint:
         tree: Tree = {}
         for name, path in self._largest_first(leaf_paths(heads, self.weights)):
             kept = jnp.dtype(param_dtype if name.startswith("encoder/") and "norm/" not in name else jnp.float32)
-            spec = param_spec(name, self.weights.leaves[path].shape, mesh, fsdp)
+            spec = param_spec(layout.architecture.specs, name, self.weights.leaves[path].shape, mesh, fsdp)
             _put(tree, name.split("/"), self._load(path, kept, mesh, spec))
         nnx.replace_by_pure_dict(state, tree)
         return nnx.merge(graphdef, state)

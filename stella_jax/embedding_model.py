@@ -11,7 +11,9 @@ from flax import nnx
 from stella_jax.config import EncoderConfig
 from stella_jax.errors import StellaError, join_words
 from stella_jax.heads import Dense, Head, Pooling, normalize, pool
-from stella_jax.model import Dropout, Encoder
+from stella_jax.models import architecture_of
+from stella_jax.models.encoder import Encoder
+from stella_jax.models.layers import Dropout
 
 
 class EmbeddingModel(nnx.Module):
@@ -34,7 +36,7 @@ class EmbeddingModel(nnx.Module):
       encoder: token ids and lengths to one vector per token.
       head: the Dense head, or None where the pooled vector is the embedding.
       more_heads: further heads on the same pooled vector, for jobs that write several dimensions from one pass.
-      pooling: "mean" or "cls".
+      pooling: "mean", "cls" (the first token) or "lasttoken".
       normalize: whether embeddings are scaled to unit length.
       dropout_rate: the checkpoint's own, for those who train.
       source: the directory that the weights came from, whose other files `save_pretrained` copies.
@@ -66,7 +68,8 @@ class EmbeddingModel(nnx.Module):
 
         def create() -> EmbeddingModel:
             rngs = nnx.Rngs(0)
-            encoder = Encoder(config, dtype=jnp.dtype(dtype), param_dtype=jnp.dtype(param_dtype), rngs=rngs)
+            options_of_encoder = {"dtype": jnp.dtype(dtype), "param_dtype": jnp.dtype(param_dtype)}
+            encoder = architecture_of(config).encoder(config, **options_of_encoder, rngs=rngs)
             return cls(encoder, [head and Dense(head, config.hidden_size, rngs=rngs) for head in heads], **options)
 
         return nnx.eval_shape(create)
@@ -114,7 +117,7 @@ class EmbeddingModel(nnx.Module):
     @property
     def dims(self) -> tuple[int, ...]:
         """The dimension of each head's embeddings."""
-        return tuple(head.spec.dim if head else self.encoder.hidden_size for head in self.heads)
+        return tuple(head.spec.dim if head else self.encoder.config.hidden_size for head in self.heads)
 
     def params(self) -> dict[str, jax.Array]:
         """Its parameters by name, such as "encoder/layers/mlp/down/kernel" or "head/kernel"."""

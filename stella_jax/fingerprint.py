@@ -44,7 +44,8 @@ def _hash_leaves(checkpoint: Checkpoint, section: str) -> "hashlib._Hash":
 
 def _settings(checkpoint: Checkpoint) -> dict[str, Any]:
     layout = checkpoint.layout
-    return {
+    ending = {"end_of_text": layout.end_of_text} if layout.end_of_text else {}
+    return ending | {
         "config": asdict(layout.config),
         "pooling": layout.pooling,
         "normalize": layout.normalize,

@@ -7,7 +7,7 @@ import jax
 import jax.numpy as jnp
 from flax import nnx
 
-Pooling = Literal["mean", "cls"]
+Pooling = Literal["mean", "cls", "lasttoken"]
 Activation = Literal["identity", "tanh"]
 
 
@@ -22,9 +22,11 @@ class Head:
 
 
 def pool(hidden: jax.Array, lengths: jax.Array, mode: Pooling) -> jax.Array:
-    """Pools (B, T, D) over each row's first `lengths[b]` tokens ("mean") or takes the first ("cls"): (B, D) float32."""
+    """(B, D) float32 of (B, T, D): the mean of each row's first `lengths[b]` tokens, their first ("cls") or last."""
     if mode == "cls":
         return hidden[:, 0].astype(jnp.float32)
+    if mode == "lasttoken":
+        return jnp.take_along_axis(hidden, lengths[:, None, None] - 1, axis=1)[:, 0].astype(jnp.float32)
     mask = jnp.arange(hidden.shape[1])[None] < lengths[:, None]
     total = jnp.sum(hidden.astype(jnp.float32) * mask[:, :, None], axis=1)
     return total / lengths[:, None].astype(jnp.float32)

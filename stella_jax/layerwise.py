@@ -14,7 +14,7 @@ import numpy as np
 from flax import nnx
 from jax.sharding import Mesh
 
-from stella_jax.model import Encoder
+from stella_jax.models.encoder import Encoder
 from stella_jax.sharding import shard
 
 Tree = dict[str, Any]
@@ -30,15 +30,16 @@ class LayerByLayer:
     def __init__(self, encoder: Encoder, mesh: Mesh):
         embeddings, self._embeddings = _split(encoder.embeddings)
         layer, stack = _split(encoder.layers)
-        self._layers = _unstacked(stack, encoder.num_layers, mesh)
-        self._embed, self._layer = _programs(embeddings, layer)
+        self._layers = _unstacked(stack, encoder.config.num_hidden_layers, mesh)
+        norm, self._norm = _split(encoder.norm) if encoder.norm else (None, None)
+        self._embed, self._layer, self._last_norm = _programs(embeddings, layer, norm)
 
     def __call__(self, ids: jax.Array, lengths: jax.Array) -> jax.Array:
         """The last hidden state (B, T, D), float32, of ids (B, T) and lengths (B,)."""
         x = self._embed(self._embeddings, ids)
         for layer in self._layers:
             x = self._layer(layer, x, lengths)
-        return x
+        return x if self._norm is None else self._last_norm(self._norm, x)
 
 
 def _split(module: nnx.Module) -> tuple[nnx.GraphDef, Tree]:
@@ -55,8 +56,13 @@ def _unstacked(stack: Tree, num_layers: int, mesh: Mesh) -> list[Tree]:
 
 
 @cache
-def _programs(embeddings: nnx.GraphDef, layer: nnx.GraphDef) -> tuple[Callable[..., jax.Array], ...]:
-    """(params, ids) -> x, and (params, x, lengths) -> x in the memory of x; compiled once for all encoders alike."""
+def _programs(
+    embeddings: nnx.GraphDef, layer: nnx.GraphDef, norm: nnx.GraphDef | None
+) -> tuple[Callable[..., jax.Array], ...]:
+    """(params, ids) -> x, (params, x, lengths) -> x and (params, x) -> x; compiled once for all encoders alike.
+
+    The latter two give the memory of x to their result.
+    """
 
     @jax.jit
     def embed(params: Tree, ids: jax.Array) -> jax.Array:
@@ -66,4 +72,9 @@ def _programs(embeddings: nnx.GraphDef, layer: nnx.GraphDef) -> tuple[Callable[.
     def run(params: Tree, x: jax.Array, lengths: jax.Array) -> jax.Array:
         return nnx.merge(layer, nnx.State(params))(x, lengths)
 
-    return embed, run
+    @partial(jax.jit, donate_argnames="x")
+    def last_norm(params: Tree, x: jax.Array) -> jax.Array:
+        assert norm is not None
+        return nnx.merge(norm, nnx.State(params))(x)
+
+    return embed, run, last_norm

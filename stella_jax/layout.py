@@ -10,14 +10,19 @@ from stella_jax.config import EncoderConfig
 from stella_jax.directory import Directory
 from stella_jax.errors import StellaError, join_words, short_repr
 from stella_jax.heads import Activation, Head, Pooling
+from stella_jax.models import find_architecture, read_config
+from stella_jax.models.architecture import Architecture
 from stella_jax.prompts import check_default_prompt, check_prompts
 
 ACTIVATIONS: dict[str, Activation] = {"Identity": "identity", "Tanh": "tanh"}
-OLD_POOLING_FLAGS: dict[str, Pooling] = {"pooling_mode_cls_token": "cls", "pooling_mode_mean_tokens": "mean"}
-POOLINGS: tuple[Pooling, ...] = ("cls", "mean")
+OLD_POOLING_FLAGS: dict[str, Pooling] = {
+    "pooling_mode_cls_token": "cls",
+    "pooling_mode_mean_tokens": "mean",
+    "pooling_mode_lasttoken": "lasttoken",
+}
+POOLINGS: tuple[Pooling, ...] = ("cls", "mean", "lasttoken")
 SIMILARITIES = ("cosine", "dot", "euclidean", "manhattan")
 MODULES = ("Transformer", "Pooling", "Dense", "Normalize")
-DEFAULT_DROPOUT = 0.1  # of `NewModel` and `GteModel`, where config.json has none
 SETTINGS = "config_sentence_transformers.json"
 HEAD_FOLDER = re.compile(r"\d+_Dense(_\d+)?")
 
@@ -33,10 +38,12 @@ class Layout:
       normalize: whether modules.json ends with Normalize.
       prompts: name -> text put before a text.
       lower: whether texts are lowercased before the tokenizer.
+      end_of_text: token that ends each text where tokenizer.json adds none (tokenizer_config.json's `add_eos_token`).
       dropout_rate: of the encoder's training.
     """
 
     transformer: str
+    architecture: Architecture
     config: EncoderConfig
     pooling: Pooling
     heads: dict[int, Head]
@@ -47,6 +54,7 @@ class Layout:
     similarity: str
     max_seq_length: int
     lower: bool
+    end_of_text: str | None
     dropout_rate: float
 
     def head(self, dim: int | None) -> Head | None:
@@ -111,16 +119,21 @@ def read_layout(directory: Directory) -> Layout:
     Raises:
       StellaError: names the file and field that is missing, malformed or not implemented.
     """
+    if not directory.has("modules.json") and directory.has("config.json"):
+        read_config(directory.json_object("config.json"))  # what is no encoder at all is refused as that
     modules = _modules(directory)
     transformer = modules["Transformer"]
     prefix = f"{transformer}/" if transformer else ""
-    config = EncoderConfig.from_json(directory.json_object(f"{prefix}config.json"))
+    fields = directory.json_object(f"{prefix}config.json")
+    architecture = find_architecture(fields)
+    config = architecture.config.from_json(fields)
     default = _head(directory, modules["Dense"], config) if "Dense" in modules else None
     settings = _optional(directory, SETTINGS)
     bert = _optional(directory, f"{prefix}sentence_bert_config.json")
     prompts = check_prompts(settings.get("prompts") or {}, f"{SETTINGS}: ")
     return Layout(
         transformer=transformer,
+        architecture=architecture,
         config=config,
         pooling=_pooling(directory, f"{modules['Pooling']}/config.json", config),
         heads=_heads(directory, default, config),
@@ -131,7 +144,8 @@ def read_layout(directory: Directory) -> Layout:
         similarity=_similarity(settings.get("similarity_fn_name") or "cosine", f"{SETTINGS}: "),
         max_seq_length=_max_seq_length(directory, prefix, bert, config),
         lower=_lower(bert),
-        dropout_rate=_dropout_rate(directory.json_object(f"{prefix}config.json")),
+        end_of_text=_end_of_text(_optional(directory, f"{prefix}tokenizer_config.json")),
+        dropout_rate=_dropout_rate(fields, architecture.dropout_rate),
     )
 
 
@@ -171,12 +185,15 @@ def _pooling(directory: Directory, name: str, config: EncoderConfig) -> Pooling:
     for known in POOLINGS:
         if mode == known:
             return known
-    raise StellaError(f"{name}: pooling {short_repr(mode)} is not implemented; mean and cls are.")
+    raise StellaError(f"{name}: pooling {short_repr(mode)} is not implemented; {join_words(POOLINGS)} are.")
 
 
 def _old_pooling(fields: dict[str, Any]) -> str:
-    """The mode of the older schema, one boolean a mode."""
-    on = [name for name, value in fields.items() if name.startswith("pooling_mode_") and value]
+    """The mode of the older schema, one boolean a mode; all of them false is the mean, as in sentence-transformers."""
+    flags = [name for name in fields if name.startswith("pooling_mode_")]
+    on = [name for name in flags if fields[name]]
+    if flags and not on:
+        return "mean"
     return OLD_POOLING_FLAGS.get(on[0], on[0]) if len(on) == 1 else " + ".join(on)
 
 
@@ -240,8 +257,18 @@ def _lower(bert: dict[str, Any]) -> bool:
     return value
 
 
-def _dropout_rate(fields: dict[str, Any]) -> float:
-    rate = fields.get("hidden_dropout_prob", DEFAULT_DROPOUT)
+def _end_of_text(fields: dict[str, Any]) -> str | None:
+    if fields.get("add_eos_token") is not True:
+        return None
+    token = fields.get("eos_token")
+    token = token.get("content") if isinstance(token, Mapping) else token
+    if not isinstance(token, str):
+        raise StellaError(f"tokenizer_config.json: add_eos_token is true, but eos_token = {short_repr(token)}.")
+    return token
+
+
+def _dropout_rate(fields: dict[str, Any], default: float) -> float:
+    rate = fields.get("hidden_dropout_prob", default)
     if isinstance(rate, bool) or not isinstance(rate, int | float) or not 0 <= rate < 1:
         raise StellaError(f"config.json: hidden_dropout_prob = {short_repr(rate)} must be a number from 0 to below 1.")
     return float(rate)

@@ -21,10 +21,12 @@ from safetensors.numpy import save_file
 
 from stella_jax.embedding_model import EmbeddingModel
 from stella_jax.errors import StellaError, join_words, short_repr
-from stella_jax.model import Dropout, dot, drop
-from stella_jax.names import ALL_LINEAR, LINEARS
+from stella_jax.models import architecture_of
+from stella_jax.models.architecture import Architecture
+from stella_jax.models.layers import Dropout, dot, drop
 from stella_jax.new_directory import new_directory
 from stella_jax.sharding import make_mesh, param_spec, shard
+from stella_jax.weight_map import ALL_LINEAR, Linear
 
 FIRST_PLACE = 3  # of dropout within a layer: the encoder's own has those before
 
@@ -37,24 +39,18 @@ class LoraConfig:
       rank: R.
       alpha: the sum of the adapter is multiplied by alpha / rank.
       dropout: share of the adapter's inputs that are zeroed in training; its own, whatever the encoder's.
-      targets: the linear maps of every layer that get one, by the names of transformers' GteModel.
+      linears: the linear maps of every layer that get one, by the names of transformers' class.
 
     Raises:
-      StellaError: a value is impossible, or a target is not a linear map of the layers.
+      StellaError: a value is impossible.
     """
 
-    rank: int = 8
-    alpha: float = 16.0
-    dropout: float = 0.0
-    targets: tuple[str, ...] = tuple(LINEARS)
+    rank: int
+    alpha: float
+    dropout: float
+    linears: tuple[tuple[str, Linear], ...]
 
     def __post_init__(self) -> None:
-        known = f"choose from {join_words(LINEARS)}, or {ALL_LINEAR!r} for all of them."
-        if not self.targets:
-            raise StellaError(f"lora.targets: no layer is named; {known}")
-        for target in self.targets:
-            if target not in LINEARS:
-                raise StellaError(f"lora.targets: {short_repr(target)} matches no linear layer; {known}")
         for name, fits, what in (
             ("rank", _is_number(self.rank, int) and self.rank >= 1, "a whole number of at least 1"),
             ("alpha", _is_number(self.alpha) and self.alpha > 0, "a finite number above 0"),
@@ -106,25 +102,45 @@ def with_lora(
     Raises:
       StellaError: as in `LoraConfig`; or the rank is above the size of a map, or the model has adapters already.
     """
-    names = tuple(LINEARS) if targets == ALL_LINEAR else (targets,) if isinstance(targets, str) else tuple(targets)
-    config = LoraConfig(rank, alpha, dropout, tuple(dict.fromkeys(names)))
+    architecture = architecture_of(model.encoder.config)
+    config = LoraConfig(rank, alpha, dropout, _targeted(architecture, targets))
     if model.encoder.lora:
         raise StellaError("with_lora: the model has adapters already; pass it without, as stella_jax.load returns it.")
     params, rng = model.params(), np.random.default_rng(seed)
     adapted = nnx.merge(*nnx.split(model))
-    for place, name in enumerate(config.targets, FIRST_PLACE):
-        kernel = params[LINEARS[name].kernel]
-        a, b = _first_values(name, kernel, rank, rng)
-        module = getattr(adapted.encoder.layers, LINEARS[name].module)
+    for place, (name, linear) in enumerate(config.linears, FIRST_PLACE):
+        sizes = (model.encoder.config.num_hidden_layers, *architecture.linear_sizes(name, model.encoder.config))
+        a, b = _first_values(architecture, name, params[linear.kernel], sizes, rank, rng)
+        module = getattr(adapted.encoder.layers, linear.module)
         module.lora[name] = Adapter(a, b, config, place, adapted.encoder.dtype)
     adapted.encoder.lora = config
     return adapted
 
 
-def _first_values(name: str, kernel: jax.Array, rank: int, rng: np.random.Generator) -> tuple[jax.Array, jax.Array]:
-    """A and B of a new adapter, on the devices of the kernel of its linear map."""
-    linear, mesh = LINEARS[name], getattr(kernel.sharding, "mesh", None) or make_mesh()
-    layers, inputs, outputs = linear.sizes(kernel.shape)
+def _targeted(architecture: Architecture, targets: str | Sequence[str]) -> tuple[tuple[str, Linear], ...]:
+    """The linear maps that are named, each once."""
+    linears = architecture.linears
+    names = linears if targets == ALL_LINEAR else (targets,) if isinstance(targets, str) else targets
+    known = f"choose from {join_words(linears)}, or {ALL_LINEAR!r} for all of them."
+    if not names:
+        raise StellaError(f"lora.targets: no layer is named; {known}")
+    for name in names:
+        if name not in linears:
+            raise StellaError(f"lora.targets: {short_repr(name)} matches no linear layer; {known}")
+    return tuple((name, linears[name]) for name in dict.fromkeys(names))
+
+
+def _first_values(
+    architecture: Architecture,
+    name: str,
+    kernel: jax.Array,
+    sizes: tuple[int, int, int],
+    rank: int,
+    rng: np.random.Generator,
+) -> tuple[jax.Array, jax.Array]:
+    """A and B of a new adapter, on the devices of the kernel of its linear map; `sizes` are L, I, O."""
+    mesh = getattr(kernel.sharding, "mesh", None) or make_mesh()
+    layers, inputs, outputs = sizes
     if rank > min(inputs, outputs):
         raise StellaError(f"lora.rank = {rank}: {name} is a matrix of {inputs} x {outputs}; choose a lower rank.")
     bound = 1 / math.sqrt(inputs)
@@ -132,7 +148,8 @@ def _first_values(name: str, kernel: jax.Array, rank: int, rng: np.random.Genera
     b = np.zeros((layers, rank, outputs), np.float32)
 
     def placed(leaf: str, array: np.ndarray) -> jax.Array:
-        return shard(mesh, array, param_spec(f"{linear.adapter(name)}/{leaf}", array.shape, mesh))
+        path = f"{architecture.linears[name].adapter(name)}/{leaf}"
+        return shard(mesh, array, param_spec(architecture.specs, path, array.shape, mesh))
 
     return placed("lora_a", a), placed("lora_b", b)
 
@@ -155,8 +172,7 @@ def merge_lora(model: EmbeddingModel) -> EmbeddingModel:
 def merged_kernels(params: Mapping[str, jax.Array], config: LoraConfig) -> dict[str, jax.Array]:
     """The kernels that adapters change, by name, with these added."""
     found = {name: params[name] for name in kernels(config)}
-    for name in config.targets:
-        linear = LINEARS[name]
+    for name, linear in config.linears:
         a, b = (params[f"{linear.adapter(name)}/{leaf}"] for leaf in ("lora_a", "lora_b"))
         found[linear.kernel] = _merged(found[linear.kernel], a, b, config.alpha / config.rank, linear.index)
     return found
@@ -164,7 +180,7 @@ def merged_kernels(params: Mapping[str, jax.Array], config: LoraConfig) -> dict[
 
 def kernels(config: LoraConfig) -> list[str]:
     """Names of the kernels that adapters change."""
-    return list(dict.fromkeys(LINEARS[name].kernel for name in config.targets))
+    return list(dict.fromkeys(linear.kernel for _, linear in config.linears))
 
 
 def _merged(kernel: jax.Array, a: jax.Array, b: jax.Array, scale: float, index: int | None) -> jax.Array:
@@ -179,7 +195,7 @@ def _merged(kernel: jax.Array, a: jax.Array, b: jax.Array, scale: float, index: 
 def save_adapter(model: EmbeddingModel, directory: str | Path) -> None:
     """Writes the adapters into a new directory, in peft's layout.
 
-    `peft.PeftModel.from_pretrained(base, directory)` loads them, where the base is transformers' own GteModel of the
+    `peft.PeftModel.from_pretrained(base, directory)` loads them, where the base is transformers' own class of the
     checkpoint (`stella-jax convert MODEL DIR --to transformers` writes it). The class of the remote code has other
     modules, which they do not fit. A trained head is not in it.
 
@@ -201,8 +217,7 @@ def write_adapter(params: Mapping[str, jax.Array], config: LoraConfig, base: str
     """
     directory.mkdir(parents=True, exist_ok=True)
     tensors: dict[str, np.ndarray] = {}
-    for name in config.targets:
-        linear = LINEARS[name]
+    for name, linear in config.linears:
         for leaf, theirs in (("lora_a", "lora_A"), ("lora_b", "lora_B")):
             stacked = np.asarray(params[f"{linear.adapter(name)}/{leaf}"], np.float32)
             for layer, matrix in enumerate(stacked):
@@ -216,7 +231,7 @@ def write_adapter(params: Mapping[str, jax.Array], config: LoraConfig, base: str
         "r": config.rank,
         "lora_alpha": config.alpha,
         "lora_dropout": config.dropout,
-        "target_modules": list(config.targets),
+        "target_modules": [name for name, _ in config.linears],
         "bias": "none",
         "fan_in_fan_out": False,
         "inference_mode": True,

@@ -1,10 +1,10 @@
-"""Which devices hold what: the mesh, and one table of partition specs.
+"""Which devices hold what: the mesh, and how arrays lie over it.
 
 Rows of a batch are split over the axis `data`, and no device needs another's. Where an encoder is to be split too, its
 attention heads and its MLP's inner axis go over `model`; each layer then ends its two halves with a sum over it.
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from math import prod
 from typing import Any
 
@@ -18,19 +18,6 @@ from stella_jax.errors import StellaError, short_repr
 
 AXES = ("data", "model")
 
-# Leaves of the encoder that are split over `model`; every device has all of the others. L, then as in `names.ENCODER`.
-PARAM_SPECS = {
-    "layers/attention/qkv/kernel": P(None, None, None, "model", None),  # L D 3 N H
-    "layers/attention/qkv/bias": P(None, None, "model", None),  # L 3 N H
-    "layers/attention/out/kernel": P(None, "model", None, None),  # L N H D: a partial sum on each device
-    "layers/mlp/up_gate/kernel": P(None, None, None, "model"),  # L D 2 F
-    "layers/mlp/down/kernel": P(None, "model", None),  # L F D: a partial sum on each device
-    # Of adapters, the side that is split in their linear map.
-    **{f"layers/attention/lora/{name}/lora_b": P(None, None, "model") for name in ("q_proj", "k_proj", "v_proj")},
-    **{f"layers/mlp/lora/{name}/lora_b": P(None, None, "model") for name in ("up_proj", "gate_proj")},
-    "layers/attention/lora/o_proj/lora_a": P(None, "model", None),
-    "layers/mlp/lora/down_proj/lora_a": P(None, "model", None),
-}
 BATCH_SPEC = P("data")
 REPLICATED = P()
 
@@ -61,8 +48,11 @@ def make_mesh(mesh: Mesh | str | None = None, devices: Sequence[Any] | None = No
     )
 
 
-def check_mesh(mesh: Mesh, config: EncoderConfig) -> None:
+def check_mesh(mesh: Mesh, config: EncoderConfig, split_fields: Sequence[str]) -> None:
     """Refuses a mesh that this encoder cannot be laid over.
+
+    Args:
+      split_fields: the config's fields that are split over `model`.
 
     Raises:
       StellaError: its axes are others or of another type, or `model` does not divide what is split over it.
@@ -72,15 +62,18 @@ def check_mesh(mesh: Mesh, config: EncoderConfig) -> None:
     if set(mesh.axis_types) != {AxisType.Auto}:
         raise StellaError("the mesh: axes not of type Auto; pass axis_types=(AxisType.Auto,) * 2 to jax.make_mesh.")
     size = mesh.shape["model"]
-    for name in ("num_attention_heads", "intermediate_size"):
+    for name in split_fields:
         if getattr(config, name) % size:
             raise StellaError(f"a mesh of model={size} does not divide this encoder's {name} {getattr(config, name)}.")
 
 
-def param_spec(name: str, shape: Sequence[int], mesh: Mesh, fsdp: bool = False) -> P:
-    """How a model's parameter is split: by the table, and with `fsdp` its longest free axis over `data`, too."""
+def param_spec(specs: Mapping[str, P], name: str, shape: Sequence[int], mesh: Mesh, fsdp: bool = False) -> P:
+    """How a model's parameter is split: by its architecture's specs.
+
+    With `fsdp` its longest free axis is split over `data`, too.
+    """
     name = name.removeprefix("encoder/")
-    spec = PARAM_SPECS.get(name, REPLICATED)
+    spec = specs.get(name, REPLICATED)
     if not fsdp:
         return spec
     axes = [*spec, *[None] * (len(shape) - len(spec))]
@@ -117,7 +110,7 @@ def cuda_generation() -> int:
 
 
 def per_device(attend: Callable[..., jax.Array]) -> Callable[..., jax.Array]:
-    """Runs (q, k, v, lengths) -> out, all (B, T, N, H) but lengths (B,), on each device's own rows and heads.
+    """Runs (q, k, v, lengths) -> out on each device's own rows and heads; shapes as in `attention.attend`.
 
     Left to itself, the compiler gathers everything everywhere for a loop over rows or heads. Heads go over `model`, and
     rows over the mesh's other axes, whatever their names, where these divide them. Without a mesh in context, or inside
@@ -130,7 +123,7 @@ def per_device(attend: Callable[..., jax.Array]) -> Callable[..., jax.Array]:
         if not free:
             return attend(q, k, v, lengths)
         rows = _dividing(mesh, [axis for axis in free if axis != "model"], q.shape[0])
-        heads = _dividing(mesh, [axis for axis in free if axis == "model"], q.shape[2])
+        heads = _dividing(mesh, [axis for axis in free if axis == "model"], k.shape[2])
         each = P(rows, None, heads, None)
         specs = (each, each, each, P(rows))
         split = jax.shard_map(attend, in_specs=specs, out_specs=each, axis_names={*free}, check_vma=False)

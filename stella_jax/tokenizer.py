@@ -39,12 +39,15 @@ class Tokenizer:
       path: a tokenizer.json.
       max_length: most tokens of a text, special tokens included.
       lower: lowercase texts first (sentence_bert_config.json's `do_lower_case`).
+      end_of_text: a token to end each text with, where the file adds no special tokens itself.
     """
 
-    def __init__(self, path: Path, *, max_length: int, lower: bool = False):
+    def __init__(self, path: Path, *, max_length: int, lower: bool = False, end_of_text: str | None = None):
         try:
             self._tokenizer = tokenizers.Tokenizer.from_file(str(path))
             self._tokenizer.no_padding()
+            if end_of_text is not None:
+                append_end_of_text(self._tokenizer, end_of_text)
             probe = self._tokenizer.encode(UNKNOWN)  # some faults show only here
         except (KeyboardInterrupt, SystemExit):
             raise
@@ -132,6 +135,18 @@ class Tokenizer:
         ids = encoding.ids
         # The pieces cut off are copied when asked for: ask only where the text fills its length.
         return Tokens(ids, len(ids) == self._max_length and bool(encoding.overflowing))
+
+
+def append_end_of_text(tokenizer: tokenizers.Tokenizer, token: str) -> None:
+    """Makes a tokenizer end each text with a token, unless it adds special tokens already or does not know this one."""
+    token_id = tokenizer.token_to_id(token)
+    if token_id is None or tokenizer.num_special_tokens_to_add(is_pair=False):
+        return
+    template = tokenizers.processors.TemplateProcessing(
+        single=f"$A {token}", pair=f"$A {token} $B:1 {token}:1", special_tokens=[(token, token_id)]
+    )
+    before = tokenizer.post_processor
+    tokenizer.post_processor = tokenizers.processors.Sequence([before, template]) if before else template
 
 
 def _cut(text: str, read: int) -> str:

@@ -6,6 +6,7 @@ from contextlib import ExitStack
 from pathlib import Path
 
 import numpy as np
+from tokenizers import Tokenizer
 
 from stella_jax.checkpoint import Checkpoint
 from stella_jax.flax_weights import FlaxWeights
@@ -16,6 +17,18 @@ from stella_jax.prompts import with_query_prompt
 from stella_jax.safetensors_writer import SafetensorsWriter, new_header
 from stella_jax.shards import DTYPES, parse_header
 from stella_jax.side_files import copy_side_files
+from stella_jax.tokenizer import append_end_of_text
+
+# Fields of config.json that transformers' classes know, and that our function does not depend on.
+KEPT = (
+    "attention_dropout",
+    "attention_probs_dropout_prob",
+    "bos_token_id",
+    "classifier_dropout",
+    "eos_token_id",
+    "hidden_dropout_prob",
+    "initializer_range",
+)
 
 Headers = dict[str, str]
 Progress = Callable[[str], object]
@@ -34,7 +47,7 @@ def to_torch(
 
     Args:
       source: an opened checkpoint in either layout.
-      native: write the encoder's names without prefix, a config.json that transformers' own GteModel reads (and so
+      native: write the encoder's names without prefix, a config.json that transformers' own class reads (and so
         sentence-transformers, without remote code), and the prompt of queries under the name `query` as well.
       accept_changes: take leaves whose hash is not that of provenance.json: they were changed on purpose.
       progress: called with the path of each leaf written.
@@ -64,6 +77,7 @@ def to_torch(
                 progress(path)
         if native:
             _write_native_config(source, working)
+            _write_native_tokenizer(source, working)
             write_query_prompt(working)
         finish(working)
 
@@ -119,9 +133,18 @@ def _described(headers: Headers) -> dict[str, tuple[np.dtype, tuple[int, ...]]]:
 def _write_native_config(source: Checkpoint, working: Path) -> None:
     name = source.layout.file("config.json")
     old = source.directory.json_object(name)
-    kept = ("hidden_dropout_prob", "attention_probs_dropout_prob", "initializer_range", "classifier_dropout")
-    fields = source.layout.config.native_json() | {key: old[key] for key in kept if key in old}
+    fields = source.layout.config.native_json() | {key: old[key] for key in KEPT if key in old}
     (working / name).write_text(json.dumps(fields, indent=2) + "\n")
+
+
+def _write_native_tokenizer(source: Checkpoint, working: Path) -> None:
+    """With the end-of-text token, which transformers does not add by itself."""
+    layout = source.layout
+    if layout.end_of_text is not None:
+        path = working / layout.file("tokenizer.json")
+        tokenizer = Tokenizer.from_file(str(path))
+        append_end_of_text(tokenizer, layout.end_of_text)
+        tokenizer.save(str(path))
 
 
 def write_query_prompt(working: Path) -> None:

@@ -1,7 +1,7 @@
 """A PyTorch checkpoint's weights, as leaves of the parameter tree.
 
-Leaf paths: `encoder/...` as in `names.ENCODER`, `heads/<folder>/{kernel,bias}`, `carried/...` for tensors that are kept
-but not used. A leaf of the layers holds all of them, stacked.
+Leaf paths: `encoder/...` as in the architecture's table, `heads/<folder>/{kernel,bias}`, `carried/...` for tensors that
+are kept but not used. A leaf of the layers holds all of them, stacked.
 """
 
 from collections import Counter
@@ -16,8 +16,8 @@ from stella_jax.errors import StellaError
 from stella_jax.heads import Head
 from stella_jax.layout import Layout
 from stella_jax.memory import aligned, copy, in_threads
-from stella_jax.names import CARRIED, HEAD, PREFIX, Sizes, Weight, encoder_sizes, encoder_weights
 from stella_jax.shards import DTYPES, Shard, Tensor, open_shards
+from stella_jax.weight_map import HEAD, Sizes, WeightSpec
 
 
 @dataclass(frozen=True, slots=True)
@@ -31,7 +31,7 @@ class Leaf:
     shape: tuple[int, ...]
     folder: str
     torch_names: tuple[str, ...]
-    weight: Weight | None
+    weight: WeightSpec | None
     sizes: Sizes
 
     @property
@@ -67,8 +67,8 @@ class Weights(Protocol):
 
 def encoder_leaves(layout: Layout, prefix: str) -> Iterator[Leaf]:
     """The leaves of the encoder; `prefix` stands before its torch names."""
-    sizes = encoder_sizes(layout.config)
-    for weight in encoder_weights(layout.config):
+    sizes = layout.architecture.sizes(layout.config)
+    for weight in layout.architecture.weights_of(layout.config):
         layers = range(sizes["L"]) if weight.stacked else [0]
         names = tuple(prefix + weight.torch.format(i=i) for i in layers)
         shape = weight.flax_shape(sizes)
@@ -102,8 +102,9 @@ class TorchWeights:
         self.headers: dict[str, str] = {}
         self._tensors: dict[tuple[str, str], Tensor] = {}
         shards, tensors = self._open(directory, layout.transformer)
-        self.prefix = PREFIX if any(name.startswith(PREFIX) for name in tensors) else ""
-        carried = [carried_leaf(layout, name, tensors[name].shape) for name in CARRIED if name in tensors]
+        prefix, passthrough = layout.architecture.prefix, layout.architecture.passthrough
+        self.prefix = prefix if any(name.startswith(prefix) for name in tensors) else ""
+        carried = [carried_leaf(layout, name, tensors[name].shape) for name in passthrough if name in tensors]
         self._add(shards, layout.transformer, tensors, [*encoder_leaves(layout, self.prefix), *carried])
         for head in layout.heads.values():
             shards, tensors = self._open(directory, head.folder)

@@ -131,7 +131,7 @@ BAD: dict[str, tuple[Damage, str]] = {
         pooling(pooling_mode_max_tokens=True),
         r"1_Pooling/config\.json: pooling 'pooling_mode_max_tokens'",
     ),
-    "last-token pooling": (pooling(pooling_mode="lasttoken"), r"pooling 'lasttoken' is not implemented"),
+    "weighted pooling": (pooling(pooling_mode="weightedmean"), r"pooling 'weightedmean' is not implemented"),
     "two poolings": (
         pooling(pooling_mode_cls_token=True, pooling_mode_mean_tokens=True),
         r"pooling 'pooling_mode_cls_token \+ pooling_mode_mean_tokens' is not implemented",

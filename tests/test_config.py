@@ -4,8 +4,10 @@ import dataclasses
 
 import pytest
 
-from stella_jax import EncoderConfig, StellaError
+from stella_jax import StellaError
 from stella_jax.config import Rope
+from stella_jax.models import read_config
+from stella_jax.models.new import NewConfig
 
 COMMON = {
     "architectures": ["NewModel"],
@@ -58,18 +60,18 @@ def published(name: str) -> dict:
 @pytest.mark.parametrize("name", PUBLISHED)
 def test_published_configs(name):
     fields, rope = published(name), PUBLISHED[name][1]
-    config = EncoderConfig.from_json(fields)
+    config = read_config(fields)
     assert config.rope == rope
     assert config.head_dim == 64
-    for field in dataclasses.fields(EncoderConfig):
+    for field in dataclasses.fields(NewConfig):
         if field.name != "rope":
             assert getattr(config, field.name) == fields[field.name]
 
 
 @pytest.mark.parametrize("name", PUBLISHED)
 def test_the_native_spelling_means_the_same(name):
-    config = EncoderConfig.from_json(published(name))
-    assert EncoderConfig.from_json(config.native_json()) == config
+    config = read_config(published(name))
+    assert read_config(config.native_json()) == config
 
 
 @pytest.mark.parametrize(
@@ -82,15 +84,15 @@ def test_the_native_spelling_means_the_same(name):
 )
 def test_newer_rope_parameters_win_over_the_older_fields(parameters, rope):
     fields = published("stella_en_400M_v5") | {"rope_parameters": parameters}
-    assert EncoderConfig.from_json(fields).rope == rope
+    assert read_config(fields).rope == rope
 
 
 @pytest.mark.parametrize("field", ["layer_norm_eps", "pad_token_id", "hidden_act", "pack_qkv", "rope_scaling"])
 def test_what_may_be_left_out_means_the_published_value(field):
     fields = published("snowflake-arctic-embed-m-v2.0") | {"pad_token_id": 0}
-    expected = EncoderConfig.from_json(fields)
+    expected = read_config(fields)
     del fields[field]
-    assert EncoderConfig.from_json(fields) == expected
+    assert read_config(fields) == expected
 
 
 @pytest.mark.parametrize(
@@ -100,11 +102,11 @@ def test_what_may_not_be_left_out_is_named(field):
     fields = published("stella_en_400M_v5")
     del fields[field]
     with pytest.raises(StellaError, match=rf"config\.json: {field} = None must be"):
-        EncoderConfig.from_json(fields)
+        read_config(fields)
 
 
 def test_it_is_frozen_and_hashable():
-    config = EncoderConfig.from_json(published("stella_en_400M_v5"))
-    assert hash(config) == hash(EncoderConfig.from_json(published("stella_en_400M_v5")))
+    config = read_config(published("stella_en_400M_v5"))
+    assert hash(config) == hash(read_config(published("stella_en_400M_v5")))
     with pytest.raises(dataclasses.FrozenInstanceError):
         config.hidden_size = 5  # type: ignore[misc]

@@ -423,7 +423,7 @@ def test_more_heads_from_one_pass() -> None:
 def test_models_without_a_head(name: str) -> None:
     model = load(GOLDENS / name)
     assert (model.head, model.heads, model.pooling) == (None, (None,), "cls")
-    assert model.dims == (model.encoder.hidden_size,)
+    assert model.dims == (model.encoder.config.hidden_size,)
     assert not [path for path in model.params() if "head" in path]
     pooled = pool(model.encoder(IDS, LENGTHS)[0], jnp.asarray(LENGTHS), "cls")
     same(model(IDS, LENGTHS), normalize(pooled) if model.normalize else pooled)

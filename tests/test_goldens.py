@@ -1,4 +1,4 @@
-"""Every golden checkpoint, stage by stage, against what the reference `NewModel` returns in float64."""
+"""Every golden checkpoint, stage by stage, against what the reference in PyTorch returns in float64."""
 
 import json
 from dataclasses import dataclass, replace
@@ -16,7 +16,9 @@ from safetensors.numpy import load_file
 from stella_jax import Stella
 from stella_jax.heads import normalize, pool
 
-FAMILY = ("stella", "stella-finetuned-st6", "gte-base-en", "gte-large-en", "gte-multilingual", "arctic-m-v2")
+NEW = ("stella", "stella-finetuned-st6", "gte-base-en", "gte-large-en", "gte-multilingual", "arctic-m-v2")
+QWEN2 = ("stella-qwen2", "gte-qwen2")
+FAMILY = (*NEW, *QWEN2)
 FLOAT32 = 1e-4  # absolute, at every stage; PyTorch's own float32 is up to 6.6e-5 away
 BFLOAT16 = 0.999  # cosine
 
@@ -55,7 +57,7 @@ def model(name: str, dtype: str = "float32", dim: int | None = None) -> Stella:
 
 @cache
 def hidden_states(name: str, prompt_name: str | None, dtype: str) -> tuple[jax.Array, jax.Array]:
-    """The states after the embeddings and after each layer (L+1, B, T, D), and the lengths, of the golden's own ids."""
+    """The states after the embeddings, each layer and the last norm (L+2, B, T, D), and lengths, of a golden's ids."""
     expected = golden(name)
     ids = jnp.asarray(expected[prompt_name, "input_ids"])
     lengths = jnp.asarray(expected[prompt_name, "attention_mask"].sum(axis=1))
@@ -66,7 +68,8 @@ def hidden_states(name: str, prompt_name: str | None, dtype: str) -> tuple[jax.A
 @partial(jax.jit, static_argnames="graphdef")
 def _states(graphdef: nnx.GraphDef, state: nnx.State, ids: jax.Array, lengths: jax.Array) -> jax.Array:
     encoder = nnx.merge(graphdef, state)
-    return jnp.concatenate([encoder.embeddings(ids)[None], encoder(ids, lengths)[1]])
+    last, each = encoder(ids, lengths)
+    return jnp.concatenate([encoder.embeddings(ids)[None], each, last[None]])
 
 
 def cases(prompt_names=lambda name: golden(name).prompt_names) -> list:
@@ -105,11 +108,10 @@ def test_every_hidden_state(name):
     expected = golden(name)
     states, lengths = hidden_states(name, None, "float32")
     mask = np.arange(states.shape[2]) < np.asarray(lengths)[:, None]
-    assert states.shape[0] == model(name).config.num_hidden_layers + 1
-    for i, state in enumerate(np.asarray(states)):
-        np.testing.assert_allclose(
-            state[mask], expected[None, f"hidden_states.{i}"][mask], rtol=0, atol=FLOAT32, err_msg=f"hidden state {i}"
-        )
+    stages = [f"hidden_states.{i}" for i in range(model(name).config.num_hidden_layers + 1)]
+    stages += ["final_norm"] if name in QWEN2 else []
+    for stage, state in zip(stages, np.asarray(states), strict=name in QWEN2):
+        np.testing.assert_allclose(state[mask], expected[None, stage][mask], rtol=0, atol=FLOAT32, err_msg=stage)
 
 
 @pytest.mark.parametrize(("name", "prompt_name"), cases())
@@ -119,11 +121,14 @@ def test_pooled_vectors(name, prompt_name):
     np.testing.assert_allclose(pooled, golden(name)[prompt_name, "pooled"], rtol=0, atol=FLOAT32)
 
 
-@pytest.mark.parametrize("name", [name for name in FAMILY if "none/normalized" in golden(name).arrays])
-def test_normalized_vectors(name):
-    states, lengths = hidden_states(name, None, "float32")
+@pytest.mark.parametrize(
+    ("name", "prompt_name"),
+    [case for case in cases() if f"{case.values[1] or 'none'}/normalized" in golden(case.values[0]).arrays],
+)
+def test_normalized_vectors(name, prompt_name):
+    states, lengths = hidden_states(name, prompt_name, "float32")
     normalized = normalize(pool(states[-1], lengths, pooling(name)))
-    np.testing.assert_allclose(normalized, golden(name)[None, "normalized"], rtol=0, atol=FLOAT32)
+    np.testing.assert_allclose(normalized, golden(name)[prompt_name, "normalized"], rtol=0, atol=FLOAT32)
 
 
 @pytest.mark.parametrize(("name", "prompt_name"), cases())

@@ -13,10 +13,11 @@ from safetensors.numpy import load_file
 
 from stella_jax import EmbeddingModel, StellaError, load
 from stella_jax.lora import merge_lora, save_adapter, with_lora
-from stella_jax.names import LINEARS
+from stella_jax.models.new import NEW
 from stella_jax.runner import Runner
 from stella_jax.sharding import make_mesh
 
+LINEARS = NEW.linears
 LAYERS, HIDDEN, INTERMEDIATE, RANK = 3, 64, 128, 4
 IDS = jnp.asarray(np.random.default_rng(0).integers(5, 2000, (8, 16)), jnp.int32)
 LENGTHS = jnp.array([16, 1, 9, 12, 3, 16, 2, 7], jnp.int32)

@@ -10,7 +10,7 @@ from encoders import split_encoder
 from flax import nnx
 from paths import GOLDENS
 
-from stella_jax.model import Dropout
+from stella_jax.models.layers import Dropout
 
 IDS = np.random.default_rng(0).integers(5, 2048, (2, 12)).astype(np.int32)
 LENGTHS = np.array([12, 7], np.int32)

@@ -15,7 +15,7 @@ from test_config import PUBLISHED, published
 
 from stella_jax import EncoderConfig, Stella, StellaError
 from stella_jax.checkpoint import Checkpoint
-from stella_jax.names import encoder_sizes, encoder_weights
+from stella_jax.models import architecture_of, read_config
 from stella_jax.weights import check_finite
 
 FAMILY = ("stella", "stella-finetuned-st6", "gte-base-en", "gte-large-en", "gte-multilingual", "arctic-m-v2")
@@ -24,7 +24,7 @@ PARAMETERS = {"stella_en_400M_v5": 434_139_136}
 
 
 def full_size(name: str) -> EncoderConfig:
-    return EncoderConfig.from_json(published(name))
+    return read_config(published(name))
 
 
 @pytest.mark.parametrize("name", FAMILY)
@@ -83,8 +83,9 @@ def test_full_size_encoders_have_the_published_number_of_parameters(name):
     config = full_size(name)
     _, state = abstract_encoder(config, jnp.float32)
     leaves = [math.prod(leaf.shape) for leaf in jax.tree.leaves(state)]
-    sizes = encoder_sizes(config)
-    rows = [(weight, math.prod(weight.torch_shape(sizes))) for weight in encoder_weights(config)]
+    architecture = architecture_of(config)
+    sizes = architecture.sizes(config)
+    rows = [(weight, math.prod(weight.torch_shape(sizes))) for weight in architecture.weights_of(config)]
     stored = sum(size * (config.num_hidden_layers if weight.stacked else 1) for weight, size in rows)
     assert sum(leaves) == stored == PARAMETERS.get(name, stored)
     assert len(leaves) == len(rows)

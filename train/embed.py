@@ -7,7 +7,7 @@ import jax
 import jax.numpy as jnp
 
 from stella_jax.embedding_model import EmbeddingModel
-from stella_jax.model import Dropout
+from stella_jax.models.layers import Dropout
 from train.batches import Batch
 from train.losses import Embeddings
 
@@ -23,7 +23,7 @@ def embed_part(
     Args:
       part: a batch whose arrays have no axis of parts.
       dropout: of each group of texts, by its number.
-      remat_policy: as in `stella_jax.model.Encoder`.
+      remat_policy: as in `stella_jax.Encoder`.
     """
     groups = [
         model(ids, lengths, dropout(i), remat_policy)

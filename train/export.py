@@ -95,8 +95,9 @@ def is_exported(destination: Path, origin: Origin) -> bool:
 
 
 def _is_native(base: Checkpoint) -> bool:
+    """Whether transformers loads the config.json as it is: it states all that ours would."""
     fields = base.directory.json_object(base.layout.file("config.json"))
-    return fields.get("model_type") == "gte" and fields.get("rope_parameters") is not None
+    return fields | base.layout.config.native_json() == fields
 
 
 def _replace(destination: Path, working: Path) -> None:

@@ -1,16 +1,19 @@
 """A guide: a frozen model that embeds the texts of each batch, too, for a loss that is guided by it."""
 
 import json
+from collections.abc import Mapping
 from typing import Any
 
 import jax
 from flax import nnx
 from jax.sharding import Mesh
+from jax.sharding import PartitionSpec as P
 
 from stella_jax.checkpoint import Checkpoint
 from stella_jax.embedding_model import EmbeddingModel
 from stella_jax.errors import StellaError, short_repr
 from stella_jax.hub import resolve
+from stella_jax.models import architecture_of
 from stella_jax.sharding import param_spec, shard
 from train.batches import Batch
 from train.embed import embed_parts
@@ -31,7 +34,8 @@ class Guide:
     def __init__(self, model: EmbeddingModel, mesh: Mesh):
         self.dim = model.dims[0]
         structure = nnx.eval_shape(lambda: model)
-        self._params = {name: _on(mesh, name, leaf) for name, leaf in model.params().items()}
+        specs = architecture_of(model.encoder.config).specs
+        self._params = {name: _on(mesh, specs, name, leaf) for name, leaf in model.params().items()}
         self._embed = jax.jit(lambda params, batch: embed_parts(structure.with_params(params), batch))
 
     def __call__(self, batch: Batch) -> Batch:
@@ -39,10 +43,10 @@ class Guide:
         return batch._replace(columns=batch.columns | {COLUMN: found})
 
 
-def _on(mesh: Mesh, name: str, leaf: jax.Array) -> jax.Array:
+def _on(mesh: Mesh, specs: Mapping[str, P], name: str, leaf: jax.Array) -> jax.Array:
     if getattr(leaf.sharding, "mesh", None) == mesh:
         return leaf
-    return shard(mesh, leaf, param_spec(name, leaf.shape, mesh))
+    return shard(mesh, leaf, param_spec(specs, name, leaf.shape, mesh))
 
 
 def open_guide(name: str, base: Checkpoint, max_length: int) -> Checkpoint:

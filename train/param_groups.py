@@ -15,7 +15,8 @@ import numpy as np
 import optax
 
 from stella_jax.errors import StellaError, short_repr
-from stella_jax.names import ENCODER, Weight
+from stella_jax.models import architectures
+from stella_jax.weight_map import WeightSpec
 from train.recipe import OptimizerSection
 
 STACKED = "encoder/layers/"
@@ -78,14 +79,15 @@ def matrix_axes(name: str) -> optax.contrib.MuonDimensionNumbers | None:
     """
     if name.startswith(STACKED) and name.endswith(("/lora_a", "/lora_b")):
         return optax.contrib.MuonDimensionNumbers((1,), (2,))
-    weight = next((w for w in ENCODER if f"encoder/{w.flax}" == name), None)
+    rows = (weight for architecture in architectures() for weight in architecture.weights)
+    weight = next((weight for weight in rows if f"encoder/{weight.flax}" == name), None)
     if weight is None or not weight.stacked or not name.endswith("kernel"):
         return None
     outputs, inputs = weight.torch_axes.split()
     return optax.contrib.MuonDimensionNumbers(_positions(weight, inputs), _positions(weight, outputs.strip("23")))
 
 
-def _positions(weight: Weight, letters: str) -> tuple[int, ...]:
+def _positions(weight: WeightSpec, letters: str) -> tuple[int, ...]:
     return tuple(1 + i for i, axis in enumerate(weight.flax_axes.replace(" ", "")) if axis in letters)
 
 

@@ -12,8 +12,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from stella_jax.errors import StellaError, join_words, short_repr
-from stella_jax.names import ALL_LINEAR, LINEARS
+from stella_jax.errors import StellaError, short_repr
+from stella_jax.weight_map import ALL_LINEAR
 from train.fields import every, number, one_of, override, perhaps_one_of, section
 
 SPLITS = ("train", "eval", "test")
@@ -351,8 +351,6 @@ def _conflicts(recipe: Recipe) -> Iterator[str]:
         yield "dim picks a head that is there and new_head makes one; set one of them"
     if recipe.new_head and recipe.lora and not recipe.lora.head:
         yield "new_head is drawn at random, and with [lora] it would stay so; set lora.head = true"
-    if recipe.lora:
-        yield from _wrong_targets(recipe.lora.targets)
     evaluated = recipe.data.sets_of("eval") or any(each.split == "eval" for each in recipe.evaluators)
     if not evaluated and (loop.early_stop or loop.best or loop.export == "best"):
         key = "early_stop" if loop.early_stop else "best" if loop.best else "export = 'best'"
@@ -413,14 +411,6 @@ def _loss_conflicts(loss: LossSection) -> Iterator[str]:
         )
     if loss.matryoshka_weights and loss.name == "stella_distillation":
         yield f"loss.matryoshka_weights: {name} weighs its prefixes alike; leave the key out"
-
-
-def _wrong_targets(targets: str | Sequence[str]) -> Iterator[str]:
-    """Targets of adapters that no layer has."""
-    for target in () if targets == ALL_LINEAR else [targets] if isinstance(targets, str) else targets or [""]:
-        if target not in LINEARS:
-            known = f"choose from {join_words(LINEARS)}, or {ALL_LINEAR!r}"
-            yield f"lora.targets: {short_repr(target)} matches no linear layer; {known}"
 
 
 def to_toml(recipe: Recipe) -> str:

@@ -20,7 +20,8 @@ from jax.sharding import PartitionSpec as P
 
 from stella_jax.embedding_model import EmbeddingModel
 from stella_jax.errors import StellaError, short_repr
-from stella_jax.model import DROPOUT_MASK, Dropout
+from stella_jax.models import architecture_of
+from stella_jax.models.layers import DROPOUT_MASK, Dropout
 from stella_jax.sharding import REPLICATED, make_mesh, param_spec, shard
 from train.batches import Batch
 from train.embed import embed_part
@@ -286,8 +287,9 @@ class Step:
         Left to itself, the compiler would rather gather the batch at the word embeddings.
         """
         names = [name for name in params if not name.startswith("encoder/layers/")]
-        specs = {name: NamedSharding(self.mesh, param_spec(name, params[name].shape, self.mesh)) for name in names}
-        return params | jax.lax.with_sharding_constraint({name: params[name] for name in names}, specs)
+        specs = architecture_of(self._model.encoder.config).specs
+        whole = {n: NamedSharding(self.mesh, param_spec(specs, n, params[n].shape, self.mesh)) for n in names}
+        return params | jax.lax.with_sharding_constraint({name: params[name] for name in names}, whole)
 
     def _embed(self, params: Params, part: Batch, key: jax.Array) -> Embeddings:
         """Embeddings (B, E) of each column."""

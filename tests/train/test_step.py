@@ -16,7 +16,8 @@ from paths import GOLDENS
 
 from stella_jax import EmbeddingModel, StellaError
 from stella_jax.checkpoint import Checkpoint
-from stella_jax.sharding import PARAM_SPECS, make_mesh
+from stella_jax.models.new import NEW
+from stella_jax.sharding import make_mesh
 from train.batches import Batch, Batcher
 from train.losses import Columns, Embeddings, Loss, multiple_negatives_ranking, triplet
 from train.step import Metrics, State, Step, StepConfig, make_step
@@ -291,7 +292,7 @@ def assert_split(run: Run, state: State) -> None:
     step = made(run)[1]
     data, model = step.mesh.shape["data"], step.mesh.shape["model"]
     for name, leaf in state.params.items():
-        split = data * model if name.removeprefix("encoder/") in PARAM_SPECS else data
+        split = data * model if name.removeprefix("encoder/") in NEW.specs else data
         assert leaf.addressable_shards[0].data.size * split == leaf.size, name
     held, whole = (sum(size) for size in zip(*map(held_and_whole, jax.tree.leaves(state.opt_state)), strict=True))
     assert held < whole / data + 0.05 * sum(leaf.size for leaf in state.params.values())

@@ -1,0 +1,59 @@
+"""Architectures: one file each, with one record that the rest of the library reads."""
+
+from collections.abc import Mapping
+from typing import Any
+
+from stella_jax.config import EncoderConfig
+from stella_jax.errors import StellaError, join_words, short_repr
+from stella_jax.models.architecture import Architecture
+from stella_jax.models.new import NEW
+from stella_jax.models.qwen2 import QWEN2
+
+_architectures = [NEW, QWEN2]
+
+
+def architectures() -> tuple[Architecture, ...]:
+    """Those that checkpoints are looked up among."""
+    return tuple(_architectures)
+
+
+def register(architecture: Architecture) -> None:
+    """Adds an architecture to those that checkpoints are looked up among."""
+    _architectures.append(architecture)
+
+
+def find_architecture(fields: Mapping[str, Any]) -> Architecture:
+    """The architecture of a config.json.
+
+    Raises:
+      StellaError: it is not one of those known, or its model_type is another one's.
+    """
+    named = fields.get("architectures")
+    class_name = named[0] if isinstance(named, list) and named else None
+    if class_name == "NewForSequenceClassification":
+        raise StellaError(
+            "config.json: NewForSequenceClassification is a reranker; this version embeds texts and does not score "
+            "pairs, so pass an embedding checkpoint instead."
+        )
+    known = [name for architecture in _architectures for name in architecture.class_names]
+    if class_name not in known:
+        raise StellaError(
+            f"config.json: architecture {short_repr(class_name)} is unknown; known are {join_words(known)}."
+        )
+    architecture = next(each for each in _architectures if class_name in each.class_names)
+    if fields.get("model_type") not in architecture.model_types:
+        raise StellaError(
+            f"config.json: model_type {short_repr(fields.get('model_type'))} is unknown for {class_name}; "
+            f"known are {join_words(architecture.model_types)}."
+        )
+    return architecture
+
+
+def read_config(fields: Mapping[str, Any]) -> EncoderConfig:
+    """The numbers of a config.json, as `EncoderConfig.from_json` of its architecture's class."""
+    return find_architecture(fields).config.from_json(fields)
+
+
+def architecture_of(config: EncoderConfig) -> Architecture:
+    """The architecture whose config this is."""
+    return next(each for each in _architectures if each.config is type(config))

@@ -1,0 +1,116 @@
+"""What the rest of the library knows of an architecture: one record."""
+
+import math
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from functools import cached_property
+from typing import Any
+
+from jax.sharding import PartitionSpec as P
+
+from stella_jax.config import EncoderConfig, Rope
+from stella_jax.models.encoder import Encoder
+from stella_jax.weight_map import Linear, Sizes, WeightSpec
+
+# Axis letter -> the config's attribute that is its size; an architecture adds its own.
+AXES = {
+    "V": "vocab_size",
+    "D": "hidden_size",
+    "N": "num_attention_heads",
+    "H": "head_dim",
+    "F": "intermediate_size",
+    "L": "num_hidden_layers",
+}
+
+
+@dataclass(frozen=True, eq=False)
+class Architecture:
+    """An encoder, its weights on disk, and how they are split; loading, converting, jobs and training know it alone.
+
+    Attributes:
+      class_names: of the models in config.json's `architectures`.
+      model_types: of config.json.
+      config: reads config.json; the record is found by this class.
+      encoder: (config, *, dtype, param_dtype, rngs) -> Encoder.
+      weights: one row a tensor, with the axes on both sides.
+      linears: the linear maps of its layers by the names that adapters go by.
+      axes: letter of each axis -> the config's attribute that is its size; a row with an axis of size 0 is left out.
+      split_axes: the letters that are split over the mesh's axis `model`.
+      prefix: what some classes put before the encoder's tensors.
+      passthrough: tensors that published files hold beside the encoder; they are kept, and not used.
+      dropout_rate: of hidden states in training, where config.json says nothing.
+    """
+
+    class_names: tuple[str, ...]
+    model_types: tuple[str, ...]
+    config: type[EncoderConfig]
+    encoder: Callable[..., Encoder]
+    weights: tuple[WeightSpec, ...]
+    linears: Mapping[str, Linear]
+    axes: Mapping[str, str]
+    split_axes: str
+    prefix: str = ""
+    passthrough: tuple[str, ...] = ()
+    dropout_rate: float = 0.0
+
+    def sizes(self, config: EncoderConfig) -> Sizes:
+        """The size of every axis letter; digits are themselves."""
+        return {letter: getattr(config, name) for letter, name in self.axes.items()} | {"2": 2, "3": 3}
+
+    def weights_of(self, config: EncoderConfig) -> tuple[WeightSpec, ...]:
+        """The rows that a checkpoint of this configuration has."""
+        sizes = self.sizes(config)
+        return tuple(weight for weight in self.weights if math.prod(weight.flax_shape(sizes)))
+
+    @property
+    def split_fields(self) -> tuple[str, ...]:
+        """Fields of the config that the mesh's axis `model` must divide."""
+        return tuple(self.axes[letter] for letter in self.split_axes)
+
+    @cached_property
+    def specs(self) -> dict[str, P]:
+        """How parameters that are split over `model` lie, by their name below "encoder/"; all others are whole."""
+        specs = {weight.flax: self._spec(weight) for weight in self.weights}
+        for name, linear in self.linears.items():
+            outputs, inputs = self.weight(linear.kernel).torch_axes.split()
+            path = linear.adapter(name).removeprefix("encoder/")
+            if self._splits(outputs):
+                specs[f"{path}/lora_b"] = P(None, None, "model")  # L R O
+            if self._splits(inputs):
+                specs[f"{path}/lora_a"] = P(None, "model", None)  # L I R
+        return {name: spec for name, spec in specs.items() if "model" in spec}
+
+    def weight(self, name: str) -> WeightSpec:
+        """The row of a parameter, such as "encoder/layers/mlp/down/kernel"."""
+        return next(weight for weight in self.weights if f"encoder/{weight.flax}" == name)
+
+    def linear_sizes(self, name: str, config: EncoderConfig) -> tuple[int, int]:
+        """Inputs and outputs of one of `linears`."""
+        outputs, inputs = self.weight(self.linears[name].kernel).torch_axes.split()
+        sizes = self.sizes(config)
+        return math.prod(sizes[axis] for axis in inputs), math.prod(sizes[axis] for axis in outputs.strip("23"))
+
+    def _spec(self, weight: WeightSpec) -> P:
+        layers = (None,) if weight.stacked else ()
+        letters = weight.flax_axes.replace(" ", "")
+        return P(*layers, *("model" if letter in self.split_axes else None for letter in letters))
+
+    def _splits(self, letters: str) -> bool:
+        return any(letter in self.split_axes for letter in letters)
+
+
+def native_fields(config: EncoderConfig, names: tuple[str, ...], class_name: str, model_type: str) -> dict[str, Any]:
+    """What every config.json that transformers reads has: the class, and these sizes of the config."""
+    return {
+        "architectures": [class_name],
+        "model_type": model_type,
+        **{name: getattr(config, name) for name in names},
+        "pad_token_id": config.pad_token_id,
+    }
+
+
+def native_rope(rope: Rope) -> dict[str, Any]:
+    """`rope_parameters` as transformers reads them."""
+    if rope.divisor == 1:
+        return {"rope_type": "default", "rope_theta": rope.theta}
+    return {"rope_type": "linear", "rope_theta": rope.theta, "factor": rope.divisor}

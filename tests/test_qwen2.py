@@ -1,0 +1,172 @@
+"""Qwen2 as an encoder: mistakes that the goldens notice, and checkpoints that are refused."""
+
+import json
+import shutil
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+from damage import assert_refused, config, edited, removed
+from paths import GOLDENS
+from safetensors.numpy import load_file
+
+from stella_jax import Stella, StellaError
+from stella_jax.models.qwen2 import Qwen2Config
+
+BOUND = 1e-4
+NAMES = ("stella-qwen2", "gte-qwen2")
+
+
+def expected(name: str) -> np.ndarray:
+    arrays = load_file(GOLDENS / name / "expected.safetensors")
+    return arrays["none/embedding.64" if name == "stella-qwen2" else "none/normalized"]
+
+
+def texts(name: str) -> list[str]:
+    return json.loads((GOLDENS / name / "expected_texts.json").read_text())["texts"]
+
+
+def difference(model: Stella, name: str) -> float:
+    return float(np.abs(model.encode(texts(name)) - expected(name)).max())
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_as_it_is(name: str) -> None:
+    assert difference(Stella.from_pretrained(GOLDENS / name, dtype="float32"), name) < BOUND / 10
+
+
+def causal(q, k, v, lengths):
+    """Attention of a decoder: no token sees a later one."""
+    import jax
+    import jax.numpy as jnp
+
+    del lengths
+    k, v = (jnp.repeat(x, q.shape[2] // x.shape[2], axis=2) for x in (k, v))
+    return jax.nn.dot_product_attention(q, k, v, is_causal=True)
+
+
+def unmasked(q, k, v, lengths):
+    from stella_jax.attention import attend_at_once
+
+    return attend_at_once(q, k, v, lengths * 0 + k.shape[1])
+
+
+def interleaved(q, k, v, lengths):
+    """Queries of head n on keys of head n % G."""
+    import jax.numpy as jnp
+
+    from stella_jax.attention import attend_at_once
+
+    k, v = (jnp.tile(x, (1, 1, q.shape[2] // x.shape[2], 1)) for x in (k, v))
+    return attend_at_once(q, k, v, lengths)
+
+
+@pytest.mark.parametrize("name", NAMES)
+@pytest.mark.parametrize("attend", [causal, unmasked, interleaved])
+def test_a_wrong_mask_or_grouping_shows(name: str, attend: Callable, monkeypatch: pytest.MonkeyPatch) -> None:
+    import jax
+
+    jax.clear_caches()
+    monkeypatch.setattr("stella_jax.models.layers.attend", attend)
+    assert difference(Stella.from_pretrained(GOLDENS / name, dtype="float32"), name) > 1000 * BOUND
+    jax.clear_caches()
+
+
+def test_without_its_end_of_text_token(tmp_path: Path) -> None:
+    path = Path(shutil.copytree(GOLDENS / "gte-qwen2", tmp_path / "model"))
+    edited("tokenizer_config.json", add_eos_token=...)(path)
+    with pytest.raises(StellaError, match="adds no special tokens"):
+        Stella.from_pretrained(path)
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_the_other_pooling_shows(name: str, tmp_path: Path) -> None:
+    path = Path(shutil.copytree(GOLDENS / name, tmp_path / "model"))
+    other = {"stella-qwen2": "lasttoken", "gte-qwen2": "mean"}[name]
+    edited("1_Pooling/config.json", pooling_mode=other)(path)
+    assert difference(Stella.from_pretrained(path, dtype="float32"), name) > 1000 * BOUND
+
+
+def test_end_of_text_is_appended_once_and_kept_by_cuts() -> None:
+    for name in NAMES:
+        model = Stella.from_pretrained(GOLDENS / name, dtype="float32")
+        ending = model.config.pad_token_id
+        for text, count in (("", 1), ("word", 1), ("word<|endoftext|>", 2), ("word " * 500, 1)):
+            ids = list(model.tokenize([text])[0].ids)
+            assert ids[-1] == ending and ids.count(ending) == count, text
+        assert len(model.tokenize(["word " * 500])[0].ids) == model.max_seq_length
+
+
+PUBLISHED = {
+    "architectures": ["Qwen2ForCausalLM"],
+    "model_type": "qwen2",
+    "auto_map": {"AutoModel": "modeling_qwen.Qwen2Model"},
+    "hidden_act": "silu",
+    "hidden_size": 1536,
+    "intermediate_size": 8960,
+    "max_position_embeddings": 131072,
+    "num_attention_heads": 12,
+    "num_hidden_layers": 28,
+    "num_key_value_heads": 2,
+    "rms_norm_eps": 1e-06,
+    "rope_theta": 1000000.0,
+    "sliding_window": 131072,
+    "use_sliding_window": False,
+    "bos_token_id": 151643,
+    "eos_token_id": 151643,
+    "vocab_size": 151646,
+}
+# As transformers 5 saves it again.
+RESAVED = {
+    **{key: value for key, value in PUBLISHED.items() if key not in ("auto_map", "rope_theta")},
+    "architectures": ["Qwen2Model"],
+    "is_causal": False,
+    "layer_types": ["full_attention"] * 28,
+    "rope_parameters": {"rope_theta": 1000000.0, "rope_type": "default"},
+    "sliding_window": None,
+}
+
+
+def test_both_spellings_mean_the_same() -> None:
+    found = Qwen2Config.from_json(PUBLISHED)
+    assert (found.head_dim, found.num_key_value_heads, found.pad_token_id) == (128, 2, 151643)
+    assert Qwen2Config.from_json(RESAVED) == found
+    assert Qwen2Config.from_json(PUBLISHED | {"auto_map": {"AutoModel": "a/b--modeling_qwen.Qwen2Model"}}) == found
+    assert Qwen2Config.from_json(found.native_json()) == found
+    assert Qwen2Config.from_json(replace(found, num_key_value_heads=4).native_json()).num_key_value_heads == 4
+
+
+REFUSED = {
+    "a decoder": ({"auto_map": None}, "is_causal = None .* decoder"),
+    "causal": ({"is_causal": True}, "is_causal = True .* decoder"),
+    "another class": ({"auto_map": {"AutoModel": "modeling_other.Qwen2Model"}}, "modeling_other.* decoder"),
+    "a sliding window": ({"use_sliding_window": True}, "use_sliding_window = True"),
+    "some layers with a window": ({"layer_types": ["full_attention", "sliding_attention"] * 14}, "layer_types"),
+    "yarn": ({"rope_scaling": {"type": "yarn", "factor": 4.0}}, "rope_scaling"),
+    "another head_dim": ({"head_dim": 64}, "head_dim = 64"),
+    "keys that do not divide": ({"num_key_value_heads": 5}, "num_key_value_heads 5 does not divide"),
+    "no keys": ({"num_key_value_heads": 0}, "num_key_value_heads = 0"),
+    "gelu": ({"hidden_act": "gelu"}, "hidden_act = 'gelu'"),
+    "epsilon": ({"rms_norm_eps": 0}, "rms_norm_eps = 0"),
+}
+
+
+@pytest.mark.parametrize(("changes", "message"), REFUSED.values(), ids=REFUSED)
+def test_what_is_not_implemented_is_refused_by_name(changes: dict, message: str) -> None:
+    with pytest.raises(StellaError, match=message) as error:
+        Qwen2Config.from_json(PUBLISHED | changes)
+    assert "\n" not in str(error.value)
+
+
+def test_a_decoder_without_modules_json_is_told_as_one(checkpoint_copy: Callable[..., Path]) -> None:
+    path = checkpoint_copy("gte-qwen2")
+    config(is_causal=..., auto_map=...)(path)
+    assert_refused(path, removed("modules.json"), "decoder for text generation")
+
+
+def test_a_head_that_is_missing(checkpoint_copy: Callable[..., Path]) -> None:
+    path = checkpoint_copy("stella-qwen2")
+    missing = "2_Dense_64/config.json is missing; the head folders there are: 2_Dense_128, 2_Dense_32"
+    assert_refused(path, lambda path: shutil.rmtree(path / "2_Dense_64"), missing)
