@@ -15,7 +15,7 @@ from sentence_transformers.base.modules import Dense, Normalize, Transformer
 from sentence_transformers.sentence_transformer.modules import Pooling
 from shapes import Shape
 from torch import nn
-from transformers import GteConfig, GteModel, PreTrainedModel, Qwen2Config, Qwen2ForCausalLM, Qwen2Model
+from transformers import AutoModel, GteConfig, GteModel, PreTrainedModel, Qwen2Config, Qwen2ForCausalLM, Qwen2Model
 from transformers.models.gte.modeling_gte import GteRotaryEmbedding, apply_rotary_pos_emb
 
 MAX_LENGTH = 4096
@@ -114,6 +114,11 @@ def save(model: PreTrainedModel, path: Path, tokenizer: Path, pooling: str = "me
     for name in TOKENIZER_FILES:
         shutil.copy(tokenizer / name, path / name)
     return path
+
+
+def saved(path: Path) -> PreTrainedModel:
+    """The model of a directory, by transformers' own class."""
+    return AutoModel.from_pretrained(path, attn_implementation="eager")
 
 
 @torch.no_grad()
