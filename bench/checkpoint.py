@@ -2,11 +2,12 @@
 
     python bench/checkpoint.py DIR [--model stella|qwen2] [--layers N]
 
-Its config.json is in the spelling that transformers reads without remote code; the tokenizer is that of `tiny`, whose
-[SEP] is the token that ends a text.
+Its config.json is in the spelling that transformers reads without remote code. stella's tokenizer is that of `tiny`,
+qwen2's is trained on the corpus of the tests: as published, but of 16,384 tokens.
 """
 
 import argparse
+import gzip
 import json
 import shutil
 from dataclasses import replace
@@ -14,6 +15,7 @@ from pathlib import Path
 
 import numpy as np
 from safetensors.numpy import save_file
+from tokenizers import Tokenizer, models, pre_tokenizers, trainers
 
 from stella_jax.config import EncoderConfig, Rope
 from stella_jax.hub import TINY
@@ -21,6 +23,7 @@ from stella_jax.models import architecture_of
 from stella_jax.models.new import NewConfig
 from stella_jax.models.qwen2 import Qwen2Config
 from stella_jax.safetensors_writer import SafetensorsWriter, new_header
+from stella_jax.tokenizer import append_end_of_text
 
 STELLA = NewConfig(
     vocab_size=30528,
@@ -34,7 +37,7 @@ STELLA = NewConfig(
     layer_norm_eps=1e-12,
     rope=Rope(320000.0, 2.0 ** (2 / 64)),
 )
-# stella_en_1.5B_v5 and gte-Qwen2-1.5B-instruct, but for the token of padding, which is the tokenizer's.
+# stella_en_1.5B_v5 and gte-Qwen2-1.5B-instruct, but for the token that ends a text and pads, which is the tokenizer's.
 QWEN2 = Qwen2Config(
     vocab_size=151646,
     hidden_size=1536,
@@ -50,6 +53,8 @@ QWEN2 = Qwen2Config(
 MODELS: dict[str, EncoderConfig] = {"stella": STELLA, "qwen2": QWEN2}
 # To try a script with.
 SMALL = replace(STELLA, hidden_size=128, num_hidden_layers=2, num_attention_heads=2, intermediate_size=256)
+TESTS = Path(__file__).parent.parent / "tests"
+END_OF_TEXT = "<|endoftext|>"
 MODULES = (
     ("", "sentence_transformers.models.Transformer"),
     ("1_Pooling", "sentence_transformers.models.Pooling"),
@@ -81,13 +86,11 @@ def write_checkpoint(directory: Path, config: EncoderConfig = STELLA, seed: int 
     _json(directory / "sentence_bert_config.json", {"max_seq_length": 512, "do_lower_case": False})
     pooling = {"embedding_dimension": config.hidden_size, "pooling_mode": "mean", "include_prompt": True}
     _json(directory / "1_Pooling" / "config.json", pooling)
-    for name in (
-        "tokenizer.json",
-        "tokenizer_config.json",
-        "special_tokens_map.json",
-        "config_sentence_transformers.json",
-    ):
+    names = ["tokenizer.json", "tokenizer_config.json", "special_tokens_map.json", "config_sentence_transformers.json"]
+    for name in names:
         shutil.copy(TINY / name, directory / name)
+    if isinstance(config, Qwen2Config):
+        _write_bytes_tokenizer(directory)
     modules = [{"idx": i, "name": str(i), "path": path, "type": kind} for i, (path, kind) in enumerate(MODULES)]
     _json(directory / "modules.json", modules)
     return directory
@@ -111,6 +114,23 @@ def _tensor(path: str, shape: tuple[int, ...], rng: np.random.Generator) -> np.n
     if path.endswith("bias"):
         return np.zeros(shape, np.float32)
     return rng.standard_normal(shape, np.float32) * np.float32(0.02)
+
+
+def _write_bytes_tokenizer(directory: Path) -> None:
+    """Qwen2's pipeline with merges of its own, and the end-of-text token in its template."""
+    golden = Tokenizer.from_file(str(TESTS / "goldens/stella-qwen2/tokenizer.json"))
+    made = Tokenizer(models.BPE())
+    made.normalizer, made.pre_tokenizer, made.decoder = golden.normalizer, golden.pre_tokenizer, golden.decoder
+    alphabet = pre_tokenizers.ByteLevel.alphabet()
+    options = {"special_tokens": [END_OF_TEXT], "initial_alphabet": sorted(alphabet), "show_progress": False}
+    with gzip.open(TESTS / "data/corpus_20k.jsonl.gz", "rt", encoding="utf-8") as lines:
+        texts = (json.loads(line)["text"] for line in lines)
+        made.train_from_iterator(texts, trainers.BpeTrainer(vocab_size=16384, **options))
+    append_end_of_text(made, END_OF_TEXT)
+    made.save(str(directory / "tokenizer.json"))
+    tokens = {"eos_token": END_OF_TEXT, "pad_token": END_OF_TEXT}
+    _json(directory / "special_tokens_map.json", tokens)
+    _json(directory / "tokenizer_config.json", tokens | {"tokenizer_class": "Qwen2Tokenizer", "model_max_length": 512})
 
 
 def _write_head(folder: Path, hidden: int, rng: np.random.Generator) -> None:
