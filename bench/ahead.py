@@ -1,16 +1,16 @@
-"""Compiling the 434M encoder for devices that are only described."""
+"""Compiling an encoder for devices that are only described."""
 
 import time
 
 import jax
 import jax.numpy as jnp
 import numpy as np
-from checkpoint import STELLA
 from flax import nnx
 from jax.experimental.topologies import TopologyDescription
 from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
 
 from stella_jax.batching import rows_of
+from stella_jax.config import EncoderConfig
 from stella_jax.embedding_model import EmbeddingModel
 from stella_jax.runner import DEFAULT_TOKEN_BUDGET, last_hidden
 from stella_jax.sharding import AXES, BATCH_SPEC, REPLICATED
@@ -21,9 +21,9 @@ def data_mesh(topology: TopologyDescription) -> Mesh:
     return Mesh(np.array(topology.devices).reshape(-1, 1), AXES, axis_types=(AxisType.Auto,) * 2)
 
 
-def compile_for(mesh: Mesh, length: int, dtype: str) -> tuple[jax.stages.Compiled, float, int]:
+def compile_for(config: EncoderConfig, mesh: Mesh, length: int, dtype: str) -> tuple[jax.stages.Compiled, float, int]:
     """The compiled encoder at a bucket's shape, the seconds it took, and the rows of a chip."""
-    model = EmbeddingModel.abstract(STELLA, [None], dtype=dtype, param_dtype=dtype, pooling="mean")
+    model = EmbeddingModel.abstract(config, [None], dtype=dtype, param_dtype=dtype, pooling="mean")
     graphdef, state = nnx.split(model)
     state = jax.tree.map(lambda leaf: _described(mesh, leaf.shape, leaf.dtype), state)
     rows = rows_of(length, DEFAULT_TOKEN_BUDGET)

@@ -1,23 +1,29 @@
-"""A random-weight checkpoint of stella's full size, in a directory that both this project and its peers load.
+"""A random-weight checkpoint of a published size, in a directory that both this project and its peers load.
 
-    python bench/checkpoint.py DIR
+    python bench/checkpoint.py DIR [--model stella|qwen2] [--layers N]
 
-Its config.json is in the spelling that transformers reads without remote code; the tokenizer is that of `tiny`.
+Its config.json is in the spelling that transformers reads without remote code. stella's tokenizer is that of `tiny`,
+qwen2's is trained on the corpus of the tests: as published, but of 16,384 tokens.
 """
 
+import argparse
+import gzip
 import json
 import shutil
-import sys
 from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 from safetensors.numpy import save_file
+from tokenizers import Tokenizer, models, pre_tokenizers, trainers
 
 from stella_jax.config import EncoderConfig, Rope
 from stella_jax.hub import TINY
 from stella_jax.models import architecture_of
 from stella_jax.models.new import NewConfig
+from stella_jax.models.qwen2 import Qwen2Config
+from stella_jax.safetensors_writer import SafetensorsWriter, new_header
+from stella_jax.tokenizer import append_end_of_text
 
 STELLA = NewConfig(
     vocab_size=30528,
@@ -31,13 +37,41 @@ STELLA = NewConfig(
     layer_norm_eps=1e-12,
     rope=Rope(320000.0, 2.0 ** (2 / 64)),
 )
+# stella_en_1.5B_v5 and gte-Qwen2-1.5B-instruct, but for the token that ends a text and pads, which is the tokenizer's.
+QWEN2 = Qwen2Config(
+    vocab_size=151646,
+    hidden_size=1536,
+    num_hidden_layers=28,
+    num_attention_heads=12,
+    num_key_value_heads=2,
+    intermediate_size=8960,
+    max_position_embeddings=131072,
+    pad_token_id=0,
+    rms_norm_eps=1e-6,
+    rope=Rope(1000000.0),
+)
+MODELS: dict[str, EncoderConfig] = {"stella": STELLA, "qwen2": QWEN2}
 # To try a script with.
 SMALL = replace(STELLA, hidden_size=128, num_hidden_layers=2, num_attention_heads=2, intermediate_size=256)
+TESTS = Path(__file__).parent.parent / "tests"
+END_OF_TEXT = "<|endoftext|>"
 MODULES = (
     ("", "sentence_transformers.models.Transformer"),
     ("1_Pooling", "sentence_transformers.models.Pooling"),
     ("2_Dense_1024", "sentence_transformers.models.Dense"),
 )
+
+
+def add_model(parser: argparse.ArgumentParser) -> None:
+    """The options that `config_of` reads."""
+    parser.add_argument("--model", choices=list(MODELS), default="stella", help="whose size the random checkpoint has")
+    parser.add_argument("--layers", type=int, help="so many layers instead of all")
+
+
+def config_of(options: argparse.Namespace) -> EncoderConfig:
+    """The encoder that the options name."""
+    config = MODELS[options.model]
+    return replace(config, num_hidden_layers=options.layers) if options.layers else config
 
 
 def write_checkpoint(directory: Path, config: EncoderConfig = STELLA, seed: int = 0) -> Path:
@@ -46,32 +80,32 @@ def write_checkpoint(directory: Path, config: EncoderConfig = STELLA, seed: int 
         return directory
     directory.mkdir(parents=True)
     rng = np.random.default_rng(seed)
-    save_file(_encoder(config, rng), directory / "model.safetensors", {"format": "pt"})
+    _write_encoder(directory / "model.safetensors", config, rng)
     _write_head(directory / "2_Dense_1024", config.hidden_size, rng)
     _json(directory / "config.json", config.native_json())
     _json(directory / "sentence_bert_config.json", {"max_seq_length": 512, "do_lower_case": False})
     pooling = {"embedding_dimension": config.hidden_size, "pooling_mode": "mean", "include_prompt": True}
     _json(directory / "1_Pooling" / "config.json", pooling)
-    for name in (
-        "tokenizer.json",
-        "tokenizer_config.json",
-        "special_tokens_map.json",
-        "config_sentence_transformers.json",
-    ):
+    names = ["tokenizer.json", "tokenizer_config.json", "special_tokens_map.json", "config_sentence_transformers.json"]
+    for name in names:
         shutil.copy(TINY / name, directory / name)
+    if isinstance(config, Qwen2Config):
+        _write_bytes_tokenizer(directory)
     modules = [{"idx": i, "name": str(i), "path": path, "type": kind} for i, (path, kind) in enumerate(MODULES)]
     _json(directory / "modules.json", modules)
     return directory
 
 
-def _encoder(config: EncoderConfig, rng: np.random.Generator) -> dict[str, np.ndarray]:
+def _write_encoder(path: Path, config: EncoderConfig, rng: np.random.Generator) -> None:
     architecture, tensors = architecture_of(config), {}
     sizes = architecture.sizes(config)
     for weight in architecture.weights_of(config):
         for i in range(config.num_hidden_layers if weight.stacked else 1):
-            shape = weight.torch_shape(sizes)
-            tensors[weight.torch.format(i=i)] = _tensor(weight.flax, shape, rng)
-    return tensors
+            tensors[weight.torch.format(i=i)] = weight.flax, weight.torch_shape(sizes)
+    header = new_header({name: (np.dtype(np.float32), shape) for name, (_, shape) in tensors.items()})
+    with SafetensorsWriter(path, header) as writer:  # one tensor in memory at a time
+        for name, (leaf, shape) in tensors.items():
+            writer.write(name, _tensor(leaf, shape, rng))
 
 
 def _tensor(path: str, shape: tuple[int, ...], rng: np.random.Generator) -> np.ndarray:
@@ -82,12 +116,30 @@ def _tensor(path: str, shape: tuple[int, ...], rng: np.random.Generator) -> np.n
     return rng.standard_normal(shape, np.float32) * np.float32(0.02)
 
 
+def _write_bytes_tokenizer(directory: Path) -> None:
+    """Qwen2's pipeline with merges of its own, and the end-of-text token in its template."""
+    golden = Tokenizer.from_file(str(TESTS / "goldens/stella-qwen2/tokenizer.json"))
+    made = Tokenizer(models.BPE())
+    made.normalizer, made.pre_tokenizer, made.decoder = golden.normalizer, golden.pre_tokenizer, golden.decoder
+    alphabet = pre_tokenizers.ByteLevel.alphabet()
+    options = {"special_tokens": [END_OF_TEXT], "initial_alphabet": sorted(alphabet), "show_progress": False}
+    with gzip.open(TESTS / "data/corpus_20k.jsonl.gz", "rt", encoding="utf-8") as lines:
+        texts = (json.loads(line)["text"] for line in lines)
+        made.train_from_iterator(texts, trainers.BpeTrainer(vocab_size=16384, **options))
+    append_end_of_text(made, END_OF_TEXT)
+    made.save(str(directory / "tokenizer.json"))
+    tokens = {"eos_token": END_OF_TEXT, "pad_token": END_OF_TEXT}
+    _json(directory / "special_tokens_map.json", tokens)
+    _json(directory / "tokenizer_config.json", tokens | {"tokenizer_class": "Qwen2Tokenizer", "model_max_length": 512})
+
+
 def _write_head(folder: Path, hidden: int, rng: np.random.Generator) -> None:
     folder.mkdir()
-    weight = rng.standard_normal((hidden, hidden), np.float32) * np.float32(0.03)
-    tensors = {"linear.weight": weight, "linear.bias": np.zeros(hidden, np.float32)}
+    dim = min(hidden, 1024)
+    weight = rng.standard_normal((dim, hidden), np.float32) * np.float32(0.03)
+    tensors = {"linear.weight": weight, "linear.bias": np.zeros(dim, np.float32)}
     save_file(tensors, folder / "model.safetensors", {"format": "pt"})
-    fields = {"in_features": hidden, "out_features": hidden, "bias": True}
+    fields = {"in_features": hidden, "out_features": dim, "bias": True}
     _json(folder / "config.json", fields | {"activation_function": "torch.nn.modules.linear.Identity"})
 
 
@@ -96,5 +148,13 @@ def _json(path: Path, value: object) -> None:
     path.write_text(json.dumps(value, indent=2))
 
 
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("directory", type=Path)
+    add_model(parser)
+    options = parser.parse_args()
+    print(write_checkpoint(options.directory, config_of(options)))
+
+
 if __name__ == "__main__":
-    print(write_checkpoint(Path(sys.argv[1])))
+    main()

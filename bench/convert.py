@@ -1,6 +1,6 @@
 """Seconds and peak memory of converting a full-size checkpoint, and from a cold start to a first embedding.
 
-    python bench/convert.py [--checkpoint DIR] [--out FILE]
+    python bench/convert.py [--checkpoint DIR] [--model M] [--out FILE]
 
 Each measurement is a process of its own. The bound is the file's size; the named peer of the way back and of loading is
 sentence-transformers reading the same weights (needs the test extra on Python 3.11).
@@ -15,7 +15,8 @@ import tempfile
 import time
 from pathlib import Path
 
-from checkpoint import write_checkpoint
+from checkpoint import add_model, config_of, write_checkpoint
+from inputs import size_of
 from report import publish, table
 
 FIRST_EMBEDDING = """
@@ -64,16 +65,17 @@ def measure(source: Path, scratch: Path) -> list[list[object]]:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--checkpoint", type=Path, help="keep the random checkpoint here, or find it here")
+    add_model(parser)
     parser.add_argument("--out", type=Path, help="append the table to this file")
     options = parser.parse_args()
     scratch = Path(tempfile.mkdtemp())
     try:
-        source = write_checkpoint(options.checkpoint or scratch / "stella")
-        rows = measure(source, scratch)
+        source = write_checkpoint(options.checkpoint or scratch / "model", config_of(options))
+        rows, size = measure(source, scratch), size_of(source)
     finally:
         shutil.rmtree(scratch)
     columns = ["what", "seconds", "peak RSS (MiB)", "of the file's size"]
-    publish("convert: 434M parameters, float32", table(columns, rows), options.out)
+    publish(f"convert: {size} parameters, float32", table(columns, rows), options.out)
 
 
 if __name__ == "__main__":

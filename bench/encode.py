@@ -1,8 +1,9 @@
 """Tokens per second of `Stella.encode`, of its peers, and of the machine at most, by the length of the texts.
 
-    python bench/encode.py [--dtype float32 bfloat16] [--length 128 512 2048 8192] [--peers NAME ...] [--out FILE]
+    python bench/encode.py [--model stella|qwen2] [--layers N] [--dtype float32 bfloat16] [--length 128 512 2048 8192]
+                           [--peers NAME ...] [--out FILE]
 
-Same random weights of stella's full size, same texts, same cores, same run, in turns. Only useful tokens count: padding
+Same random weights of a published size, same texts, same cores, same run, in turns. Only useful tokens count: padding
 is work that a system gives itself. Compilation and warm-up are excluded. The roofline is that of limits.py, measured in
 this run, for all texts of a workload as one batch without padding. The peers need the extras `test` and `bench` on
 Python 3.11; what is missing is left out. They run 32 texts at a time, sorted, as sentence-transformers does; on an

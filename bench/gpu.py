@@ -1,11 +1,12 @@
-"""Compiles stella's 434M encoder for NVIDIA's GPUs, on a machine without one, and reports what the compiler says.
+"""Compiles an encoder for NVIDIA's GPUs, on a machine without one, and reports what the compiler says.
 
-    python bench/gpu.py [--gpu H200 A100] [--length 16 128 512 8192] [--dtype bfloat16] [--out FILE]
+    python bench/gpu.py [--model stella|qwen2] [--gpu H200 A100] [--length 16 128 512 8192] [--dtype bfloat16]
+                        [--out FILE]
 
 XLA (extra `cuda`, jax 0.12 or later) compiles ahead of time for a described GPU, cuDNN's attention included. Refused
 programs, a missing kernel, wasted FLOPs and memory show here; speed does not, and the kernels of the products are not
 those that a GPU would choose by trial. Exits with 1 where a program needs a collective or more memory than the GPU has,
-or, in bfloat16, more than 1.1 times the encoder's own 0.8053 GFLOP a token in products or is without cuDNN.
+or, in bfloat16, more than 1.1 times the encoder's own FLOPs a token in products or is without cuDNN.
 """
 
 import argparse
@@ -19,12 +20,13 @@ os.environ |= {"JAX_PLATFORMS": "cpu"}
 
 import jax
 from ahead import compile_for, data_mesh, hbm_bytes
-from checkpoint import STELLA
+from checkpoint import add_model, config_of
 from hlo import Program
 from jax.experimental.topologies import get_topology_desc
 from report import publish, table
 
 from stella_jax import attention
+from stella_jax.config import EncoderConfig
 from stella_jax.flops import linear_flops
 
 LENGTHS = (16, 128, 512, 8192)
@@ -73,8 +75,8 @@ GPUS = {
 }
 COLUMNS = ("GPU", "dtype", "rows x tokens", "compile s", "GiB", "of it temporaries", "cuDNN kernels",
            "products of the bound", "memory MB a token", "memory / product time", "moves in a layer")  # fmt: skip
-NOTES = f"""
-The bound of the products is {linear_flops(STELLA) / 1e9:.4f} GFLOP a token. Attention comes on top of it,
+NOTES = """
+The bound of the products is {linear:.4f} GFLOP a token. Attention comes on top of it,
 where cuDNN does not have it: in float32.
 Memory MB a token: every instruction reads and writes each of its arrays once. Memory / product time: that traffic
 against those FLOPs, each at the GPU's published peak in bfloat16. Moves: instructions of a layer that only move or
@@ -86,6 +88,7 @@ convert 1 MiB or more. Compile times are of one run each.
 class Result:
     """A compiled bucket; FLOPs and bytes are those of one batch."""
 
+    config: EncoderConfig
     gpu: Gpu
     dtype: str
     rows: int
@@ -101,7 +104,7 @@ class Result:
 
     @property
     def of_bound(self) -> float:
-        return self.program.matmul_flops / (linear_flops(STELLA) * self.tokens)
+        return self.program.matmul_flops / (linear_flops(self.config) * self.tokens)
 
     @property
     def memory_of_product_time(self) -> float:
@@ -129,15 +132,16 @@ class Result:
                 len(self.program.moves)]  # fmt: skip
 
 
-def measure(gpu: Gpu, length: int, dtype: str) -> Result:
+def measure(config: EncoderConfig, gpu: Gpu, length: int, dtype: str) -> Result:
     mesh = data_mesh(get_topology_desc(platform="cuda", target_config=gpu.description, topology="1x1x1"))
     attention.cuda_generation = lambda: gpu.major  # which is asked of this process's own GPUs: there are none
-    compiled, seconds, rows = compile_for(mesh, length, dtype)
-    return Result(gpu, dtype, rows, length, seconds, *hbm_bytes(compiled), Program(compiled.as_text() or ""))
+    compiled, seconds, rows = compile_for(config, mesh, length, dtype)
+    return Result(config, gpu, dtype, rows, length, seconds, *hbm_bytes(compiled), Program(compiled.as_text() or ""))
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    add_model(parser)
     parser.add_argument("--gpu", nargs="+", choices=GPUS, default=list(GPUS))
     parser.add_argument("--length", nargs="+", type=int, default=LENGTHS)
     parser.add_argument("--dtype", nargs="+", choices=("bfloat16", "float32"), default=["bfloat16", "float32"])
@@ -145,14 +149,15 @@ def main() -> None:
     options = parser.parse_args()
     if jax.__version_info__ < (0, 12):
         raise SystemExit(f"jax {jax.__version__} compiles for no GPU that is not there; take 0.12 (Python 3.12).")
-    results = []
+    config, results = config_of(options), []
     for gpu in options.gpu:
         for dtype in options.dtype:
             for length in options.length:
-                results.append(measure(GPUS[gpu], length, dtype))
+                results.append(measure(config, GPUS[gpu], length, dtype))
                 print(*results[-1].cells(), flush=True)
-    text = table(COLUMNS, [result.cells() for result in results]) + "\n" + NOTES
-    publish("gpu: the 434M encoder, compiled ahead of time", text, options.out)
+    text = table(COLUMNS, [result.cells() for result in results]) + "\n"
+    text += NOTES.format(linear=linear_flops(config) / 1e9)
+    publish(f"gpu: {options.model}'s encoder, compiled ahead of time", text, options.out)
     if faults := [fault for result in results for fault in result.faults()]:
         raise SystemExit("\n".join(faults))
 

@@ -8,7 +8,7 @@ from contextlib import contextmanager
 from itertools import islice
 from pathlib import Path
 
-from checkpoint import write_checkpoint
+from checkpoint import add_model, config_of, write_checkpoint
 from safetensors import safe_open
 
 from stella_jax.hub import TINY
@@ -23,6 +23,7 @@ def parser_of(doc: str | None) -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(description=doc, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--checkpoint", type=Path, help="keep the random checkpoint here, or find it here")
     parser.add_argument("--tiny", action="store_true", help="the embedded checkpoint instead")
+    add_model(parser)
     parser.add_argument("--corpus", type=Path, default=CORPUS)
     parser.add_argument("--out", type=Path, help="append the table to this file")
     return parser
@@ -32,7 +33,8 @@ def parser_of(doc: str | None) -> argparse.ArgumentParser:
 def checkpoint(options: argparse.Namespace) -> Iterator[Path]:
     """The directory of the checkpoint that the options name: one is written where none is there yet."""
     with tempfile.TemporaryDirectory() as scratch:
-        yield TINY if options.tiny else write_checkpoint(options.checkpoint or Path(scratch) / "stella")
+        path = options.checkpoint or Path(scratch) / "model"
+        yield TINY if options.tiny else write_checkpoint(path, config_of(options))
 
 
 def size_of(directory: Path) -> str:

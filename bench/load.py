@@ -1,6 +1,6 @@
 """Seconds by stage from a cold start to a first vector with a warm compile cache, and the host's peak memory.
 
-    python bench/load.py [--checkpoint DIR] [--flax DIR] [--repeats N] [--dtype D] [--out FILE]
+    python bench/load.py [--checkpoint DIR] [--model M] [--flax DIR] [--repeats N] [--dtype D] [--out FILE]
 
 Each measurement is a process of its own, taken in turns; numbers are medians. The named peer is sentence-transformers
 on the same file (needs the test extra on Python 3.11). Files are in the page cache. A peak is the highest resident
@@ -18,7 +18,7 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import NamedTuple
 
-from checkpoint import write_checkpoint
+from checkpoint import add_model, config_of, write_checkpoint
 from inputs import size_of
 from report import publish, table
 
@@ -126,13 +126,14 @@ COLUMNS = [
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--checkpoint", type=Path, help="keep the random checkpoint here, or find it here")
+    add_model(parser)
     parser.add_argument("--flax", type=Path, help="the same one as convert writes it, kept or found here")
     parser.add_argument("--dtype", default="float32")
     parser.add_argument("--repeats", type=int, default=5)
     parser.add_argument("--out", type=Path, help="append the table to this file")
     options = parser.parse_args()
     with tempfile.TemporaryDirectory() as scratch:
-        torch = write_checkpoint(options.checkpoint or Path(scratch) / "stella")
+        torch = write_checkpoint(options.checkpoint or Path(scratch) / "model", config_of(options))
         flax = options.flax or Path(scratch) / "flax"
         if not flax.exists():
             subprocess.run([sys.executable, "-m", "convert", str(torch), str(flax)], check=True)

@@ -87,7 +87,7 @@ def stella_jax(model: Stella) -> System:
 
 
 def sentence_transformers(directory: Path, dtype: str) -> System:
-    """sentence-transformers over transformers' own GteModel."""
+    """sentence-transformers over transformers' own class."""
     try:
         import torch
         from sentence_transformers import SentenceTransformer
@@ -188,7 +188,7 @@ def peers(directory: Path, dtype: str, wanted: Sequence[str]) -> tuple[list[Syst
     found, sentences = [], []
     for name in wanted:
         try:
-            if json.loads((directory / "config.json").read_text())["model_type"] != "gte":
+            if json.loads((directory / "config.json").read_text())["model_type"] not in ("gte", "qwen2"):
                 raise LeftOutError("it cannot read this spelling of config.json")
             found.append(PEERS[name](directory, dtype))
         except LeftOutError as reason:

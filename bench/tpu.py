@@ -1,11 +1,11 @@
-"""Compiles stella's 434M encoder for TPU pods, on a machine without a TPU, and reports what the compiler says.
+"""Compiles an encoder for TPU pods, on a machine without a TPU, and reports what the compiler says.
 
-    python bench/tpu.py [--topology v5e:2x4 ...] [--length 128 512 8192] [--out FILE]
+    python bench/tpu.py [--model stella|qwen2] [--topology v5e:2x4 ...] [--length 128 512 8192] [--out FILE]
 
 libtpu (extra `tpu`) compiles ahead of time for a described topology. Refused programs, collectives, wasted FLOPs, HBM
-traffic and memory beyond the chip's show here; speed does not. The bound on work is the encoder's own: 0.8053 GFLOP a
-token in matmuls and 98,304 * length FLOP in attention. Exits with 1 where a program needs more than 1.1 times that, a
-collective, or more HBM than a chip has, or is without the attention kernel.
+traffic and memory beyond the chip's show here; speed does not. The bound on work is the encoder's own: of stella's 434M
+0.8053 GFLOP a token in matmuls and 98,304 * length FLOP in attention. Exits with 1 where a program needs more than 1.1
+times that, a collective, or more HBM than a chip has, or is without the attention kernel.
 """
 
 import argparse
@@ -23,12 +23,13 @@ os.environ |= {
 }
 
 from ahead import compile_for, data_mesh, hbm_bytes
-from checkpoint import STELLA
+from checkpoint import add_model, config_of
 from hlo import Program
 from jax.experimental.topologies import get_topology_desc
 from report import publish, table
 
 from stella_jax.attention import FLASH_TILE
+from stella_jax.config import EncoderConfig
 from stella_jax.flops import attention_flops, linear_flops
 
 TOPOLOGIES = ("v5e:2x4", "v5e:16x16", "v6e:16x16", "v5p:8x8x8")
@@ -56,6 +57,7 @@ CHIPS = {
 class Result:
     """A compiled bucket; FLOPs and bytes are those of one chip and batch."""
 
+    config: EncoderConfig
     topology: str
     chips: int
     rows: int
@@ -80,11 +82,11 @@ class Result:
 
     @property
     def matmuls_of_bound(self) -> float:
-        return self.matmul_flops / (linear_flops(STELLA) * self.tokens)
+        return self.matmul_flops / (linear_flops(self.config) * self.tokens)
 
     @property
     def attention_of_bound(self) -> float:
-        return self.kernel_flops / (attention_flops(STELLA, self.length) * self.tokens)
+        return self.kernel_flops / (attention_flops(self.config, self.length) * self.tokens)
 
     @property
     def hbm_of_mxu_time(self) -> float:
@@ -119,10 +121,10 @@ class Result:
 COLUMNS = ("topology", "chips", "rows x tokens a chip", "compile s", "HBM GiB a chip", "of it temporaries",
            "attention kernels", "collectives", "matmul GFLOP a token", "of the bound", "kernel GFLOP a token",
            "of the bound", "HBM MB a token", "HBM / MXU time", "moves in a layer")  # fmt: skip
-NOTES = f"""
+NOTES = """
 FLOPs are counted from the optimised program: dots and convolutions as often as their loop runs, the attention kernel by
-the cost that it states, which holds the softmax (1/64) too. The bounds are {linear_flops(STELLA) / 1e9:.4f} GFLOP a
-token and {attention_flops(STELLA, 1):,} FLOP times the length; at most {MOST} times either is allowed. The matmuls
+the cost that it states, which holds the softmax (1 / head_dim) too. The bounds are {linear:.4f} GFLOP a
+token and {attention:,} FLOP times the length; at most {most} times either is allowed. The matmuls
 beyond their bound are the rotation's, which swaps halves of heads in the matrix unit.
 
 HBM MB a token: every instruction reads and writes each of its arrays once, tiles and their padding whole, VMEM free.
@@ -134,12 +136,13 @@ Compile times are of one run each, and noisy.
 """
 
 
-def measure(topology: str, length: int, dtype: str) -> Result:
+def measure(config: EncoderConfig, topology: str, length: int, dtype: str) -> Result:
     mesh = data_mesh(get_topology_desc(platform="tpu", topology_name=topology))
-    compiled, seconds, rows = compile_for(mesh, length, dtype)
+    compiled, seconds, rows = compile_for(config, mesh, length, dtype)
     used, temporary = hbm_bytes(compiled)
     program = Program(compiled.as_text() or "")
     return Result(
+        config=config,
         topology=topology,
         chips=mesh.size,
         rows=rows,
@@ -158,18 +161,20 @@ def measure(topology: str, length: int, dtype: str) -> Result:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    add_model(parser)
     parser.add_argument("--topology", nargs="+", default=TOPOLOGIES)
     parser.add_argument("--length", nargs="+", type=int, default=LENGTHS)
     parser.add_argument("--dtype", choices=("bfloat16", "float32"), default="bfloat16")
     parser.add_argument("--out", type=Path, help="append the table to this file")
     options = parser.parse_args()
-    results = []
+    config, results = config_of(options), []
     for topology in options.topology:
         for length in options.length:
-            results.append(measure(topology, length, options.dtype))
+            results.append(measure(config, topology, length, options.dtype))
             print(*results[-1].cells(), flush=True)
-    text = table(COLUMNS, [result.cells() for result in results]) + "\n" + NOTES
-    publish(f"tpu: the 434M encoder, {options.dtype}, compiled ahead of time", text, options.out)
+    bounds = {"linear": linear_flops(config) / 1e9, "attention": attention_flops(config, 1), "most": MOST}
+    text = table(COLUMNS, [result.cells() for result in results]) + "\n" + NOTES.format(**bounds)
+    publish(f"tpu: {options.model}'s encoder, {options.dtype}, compiled ahead of time", text, options.out)
     if faults := [fault for result in results for fault in result.faults()]:
         raise SystemExit("\n".join(faults))
 

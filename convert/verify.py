@@ -13,6 +13,7 @@ from stella_jax.hashes import hashed, sha256_of_array
 from stella_jax.layout import SETTINGS
 from stella_jax.prompts import with_query_prompt
 from stella_jax.side_files import side_files
+from stella_jax.torch_layout import native_tokenizer
 from stella_jax.weights import raise_faults
 
 TEXTS = (
@@ -30,7 +31,7 @@ def verify(
 
     Args:
       native: `converted` is in the spelling of transformers: config.json differs, and so do names and shards; the
-        settings may name the prompt of queries `query` as well.
+        settings may name the prompt of queries `query` as well, and tokenizer.json may end texts with a token.
       accept_changes: the leaves need not be those that provenance.json records.
 
     Raises:
@@ -60,6 +61,8 @@ def _compare_leaves(source: Checkpoint, converted: Checkpoint, accept_changes: b
 def _compare_files(source: Checkpoint, converted: Checkpoint, native: bool) -> str:
     layout = source.layout
     rewritten = {layout.file("config.json"), layout.file("model.safetensors.index.json"), SETTINGS} if native else set()
+    tokenizer = native_tokenizer(source) if native else None
+    rewritten |= {layout.file("tokenizer.json")} if tokenizer else set()
     ours, theirs = (
         hashed(c.directory, [name for name in side_files(c.directory) if name not in rewritten])
         for c in (source, converted)
@@ -67,6 +70,8 @@ def _compare_files(source: Checkpoint, converted: Checkpoint, native: bool) -> s
     faults = [f"differs: {name}" for name in ours.keys() | theirs.keys() if ours.get(name) != theirs.get(name)]
     if native and _settings(converted) != with_query_prompt(_settings(source)):
         faults.append(f"differs, by more than the prompt `query`: {SETTINGS}")
+    if tokenizer and converted.directory.path(layout.file("tokenizer.json")).read_text(encoding="utf-8") != tokenizer:
+        faults.append(f"differs, by more than the end-of-text token: {layout.file('tokenizer.json')}")
     raise_faults("the files beside the weights differ:", faults)
     return f"{len(ours)} files beside the weights have the same sha256"
 

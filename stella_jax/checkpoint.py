@@ -7,7 +7,6 @@ from pathlib import Path
 from typing import Any
 
 import jax
-import jax.numpy as jnp
 from flax import nnx
 from jax.sharding import Mesh, NamedSharding
 from jax.sharding import PartitionSpec as P
@@ -99,11 +98,11 @@ class Checkpoint:
             layout, heads, dtype=dtype, param_dtype=param_dtype, source=str(self.directory.root.absolute())
         )
         graphdef, state = nnx.split(model)
+        abstract = model.params()
         tree: Tree = {}
         for name, path in self._largest_first(leaf_paths(heads, self.weights)):
-            kept = jnp.dtype(param_dtype if name.startswith("encoder/") and "norm/" not in name else jnp.float32)
             spec = param_spec(layout.architecture.specs, name, self.weights.leaves[path].shape, mesh, fsdp)
-            _put(tree, name.split("/"), self._load(path, kept, mesh, spec))
+            _put(tree, name.split("/"), self._load(path, abstract[name].dtype, mesh, spec))
         nnx.replace_by_pure_dict(state, tree)
         return nnx.merge(graphdef, state)
 

@@ -163,8 +163,8 @@ def merge_lora(model: EmbeddingModel) -> EmbeddingModel:
     if config is None:
         return model
     merged = nnx.merge(*nnx.split(model))
-    for module in (merged.encoder.layers.attention, merged.encoder.layers.mlp):
-        module.lora = nnx.Dict()
+    for _, linear in config.linears:
+        getattr(merged.encoder.layers, linear.module).lora = nnx.Dict()
     merged.encoder.lora = None
     return merged.with_params(merged_kernels(model.params(), config))
 

@@ -14,7 +14,7 @@ from jax.sharding import AbstractMesh, AxisType, Mesh, NamedSharding, Sharding
 from jax.sharding import PartitionSpec as P
 
 from stella_jax.config import EncoderConfig
-from stella_jax.errors import StellaError, short_repr
+from stella_jax.errors import StellaError, join_words, short_repr
 
 AXES = ("data", "model")
 
@@ -62,9 +62,9 @@ def check_mesh(mesh: Mesh, config: EncoderConfig, split_fields: Sequence[str]) -
     if set(mesh.axis_types) != {AxisType.Auto}:
         raise StellaError("the mesh: axes not of type Auto; pass axis_types=(AxisType.Auto,) * 2 to jax.make_mesh.")
     size = mesh.shape["model"]
-    for name in split_fields:
-        if getattr(config, name) % size:
-            raise StellaError(f"a mesh of model={size} does not divide this encoder's {name} {getattr(config, name)}.")
+    odd = [f"{name} {getattr(config, name)}" for name in split_fields if getattr(config, name) % size]
+    if odd:
+        raise StellaError(f"a mesh of model={size} does not divide this encoder's {join_words(odd)}.")
 
 
 def param_spec(specs: Mapping[str, P], name: str, shape: Sequence[int], mesh: Mesh, fsdp: bool = False) -> P:

@@ -137,16 +137,21 @@ class Tokenizer:
         return Tokens(ids, len(ids) == self._max_length and bool(encoding.overflowing))
 
 
-def append_end_of_text(tokenizer: tokenizers.Tokenizer, token: str) -> None:
-    """Makes a tokenizer end each text with a token, unless it adds special tokens already or does not know this one."""
+def append_end_of_text(tokenizer: tokenizers.Tokenizer, token: str) -> bool:
+    """Makes a tokenizer end each text with a token, unless it adds special tokens already or does not know this one.
+
+    Returns:
+      Whether it was changed.
+    """
     token_id = tokenizer.token_to_id(token)
     if token_id is None or tokenizer.num_special_tokens_to_add(is_pair=False):
-        return
+        return False
     template = tokenizers.processors.TemplateProcessing(
         single=f"$A {token}", pair=f"$A {token} $B:1 {token}:1", special_tokens=[(token, token_id)]
     )
     before = tokenizer.post_processor
     tokenizer.post_processor = tokenizers.processors.Sequence([before, template]) if before else template
+    return True
 
 
 def _cut(text: str, read: int) -> str:

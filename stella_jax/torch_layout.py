@@ -77,7 +77,8 @@ def to_torch(
                 progress(path)
         if native:
             _write_native_config(source, working)
-            _write_native_tokenizer(source, working)
+            if tokenizer := native_tokenizer(source):
+                (working / source.layout.file("tokenizer.json")).write_text(tokenizer, encoding="utf-8")
             write_query_prompt(working)
         finish(working)
 
@@ -137,14 +138,16 @@ def _write_native_config(source: Checkpoint, working: Path) -> None:
     (working / name).write_text(json.dumps(fields, indent=2) + "\n")
 
 
-def _write_native_tokenizer(source: Checkpoint, working: Path) -> None:
-    """With the end-of-text token, which transformers does not add by itself."""
+def native_tokenizer(source: Checkpoint) -> str | None:
+    """tokenizer.json with the end-of-text token, which transformers does not add by itself.
+
+    None where the file needs no change.
+    """
     layout = source.layout
-    if layout.end_of_text is not None:
-        path = working / layout.file("tokenizer.json")
-        tokenizer = Tokenizer.from_file(str(path))
-        append_end_of_text(tokenizer, layout.end_of_text)
-        tokenizer.save(str(path))
+    if layout.end_of_text is None:
+        return None
+    tokenizer = Tokenizer.from_file(str(source.directory.path(layout.file("tokenizer.json"))))
+    return tokenizer.to_str(pretty=True) if append_end_of_text(tokenizer, layout.end_of_text) else None
 
 
 def write_query_prompt(working: Path) -> None:

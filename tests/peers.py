@@ -1,4 +1,4 @@
-"""The PyTorch side of the comparisons: transformers' GteModel and sentence-transformers, with random weights.
+"""The PyTorch side of the comparisons: transformers' models and sentence-transformers, with random weights.
 
 Imported by the fixtures of tests marked `torch`, never at the top of a test file.
 """
@@ -15,7 +15,7 @@ from sentence_transformers.base.modules import Dense, Normalize, Transformer
 from sentence_transformers.sentence_transformer.modules import Pooling
 from shapes import Shape
 from torch import nn
-from transformers import GteConfig, GteModel
+from transformers import AutoModel, GteConfig, GteModel, PreTrainedModel, Qwen2Config, Qwen2ForCausalLM, Qwen2Model
 from transformers.models.gte.modeling_gte import GteRotaryEmbedding, apply_rotary_pos_emb
 
 MAX_LENGTH = 4096
@@ -40,17 +40,38 @@ def gte_config(shape: Shape) -> GteConfig:
     )
 
 
-def random_model(shape: Shape, seed: int = 0) -> GteModel:
+def qwen2_config(shape: Shape) -> Qwen2Config:
+    """Of an encoder: every token sees every other."""
+    config = Qwen2Config(
+        vocab_size=2048,
+        hidden_size=shape.hidden,
+        num_hidden_layers=shape.layers,
+        num_attention_heads=shape.heads,
+        num_key_value_heads=shape.kv_heads,
+        intermediate_size=shape.intermediate,
+        max_position_embeddings=MAX_LENGTH,
+        pad_token_id=shape.pad_id,
+        eos_token_id=shape.pad_id,
+        bos_token_id=shape.pad_id,
+        rope_parameters={"rope_type": "default", "rope_theta": shape.theta},
+        rms_norm_eps=shape.eps,
+    )
+    config.is_causal = False
+    return config
+
+
+def random_model(shape: Shape, seed: int = 0) -> PreTrainedModel:
     """Weights at a scale where attention is peaked: scores of standard deviation near 4, unlike a new model's."""
     generator = torch.Generator().manual_seed(seed)
-    model = GteModel._from_config(gte_config(shape), attn_implementation="eager").eval()
+    config, kind = (qwen2_config(shape), Qwen2Model) if shape.kv_heads else (gte_config(shape), GteModel)
+    model = kind._from_config(config, attn_implementation="eager").eval()
     for name, parameter in model.named_parameters():
         noise = torch.randn(parameter.shape, generator=generator)
         if name.endswith("bias"):
             value = 0.1 * noise
         elif "norm" in name.lower():
             value = 1 + 0.1 * noise
-        elif "embeddings" in name:
+        elif "embed" in name:
             value = noise
         else:
             gain = 2.0 if "q_proj" in name or "k_proj" in name else 1.0
@@ -59,11 +80,18 @@ def random_model(shape: Shape, seed: int = 0) -> GteModel:
     return model
 
 
-def exact(model: GteModel) -> GteModel:
-    """The same weights in float64."""
-    copy = GteModel._from_config(model.config, attn_implementation="eager").eval()
+def exact(model: PreTrainedModel) -> PreTrainedModel:
+    """The same weights in float64; Qwen2's norms and softmax stay in float32."""
+    copy = type(model)._from_config(model.config, attn_implementation="eager").eval()
     copy.load_state_dict(model.state_dict())
     return copy.double()
+
+
+def as_causal(model: PreTrainedModel) -> PreTrainedModel:
+    """A Qwen2 as the published one was saved: `model.` before its names, and an `lm_head.weight` beside it."""
+    whole = Qwen2ForCausalLM(model.config)
+    whole.model.load_state_dict(model.state_dict())
+    return whole
 
 
 def write_json(path: Path, value: object) -> None:
@@ -71,7 +99,7 @@ def write_json(path: Path, value: object) -> None:
     path.write_text(json.dumps(value))
 
 
-def save(model: GteModel, path: Path, tokenizer: Path, pooling: str = "mean", **options: Any) -> Path:
+def save(model: PreTrainedModel, path: Path, tokenizer: Path, pooling: str = "mean", **options: Any) -> Path:
     """The model as `save_pretrained` writes it, with a tokenizer and what else makes a checkpoint of it."""
     model.save_pretrained(path, **options)
     modules = [("", "Transformer"), ("1_Pooling", "Pooling")]
@@ -88,25 +116,32 @@ def save(model: GteModel, path: Path, tokenizer: Path, pooling: str = "mean", **
     return path
 
 
+def saved(path: Path) -> PreTrainedModel:
+    """The model of a directory, by transformers' own class."""
+    return AutoModel.from_pretrained(path, attn_implementation="eager")
+
+
 @torch.no_grad()
-def hidden_states(model: GteModel, ids: np.ndarray, mask: np.ndarray) -> np.ndarray:
-    """(L+1, B, T, D): after the embeddings and after each layer."""
+def hidden_states(model: PreTrainedModel, ids: np.ndarray, mask: np.ndarray) -> np.ndarray:
+    """(L+1, B, T, D): after the embeddings and after each layer, the last one after the last norm if there is one."""
     output = model(torch.tensor(ids).long(), torch.tensor(mask).long(), output_hidden_states=True)
     return np.stack([state.numpy() for state in output.hidden_states])
 
 
 @torch.no_grad()
-def stages(model: GteModel, ids: np.ndarray, mask: np.ndarray, x: np.ndarray, layer: int) -> dict[str, np.ndarray]:
-    """What each module of a layer returns for the input x (B, T, D), and the embeddings of the ids."""
+def stages(model: Any, ids: np.ndarray, mask: np.ndarray, x: np.ndarray, layer: int) -> dict[str, np.ndarray]:
+    """What each module of a layer returns for the input x (B, T, D), the embeddings of the ids, and a last norm."""
     block: Any = model.layers[layer]
+    is_qwen2 = isinstance(model, Qwen2Model)
     states = torch.tensor(x).to(model.dtype)
     rotation = model.rotary_emb(states, torch.arange(x.shape[1])[None])
     blocked = torch.where(torch.tensor(mask)[:, None, None].bool(), 0.0, float("-inf")).to(model.dtype)
     out = {
-        "embeddings": model.embeddings(torch.tensor(ids).long()),
+        "embeddings": (model.embed_tokens if is_qwen2 else model.embeddings)(torch.tensor(ids).long()),
         "attention": block.self_attn(states, attention_mask=blocked, position_embeddings=rotation)[0],
         "mlp": block.mlp(states),
         "layer": block(states, attention_mask=blocked, position_embeddings=rotation),
+        **({"norm": model.norm(states)} if is_qwen2 else {}),
     }
     return {name: value.numpy() for name, value in out.items()}
 

@@ -5,7 +5,10 @@ from dataclasses import dataclass
 
 @dataclass(frozen=True)
 class Shape:
-    """An encoder's sizes and its rope: theta and divisor as GteConfig's linear scaling states them."""
+    """An encoder's sizes and its rope: theta and divisor as GteConfig's linear scaling states them.
+
+    With heads of keys it is a Qwen2, else a NewModel.
+    """
 
     hidden: int
     heads: int
@@ -16,6 +19,7 @@ class Shape:
     divisor: float = 1.0
     pad_id: int = 0
     eps: float = 1e-12
+    kv_heads: int = 0
 
 
 SHAPES = {
@@ -27,4 +31,10 @@ SHAPES = {
     "arctic-like": Shape(96, 3, 2, 192, token_types=1, theta=160000.0, pad_id=1),
     # head_dim 64 again, the strongest published scaling, intermediate no multiple of hidden
     "multilingual-like": Shape(256, 4, 2, 320, token_types=1, theta=160000.0, divisor=8 ** (2 / 64), pad_id=1),
+    # six heads of queries on two of keys, padding by the end-of-text token, as in stella's 1.5B
+    "qwen2-like": Shape(192, 6, 3, 320, token_types=0, theta=1e6, pad_id=1533, eps=1e-6, kv_heads=2),
+    # a head of keys for each of queries; another base
+    "qwen2-ungrouped": Shape(64, 4, 2, 96, token_types=0, theta=1e4, pad_id=1533, eps=1e-6, kv_heads=4),
+    # one head of keys for all; an epsilon that shows
+    "qwen2-one-key-head": Shape(128, 8, 2, 200, token_types=0, theta=1e6, pad_id=1533, eps=1e-2, kv_heads=1),
 }

@@ -2,6 +2,7 @@
 
 import warnings
 from functools import cache, partial
+from pathlib import Path
 
 import jax
 import jax.numpy as jnp
@@ -23,7 +24,7 @@ pytestmark = pytest.mark.torch
 MODULE = 1e-5  # of a module's largest number, float32 against float64
 ENCODER = 1e-4  # absolute, whole float32 encoder against float64
 
-BERT, UNIGRAM = GOLDENS / "stella", GOLDENS / "arctic-m-v2"
+BERT, UNIGRAM, BYTES = GOLDENS / "stella", GOLDENS / "arctic-m-v2", GOLDENS / "stella-qwen2"
 
 
 @pytest.fixture(scope="module")
@@ -43,10 +44,14 @@ def random_checkpoint(peers, tmp_path_factory):
     @cache
     def make(name: str):
         model = peers.random_model(SHAPES[name])
-        tokenizer = UNIGRAM if SHAPES[name].pad_id else BERT
-        return peers.exact(model), peers.save(model, tmp_path_factory.mktemp(name), tokenizer)
+        return peers.exact(model), peers.save(model, tmp_path_factory.mktemp(name), tokenizer_of(name))
 
     return make
+
+
+def tokenizer_of(name: str) -> Path:
+    shape = SHAPES[name]
+    return BYTES if shape.kv_heads else UNIGRAM if shape.pad_id else BERT
 
 
 @pytest.fixture(params=SHAPES)
@@ -81,13 +86,15 @@ def modules(graphdef, state, ids, lengths, x, layer: int) -> dict[str, jax.Array
         "attention": block.attention(x, lengths),
         "mlp": block.mlp(x),
         "layer": block(x, lengths),
+        **({"norm": encoder.norm(x)} if encoder.norm else {}),
     }
 
 
 @partial(jax.jit, static_argnames="graphdef")
 def states(graphdef, state, ids, lengths) -> jax.Array:
     encoder = nnx.merge(graphdef, state)
-    return jnp.concatenate([encoder.embeddings(ids)[None], encoder(ids, lengths)[1]])
+    last, each = encoder(ids, lengths)
+    return jnp.concatenate([encoder.embeddings(ids)[None], each[:-1], last[None]])
 
 
 def test_module_by_module(checkpoint, peers):
@@ -98,20 +105,21 @@ def test_module_by_module(checkpoint, peers):
     layer = exact.config.num_hidden_layers - 1
     expected = peers.stages(exact, ids, mask, x, layer)
     found = modules(*split_encoder(path), ids, lengths, x, layer)
+    assert found.keys() == expected.keys()
     for name, value in found.items():
         assert_close_to_scale(np.asarray(value)[mask == 1], expected[name][mask == 1], name)
 
 
 @pytest.mark.parametrize(
-    ("theta", "factor"),
-    [(160000.0, 2.0), (500000.0, 2.0), (20000.0, 8.0), (160000.0, 1.0)],
+    ("theta", "factor", "head_dim"),
+    [(160000.0, 2.0, 64), (500000.0, 2.0, 64), (20000.0, 8.0, 64), (160000.0, 1.0, 64), (1000000.0, 1.0, 128)],
     ids=lambda value: f"{value:g}",
 )
-def test_rope_tables_of_the_published_checkpoints_at_every_position(peers, theta, factor):
+def test_rope_tables_of_the_published_checkpoints_at_every_position(peers, theta, factor, head_dim):
     """A frequency one float32 step away turns 8192 positions by 5e-4; the same roundings leave at most 5e-5."""
-    rope = Rope(theta * factor, factor ** (2 / 64))
-    cos, sin = peers.rotary(rope.theta, rope.divisor, head_dim=64, num_tokens=8192)
-    for found, expected in zip(rope_tables(rope, 8192, 64), (cos, sin), strict=True):
+    rope = Rope(theta * factor, factor ** (2 / head_dim))
+    cos, sin = peers.rotary(rope.theta, rope.divisor, head_dim=head_dim, num_tokens=8192)
+    for found, expected in zip(rope_tables(rope, 8192, head_dim), (cos, sin), strict=True):
         np.testing.assert_allclose(found, expected, rtol=0, atol=5e-5)
 
 
@@ -142,9 +150,10 @@ def test_attention_is_peaked(checkpoint, peers):
 
 
 # Bucket edges and one beyond, the shortest, and lengths at which attention runs in blocks.
+@pytest.mark.parametrize("name", ["stella-like", "qwen2-like"])
 @pytest.mark.parametrize("counts", [(1, 2, 8, 9), (128, 129), (512, 513), (2100,)])
-def test_lengths_through_the_buckets(random_checkpoint, peers, counts):
-    exact, path = random_checkpoint("stella-like")
+def test_lengths_through_the_buckets(random_checkpoint, peers, name, counts):
+    exact, path = random_checkpoint(name)
     rng = np.random.default_rng(3)
     tokens = [Tokens(rng.integers(5, 2048, count).tolist(), False) for count in counts]
     found = Stella.from_pretrained(path, dtype="float32").embed_tokens(tokens)
@@ -154,10 +163,11 @@ def test_lengths_through_the_buckets(random_checkpoint, peers, counts):
         np.testing.assert_allclose(embedding, expected, rtol=0, atol=ENCODER, err_msg=f"{len(text.ids)} tokens")
 
 
-def test_a_sharded_save_reads_as_the_single_file(random_checkpoint, peers, tmp_path):
-    _, path = random_checkpoint("stella-like")
-    model = peers.random_model(SHAPES["stella-like"])
-    sharded = peers.save(model, tmp_path, BERT, max_shard_size="300KB")
+@pytest.mark.parametrize("name", ["stella-like", "qwen2-like"])
+def test_a_sharded_save_reads_as_the_single_file(random_checkpoint, peers, tmp_path, name):
+    _, path = random_checkpoint(name)
+    model = peers.random_model(SHAPES[name])
+    sharded = peers.save(model, tmp_path, tokenizer_of(name), max_shard_size="300KB")
     assert len(list(sharded.glob("model-*-of-*.safetensors"))) > 2
     assert not (sharded / "model.safetensors").exists()
     whole, parts = Checkpoint.open(path).weights, Checkpoint.open(sharded).weights
@@ -166,10 +176,22 @@ def test_a_sharded_save_reads_as_the_single_file(random_checkpoint, peers, tmp_p
         np.testing.assert_array_equal(parts.read(leaf), whole.read(leaf))
 
 
-@pytest.mark.parametrize("dtype", ["float16", "bfloat16"])
-def test_half_precision_files(random_checkpoint, peers, tmp_path, dtype):
-    model = peers.random_model(SHAPES["arctic-like"]).to(getattr(peers.torch, dtype))
-    path = peers.save(model, tmp_path, UNIGRAM)
+def test_a_save_of_the_class_for_generation_reads_as_the_bare_model(random_checkpoint, peers, tmp_path):
+    _, path = random_checkpoint("qwen2-like")
+    model = peers.as_causal(peers.random_model(SHAPES["qwen2-like"]))
+    bare, whole = Checkpoint.open(path).weights, Checkpoint.open(peers.save(model, tmp_path, BYTES)).weights
+    assert (bare.prefix, whole.prefix) == ("", "model.")
+    assert whole.leaves.keys() - bare.leaves.keys() == {"carried/lm_head/weight"}
+    for leaf in bare.leaves:
+        np.testing.assert_array_equal(whole.read(leaf), bare.read(leaf))
+
+
+@pytest.mark.parametrize(
+    ("name", "dtype"), [("arctic-like", "float16"), ("arctic-like", "bfloat16"), ("qwen2-like", "bfloat16")]
+)
+def test_half_precision_files(random_checkpoint, peers, tmp_path, name, dtype):
+    model = peers.random_model(SHAPES[name]).to(getattr(peers.torch, dtype))
+    path = peers.save(model, tmp_path, tokenizer_of(name))
     opened = Checkpoint.open(path)
     assert {str(found) for found in opened.weights.dtypes.values()} == {dtype}
     ids, lengths = batch(model.config.pad_token_id)
@@ -193,6 +215,7 @@ PIPELINES = {
     "dense-tanh-normalize": {"shape": "stella-like", "pooling": "mean", "dense": (24, "Tanh"), "normalize": True},
     "dense-identity": {"shape": "multilingual-like", "pooling": "cls", "dense": (64, "Identity"), "normalize": False},
     "no-dense-normalize": {"shape": "arctic-like", "pooling": "cls", "dense": None, "normalize": True},
+    "qwen2": {"shape": "qwen2-like", "pooling": "lasttoken", "dense": (24, "Identity"), "normalize": True},
 }
 
 

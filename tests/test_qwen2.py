@@ -1,19 +1,28 @@
-"""Qwen2 as an encoder: mistakes that the goldens notice, and checkpoints that are refused."""
+"""Qwen2 as an encoder: mistakes that the goldens notice, what it runs in, and checkpoints that are refused."""
 
 import json
+import math
 import shutil
 from collections.abc import Callable
 from dataclasses import replace
+from functools import cache
 from pathlib import Path
 
+import jax
 import numpy as np
+import pyarrow.parquet as pq
 import pytest
 from damage import assert_refused, config, edited, removed
+from jobs import write_corpus
 from paths import GOLDENS
 from safetensors.numpy import load_file
 
+import convert.__main__
 from stella_jax import Stella, StellaError
-from stella_jax.models.qwen2 import Qwen2Config
+from stella_jax.checkpoint import Checkpoint
+from stella_jax.cli import main
+from stella_jax.models.qwen2 import QWEN2, Qwen2Config
+from stella_jax.sharding import make_mesh
 
 BOUND = 1e-4
 NAMES = ("stella-qwen2", "gte-qwen2")
@@ -39,7 +48,6 @@ def test_as_it_is(name: str) -> None:
 
 def causal(q, k, v, lengths):
     """Attention of a decoder: no token sees a later one."""
-    import jax
     import jax.numpy as jnp
 
     del lengths
@@ -66,8 +74,6 @@ def interleaved(q, k, v, lengths):
 @pytest.mark.parametrize("name", NAMES)
 @pytest.mark.parametrize("attend", [causal, unmasked, interleaved])
 def test_a_wrong_mask_or_grouping_shows(name: str, attend: Callable, monkeypatch: pytest.MonkeyPatch) -> None:
-    import jax
-
     jax.clear_caches()
     monkeypatch.setattr("stella_jax.models.layers.attend", attend)
     assert difference(Stella.from_pretrained(GOLDENS / name, dtype="float32"), name) > 1000 * BOUND
@@ -99,6 +105,78 @@ def test_end_of_text_is_appended_once_and_kept_by_cuts() -> None:
         assert len(model.tokenize(["word " * 500])[0].ids) == model.max_seq_length
 
 
+# What it runs in
+
+
+@cache
+def model_of(name: str, dtype: str = "float32", mesh: str | None = None) -> Stella:
+    return Stella.from_pretrained(GOLDENS / name, dtype=dtype, mesh=mesh)
+
+
+@pytest.mark.parametrize("name", NAMES)
+@pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
+def test_the_same_text_has_the_same_bits(name: str, dtype: str) -> None:
+    """Whatever its neighbours, and over `data`."""
+    all_at_once = model_of(name, dtype).encode(texts(name))
+    one_by_one = [model_of(name, dtype).encode([text])[0] for text in texts(name)]
+    np.testing.assert_array_equal(all_at_once, one_by_one)
+    np.testing.assert_array_equal(model_of(name, dtype, "data=4").encode(texts(name)), all_at_once)
+
+
+@pytest.mark.parametrize("name", NAMES)
+@pytest.mark.parametrize("mesh", ["model=2", "data=4,model=2"])
+def test_over_model_it_keeps_its_numbers(name: str, mesh: str) -> None:
+    found = model_of(name, "float32", mesh).encode(texts(name))
+    np.testing.assert_allclose(found, model_of(name).encode(texts(name)), rtol=0, atol=1e-5)
+
+
+def test_a_mesh_must_divide_the_heads_of_keys() -> None:
+    with pytest.raises(StellaError, match="model=3 does not divide this encoder's num_key_value_heads 2 and inter"):
+        model_of("gte-qwen2", "float32", "model=3")
+    with pytest.raises(StellaError, match=r"model=4 does not divide this .* 6 and num_key_value_heads 2"):
+        model_of("gte-qwen2", "float32", "model=4")
+
+
+def test_each_device_holds_its_share_alone() -> None:
+    """Split over `data`, too."""
+    checkpoint, mesh = Checkpoint.open(GOLDENS / "stella-qwen2"), make_mesh("data=4,model=2")
+    model = checkpoint.load_model([checkpoint.layout.head(None)], mesh, fsdp=True)
+    for name, leaf in model.params().items():
+        split = 8 if name.removeprefix("encoder/") in QWEN2.specs else 4
+        assert leaf.addressable_shards[0].data.size * split == leaf.size, name
+    ids, lengths = np.arange(64).reshape(4, 16) + 5, np.array([16, 3, 1, 9])
+    with jax.set_mesh(mesh):
+        found = jax.jit(model)(ids, lengths)
+    np.testing.assert_allclose(found, jax.jit(model_of("stella-qwen2").model)(ids, lengths), rtol=0, atol=1e-5)
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_a_job(name: str, tmp_path: Path, capsys: pytest.CaptureFixture) -> None:
+    corpus, out = write_corpus(tmp_path / "corpus.jsonl", texts(name)), str(tmp_path / "out")
+    command = ["embed", str(corpus), "--out", out, "--model", str(GOLDENS / name), "--dtype", "float32"]
+    assert main([*command, "--dry-run"]) == 0
+    tokens = [len(each.ids) for each in model_of(name).tokenize(texts(name))]
+    assert f"{sum(tokens):,}" in capsys.readouterr().out
+    assert main(command) == 0
+    found = pq.read_table(out)
+    np.testing.assert_array_equal(np.stack(found["embedding"].to_pylist()), model_of(name).encode(texts(name)))
+    assert found["n_tokens"].to_pylist() == tokens
+    assert main(["verify", out]) == 0 and main(["verify", out, "--sample", "5", "--input", str(corpus)]) == 0
+    capsys.readouterr()
+    assert main(["search", out, texts(name)[0], "--prompt", "none", "-k", "1"]) == 0
+    assert "r0" in capsys.readouterr().out
+
+
+def test_the_table_of_a_conversion(tmp_path: Path, capsys: pytest.CaptureFixture) -> None:
+    assert convert.__main__.main([str(GOLDENS / "gte-qwen2"), str(tmp_path / "flax"), "--dry-run"]) == 0
+    rows = capsys.readouterr().out.splitlines()
+    assert any("model.layers.{0..2}.self_attn.k_proj.weight" in row and "attention/k/kernel" in row for row in rows)
+    assert any("lm_head.weight" in row and "carried/lm_head/weight" in row for row in rows)
+    assert not (tmp_path / "flax").exists()
+
+
+# What is read, and what is refused
+
 PUBLISHED = {
     "architectures": ["Qwen2ForCausalLM"],
     "model_type": "qwen2",
@@ -127,6 +205,13 @@ RESAVED = {
     "rope_parameters": {"rope_theta": 1000000.0, "rope_type": "default"},
     "sliding_window": None,
 }
+
+
+def test_the_published_checkpoint_has_338_tensors_of_so_many_numbers() -> None:
+    config = Qwen2Config.from_json(PUBLISHED)
+    sizes = QWEN2.sizes(config)
+    counts = [(28 if each.stacked else 1, math.prod(each.torch_shape(sizes))) for each in QWEN2.weights_of(config)]
+    assert (sum(layers for layers, _ in counts), sum(layers * size for layers, size in counts)) == (338, 1_543_268_864)
 
 
 def test_both_spellings_mean_the_same() -> None:

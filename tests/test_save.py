@@ -25,6 +25,7 @@ from stella_jax import EmbeddingModel, Stella, StellaError, load
 from stella_jax.checkpoint import Checkpoint
 
 FAMILY = ("stella", "stella-finetuned-st6", "gte-base-en", "gte-large-en", "gte-multilingual", "arctic-m-v2")
+FAMILY += ("stella-qwen2", "gte-qwen2")
 SETTINGS = "config_sentence_transformers.json"
 TEXTS = ["what is tea?", "A drink made of leaves, and a rather long sentence about it.", "x"]
 MLP_NORM = "encoder/layers/mlp_norm/bias"
@@ -244,12 +245,20 @@ def test_settings_where_the_checkpoint_has_no_files_for_them(checkpoint_copy: Ca
 
 
 @pytest.mark.torch
-@pytest.mark.parametrize("name", ["stella", "stella-finetuned-st6", "gte-base-en", "gte-multilingual", "arctic-m-v2"])
-def test_sentence_transformers_reads_the_native_form(name: str, tmp_path: Path) -> None:
+@pytest.mark.parametrize(
+    ("name", "moved"),
+    [
+        *((name, MLP_NORM) for name in ("stella", "stella-finetuned-st6", "gte-base-en", "gte-multilingual")),
+        ("arctic-m-v2", MLP_NORM),
+        ("stella-qwen2", "encoder/norm/scale"),
+        ("gte-qwen2", "encoder/layers/attention/k/bias"),
+    ],
+)
+def test_sentence_transformers_reads_the_native_form(name: str, moved: str, tmp_path: Path) -> None:
     from sentence_transformers import SentenceTransformer
 
-    moved = changed(load(GOLDENS / name), MLP_NORM)
-    moved.save_pretrained(tmp_path / "saved", native=True)
+    model = changed(load(GOLDENS / name), moved)
+    model.save_pretrained(tmp_path / "saved", native=True)
     ours = Stella.from_pretrained(tmp_path / "saved")
     theirs = SentenceTransformer(str(tmp_path / "saved"), device="cpu", local_files_only=True)
     scale = np.abs(ours.encode(TEXTS)).max()

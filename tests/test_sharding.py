@@ -43,10 +43,13 @@ def test_a_head_a_device() -> None:
     np.testing.assert_allclose(ours.encode(TEXTS), alone.encode(TEXTS), atol=5e-5, rtol=0)
 
 
-@pytest.mark.parametrize("mesh", MESHES)
-def test_collectives(mesh: str) -> None:
+@pytest.mark.parametrize(
+    ("name", "mesh"),
+    [*(("stella", mesh) for mesh in MESHES), ("gte-qwen2", "data=8"), ("gte-qwen2", "data=4,model=2")],
+)
+def test_collectives(name: str, mesh: str) -> None:
     """None over `data`; over `model` the two sums that end a layer's halves, in the loop over layers."""
-    model = Stella.from_pretrained(GOLDENS / "stella", mesh=mesh)
+    model = Stella.from_pretrained(GOLDENS / name, mesh=mesh)
     rows = 2 * model.mesh.shape["data"]
     ids = shard(model.mesh, np.ones((rows, 64), np.int32), BATCH_SPEC)
     lengths = shard(model.mesh, np.full(rows, 9, np.int32), BATCH_SPEC)
@@ -67,6 +70,7 @@ def test_a_device_holds_its_share_only() -> None:
     ("mesh", "message"),
     [
         ("model=8", "does not divide this encoder's num_attention_heads 4"),
+        ("model=3", "does not divide this encoder's num_attention_heads 4 and intermediate_size 128"),
         ("data=16", "needs 16 devices; there are 8"),
         ("rows=2", "not of the form"),
         ("data=0", "not of the form"),

@@ -197,7 +197,7 @@ PIECES = [
     "\u3000",
 ]
 PIECES += ["e\u0301", "\u0301", "\u0327", "\ufdfa", "\u4eac", "\uff0c", "\u1100", "\u1161", "\u0600"]
-PIECES += ["\u03a3", "\u0130", "\U0001f375"]
+PIECES += ["\u03a3", "\u0130", "\U0001f375", "<|endoftext|>"]
 runs = st.lists(st.tuples(st.lists(st.sampled_from(PIECES), min_size=1, max_size=4), st.integers(1, 300)), max_size=6)
 
 
@@ -208,6 +208,18 @@ def test_long_texts_have_the_tokens_of_the_whole(tokenizer_file, runs, max_lengt
     tokenizer = Tokenizer(tokenizer_file, max_length=max_length, lower=lower)
     whole = (prompt + text).lower() if lower else prompt + text
     assert tokenizer.encode([text, "tea", text], prompt)[::2] == [all_at_once(tokenizer_file, whole, max_length)] * 2
+
+
+@given(runs=runs, max_length=st.integers(2, 12), prompt=st.sampled_from(["", "query: ", "e"]))
+def test_an_end_of_text_that_is_appended_is_kept_by_cuts(runs, max_length, prompt):
+    text = "".join("".join(unit) * count for unit, count in runs)
+    file = GOLDENS / "gte-qwen2/tokenizer.json"
+    library = tokenizers.Tokenizer.from_file(str(file))
+    end = library.token_to_id("<|endoftext|>")
+    whole = [*library.encode(prompt + text).ids, end]
+    expected = whole if len(whole) <= max_length else [*whole[: max_length - 1], end]
+    found = Tokenizer(file, max_length=max_length, end_of_text="<|endoftext|>").encode([text, "tea", text], prompt)
+    assert found[::2] == [Tokens(expected, len(whole) > max_length)] * 2
 
 
 @pytest.mark.parametrize("unit", ["x", " ", "\u0301", "\u200b", "\x01", "\u4eac", "\u0600", "\u03a3", "Σ."])

@@ -19,6 +19,7 @@ from stella_jax.models import architecture_of, read_config
 from stella_jax.weights import check_finite
 
 FAMILY = ("stella", "stella-finetuned-st6", "gte-base-en", "gte-large-en", "gte-multilingual", "arctic-m-v2")
+FAMILY += ("stella-qwen2",)
 # Parameters of the dense encoder; stella's is on its card, the others' follow from their sizes.
 PARAMETERS = {"stella_en_400M_v5": 434_139_136}
 

@@ -14,6 +14,7 @@ from stella_jax.heads import Head
 from stella_jax.lora import LoraConfig, merged_kernels, write_adapter
 from stella_jax.save import save_params
 from stella_jax.side_files import ADAPTER
+from stella_jax.torch_layout import native_tokenizer
 from train import curves
 from train.card import Origin, card
 from train.metrics import Metrics
@@ -95,9 +96,9 @@ def is_exported(destination: Path, origin: Origin) -> bool:
 
 
 def _is_native(base: Checkpoint) -> bool:
-    """Whether transformers loads the config.json as it is: it states all that ours would."""
+    """Whether transformers loads config.json and tokenizer.json as they are: they state all that ours would."""
     fields = base.directory.json_object(base.layout.file("config.json"))
-    return fields | base.layout.config.native_json() == fields
+    return fields | base.layout.config.native_json() == fields and native_tokenizer(base) is None
 
 
 def _replace(destination: Path, working: Path) -> None:

@@ -22,10 +22,12 @@ def sentence_transformer():
     return lambda path: SentenceTransformer(str(path), device="cpu", local_files_only=True)
 
 
-@pytest.mark.parametrize("name", ["stella", "stella-finetuned-st6", "gte-base-en", "arctic-m-v2"])
+@pytest.mark.parametrize(
+    "name", ["stella", "stella-finetuned-st6", "gte-base-en", "arctic-m-v2", "stella-qwen2", "gte-qwen2"]
+)
 def test_native_form_of_each_member(name: str, tmp_path: Path, sentence_transformer) -> None:
     assert main([str(GOLDENS / name), str(tmp_path / "flax")]) == 0
-    assert main([str(tmp_path / "flax"), str(tmp_path / "native"), "--to", "transformers"]) == 0
+    assert main([str(tmp_path / "flax"), str(tmp_path / "native"), "--to", "transformers", "--verify"]) == 0
     theirs = sentence_transformer(tmp_path / "native")
     ours = Stella.from_pretrained(tmp_path / "flax")
     prompt = next(iter(ours.prompts.values()), None)
@@ -34,7 +36,7 @@ def test_native_form_of_each_member(name: str, tmp_path: Path, sentence_transfor
     )
 
 
-@pytest.mark.parametrize("name", ["stella", "stella-finetuned-st6", "arctic-m-v2"])
+@pytest.mark.parametrize("name", ["stella", "stella-finetuned-st6", "arctic-m-v2", "gte-qwen2"])
 def test_encode_query_takes_the_same_prompt_there(name: str, tmp_path: Path, sentence_transformer) -> None:
     assert main([str(GOLDENS / name), str(tmp_path / "native"), "--to", "transformers"]) == 0
     theirs, ours = sentence_transformer(tmp_path / "native"), Stella.from_pretrained(GOLDENS / name)
@@ -43,6 +45,18 @@ def test_encode_query_takes_the_same_prompt_there(name: str, tmp_path: Path, sen
     assert not np.allclose(queries, ours.encode(TEXTS), atol=1e-2)
     np.testing.assert_allclose(theirs.encode_query(TEXTS), queries, atol=1e-4, rtol=0)
     np.testing.assert_allclose(theirs.encode_document(TEXTS), ours.encode_document(TEXTS), atol=1e-4, rtol=0)
+
+
+@pytest.mark.parametrize("name", ["stella-qwen2", "gte-qwen2"])
+def test_end_of_text_is_appended_there_as_here(name: str, tmp_path: Path, sentence_transformer) -> None:
+    """Also to an empty text, one that ends in it, and one that is cut; white space at the ends is tokenized."""
+    assert main([str(GOLDENS / name), str(tmp_path / "native"), "--to", "transformers"]) == 0
+    theirs, ours = sentence_transformer(tmp_path / "native"), Stella.from_pretrained(GOLDENS / name)
+    texts = ["", "a<|endoftext|>", "  both ends \n", "café 1234 I'll\r\n", "green tea " * 100]
+    for tokens, text in zip(ours.tokenize(texts), texts, strict=True):
+        ids = theirs.preprocess([text])["input_ids"][0].tolist()
+        assert ids == list(tokens.ids) and ids[-1] == ours.config.pad_token_id
+    np.testing.assert_allclose(theirs.encode(texts), ours.encode(texts), atol=1e-4, rtol=0)
 
 
 def test_a_fine_tune_saved_by_sentence_transformers_comes_back_as_it_was(tmp_path: Path, sentence_transformer) -> None:

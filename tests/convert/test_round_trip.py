@@ -18,6 +18,7 @@ from stella_jax.checkpoint import Checkpoint
 from stella_jax.params import PARAMS, finish_saving, save_leaf
 
 FAMILY = ("stella", "stella-finetuned-st6", "gte-base-en", "gte-large-en", "gte-multilingual", "arctic-m-v2")
+FAMILY += ("stella-qwen2", "gte-qwen2")
 
 
 def converted(source: Path, destination: Path) -> Checkpoint:

@@ -391,6 +391,8 @@ def test_a_kill_leaves_the_older_one_whole(exported, tmp_path, place):
         ("gte-base-en", "", None),
         ("gte-multilingual", "encoder/layers/mlp", None),
         ("arctic-m-v2", "", None),
+        ("stella-qwen2", "", 32),
+        ("gte-qwen2", "encoder/layers/mlp", None),
     ],
 )
 def test_sentence_transformers_gives_the_same_embeddings(exported, name, moved, dim):

@@ -117,10 +117,13 @@ def peers():
         yield peers, peft
 
 
-@pytest.fixture(scope="module")
-def checkpoint(peers, tmp_path_factory) -> Path:
-    model = peers[0].random_model(SHAPES["stella-like"])
-    return peers[0].save(model, tmp_path_factory.mktemp("stella"), GOLDENS / "stella")
+TOKENIZERS = {"stella-like": "stella", "qwen2-like": "stella-qwen2"}
+
+
+@pytest.fixture(scope="module", params=TOKENIZERS)
+def checkpoint(request, peers, tmp_path_factory) -> Path:
+    model = peers[0].random_model(SHAPES[request.param])
+    return peers[0].save(model, tmp_path_factory.mktemp(request.param), GOLDENS / TOKENIZERS[request.param])
 
 
 def their_log(peers, checkpoint: Path, adapter: Path) -> tuple[list[float], dict[str, np.ndarray]]:
@@ -156,8 +159,7 @@ def their_log(peers, checkpoint: Path, adapter: Path) -> tuple[list[float], dict
 def vectors(peers, checkpoint: Path, adapter: Path) -> np.ndarray:
     """Pooled vectors of a PeftModel that reads an adapter."""
     peers, peft = peers
-    gte = peers.GteModel.from_pretrained(checkpoint, attn_implementation="eager")
-    model = peft.PeftModel.from_pretrained(gte, adapter).eval()
+    model = peft.PeftModel.from_pretrained(peers.saved(checkpoint), adapter).eval()
     mask = np.arange(IDS.shape[1])[None] < LENGTHS[:, None]
     with peers.torch.no_grad():
         found = model(input_ids=peers.torch.tensor(IDS).long(), attention_mask=peers.torch.tensor(mask).long())
@@ -194,5 +196,5 @@ def test_all_linear_is_what_peft_takes_it_for(peers, checkpoint, tmp_path) -> No
     peers, peft = peers
     save_adapter(with_lora(load(checkpoint), RANK), tmp_path / "adapter")
     config = peft.LoraConfig(r=RANK, target_modules="all-linear", task_type="FEATURE_EXTRACTION")
-    theirs = peft.get_peft_model(peers.GteModel.from_pretrained(checkpoint), config)
+    theirs = peft.get_peft_model(peers.saved(checkpoint), config)
     assert {*peft.get_peft_model_state_dict(theirs)} == {*load_file(tmp_path / "adapter/adapter_model.safetensors")}
