@@ -1,8 +1,14 @@
 """python -m convert SRC DST [--to flax|torch|transformers] [--dry-run] [--verify]"""
 
+import sys
+
+from stella_jax.search_path import leave_out_working_directory
+
+if __name__ == "__main__":
+    leave_out_working_directory()
+
 import argparse
 import os
-import sys
 from collections.abc import Sequence
 from functools import partial
 from pathlib import Path
@@ -23,7 +29,7 @@ SRC may be either, or a repo id, or 'tiny'. DST must not exist, and appears whol
 def parser(prog: str) -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(prog=prog, description=DESCRIPTION)
     parser.add_argument("source", metavar="SRC", help="checkpoint directory, repo id, or 'tiny'")
-    parser.add_argument("destination", metavar="DST", type=Path, help="directory to write")
+    parser.add_argument("destination", metavar="DST", help="directory to write")
     parser.add_argument(
         "--to",
         choices=("flax", "torch", "transformers"),
@@ -52,30 +58,32 @@ def run(arguments: argparse.Namespace) -> None:
     from convert.verify import verify
     from stella_jax.checkpoint import Checkpoint
     from stella_jax.hub import resolve
+    from stella_jax.new_directory import check_destination
 
     source = Checkpoint.open(resolve(arguments.source, arguments.revision))
+    destination = check_destination(arguments.destination, source.directory.root)
     if arguments.dry_run:
         print(*mapping_table(source), sep="\n")
         return
-    if not (arguments.verify and arguments.destination.exists()):
+    if not (arguments.verify and destination.exists()):
         with tqdm(total=len(source.weights.leaves), unit="leaf", disable=None, leave=False) as bar:
-            _convert(source, arguments, progress=lambda _: bar.update())
-        print(f"{arguments.source} -> {arguments.destination}: {len(source.weights.leaves)} leaves written")
+            _convert(source, destination, arguments, progress=lambda _: bar.update())
+        print(f"{arguments.source} -> {destination}: {len(source.weights.leaves)} leaves written")
     if arguments.verify:
-        converted = Checkpoint.open(arguments.destination)
+        converted = Checkpoint.open(destination)
         for held in verify(source, converted, arguments.to == "transformers", arguments.accept_changes):
             print(f"verified: {held}")
 
 
-def _convert(source: "Checkpoint", arguments: argparse.Namespace, progress: "Progress") -> None:
+def _convert(source: "Checkpoint", destination: Path, arguments: argparse.Namespace, progress: "Progress") -> None:
     from convert import to_flax, to_torch
 
     accept = arguments.accept_changes
     if arguments.to == "flax":
-        to_flax(source, arguments.source, arguments.destination, accept_changes=accept, progress=progress)
+        to_flax(source, arguments.source, destination, accept_changes=accept, progress=progress)
     else:
         native = arguments.to == "transformers"
-        to_torch(source, arguments.destination, native=native, accept_changes=accept, progress=progress)
+        to_torch(source, destination, native=native, accept_changes=accept, progress=progress)
 
 
 def main(argv: Sequence[str] | None = None, prog: str = "python -m convert") -> int:

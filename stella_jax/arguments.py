@@ -26,13 +26,20 @@ def check_texts(sentences: object) -> list[str]:
 
 
 def check_choice(name: str, value: object, choices: tuple[str, ...]) -> None:
-    if value not in choices:
+    if not isinstance(value, str) or value not in choices:
         raise StellaError(f"unsupported {name} {short_repr(value)}; choose one of {join_words(choices)}.")
 
 
 def check_whole(name: str, value: object, highest: int) -> None:
     if isinstance(value, bool) or not isinstance(value, int | np.integer) or not 1 <= value <= highest:
         raise StellaError(f"{name} {short_repr(value)} must be a whole number from 1 to {highest}.")
+
+
+def check_flags(**flags: object) -> None:
+    """Flags by their names: an array, whose truth is ambiguous, is none of them, nor is a text."""
+    for name, value in flags.items():
+        if not isinstance(value, bool | np.bool_ | int | None):
+            raise StellaError(f"{name} {short_repr(value)} must be True or False.")
 
 
 def check_device(device: object, platform: str) -> None:

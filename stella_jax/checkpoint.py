@@ -153,8 +153,9 @@ def compute_dtype(dtype: str | None, mesh: Mesh) -> str:
     Raises:
       StellaError: it is not offered.
     """
-    dtype = dtype or ("float32" if mesh.devices.flat[0].platform == "cpu" else "bfloat16")
-    if dtype not in DTYPES:
+    if dtype is None:
+        return "float32" if mesh.devices.flat[0].platform == "cpu" else "bfloat16"
+    if not isinstance(dtype, str) or dtype not in DTYPES:
         raise StellaError(f"unsupported dtype {short_repr(dtype)}; choose {' or '.join(DTYPES)}.")
     return dtype
 

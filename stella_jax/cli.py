@@ -13,14 +13,11 @@ from pathlib import Path
 from stella_jax import __version__
 from stella_jax.chips import CHIPS, Chips
 from stella_jax.cli_errors import exit_code
-from stella_jax.errors import short_repr
+from stella_jax.errors import quoted, short_repr
+from stella_jax.option_types import byte_count, positive, whole
 from stella_jax.quantization import PRECISIONS
 
 EXECUTORS = ("local", "distributed", "ray")
-
-# Of whole numbers in general, and of bytes.
-MOST = 2**31 - 1
-MOST_BYTES = 2**50
 
 # Packages of their own, beside this one, and the commands that are modules of theirs.
 PACKAGES = ("convert", "train")
@@ -36,7 +33,9 @@ def main(argv: Sequence[str] | None = None) -> int:
     argv = sys.argv[1:] if argv is None else argv
     if argv and argv[0] in MODULES:
         return _run_module(argv[0], argv[1:])
-    arguments = _parser().parse_args(argv)
+    arguments, unknown = _parser().parse_known_args(argv)
+    if unknown:  # argparse itself would print the usage of all commands
+        arguments.usage_error(f"unrecognized arguments: {' '.join(map(quoted, unknown))}")
     if arguments.command == "embed":
         _check_embed(arguments)
     writes = arguments.command == "embed" and not arguments.dry_run
@@ -94,10 +93,9 @@ def _add_embed(commands) -> None:
     kinds = "file, directory, pattern or URL: .jsonl, .csv, .txt (or .gz, .zst), .parquet"
     command.add_argument("inputs", nargs="+", metavar="INPUT", help=kinds)
     command.add_argument("--out", metavar="DIR", help="or URL; new, or of the same job to finish")
-    command.set_defaults(usage_error=command.error)
     _add_model(command, "tiny")
     heads = command.add_mutually_exclusive_group()
-    heads.add_argument("--dim", type=_positive, help="which head, by its dimension (default: the checkpoint's)")
+    heads.add_argument("--dim", type=positive, help="which head, by its dimension (default: the checkpoint's)")
     heads.add_argument("--dims", type=_dims, metavar="D,D", help="several heads, a column embedding_D each")
     command.add_argument("--dtype", choices=("float32", "bfloat16"), help="to compute in (default: float32 on CPU)")
     command.add_argument("--prompt", metavar="NAME", help="put before each text, or 'none' (default: documents')")
@@ -109,11 +107,10 @@ def _add_embed(commands) -> None:
         "--ranges", metavar="FILE", help="of int8 and uint8: .npy, .npz or .json (default: a sample's)"
     )
     command.add_argument("--keep", type=_names, default=(), metavar="COLUMN,...", help="columns of the inputs to copy")
-    command.add_argument("--max-length", type=_positive, metavar="TOKENS", help="cut texts here (default: the model's)")
+    command.add_argument("--max-length", type=positive, metavar="TOKENS", help="cut texts here (default: the model's)")
     command.add_argument("--mesh", metavar="SIZES", help="such as data=4,model=2 (default: rows over all accelerators)")
-    command.add_argument("--part-rows", type=_positive, metavar="ROWS", help="rows of an output file")
-    size = partial(_positive, most=MOST_BYTES)
-    command.add_argument("--split-bytes", type=size, metavar="BYTES", help="of an input, that are read at a time")
+    command.add_argument("--part-rows", type=positive, metavar="ROWS", help="rows of an output file")
+    command.add_argument("--split-bytes", type=byte_count, metavar="BYTES", help="of an input, that are read at a time")
     command.add_argument("--max-rejected", type=_share, default=0.01, metavar="SHARE", help="of the rows (1%%)")
     command.add_argument("--progress", action=argparse.BooleanOptionalAction, help="a bar (default: on a terminal)")
     _add_dry_run(command)
@@ -135,19 +132,19 @@ def _add_executor(command: argparse.ArgumentParser) -> None:
     group.add_argument(
         "--executor", choices=EXECUTORS, default="local", help="this process; each of many; Ray's actors"
     )
-    group.add_argument("--processes", type=_positive, metavar="N", help="distributed: how many, if nothing tells")
-    group.add_argument("--process", type=_whole, metavar="I", help="distributed: which of them this is, from 0")
+    group.add_argument("--processes", type=positive, metavar="N", help="distributed: how many, if nothing tells")
+    group.add_argument("--process", type=whole, metavar="I", help="distributed: which of them this is, from 0")
     group.add_argument("--coordinator", metavar="HOST:PORT", help="distributed: of process 0, if nothing tells")
     group.add_argument(
         "--ray-address", metavar="ADDRESS", help="ray: of the cluster (default: found, or one made here)"
     )
-    group.add_argument("--grace", type=_whole, default=30, metavar="SECONDS", help="after SIGTERM, for open parts (30)")
+    group.add_argument("--grace", type=whole, default=30, metavar="SECONDS", help="after SIGTERM, for open parts (30)")
 
 
 def _add_verify(commands) -> None:
     command = _command(commands, "verify", "check every byte of finished jobs; embed redoes what is damaged")
     command.add_argument("out", nargs="+", metavar="DIR", help="what embed wrote")
-    command.add_argument("--sample", type=_positive, default=0, metavar="ROWS", help="embed so many again besides")
+    command.add_argument("--sample", type=positive, default=0, metavar="ROWS", help="embed so many again besides")
     where = "for --sample: an input, or a pattern, if it is not where it was; again for each"
     command.add_argument("--input", action="append", default=[], dest="inputs", metavar="INPUT", help=where)
     _add_model(command, None)
@@ -157,8 +154,8 @@ def _add_search(commands) -> None:
     command = _command(commands, "search", "find the rows of finished jobs nearest to a query")
     command.add_argument("out", nargs="+", metavar="DIR", help="what embed wrote")
     command.add_argument("query")
-    command.add_argument("--dim", type=_positive, help="which of the job's heads (default: the first)")
-    command.add_argument("-k", type=_positive, default=10, help="how many (10)")
+    command.add_argument("--dim", type=positive, help="which of the job's heads (default: the first)")
+    command.add_argument("-k", type=positive, default=10, help="how many (10)")
     _add_model(command, None)
     command.add_argument("--prompt", metavar="NAME", help="put before the query, or 'none' (default: queries')")
 
@@ -166,12 +163,14 @@ def _add_search(commands) -> None:
 def _add_demo(commands) -> None:
     command = _command(commands, "demo", "the example of stella's model card")
     _add_model(command, "tiny")
-    command.add_argument("--dim", type=_positive, help="which head, by its dimension (default: the checkpoint's)")
+    command.add_argument("--dim", type=positive, help="which head, by its dimension (default: the checkpoint's)")
     command.add_argument("--task", choices=("s2p", "s2s"), help="the queries' prompt (default: the checkpoint's own)")
 
 
 def _command(commands, name: str, description: str) -> argparse.ArgumentParser:
-    return commands.add_parser(name, help=description, description=f"{description[0].upper()}{description[1:]}.")
+    command = commands.add_parser(name, help=description, description=f"{description[0].upper()}{description[1:]}.")
+    command.set_defaults(usage_error=command.error)
+    return command
 
 
 def _add_model(command: argparse.ArgumentParser, default: str | None) -> None:
@@ -180,23 +179,12 @@ def _add_model(command: argparse.ArgumentParser, default: str | None) -> None:
     command.add_argument("--revision", help="branch, tag or commit of a repo")
 
 
-def _whole(text: str, least: int = 0, most: int = MOST) -> int:
-    # The length first: int() refuses thousands of digits with an error of its own.
-    if not text.isdecimal() or len(text) > 20 or not least <= int(text) <= most:
-        raise argparse.ArgumentTypeError(f"{short_repr(text)} is not a whole number from {least} to {most}")
-    return int(text)
-
-
-def _positive(text: str, most: int = MOST) -> int:
-    return _whole(text, 1, most)
-
-
 def _chips(text: str) -> Chips:
     """Chips from "v5e" or "v5e:64"."""
     name, _, count = text.partition(":")
     if name not in CHIPS:
-        raise argparse.ArgumentTypeError(f"{text!r} names no known chip; known: {', '.join(CHIPS)}")
-    return Chips(name, _positive(count or "1"))
+        raise argparse.ArgumentTypeError(f"{short_repr(text)} names no known chip; known: {', '.join(CHIPS)}")
+    return Chips(name, positive(count or "1"))
 
 
 def _rate(text: str) -> float:
@@ -205,14 +193,14 @@ def _rate(text: str) -> float:
     except ValueError:
         rate = nan
     if not 0 < rate < inf:
-        raise argparse.ArgumentTypeError(f"{text!r} is not a number above 0")
+        raise argparse.ArgumentTypeError(f"{short_repr(text)} is not a number above 0")
     return rate
 
 
 def _dims(text: str) -> tuple[int, ...]:
-    dims = tuple(_positive(item) for item in text.split(","))
+    dims = tuple(positive(item) for item in text.split(","))
     if len(set(dims)) != len(dims):
-        raise argparse.ArgumentTypeError(f"{text!r} names a dimension twice")
+        raise argparse.ArgumentTypeError(f"{short_repr(text)} names a dimension twice")
     return dims
 
 
@@ -227,5 +215,5 @@ def _share(text: str) -> float:
     except ValueError:
         share = -1.0
     if not 0 <= share <= 1:
-        raise argparse.ArgumentTypeError(f"{text!r} is no share such as 1% or 0.01")
+        raise argparse.ArgumentTypeError(f"{short_repr(text)} is no share such as 1% or 0.01")
     return share

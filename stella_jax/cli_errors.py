@@ -7,7 +7,7 @@ import sys
 from collections.abc import Callable
 from typing import Any
 
-from stella_jax.errors import StellaError
+from stella_jax.errors import StellaError, quoted
 from stella_jax.job.stop import Stopped
 
 FAILED = 1
@@ -43,7 +43,7 @@ def exit_code(program: str, work: Callable[[], None], when_interrupted: str = ""
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return PIPE_CLOSED
     except OSError as error:
-        return _fail(program, f"{error.filename or 'input or output'}: {error.strerror or error}.")
+        return _fail(program, f"{quoted(error.filename or 'input or output')}: {error.strerror or error}.")
     return 0
 
 

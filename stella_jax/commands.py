@@ -69,7 +69,7 @@ def search(arguments: Namespace) -> None:
     """`search DIR QUERY`: prints rank, score, id and text of the nearest rows."""
     start_jax()
     index = Index.open(arguments.out, arguments.model, arguments.revision, arguments.dim)
-    prompt = resolve_prompt(index.model, arguments.prompt) if arguments.prompt else None
+    prompt = resolve_prompt(index.model, arguments.prompt) if arguments.prompt is not None else None
     hits = index.search(arguments.query, arguments.k, prompt)
     texts = index.texts(hits)
     id_width = max((len(_printable(hit.id)) for hit in hits), default=0)

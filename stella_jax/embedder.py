@@ -16,6 +16,7 @@ from stella_jax import similarity
 from stella_jax.arguments import (
     check_choice,
     check_device,
+    check_flags,
     check_no_processes,
     check_not_traced,
     check_texts,
@@ -64,6 +65,8 @@ class Stella:
         load: bool = True,
     ):
         layout = checkpoint.layout
+        if isinstance(dim, tuple) and not dim:
+            raise StellaError("dim () names no head; pass one dimension at least.")
         self.heads = tuple(map(layout.head, dim)) if isinstance(dim, tuple) else (layout.head(dim),)
         self.mesh = make_mesh(mesh)
         self.checkpoint = checkpoint
@@ -263,6 +266,12 @@ class Stella:
         check_choice("output_value", output_value, ("sentence_embedding", "token_embeddings"))
         check_whole("truncate_dim", truncate_dim, self.head_dims[0])
         check_whole("batch_size", 1 if batch_size is None else batch_size, MOST_ROWS)
+        check_flags(
+            normalize_embeddings=normalize_embeddings,
+            show_progress_bar=show_progress_bar,
+            convert_to_numpy=convert_to_numpy,
+            convert_to_tensor=convert_to_tensor,
+        )
         check_device(device, self.platform)
         check_no_processes(pool, chunk_size)
         check_not_traced(self.mesh)
@@ -302,7 +311,8 @@ class Stella:
 
     @similarity_fn_name.setter
     def similarity_fn_name(self, value: str | None) -> None:
-        self.checkpoint = replace(self.checkpoint, layout=self.checkpoint.layout.changed(similarity=value or "cosine"))
+        layout = self.checkpoint.layout.changed(similarity="cosine" if value is None else value)
+        self.checkpoint = replace(self.checkpoint, layout=layout)
 
     def similarity(self, a: Any, b: Any) -> Any:
         """[n, m] similarities, by `similarity_fn_name`, float32: numpy, or a torch tensor where one was passed."""
@@ -327,7 +337,7 @@ class Stella:
     def save_pretrained(self, directory: str | Path, *, native: bool = False) -> None:
         """`EmbeddingModel.save_pretrained`, with the `max_seq_length`, prompts and similarity that were set."""
         settings = replace(self.checkpoint.layout, max_seq_length=self.max_seq_length)
-        save_model(self.model, Path(directory), native=native, settings=settings)
+        save_model(self.model, directory, native=native, settings=settings)
 
     def resolve_prompt(self, prompt_name: str | None = None, prompt: str | None = None) -> str:
         """The text to put before each text: `prompt`, or the one of this name, or the checkpoint's default, or ""."""

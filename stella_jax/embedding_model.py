@@ -169,4 +169,4 @@ class EmbeddingModel(nnx.Module):
         """
         from stella_jax.save import save_model  # here: it reads checkpoints, which are read into this class
 
-        save_model(self, Path(directory), native=native)
+        save_model(self, directory, native=native)

@@ -1,5 +1,6 @@
 """The one error a user is meant to read."""
 
+import re
 from collections.abc import Iterable
 
 
@@ -16,11 +17,11 @@ class StellaError(ValueError):
 
 
 def short_repr(value: object) -> str:
-    """A value in an error: its repr, cut, since what stands in a file may be of any length and depth."""
+    """A value in an error: its repr on one line, cut, since what stands in a file may be of any length and depth."""
     try:
-        text = repr(value)
-    except RecursionError:
-        text = f"a nested {type(value).__name__}"
+        text = re.sub(r"\n\s*", " ", repr(value))
+    except (RecursionError, ValueError):  # nested deeply, or a number of thousands of digits
+        text = f"a vast {type(value).__name__}"
     return text if len(text) <= 100 else f"{text[:100]}..."
 
 

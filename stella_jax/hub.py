@@ -36,7 +36,14 @@ def resolve(
     Raises:
       StellaError: nothing of this name can be had.
     """
-    path = TINY if name == "tiny" else _existing(name)
+    for argument, value, kinds in (
+        ("revision", revision, str | None),
+        ("cache_folder", cache_folder, str | Path | None),
+        ("token", token, str | bool | None),
+    ):
+        if not isinstance(value, kinds) or "\0" in str(value):
+            raise StellaError(f"{argument} {short_repr(value)} is not a text without NUL characters.")
+    path = TINY if isinstance(name, str) and name == "tiny" else _existing(name)
     if path:
         if revision is not None:
             raise StellaError(

@@ -67,7 +67,7 @@ class Layout:
             return None if self.default_dim is None else self.heads[self.default_dim]
         if isinstance(dim, Integral) and dim in self.heads:
             return self.heads[dim]
-        if not self.heads and dim == self.config.hidden_size:
+        if not self.heads and isinstance(dim, Integral) and dim == self.config.hidden_size:
             return None
         raise StellaError(
             f"there is no head of dimension {short_repr(dim)}; this checkpoint has {join_words(self.dims)}."
@@ -84,7 +84,7 @@ class Layout:
         Raises:
           StellaError: says which of them is malformed or unknown.
         """
-        merged = self.prompts | check_prompts(prompts or {})
+        merged = self.prompts | check_prompts({} if prompts is None else prompts)
         name = self.default_prompt_name if default_prompt_name is None else default_prompt_name
         return replace(
             self,
@@ -104,7 +104,7 @@ class Layout:
         Raises:
           StellaError: there is none; lists those there are.
         """
-        if name not in tuple(self.prompts):
+        if not isinstance(name, str) or name not in self.prompts:
             raise StellaError(f"there is no prompt {short_repr(name)}; this checkpoint has {join_words(self.prompts)}.")
         return self.prompts[name]
 
@@ -279,9 +279,9 @@ def _optional(directory: Directory, name: str) -> dict[str, Any]:
 
 
 def _similarity(name: object, where: str = "") -> str:
-    for known in SIMILARITIES:
-        if known in (name, getattr(name, "value", None)):  # sentence-transformers has an Enum of them
-            return known
+    value = getattr(name, "value", name)  # sentence-transformers has an Enum of them
+    if isinstance(value, str) and value in SIMILARITIES:
+        return value
     raise StellaError(f"{where}similarity_fn_name {short_repr(name)} is unknown; known are {join_words(SIMILARITIES)}.")
 
 

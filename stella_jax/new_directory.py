@@ -1,6 +1,5 @@
 """A directory that appears whole or not at all."""
 
-import errno
 import fcntl
 import os
 import shutil
@@ -8,8 +7,8 @@ from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-from stella_jax.errors import StellaError, short_repr
-from stella_jax.job.atomic import sync_directory
+from stella_jax.errors import StellaError, quoted, short_repr
+from stella_jax.job.atomic import FULL, sync_directory
 
 
 @contextmanager
@@ -24,26 +23,50 @@ def new_directory(destination: Path, needed: int) -> Iterator[Path]:
       needed: bytes that will be written; too little free space is refused at once.
 
     Raises:
-      StellaError: the destination exists, another run is writing it, or the disk is full.
+      StellaError: the destination exists, another run is writing it, or it cannot be written.
     """
-    if destination.exists() or destination.is_symlink():
-        raise StellaError(f"{destination} exists already; remove it or choose another name.")
+    if os.path.lexists(destination):
+        raise StellaError(f"{quoted(destination)} exists already; remove it or choose another name.")
     working = destination.parent / f".{destination.name}.partial"
-    destination.parent.mkdir(parents=True, exist_ok=True)
-    _require_space(destination.parent, needed)
-    with _emptied(working):
-        try:
-            yield working
-            _flush(working)
-            working.rename(destination)
-            sync_directory(destination.parent)
-        except BaseException as error:
-            shutil.rmtree(working, ignore_errors=True)
-            if _is_disk_full(error):
-                raise StellaError(
-                    f"the disk of {destination.parent} is full; nothing was kept, make room and run again."
-                ) from error
-            raise
+    try:
+        destination.parent.mkdir(parents=True, exist_ok=True)
+        _require_space(destination.parent, needed)
+        with _emptied(working):
+            try:
+                yield working
+                _flush(working)
+                working.rename(destination)
+                sync_directory(destination.parent)
+            except BaseException:
+                shutil.rmtree(working, ignore_errors=True)
+                raise
+    except OSError as error:
+        if error.errno in FULL:
+            raise StellaError(
+                f"the disk of {destination.parent} is full; nothing was kept, make room and run again."
+            ) from error
+        if str(error.filename or working).startswith(str(working)):  # a name that the user does not know
+            raise StellaError(f"{quoted(destination)} cannot be written: {error.strerror}.") from error
+        raise
+
+
+def check_destination(name: str | Path, source: Path | None = None) -> Path:
+    """The path of a directory or file to be written.
+
+    Args:
+      source: the checkpoint that it is made from.
+
+    Raises:
+      StellaError: it is a URL or no path at all, or lies inside the source.
+    """
+    if not isinstance(name, str | Path) or not str(name) or "\0" in str(name):
+        raise StellaError(f"{short_repr(name)} is not a path; name one to write to.")
+    if "://" in str(name):
+        raise StellaError(f"{quoted(name)} is a URL; name a path on this machine, and copy what is written there.")
+    path = Path(name)
+    if source is not None and source.resolve() in (path.resolve(), *path.resolve().parents):
+        raise StellaError(f"{quoted(name)} lies inside the source {source}; choose a directory outside of it.")
+    return path
 
 
 def check_inside(names: Iterable[str]) -> None:
@@ -81,10 +104,6 @@ def _require_space(folder: Path, needed: int) -> None:
         raise StellaError(
             f"{folder} has {free / 2**20:.0f} MiB free, and some {needed / 2**20:.0f} MiB are to be written; make room."
         )
-
-
-def _is_disk_full(error: BaseException) -> bool:
-    return isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT)
 
 
 def _flush(directory: Path) -> None:

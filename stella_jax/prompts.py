@@ -29,7 +29,9 @@ def check_prompts(prompts: Any, where: str = "") -> dict[str, str]:
     Raises:
       StellaError: they do not map names to texts; `where` comes first in the sentence.
     """
-    if not isinstance(prompts, dict) or not all(isinstance(text, str | None) for text in prompts.values()):
+    if not isinstance(prompts, dict) or not all(
+        isinstance(name, str) and isinstance(text, str | None) for name, text in prompts.items()
+    ):
         raise StellaError(f"{where}prompts must map names to texts.")
     return {name: check_text(text or "", f"{where}prompt {short_repr(name)}") for name, text in prompts.items()}
 
@@ -40,7 +42,7 @@ def check_default_prompt(name: Any, prompts: Mapping[str, str], where: str = "")
     Raises:
       StellaError: it is not; lists those there are.
     """
-    if name is not None and name not in tuple(prompts):
+    if name is not None and (not isinstance(name, str) or name not in prompts):
         raise StellaError(
             f"{where}default_prompt_name {short_repr(name)} is none of its prompts ({join_words(prompts)})."
         )

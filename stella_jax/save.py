@@ -15,6 +15,7 @@ from stella_jax.errors import StellaError
 from stella_jax.heads import Head
 from stella_jax.layout import SETTINGS, Layout
 from stella_jax.lora import merge_lora
+from stella_jax.new_directory import check_destination
 from stella_jax.torch_layout import to_torch, write_query_prompt
 from stella_jax.weights import Leaf, Weights, check_finite
 
@@ -56,13 +57,14 @@ def _same(stored: np.ndarray, array: jax.Array) -> bool:
 
 
 def save_model(
-    model: EmbeddingModel, destination: Path, *, native: bool = False, settings: Layout | None = None
+    model: EmbeddingModel, destination: str | Path, *, native: bool = False, settings: Layout | None = None
 ) -> None:
     """`EmbeddingModel.save_pretrained`; the settings are those of `save_params`."""
     if model.source is None:
         raise StellaError("this model was not loaded from a checkpoint, so it has no tokenizer to be saved with.")
     if not Path(model.source).is_dir():
         raise StellaError(f"{model.source}: the checkpoint that this model was loaded from is gone; load it again.")
+    destination = check_destination(destination, Path(model.source))
     checkpoint = Checkpoint.open(Path(model.source))
     for name in ("pooling", "normalize"):
         if getattr(model, name) != getattr(checkpoint.layout, name):

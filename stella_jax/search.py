@@ -81,8 +81,10 @@ class Index:
           prompt: put before the query; None is the one that the checkpoint has for queries.
 
         Raises:
-          StellaError: a part is missing or damaged; says which.
+          StellaError: the query is empty; or a part is missing or damaged, and it says which.
         """
+        if not query.strip():
+            raise StellaError("the query is empty; pass a text to search for.")
         normalize = next(iter(self._jobs.values()))[1]["normalize"]
         vector = self.model.encode_query(query, prompt=prompt, normalize_embeddings=normalize)
         best: list[Hit] = []

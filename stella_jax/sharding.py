@@ -37,12 +37,16 @@ def make_mesh(mesh: Mesh | str | None = None, devices: Sequence[Any] | None = No
     text, sizes = mesh, {"data": 1, "model": 1}
     for item in text.split(",") if text else []:
         axis, _, size = item.strip().partition("=")
-        if axis not in AXES or not size.isdecimal() or int(size) < 1:
-            raise StellaError(f"mesh {text!r} is not of the form data=4,model=2 with whole numbers above 0.")
+        if axis not in AXES or not size.isdecimal() or len(size) > 9 or int(size) < 1:
+            raise StellaError(
+                f"mesh {short_repr(text)} is not of the form data=4,model=2 with whole numbers from 1 to 999999999."
+            )
         sizes[axis] = int(size)
     devices, needed = devices or jax.local_devices(), sizes["data"] * sizes["model"]
     if needed > len(devices):
-        raise StellaError(f"mesh {text!r} needs {needed} devices; there are {len(devices)} ({devices[0].platform}).")
+        raise StellaError(
+            f"mesh {short_repr(text)} needs {needed} devices; there are {len(devices)} ({devices[0].platform})."
+        )
     return Mesh(
         np.array(devices[:needed]).reshape(sizes["data"], sizes["model"]), AXES, axis_types=(AxisType.Auto,) * 2
     )

@@ -5,14 +5,23 @@ from collections.abc import Callable
 import numpy as np
 from numpy.typing import ArrayLike
 
-from stella_jax.errors import StellaError
+from stella_jax.errors import StellaError, short_repr
 
 
 def _rows(a: ArrayLike, b: ArrayLike) -> tuple[np.ndarray, np.ndarray]:
-    rows = np.atleast_2d(np.asarray(a, dtype=np.float32)), np.atleast_2d(np.asarray(b, dtype=np.float32))
+    rows = _matrix(a), _matrix(b)
     if rows[0].ndim != 2 or rows[1].ndim != 2 or rows[0].shape[1] != rows[1].shape[1]:
         raise StellaError(f"embeddings of shapes {np.shape(a)} and {np.shape(b)} cannot be compared.")
     return rows
+
+
+def _matrix(x: ArrayLike) -> np.ndarray:
+    try:
+        if np.iscomplexobj(x):
+            raise TypeError
+        return np.atleast_2d(np.asarray(x, dtype=np.float32))
+    except (ValueError, TypeError) as error:  # texts, objects, rows of different lengths
+        raise StellaError(f"embeddings {short_repr(x)} are not real numbers in rows of one length.") from error
 
 
 def unit(x: np.ndarray) -> np.ndarray:
@@ -55,7 +64,7 @@ def similarity(name: str, a: ArrayLike, b: ArrayLike) -> np.ndarray:
     """The matrix [n, m] of every row of a with every row of b; distances are negated, so larger is nearer.
 
     Raises:
-      StellaError: their rows are of different lengths.
+      StellaError: they are not numbers, or their rows are of different lengths.
     """
     return MATRIX[name](*_rows(a, b))
 
@@ -64,7 +73,7 @@ def similarity_pairwise(name: str, a: ArrayLike, b: ArrayLike) -> np.ndarray:
     """The vector [n] of row i of a with row i of b.
 
     Raises:
-      StellaError: their shapes differ.
+      StellaError: they are not numbers, or their shapes differ.
     """
     rows = _rows(a, b)
     if rows[0].shape != rows[1].shape:

@@ -7,7 +7,7 @@ from typing import NamedTuple
 
 import tokenizers
 
-from stella_jax.errors import StellaError
+from stella_jax.errors import StellaError, short_repr
 
 # A character so rare that no vocabulary has it.
 UNKNOWN = "\U0001fa00"
@@ -195,4 +195,4 @@ def describe(value: object) -> str:
     """What a value is, in words short enough for an error."""
     if value is None:
         return "None"
-    return f"{type(value).__name__} {value!r:.40}"
+    return f"{type(value).__name__} {short_repr(value):.40}"

@@ -324,3 +324,20 @@ def test_several_heads_are_columns(corpus, tmp_path, capsys):
     assert "; 3 embedded again came out the same" in capsys.readouterr().out
     assert main(["search", out, "tea", "--dim", "128"]) == 1
     assert "holds embeddings of 64 and 32 numbers, none of 128." in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("command", ["stella_jax demo", "convert x y", "train x", "train.mine x --out y"])
+def test_nothing_is_imported_from_the_working_directory(tmp_path, command):
+    """`python -m` looks there first: only the interpreter's own beginnings, before our first line, still do."""
+    for name in ("jax", "numpy", "orbax", "argparse", "pathlib"):
+        (tmp_path / f"{name}.py").write_text("print('not this one')\n")
+    ended = subprocess.run([sys.executable, "-m", *command.split()], cwd=tmp_path, capture_output=True, text=True)
+    assert (ended.returncode, "not this one" in ended.stdout) == (command != "stella_jax demo", False), ended.stderr
+
+
+def test_a_checkout_is_its_own_working_directory(tmp_path):
+    """Where nothing is installed, the commands find their packages there."""
+    checkout = Path(stella_jax.__file__).parents[1]
+    command = [sys.executable, "-m", "train", str(tmp_path / "absent.toml")]
+    ended = subprocess.run(command, cwd=checkout, capture_output=True, text=True)
+    assert ended.returncode == 1 and ended.stderr.startswith("train: error: ")

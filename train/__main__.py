@@ -1,13 +1,20 @@
 """python -m train RECIPE.toml [--set section.key=value ...] [--executor distributed]"""
 
-import argparse
 import sys
+
+from stella_jax.search_path import leave_out_working_directory
+
+if __name__ == "__main__":
+    leave_out_working_directory()
+
+import argparse
 from collections.abc import Sequence
 from functools import partial
 from pathlib import Path
 
 from stella_jax.cli_errors import exit_code
 from stella_jax.errors import StellaError
+from stella_jax.option_types import positive, whole
 
 DESCRIPTION = """
 Fine-tunes a checkpoint as a recipe says. A run that was ended in whatever way goes on when the same command is given
@@ -32,8 +39,8 @@ def parser(prog: str) -> argparse.ArgumentParser:
         "--executor", choices=("local", "distributed"), default="local", help="this process; all of many hosts together"
     )
     group.add_argument("--coordinator", metavar="HOST:PORT", help="distributed: of process 0, if nothing tells")
-    group.add_argument("--processes", type=int, metavar="N", help="distributed: how many, if nothing tells")
-    group.add_argument("--process", type=int, metavar="I", help="distributed: which of them this is, from 0")
+    group.add_argument("--processes", type=positive, metavar="N", help="distributed: how many, if nothing tells")
+    group.add_argument("--process", type=whole, metavar="I", help="distributed: which of them this is, from 0")
     return parser
 
 
@@ -68,7 +75,7 @@ def _where(arguments: argparse.Namespace) -> tuple[str | None, int | None, int |
     """How the processes meet, and which this is, where that is given."""
     given = (arguments.coordinator, arguments.processes, arguments.process)
     missing = [value for value in given if value is None]
-    if not missing and not 0 <= arguments.process < arguments.processes:
+    if not missing and arguments.process >= arguments.processes:
         raise StellaError(f"--process {arguments.process} is none of {arguments.processes}, counted from 0.")
     if arguments.executor != "distributed" and len(missing) < 3:
         raise StellaError("--coordinator, --processes and --process go with --executor distributed.")

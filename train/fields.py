@@ -9,6 +9,11 @@ from types import NoneType, UnionType
 from typing import Any, get_args, get_origin, get_type_hints
 
 from stella_jax.errors import StellaError, join_words, quoted, short_repr
+from stella_jax.tokenizer import check_text
+
+BOUNDS = (("least", -math.inf), ("above", -math.inf), ("most", math.inf))
+LARGEST_JSON = 2**63 - 1
+LARGEST = {int: 2**31 - 1, float: 3.4e38}  # of float32
 
 
 def one_of(*values: str) -> Any:
@@ -21,9 +26,9 @@ def perhaps_one_of(*values: str) -> Any:
     return field(default=None, metadata={"choices": values})
 
 
-def number(default: Any, *, least: float = -math.inf, above: float = -math.inf, most: float = math.inf) -> Any:
-    """A number within bounds; `above` is not itself allowed."""
-    return field(default=default, metadata={"least": least, "above": above, "most": most})
+def number(default: Any, **bounds: float) -> Any:
+    """A number of at least `least`, `above` another, and of at most `most`, or `LARGEST` where that is not given."""
+    return field(default=default, metadata=bounds)
 
 
 def every() -> Any:
@@ -102,8 +107,10 @@ def _json_value(value: Any, name: str) -> Any:
         return [_json_value(item, f"{name}[{i}]") for i, item in enumerate(value)]
     if isinstance(value, dict):
         return {key: _json_value(item, f"{name}.{key}") for key, item in value.items()}
-    if not isinstance(value, str | int | float) or (isinstance(value, float) and not math.isfinite(value)):
+    if not isinstance(value, str | int | float) or (not isinstance(value, str) and not abs(value) < math.inf):
         raise StellaError(f"{name} = {short_repr(value)} must be a finite number, a text, true, false, or of such.")
+    if isinstance(value, int) and abs(value) > LARGEST_JSON:
+        raise StellaError(f"{name} = {short_repr(value)} must be at most {LARGEST_JSON}.")
     return value
 
 
@@ -120,17 +127,18 @@ def _word(value: str, rules: Any, name: str) -> str:
         raise StellaError(f"{name} = {short_repr(value)} must be {_either(choices)}{numbers}.")
     if not value:
         raise StellaError(f"{name} is empty; give it a value or leave the key out.")
+    if "\0" in value:
+        raise StellaError(f"{name} = {short_repr(value)} holds a NUL character; remove it.")
     return value
 
 
 def _bounded(value: float, kind: type, rules: Any, name: str) -> Any:
     least, above, most = (rules.get(key, bound) for key, bound in BOUNDS)
-    if not (math.isfinite(value) and least <= value <= most and value > above):
+    if not (least <= value <= most and value > above and abs(value) < math.inf):
         raise StellaError(f"{name} = {short_repr(value)} must be {_words(kind, rules)}.")
+    if "most" not in rules and abs(value) > LARGEST[kind]:
+        raise StellaError(f"{name} = {short_repr(value)} must be at most {LARGEST[kind]}.")
     return kind(value)
-
-
-BOUNDS = (("least", -math.inf), ("above", -math.inf), ("most", math.inf))
 
 
 def _words(kind: Any, rules: Any) -> str:
@@ -143,7 +151,7 @@ def _words(kind: Any, rules: Any) -> str:
     words = ["a whole number" if kind is int else "a number"]
     words += [f"of at least {least:g}"] if least > -math.inf else []
     words += [f"above {above:g}"] if above > -math.inf else []
-    words += [f"of at most {most:g}"] if most < math.inf else []
+    words += [f"of at most {most:.10g}"] if most < math.inf else []
     return f"{words[0]} {' and '.join(words[1:])}".rstrip()
 
 
@@ -155,8 +163,9 @@ def override(tree: dict[str, Any], text: str) -> None:
     """Puts the value of "section.key=value" in its place; a table's own key may follow: data.prompts.anchor=...
 
     Raises:
-      StellaError: the text is not of this form.
+      StellaError: the text is not of this form, or not UTF-8.
     """
+    check_text(text, "--set")
     path, equals, raw = text.partition("=")
     names = [name.strip() for name in path.strip().split(".", 2)]
     if not equals or not all(names):
@@ -172,6 +181,6 @@ def _toml(raw: str) -> Any:
     """The value as TOML has it; what is no TOML is a text, so that words need no quotes."""
     try:
         value = tomllib.loads(f"value = {raw}")
-    except tomllib.TOMLDecodeError:
+    except (ValueError, RecursionError):
         return raw
     return value["value"] if set(value) == {"value"} else raw

@@ -23,6 +23,7 @@ from jax.sharding import Mesh, NamedSharding
 from jax.sharding import PartitionSpec as P
 
 from stella_jax.errors import StellaError, first_line
+from stella_jax.job.coordinator import bind_address
 from stella_jax.sharding import BATCH_SPEC, REPLICATED, make_mesh, shard
 
 INITIALIZATION_TIMEOUT = 300  # seconds, as all below
@@ -49,18 +50,20 @@ def initialize(coordinator: str | None = None, count: int | None = None, index: 
     From then on JAX aborts this process, with a message of its own, when another one is gone.
 
     Args:
-      coordinator, count, index: address and port of process 0, number of processes, and index of this one; all None
-        takes them from the environment (TPU pod, Slurm, MPI, Kubernetes).
+      coordinator, count, index: address and port of process 0, at which it listens, number of processes, and index of
+        this one; all None takes them from the environment (TPU pod, Slurm, MPI, Kubernetes).
 
     Raises:
-      StellaError: the environment does not say.
+      StellaError: the environment does not say, or there is nobody to be met at the address.
     """
+    bind = bind_address(coordinator)
     jax.config.update("jax_enable_preemption_service", False)  # the command has its own handler of SIGTERM
     try:
         jax.distributed.initialize(
             coordinator,
             count,
             index,
+            coordinator_bind_address=bind,
             initialization_timeout=INITIALIZATION_TIMEOUT,
             heartbeat_timeout_seconds=HEARTBEAT_TIMEOUT,
             shutdown_timeout_seconds=SHUTDOWN_TIMEOUT,

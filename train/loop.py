@@ -25,6 +25,7 @@ from stella_jax.hub import resolve
 from stella_jax.job.stop import GracefulShutdown
 from stella_jax.layout import Layout
 from stella_jax.lora import LoraConfig, kernels, with_lora
+from stella_jax.new_directory import check_destination
 from train import checks, optimizers
 from train.batches import Batch, Batcher
 from train.checkpoints import Checkpoints, newest_record, read_newest, read_state, steps_of
@@ -69,7 +70,7 @@ def train(recipe: Recipe, stop: GracefulShutdown, shown: bool = False, warn: War
       Stopped: it was asked to stop, and its state is saved.
     """
     hosts = Hosts()
-    with _alone(Path(recipe.output), hosts):
+    with _alone(check_destination(recipe.output), hosts):
         run = Run(recipe, stop, shown and hosts.is_primary, warn if hosts.is_primary else lambda sentence: None)
         with run.metrics:
             with stop.deferred():

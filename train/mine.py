@@ -1,12 +1,19 @@
 """python -m train.mine PAIRS --model M --out FILE"""
 
-import argparse
 import sys
+
+from stella_jax.search_path import leave_out_working_directory
+
+if __name__ == "__main__":
+    leave_out_working_directory()
+
+import argparse
 from collections.abc import Sequence
 from dataclasses import fields
 from functools import partial
 
 from stella_jax.cli_errors import exit_code
+from stella_jax.option_types import positive, whole
 
 DESCRIPTION = """
 Adds hard negatives to pairs of texts: candidates that a model takes for near to the anchor, and that are not known as
@@ -37,10 +44,10 @@ def parser(prog: str) -> argparse.ArgumentParser:
 def _add_model(group) -> None:
     group.add_argument("--model", default="tiny", help="tiny, a directory, or a repo id (tiny)")
     group.add_argument("--revision", help="branch, tag or commit of a repo")
-    group.add_argument("--dim", type=int, help="which head, by its dimension (default: the checkpoint's)")
+    group.add_argument("--dim", type=positive, help="which head, by its dimension (default: the checkpoint's)")
     group.add_argument("--dtype", choices=("float32", "bfloat16"), help="to compute in (default: float32 on CPU)")
     group.add_argument("--mesh", metavar="SIZES", help="such as data=4 (default: rows over all accelerators)")
-    group.add_argument("--max-length", type=int, metavar="TOKENS", help="cut texts here (default: the model's)")
+    group.add_argument("--max-length", type=positive, metavar="TOKENS", help="cut texts here (default: the model's)")
 
 
 def _add_columns(group) -> None:
@@ -52,16 +59,16 @@ def _add_columns(group) -> None:
 
 
 def _add_choice(group) -> None:
-    group.add_argument("--range-min", type=int, default=0, metavar="N", help="leave out the nearest N (0)")
-    group.add_argument("--range-max", type=int, metavar="N", help="look at the nearest N (default: enough)")
+    group.add_argument("--range-min", type=whole, default=0, metavar="N", help="leave out the nearest N (0)")
+    group.add_argument("--range-max", type=positive, metavar="N", help="look at the nearest N (default: enough)")
     group.add_argument("--max-score", type=float, metavar="S", help="of a negative")
     group.add_argument("--min-score", type=float, metavar="S", help="of a negative")
     group.add_argument("--absolute-margin", type=float, metavar="M", help="of a negative below the positive's score")
     group.add_argument("--relative-margin", type=float, metavar="M", help="the same, as a share of that score")
-    group.add_argument("--num-negatives", type=int, default=3, metavar="N", help="of an anchor (3)")
+    group.add_argument("--num-negatives", type=positive, default=3, metavar="N", help="of an anchor (3)")
     group.add_argument("--sampling-strategy", choices=("top", "random"), default="top", help="(top)")
     group.add_argument("--include-positives", action="store_true", help="among the candidates; writes n-tuple rows")
-    group.add_argument("--seed", type=int, default=42, metavar="N", help="of random sampling (42)")
+    group.add_argument("--seed", type=whole, default=42, metavar="N", help="of random sampling (42)")
 
 
 def run(arguments: argparse.Namespace) -> None:

@@ -22,6 +22,7 @@ from stella_jax.job.run import run_job
 from stella_jax.job.store import open_store
 from stella_jax.job.vectors import read_vectors
 from stella_jax.nearest import nearest
+from stella_jax.new_directory import check_destination
 from stella_jax.prompts import query_prompt_name
 from train.mined_rows import Mined
 from train.negatives import DRAWN_TOGETHER, MiningOptions, Negatives, Positives, choose, joined
@@ -83,13 +84,13 @@ def mine(command: MineCommand, run: RunOptions | None = None) -> Mined:
       StellaError: the file exists or its type is unknown, the pairs, the corpus or the model cannot be used, there are
         fewer candidates than asked for, the working directory holds something else, or no negatives are left.
     """
-    out, run = Path(command.out), run or RunOptions()
+    out, run = check_destination(command.out), run or RunOptions()
+    work = check_destination(command.work or f"{out}.work")
     if check_new_file(out).suffix == ".csv" and command.output_format == "labeled-list":
         raise StellaError(f"{out}: rows of labeled-list hold lists of texts; choose .jsonl or .parquet.")
     pairs = read_pairs(command.pairs, command.corpus, command.columns)
     _check_candidates(command, pairs)
     model = command.model.open()
-    work = Path(command.work or f"{out}.work")
     vectors, key = _embed(command, pairs, model, work, run)
     mined = find_negatives(pairs, vectors, command.options, work / f"nearest-{key}", run.show == "bar")
     rows = mined.rows(command.output_format, command.output_scores)

@@ -10,6 +10,7 @@ import numpy as np
 
 from stella_jax.errors import StellaError
 from train.data import Dataset
+from train.recipe import MOST_EPOCHS, MOST_STEPS
 
 Plan = list[np.ndarray]  # a batch is the numbers of its rows
 
@@ -163,6 +164,11 @@ class BatchPlan:
         varies = sampler == "no_duplicates" or any(weight % 1 for weight in self._weights.values())
         self._ends = [len(self._epoch(0))]
         while self._ends[-1] < max_steps if max_steps else len(self._ends) < epochs:
+            if len(self._ends) == MOST_EPOCHS or self._ends[-1] > MOST_STEPS:
+                raise StellaError(
+                    f"loop: the run takes over {MOST_EPOCHS:,} epochs or {MOST_STEPS:,} steps; lower loop.epochs or "
+                    "loop.max_steps."
+                )
             length = len(self._epoch(len(self._ends) if varies else 0))
             self._ends.append(self._ends[-1] + length)
         self.steps: int = max_steps or self._ends[-1]

@@ -12,7 +12,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from stella_jax.errors import StellaError, short_repr
+from stella_jax.errors import StellaError, first_line, quoted, short_repr
+from stella_jax.job.location import open_regular
 from stella_jax.weight_map import ALL_LINEAR
 from train.fields import every, number, one_of, override, perhaps_one_of, section
 
@@ -34,6 +35,13 @@ LOSS_KEYS = {
 RENAMED = re.compile("anchor|positive|negative(_([2-9]|[1-9][0-9]+))?|score|label|teacher|id")
 
 Paths = str | tuple[str, ...]
+
+LARGEST_FILE = 2**15  # tomllib takes seconds for that, and the square of it for more
+
+# Bounds of what is planned before the first step: the epochs of a run, its steps, and the rows of one.
+MOST_EPOCHS = 100_000
+MOST_STEPS = 10_000_000
+MOST_ROWS = 2**20
 
 
 @dataclass(frozen=True, slots=True)
@@ -204,9 +212,9 @@ class LoopSection:
       fsdp: split parameters and moments over the mesh's `data` axis, too.
     """
 
-    epochs: int = number(3, least=1)
-    max_steps: int | None = number(None, least=1)
-    batch_size: int = number(16, least=1)
+    epochs: int = number(3, least=1, most=MOST_EPOCHS)
+    max_steps: int | None = number(None, least=1, most=MOST_STEPS)
+    batch_size: int = number(16, least=1, most=MOST_ROWS)
     gradient_accumulation_steps: int = number(1, least=1)
     dtype: str = one_of("float32", "bfloat16")
     dropout: bool = True
@@ -231,7 +239,7 @@ class LoraSection:
       head: whether the head trains beside the adapters.
     """
 
-    rank: int = number(8, least=1)
+    rank: int = number(8, least=1, most=8192)
     alpha: float = number(16.0, above=0)
     dropout: float = number(0.0, least=0, most=0.99)
     targets: str | tuple[str, ...] = ALL_LINEAR
@@ -321,19 +329,31 @@ def read_recipe(path: str | Path, overrides: Sequence[str] = ()) -> Recipe:
       StellaError: the file cannot be read, or a key is unknown, missing, of a wrong type or an impossible value.
     """
     try:
-        tree = tomllib.loads(Path(path).read_text(encoding="utf-8"))
+        with open_regular(path) as file:
+            content = file.read(LARGEST_FILE + 1)
+        if len(content) > LARGEST_FILE:
+            raise StellaError(f"{quoted(path)}: larger than {LARGEST_FILE} bytes; no recipe is.")
+        tree = tomllib.loads(content.decode())
+    except StellaError:
+        raise
+    except RecursionError as error:
+        raise StellaError(f"{quoted(path)}: a value is nested too deeply; write it in fewer levels.") from error
     except OSError as error:
-        raise StellaError(f"{path} cannot be read: {error.strerror}; pass a recipe, a .toml file.") from error
-    except ValueError as error:  # wrong TOML and wrong UTF-8
-        raise StellaError(f"{path} is not TOML: {error}.") from error
+        raise StellaError(f"{quoted(path)} cannot be read: {error.strerror}; pass a recipe, a .toml file.") from error
+    except ValueError as error:  # wrong TOML, wrong UTF-8, and a NUL in the path
+        raise StellaError(f"{quoted(path)} is not TOML: {first_line(error)[:200]}.") from error
     for text in overrides:
         override(tree, text)
-    return recipe_of(tree, str(path))
+    return recipe_of(tree, quoted(path))
 
 
 def recipe_of(tree: dict[str, Any], where: str = "the recipe") -> Recipe:
     """The recipe of a parsed file; `where` it is from stands in errors, which are raised as in `read_recipe`."""
-    recipe: Recipe = section(Recipe, tree, "", where)
+    try:
+        recipe: Recipe = section(Recipe, tree, "", where)
+        json.dumps(recipe.as_dict())
+    except RecursionError as error:
+        raise StellaError(f"{where}: a value is nested too deeply; write it in fewer levels.") from error
     for wrong in _conflicts(recipe):
         raise StellaError(f"{where}: {wrong}.")
     return recipe
@@ -360,6 +380,11 @@ def _conflicts(recipe: Recipe) -> Iterator[str]:
     for name in names:
         if names.count(name) > 1 or "/" in name or name in taken:
             yield f"evaluators: {short_repr(name)} must be unique, no set's name and without '/'; choose another name"
+    if loop.gradient_accumulation_steps > loop.batch_size:
+        yield (
+            f"loop.gradient_accumulation_steps = {loop.gradient_accumulation_steps} leaves no row of loop.batch_size = "
+            f"{loop.batch_size} for each part; lower it"
+        )
     if loop.gradient_accumulation_steps > 1 and loss.mini_batch:
         yield "loss.mini_batch and loop.gradient_accumulation_steps both cut the batch; use one of them"
 

@@ -20,8 +20,14 @@ def replacing(path: Path) -> Iterator[BufferedIOBase]:
 
     Where the block fails, it is removed and `path` is as it was. It is locked for as long as its writer lives: that is
     how `remove_leftovers` tells it from what a kill has left.
+
+    Raises:
+      OSError: it cannot be written; names `path`.
     """
-    temporary, file = _create(path)
+    try:
+        temporary, file = _create(path)
+    except OSError as error:
+        raise OSError(error.errno, error.strerror, str(path)) from error
     try:
         with file:
             yield file

@@ -9,7 +9,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.types as arrow
 
-from stella_jax.errors import StellaError, join_words
+from stella_jax.errors import StellaError, join_words, quoted
 
 # The values of one record by column, unchecked; a column that the record lacks is missing.
 RawRow = Mapping[str, Any]
@@ -89,10 +89,10 @@ class Column(NamedTuple):
     def value(self, row: RawRow) -> Any:
         """The row's value; raises RowError where it is missing or of another kind."""
         if self.name not in row:
-            raise RowError(f"{self.name} is missing")
+            raise RowError(f"{quoted(self.name)} is missing")
         value = row[self.name]
         if type(value) not in self.kind.types:
-            raise RowError(f"{self.name} is {in_json(value)}, not {self.kind.value}")
+            raise RowError(f"{quoted(self.name)} is {in_json(value)}, not {self.kind.value}")
         if isinstance(value, str) and not value.isascii():
             self._check_surrogates(value)
         return value
@@ -112,9 +112,9 @@ class Column(NamedTuple):
             try:
                 value = json.dumps(value, ensure_ascii=False, allow_nan=False)
             except ValueError:
-                raise RowError(f"{self.name} holds NaN or Infinity, which JSON lacks") from None
+                raise RowError(f"{quoted(self.name)} holds NaN or Infinity, which JSON lacks") from None
             except RecursionError:
-                raise RowError(f"{self.name} is nested too deeply") from None
+                raise RowError(f"{quoted(self.name)} is nested too deeply") from None
         if not value.isascii():
             self._check_surrogates(value)
         return value
@@ -124,7 +124,9 @@ class Column(NamedTuple):
             value.encode()
         except UnicodeEncodeError as error:
             code = ord(value[error.start])
-            raise RowError(f"{self.name} holds a lone surrogate (U+{code:04X} at character {error.start})") from None
+            raise RowError(
+                f"{quoted(self.name)} holds a lone surrogate (U+{code:04X} at character {error.start})"
+            ) from None
 
 
 def in_json(value: object) -> str:

@@ -16,6 +16,7 @@ from typing import Any
 import jax
 
 from stella_jax.errors import StellaError
+from stella_jax.job.coordinator import bind_address
 
 MEETING_SECONDS = 300
 
@@ -27,8 +28,8 @@ MEETING = """
 import json, os, sys, threading
 threading.Thread(target=lambda: (os.read(0, 1), os._exit(1)), daemon=True).start()
 import jax
-*where, seconds, names = json.loads(sys.argv[1])
-jax.distributed.initialize(*where, initialization_timeout=seconds)
+*where, bind, seconds, names = json.loads(sys.argv[1])
+jax.distributed.initialize(*where, coordinator_bind_address=bind, initialization_timeout=seconds)
 print(json.dumps([jax.process_index(), jax.process_count(), {name: jax.config.read(name) for name in names}]))
 jax.distributed.shutdown()
 """
@@ -46,17 +47,19 @@ def meet(coordinator: str | None = None, count: int | None = None, index: int | 
     """Finds out which process this is; called before JAX is used for anything else.
 
     Args:
-      coordinator: address and port of process 0, on which the others meet it; None finds out from the machine (TPU pod,
-        Slurm, MPI, Kubernetes), or needs no meeting where the other two are given.
+      coordinator: address and port of process 0, at which it listens and the others meet it; None finds out from the
+        machine (TPU pod, Slurm, MPI, Kubernetes), or needs no meeting where the other two are given.
       count: number of processes.
       index: this one's, from 0.
 
     Raises:
-      StellaError: nothing tells, or not all have come.
+      StellaError: nothing tells, not all have come, or the address is none to meet at.
     """
     if coordinator is None and count is not None and index is not None:
         return Hosts(index, count)
-    code, answer, errors = _go_to_meeting([coordinator, count, index, MEETING_SECONDS, DEVICES])
+    code, answer, errors = _go_to_meeting(
+        [coordinator, count, index, bind_address(coordinator), MEETING_SECONDS, DEVICES]
+    )
     if code:
         raise StellaError(
             f"the processes of the job did not meet: {_reason(errors) or f'exit code {code}'}. Give each --processes N "
@@ -70,7 +73,7 @@ def meet(coordinator: str | None = None, count: int | None = None, index: int | 
 
 def _go_to_meeting(arguments: list[Any]) -> tuple[int, str, str]:
     """Exit code, stdout and stderr of the process that goes there; accelerators are left to this one."""
-    command = [sys.executable, "-c", MEETING, json.dumps(arguments)]
+    command = [sys.executable, "-P", "-c", MEETING, json.dumps(arguments)]  # -P: nothing of the working directory
     environment = os.environ | {"JAX_PLATFORMS": "cpu"}
     pipe = subprocess.PIPE
     with (

@@ -15,7 +15,7 @@ from typing import Any, Literal, NamedTuple
 
 from fsspec.implementations.arrow import ArrowFile
 
-from stella_jax.errors import StellaError
+from stella_jax.errors import StellaError, short_repr
 from stella_jax.job.file_types import SUPPORTED, file_type
 from stella_jax.job.patterns import Entry, List, below, is_pattern, matches, split, tree
 from stella_jax.job.urls import STORES, ObjectStore, filesystem, is_known, told
@@ -140,11 +140,21 @@ def require_file(location: Location) -> None:
         raise file_not_found(location)
 
 
+def check_path(text: str | Path) -> None:
+    """Raises StellaError where it is empty or holds a NUL character, so that nothing can lie there."""
+    if not str(text) or "\0" in str(text):
+        raise StellaError(f"{short_repr(str(text))} is not a path; name a file, a directory or a URL.")
+
+
 def locate(text: str | Path) -> Location:
     """The location that a user means: text with :// is a URL, unless it is of no known kind and there is such a path.
 
     A URL is taken as it stands, without percent escapes; file:// is a path.
+
+    Raises:
+      StellaError: as `check_path`.
     """
+    check_path(text)
     found = URL.match(text) if isinstance(text, str) else None
     if found:
         scheme, rest = found[1].lower(), found.string[found.end() :]

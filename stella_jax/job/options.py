@@ -96,7 +96,7 @@ class JobOptions:
 
     def resolve_prompt(self, model: Stella) -> str:
         """The text put before every text of the inputs."""
-        return resolve_prompt(model, self.prompt) if self.prompt else model.prompts.get("document", "")
+        return resolve_prompt(model, self.prompt) if self.prompt is not None else model.prompts.get("document", "")
 
     def fingerprint(self, model: Stella) -> dict[str, Any]:
         """Everything but the inputs and ranges that the bytes of the output follow from, as JSON values.

@@ -38,7 +38,7 @@ def matches(pattern: str, entries: List) -> list[str]:
     Args:
       entries: what lies in a folder; folders are given to it with a slash at their end, or empty for the current one.
     """
-    return sorted(set(_descend(*split(pattern), cache(entries))))
+    return sorted(set(_descend(*split(pattern), cache(entries), set())))
 
 
 def below(folder: str, entries: List) -> list[str]:
@@ -51,7 +51,7 @@ def below(folder: str, entries: List) -> list[str]:
     def shown(wanted: str) -> list[Entry]:
         return [entry for entry in entries(wanted) if not entry.name.startswith("_")]
 
-    return sorted(set(_descend(folder, ["**"], cache(shown))))
+    return sorted(set(_descend(folder, ["**"], cache(shown), set())))
 
 
 def tree(folder: str, paths: Iterable[str]) -> List:
@@ -67,11 +67,15 @@ def tree(folder: str, paths: Iterable[str]) -> List:
     return lambda wanted: found.get(wanted, ())
 
 
-def _descend(folder: str, segments: list[str], entries: List) -> Iterator[str]:
+def _descend(folder: str, segments: list[str], entries: List, seen: set[tuple[str, int]]) -> Iterator[str]:
+    """The files that the names match from a folder on; none where it has been looked through for them before."""
+    if (folder, len(segments)) in seen:
+        return
+    seen.add((folder, len(segments)))
     segment, rest = segments[0], segments[1:]
     deep = segment == "**"
     if deep and rest:
-        yield from _descend(folder, rest, entries)
+        yield from _descend(folder, rest, entries, seen)
     for entry in entries(folder):
         if entry.name.startswith(".") if deep else not _fits(entry.name, segment):
             continue
@@ -79,9 +83,9 @@ def _descend(folder: str, segments: list[str], entries: List) -> Iterator[str]:
         if not entry.is_folder:
             yield from () if rest else (path,)
         elif deep:
-            yield from () if entry.is_link else _descend(f"{path}/", segments, entries)
+            yield from () if entry.is_link else _descend(f"{path}/", segments, entries, seen)
         elif rest:
-            yield from _descend(f"{path}/", rest, entries)
+            yield from _descend(f"{path}/", rest, entries, seen)
 
 
 def _fits(name: str, segment: str) -> bool:

@@ -7,7 +7,7 @@ import socket
 import threading
 import warnings
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import chdir, contextmanager
 from importlib import import_module
 from typing import Any
 
@@ -36,11 +36,21 @@ CONNECT_SECONDS = 10.0
 
 ENDPOINT = re.compile(r"(?P<host>[\w.-]+):(?P<port>\d+)")
 
+# Read when Ray is imported: at 0, a cluster that is made here listens at 127.0.0.1 alone, else on every interface. Ray
+# names it after the systems where 0 is the default.
+LOOPBACK = ("RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER", "0")
+
 
 @contextmanager
 def connected(address: str | None) -> Iterator[Any]:
-    """Ray, connected: as the caller already was, or until the end."""
+    """Ray, connected: as the caller already was, or until the end.
+
+    A cluster that is made here listens at 127.0.0.1 alone, if this is the process's first import of Ray.
+    """
+    address = address or os.environ.get("RAY_ADDRESS")
     try:
+        if address in (None, "local"):
+            os.environ.setdefault(*LOOPBACK)
         import ray
     except ImportError as error:
         raise StellaError("Ray is not installed; pip install 'stella-jax[ray]'.") from error
@@ -71,13 +81,13 @@ def _quiet() -> Iterator[None]:
 
 
 def _connect(ray: Any, address: str | None) -> None:
-    address = address or os.environ.get("RAY_ADDRESS")
     try:
         if endpoint := ENDPOINT.fullmatch(address or ""):
             # Ray itself would try for two minutes, deaf to signals.
             socket.create_connection((endpoint["host"], int(endpoint["port"])), CONNECT_SECONDS).close()
         os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")  # of a cluster that is started here
-        with _sigterm_kept(), warnings.catch_warnings():
+        # Of the root: actors look for modules first where the driver was, and that may hold anybody's files.
+        with chdir("/"), _sigterm_kept(), warnings.catch_warnings():
             warnings.simplefilter(
                 "ignore", FutureWarning
             )  # of variables for GPUs; older versions have it at each start

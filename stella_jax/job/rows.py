@@ -7,6 +7,7 @@ import pyarrow as pa
 
 from stella_jax.errors import StellaError
 from stella_jax.job.columns import ID, Column, RawRow, RowError, copied_kind
+from stella_jax.tokenizer import check_text
 
 # Columns of a part that are not copied, and what those of embeddings begin with.
 OURS = ("id", "n_tokens", "truncated")
@@ -65,6 +66,7 @@ class Fields:
         object.__setattr__(self, "columns", (Column(self.text), key, *kept))
 
     def _check_kept(self, name: str) -> None:
+        check_text(name, "--keep")
         if self.keep.count(name) > 1:
             raise StellaError(f"--keep: {name!r} is named twice; name it once.")
         if name == self.id:

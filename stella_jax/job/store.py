@@ -15,7 +15,7 @@ from typing import Any, cast
 
 from stella_jax.errors import StellaError
 from stella_jax.job.atomic import is_leftover, leftovers, remove_leftovers, replacing
-from stella_jax.job.location import URL, Location, filesystem, open_regular, told
+from stella_jax.job.location import URL, Location, check_path, filesystem, open_regular, told
 
 CHECKSUM = "checksum"
 
@@ -114,8 +114,9 @@ def open_store(out: str | Path) -> Store:
     """The store at a path or URL; nothing is made yet.
 
     Raises:
-      StellaError: it is a file, or of no kind of URL that can be written.
+      StellaError: it is a file, of no kind of URL that can be written, or no path.
     """
+    check_path(out)
     url = URL.match(str(out)) if isinstance(out, str) else None
     if url and url[1].lower() != "file":
         return RemoteStore(str(out))
@@ -198,7 +199,8 @@ class RemoteStore(Store):
 
     def __init__(self, url: str):
         self._url = url.rstrip("/")
-        self._files, self._root = filesystem(self._url)
+        self._files, root = filesystem(url)
+        self._root = root.rstrip("/")
 
     def __str__(self) -> str:
         return self._url

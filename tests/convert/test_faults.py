@@ -73,7 +73,7 @@ def test_a_write_that_the_system_refuses_is_one_sentence(tmp_path: Path) -> None
     command = [sys.executable, "-c", script, STELLA, str(tmp_path / "out")]
     process = subprocess.run(command, capture_output=True, text=True, check=False)
     assert process.returncode == 1
-    assert process.stderr == f"convert: error: {tmp_path}/.out.partial/params: File too large.\n"
+    assert process.stderr == f"convert: error: {tmp_path}/out cannot be written: File too large.\n"
     assert list(tmp_path.iterdir()) == []
 
 

@@ -2,6 +2,7 @@
 
 import os
 import signal
+import socket
 import threading
 import time
 from collections.abc import Callable, Iterator
@@ -38,7 +39,7 @@ def test_what_the_meeting_tells_is_taken(monkeypatch):
 
 
 def test_what_is_known_is_told_at_the_meeting(monkeypatch):
-    tells = "given = json.loads(sys.argv[1]); print(json.dumps([given[2], given[1], {}]))"
+    tells = "given = json.loads(sys.argv[1]); assert given[3] == given[0]; print(json.dumps([given[2], given[1], {}]))"
     at_the_meeting(monkeypatch, f"assert os.environ['JAX_PLATFORMS'] == 'cpu'; {tells}")
     assert meet("127.0.0.1:1", 4, 3) == Hosts(3, 4)
 
@@ -64,10 +65,37 @@ def test_who_does_not_meet_is_told_in_a_sentence(monkeypatch, happens, reason):
     assert str(told.value).startswith(f"the processes of the job did not meet: {reason}. Give each --processes N")
 
 
-def test_who_comes_alone_waits_in_vain(monkeypatch):
-    monkeypatch.setattr(hosts, "MEETING_SECONDS", 1)
-    with pytest.raises(StellaError, match="did not meet: DEADLINE_EXCEEDED"):
-        meet(f"127.0.0.1:{free_port()}", 2, 0)
+def test_nothing_is_imported_from_the_working_directory(monkeypatch, tmp_path):
+    (tmp_path / "jax.py").write_text("raise SystemExit('executed')")
+    monkeypatch.chdir(tmp_path)
+    at_the_meeting(monkeypatch, "import jax; print(json.dumps([0, 1, {}]))")
+    assert meet() == Hosts(0, 1)
+
+
+def can_connect(host: str, port: int) -> bool:
+    with socket.socket() as probe:
+        return probe.connect_ex((host, port)) == 0
+
+
+def test_who_comes_alone_waits_in_vain_where_it_was_told_to(monkeypatch):
+    """JAX itself would listen on all interfaces, of which 127.0.0.2 stands for another."""
+    monkeypatch.setattr(hosts, "MEETING_SECONDS", 2)
+    port, answers = free_port(), []
+
+    def probe() -> None:
+        while not (answers or is_over.is_set()):
+            answers.extend([can_connect("127.0.0.2", port)] if can_connect("127.0.0.1", port) else [])
+
+    is_over = threading.Event()
+    thread = threading.Thread(target=probe)
+    thread.start()
+    try:
+        with pytest.raises(StellaError, match="did not meet: DEADLINE_EXCEEDED"):
+            meet(f"127.0.0.1:{port}", 2, 0)
+    finally:
+        is_over.set()
+        thread.join()
+    assert answers == [False]
 
 
 @pytest.fixture

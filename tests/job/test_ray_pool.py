@@ -7,6 +7,7 @@ import sys
 import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -243,3 +244,52 @@ def test_a_signal_leaves_no_actor(tmp_path: Path, end: signal.Signals):
         driver.send_signal(end)
         assert driver.wait(60) == -end
     assert (tmp_path / "unwound").exists() == (end == signal.SIGINT) and not alive(tmp_path)
+
+
+HOLDER = """
+import sys
+from stella_jax.job.ray_cluster import connected
+
+def search_path():
+    import sys
+    return sys.path
+
+with connected("local") as ray:
+    print(ray.get(ray.remote(search_path).remote()), flush=True)
+    sys.stdin.read()
+"""
+
+
+def descendants(pid: int) -> set[int]:
+    """A process, what it started, and what these started."""
+    parents = {}
+    for path in Path("/proc").glob("[0-9]*/stat"):
+        with suppress(FileNotFoundError, ProcessLookupError):
+            parents[int(path.parent.name)] = int(path.read_text().rpartition(")")[2].split()[1])
+    found, new = {pid}, {pid}
+    while new:
+        new = {child for child, parent in parents.items() if parent in new}
+        found |= new
+    return found
+
+
+def listening(pids: set[int]) -> set[str]:
+    """The addresses, in hexadecimal, at which these processes wait for connections."""
+    lines = [line.split() for name in ("tcp", "tcp6") for line in Path(f"/proc/net/{name}").read_text().splitlines()]
+    waiting = {f"socket:[{line[9]}]": line[1].partition(":")[0] for line in lines if line[3] == "0A"}
+    addresses = set()
+    for link in (link for pid in pids for link in Path(f"/proc/{pid}/fd").glob("*")):
+        with suppress(FileNotFoundError):
+            addresses.add(waiting.get(os.readlink(link), ""))
+    return addresses - {""}
+
+
+def test_a_cluster_made_here_is_for_this_machine_alone(tmp_path: Path):
+    """It listens at 127.0.0.1, of which /proc has the bytes reversed, and its actors import nothing from here."""
+    pipe = subprocess.PIPE
+    with running([[sys.executable, "-P", "-c", HOLDER]], cwd=tmp_path, stdin=pipe, stdout=pipe, text=True) as [driver]:
+        assert driver.stdin and driver.stdout
+        assert str(tmp_path) not in driver.stdout.readline()
+        assert listening(descendants(driver.pid)) == {"0100007F", "0000000000000000FFFF00000100007F"}
+        driver.communicate("", timeout=60)
+    assert driver.returncode == 0

@@ -214,3 +214,11 @@ def test_a_pipe_in_place_of_a_file_of_the_job_is_not_waited_for(tmp_path):
     os.mkfifo(tmp_path / "job.json")
     with pytest.raises(StellaError, match=r"job\.json: not a regular file"):
         open_store(tmp_path).read_json("job.json")
+
+
+def test_what_cannot_be_written_is_named_as_the_user_knows_it(tmp_path):
+    """A name that fits, unlike that of its temporary file."""
+    name = "x" * 250
+    with pytest.raises(OSError, match="too long") as told, open_store(tmp_path).replacing(name):
+        pass
+    assert told.value.filename == str(tmp_path / name)

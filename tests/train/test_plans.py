@@ -213,6 +213,20 @@ def test_an_epoch_without_batches_is_refused(max_steps):
         BatchPlan([same], 3, "no_duplicates", 0, 2, drop_last=True, max_steps=max_steps)
 
 
+@pytest.mark.parametrize(
+    ("bound", "options"),
+    [
+        ("MOST_EPOCHS", {"epochs": 4}),
+        ("MOST_EPOCHS", {"epochs": 1, "max_steps": 1000}),
+        ("MOST_STEPS", {"epochs": 4}),
+    ],
+)
+def test_what_would_be_planned_for_ever_is_refused(monkeypatch, bound, options):
+    monkeypatch.setattr(f"train.plans.{bound}", 3)
+    with pytest.raises(StellaError, match=r"lower loop.epochs or loop.max_steps"):
+        BatchPlan([distinct(10)], 4, "no_duplicates", 0, **options)
+
+
 def test_poor_batches_have_nothing_to_tell_apart():
     same = dataset_of([(f"a{i}", "the same") for i in range(6)], "")
     assert poor_batches(same, one_pass(same, 3, "sequential", 0, 0)) == 2

@@ -253,7 +253,7 @@ def test_overrides_make_sections(read):
     ("override", "sentence"),
     [
         ("loop.epoch=3", "there is no key loop.epoch; there are epochs, "),
-        ("lora.rank=0", "lora.rank = 0 must be a whole number of at least 1."),
+        ("lora.rank=0", "lora.rank = 0 must be a whole number of at least 1 and of at most 8192."),
         ("lora.alpha=inf", "lora.alpha = inf must be a number above 0."),
         ("lora.dropout=1", "lora.dropout = 1 must be a number of at least 0 and of at most 0.99."),
         ("lora.targets=3", "lora.targets = 3 must be a text in quotes."),
@@ -279,7 +279,7 @@ def test_overrides_make_sections(read):
         ("optimizer.args.b1=[1, -inf]", "optimizer.args.b1[1] = -inf must be a finite number"),
         ("optimizer.args.b1=1979-05-27", "optimizer.args.b1 = datetime.date(1979, 5, 27) must be a finite number"),
         ("new_head={}", "new_head.dim is missing"),
-        ("new_head.dim=0", "new_head.dim = 0 must be a whole number of at least 1 and of at most 1e+06"),
+        ("new_head.dim=0", "new_head.dim = 0 must be a whole number of at least 1 and of at most 1000000"),
         ("new_head={dim=3, pooling='max'}", "new_head.pooling = 'max' must be 'mean' or 'cls'"),
         ("new_head={dim=3, activation='gelu'}", "new_head.activation = 'gelu' must be 'identity' or 'tanh'"),
         ("new_head=64", "new_head = 64 must be a section, [new_head]"),

@@ -285,6 +285,14 @@ def test_where_nothing_tells_who_they_are_they_are_asked_for(nothing_tells, tmp_
     )
 
 
+def test_the_coordinator_listens_where_it_was_named(monkeypatch) -> None:
+    given: dict[str, Any] = {}
+    monkeypatch.setattr(jax.distributed, "initialize", lambda *_, **settings: given.update(settings))
+    monkeypatch.setattr(jax.config, "update", lambda name, value: None)
+    hosts.initialize("127.0.0.1:9822", 2, 0)
+    assert given["coordinator_bind_address"] == "127.0.0.1:9822"
+
+
 @pytest.mark.parametrize(
     ("options", "sentence"),
     [

@@ -1,0 +1,47 @@
+"""Where the coordinator listens: at the address that was named."""
+
+import socket
+
+import pytest
+
+from stella_jax import StellaError
+from stella_jax.job.coordinator import bind_address
+
+
+@pytest.fixture(autouse=True)
+def names(monkeypatch: pytest.MonkeyPatch) -> None:
+    """`node0` is this machine's own name for its loopback interface, `node1` another machine's."""
+
+    def resolve(host: str, port: None) -> list:
+        address = {"localhost": "127.0.0.1", "node0": "127.0.1.1", "node1": "192.0.2.1"}.get(host, host)
+        if address == "absent":
+            raise socket.gaierror
+        return [(0, 0, 0, "", (address, 0))]
+
+    monkeypatch.setattr(socket, "getaddrinfo", resolve)
+    monkeypatch.delenv("JAX_COORDINATOR_ADDRESS", raising=False)
+    monkeypatch.delenv("JAX_COORDINATOR_BIND_ADDRESS", raising=False)
+
+
+@pytest.mark.parametrize("address", ["127.0.0.1:9822", "[::1]:9822", "localhost:9822", "node1:1", "absent:65535"])
+def test_it_listens_where_it_was_named(monkeypatch, address):
+    assert bind_address(address) == address
+    monkeypatch.setenv("JAX_COORDINATOR_ADDRESS", address)
+    assert bind_address(None) == address
+    monkeypatch.setenv("JAX_COORDINATOR_BIND_ADDRESS", "192.0.2.1:9822")
+    assert bind_address(address) is None
+
+
+def test_where_nobody_named_an_address_jax_finds_one():
+    assert bind_address(None) is None
+
+
+@pytest.mark.parametrize("address", ["node1", "node1:", ":9822", "node1:0", "node1:65536", "a:b", "a b:1", "[::1:1"])
+def test_what_is_no_address_is_refused(address):
+    with pytest.raises(StellaError, match="not of the form HOST:PORT"):
+        bind_address(address)
+
+
+def test_a_name_that_only_this_machine_reaches_is_refused():
+    with pytest.raises(StellaError, match=r"node0:9822: this machine takes node0 for its loopback"):
+        bind_address("node0:9822")
