@@ -18,6 +18,7 @@ from stella_jax.safetensors_writer import SafetensorsWriter, new_header
 from stella_jax.shards import DTYPES, parse_header
 from stella_jax.side_files import copy_side_files
 from stella_jax.tokenizer import append_end_of_text
+from stella_jax.tokenizer_json import read_tokenizer_json
 
 # Fields of config.json that transformers' classes know, and that our function does not depend on.
 KEPT = (
@@ -141,10 +142,10 @@ def _write_native_tokenizer(source: Checkpoint, working: Path) -> None:
     """With the end-of-text token, which transformers does not add by itself."""
     layout = source.layout
     if layout.end_of_text is not None:
-        path = working / layout.file("tokenizer.json")
-        tokenizer = Tokenizer.from_file(str(path))
+        name = layout.file("tokenizer.json")
+        tokenizer = Tokenizer.from_str(read_tokenizer_json(source.directory.path(name)))
         append_end_of_text(tokenizer, layout.end_of_text)
-        tokenizer.save(str(path))
+        tokenizer.save(str(working / name))
 
 
 def write_query_prompt(working: Path) -> None:

@@ -204,6 +204,13 @@ SETTINGS: dict[str, tuple[Damage, str]] = {
     ),
     "thousands of modules": (modules(*["LayerNorm:x"] * 10**5), r"modules\.json lists .* and 99980 more"),
     "settings is a list": (written("config_sentence_transformers.json", "[]"), r"must hold a JSON object"),
+    **{
+        f"end-of-text token {token!r:.9}": (
+            edited("tokenizer_config.json", add_eos_token=True, eos_token=token),
+            r"tokenizer_config\.json: eos_token = .* must be a word",
+        )
+        for token in ("$A", "a b", "", "x:1", "x" * 10**6, None, ["a"])
+    },
     "max_seq_length zero": (longest(0), r"max_seq_length = 0 must be"),
     "max_seq_length a text": (
         edited("sentence_bert_config.json", max_seq_length="64"),

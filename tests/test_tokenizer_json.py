@@ -17,10 +17,8 @@ TEXT = "Green tea,  has been CONSUMED for 1,000 years!\n\nIt\u2019s \ufb01ne \u4
 
 def as_the_library(path: Path, text: str = TEXT) -> None:
     """The file is accepted, and read as it stands."""
-    assert (
-        Tokenizer(path, max_length=64).encode([text])[0].ids
-        == tokenizers.Tokenizer.from_file(str(path)).encode(text).ids
-    )
+    ours = tokenizers.Tokenizer.from_str(read_tokenizer_json(path))
+    assert ours.encode(text).ids == tokenizers.Tokenizer.from_file(str(path)).encode(text).ids
 
 
 @pytest.mark.parametrize("path", sorted(GOLDENS.glob("*/tokenizer.json")), ids=lambda path: path.parent.name)
@@ -42,9 +40,7 @@ def test_what_transformers_saves_again(name, tmp_path):
         "Qwen2Tokenizer": {"vocab": {"<|endoftext|>": 0, "t": 1, "e": 2, "te": 3}, "merges": [("t", "e")]},
     }
     getattr(transformers, name)(**vocabularies[name]).save_pretrained(tmp_path)
-    read_tokenizer_json(tmp_path / "tokenizer.json")
-    if name != "Qwen2Tokenizer":  # which adds no special tokens
-        as_the_library(tmp_path / "tokenizer.json")
+    as_the_library(tmp_path / "tokenizer.json")
 
 
 @pytest.mark.parametrize(
