@@ -1,13 +1,15 @@
 """A checkpoint directory, read so that nothing in it can lead out of it."""
 
 import json
+import os
 from pathlib import Path
 from typing import Any
 
 from stella_jax.errors import StellaError, short_repr
 
-# Published side files are a few kilobytes; tokenizer.json, the largest, is not read through here.
-LARGEST_JSON = 64 * 2**20
+# Published side files are a few kilobytes; tokenizer.json, the largest, is not read through here. Parsed, a file can
+# take thirty times its size.
+LARGEST_JSON = 8 * 2**20
 
 
 class Directory:
@@ -39,7 +41,16 @@ class Directory:
         return path
 
     def has(self, name: str) -> bool:
-        return self.path(name).is_file()
+        """Whether there is a file of this name.
+
+        Raises:
+          StellaError: something else stands in its place: a folder, a pipe, a device, or a link to what is not there.
+        """
+        path = self.path(name)
+        if os.path.lexists(path) and not path.is_file():
+            what = "a folder" if path.is_dir() else "a pipe or a device" if path.exists() else "a link to nothing"
+            raise StellaError(f"{path}: {what}, not a file; download the file again, or remove what is there.")
+        return path.is_file()
 
     def json(self, name: str) -> Any:
         """The parsed JSON file.
@@ -48,7 +59,7 @@ class Directory:
           StellaError: it is missing, absurdly large, or no JSON.
         """
         path = self.path(name)
-        if not path.is_file():
+        if not self.has(name):
             raise StellaError(f"{path} is missing.")
         if path.stat().st_size > LARGEST_JSON:
             raise StellaError(f"{path} is larger than {LARGEST_JSON} bytes, which no such file of a checkpoint is.")

@@ -1,28 +1,50 @@
 """The one error a user is meant to read."""
 
 import re
+import reprlib
 from collections.abc import Iterable
+
+# What an error shows of values that a file or a caller may make as long as they like: in all, and of a listing.
+MAX_SENTENCE = 500
+MAX_LINES = 50
+MAX_NAMES = 20
+MAX_VALUE = 100
 
 
 class StellaError(ValueError):
     """Bad input from outside: a file, a text, an argument.
 
     The message is one readable sentence (or a list under one) that says what is wrong, where, and what to do. The
-    command lines print it to stderr without a traceback and exit with 1.
+    command lines print it to stderr without a traceback and exit with 1. A line longer than MAX_SENTENCE is cut in its
+    middle.
     """
 
     def __init__(self, message: str):
-        # It may quote a file, whose control characters must not reach a terminal.
-        super().__init__("".join(c if c.isprintable() or c == "\n" else ascii(c)[1:-1] for c in message))
+        lines = message.split("\n", MAX_LINES)[:MAX_LINES]
+        super().__init__("\n".join(map(_printable, lines)))
+
+
+def _printable(line: str) -> str:
+    """A line of an error, which may quote a file, whose control characters must not reach a terminal."""
+    text = "".join(c if c.isprintable() else ascii(c)[1:-1] for c in _shorten(line))
+    return _shorten(text)
+
+
+def _shorten(text: str) -> str:
+    half = (MAX_SENTENCE - 3) // 2
+    return text if len(text) <= MAX_SENTENCE else f"{text[:half]}...{text[-half:]}"
 
 
 def short_repr(value: object) -> str:
     """A value in an error: its repr on one line, cut, since what stands in a file may be of any length and depth."""
+    short = reprlib.Repr()
+    short.maxlist = short.maxtuple = short.maxset = short.maxfrozenset = short.maxdict = MAX_NAMES
+    short.maxstring = short.maxlong = short.maxother = 3 * MAX_VALUE
     try:
-        text = re.sub(r"\n\s*", " ", repr(value))
-    except (RecursionError, ValueError):  # nested deeply, or a number of thousands of digits
-        text = f"a vast {type(value).__name__}"
-    return text if len(text) <= 100 else f"{text[:100]}..."
+        text = re.sub(r"\n\s*", " ", short.repr(value))
+    except (RecursionError, ValueError):  # too deep, or a number of too many digits
+        text = f"a huge {type(value).__name__}"
+    return text if len(text) <= MAX_VALUE else f"{text[:MAX_VALUE]}..."
 
 
 def quoted(name: object) -> str:
@@ -32,7 +54,10 @@ def quoted(name: object) -> str:
 
 
 def join_words(names: Iterable[object]) -> str:
-    """Names in words: "a, b and c"."""
+    """Names in words: "a, b and c", the first few of many."""
+    names = [*names]
+    if len(names) > MAX_NAMES:
+        names[MAX_NAMES:] = [f"{len(names) - MAX_NAMES} more"]
     names = [quoted(name) for name in names]
     return " and ".join([", ".join(names[:-1]), names[-1]] if len(names) > 1 else names) or "none"
 

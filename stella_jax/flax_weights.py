@@ -5,9 +5,9 @@ from typing import Any
 import numpy as np
 
 from stella_jax.directory import Directory
-from stella_jax.errors import StellaError
+from stella_jax.errors import StellaError, short_repr
 from stella_jax.layout import Layout
-from stella_jax.params import PARAMS, leaf_types, load_leaf
+from stella_jax.params import PARAMS, StoredLeaf, stored_leaves
 from stella_jax.weights import Leaf, carried_leaf, check_finite, encoder_leaves, head_leaves, raise_faults
 
 # What `convert` writes beside the parameters: where they came from, and a hash of each leaf.
@@ -22,21 +22,22 @@ class FlaxWeights:
     """
 
     def __init__(self, directory: Directory, layout: Layout):
-        self._params = directory.path(PARAMS).resolve()
+        self._params = directory.path(PARAMS)
         self.provenance = _provenance(directory)
         self.prefix = str(self.provenance.get("prefix", ""))
         self.headers: dict[str, str] = self.provenance["headers"]
-        types = leaf_types(self._params)
+        stored = stored_leaves(directory)
         leaves = [*encoder_leaves(layout, self.prefix)]
         for head in layout.heads.values():
             leaves += head_leaves(head, layout.config.hidden_size)
-        for path, (shape, _) in types.items():
-            section, _, name = path.partition("/")
+        for name, leaf in stored.items():
+            section, _, name = name.partition(".")
             if section == "carried":
-                leaves.append(carried_leaf(layout, name.replace("/", "."), shape))
+                leaves.append(carried_leaf(layout, name, leaf.shape))
         self.leaves: dict[str, Leaf] = {leaf.path: leaf for leaf in leaves}
-        self._check(types)
-        self.dtypes: dict[str, np.dtype] = {path: types[path][1] for path in self.leaves}
+        self._check(stored)
+        self._stored = {path: stored[_name(path)] for path in self.leaves}
+        self.dtypes: dict[str, np.dtype] = {path: leaf.dtype for path, leaf in self._stored.items()}
 
     @staticmethod
     def present(directory: Directory) -> bool:
@@ -44,12 +45,12 @@ class FlaxWeights:
         return directory.has(PROVENANCE) and directory.path(PARAMS).is_dir()
 
     def read(self, path: str) -> np.ndarray:
-        """One leaf, contiguous, in its stored dtype.
+        """One leaf, contiguous, in its stored dtype: a view of the mapped file.
 
         Raises:
-          StellaError: it cannot be read, or holds NaN or infinity.
+          StellaError: it holds NaN or infinity.
         """
-        array = load_leaf(self._params, path, self.leaves[path].shape, self.dtypes[path])
+        array = self._stored[path].array()
         check_finite(array, path)
         return array
 
@@ -65,16 +66,21 @@ class FlaxWeights:
                 "the parameters were changed; if you changed them, pass --accept-changes."
             )
 
-    def _check(self, types: dict[str, tuple[tuple[int, ...], np.dtype]]) -> None:
-        faults = [f"missing: {path}" for path in self.leaves if path not in types]
-        faults += [f"unknown: {path}" for path in types if path not in self.leaves]
-        for path in self.leaves.keys() & types.keys():
-            shape, dtype = types[path]
-            if shape != self.leaves[path].shape:
-                faults.append(f"shape: {path} is {list(shape)}, config.json says {list(self.leaves[path].shape)}")
-            if dtype.name not in ("float32", "float16", "bfloat16"):
-                faults.append(f"dtype: {path} is {dtype}; float32, float16 and bfloat16 are read")
+    def _check(self, stored: dict[str, StoredLeaf]) -> None:
+        expected = {_name(path): leaf for path, leaf in self.leaves.items()}
+        faults = [f"missing: {leaf.path}" for name, leaf in expected.items() if name not in stored]
+        faults += [f"unknown: {name}" for name in stored if name not in expected]
+        for name in expected.keys() & stored.keys():
+            leaf, found = expected[name], stored[name]
+            if found.shape != leaf.shape:
+                shapes = f"{short_repr([*found.shape])}, config.json says {[*leaf.shape]}"
+                faults.append(f"shape: {leaf.path} is {shapes}")
         raise_faults(f"the parameters in {self._params} do not fit config.json:", faults)
+
+
+def _name(path: str) -> str:
+    """What a leaf is stored as."""
+    return path.replace("/", ".")
 
 
 def _provenance(directory: Directory) -> dict[str, Any]:

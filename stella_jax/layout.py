@@ -24,6 +24,7 @@ POOLINGS: tuple[Pooling, ...] = ("cls", "mean", "lasttoken")
 SIMILARITIES = ("cosine", "dot", "euclidean", "manhattan")
 MODULES = ("Transformer", "Pooling", "Dense", "Normalize")
 SETTINGS = "config_sentence_transformers.json"
+EOS_TOKEN = re.compile(r"[^\s$:]{1,100}")  # what a template takes as a token, not as a text or a number
 HEAD_FOLDER = re.compile(r"\d+_Dense(_\d+)?")
 
 
@@ -262,8 +263,10 @@ def _end_of_text(fields: dict[str, Any]) -> str | None:
         return None
     token = fields.get("eos_token")
     token = token.get("content") if isinstance(token, Mapping) else token
-    if not isinstance(token, str):
-        raise StellaError(f"tokenizer_config.json: add_eos_token is true, but eos_token = {short_repr(token)}.")
+    if not isinstance(token, str) or not EOS_TOKEN.fullmatch(token):
+        raise StellaError(
+            f"tokenizer_config.json: eos_token = {short_repr(token)} must be a word, since add_eos_token is true."
+        )
     return token
 
 

@@ -1,20 +1,34 @@
-"""The Orbax checkpoint of a parameter tree, written and read leaf by leaf, so that one leaf is in memory at a time."""
+"""The Orbax checkpoint of a parameter tree, written leaf by leaf, so that one leaf is in memory, and read as files."""
 
 import logging
 import os
 import re
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import dataclass
+from math import prod
 from pathlib import Path
 from typing import Any
 
+import ml_dtypes
 import numpy as np
 from orbax.checkpoint import v1 as ocp
 
-from stella_jax.errors import StellaError, first_line
+from stella_jax.directory import Directory
+from stella_jax.errors import StellaError, join_words, short_repr
 
 # Folder of a converted checkpoint that holds the parameters.
 PARAMS = "params"
+
+# How Zarr names the dtypes that are read.
+DTYPES: dict[str, np.dtype] = {
+    "<f4": np.dtype(np.float32),
+    "<f2": np.dtype(np.float16),
+    "bfloat16": np.dtype(ml_dtypes.bfloat16),
+}
+# What `.zarray` says of a leaf, beside its shape and dtype.
+ZARRAY = {"zarr_format": 2, "order": "C", "compressor": None, "filters": None, "dimension_separator": "."}
+REMEDY = "convert the checkpoint again, or save it in one chunk a leaf, with use_ocdbt, use_zarr3, use_compression off"
 
 # How the storage library under Orbax, whose errors are texts, gives the system's error number.
 ERRNO = re.compile(r"os_error_code='(\d+)'")
@@ -40,47 +54,66 @@ def finish_saving(directory: Path) -> None:
         ocp.partial.finalize(str(directory.absolute()))
 
 
-def leaf_types(directory: Path) -> dict[str, tuple[tuple[int, ...], np.dtype]]:
-    """Shape and dtype of every leaf by its path, without reading the numbers.
+@dataclass(frozen=True, slots=True)
+class StoredLeaf:
+    """Where one leaf lies: mapped, not read, until `array` is called."""
+
+    path: Path
+    dtype: np.dtype
+    shape: tuple[int, ...]
+
+    def array(self) -> np.ndarray:
+        """The stored numbers as a read-only map of the file, which goes away with the array."""
+        return np.asarray(np.memmap(self.path, self.dtype, mode="r", shape=self.shape))
+
+
+def stored_leaves(directory: Directory) -> dict[str, StoredLeaf]:
+    """Every leaf below a checkpoint's PARAMS by its name; the leaf "a/b/c" has the name "a.b.c".
+
+    Orbax itself never sees these files: links, pipes and archives in them, or sizes that they claim, would be its own
+    affair. A leaf is a Zarr array (format 2) of one uncompressed chunk, so its file has the size of its numbers.
 
     Raises:
-      StellaError: there is no whole Orbax checkpoint at `directory`.
+      StellaError: they are stored in another way, or a leaf's files are not all there, or lead out of the checkpoint.
     """
-    try:
-        with quiet():
-            tree = ocp.metadata(str(directory.absolute())).metadata
-    except Exception as error:  # Orbax raises several kinds
-        raise StellaError(
-            f"{directory} is no whole Orbax checkpoint; convert it again ({first_line(error)[:200]})."
-        ) from error
-    if tree is None:  # Orbax's answer to damaged metadata
-        raise StellaError(f"{directory} is no whole Orbax checkpoint; convert it again.")
-    return {path: (tuple(leaf.shape), np.dtype(leaf.dtype)) for path, leaf in _flatten(tree).items()}
+    state = directory.path(f"{PARAMS}/state")
+    if directory.has(f"{PARAMS}/state/manifest.ocdbt"):
+        raise StellaError(f"{state}: parameters in an OCDBT database are not supported; {REMEDY}.")
+    if not state.is_dir():
+        raise StellaError(f"{state} is missing; convert the checkpoint again.")
+    names = sorted(entry.name for entry in os.scandir(state) if entry.is_dir())
+    return {name: _stored_leaf(directory, f"{PARAMS}/state/{name}") for name in names}
 
 
-def load_leaf(directory: Path, path: str, shape: tuple[int, ...], dtype: np.dtype) -> np.ndarray:
-    """Reads one leaf.
-
-    Raises:
-      StellaError: its files are damaged.
-    """
-    like = np.broadcast_to(np.zeros((), dtype), shape)  # a shape and a dtype that take no memory
-    try:
-        with _context(), quiet():
-            tree = ocp.load(str(directory.absolute()), _nest(path, like))
-    except Exception as error:
-        raise StellaError(
-            f"{path} in {directory} cannot be read; convert it again ({first_line(error)[:200]})."
-        ) from error
-    array = _flatten(tree)[path]
-    if array is like:  # Orbax's answer to a path that is not there
-        raise StellaError(f"{path} is not in {directory}; convert it again.")
-    return array
+def _stored_leaf(directory: Directory, folder: str) -> StoredLeaf:
+    name = f"{folder}/.zarray"
+    fields = directory.json_object(name)
+    shape = fields.get("shape")
+    if not isinstance(shape, list) or not shape or not all(type(size) is int and size > 0 for size in shape):
+        raise StellaError(f"{directory.path(name)}: shape = {short_repr(shape)} must list whole numbers; {REMEDY}.")
+    dtype = fields.get("dtype")
+    if not isinstance(dtype, str) or dtype not in DTYPES:
+        known = join_words(DTYPES)
+        raise StellaError(f"{directory.path(name)}: dtype = {short_repr(dtype)} is not supported; {known} are.")
+    for field, value in {**ZARRAY, "chunks": shape}.items():
+        if fields.get(field) != value:
+            raise StellaError(
+                f"{directory.path(name)}: {field} = {short_repr(fields.get(field))} is not supported; {REMEDY}."
+            )
+    chunk = f"{folder}/{'.'.join('0' for _ in shape)}"
+    if not directory.has(chunk):
+        raise StellaError(f"{directory.path(chunk)} is missing; convert the checkpoint again.")
+    leaf = StoredLeaf(directory.path(chunk), DTYPES[dtype], tuple(shape))
+    size, needed = leaf.path.stat().st_size, prod(shape) * leaf.dtype.itemsize
+    if size != needed:
+        raise StellaError(f"{leaf.path} has {size} bytes, not {short_repr(needed)}; convert the checkpoint again.")
+    return leaf
 
 
 def _context() -> ocp.Context:
     context = ocp.Context()
-    context.pytree.loading.partial_load = True
+    context.array.saving.use_ocdbt = False  # files that can be checked, and mapped
+    context.array.saving.use_zarr3 = False
     context.array.saving.use_compression = False  # weights shrink by 8 %, at twice the time
     context.memory.deepcopy_host_arrays = False  # nobody changes a leaf while it is written
     return context
@@ -117,10 +150,3 @@ def _nest(path: str, leaf: Any) -> dict[str, Any]:
     for name in reversed(path.split("/")):
         leaf = {name: leaf}
     return leaf
-
-
-def _flatten(tree: Any, path: str = "") -> dict[str, Any]:
-    if not isinstance(tree, dict):
-        return {path: tree}
-    below = (_flatten(leaf, f"{path}/{name}" if path else str(name)) for name, leaf in tree.items())
-    return {name: leaf for flat in below for name, leaf in flat.items()}

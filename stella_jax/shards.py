@@ -12,14 +12,14 @@ import numpy as np
 from safetensors import SafetensorError, safe_open
 
 from stella_jax.directory import Directory
-from stella_jax.errors import StellaError, short_repr
+from stella_jax.errors import StellaError, join_words, short_repr
 
 DTYPES: dict[str, np.dtype] = {
     "F32": np.dtype(np.float32),
     "F16": np.dtype(np.float16),
     "BF16": np.dtype(ml_dtypes.bfloat16),
 }
-LARGEST_HEADER = 100_000_000  # the format's own limit
+LARGEST_HEADER = 2**20  # ten thousand tensors; the format itself goes to 100 MB, which take 2 GB when parsed
 
 
 @dataclass(frozen=True, slots=True)
@@ -82,7 +82,7 @@ def _indexed_files(directory: Directory, index: str) -> list[str]:
         )
     missing = [name for name in files if not directory.has(str(folder / name))]
     if missing:
-        raise StellaError(f"{directory.path(index)} names shards that are missing: {', '.join(missing)}.")
+        raise StellaError(f"{directory.path(index)} names shards that are missing: {join_words(missing)}.")
     return files
 
 

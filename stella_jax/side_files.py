@@ -5,6 +5,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from stella_jax.directory import Directory
+from stella_jax.errors import StellaError
 from stella_jax.flax_weights import PROVENANCE
 from stella_jax.params import PARAMS
 
@@ -12,6 +13,8 @@ SUFFIXES = (".json", ".txt", ".md", ".model")
 # Of a card, such as curves.png: at the top, and no larger than this.
 PICTURES = (".png", ".svg", ".jpg", ".jpeg")
 MAX_PICTURE_BYTES = 16 * 2**20
+# tokenizer.json, the largest of the others, has 17 MB where it is published.
+MAX_BYTES = 64 * 2**20
 
 NAMES = ("LICENSE", "NOTICE", ".gitattributes")
 
@@ -23,8 +26,16 @@ SKIPPED_FOLDERS = ("onnx", "openvino", PARAMS, ADAPTER)
 
 
 def side_files(directory: Directory) -> list[str]:
-    """Relative names of the files to carry along, sorted."""
-    return sorted(name for name in _files(directory) if _wanted(directory, name))
+    """Relative names of the files to carry along, sorted.
+
+    Raises:
+      StellaError: one leads out of the directory, or is far larger than such files are.
+    """
+    names = sorted(name for name in _files(directory) if _wanted(directory, name))
+    for name in names:
+        if (size := directory.path(name).stat().st_size) > MAX_BYTES:
+            raise StellaError(f"{directory.path(name)}: {size} bytes, and {MAX_BYTES} are allowed; remove the file.")
+    return names
 
 
 def left_behind(directory: Directory) -> list[str]:

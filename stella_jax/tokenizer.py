@@ -7,7 +7,8 @@ from typing import NamedTuple
 
 import tokenizers
 
-from stella_jax.errors import StellaError, short_repr
+from stella_jax.errors import StellaError, first_line, short_repr
+from stella_jax.tokenizer_json import read_tokenizer_json
 
 # A character so rare that no vocabulary has it.
 UNKNOWN = "\U0001fa00"
@@ -43,9 +44,11 @@ class Tokenizer:
     """
 
     def __init__(self, path: Path, *, max_length: int, lower: bool = False, end_of_text: str | None = None):
+        text = read_tokenizer_json(path)
         try:
-            self._tokenizer = tokenizers.Tokenizer.from_file(str(path))
+            self._tokenizer = tokenizers.Tokenizer.from_str(text)
             self._tokenizer.no_padding()
+            self._tokenizer.no_truncation()
             if end_of_text is not None:
                 append_end_of_text(self._tokenizer, end_of_text)
             probe = self._tokenizer.encode(UNKNOWN)  # some faults show only here
@@ -53,7 +56,7 @@ class Tokenizer:
             raise
         except BaseException as error:  # the library raises bare Exception, and its panics are not even that
             raise StellaError(
-                f"{path} is not a tokenizer.json that the tokenizers library can use: {error}."
+                f"{path} is not a tokenizer.json that the tokenizers library can use: {first_line(error)[:200]}."
             ) from error
         if not self._tokenizer.num_special_tokens_to_add(is_pair=False):
             raise StellaError(f"{path} adds no special tokens, so an empty text would have no tokens; the family's do.")

@@ -18,6 +18,7 @@ from stella_jax.safetensors_writer import SafetensorsWriter, new_header
 from stella_jax.shards import DTYPES, parse_header
 from stella_jax.side_files import copy_side_files
 from stella_jax.tokenizer import append_end_of_text
+from stella_jax.tokenizer_json import read_tokenizer_json
 
 # Fields of config.json that transformers' classes know, and that our function does not depend on.
 KEPT = (
@@ -146,7 +147,7 @@ def native_tokenizer(source: Checkpoint) -> str | None:
     layout = source.layout
     if layout.end_of_text is None:
         return None
-    tokenizer = Tokenizer.from_file(str(source.directory.path(layout.file("tokenizer.json"))))
+    tokenizer = Tokenizer.from_str(read_tokenizer_json(source.directory.path(layout.file("tokenizer.json"))))
     return tokenizer.to_str(pretty=True) if append_end_of_text(tokenizer, layout.end_of_text) else None
 
 

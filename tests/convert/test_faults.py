@@ -173,7 +173,7 @@ def test_a_damaged_converted_directory_is_refused_in_a_sentence(flax: Path, faul
     if fault == "no params":
         os.rename(flax / "params", flax / "gone")
     elif fault == "half a checkpoint":
-        for path in (flax / "params").rglob("_METADATA"):
+        for path in (flax / "params").rglob(".zarray"):
             path.unlink()
     elif fault == "empty provenance":
         (flax / "provenance.json").write_text("")
@@ -237,8 +237,8 @@ def test_verify_names_a_flipped_byte_in_a_header(flax: Path, tmp_path: Path, cap
 
 
 def test_a_damaged_checkpoint_is_told_in_one_sentence_only(flax: Path) -> None:
-    manifest = flax / "params/state/manifest.ocdbt"
-    manifest.write_bytes(manifest.read_bytes()[:-1] + b"?")
+    leaf = flax / "params/state/encoder.embeddings.norm.scale/.zarray"
+    leaf.write_bytes(leaf.read_bytes()[:-1] + b"?")
     command = [sys.executable, "-m", "convert", str(flax), str(flax.parent / "out"), "--to", "torch"]
     process = subprocess.run(command, capture_output=True, text=True, check=False)
     assert process.returncode == 1

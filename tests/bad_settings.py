@@ -1,34 +1,32 @@
-"""Checkpoints whose settings are damaged, hostile or of another kind: one readable sentence each, never a traceback."""
+"""Settings of a checkpoint that are damaged, hostile or of another kind, and what the error says of each."""
 
-import pytest
 from damage import (
     Damage,
-    assert_refused,
     config,
-    cut,
     dense,
     edited,
+    folder,
+    grown,
     link_loop,
+    linked,
     longest,
     modules,
+    moved_out,
+    pipe,
     pooling,
     removed,
     settings,
-    special_tokens,
-    tokenizer,
     write_json,
     written,
 )
 from paths import GOLDENS
-
-from stella_jax import Stella, StellaError
 
 NESTED = "[" * 100_000 + "]" * 100_000
 HUGE = 10**400
 RERANKER = (GOLDENS / "gte-reranker/config.json").read_bytes()
 SIZES = ("vocab_size", "hidden_size", "num_hidden_layers", "num_attention_heads", "intermediate_size")
 
-BAD: dict[str, tuple[Damage, str]] = {
+SETTINGS: dict[str, tuple[Damage, str]] = {
     # --- config.json
     "config missing": (removed("config.json"), r"config\.json is missing"),
     "config is a list": (written("config.json", "[1]"), r"config\.json must hold a JSON object, not list"),
@@ -187,14 +185,32 @@ BAD: dict[str, tuple[Damage, str]] = {
         edited("sentence_bert_config.json", do_lower_case="false"),
         r"sentence_bert_config\.json: do_lower_case = 'false' must be true or false",
     ),
-    "head links out of the directory": (
-        lambda path: (
-            (path / "2_Dense_64").rename(path.parent / "outside"),
-            (path / "2_Dense_64").symlink_to(path.parent / "outside"),
-        ),
-        r"'2_Dense_64/config\.json' leads out of",
+    "head links out of the directory": (moved_out("2_Dense_64"), r"'2_Dense_64/config\.json' leads out of"),
+    # --- what stands in place of a file
+    **{
+        f"{file} is {what}": (damage(file), rf"{file.replace('.', '[.]')}: {error}, not a file")
+        for file in ("config_sentence_transformers.json", "sentence_bert_config.json", "modules.json")
+        for what, damage, error in (
+            ("a folder", folder, "a folder"),
+            ("a pipe", pipe, "a pipe or a device"),
+            ("a link to nothing", lambda file: linked(file, "nowhere"), "a link to nothing"),
+        )
+    },
+    "settings are endless zeros": (linked("config.json", "/dev/zero"), r"'config\.json' leads out of"),
+    "settings of a terabyte": (grown("config.json", 2**40), r"config\.json is larger than"),
+    "a prompt's name of a megabyte": (
+        settings(default_prompt_name="q" * 10**6),
+        r"default_prompt_name 'q+\.\.\. is none of its prompts",
     ),
+    "thousands of modules": (modules(*["LayerNorm:x"] * 10**5), r"modules\.json lists .* and 99980 more"),
     "settings is a list": (written("config_sentence_transformers.json", "[]"), r"must hold a JSON object"),
+    **{
+        f"end-of-text token {token!r:.9}": (
+            edited("tokenizer_config.json", add_eos_token=True, eos_token=token),
+            r"tokenizer_config\.json: eos_token = .* must be a word",
+        )
+        for token in ("$A", "a b", "", "x:1", "x" * 10**6, None, ["a"])
+    },
     "max_seq_length zero": (longest(0), r"max_seq_length = 0 must be"),
     "max_seq_length a text": (
         edited("sentence_bert_config.json", max_seq_length="64"),
@@ -202,42 +218,4 @@ BAD: dict[str, tuple[Damage, str]] = {
     ),
     "max_seq_length NaN": (longest(float("nan")), r"max_seq_length = nan"),
     "max_seq_length two": (longest(2), r"max_seq_length 2 leaves no room"),
-    # --- tokenizer
-    "no tokenizer": (removed("tokenizer.json"), r"tokenizer\.json is missing"),
-    "tokenizer is broken": (cut("tokenizer.json", 500), r"tokenizer\.json is not a tokenizer\.json"),
-    "tokenizer is no text": (written("tokenizer.json", b"\xff\x00\x80"), r"tokenizer\.json is not"),
-    "tokenizer of another model": (
-        tokenizer(lambda t: t["model"]["vocab"].update({f"extra{i}": 2048 + i for i in range(5)})),
-        r"token ids up to 2052, but config\.json's vocab_size is 2048",
-    ),
-    "special token beyond the vocabulary": (
-        tokenizer(lambda t: special_tokens(t)["[CLS]"].update(ids=[70_000])),
-        r"token ids up to 70000",
-    ),
-    "special token without an entry": (tokenizer(lambda t: special_tokens(t).clear()), r"tokenizer\.json is not"),
-    "no unknown token": (
-        tokenizer(lambda t: t["model"].update(unk_token="[NOT THERE]")),
-        r"tokenizer\.json is not a .* can use: WordPiece error: Missing \[UNK\]",
-    ),
-    "no special tokens": (
-        tokenizer(lambda t: t.update(post_processor=None)),
-        r"tokenizer\.json adds no special tokens",
-    ),
 }
-
-
-@pytest.mark.parametrize("name", BAD)
-def test_is_refused_in_one_sentence(name, checkpoint_copy):
-    assert_refused(checkpoint_copy(), *BAD[name])
-
-
-def test_a_dimension_that_is_not_there():
-    with pytest.raises(StellaError, match="there is no head of dimension 512; this checkpoint has 32, 48, 64 and 128"):
-        Stella.from_pretrained(GOLDENS / "stella", dim=512)
-
-
-@pytest.mark.parametrize("place", ["missing", "README.md"])
-def test_no_directory(tmp_path, place):
-    (tmp_path / "README.md").write_text("#")
-    with pytest.raises(StellaError, match=rf"{place}'? is (neither|not) a directory"):
-        Stella.from_pretrained(tmp_path / place)

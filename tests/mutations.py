@@ -1,0 +1,318 @@
+"""Mutates the files of sound checkpoints and loads them, in a process with limits; a seed is a mutation.
+
+python mutations.py KIND FIRST COUNT SOURCE...
+
+Each loads, or is refused in a readable sentence. A hang ends the process by SIGALRM, and memory beyond the limit in an
+error; the last line on stdout is the seed that did it, or a summary. A new kind of mutation is a line in KINDS.
+"""
+
+import json
+import math
+import os
+import resource
+import shutil
+import signal
+import struct
+import sys
+import tempfile
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from random import Random
+from typing import Any
+
+from damage import assert_readable, gone
+
+from stella_jax import StellaError
+from stella_jax.checkpoint import Checkpoint
+
+SECONDS = 20
+LIMIT = 2**30  # bytes above the model: the most that any file may take
+
+TEXTS = [
+    "",
+    "Green tea, [SEP] </s><|endoftext|> it's",
+    "x" * 5000,
+    "\ufdfa\u4eac\u0130 e\u0301\0\u200b" * 500,
+    " " * 9999,
+]
+
+# Links lead here: whoever opens it waits until the alarm.
+OUTSIDE = "outside"
+
+ODD: list[Any] = [
+    None,
+    True,
+    -1,
+    0,
+    1,
+    2**31,
+    2**63,
+    10**400,
+    0.5,
+    1e308,
+    math.nan,
+    "",
+    "..",
+    "/",
+    "\0",
+    "\ud800",
+    "$A",
+    "x",
+]
+ODD += ["x" * 100_000, [], {}, [[]] * 10_000, ["a", "b"], {"type": "Sequence"}, {"Regex": "(x+x+)+y"}, {"String": "x"}]
+
+PARTS: list[dict[str, Any]] = [
+    {"type": "Replace", "pattern": {"String": "x"}, "content": "xxxxxxxxxxxxxxxx"},
+    {"type": "Replace", "pattern": {"Regex": "(x+x+)+y"}, "content": ""},
+    {"type": "Replace", "pattern": {"Regex": " {2,}"}, "content": "\u2581"},
+    {"type": "Prepend", "prepend": "x" * 16},
+    {"type": "Strip", "strip_left": True, "strip_right": True},
+    {"type": "Precompiled", "precompiled_charsmap": "AAQAAAAE"},
+    {"type": "ByteLevel", "add_prefix_space": True, "trim_offsets": True, "use_regex": True},
+    {"type": "Metaspace", "replacement": "\u2581", "prepend_scheme": "always", "split": True},
+    {"type": "Split", "pattern": {"Regex": "(x+x+)+y"}, "behavior": "Isolated", "invert": False},
+    {"type": "Split", "pattern": {"String": " "}, "behavior": "MergedWithNext", "invert": True},
+    {
+        "type": "BertNormalizer",
+        "clean_text": True,
+        "handle_chinese_chars": True,
+        "strip_accents": True,
+        "lowercase": True,
+    },
+    {"type": "FixedLength", "length": 0},
+    {"type": "Punctuation", "behavior": "Isolated"},
+    {"type": "Digits", "individual_digits": True},
+    {
+        "type": "RobertaProcessing",
+        "sep": ["</s>", 2],
+        "cls": ["<s>", 0],
+        "trim_offsets": True,
+        "add_prefix_space": True,
+    },
+    {"type": "BertProcessing", "sep": ["[SEP]", 3], "cls": ["[CLS]", 2]},
+    *({"type": name} for name in ("NFC", "NFD", "NFKC", "NFKD", "Nmt", "Lowercase", "StripAccents", "WhitespaceSplit")),
+    *({"type": name} for name in ("BertPreTokenizer", "Whitespace", "UnicodeScripts", "Fuse", "ByteFallback", "CTC")),
+]
+
+CHAINS = {"normalizer": "normalizers", "pre_tokenizer": "pretokenizers", "post_processor": "processors"}
+
+Mutation = Callable[[Path, Random], object]
+
+
+def files(path: Path, *patterns: str) -> list[Path]:
+    return sorted(file for pattern in patterns for file in path.rglob(pattern) if file.is_file())
+
+
+def bytes_of(content: bytes, random: Random, within: int | None = None) -> bytes:
+    """A few bytes replaced, removed, doubled or put in."""
+    for _ in range(random.randint(1, 4)):
+        at = random.randrange(min(len(content), within or len(content)) + 1)
+        size = random.choice((0, 1, 1, 2, 8, 64))
+        new = random.choice(
+            (random.randbytes(random.choice((0, 1, 2, 8))), content[at : at + size] * 2, b'"', b"}", b"9")
+        )
+        content = content[:at] + new + content[at + size :]
+    return content
+
+
+def node(value: Any, random: Random) -> tuple[Any, Any]:
+    """A list or object within, and one of its places; the deeper the rarer."""
+    while True:
+        place = random.choice(sorted(value)) if isinstance(value, dict) else random.randrange(len(value))
+        below = value[place]
+        if not isinstance(below, dict | list) or not below or random.random() < 0.3:
+            return value, place
+        value = below
+
+
+def json_of(value: Any, random: Random) -> Any:
+    """A parsed file with a few of its values replaced, removed, repeated, exchanged or nested."""
+    for _ in range(random.choice((1, 1, 1, 2, 3))):
+        if not isinstance(value, dict | list) or not value:
+            return value
+        (owner, place), (other, there) = node(value, random), node(value, random)
+        kind = random.randrange(7)
+        if kind == 0:
+            del owner[place]
+        elif kind == 1:
+            owner[place], other[there] = other[there], owner[place]
+        elif kind == 2 and isinstance(owner, list):
+            owner.extend([owner[place]] * random.choice((1, 30, 3000)))
+        elif kind == 3 and isinstance(owner, dict):
+            owner[random.choice(("", "type", "x", "\ud800", "vocab", "x" * 1000))] = owner.pop(place)
+        elif kind == 4:
+            owner[place] = random.choice(([owner[place]], {"type": "Sequence", "normalizers": [owner[place]]}))
+        else:
+            owner[place] = random.choice(ODD)
+    return value
+
+
+def rewrite(file: Path, random: Random) -> None:
+    try:
+        text = json.dumps(json_of(json.loads(file.read_bytes()), random))
+    except ValueError:  # of a value that holds itself, or a number that has no text
+        text = "[" * random.randrange(1, 100_000)
+    file.write_text(text)
+
+
+def settings(path: Path, random: Random) -> None:
+    rewrite(random.choice([file for file in files(path, "*.json") if file.name != "tokenizer.json"]), random)
+
+
+def any_json_bytes(path: Path, random: Random) -> None:
+    file = random.choice(files(path, "*.json", ".zarray"))
+    file.write_bytes(bytes_of(file.read_bytes(), random))
+
+
+def header_bytes(path: Path, random: Random) -> None:
+    file = random.choice(files(path, "*.safetensors"))
+    content = file.read_bytes()
+    file.write_bytes(bytes_of(content, random, 8 + struct.unpack("<Q", content[:8])[0]))
+
+
+def header_json(path: Path, random: Random) -> None:
+    """The header and, by chance, its size; the numbers after it stay."""
+    file = random.choice(files(path, "*.safetensors"))
+    content = file.read_bytes()
+    size = 8 + struct.unpack("<Q", content[:8])[0]
+    try:
+        header = json.dumps(json_of(json.loads(content[8:size]), random)).encode()
+    except ValueError:
+        header = b"[]"
+    claimed = random.choice((len(header), len(header), len(header), 2 ** random.randrange(64)))
+    file.write_bytes(struct.pack("<Q", claimed) + header + content[size:])
+
+
+def numbers(path: Path, random: Random) -> None:
+    file = random.choice(files(path, "*.safetensors"))
+    file.write_bytes(bytes_of(file.read_bytes(), random))
+
+
+def tokenizer_json(path: Path, random: Random) -> None:
+    rewrite(path / "tokenizer.json", random)
+
+
+def tokenizer_bytes(path: Path, random: Random) -> None:
+    file = path / "tokenizer.json"
+    file.write_bytes(bytes_of(file.read_bytes(), random, random.choice((None, 6000))))
+
+
+def tokenizer_parts(path: Path, random: Random) -> None:
+    """Parts of any kind in any place, alone or in sequence, one or two of them mutated further."""
+    file = path / "tokenizer.json"
+    fields = json.loads(file.read_bytes())
+    for name, members in (
+        ("normalizer", "normalizers"),
+        ("pre_tokenizer", "pretokenizers"),
+        ("post_processor", "processors"),
+    ):
+        if random.random() < 0.5:
+            parts = [*random.sample(PARTS, random.randint(1, 3)), *([fields[name]] if fields[name] else [])]
+            parts = json.loads(json.dumps(parts))
+            random.shuffle(parts)
+            fields[name] = parts[0] if len(parts) == 1 else {"type": "Sequence", members: parts}
+            if random.random() < 0.3:
+                fields[name] = json_of(fields[name], random)
+    if random.random() < 0.3:
+        token = {"id": random.choice((0, 5, 2**20)), "content": random.choice(("x", " ", "\u0301", "\u2581", "\0"))}
+        flags = ("single_word", "lstrip", "rstrip", "normalized", "special")
+        fields["added_tokens"].append(token | {flag: random.random() < 0.5 for flag in flags})
+    file.write_text(json.dumps(fields))
+
+
+def leaf_headers(path: Path, random: Random) -> None:
+    rewrite(random.choice(files(path, ".zarray")), random)
+
+
+def leaf_bytes(path: Path, random: Random) -> None:
+    file = random.choice(files(path / "params", "*"))
+    file.write_bytes(bytes_of(file.read_bytes(), random))
+
+
+def entries(path: Path, random: Random) -> None:
+    """What is in a place of the directory is removed, moved, or something else."""
+    entry = random.choice(sorted(entry for entry in path.rglob("*") if "expected" not in entry.name))
+    other = random.choice(sorted(path.rglob("*")))
+    targets = ("/dev/zero", path.parent / OUTSIDE, path.parent, "nowhere", entry.name, other, "/proc/self/environ", "/")
+    kind = random.randrange(6)
+    if kind == 0 and entry.is_file():
+        os.truncate(entry, random.choice((0, 1, entry.stat().st_size // 2, 2**40)))
+    elif kind == 1 and not other.is_relative_to(entry) and not entry.is_relative_to(other):
+        gone(other)
+        entry.rename(other)
+    else:
+        gone(entry)
+        if kind == 2:
+            os.mkfifo(entry)
+        elif kind == 3:
+            entry.mkdir()
+        elif kind == 4:
+            entry.symlink_to(random.choice(targets))
+
+
+# Kind -> what mutates, and the layout that it is for.
+KINDS: dict[str, tuple[Mutation, str]] = {
+    "settings": (settings, "torch"),
+    "bytes of JSON": (any_json_bytes, "torch"),
+    "safetensors headers": (header_json, "torch"),
+    "bytes of safetensors headers": (header_bytes, "torch"),
+    "bytes of safetensors files": (numbers, "torch"),
+    "tokenizers": (tokenizer_json, "torch"),
+    "parts of tokenizers": (tokenizer_parts, "torch"),
+    "bytes of tokenizers": (tokenizer_bytes, "torch"),
+    "files and folders": (entries, "torch"),
+    "Orbax headers": (leaf_headers, "flax"),
+    "bytes of Orbax files": (leaf_bytes, "flax"),
+    "settings of a converted checkpoint": (settings, "flax"),
+    "files and folders of a converted checkpoint": (entries, "flax"),
+}
+
+
+def use(path: Path) -> bool:
+    """Reads all of a checkpoint; False where it is refused."""
+    try:
+        checkpoint = Checkpoint.open(path)
+        checkpoint.tokenizer().encode(TEXTS)
+        for leaf in checkpoint.weights.leaves:
+            checkpoint.weights.read(leaf)
+    except StellaError as error:
+        assert_readable(str(error))
+        return False
+    return True
+
+
+def status(field: str) -> int:
+    """Bytes that /proc/self/status tells."""
+    lines = Path("/proc/self/status").read_text().splitlines()
+    return next(int(line.split()[1]) * 1024 for line in lines if line.startswith(field))
+
+
+def mutated(kind: str, seeds: range, sources: list[Path]) -> Iterator[tuple[int, Path]]:
+    """Each seed and its checkpoint, which stands until the next."""
+    mutate, _ = KINDS[kind]
+    with tempfile.TemporaryDirectory() as folder:
+        os.mkfifo(Path(folder) / OUTSIDE)
+        for seed in seeds:
+            random, path = Random(f"{kind} {seed}"), Path(folder) / "checkpoint"
+            shutil.copytree(random.choice(sources), path)
+            mutate(path, random)
+            yield seed, path
+            shutil.rmtree(path)
+            assert os.listdir(folder) == [OUTSIDE]
+
+
+def main(kind: str, first: str, count: str, *sources: str) -> None:
+    assert all(use(Path(source)) for source in sources)
+    before, loaded = status("VmHWM"), 0
+    resource.setrlimit(resource.RLIMIT_DATA, (status("VmData") + 2 * LIMIT,) * 2)
+    for seed, path in mutated(kind, range(int(first), int(first) + int(count)), [*map(Path, sources)]):
+        print(seed, flush=True)
+        signal.alarm(SECONDS)
+        loaded += use(path)
+        signal.alarm(0)
+        assert status("VmHWM") - before < LIMIT
+    print(f"{count} mutations, {loaded} loaded; {(status('VmHWM') - before) >> 20} MiB above the model")
+
+
+if __name__ == "__main__":
+    main(*sys.argv[1:])
