@@ -160,7 +160,7 @@ class EmbeddingModel(nnx.Module):
         beside them: a checkpoint with the prompt `s2p_query` and none named `query` gets that name for it as well.
 
         Args:
-          native: spell names and config.json so that transformers' own GteModel, and with it sentence-transformers,
+          native: spell names and config.json so that transformers' own class, and with it sentence-transformers,
             loads the directory without remote code.
 
         Raises:

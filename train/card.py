@@ -184,7 +184,7 @@ def _adapter(recipe: Recipe) -> Iterator[str]:
     yield (
         f"It was trained with LoRA ({what}), and the adapters are merged into these weights. `{ADAPTER}/` holds them "
         f'as peft reads them: `PeftModel.from_pretrained(model, "path/to/this/directory/{ADAPTER}")`, where `model` is '
-        f"the encoder of the base as transformers' own GteModel.{head}"
+        f"the encoder of the base as transformers' own class.{head}"
     )
 
 
