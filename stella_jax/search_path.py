@@ -9,7 +9,6 @@ def leave_out_working_directory() -> None:
 
     Called before other imports: a jax.py in that directory would be run in place of JAX.
     """
-    here = os.path.realpath(os.curdir)
     package = os.path.dirname(os.path.realpath(__file__))
-    if not sys.flags.safe_path and here != os.path.dirname(package):
-        sys.path[:1] = [folder for folder in sys.path[:1] if os.path.realpath(folder) != here]
+    if not sys.flags.safe_path and sys.path[0] != os.path.dirname(package):
+        del sys.path[0]

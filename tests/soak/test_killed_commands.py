@@ -1,0 +1,109 @@
+"""Converter, trainer and export are killed at any call and moment: nothing half-written has the name, and the command
+given again ends in the same bytes."""
+
+import json
+import shutil
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+from jobs import environment
+from paths import GOLDENS
+
+from stella_jax.checkpoint import Checkpoint
+
+pytestmark = pytest.mark.soak
+
+KILLS = 12
+
+RECIPE = """
+model = "tiny"
+dim = 32
+output = "absent"
+[data]
+train = "{rows}"
+eval = "{rows}"
+max_length = 8
+[loop]
+batch_size = 4
+epochs = 2
+save_every = 1
+"""
+
+
+@pytest.fixture(scope="module")
+def compiled(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return tmp_path_factory.mktemp("xla")
+
+
+@pytest.fixture
+def kill(tmp_path: Path, compiled: Path, tell) -> Callable[..., list[Path]]:
+    def kill(*command: str, kills: int = KILLS, seed: int = 0) -> list[Path]:
+        """The outputs of a command whose processes were killed until they ended, those of undisturbed ones first."""
+        script = str(Path(__file__).parents[1] / "killed.py")
+        arguments = [sys.executable, script, str(tmp_path), str(kills), str(seed), *command]
+        ended = subprocess.run(arguments, env=environment(compiled), capture_output=True, text=True, check=False)
+        assert ended.returncode == 0, ended.stdout + ended.stderr
+        found = json.loads(ended.stdout.splitlines()[-1])
+        tell(f"{command[0]}: {found}")
+        return [tmp_path / f"out-{i}" for i in range(found["ended"])]
+
+    return kill
+
+
+def files(folder: Path) -> dict[str, bytes]:
+    return {str(path.relative_to(folder)): path.read_bytes() for path in sorted(folder.rglob("*")) if path.is_file()}
+
+
+def leaves(folder: Path) -> dict[str, bytes]:
+    """What a Flax directory holds; Orbax gives its files names of their own each time."""
+    weights = Checkpoint.open(folder).weights
+    side = {name: content for name, content in files(folder).items() if not name.startswith("params/")}
+    return side | {path: weights.read(path).tobytes() for path in weights.leaves}
+
+
+@pytest.mark.parametrize("to", ["flax", "torch", "transformers"])
+def test_a_conversion(kill, tmp_path: Path, to: str):
+    whole, *others = kill("convert", str(GOLDENS / "stella"), "OUT", "--to", to)
+    content = leaves if to == "flax" else files
+    assert all(content(out) == content(whole) for out in others)
+    assert not [path for path in tmp_path.iterdir() if path.name.endswith(".partial")]
+
+
+@pytest.fixture
+def recipe(tmp_path: Path) -> Path:
+    rows, path = tmp_path / "rows.jsonl", tmp_path / "recipe.toml"
+    words = ["fog", "law", "owl", "sea", "ink", "jam", "elm", "oak"]
+    triplets = [{"anchor": f"a {word}", "positive": f"one {word}", "negative": f"no {word}"} for word in words]
+    rows.write_text("".join(json.dumps(row) + "\n" for row in triplets))
+    path.write_text(RECIPE.format(rows=rows))
+    return path
+
+
+def result(run: Path) -> tuple[list[dict], dict[str, bytes]]:
+    """Metrics and exported files; the time is nobody's promise."""
+    lines = [json.loads(line) for line in (run / "metrics.jsonl").read_text().splitlines()]
+    return [line | {"tokens_per_second": 0} for line in lines], files(run / "export")
+
+
+def check_runs(whole: Path, others: list[Path]) -> None:
+    assert all(result(run) == result(whole) for run in others)
+    left = {path.name for run in others for path in run.iterdir()}
+    assert left == {path.name for path in whole.iterdir()}
+
+
+def test_a_training_run(kill, recipe: Path):
+    whole, *others = kill("train", str(recipe), "--set", "output=OUT")
+    check_runs(whole, others)
+
+
+def test_an_export(kill, recipe: Path, tmp_path: Path):
+    """Of runs that are at their last step."""
+    ended, again = kill("train", str(recipe), "--set", "output=OUT", kills=0)
+    shutil.rmtree(again)
+    shutil.rmtree(ended / "export")
+    ended.rename(tmp_path / "begun")
+    whole, *others = kill("train", str(recipe), "--set", "output=OUT")
+    check_runs(whole, others)
