@@ -46,7 +46,7 @@ def new_directory(destination: Path, needed: int) -> Iterator[Path]:
                 f"the disk of {destination.parent} is full; nothing was kept, make room and run again."
             ) from error
         if str(error.filename or working).startswith(str(working)):  # a name that the user does not know
-            raise StellaError(f"{quoted(destination)} cannot be written: {error.strerror}.") from error
+            raise StellaError(f"{quoted(destination)} cannot be written: {error.strerror or error}.") from error
         raise
 
 
