@@ -87,7 +87,7 @@ def exact(model: PreTrainedModel) -> PreTrainedModel:
     return copy.double()
 
 
-def as_causal(model: PreTrainedModel) -> PreTrainedModel:
+def as_causal(model: Any) -> PreTrainedModel:
     """A Qwen2 as the published one was saved: `model.` before its names, and an `lm_head.weight` beside it."""
     whole = Qwen2ForCausalLM(model.config)
     whole.model.load_state_dict(model.state_dict())
