@@ -54,7 +54,7 @@ lint: $(VENV)/installed-test  ## Check style and types with ruff and pyright
 	$(BIN)/pyright --pythonpath $(BIN)/python
 
 docs: $(VENV)/installed-docs  ## Build the site of the guides into build/site; fails on a broken link
-	$(BIN)/mkdocs build --strict --quiet
+	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict --quiet
 
 # Writes a dated file and a picture into bench/results. Some only: make bench BENCH="encode latency"; to try: BENCH=--small.
 # With an NVIDIA GPU: make bench EXTRAS=test,bench,cuda
