@@ -9,6 +9,9 @@ from pages import DOCS, PAGES, ROOT, prose_of
 READMES = [ROOT / name for name in ("README.md", "CONTRIBUTING.md", "CHANGELOG.md", "bench/README.md")]
 READMES += [ROOT / "examples" / "README.md"]
 
+# A path of the repository, in backquotes.
+NAMED = re.compile(r"`((?:bench|convert|docs|examples|stella_jax|tests|tools|train)/[\w/.-]*\w)`")
+
 
 def anchors(page: Path) -> set[str]:
     """Those of a page's headings, as GitHub and mkdocs make them."""
@@ -24,11 +27,11 @@ def test_links_lead_to_files(page):
         path, _, anchor = link.partition("#")
         target = (page.parent / path) if path else page
         assert target.exists(), f"{link}: file not found"
-        if anchor and DOCS / "api" != target.parent:
+        if anchor and target.parent != DOCS / "api":
             assert anchor in anchors(target), f"{link}: no such heading"
 
 
 @pytest.mark.parametrize("page", [*READMES, *PAGES], ids=lambda page: str(page.relative_to(ROOT)))
 def test_paths_are_there(page):
-    for path in re.findall(r"`((?:bench|convert|docs|examples|stella_jax|tests|tools|train)/[\w/.-]*\w)`", prose_of(page)):
+    for path in NAMED.findall(prose_of(page)):
         assert (ROOT / path).exists(), f"{path}: file not found"

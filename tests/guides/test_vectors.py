@@ -1,15 +1,14 @@
-"""The README's blocks on reading the parts run, at the precision that each is about, and find what is nearest."""
+"""The guide's blocks on reading vectors find what is nearest, at the precision that each is about."""
 
 import json
-import re
 from collections.abc import Mapping
-from pathlib import Path
 from types import MappingProxyType
 from typing import Any
 
 import numpy as np
 import pyarrow as pa
 import pytest
+from pages import DOCS, blocks_of
 
 from stella_jax import Stella
 from stella_jax.job.ranges import ranges_to_json
@@ -18,22 +17,16 @@ from stella_jax.job.write import part_table, write_part
 from stella_jax.quantization import PRECISIONS, Ranges, dequantize, quantize
 from stella_jax.tokenizer import Tokens
 
-README = Path(__file__).parent.parent / "README.md"
 TEXTS = ["green tea", "a game", "brew tea", "the sea", "how do I brew green tea?", "owls", "ink", "oak"]
 
 
 @pytest.fixture(scope="module")
 def blocks() -> list[str]:
-    section = README.read_text().split("### Reading the parts\n")[1].split("\n##")[0]
-    found = re.findall(r"```python\n(.*?)```", section, re.DOTALL)
-    assert [re.findall("pyarrow|duckdb|IndexFlatIP|ranges|IndexBinary", block)[0] for block in found] == [
-        "pyarrow",
-        "duckdb",
-        "IndexFlatIP",
-        "ranges",
-        "IndexBinary",
-    ]
-    return found
+    """On pyarrow, DuckDB, FAISS, levels and signs, all of them reading the directory `vectors`."""
+    found = [block.text for block in blocks_of(DOCS / "vectors.md") if block.language == "python" and block.is_run]
+    told_by = ("pyarrow", "duckdb", "IndexFlatIP", "ranges", "IndexBinary")
+    assert all(word in block for word, block in zip(told_by, found, strict=True))
+    return [block.replace("vectors-int8", "vectors").replace("vectors-binary", "vectors") for block in found]
 
 
 @pytest.fixture(scope="module")
@@ -102,7 +95,7 @@ def test_pyarrow_and_duckdb_at_every_precision(blocks, write, vectors, precision
 
 def test_levels_to_numbers(blocks, write, vectors):
     ranges = write("int8")
-    names = run([blocks[0], blocks[3].replace('"1024"', f'"{vectors.shape[1]}"')])
+    names = run([blocks[0], blocks[3]])
     expected = dequantize(quantize(vectors, "int8", ranges), "int8", vectors.shape[1], ranges)
     np.testing.assert_allclose(names["embeddings"], expected, atol=1e-6)
 
