@@ -25,22 +25,26 @@ SHOWN = ("toml", "json", "text")
 RECIPE = {"model": "tiny", "output": "runs/page", "data": {"train": "train.jsonl"}}
 
 
+@pytest.fixture(scope="module")
+def clone(tmp_path_factory) -> Path:
+    """A directory with the files of a clone that the guides use; pages follow each other in it, as a reader would."""
+    path = tmp_path_factory.mktemp("clone")
+    (path / "examples").symlink_to(ROOT / "examples")
+    (path / "train").symlink_to(ROOT / "train")
+    return path
+
+
 @pytest.fixture
-def folder(tmp_path: Path, monkeypatch) -> Path:
-    """A working directory with the files of a clone that the guides use."""
-    monkeypatch.chdir(tmp_path)
-    monkeypatch.syspath_prepend(tmp_path)
+def folder(clone: Path, monkeypatch) -> None:
+    monkeypatch.chdir(clone)
     monkeypatch.setenv("COLUMNS", "100")
-    monkeypatch.setenv("JAX_COMPILATION_CACHE_DIR", str(tmp_path / ".cache"))
+    monkeypatch.setenv("JAX_COMPILATION_CACHE_DIR", str(clone / ".cache"))
     monkeypatch.setenv("PATH", f"{Path(sys.executable).parent}:{os.environ['PATH']}")
-    (tmp_path / "examples").symlink_to(ROOT / "examples")
-    (tmp_path / "train").mkdir()
-    (tmp_path / "train" / "recipes").symlink_to(ROOT / "train" / "recipes")
-    return tmp_path
 
 
+@pytest.mark.usefixtures("folder")
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: page.stem)
-def test_blocks_run(page, folder):
+def test_blocks_run(page):
     names: dict[str, Any] = {"__name__": "page"}
     for block in blocks_of(page):
         try:

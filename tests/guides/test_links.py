@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 from pages import DOCS, PAGES, ROOT, prose_of
 
-READMES = [ROOT / name for name in ("README.md", "CONTRIBUTING.md", "CHANGELOG.md", "bench/README.md")]
+READMES = [ROOT / name for name in ("README.md", "CONTRIBUTING.md", "CHANGELOG.md", "SECURITY.md", "bench/README.md")]
 READMES += [ROOT / "examples" / "README.md"]
 
 # A path of the repository, in backquotes.

@@ -22,11 +22,11 @@ TEXTS = ["green tea", "a game", "brew tea", "the sea", "how do I brew green tea?
 
 @pytest.fixture(scope="module")
 def blocks() -> list[str]:
-    """On pyarrow, DuckDB, FAISS, levels and signs, all of them reading the directory `vectors`."""
+    """On pyarrow, DuckDB, FAISS, levels and signs, all of them reading the directory `tea`."""
     found = [block.text for block in blocks_of(DOCS / "vectors.md") if block.language == "python" and block.is_run]
     told_by = ("pyarrow", "duckdb", "IndexFlatIP", "ranges", "IndexBinary")
     assert all(word in block for word, block in zip(told_by, found, strict=True))
-    return [block.replace("vectors-int8", "vectors").replace("vectors-binary", "vectors") for block in found]
+    return [block.replace("tea-int8", "tea").replace("tea-binary", "tea") for block in found]
 
 
 @pytest.fixture(scope="module")
@@ -47,15 +47,15 @@ def write(vectors, tmp_path, monkeypatch):
         ranges = Ranges.of(vectors)
         dim = vectors.shape[1]
         monkeypatch.chdir(tmp_path)
-        (tmp_path / "vectors" / "_job").mkdir(parents=True)
-        store = open_store(tmp_path / "vectors")
+        (tmp_path / "tea" / "_job").mkdir(parents=True)
+        store = open_store(tmp_path / "tea")
         for part, rows in enumerate((range(5), range(5, 8))):
             found = quantize(vectors[rows], precision, ranges)
             kept = {"title": pa.array([TEXTS[i] for i in rows])}
             table = part_table([f"r{i}" for i in rows], [found], [Tokens([1], False)] * len(rows), kept, (dim,))
             write_part(store, f"part-00000-{part:05}.parquet", table)
         manifest = {"precision": precision, "dims": [dim], "ranges": ranges_to_json({dim: ranges})}
-        (tmp_path / "vectors" / "_job" / "manifest.json").write_text(json.dumps(manifest))
+        (tmp_path / "tea" / "_job" / "manifest.json").write_text(json.dumps(manifest))
         return ranges
 
     return write
@@ -88,7 +88,7 @@ def test_pyarrow_and_duckdb_at_every_precision(blocks, write, vectors, precision
     names, expected = run(blocks[:1]), quantize(vectors, precision, ranges)
     assert names["embeddings"].dtype == expected.dtype
     np.testing.assert_array_equal(names["embeddings"], expected)
-    rows = duckdb.execute("SELECT embedding, title FROM 'vectors/*.parquet'").fetchall()
+    rows = duckdb.execute("SELECT embedding, title FROM 'tea/*.parquet'").fetchall()
     np.testing.assert_array_equal(np.array([row[0] for row in rows]), expected)
     assert [row[1] for row in rows] == TEXTS
 
