@@ -1,15 +1,16 @@
-# make demo, make test, make test-numbers, make test-versions, make soak, make lint, make bench, make tpu-check,
-# make gpu-check, make clean.
-# Another Python: make test PYTHON=python3.12
+# `make help` lists the targets. Another Python: make test PYTHON=python3.12
 PYTHON ?= python3
 VENV ?= .venv
 BIN := $(VENV)/bin
 PIP := $(BIN)/python -m pip --quiet --disable-pip-version-check
 DEMO := build/demo
 
-.PHONY: demo test test-numbers test-versions soak lint bench tpu-check gpu-check clean
+.PHONY: help demo test test-numbers test-versions soak lint docs bench tpu-check gpu-check clean
 
-demo: $(VENV)/installed
+help:  ## Show this list
+	@sed -n 's/^\([a-z-]*\):.*## \(.*\)/  make \1\t\2/p' $(MAKEFILE_LIST) | expand -t 22
+
+demo: $(VENV)/installed  ## Embed the sample corpus with the embedded checkpoint, then search it
 	@echo "== Embedding examples/corpus.jsonl with the embedded checkpoint"
 	@rm -rf $(DEMO)
 	$(BIN)/python -m stella_jax embed examples/corpus.jsonl --out $(DEMO)
@@ -27,50 +28,53 @@ MARKS = $$($(BIN)/python -c "import torch" 2>/dev/null && echo "not $(ASKED)" ||
 # A worker a core; a file's tests share what they compile, so they stay together.
 WORKERS := -n auto --dist loadfile
 
-test: $(VENV)/installed-test
+test: $(VENV)/installed-test  ## Run the tests, offline, some minutes on two cores
 	$(BIN)/python -m pytest -q $(WORKERS) -m "$(MARKS)"
 
 # Numbers and bits again, compiled as users compile, where the other tests skip XLA's optimizations.
 NUMBERS := tests/test_attention.py tests/test_model.py tests/test_goldens.py tests/test_oracle.py tests/test_runner.py \
   tests/test_sharding.py "tests/train/test_training_goldens.py::test_the_first_ten_steps[loss-matryoshka_mnrl]"
-test-numbers: $(VENV)/installed-test
+test-numbers: $(VENV)/installed-test  ## Run the tests of numbers and bits, compiled as users compile
 	XLA_FLAGS= $(BIN)/python -m pytest -q $(WORKERS) -m "$(MARKS)" $(NUMBERS)
 
 # Only what meets JAX, Flax, Orbax or another Python's library, for a second version of those.
 VERSIONS := tests/test_embedding_model.py tests/test_embedder.py tests/test_cli.py tests/test_demo.py \
   tests/test_examples.py tests/test_weights.py tests/convert/test_round_trip.py tests/job/test_rows.py \
   tests/train/test_checkpoints.py tests/train/test_losses.py tests/train/test_optimizers.py tests/train/test_step.py
-test-versions: $(VENV)/installed-test
+test-versions: $(VENV)/installed-test  ## Run what depends on the versions of Python and JAX
 	$(BIN)/python -m pytest -q $(WORKERS) -m "$(MARKS)" $(VERSIONS)
 
 # Minutes: jobs and training runs through kills, full disks, cut links; Ray.
-soak: $(VENV)/installed-test
+soak: $(VENV)/installed-test  ## Kill whole jobs and training runs again and again, for minutes
 	$(BIN)/python -m pytest -q $(WORKERS) -m soak
 
-lint: $(VENV)/installed-test
+lint: $(VENV)/installed-test  ## Check style and types with ruff and pyright
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/pyright --pythonpath $(BIN)/python
+
+docs: $(VENV)/installed-docs  ## Build the site of the guides into build/site; fails on a broken link
+	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict --quiet
 
 # Writes a dated file and a picture into bench/results. Some only: make bench BENCH="encode latency"; to try: BENCH=--small.
 # With an NVIDIA GPU: make bench EXTRAS=test,bench,cuda
 BENCH ?=
 EXTRAS ?= test,bench
-bench: $(VENV)/installed-bench
+bench: $(VENV)/installed-bench  ## Measure speed against other libraries; BENCH="encode latency" runs some
 	$(BIN)/python bench/run.py $(BENCH)
 
 # Compiles the encoder for TPU pods without a TPU. All topologies: make tpu-check TPU=
 TPU ?= --topology v5e:2x4 --length 48 512
-tpu-check: .venv-tpu/installed
+tpu-check: .venv-tpu/installed  ## Compile the encoder for TPU pods, without a TPU
 	.venv-tpu/bin/python bench/tpu.py $(TPU)
 
 # Compiles the encoder for NVIDIA's GPUs without a GPU, on Python 3.12 or later: make gpu-check PYTHON=python3.12
 # (.ci/run leaves it out, as it installs 5 GB)
 GPU ?=
-gpu-check: .venv-gpu/installed
+gpu-check: .venv-gpu/installed  ## Compile the encoder for NVIDIA GPUs, without a GPU (5 GB to install)
 	.venv-gpu/bin/python bench/gpu.py $(GPU)
 
-clean:
+clean:  ## Remove everything that these targets made
 	rm -rf .venv .venv-* build dist .hypothesis .pytest_cache .ruff_cache
 	find . -name __pycache__ -type d -prune -exec rm -rf {} +
 
@@ -82,6 +86,11 @@ $(VENV)/installed: pyproject.toml | $(VENV)/bin/python
 $(VENV)/installed-test: pyproject.toml | $(VENV)/bin/python
 	@echo "== Installing stella-jax with its test extra into $(VENV) (a few minutes, once)"
 	@$(PIP) install --editable ".[test]"
+	@touch $@ $(VENV)/installed
+
+$(VENV)/installed-docs: pyproject.toml | $(VENV)/bin/python
+	@echo "== Installing stella-jax with its docs extra into $(VENV) (a minute or two, once)"
+	@$(PIP) install --editable ".[docs]"
 	@touch $@ $(VENV)/installed
 
 $(VENV)/installed-bench: pyproject.toml | $(VENV)/bin/python

@@ -154,6 +154,7 @@ class Stella:
 
     @property
     def config(self) -> EncoderConfig:
+        """Sizes and constants of the encoder."""
         return self.checkpoint.layout.config
 
     @property
@@ -196,6 +197,7 @@ class Stella:
 
     @property
     def prompts(self) -> dict[str, str]:
+        """The texts that can be put before a text, by name."""
         return dict(self.checkpoint.layout.prompts)
 
     @property

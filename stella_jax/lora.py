@@ -95,7 +95,9 @@ def with_lora(
     `make_step` trains the adapters only, unless it is called with other names.
 
     Args:
-      rank, alpha, dropout: as in `LoraConfig`.
+      rank: of the two small matrices of an adapter.
+      alpha: what an adapter adds is multiplied by alpha / rank.
+      dropout: share of an adapter's inputs that are zeroed in training, whatever the encoder's own dropout.
       targets: names of linear maps, such as ("q_proj", "v_proj"), or "all-linear".
       seed: A is uniform up to 1 / sqrt(I), drawn by NumPy; B is 0, as in peft.
 

@@ -79,7 +79,9 @@ class DataSection:
     """Where the rows lie (JSONL, CSV, Parquet) and how they come into batches.
 
     Attributes:
-      train, eval, test: the files of a split that is one set.
+      train: the files of the rows to train on, where they are one set.
+      eval: the same of the rows that are evaluated during training.
+      test: the same of the rows that are evaluated before and after.
       sets: of the splits that are not named so.
       batches: of several sets, each of one of them: proportional, all of them in random order; or round_robin, one of
         each in turns until one of the sets has no more.
@@ -130,12 +132,16 @@ class LossSection:
       matryoshka_weights: what the loss of each prefix is multiplied by; none is 1 each.
       distance: of triplet.
       margin: of triplet, gist_embed, stella_distillation.
-      margin_strategy, contrast_anchors, contrast_positives: of gist_embed.
+      margin_strategy: of gist_embed.
+      contrast_anchors: of gist_embed.
+      contrast_positives: of gist_embed.
       scale: of multiple_negatives_ranking and cosent.
       symmetric: of multiple_negatives_ranking, which then ranks anchors for each positive, too.
       similarity: of margin_mse and kl_distillation.
       temperature: of gist_embed and kl_distillation.
-      cosine_weight, similarity_weight, triplet_weight: of the terms of stella_distillation.
+      cosine_weight: of the term `cosine` of stella_distillation.
+      similarity_weight: of its term `similarity`.
+      triplet_weight: of its term `triplet`.
     """
 
     name: str = "triplet"
@@ -170,10 +176,13 @@ class OptimizerSection:
     Attributes:
       name: of a function of optax or optax.contrib, such as adamw, lion, adafactor, sgd or muon.
       args: further arguments of that function.
+      learning_rate: the peak of the schedule.
+      schedule: cosine and linear fall to 0 by the last step, constant stays.
       warmup_ratio: share of the steps over which the learning rate rises from 0.
       weight_decay: of matrices; biases and norms have none.
       max_grad_norm: the gradient is scaled down to this length; 0 leaves it.
-      train_only, freeze: patterns of parameter names, such as "head/*" or "encoder/layers/23/*".
+      train_only: patterns of parameter names, such as "head/*" or "encoder/layers/23/*"; all others are frozen.
+      freeze: patterns of parameters that do not train.
       learning_rates: pattern -> the peak learning rate of the parameters that it names.
     """
 
@@ -194,11 +203,13 @@ class LoopSection:
     """How long, how much at once, on what, and what is kept.
 
     Attributes:
+      epochs: how often all rows are trained on.
       max_steps: end after so many steps, in place of `epochs`.
       batch_size: rows of an optimizer step, over all devices and accumulation steps.
       dtype: what is computed in; parameters and moments are float32.
       dropout: false switches off the checkpoint's hidden_dropout_prob.
-      eval_every, save_every: "epoch", or a number of steps.
+      eval_every: "epoch", or a number of steps.
+      save_every: "epoch", or a number of steps.
       best: the score of "eval" by which evaluations are compared, such as "loss" or "name/cosine_ndcg@10" of an
         evaluator; None is cosine_accuracy of rows with negatives, cosine_mrr@10 of others, and without such rows the
         main score of the first evaluator.
@@ -235,7 +246,10 @@ class LoraSection:
     """Low-rank adapters on the layers, which train in place of all else.
 
     Attributes:
-      rank, alpha, dropout: as in `stella_jax.lora.LoraConfig`, as are `targets`, or "all-linear".
+      rank: of the two small matrices of an adapter.
+      alpha: what an adapter adds is multiplied by alpha / rank.
+      dropout: share of an adapter's inputs that are zeroed in training, whatever the encoder's own dropout.
+      targets: the linear layers that get an adapter, such as ["q_proj", "v_proj"], or "all-linear".
       head: whether the head trains beside the adapters.
     """
 
@@ -253,6 +267,8 @@ class NewHeadSection:
     Attributes:
       dim: numbers of its embeddings.
       pooling: what it is put on, mean or cls; None is the checkpoint's own.
+      bias: whether it has one.
+      activation: identity or tanh.
     """
 
     dim: int = number(dataclasses.MISSING, least=1, most=1_000_000)
@@ -266,6 +282,7 @@ class EvaluatorSection:
     """An evaluator beside that of the split's own rows; its scores are called `name/score`.
 
     Attributes:
+      name: put before its scores; unique, and no set's name.
       kind: retrieval, pairs (of texts with a score), reranking or triplets.
       path: retrieval: a directory with `queries` and `corpus` (`_id`, `text`, perhaps `title`) as .jsonl, .csv or
         .parquet and `qrels`, as BEIR has them. Else a file: pairs of `sentence1`, `sentence2`, `score`; reranking of
@@ -294,9 +311,16 @@ class Recipe:
     """The whole of it.
 
     Attributes:
-      model: as in `Stella.from_pretrained`, as are `revision` and `dim`, the head to train through.
+      model: "tiny", a directory or a repo id, as in `Stella.from_pretrained`.
       output: directory of metrics, checkpoints and export.
-      new_head: in place of `dim`.
+      data: the table [data].
+      loss: the table [loss].
+      optimizer: the table [optimizer].
+      loop: the table [loop].
+      lora: the table [lora]; without it all parameters train.
+      revision: branch, tag or commit of a repo.
+      dim: the head to train through, by its dimension; None is the checkpoint's own.
+      new_head: the table [new_head], a head of its own in place of `dim`.
       evaluators: tables [[evaluators]], one each.
       seed: of the order of the rows, of dropout, of a new head and of adapters.
     """

@@ -1,15 +1,14 @@
-"""The README's blocks on reading the parts run, at the precision that each is about, and find what is nearest."""
+"""The guide's blocks on reading vectors find what is nearest, at the precision that each is about."""
 
 import json
-import re
 from collections.abc import Mapping
-from pathlib import Path
 from types import MappingProxyType
 from typing import Any
 
 import numpy as np
 import pyarrow as pa
 import pytest
+from pages import DOCS, blocks_of
 
 from stella_jax import Stella
 from stella_jax.job.ranges import ranges_to_json
@@ -18,22 +17,16 @@ from stella_jax.job.write import part_table, write_part
 from stella_jax.quantization import PRECISIONS, Ranges, dequantize, quantize
 from stella_jax.tokenizer import Tokens
 
-README = Path(__file__).parent.parent / "README.md"
 TEXTS = ["green tea", "a game", "brew tea", "the sea", "how do I brew green tea?", "owls", "ink", "oak"]
 
 
 @pytest.fixture(scope="module")
 def blocks() -> list[str]:
-    section = README.read_text().split("### Reading the parts\n")[1].split("\n##")[0]
-    found = re.findall(r"```python\n(.*?)```", section, re.DOTALL)
-    assert [re.findall("pyarrow|duckdb|IndexFlatIP|ranges|IndexBinary", block)[0] for block in found] == [
-        "pyarrow",
-        "duckdb",
-        "IndexFlatIP",
-        "ranges",
-        "IndexBinary",
-    ]
-    return found
+    """On pyarrow, DuckDB, FAISS, levels and signs, all of them reading the directory `tea`."""
+    found = [block.text for block in blocks_of(DOCS / "vectors.md") if block.language == "python" and block.is_run]
+    told_by = ("pyarrow", "duckdb", "IndexFlatIP", "ranges", "IndexBinary")
+    assert all(word in block for word, block in zip(told_by, found, strict=True))
+    return [block.replace("tea-int8", "tea").replace("tea-binary", "tea") for block in found]
 
 
 @pytest.fixture(scope="module")
@@ -54,15 +47,15 @@ def write(vectors, tmp_path, monkeypatch):
         ranges = Ranges.of(vectors)
         dim = vectors.shape[1]
         monkeypatch.chdir(tmp_path)
-        (tmp_path / "vectors" / "_job").mkdir(parents=True)
-        store = open_store(tmp_path / "vectors")
+        (tmp_path / "tea" / "_job").mkdir(parents=True)
+        store = open_store(tmp_path / "tea")
         for part, rows in enumerate((range(5), range(5, 8))):
             found = quantize(vectors[rows], precision, ranges)
             kept = {"title": pa.array([TEXTS[i] for i in rows])}
             table = part_table([f"r{i}" for i in rows], [found], [Tokens([1], False)] * len(rows), kept, (dim,))
             write_part(store, f"part-00000-{part:05}.parquet", table)
         manifest = {"precision": precision, "dims": [dim], "ranges": ranges_to_json({dim: ranges})}
-        (tmp_path / "vectors" / "_job" / "manifest.json").write_text(json.dumps(manifest))
+        (tmp_path / "tea" / "_job" / "manifest.json").write_text(json.dumps(manifest))
         return ranges
 
     return write
@@ -95,14 +88,14 @@ def test_pyarrow_and_duckdb_at_every_precision(blocks, write, vectors, precision
     names, expected = run(blocks[:1]), quantize(vectors, precision, ranges)
     assert names["embeddings"].dtype == expected.dtype
     np.testing.assert_array_equal(names["embeddings"], expected)
-    rows = duckdb.execute("SELECT embedding, title FROM 'vectors/*.parquet'").fetchall()
+    rows = duckdb.execute("SELECT embedding, title FROM 'tea/*.parquet'").fetchall()
     np.testing.assert_array_equal(np.array([row[0] for row in rows]), expected)
     assert [row[1] for row in rows] == TEXTS
 
 
 def test_levels_to_numbers(blocks, write, vectors):
     ranges = write("int8")
-    names = run([blocks[0], blocks[3].replace('"1024"', f'"{vectors.shape[1]}"')])
+    names = run([blocks[0], blocks[3]])
     expected = dequantize(quantize(vectors, "int8", ranges), "int8", vectors.shape[1], ranges)
     np.testing.assert_allclose(names["embeddings"], expected, atol=1e-6)
 

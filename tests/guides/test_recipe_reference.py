@@ -1,0 +1,22 @@
+"""The reference of recipes, which the site makes of docstrings, describes every key by itself."""
+
+import dataclasses
+import re
+
+import pytest
+from pages import DOCS
+
+from train import recipe
+
+SECTIONS = re.findall(r"^::: train\.recipe\.(\w+)$", (DOCS / "api" / "recipe.md").read_text(), re.MULTILINE)
+
+
+def test_sections_are_all_there():
+    assert {name for name in vars(recipe) if name.endswith("Section")} | {"Recipe"} == set(SECTIONS)
+
+
+@pytest.mark.parametrize("name", SECTIONS)
+def test_keys_are_described(name):
+    section = getattr(recipe, name)
+    described = re.findall(r"^      (\w+): ", section.__doc__.split("Attributes:")[1], re.MULTILINE)
+    assert set(described) == {field.name for field in dataclasses.fields(section)}
