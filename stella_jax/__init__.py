@@ -1,4 +1,4 @@
-"""The `NewModel` encoder family (stella, gte, arctic-embed-m-v2) in JAX/Flax: exact, fast, no remote code."""
+"""The stella, gte and arctic-embed models in JAX/Flax: exact, fast, no remote code."""
 
 from importlib import import_module
 from typing import TYPE_CHECKING, Any
