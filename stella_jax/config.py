@@ -96,7 +96,7 @@ def read_sizes(fields: Mapping[str, Any], names: Iterable[str] = COMMON_SIZES) -
     hidden, heads = sizes["hidden_size"], sizes["num_attention_heads"]
     if hidden % heads or (hidden // heads) % 2:
         raise StellaError(
-            f"config.json: hidden_size {hidden} over num_attention_heads {heads} is no even whole number per head."
+            f"config.json: hidden_size {hidden} over num_attention_heads {heads} must be an even whole number per head."
         )
     return sizes
 

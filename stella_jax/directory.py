@@ -33,7 +33,7 @@ class Directory:
             path.is_file()
         except (ValueError, OSError, RuntimeError) as error:  # NUL, too long, not readable, links in a circle
             why = error.strerror if isinstance(error, OSError) else error
-            raise StellaError(f"{self.root}: {short_repr(name)} is no file that can be read ({why}).") from error
+            raise StellaError(f"{self.root}: {short_repr(name)} cannot be read as a file ({why}).") from error
         if not inside:
             raise StellaError(
                 f"{short_repr(name)} leads out of {self.root}; every file of a checkpoint must lie inside it."

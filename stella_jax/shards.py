@@ -109,7 +109,7 @@ def _read_header(path: Path) -> str:
         size = struct.unpack("<Q", start)[0] if len(start) == 8 else 0
         header = file.read(size) if 2 <= size <= LARGEST_HEADER else b""
     if len(header) != size or not header.startswith(b"{"):
-        raise StellaError(f"{path} is no safetensors file: {_guess(path)}.")
+        raise StellaError(f"{path} is not a safetensors file: {_guess(path)}.")
     return header.decode(errors="replace")
 
 
@@ -137,7 +137,7 @@ def parse_header(path: Path, header: str) -> Iterator[Tensor]:
                 begin, _ = fields["data_offsets"]
                 yield Tensor(path, name, str(fields["dtype"]), tuple(map(int, fields["shape"])), base + int(begin))
     except (ValueError, TypeError, KeyError, OverflowError, RecursionError) as error:
-        raise StellaError(f"{path} is no safetensors file: its header is damaged; download it again.") from error
+        raise StellaError(f"{path} is not a safetensors file: its header is damaged; download it again.") from error
 
 
 def _what_is_wrong(path: Path, tensors: tuple[Tensor, ...], error: str) -> str:
@@ -149,4 +149,4 @@ def _what_is_wrong(path: Path, tensors: tuple[Tensor, ...], error: str) -> str:
         if size > promised:
             return f"{path} has {size - promised} bytes after its last tensor; it is damaged, download it again."
     reason = error.replace("\n", "\\n")
-    return f"{path} is no sound safetensors file: {reason}; download it again."
+    return f"{path} is not a valid safetensors file: {reason}; download it again."

@@ -19,7 +19,7 @@ def torch_from_numpy() -> Callable[[np.ndarray], Any]:
     try:
         return import_module("torch").from_numpy
     except ImportError as error:
-        raise StellaError("torch is not installed, so there are no tensors; leave out convert_to_tensor.") from error
+        raise StellaError("convert_to_tensor: torch is not installed; install it or leave the argument out.") from error
 
 
 def to_numpy(value: Any) -> Any:

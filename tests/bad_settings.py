@@ -91,7 +91,7 @@ SETTINGS: dict[str, tuple[Damage, str]] = {
     "pad id beyond the vocabulary": (config(pad_token_id=2048), r"pad_token_id = 2048 must be"),
     "pad id is null": (config(pad_token_id=None), r"pad_token_id = None must be"),
     "heads do not divide": (config(num_attention_heads=3), r"hidden_size 64 over num_attention_heads 3"),
-    "odd head": (config(num_attention_heads=64), r"no even whole number"),
+    "odd head": (config(num_attention_heads=64), r"even whole number"),
     **{
         f"{name} = {value!r:.20}": (config(**{name: value}), rf"{name} = .* must be a whole number from")
         for name in SIZES
@@ -107,9 +107,9 @@ SETTINGS: dict[str, tuple[Damage, str]] = {
     "modules is empty": (written("modules.json", "[]"), r"modules\.json lists none"),
     "module without a path": (written("modules.json", '[{"type": "a.Transformer"}]'), r"modules\.json is not a list"),
     "module leads up": (modules("Transformer:", "Pooling:../other"), r"'\.\./other/config\.json' leads out of"),
-    "module path with a NUL": (modules("Transformer:", "Pooling:a\0b"), r"is no file that can be read"),
-    "module path with a surrogate": (modules("Transformer:", "Pooling:a\ud800b"), r"is no file that can be read"),
-    "module path is long": (modules("Transformer:", "Pooling:" + "a" * 5000), r"is no file that can be read"),
+    "module path with a NUL": (modules("Transformer:", "Pooling:a\0b"), r"cannot be read as a file"),
+    "module path with a surrogate": (modules("Transformer:", "Pooling:a\ud800b"), r"cannot be read as a file"),
+    "module path is long": (modules("Transformer:", "Pooling:" + "a" * 5000), r"cannot be read as a file"),
     "unknown module": (
         modules("Transformer:", "Pooling:1_Pooling", "LayerNorm:2_LayerNorm"),
         r"modules\.json lists .*LayerNorm",
@@ -162,7 +162,7 @@ SETTINGS: dict[str, tuple[Damage, str]] = {
     ),
     "default prompt unknown": (
         settings(default_prompt_name="q"),
-        r"default_prompt_name 'q' is none of its prompts \(s2p_query and s2s_query\)",
+        r"default_prompt_name 'q' is not one of its prompts \(s2p_query and s2s_query\)",
     ),
     "default prompt is a list": (
         settings(default_prompt_name=["q"]),
@@ -200,7 +200,7 @@ SETTINGS: dict[str, tuple[Damage, str]] = {
     "settings of a terabyte": (grown("config.json", 2**40), r"config\.json is larger than"),
     "a prompt's name of a megabyte": (
         settings(default_prompt_name="q" * 10**6),
-        r"default_prompt_name 'q+\.\.\. is none of its prompts",
+        r"default_prompt_name 'q+\.\.\. is not one of its prompts",
     ),
     "thousands of modules": (modules(*["LayerNorm:x"] * 10**5), r"modules\.json lists .* and 99980 more"),
     "settings is a list": (written("config_sentence_transformers.json", "[]"), r"must hold a JSON object"),

@@ -39,17 +39,17 @@ WEIGHTS_FILES: dict[str, tuple[Damage, str]] = {
         r"model\.safetensors has 7 bytes after its last tensor",
     ),
     "cut in its header": (lambda path: os.truncate(path / WEIGHTS, 300), r"model\.safetensors .* header is damaged"),
-    "cut in its size": (lambda path: os.truncate(path / WEIGHTS, 5), r"model\.safetensors is no safetensors file"),
+    "cut in its size": (lambda path: os.truncate(path / WEIGHTS, 5), r"model\.safetensors is not a safetensors file"),
     "LFS pointer": (
         written(WEIGHTS, "version https://git-lfs.github.com/spec/v1\noid sha256:4d7a\nsize 1736585680\n"),
         r"model\.safetensors .* Git LFS pointer",
     ),
     "web page": (written(WEIGHTS, "<!DOCTYPE html><html><body>404</body></html>"), r"model\.safetensors .* web page"),
     "empty file": (written(WEIGHTS, b""), r"model\.safetensors .* is empty"),
-    "zeros": (written(WEIGHTS, bytes(5000)), r"model\.safetensors is no safetensors file"),
+    "zeros": (written(WEIGHTS, bytes(5000)), r"model\.safetensors is not a safetensors file"),
     "header claims 2**60 bytes": (
         written(WEIGHTS, struct.pack("<Q", 2**60) + b"{}" * 100),
-        r"model\.safetensors is no safetensors file",
+        r"model\.safetensors is not a safetensors file",
     ),
     "header is no JSON": (header(lambda text: text.replace(":", ";", 3)), r"model\.safetensors .* header is damaged"),
     "header is nested": (header(lambda _: '{"a":' + NESTED + "}"), r"model\.safetensors .* header is damaged"),
@@ -60,9 +60,9 @@ WEIGHTS_FILES: dict[str, tuple[Damage, str]] = {
     ),
     "offsets overlap": (
         header(lambda t: t.replace('"data_offsets":[0,', '"data_offsets":[4,')),
-        r"no sound safetensors",
+        r"not a valid safetensors",
     ),
-    "no tensors": (header(lambda _: "{}"), r"missing: new|missing: embeddings|no sound safetensors"),
+    "no tensors": (header(lambda _: "{}"), r"missing: new|missing: embeddings|not a valid safetensors"),
     "weights missing": (removed(WEIGHTS), r"has no model\.safetensors"),
     "only .bin": (only_bin, r"only as \.bin pickles"),
     "weights are a folder": (folder(WEIGHTS), r"model\.safetensors: a folder, not a file"),
@@ -71,7 +71,7 @@ WEIGHTS_FILES: dict[str, tuple[Damage, str]] = {
     "weights are sparse": (grown(WEIGHTS, 2**40), r"model\.safetensors has \d+ bytes after its last tensor"),
     "header of ten million objects": (
         header(lambda _: "{" + ",".join(['"":{}'] * 10**7) + "}"),
-        r"model\.safetensors is no safetensors file",
+        r"model\.safetensors is not a safetensors file",
     ),
     "tensor with a name of a megabyte": (
         header(lambda t: t.replace(QKV, "x" * 900_000)),
@@ -125,9 +125,9 @@ WEIGHTS_FILES: dict[str, tuple[Damage, str]] = {
     "index leads up": (pointed_at("../outside.safetensors"), r"index\.json points at '\.\./outside\.safetensors'"),
     "index is absolute": (pointed_at("{path}/a.safetensors"), r"index\.json points at '/.*a\.safetensors'"),
     "index leads to ..": (pointed_at(".."), r"index\.json (points at|names shards)"),
-    "index with a NUL": (pointed_at("a\0b"), r"'a\\x00b' is no file that can be read"),
+    "index with a NUL": (pointed_at("a\0b"), r"'a\\x00b' cannot be read as a file"),
     "index with a surrogate": (pointed_at("a\ud800b"), r"'a\\ud800b' is no file"),
-    "index with a long name": (pointed_at("a" * 5000), r"is no file that can be read \(File name too long\)"),
+    "index with a long name": (pointed_at("a" * 5000), r"cannot be read as a file \(File name too long\)"),
     "index with an empty name": (pointed_at(""), r"index\.json"),
     "index of 100,000 shards that are missing": (
         sharded(lambda path: write_json(path / INDEX, {"weight_map": {str(i): f"{i}.st" for i in range(10**5)}})),

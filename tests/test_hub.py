@@ -52,7 +52,7 @@ def test_a_revision_that_is_not_there(cache, revision):
 
 
 def test_a_repo_that_is_not_there(cache):
-    with pytest.raises(StellaError, match=r"nobody/nothing is no directory here, not in .* cache, and .*reached"):
+    with pytest.raises(StellaError, match=r"nobody/nothing: not a directory, not in .* cache, and .*reached"):
         resolve("nobody/nothing")
 
 

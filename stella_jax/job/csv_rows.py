@@ -88,7 +88,7 @@ def _header(location: Location, reader: Any, size: _Size) -> list[str]:
     except (csv.Error, _Unbounded) as error:
         is_long = size.is_exceeded or isinstance(error, _Unbounded)
         reason = f"it is longer than {LONGEST >> 20} MiB" if is_long else str(error)
-        raise StellaError(f"{location} has no sound header: {reason}.") from None
+        raise StellaError(f"{location}: invalid header: {reason}.") from None
     if not header:
         raise StellaError(f"{location} is empty; a .csv needs a first line that names its columns.")
     return header

@@ -122,7 +122,7 @@ def open_store(out: str | Path) -> Store:
         return RemoteStore(str(out))
     path = Path(str(out)[url.end() :]) if url else Path(out)
     if path.exists() and not path.is_dir():
-        raise StellaError(f"{path} exists and is no directory.")
+        raise StellaError(f"{path}: not a directory.")
     return LocalStore(path)
 
 

@@ -40,7 +40,7 @@ def filesystem(url: str) -> tuple[AbstractFileSystem, str]:
     if scheme not in STORES:
         if not is_known(scheme):
             raise StellaError(
-                f"{url}: {scheme}:// is no kind of URL that can be read or written here; gs:// and s3:// are."
+                f"{url}: {scheme}:// URLs are not supported; supported: gs://, s3:// and what fsspec has a package for."
             )
         with told(url):
             return url_to_fs(url)
