@@ -1,4 +1,4 @@
-"""Training: `python -m train RECIPE.toml`, or its parts in a loop of one's own."""
+"""Training: `python -m train RECIPE.toml`, or its parts in your own training loop."""
 
 from importlib import import_module
 from typing import TYPE_CHECKING, Any

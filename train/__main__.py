@@ -17,8 +17,8 @@ from stella_jax.errors import StellaError
 from stella_jax.option_types import positive, whole
 
 DESCRIPTION = """
-Fine-tunes a checkpoint as a recipe says. A run that was ended in whatever way goes on when the same command is given
-again, with the same bits as if it had not been.
+Fine-tunes a checkpoint with a recipe. An interrupted run resumes when the same command is run again, and gives the same
+bits as an uninterrupted one.
 """
 
 
@@ -31,16 +31,22 @@ def parser(prog: str) -> argparse.ArgumentParser:
         default=[],
         metavar="SECTION.KEY=VALUE",
         dest="overrides",
-        help="in place of the recipe's",
+        help="override a key of the recipe; may be repeated",
     )
-    parser.add_argument("--progress", action=argparse.BooleanOptionalAction, help="a bar (default: on a terminal)")
-    group = parser.add_argument_group("who trains")
+    parser.add_argument(
+        "--progress", action=argparse.BooleanOptionalAction, help="show a progress bar (default: on a terminal)"
+    )
+    group = parser.add_argument_group("several hosts")
     group.add_argument(
-        "--executor", choices=("local", "distributed"), default="local", help="this process; all of many hosts together"
+        "--executor",
+        choices=("local", "distributed"),
+        default="local",
+        help="local: this process alone (default); distributed: the processes of several hosts together",
     )
-    group.add_argument("--coordinator", metavar="HOST:PORT", help="distributed: of process 0, if nothing tells")
-    group.add_argument("--processes", type=positive, metavar="N", help="distributed: how many, if nothing tells")
-    group.add_argument("--process", type=whole, metavar="I", help="distributed: which of them this is, from 0")
+    where = "(default: from the environment)"
+    group.add_argument("--coordinator", metavar="HOST:PORT", help=f"distributed: address of process 0 {where}")
+    group.add_argument("--processes", type=positive, metavar="N", help=f"distributed: number of processes {where}")
+    group.add_argument("--process", type=whole, metavar="I", help=f"distributed: index of this one, from 0 {where}")
     return parser
 
 
@@ -48,7 +54,7 @@ def run(arguments: argparse.Namespace) -> None:
     from train.recipe import read_recipe  # here and below, so that --help answers at once
 
     recipe = read_recipe(arguments.recipe, arguments.overrides)
-    where = _where(arguments)
+    cluster = _cluster(arguments)
 
     from tqdm import tqdm
 
@@ -61,32 +67,38 @@ def run(arguments: argparse.Namespace) -> None:
         tqdm.write(f"train: warning: {sentence}", file=sys.stderr)
 
     if arguments.executor == "distributed":
-        initialize(*where)
+        initialize(*cluster)
     start_jax()
     stop = GracefulShutdown(grace=float("inf"))
-    shown = sys.stderr.isatty() if arguments.progress is None else arguments.progress
+    show_progress = sys.stderr.isatty() if arguments.progress is None else arguments.progress
     with stopping_on_sigterm(stop), collective_errors():
-        summary = train(recipe, stop, shown, warn)
+        summary = train(recipe, stop, show_progress, warn)
     if Hosts().is_primary:
         print(f"{recipe.output}: {summary}")
 
 
-def _where(arguments: argparse.Namespace) -> tuple[str | None, int | None, int | None]:
-    """How the processes meet, and which this is, where that is given."""
+def _cluster(arguments: argparse.Namespace) -> tuple[str | None, int | None, int | None]:
+    """Coordinator, number of processes and index of this one; all None where the environment has them."""
     given = (arguments.coordinator, arguments.processes, arguments.process)
     missing = [value for value in given if value is None]
     if not missing and arguments.process >= arguments.processes:
-        raise StellaError(f"--process {arguments.process} is none of {arguments.processes}, counted from 0.")
+        raise StellaError(
+            f"--process {arguments.process}: must be below --processes {arguments.processes}; processes count from 0."
+        )
     if arguments.executor != "distributed" and len(missing) < 3:
-        raise StellaError("--coordinator, --processes and --process go with --executor distributed.")
+        raise StellaError(
+            "--coordinator, --processes and --process: for --executor distributed only; add it or leave them out."
+        )
     if len(missing) in (1, 2):
-        raise StellaError("--coordinator, --processes and --process go together; without them, the machine must tell.")
+        raise StellaError(
+            "--coordinator, --processes and --process: pass all three, or none to take them from the environment."
+        )
     return given
 
 
 def main(argv: Sequence[str] | None = None, prog: str = "python -m train") -> int:
     arguments = parser(prog).parse_args(argv)
-    end = "; the same command goes on after the newest checkpoint"
+    end = "; run the same command again to resume from the newest checkpoint"
     work = partial(exit_code, "train", partial(run, arguments), end)
     if arguments.executor == "local":
         return work()

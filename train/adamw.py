@@ -1,4 +1,4 @@
-"""optax's AdamW with a bias correction that is right in float32."""
+"""optax's AdamW with a bias correction that is accurate in float32."""
 
 import math
 from typing import Any
@@ -20,7 +20,7 @@ def adamw(
     *,
     nesterov: bool = False,
 ) -> optax.GradientTransformation:
-    """`optax.adamw`, its arguments and its state, over `scale_by_adam` of this file."""
+    """`optax.adamw` with the same arguments and state, built on this module's `scale_by_adam`."""
     return optax.chain(
         scale_by_adam(b1, b2, eps, eps_root, mu_dtype, nesterov=nesterov),
         optax.add_decayed_weights(weight_decay, mask),
@@ -31,10 +31,10 @@ def adamw(
 def scale_by_adam(
     b1: float, b2: float, eps: float, eps_root: float, mu_dtype: Any, *, nesterov: bool
 ) -> optax.GradientTransformation:
-    """`optax.scale_by_adam` but for the bias correction, which optax computes in float32 as 1 - b**count.
+    """`optax.scale_by_adam` with another bias correction: optax computes 1 - b**count in float32.
 
-    0.999 rounds by 1e-8, and 1 - 0.999 is then off by 1e-5 of itself; torch corrects in float64. After fifty steps of
-    the triplet loss the difference has grown to 3e-5 of the loss (tests/train/test_side_by_side.py).
+    Rounding 0.999 by 1e-8 gives 1 - 0.999 a relative error of 1e-5; torch computes it in float64. After fifty steps of
+    the triplet loss the difference is 3e-5 of the loss (tests/train/test_side_by_side.py).
     """
     moments = optax.scale_by_adam(b1, b2, eps, eps_root, mu_dtype)
 
@@ -51,5 +51,5 @@ def scale_by_adam(
 
 
 def _bias(decay: float, count: jax.Array) -> jax.Array:
-    """1 - decay ** count, without the difference of two numbers that are alike."""
+    """1 - decay ** count, without cancellation."""
     return -jnp.expm1(count * math.log(decay)) if decay > 0 else jnp.ones(())

@@ -1,7 +1,7 @@
-"""The texts of a batch -> arrays of a few fixed shapes.
+"""Batches of texts as arrays of a few fixed shapes.
 
-Every batch has the same rows: short ones are filled up with rows of weight 0. Their texts, of all columns together, are
-sorted by length and padded in groups (`train.length_groups`), and the batch says where each row finds its own.
+All batches have the same number of rows: short ones are padded with rows of weight 0. The texts of all columns together
+are sorted by length and padded in groups (`train.length_groups`); `Batch.places` says where each row's texts are.
 
 Axes: A parts of a batch, B rows of a part, C columns of texts, T tokens.
 """
@@ -27,12 +27,12 @@ class Batch(NamedTuple):
     """Rows of texts, cut into A parts of B rows each.
 
     Attributes:
-      ids: of each group of texts, (A, n, T) int32, padded on the right; n and T are the group's own.
-      lengths: of each group, (A, n) int32, at least 1.
-      places: (A, B, C) int32, where each row finds its texts among those of all groups, one after the other.
-      weights: (A, B) float32, 1 for a row and 0 for one that fills up.
-      columns: further columns, (A, B) float32 each.
-      tokens: of the texts, padding not counted; the host's own note.
+      ids: token ids of each group of texts, (A, n, T) int32, padded on the right; n and T differ by group.
+      lengths: tokens of each text of a group, (A, n) int32, at least 1.
+      places: (A, B, C) int32, the index of each row's texts in the concatenation of all groups.
+      weights: (A, B) float32, 1 for a row and 0 for padding.
+      columns: further columns, (A, B) or (A, B, n) float32 each.
+      tokens: number of tokens without padding; stays on the host.
     """
 
     ids: tuple[Array, ...]
@@ -44,23 +44,23 @@ class Batch(NamedTuple):
 
 
 def rows_of(batch_size: int, devices: int = 1, parts: int = 1) -> int:
-    """Rows of a batch: `batch_size`, rounded up to what devices and parts divide."""
+    """Rows of a batch: `batch_size`, rounded up to a multiple of devices * parts."""
     return -(-batch_size // (devices * parts)) * devices * parts
 
 
 class Batcher:
-    """Makes batches of columns of texts.
+    """Makes batches from columns of texts.
 
-    Without `fit`, all texts of a batch are padded to one length, its longest text's rounded up to a power of two.
+    Without `fit`, all texts of a batch are padded to the length of the longest, rounded up to a power of two.
 
     Args:
-      tokenizer: of the model.
-      pad_id: the token id of padding.
-      batch_size: most rows of a batch.
-      prompts: what is put before the texts of each column.
-      devices: how many share a batch.
-      parts: that a batch is cut into, one of which passes the encoder at a time; loss and gradient stay those of the
-        whole batch.
+      tokenizer: the model's.
+      pad_id: token id of padding.
+      batch_size: maximum number of rows.
+      prompts: the prompt of each column, in order.
+      devices: number of devices that share a batch.
+      parts: number of parts that a batch is split into. One part at a time passes the encoder; loss and gradient are
+        those of the whole batch.
     """
 
     def __init__(
@@ -74,9 +74,9 @@ class Batcher:
         parts: int = 1,
     ):
         if isinstance(batch_size, bool) or not isinstance(batch_size, int) or batch_size < 1:
-            raise StellaError(f"batch_size {short_repr(batch_size)}: not a whole number above 0.")
+            raise StellaError(f"batch_size: {short_repr(batch_size)} is not a whole number above 0; pass one.")
         if isinstance(prompts, str | Mapping):
-            raise StellaError("prompts: not a list; pass the text that is put before each column, in their order.")
+            raise StellaError("prompts: not a list; pass a list with the prompt of each column.")
         self.rows = rows_of(batch_size, devices, parts)
         self._tokenizer, self._pad_id, self._prompts = tokenizer, pad_id, tuple(prompts)
         self._devices, self._parts = devices, parts
@@ -86,20 +86,18 @@ class Batcher:
     def for_model(
         cls, model: EmbeddingModel, batch_size: int, *, max_length: int | None = None, **options: Any
     ) -> "Batcher":
-        """A batcher with the tokenizer of a loaded model; the options are those of the class."""
+        """A batcher with the tokenizer of a loaded model; `options` are further arguments of the class."""
         if model.source is None:
-            raise StellaError(
-                "this model was not loaded from a checkpoint, so it has no tokenizer; pass one to Batcher."
-            )
+            raise StellaError("model: not loaded from a checkpoint, so it has no tokenizer; pass one to Batcher.")
         checkpoint = Checkpoint.open(Path(model.source))
         return cls(checkpoint.tokenizer(max_length), checkpoint.layout.config.pad_token_id, batch_size, **options)
 
     def fit(self, batches: Iterable[Sequence[Sequence[str]]], all_seen: bool = False) -> "Batcher":
-        """Chooses the shapes for batches like these (columns of texts each), few of which are then padding.
+        """Chooses shapes that pad batches like these little; returns self.
 
         Args:
-          batches: those with as many columns share their shapes.
-          all_seen: whether these are all batches that there will be.
+          batches: columns of texts each; batches with the same number of columns share shapes.
+          all_seen: whether no other batches will come.
         """
         lengths: dict[int, list[np.ndarray]] = {}
         for batch in batches:
@@ -111,14 +109,14 @@ class Batcher:
         return self
 
     def __call__(self, texts: Sequence[Sequence[str]], columns: Mapping[str, np.ndarray] | None = None) -> Batch:
-        """A batch.
+        """Makes a batch.
 
         Args:
-          texts: columns (anchors, positives, negatives if there are any), equally many texts in each.
-          columns: further columns, one number a row.
+          texts: columns of equally many texts: anchors, positives, and negatives if there are any.
+          columns: further columns, one value a row.
 
         Raises:
-          StellaError: there are no rows, more than a batch has, or not equally many in all columns.
+          StellaError: there are no rows, more rows than a batch has, or columns of different lengths.
         """
         count = self._check(texts, columns or {})
         tokens = self._tokenize(texts)
@@ -136,24 +134,24 @@ class Batcher:
         )
 
     def _check(self, texts: Sequence[Sequence[str]], columns: Mapping[str, np.ndarray]) -> int:
-        """How many rows there are."""
+        """The number of rows, all arguments checked."""
         kinds = [type(text).__name__ for column in texts for text in column if not isinstance(text, str)]
         if kinds or not texts or any(isinstance(column, str) for column in texts):
-            what = kinds[0] if kinds else "a lone text in place of a column" if texts else "no column"
-            raise StellaError(f"texts: {what} in a batch; pass a list of str for each column.")
+            what = kinds[0] if kinds else "a single str in place of a column" if texts else "no column"
+            raise StellaError(f"texts: found {what}; pass a list of str for each column.")
         count, *others = map(len, texts)
         if any(other != count for other in others):
             raise StellaError(
-                f"a batch needs equally many texts in each column; there are {join_words(map(len, texts))}."
+                f"texts: columns have {join_words(map(len, texts))} texts; pass equally many in each column."
             )
         if not 1 <= count <= self.rows:
             raise StellaError(
-                f"a batch of up to {self.rows} rows cannot hold {count}; pass at least one, or raise the batch size."
+                f"texts: {count} rows, but a batch has 1 to {self.rows}; change the rows or raise batch_size."
             )
         for name, values in columns.items():
             if len(values) != count or name == "weights":
-                why = "weights are the batcher's own" if name == "weights" else f"it has {len(values)} rows of {count}"
-                raise StellaError(f"columns: {short_repr(name)} cannot be used, as {why}.")
+                why = "the name is reserved" if name == "weights" else f"it has {len(values)} values for {count} rows"
+                raise StellaError(f"columns: {short_repr(name)} cannot be used: {why}.")
         return count
 
     def _tokenize(self, texts: Sequence[Sequence[str]]) -> list[list[Sequence[int]]]:
@@ -173,9 +171,9 @@ class Batcher:
     def _part(
         self, tokens: list[list[Sequence[int]]], rows: np.ndarray
     ) -> tuple[list[Sequence[int]], np.ndarray, np.ndarray]:
-        """The texts of a part, row by row, their lengths in descending order, and that order.
+        """Token ids of a part row by row, their lengths in descending order, and that order.
 
-        Rows that fill up have the texts of the first ones, so that whatever a loss makes of them is finite.
+        Padding rows repeat the texts of the first rows, so that their loss is finite.
         """
         count = len(tokens[0])
         ids = [column[row % count] for row in rows.tolist() for column in tokens]
@@ -184,7 +182,7 @@ class Batcher:
         return ids, lengths[order], order
 
     def _shape(self, lengths: Sequence[np.ndarray]) -> Shape:
-        """The smallest of the shapes that holds all parts."""
+        """The smallest shape that fits all parts."""
         known = self._shapes.get(len(lengths[0]), [])
         fitting = (shape for shape in known if all(fits(shape, part) for part in lengths))
         longest = max(int(part[0]) for part in lengths)

@@ -1,4 +1,4 @@
-"""The card of a trained model, README.md: what it is, how it came about, what it scores, how to load it."""
+"""The model card of a trained model, README.md."""
 
 import json
 from collections.abc import Iterator, Mapping, Sequence
@@ -21,18 +21,19 @@ from train.loss_lookup import loss_arguments
 from train.metrics import Line, Metrics
 from train.recipe import SPLITS, Recipe, to_toml
 
-MOST_LINES = 50  # of the log, for steps and for evaluations
+MAX_LOG_ROWS = 50  # for steps, and for evaluations
 TAGS = ("sentence-transformers", "sentence-similarity", "feature-extraction", "stella-jax")
 LOGGED = ("loss", "cosine_accuracy", "cosine_mrr@10")
 
 
 @dataclass(frozen=True, slots=True)
 class Origin:
-    """Where a trained model comes from.
+    """Provenance of a trained model.
 
     Attributes:
-      identity: of the run, as `identity.identity` gives it.
-      step: after how many steps.
+      identity: the run's, from `identity.identity`.
+      data: the sets of each split.
+      step: number of steps trained.
     """
 
     recipe: Recipe
@@ -41,7 +42,7 @@ class Origin:
     step: int
 
     def as_dict(self) -> dict[str, Any]:
-        """As JSON values."""
+        """Step, identity and recipe as JSON values."""
         return {"step": self.step, "identity": dict(self.identity), "recipe": self.recipe.as_dict()}
 
 
@@ -57,34 +58,36 @@ def card(
     """The card as Markdown.
 
     Args:
-      layout: of the base.
-      head: the one that was trained through.
-      stale_heads: folders of those that belong to the encoder as it was before.
+      layout: the base checkpoint's.
+      head: the trained head, if any.
+      stale_heads: folders of heads that belong to the encoder before training.
+      has_curves: whether there is a plot to show.
       tokenizer: as in training.
     """
     recipe = origin.recipe
     dim = head.dim if head else layout.config.hidden_size
     sections = [
         _front_matter(origin),
-        f"# {Path(recipe.model).name}, trained further",
-        f"{recipe.model}{_revision(recipe)}, trained for {origin.step} steps with {_loss(recipe)}. It maps a text to "
-        f"{dim} numbers{' of unit length' if layout.normalize else ''}; {layout.similarity} is its similarity.",
+        f"# {Path(recipe.model).name}, fine-tuned",
+        f"{recipe.model}{_revision(recipe)}, fine-tuned for {origin.step} steps with {_loss(recipe)}. It maps a text "
+        f"to a {'unit ' if layout.normalize else ''}vector of {dim} dimensions; its similarity function is "
+        f"{layout.similarity}.",
         "## Model description",
         _description(origin, layout, head, tokenizer.max_length),
-        "## Loading it",
+        "## Usage",
         _loading(recipe),
         *_heads(head, stale_heads),
         *_adapter(recipe),
-        "## Scores",
+        "## Evaluation",
         *_scores(origin, metrics),
-        "## Training",
+        "## Training details",
         *row_sections(origin.data, recipe.loss, tokenizer),
         "### Training hyperparameters",
         *_hyperparameters(recipe),
         "### Training logs",
         *([f"![loss and scores over the steps]({CURVES})"] if has_curves else []),
         *_log(metrics, recipe.loop.best),
-        "## Where it comes from",
+        "## Provenance",
         _sources(origin),
         "### Framework versions",
         table(("", ""), list(versions().items())),
@@ -109,9 +112,9 @@ def _front_matter(origin: Origin) -> str:
 def _description(origin: Origin, layout: Layout, head: Head | None, max_length: int) -> str:
     config, recipe = layout.config, origin.recipe
     modules = [
-        f"{config.num_hidden_layers} layers of {config.hidden_size} numbers",
+        f"{config.num_hidden_layers} layers of {config.hidden_size} dimensions",
         f"{layout.pooling} pooling",
-        *([f"Dense to {head.dim} numbers ({head.activation})"] if head else []),
+        *([f"a Dense head to {head.dim} dimensions ({head.activation})"] if head else []),
         *(["normalization to unit length"] if layout.normalize else []),
     ]
     return "\n".join(
@@ -146,7 +149,7 @@ def _plain(value: Any) -> str:
 
 def _loading(recipe: Recipe) -> str:
     prompts = ", ".join(f"{column}: {json.dumps(prompt)}" for column, prompt in recipe.data.prompts.items())
-    note = f"\n\nPrompts in training, by their name or text: {prompts}." if prompts else ""
+    note = f"\n\nPrompts used in training (name or text): {prompts}." if prompts else ""
     return f"""In JAX:
 
 ```python
@@ -168,11 +171,11 @@ embeddings = model.encode(["a text", "another"])
 
 def _heads(head: Head | None, stale_heads: Sequence[str]) -> Iterator[str]:
     if head:
-        yield f"`{head.folder}` is the head that was trained, and the one that `modules.json` names."
+        yield f"`{head.folder}` is the trained head, the one in `modules.json`."
     if stale_heads:
-        verb = "belong" if len(stale_heads) > 1 else "belongs"
+        verb, them = ("belong", "them") if len(stale_heads) > 1 else ("belongs", "it")
         names = join_words(f"`{folder}`" for folder in stale_heads)
-        yield f"{names} {verb} to the encoder as it was before: not trained with it, and not to be used with it."
+        yield f"{names} {verb} to the encoder before training; do not use {them} with this one."
 
 
 def _adapter(recipe: Recipe) -> Iterator[str]:
@@ -180,16 +183,16 @@ def _adapter(recipe: Recipe) -> Iterator[str]:
         return
     targets = lora.targets if isinstance(lora.targets, str) else join_words(lora.targets)
     what = f"rank {lora.rank}, alpha {lora.alpha:g}, dropout {lora.dropout:g}, on {targets}"
-    head = f" The head, which was trained beside them, is not in `{ADAPTER}/`." if lora.head else ""
+    head = f" The head was trained too, and is not in `{ADAPTER}/`." if lora.head else ""
     yield (
-        f"It was trained with LoRA ({what}), and the adapters are merged into these weights. `{ADAPTER}/` holds them "
-        f'as peft reads them: `PeftModel.from_pretrained(model, "path/to/this/directory/{ADAPTER}")`, where `model` is '
-        f"the encoder of the base as transformers' own class.{head}"
+        f"Trained with LoRA ({what}); the adapters are merged into these weights. `{ADAPTER}/` has them in peft's "
+        f'format: `PeftModel.from_pretrained(model, "path/to/this/directory/{ADAPTER}")`, where `model` is the base '
+        f"model's encoder, loaded with transformers.{head}"
     )
 
 
 def _scores(origin: Origin, metrics: Metrics) -> Iterator[str]:
-    """A table of each split that was evaluated."""
+    """A table for each split that was evaluated."""
     held_out = [split for split in ("eval", "test") if metrics.evaluations(split)]
     for split in held_out:
         before, after = metrics.evaluation(split, 0), metrics.evaluation(split, origin.step)
@@ -198,7 +201,7 @@ def _scores(origin: Origin, metrics: Metrics) -> Iterator[str]:
             title = f"{split} ({sum(map(len, origin.data[split]))} rows)" if split in origin.data else split
             yield table((title, "before", "after"), rows)
     if not held_out:
-        yield "Nothing was held out, so there are none."
+        yield "Not evaluated: the recipe has no eval or test data."
 
 
 def _hyperparameters(recipe: Recipe) -> Iterator[str]:
@@ -221,7 +224,7 @@ def _default(each: Field) -> Any:
 
 
 def _log(metrics: Metrics, best: str | None) -> Iterator[str]:
-    """A table of some of the steps and of the evaluations."""
+    """A table of at most MAX_LOG_ROWS steps and as many evaluations."""
     evaluations = {line["step"]: line for line in metrics.evaluations("eval")}
     wanted: list[str] = [*LOGGED, *([best] if best and best not in LOGGED else [])]
     names = [name for name in wanted if any(name in line["eval"] for line in evaluations.values())]
@@ -233,7 +236,7 @@ def _log(metrics: Metrics, best: str | None) -> Iterator[str]:
 def _log_rows(
     steps: Sequence[Line], evaluations: Mapping[int, Line], names: Sequence[str]
 ) -> Iterator[tuple[str, ...]]:
-    """The training loss is the mean since the row before."""
+    """Rows of the table; the training loss is the mean since the row before."""
     shown = {*_spaced([line["step"] for line in steps]), *_spaced(list(evaluations))}
     by_step = {line["step"]: line for line in steps}
     losses: list[float] = []
@@ -253,8 +256,8 @@ def _log_rows(
 
 
 def _spaced(steps: Sequence[int]) -> list[int]:
-    """So many of them that a table shows, the last among them."""
-    every = -(-len(steps) // MOST_LINES) or 1
+    """At most MAX_LOG_ROWS of the steps, evenly spaced, with the last."""
+    every = -(-len(steps) // MAX_LOG_ROWS) or 1
     return [step for i, step in enumerate(steps, 1) if i % every == 0 or i == len(steps)]
 
 

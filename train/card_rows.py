@@ -1,7 +1,4 @@
-"""What a card says of the rows, set by set: size, columns, their statistics, samples, and the loss.
-
-The fields are those of sentence-transformers' cards.
-"""
+"""The card's sections on data sets: size, columns, statistics, samples and loss, as in sentence-transformers' cards."""
 
 import json
 from collections import Counter
@@ -15,12 +12,12 @@ from train.data import Dataset
 from train.loss_lookup import loss_arguments
 from train.recipe import LossSection
 
-FIRST_ROWS = 1000  # that statistics are of
+STATISTICS_ROWS = 1000
 SAMPLES = 3
-LONGEST = 300  # characters of a text that is shown
+MAX_CHARACTERS = 300  # of a sample's text
 TITLES = {"train": "Training", "eval": "Evaluation", "test": "Test"}
 
-# What sentence-transformers calls the losses that it has.
+# sentence-transformers' names of the losses that it has.
 CLASSES = {
     "triplet": "TripletLoss",
     "multiple_negatives_ranking": "MultipleNegativesRankingLoss",
@@ -32,12 +29,12 @@ CLASSES = {
 
 
 def loss_names(section: LossSection) -> list[str]:
-    """The loss, and Matryoshka's around it, where there is that."""
+    """Class names of the loss, outermost first: MatryoshkaLoss where it wraps another."""
     return [*(["MatryoshkaLoss"] if section.matryoshka_dims else []), CLASSES.get(section.name, section.name)]
 
 
 def row_sections(data: Mapping[str, Sequence[Dataset]], section: LossSection, tokenizer: Tokenizer) -> Iterator[str]:
-    """The sections on the sets of each split, in Markdown."""
+    """Markdown sections on the sets of each split."""
     for split, sets in data.items():
         yield f"### {TITLES[split]} dataset{'s' if len(sets) > 1 else ''}"
         for each in sets:
@@ -53,7 +50,7 @@ def _set(rows: Dataset, split: str, section: LossSection, tokenizer: Tokenizer) 
             f"* Size: {len(rows):,} {TITLES[split].lower()} samples",
             f"* Columns: {join_words(names)}",
             f"* SHA-256 of the rows: `{rows.sha256}`",
-            f"* Approximate statistics based on the first {min(len(rows), FIRST_ROWS)} samples:",
+            f"* Approximate statistics based on the first {min(len(rows), STATISTICS_ROWS)} samples:",
         ]
     )
     yield table(("", *names), [("type", *kinds), ("details", *details)])
@@ -69,11 +66,14 @@ def _set(rows: Dataset, split: str, section: LossSection, tokenizer: Tokenizer) 
 
 
 def _statistics(rows: Dataset, tokenizer: Tokenizer) -> Iterator[tuple[str, str]]:
-    """Type and details of each column, over its first rows."""
+    """Type and details of each column, from its first STATISTICS_ROWS rows."""
     for texts in rows.texts.values():
-        yield "string", _spread([len(text.ids) for text in tokenizer.encode(list(texts[:FIRST_ROWS]))], "{:.0f} tokens")
+        yield (
+            "string",
+            _spread([len(text.ids) for text in tokenizer.encode(list(texts[:STATISTICS_ROWS]))], "{:.0f} tokens"),
+        )
     for values in rows.columns.values():
-        first = values[:FIRST_ROWS]
+        first = values[:STATISTICS_ROWS]
         if first.ndim > 1:
             yield "list", _items({"size": f"{first.shape[1]} elements"})
         elif (first == np.round(first)).all() and len(np.unique(first)) <= 10:
@@ -101,7 +101,7 @@ def _sample(rows: Dataset, row: int) -> list[str]:
 
 
 def _cut(text: str) -> str:
-    text = text if len(text) <= LONGEST else text[:LONGEST] + " ..."
+    text = text if len(text) <= MAX_CHARACTERS else text[:MAX_CHARACTERS] + " ..."
     return text.replace("&", "&amp;").replace("<", "&lt;").replace("\n", "<br>").replace("\r", "")
 
 

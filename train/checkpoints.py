@@ -1,7 +1,7 @@
-"""The state of a run on disk, so that it goes on after any end: the newest checkpoints and the best, by Orbax.
+"""Checkpoints of a run, written by Orbax: the newest ones and the best.
 
-A save that is killed half-way is no checkpoint. Orbax does not see flipped bytes, so every array is stored with its
-hash, and a checkpoint whose arrays are others is put aside for the one before it.
+A save that is killed half-way leaves no checkpoint. Orbax does not notice flipped bytes, so every array is stored with
+its hash; a checkpoint with a wrong hash is moved aside and the one before it is used.
 """
 
 import hashlib
@@ -27,7 +27,7 @@ Arrays = dict[str, np.ndarray]
 Record = dict[str, Any]
 
 FOLDER = "checkpoints"
-DAMAGED = "damaged"  # beside it: what was put aside
+DAMAGED = "damaged"  # beside it, for damaged checkpoints
 
 
 class Checkpoints:
@@ -35,11 +35,11 @@ class Checkpoints:
 
     Args:
       output: the run's directory.
-      keep: how many of the newest stay; the one of the highest score stays, too, the first of equals.
-      newest: the step of the one that a run continues from, or 0.
+      keep: how many of the newest to keep, besides the one with the highest score (the first of equals).
+      newest: the step that the run resumes from, or 0.
 
     Attributes:
-      newest: the step of the newest one, even if it is still being written; 0 for none.
+      newest: the step of the newest checkpoint, which may still be being written; 0 for none.
     """
 
     def __init__(self, output: Path, keep: int, newest: int):
@@ -63,16 +63,16 @@ class Checkpoints:
         self._scored: dict[int, bool] = dict(self._hosts.broadcast(there))
 
     def save(self, state: State, record: Record, score: float | None = None) -> None:
-        """Begins to save a state, of which nothing is needed any more when this returns.
+        """Starts saving a state in the background; the state may be donated once this returns.
 
-        A second time does nothing, unless there was no score and now there is: the evaluation had been cut short.
+        Saving a step again does nothing, unless it had no score and now has one: its evaluation was interrupted.
 
         Args:
-          record: JSON values to find beside it.
-          score: of the evaluation of this state; the highest is the best.
+          record: JSON values to store with it.
+          score: the state's evaluation; higher is better.
 
         Raises:
-          OSError: it cannot be written, or the one before could not be.
+          OSError: this save or the one before failed.
         """
         step = int(state.step)
         if step in self._scored and (score is None or self._scored[step]):
@@ -87,31 +87,32 @@ class Checkpoints:
         self.newest, self._scored[step] = step, score is not None
 
     def close(self) -> None:
-        """Waits until what was begun is on disk.
+        """Waits for the last save.
 
         Raises:
-          OSError: it cannot be written.
+          OSError: it failed.
         """
         with writing(self._folder, ""):
             self._checkpointer.close()
 
     def _to_host(self, state: State) -> Arrays:
-        """Copies in process 0, which writes them: the step after this one uses the state's own memory up."""
+        """Copies of the arrays in process 0, which writes them: the next step donates the state's buffers."""
         copied = np.array if self._hosts.is_primary else _like
         return {name: copied(self._hosts.fetch(leaf)) for name, leaf in flat(state).items()}
 
 
 def steps_of(output: Path) -> list[int]:
-    """The steps of which there are checkpoints, ascending."""
+    """The steps that have a checkpoint, ascending."""
     folder = output / FOLDER
     return sorted(int(path.name) for path in folder.iterdir() if path.name.isdecimal()) if folder.is_dir() else []
 
 
 def read_newest(output: Path, like: State, warn: Callable[[str], object]) -> State | None:
-    """The newest state that is whole, laid out `like` another; None where there is none.
+    """Reads the newest valid state; None if there are no checkpoints.
 
     Args:
-      warn: told of each that is damaged and put aside.
+      like: a state with the arrays' names, shapes and shardings.
+      warn: called with a sentence for each damaged checkpoint, which is moved to `DAMAGED`.
 
     Raises:
       StellaError: all of them are damaged.
@@ -123,17 +124,20 @@ def read_newest(output: Path, like: State, warn: Callable[[str], object]) -> Sta
         except StellaError as error:
             aside = output / DAMAGED / str(step)
             _move(output / FOLDER / str(step), aside)
-            warn(f"{error} It is put aside as {aside}, and the one before it is used.")
+            warn(f"{error} Moved it to {aside}; using the checkpoint before it.")
     if steps:
-        raise StellaError(f"no checkpoint in {output / FOLDER} was whole; remove {output} to begin anew.")
+        raise StellaError(f"{output / FOLDER}: all checkpoints are damaged; remove {output} to start again.")
     return None
 
 
 def read_state(output: Path, step: int, like: State) -> State:
-    """The state after `step` steps, laid out `like` another.
+    """Reads the state after `step` steps.
+
+    Args:
+      like: a state with the arrays' names, shapes and shardings.
 
     Raises:
-      StellaError: it is damaged, or of other parameters.
+      StellaError: the checkpoint is damaged or has other parameters.
     """
     wanted = flat(like)
     templates = {name: _like(leaf) for name, leaf in wanted.items()}
@@ -141,13 +145,13 @@ def read_state(output: Path, step: int, like: State) -> State:
     hashes = record["sha256"]
     wrong = [name for name, found in _hashes(arrays).items() if hashes.get(name) != found]
     if wrong or arrays.keys() != wanted.keys():
-        what = f"{wrong[0]} is not what was saved" if wrong else "it holds other parameters"
-        raise _damaged(output, step, what)
+        why = f"the hash of {wrong[0]} is wrong" if wrong else "its parameters are not those of the model"
+        raise _damaged(output, step, why)
     return unflat({name: shard_as(array, wanted[name].sharding) for name, array in arrays.items()}, like)
 
 
 def newest_record(output: Path) -> Record | None:
-    """What was stored beside the newest state of which it can be read; None where there is none."""
+    """The record of the newest checkpoint whose record can be read; None if there is none."""
     records = (_record(output, step) for step in reversed(steps_of(output)))
     return next((record for record in records if record), None)
 
@@ -174,7 +178,7 @@ def _read(output: Path, step: int, templates: Arrays) -> tuple[Arrays, Record]:
 
 
 def _damaged(output: Path, step: int, why: str) -> StellaError:
-    return StellaError(f"the checkpoint {output / FOLDER / str(step)} is damaged: {why}.")
+    return StellaError(f"{output / FOLDER / str(step)}: damaged checkpoint: {why}.")
 
 
 def _path(output: Path, step: int) -> str:
@@ -182,25 +186,25 @@ def _path(output: Path, step: int) -> str:
 
 
 def _like(leaf: jax.Array) -> np.ndarray:
-    """An array of this shape and dtype, which takes no memory."""
+    """A placeholder of this shape and dtype, which takes no memory."""
     return np.broadcast_to(np.zeros((), leaf.dtype), leaf.shape)
 
 
 def _alone() -> ocp.Context:
-    """Orbax as this process uses it by itself, whoever else trains with it."""
+    """An Orbax context of this process alone, without barriers with the other processes of the run."""
     context, own = ocp.Context(), jax.process_index()
     context.multiprocessing.primary_host, context.multiprocessing.active_processes = own, {own}
     return context
 
 
 def flat(state: State) -> dict[str, jax.Array]:
-    """The arrays of a state by name; the optimizer's are named by where they stand in its state."""
+    """The arrays of a state by name, which is their path in the tree."""
     named = {_name(path): leaf for path, leaf in jax.tree.leaves_with_path(state)}
     return {name: _without_key_type(leaf) for name, leaf in named.items()}
 
 
 def unflat(arrays: Mapping[str, jax.Array], like: State) -> State:
-    """The state of such arrays, of the structure of another."""
+    """The inverse of `flat`, for a state with the structure of `like`."""
 
     def place(path: Any, leaf: jax.Array) -> jax.Array:
         array = arrays[_name(path)]

@@ -1,4 +1,4 @@
-"""curves.png: loss and scores of a run over its steps; needs the extra `plot`."""
+"""Plot of a run's loss and scores over its steps, curves.png; needs the extra `plot`."""
 
 import importlib
 from collections.abc import Sequence
@@ -18,15 +18,15 @@ SHOWN = ("cosine_accuracy", "cosine_accuracy@1", "cosine_recall@10", "cosine_mrr
 
 
 def missing_plot_library() -> str | None:
-    """The sentence for a user without matplotlib; None if it is installed."""
+    """A warning if matplotlib is not installed; else None."""
     return None if _figure_module() else NO_PLOT
 
 
 def draw(metrics: Metrics, path: Path, best: str | None = None) -> bool:
-    """Writes the plot in place of the base's; returns False if matplotlib is not installed.
+    """Writes the plot to `path`, replacing the base model's; returns False if matplotlib is not installed.
 
     Args:
-      best: a score to show beside the usual ones.
+      best: a score to plot in addition to `SHOWN`.
     """
     path.unlink(missing_ok=True)
     figure_module = _figure_module()
@@ -48,7 +48,7 @@ def _figure_module() -> Any:
 
 
 def _draw_loss(axes: Any, metrics: Metrics) -> None:
-    """The loss of each step, pale, and smoothed, with that of each evaluation; the scale is that of the latter two."""
+    """Plots the loss of each step, pale, its smoothed curve, and evaluation losses; only the last two set the scale."""
     steps = [line for line in metrics.steps() if line["loss"] is not None]
     numbers, losses = [line["step"] for line in steps], [line["loss"] for line in steps]
     smooth = smoothed(losses)
@@ -70,7 +70,7 @@ def _draw_loss(axes: Any, metrics: Metrics) -> None:
 
 
 def _draw_scores(axes: Any, metrics: Metrics, best: str | None) -> None:
-    """Scores of eval as lines, of test as squares of the same colour."""
+    """Plots scores of eval as lines, and of test as squares of the same colour."""
     names = [name for name in dict.fromkeys((*SHOWN, *([best] if best else []))) if name != "loss"]
     for split, _, style in STYLES:
         for i, name in enumerate(names):
@@ -88,7 +88,7 @@ def _points(metrics: Metrics, split: str, name: str) -> list[tuple[int, float]]:
 
 
 def smoothed(values: Sequence[float]) -> list[float]:
-    """The mean of each value and its neighbours on both sides, all together a share of all values."""
+    """The moving average over a window of SPAN of all values, centred on each."""
     count, width = len(values), round(len(values) * SPAN / 2)
     total = [0.0, *accumulate(values)]
     windows = [(max(0, i - width), min(count, i + width + 1)) for i in range(count)]

@@ -1,4 +1,4 @@
-"""Training rows: an anchor each, perhaps a positive and negatives, with numbers beside them if wanted."""
+"""Training data: rows of an anchor, and optionally a positive, negatives and columns of numbers."""
 
 import hashlib
 import json
@@ -19,26 +19,26 @@ from stella_jax.job.records import read_rows
 from train.faults import SHOWN_FAULTS, Faults
 from train.texts import Texts, TextsBuilder, text_codes, texts_of
 
-MOST_TEXTS = 1000  # of a row, its anchor among them
+MAX_TEXTS = 1000  # of a row, its anchor included
 ID_COLUMN = "id"
 FLOAT32_MAX = float(np.finfo(np.float32).max)
 
 
 def text_names(count: int) -> list[str]:
-    """The columns of texts in their order: anchor, positive, negative, negative_2, negative_3, ..."""
+    """Names of the first `count` columns of texts: anchor, positive, negative, negative_2, negative_3, ..."""
     return [*("anchor", "positive", "negative"), *(f"negative_{i}" for i in range(2, count))][:count]
 
 
 @dataclass(frozen=True, slots=True)
 class Needs:
-    """What is read of a row.
+    """The columns to read.
 
     Attributes:
-      texts: least and most columns of texts, None for any number; those beyond are not read.
-      columns: of numbers, which must be there.
-      optional: of numbers, which may be.
-      ids: whether the column `id` is read where it is there.
-      loss: the name of what needs them, for errors.
+      texts: minimum and maximum number of columns of texts, None for no maximum; further ones are not read.
+      columns: required columns of numbers.
+      optional: optional columns of numbers.
+      ids: whether to read the column `id` if it exists.
+      loss: name of the loss that needs them, for errors.
     """
 
     texts: tuple[int, int | None] = (1, None)
@@ -48,7 +48,7 @@ class Needs:
     loss: str = ""
 
     def are_met_by(self, dataset: "Dataset") -> bool:
-        """Whether the rows have all that must be there."""
+        """Whether the dataset has all required columns."""
         return len(dataset.texts) >= self.texts[0] and set(self.columns) <= dataset.columns.keys()
 
 
@@ -57,16 +57,16 @@ ANY_ROWS = Needs()
 
 @dataclass(frozen=True)
 class Dataset:
-    """Rows, column by column.
+    """Rows, stored by column.
 
     Attributes:
-      texts: by column, in the order of `text_names`; the same columns in all rows.
-      columns: of numbers, (rows,) or (rows, n) float32 each.
-      source: the file, or the files.
-      sha256: of what the rows hold, in their order.
-      skipped: what is wrong with the rows that were left out; "" where none was.
-      name: of the set among others.
-      ids: of the rows, where they were asked for and are there.
+      texts: columns of texts by name, in the order of `text_names`; the same in all rows.
+      columns: columns of numbers by name, (rows,) or (rows, n) float32 each.
+      source: the file or files, for errors.
+      sha256: hash of the rows' values in their order.
+      skipped: the faults of the rows that were left out; "" if there were none.
+      name: name of the set.
+      ids: the rows' ids, if requested and present.
     """
 
     texts: dict[str, Texts]
@@ -81,13 +81,13 @@ class Dataset:
         return len(self.texts["anchor"])
 
     def take(self, rows: Sequence[int] | np.ndarray) -> tuple[list[list[str]], dict[str, np.ndarray]]:
-        """The texts of some rows, column by column, and their columns of numbers."""
+        """Some rows: their columns of texts, and their columns of numbers."""
         texts = [column.take(rows) for column in self.texts.values()]
         return texts, {name: values[np.asarray(rows, np.int64)] for name, values in self.columns.items()}
 
     @cached_property
     def text_codes(self) -> np.ndarray:
-        """(rows, columns) a number for each text, the same for the same text in any column."""
+        """(rows, columns) int32: a code for each text, equal for equal texts in any column."""
         return text_codes(list(self.texts.values()))
 
 
@@ -100,20 +100,21 @@ def read_dataset(
     skip_faulty: bool = False,
     name: str = "",
 ) -> Dataset:
-    """The rows of files: .jsonl, .csv or .parquet, perhaps compressed.
+    """Reads rows from .jsonl, .csv or .parquet files, which may be compressed.
 
     Args:
-      paths: paths and URLs, of which patterns and directories stand for the files that they name.
-      needs: which columns; those of numbers hold finite ones (bools are 0 and 1), or lists of them that are equally
+      paths: paths and URLs; a pattern or directory stands for its files.
+      needs: the columns to read. A column of numbers holds finite numbers (bools are 0 and 1), or lists of them, equally
         long in all rows. All other columns are ignored.
-      renamed: column -> what it is called in the files.
-      max_rows: how many of the rows are read, from the first.
-      skip_faulty: leave out the rows that cannot be trained on.
+      renamed: column -> its name in the files.
+      max_rows: read only so many rows from the start.
+      skip_faulty: leave faulty rows out instead of raising.
+      name: of the set.
 
     Raises:
-      StellaError: a file cannot be read, lacks a column, holds no rows, or has rows that cannot be trained on, which
-        are named: a row cannot be parsed, a text is missing, empty or no text, a number is missing or not finite, or
-        the positive is the anchor or a negative, in rows without a score or label.
+      StellaError: a file cannot be read, lacks a column or has no rows; or names the faulty rows. A row is faulty if it
+        cannot be parsed, a text is missing, empty or not a string, a number is missing or not finite, or its positive
+        equals its anchor or a negative (in rows without a score or label).
     """
     files = _files([paths] if isinstance(paths, str | Path) else paths)
     source = str(files[0]) + (f" and {len(files) - 1} more" if len(files) > 1 else "")
@@ -133,7 +134,7 @@ def dataset_of(
     skipped: str = "",
     name: str = "",
 ) -> Dataset:
-    """Rows of texts, in the order of `text_names`, as columns."""
+    """A dataset from rows of texts, in the order of `text_names`, and columns of numbers."""
     texts = {
         name: texts_of(column) for name, column in zip(text_names(len(rows[0])), zip(*rows, strict=True), strict=True)
     }
@@ -145,7 +146,7 @@ def dataset_of(
 
 
 def with_column(dataset: Dataset, name: str, values: np.ndarray) -> Dataset:
-    """The rows with one more column of numbers."""
+    """The dataset with one more column of numbers."""
     sha256 = _with_columns(hashlib.sha256(dataset.sha256.encode()), {name: values})
     return replace(dataset, columns=dataset.columns | {name: values}, sha256=sha256)
 
@@ -158,14 +159,14 @@ def _files(paths: Sequence[str | Path]) -> list[Location]:
 
 
 class _Numbers:
-    """A column of numbers, taken one by one."""
+    """Builder of a column of numbers."""
 
     def __init__(self, name: str):
         self.shape: tuple[int, ...] = ()
         self._name, self._values = name, array("f")
 
     def checked(self, value: Any) -> np.ndarray:
-        """A row's value as float32; raises RowError where it is none, or of another length than those before."""
+        """A row's value as float32; raises RowError if it is not numeric, or has another length than earlier rows."""
         try:
             found = np.asarray(value)
         except ValueError:  # lists of unequal length in it
@@ -175,7 +176,7 @@ class _Numbers:
             what = "a list of finite numbers" if found.ndim else "a finite number"
             raise RowError(f"{self._name} is {in_json(found.tolist())}, not {what} in float32")
         if self._values and found.shape != self.shape:
-            raise RowError(f"{self._name} is {_numbers(found.shape)}, and {_numbers(self.shape)} in the rows before")
+            raise RowError(f"{self._name} is {_numbers(found.shape)}, but {_numbers(self.shape)} in earlier rows")
         return found.astype(np.float32)
 
     def append(self, value: np.ndarray) -> None:
@@ -191,29 +192,29 @@ def _numbers(shape: tuple[int, ...]) -> str:
 
 
 class _Reader:
-    """Takes the rows of files into columns, each of them once in memory."""
+    """Collects the rows of files into columns, with one copy in memory."""
 
     def __init__(self, source: str, needs: Needs, renamed: Mapping[str, str]):
         self._source, self._needs = source, needs
         least, most = needs.texts
-        texts = text_names(min(most or MOST_TEXTS, MOST_TEXTS))
+        texts = text_names(min(most or MAX_TEXTS, MAX_TEXTS))
         self._needed = {*texts[:least], *needs.columns}
         kinds = dict.fromkeys(texts, TEXT) | dict.fromkeys((*needs.columns, *needs.optional), NUMBERS)
         kinds |= {ID_COLUMN: ID} if needs.ids else {}
-        # All that may be there, by our names, in the order in which they are kept.
+        # All columns that may be read, by our names, in the dataset's order.
         self._columns = {
             name: Column(renamed.get(name, name), kind, name in self._needed) for name, kind in kinds.items()
         }
         self._by_file_name = {column.name: name for name, column in self._columns.items()}
-        # Texts of one row may be equal where it says how alike they are.
+        # Equal texts in a row are fine if the row has a score of their similarity.
         self._distinct = not {"score", "label"} & kinds.keys()
         self._names: dict[str, None] = {}
         self._order = 0
         self.faults = Faults()
-        self._begin(self._needed)
+        self._start(self._needed)
 
-    def _begin(self, names: Set[str]) -> None:
-        """No rows yet, of these columns."""
+    def _start(self, names: Set[str]) -> None:
+        """Starts with no rows of these columns."""
         self._builders: dict[str, Any] = {
             name: (_Numbers if column.kind == NUMBERS else TextsBuilder)(column.name)
             for name, column in self._columns.items()
@@ -223,7 +224,7 @@ class _Reader:
         self._count, self._first = 0, []
 
     def read(self, file: Location, max_rows: int | None, place: str) -> None:
-        """Adds the rows of a file, until there are `max_rows`; `place` stands before their numbers in errors."""
+        """Adds the rows of a file, up to `max_rows` in all; `place` precedes their numbers in errors."""
         if self._count == max_rows:
             return
         for number, row in read_rows(file, list(self._columns.values())):
@@ -254,33 +255,35 @@ class _Reader:
         self._first += [(self._order, where)] if self._count <= SHOWN_FAULTS else []
 
     def _extend(self, names: Set[str]) -> None:
-        """From now on rows have these columns, too; those before lack them."""
+        """Adds columns; all rows so far become faulty, as they lack them."""
         missing = next(column.name for name, column in self._columns.items() if name in names)
         for order, where in self._first:
             self.faults.add(order, f"{where}: {missing} is missing")
         self.faults.count += self._count - len(self._first)
-        self._begin(self._builders.keys() | names)
+        self._start(self._builders.keys() | names)
 
     def finish(self, skip_faulty: bool, name: str) -> Dataset:
-        """All that was read; raises as `read_dataset`."""
+        """The dataset of all rows read; raises as `read_dataset`."""
         faults, sentence = self.faults.count, self.faults.sentence
         if self._names:
             present(self._source, [column for column in self._columns.values() if column.needed], list(self._names))
         texts = [name for name in self._builders if self._columns[name].kind == TEXT]
         lacking = next((name for name in text_names(len(texts)) if name not in texts), None)
         if lacking:
-            raise StellaError(f"{self._source} has {texts[-1]!r} and no {lacking!r}; number the negatives through.")
+            raise StellaError(
+                f"{self._source}: has the column {texts[-1]!r} but not {lacking!r}; number the negatives consecutively."
+            )
         if faults and not skip_faulty:
             raise StellaError(f"{self._source}: {sentence}. Fix or remove these rows, or set data.skip_faulty = true.")
         if not self._count:
-            raise StellaError(f"{self._source} holds no rows{' to train on: ' + sentence if faults else ''}.")
+            raise StellaError(f"{self._source}: no rows{' to train on: ' + sentence if faults else ''}.")
         found: dict[str, Any] = {name: builder.finish() for name, builder in self._builders.items()}
         ids = found.pop(ID_COLUMN, None)
         by_text = {name: found.pop(name) for name in texts}
         return Dataset(by_text, found, self._source, _with_columns(self._sha256, found), sentence, name, ids)
 
     def explained(self, error: MissingColumnError) -> MissingColumnError:
-        """The error with the reason why the column must be there."""
+        """The error with the reason why the column is required."""
         names = {name for name in self._needed if self._columns[name].name == error.name}
         why = f" for {min(names)!r}" if names and error.name not in names else ""
         why += f", which loss {self._needs.loss!r} needs" if names and self._needs.loss else ""
@@ -288,7 +291,7 @@ class _Reader:
 
 
 def _check_distinct(texts: Mapping[str, str]) -> None:
-    """Raises RowError where there is nothing to tell apart."""
+    """Raises RowError if the positive equals the anchor or a negative."""
     positive = texts.get("positive")
     if texts["anchor"] == positive:
         raise RowError("anchor and positive are the same text")
@@ -302,7 +305,7 @@ def _line(texts: Sequence[str]) -> bytes:
 
 
 def _with_columns(sha256: Any, columns: Mapping[str, np.ndarray]) -> str:
-    """The hash of rows of texts, and of their columns of numbers."""
+    """The hash of the texts, updated with the columns of numbers."""
     for name, values in columns.items():
         sha256.update(json.dumps([name, *values.shape[1:]] if values.ndim > 1 else name).encode() + b"\n")
         sha256.update(np.ascontiguousarray(values, "<f4").reshape(-1).view(np.uint8).data)

@@ -1,4 +1,4 @@
-"""A part of a batch through a model: the embeddings of each column of its texts."""
+"""Embeddings of the texts of a batch."""
 
 from collections.abc import Callable
 from typing import Any
@@ -18,11 +18,11 @@ def embed_part(
     dropout: Callable[[int], Dropout | None] = lambda group: None,
     remat_policy: Any = None,
 ) -> Embeddings:
-    """Embeddings (B, E) of each column.
+    """Embeds a part of a batch: (B, E) of each column.
 
     Args:
-      part: a batch whose arrays have no axis of parts.
-      dropout: of each group of texts, by its number.
+      part: a batch without the leading axis of parts.
+      dropout: index of a group of texts -> its dropout.
       remat_policy: as in `stella_jax.Encoder`.
     """
     groups = [
@@ -34,5 +34,5 @@ def embed_part(
 
 
 def embed_parts(model: EmbeddingModel, batch: Batch) -> jax.Array:
-    """Embeddings (A, B, C, E) of all texts of a batch, one part in memory at a time."""
+    """Embeds a whole batch: (A, B, C, E), with one part in memory at a time."""
     return jax.lax.map(lambda part: jnp.stack(embed_part(model, part), axis=1), batch)

@@ -1,4 +1,4 @@
-"""A split's texts, embedded by the parameters of the moment, and what the loss and the evaluators make of them."""
+"""Evaluation of parameters during training: the loss, scores of a split's rows, and the recipe's evaluators."""
 
 import math
 from collections.abc import Callable, Mapping, Sequence
@@ -24,12 +24,12 @@ from train.losses import Loss
 from train.named_evaluators import Evaluator
 from train.step import Params
 
-# What makes one evaluation better than another: with negatives, and without.
+# The scores that evaluations are compared by: with negatives, and without.
 PRIMARY = ("cosine_accuracy", "cosine_mrr@10")
 
 
 class Named(NamedTuple):
-    """An evaluator, its name, and the texts put before its queries and documents."""
+    """An evaluator, its name, and the prompts of its queries and documents."""
 
     name: str
     evaluator: Evaluator
@@ -40,13 +40,13 @@ class Evaluation:
     """Evaluates parameters on a split.
 
     Args:
-      model: what is trained; only its structure is kept.
-      tokenizer, pad_id: of the checkpoint.
+      model: the model that is trained; only its structure is kept.
+      tokenizer, pad_id: the checkpoint's.
       mesh: this process's devices; processes share the texts.
-      prompts: column -> the text put before its texts.
-      batch_size: rows of which the loss is taken at once, as in training; the last rows may be fewer.
-      needs: what the loss takes of a row; of a split that lacks some of it, there is no loss.
-      guide: a frozen model that embeds the texts, too, for a loss that is guided by it.
+      prompts: column -> its prompt.
+      loss: computed on batches of `batch_size` rows, as in training; the last may be smaller.
+      needs: the columns that the loss reads; a split that lacks one has no loss.
+      guide: a frozen model whose embeddings the loss reads.
     """
 
     def __init__(
@@ -70,14 +70,14 @@ class Evaluation:
         self._loss_of_batch = jax.jit(loss)
 
     def __call__(self, params: Params, dataset: Dataset, tick: Callable[[], object] = lambda: None) -> Scores:
-        """Scores of the parameters.
+        """Evaluates parameters on a dataset.
 
         Args:
           tick: called after each batch of texts.
 
         Returns:
-          `loss`, without dropout; with negatives, what `triplet_accuracy` gives for the first of them; and with
-          positives, how well each anchor finds its own among all of the split, as `retrieval` gives it.
+          `loss`, without dropout; with negatives, the scores of `triplet_accuracy` for the column `negative`; with
+          positives, the scores of `retrieval` of each anchor's positives among all positives of the split.
         """
         embedded = self._embed(self._model, params, dataset, tick)
         scores = {}
@@ -92,7 +92,7 @@ class Evaluation:
         return scores | (_retrieval(dataset, embedded) if "positive" in embedded else {})
 
     def named(self, params: Params, evaluators: Sequence[Named], tick: Callable[[], object] = lambda: None) -> Scores:
-        """The scores of evaluators, as `name/score`."""
+        """Runs evaluators; returns their scores as `name/score`."""
         runner = self._runner(self._model, params)
 
         def embed(prompts: Mapping[str, str], texts: Sequence[str], kind: str) -> np.ndarray:
@@ -104,7 +104,7 @@ class Evaluation:
     def _embed(
         self, model: EmbeddingModel, params: Params, dataset: Dataset, tick: Callable[[], object]
     ) -> dict[str, np.ndarray]:
-        """(rows, dim) of each column, by a model with these parameters."""
+        """Embeddings (rows, dim) of each column, by a model with these parameters."""
         runner = self._runner(model, params)
         return {
             name: self._embed_texts(runner, self._prompts.get(name, ""), texts, tick)
@@ -112,12 +112,12 @@ class Evaluation:
         }
 
     def _runner(self, model: EmbeddingModel, params: Params) -> Runner:
-        # Where processes split parameters, these are copies of all of them.
+        # Gather parameters that are sharded over processes.
         model = model.with_params({name: self._hosts.fetch(leaf) for name, leaf in params.items()})
         return Runner(model, self._mesh, self._pad_id, layer_by_layer=False)
 
     def _embed_texts(self, runner: Runner, prompt: str, texts: Sequence[str], tick: Callable[[], object]) -> np.ndarray:
-        """(rows, dim); a text that comes again is embedded once."""
+        """Embeddings (rows, dim); repeated texts are embedded once."""
         places = {text: i for i, text in enumerate(dict.fromkeys(texts))}
         own = list(places)[self._hosts.index :: self._hosts.count]
         tokens = self._tokenizer.encode(own, prompt)
@@ -125,7 +125,7 @@ class Evaluation:
         return self._hosts.all_gather(found, len(places))[[places[text] for text in texts]]
 
     def _loss(self, embedded: tuple[np.ndarray, ...], columns: Mapping[str, np.ndarray]) -> float:
-        """The mean over rows, batch by batch in their order."""
+        """The mean loss over rows, computed batch by batch."""
         count, total = len(embedded[0]), 0.0
         for start in range(0, count, self._batch_size):
             rows = slice(start, min(count, start + self._batch_size))
@@ -136,7 +136,7 @@ class Evaluation:
 
 
 def combined(scores: Mapping[str, Scores]) -> Scores:
-    """The scores of several sets by their names, as `name/score`, after the means of those that all of them have."""
+    """Scores of several sets: the mean of each score that all sets have, then each set's own as `name/score`."""
     if len(scores) == 1:
         return next(iter(scores.values()))
     first, *others = scores.values()
@@ -146,18 +146,18 @@ def combined(scores: Mapping[str, Scores]) -> Scores:
 
 
 def primary_name(scores: Mapping[str, object], best: str | None = None) -> str:
-    """The one score that evaluations are compared by: `best`, by default one of the split's rows.
+    """The name of the score that evaluations are compared by: `best`, else the first of `PRIMARY` that exists.
 
     Raises:
       StellaError: there is no score `best`.
     """
     if best and best not in scores:
-        raise StellaError(f"loop.best: there is no score {best!r}; choose one of {join_words(scores)}.")
+        raise StellaError(f"loop.best: unknown score {best!r}; choose one of {join_words(scores)}.")
     return best or next((name for name in PRIMARY if name in scores), next(iter(scores)))
 
 
 def primary(scores: Mapping[str, float | None], best: str | None = None) -> float:
-    """Its value, of which more is better; that of no number is the worst."""
+    """The value of the primary score, negated for a loss so that higher is better; -inf for NaN or None."""
     name = primary_name(scores, best)
     value = scores[name]
     if value is None or math.isnan(value):
@@ -166,7 +166,7 @@ def primary(scores: Mapping[str, float | None], best: str | None = None) -> floa
 
 
 def _retrieval(dataset: Dataset, embedded: dict[str, np.ndarray]) -> Scores:
-    """Anchors as queries and positives as corpus, equal texts once; all positives of an anchor are relevant to it."""
+    """Retrieval scores with distinct anchors as queries and distinct positives as corpus."""
     anchors, positives = dataset.texts["anchor"], dataset.texts["positive"]
     corpus, queries = _first_rows(positives), _first_rows(anchors)
     places = {text: place for place, text in enumerate(corpus)}
@@ -178,7 +178,7 @@ def _retrieval(dataset: Dataset, embedded: dict[str, np.ndarray]) -> Scores:
 
 
 def _first_rows(texts: Sequence[str]) -> dict[str, int]:
-    """Each distinct text, and the first row that has it."""
+    """Each distinct text -> the first row that has it."""
     rows: dict[str, int] = {}
     for row, text in enumerate(texts):
         rows.setdefault(text, row)

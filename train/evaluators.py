@@ -1,4 +1,4 @@
-"""How good embeddings are: triplet accuracy, correlation with scores, retrieval, reranking; numpy alone.
+"""Metrics of embeddings in NumPy: triplet accuracy, correlation with scores, retrieval and reranking.
 
 Definitions and names are those of sentence-transformers' TripletEvaluator, EmbeddingSimilarityEvaluator,
 InformationRetrievalEvaluator and RerankingEvaluator.
@@ -13,14 +13,14 @@ from stella_jax.similarity import PAIRWISE, similarity, similarity_pairwise
 Scores = dict[str, float]
 Similarities = dict[str, np.ndarray]  # (n,) by measure
 
-QUERIES = 256  # whose similarities with a block of the corpus are in memory at once
+QUERIES = 256  # compared with a block of the corpus at once
 BLOCK = 16384  # texts of the corpus
 
 KS = (1, 3, 5, 10)
 
 
 def triplet_accuracy(anchors: np.ndarray, positives: np.ndarray, negatives: np.ndarray) -> Scores:
-    """The share of rows whose anchor is strictly nearer to its positive than to its negative, by each measure.
+    """The share of rows whose anchor is strictly nearer to its positive than to its negative, for each measure.
 
     Args:
       anchors, positives, negatives: (n, dim).
@@ -32,19 +32,19 @@ def triplet_accuracy(anchors: np.ndarray, positives: np.ndarray, negatives: np.n
 
 
 def accuracy(nearer: Similarities, farther: Similarities) -> Scores:
-    """What `triplet_accuracy` gives, of similarities of anchors with positives and with negatives."""
+    """`triplet_accuracy` from similarities of anchors with positives and with negatives."""
     right = {name: nearer[name] > farther[name] for name in nearer}
     scores = {f"{name}_accuracy": float(each.astype(np.float32).mean()) for name, each in right.items()}
     return scores | {"max_accuracy": max(scores.values())}
 
 
 def pairwise(first: np.ndarray, second: np.ndarray) -> Similarities:
-    """The similarity of row i of two (n, dim) with each other, by each measure."""
+    """Similarities (n,) of row i of `first` with row i of `second`, both (n, dim), for each measure."""
     return {name: similarity_pairwise(name, first, second) for name in sorted(PAIRWISE)}
 
 
 def sts(first: np.ndarray, second: np.ndarray, gold: Sequence[float] | np.ndarray) -> Scores:
-    """Correlation of the similarity of two (n, dim) with gold scores, by each measure.
+    """Correlation of the row-wise similarity of two (n, dim) with gold scores (n,), for each measure.
 
     Returns:
       `pearson_<measure>` and `spearman_<measure>`, and the largest of each as `pearson_max` and `spearman_max`.
@@ -53,7 +53,7 @@ def sts(first: np.ndarray, second: np.ndarray, gold: Sequence[float] | np.ndarra
 
 
 def correlation(similarities: Similarities, gold: Sequence[float] | np.ndarray) -> Scores:
-    """What `sts` gives, of similarities."""
+    """`sts` from similarities."""
     scores = {}
     for name, found in similarities.items():
         scores[f"pearson_{name}"] = pearson(gold, found)
@@ -71,7 +71,7 @@ def pearson(x: Sequence[float] | np.ndarray, y: Sequence[float] | np.ndarray) ->
 
 
 def ranks(x: Sequence[float] | np.ndarray) -> np.ndarray:
-    """The rank of each value from 1; equal ones share the mean of theirs."""
+    """The rank of each value from 1; equal values share their mean rank."""
     _, where, counts = np.unique(x, return_inverse=True, return_counts=True)
     last = np.cumsum(counts)
     return (last - (counts - 1) / 2)[where]
@@ -87,17 +87,22 @@ def retrieval(
     ndcg_at: Sequence[int] = (10,),
     map_at: Sequence[int] = (100,),
 ) -> Scores:
-    """How far up the relevant texts come when each query ranks the corpus; equal scores rank by place in the corpus.
+    """Retrieval metrics, averaged over queries; equal scores rank by index in the corpus.
 
-    sentence-transformers ranks equal scores by id: pass the corpus in the order of its ids.
+    sentence-transformers ranks equal scores by id: pass the corpus sorted by id for the same numbers.
 
     Args:
       queries: (q, dim).
-      corpus: (c, dim), or blocks of it in their order, of which one at a time is in memory.
-      relevant: of each query, which of the corpus, at least one.
+      corpus: (c, dim), or an iterable of its blocks, of which one at a time is in memory.
+      relevant: of each query, the indices of its relevant texts, at least one.
+      measure: the similarity.
+      at: cutoffs k of accuracy, precision and recall.
+      mrr_at: cutoffs of the mean reciprocal rank.
+      ndcg_at: cutoffs of NDCG.
+      map_at: cutoffs of the mean average precision.
 
     Returns:
-      `<measure>_accuracy@k`, `_precision@k` and `_recall@k` for k in `at`, `_mrr@k`, `_ndcg@k` and `_map@k` for theirs.
+      `<measure>_accuracy@k`, `_precision@k`, `_recall@k`, `_mrr@k`, `_ndcg@k` and `_map@k` for their cutoffs.
     """
     deepest = max(*at, *mrr_at, *ndcg_at, *map_at)
     wanted = [set(indexes) for indexes in relevant]
@@ -117,17 +122,19 @@ def retrieval(
 def nearest(
     queries: np.ndarray, corpus: np.ndarray | Iterable[np.ndarray], count: int, measure: str = "cosine"
 ) -> np.ndarray:
-    """Of each query (q, dim) the places (q, count) of the nearest in the corpus, the best first, equal ones by place.
+    """Indices (q, count) of each query's nearest texts in the corpus, best first, equal scores by index.
 
     Args:
-      corpus: as in `retrieval`; of fewer than `count`, all are found.
+      queries: (q, dim).
+      corpus: as in `retrieval`; if it has fewer than `count` texts, all are returned.
+      measure: the similarity.
     """
     scores, places, start = np.empty((len(queries), 0), np.float32), np.empty((len(queries), 0), np.int64), 0
     for block in _blocks(corpus):
         parts = []
         for first in range(0, len(queries), QUERIES):
             rows = slice(first, first + QUERIES)
-            # Earlier places come first, and stay first among equals.
+            # Earlier indices come first, so equal scores keep their order.
             near = np.concatenate([scores[rows], similarity(measure, queries[rows], block)], axis=1)
             best = _largest(near, count)
             before = scores.shape[1]
@@ -145,7 +152,7 @@ def _blocks(corpus: np.ndarray | Iterable[np.ndarray]) -> Iterable[np.ndarray]:
 
 
 def _largest(scores: np.ndarray, count: int) -> np.ndarray:
-    """Columns (rows, count) of the largest of each row, in descending order, equal ones by column."""
+    """Columns (rows, count) of each row's largest values, descending, equal values by column."""
     if scores.shape[1] <= count:
         return np.argsort(-scores, axis=1, kind="stable")
     least = np.partition(scores, -count, axis=1)[:, -count]
@@ -178,14 +185,17 @@ def _average_precision(hits: np.ndarray, counts: np.ndarray, k: int) -> np.ndarr
 def reranking(
     queries: Iterable[tuple[np.ndarray, np.ndarray, int]], at: Sequence[int] = (10,), measure: str = "cosine"
 ) -> Scores:
-    """How far up the right ones of its own few texts come for each query.
+    """Reranking metrics, averaged over queries that each rank texts of their own.
 
     Equal scores share the mean gain of their ranks in ndcg and are one step of the curve in map, as in scikit-learn;
-    in mrr, the right ones come first. sentence-transformers' mrr leaves them in the order of torch.argsort, which is no
-    order to rely on.
+    in mrr, positives come first. sentence-transformers' mrr leaves them in the order of torch.argsort, which is not
+    stable.
 
     Args:
-      queries: of each its embedding (dim,), those of its texts (n, dim), the right ones first, and how many these are.
+      queries: of each query its embedding (dim,), its texts' embeddings (n, dim), positives first, and the number of
+        positives.
+      at: cutoffs k.
+      measure: the similarity.
 
     Returns:
       `map`, `mrr@k` and `ndcg@k` for k in `at`.

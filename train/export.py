@@ -1,7 +1,7 @@
-"""The trained model as a checkpoint that sentence-transformers, `Stella` and `convert` load, with its card.
+"""Export of the trained model, with its card, as a checkpoint for sentence-transformers, `Stella` and `convert`.
 
-What was not trained keeps its bits; what was is float32. Where the base's own config.json is one that transformers
-cannot load without remote code, names and config are spelt as transformers spells them.
+Trained parameters are float32; all others keep their bits. If transformers cannot load the base's config.json without
+remote code, the export uses transformers' own names and config.
 """
 
 import json
@@ -26,9 +26,13 @@ PROVENANCE = "training.json"
 
 @dataclass(frozen=True, slots=True)
 class Trained:
-    """A checkpoint, the head that was trained through, if any, and the parameters that were trained, by name.
+    """A checkpoint and what was trained of it.
 
-    With adapters, `params` has the kernels under them as well.
+    Attributes:
+      base: the checkpoint before training.
+      head: the trained head, if any.
+      params: trained parameters by name; with adapters, also the kernels that they adapt.
+      lora: the adapters' configuration, if any.
     """
 
     base: Checkpoint
@@ -38,7 +42,7 @@ class Trained:
 
     @property
     def merged(self) -> Params:
-        """The parameters that the checkpoint is to have in place of its own."""
+        """The parameters that replace the checkpoint's, adapters merged."""
         if self.lora is None:
             return self.params
         own = {name: leaf for name, leaf in self.params.items() if "/lora/" not in name}
@@ -46,16 +50,16 @@ class Trained:
 
     @property
     def stale_heads(self) -> list[str]:
-        """Folders of heads that belong to the encoder as it was before, by their dimension."""
+        """Folders of heads that belong to the encoder before training, sorted by dimension."""
         moved = any(name.startswith("encoder/") for name in self.params)
         heads = self.base.layout.heads
         return [heads[dim].folder for dim in sorted(heads) if moved and heads[dim] != self.head]
 
 
 def export(trained: Trained, origin: Origin, metrics: Metrics, destination: Path) -> None:
-    """Writes the model, and when it is whole, puts it in place of what is at `destination`.
+    """Writes the model to a temporary directory, then renames it to `destination`, replacing what is there.
 
-    A kill between the two renames leaves the older one as ".<name>.old", and nothing at `destination`.
+    A kill between the two renames leaves the old export as ".<name>.old" and nothing at `destination`.
 
     Raises:
       StellaError: the disk is full.
@@ -88,7 +92,7 @@ def export(trained: Trained, origin: Origin, metrics: Metrics, destination: Path
 
 
 def is_exported(destination: Path, origin: Origin) -> bool:
-    """Whether what is at `destination` is the model of this origin."""
+    """Whether `destination` has the model of this origin."""
     try:
         return json.loads((destination / PROVENANCE).read_bytes()) == origin.as_dict()
     except (OSError, ValueError):
@@ -96,7 +100,7 @@ def is_exported(destination: Path, origin: Origin) -> bool:
 
 
 def _is_native(base: Checkpoint) -> bool:
-    """Whether transformers loads config.json and tokenizer.json as they are: they state all that ours would."""
+    """Whether transformers loads the base's config.json and tokenizer.json unchanged."""
     fields = base.directory.json_object(base.layout.file("config.json"))
     return fields | base.layout.config.native_json() == fields and native_tokenizer(base) is None
 

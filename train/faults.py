@@ -1,4 +1,4 @@
-"""Rows that cannot be used: how many there are, and the first of them, for one sentence."""
+"""Faulty rows: their number and the first few, for an error."""
 
 from dataclasses import dataclass, field
 
@@ -7,7 +7,12 @@ SHOWN_FAULTS = 3
 
 @dataclass(slots=True)
 class Faults:
-    """What is wrong with rows: how many there are, and the first of them."""
+    """Faults of rows.
+
+    Attributes:
+      count: the number of faulty rows.
+      first: order and fault of the first SHOWN_FAULTS of them.
+    """
 
     count: int = 0
     first: list[tuple[int, str]] = field(default_factory=list)

@@ -1,4 +1,4 @@
-"""Keys of a settings file: declared as the fields of a dataclass, and read from TOML against those declarations."""
+"""Typed keys of a TOML file: declared as dataclass fields, and checked against them when read."""
 
 import dataclasses
 import math
@@ -17,41 +17,48 @@ LARGEST = {int: 2**31 - 1, float: 3.4e38}  # of float32
 
 
 def one_of(*values: str) -> Any:
-    """A key that takes one of these words, by default the first."""
+    """A field with these choices; the first is the default."""
     return field(default=values[0], metadata={"choices": values})
 
 
-def perhaps_one_of(*values: str) -> Any:
-    """A key that takes one of these words, by default None."""
+def optional_one_of(*values: str) -> Any:
+    """A field with these choices; None is the default."""
     return field(default=None, metadata={"choices": values})
 
 
 def number(default: Any, **bounds: float) -> Any:
-    """A number of at least `least`, `above` another, and of at most `most`, or `LARGEST` where that is not given."""
+    """A numeric field.
+
+    Args:
+      bounds: `least` (>=), `above` (>) and `most` (<=, by default `LARGEST`).
+    """
     return field(default=default, metadata=bounds)
 
 
 def every() -> Any:
-    """A key that takes "epoch", or every how many steps."""
+    """A field for an interval: "epoch" (the default) or a number of steps."""
     return field(default="epoch", metadata={"choices": ("epoch",), "least": 1})
 
 
 def section(kind: type, tree: dict[str, Any], name: str, where: str) -> Any:
-    """A dataclass of this kind from a parsed table.
+    """Makes a dataclass from a parsed table.
 
     Args:
-      name: what stands before its keys, "data." or ""; `where` is the file. Both are for errors.
+      kind: the dataclass.
+      tree: the table.
+      name: prefix of its keys in errors, such as "data." or "".
+      where: the file, for errors.
 
     Raises:
-      StellaError: a key is unknown, missing, of a wrong type, or has an impossible value.
+      StellaError: a key is unknown or missing, or its value has a wrong type or is out of bounds.
     """
     fields, types = {f.name: f for f in dataclasses.fields(kind)}, get_type_hints(kind)
     unknown = [key for key in tree if key not in fields]
     if unknown:
-        raise StellaError(f"{where}: there is no key {name}{quoted(unknown[0])}; there are {join_words(fields)}.")
+        raise StellaError(f"{where}: unknown key {name}{quoted(unknown[0])}; known keys: {', '.join(fields)}.")
     needed = [key for key, f in fields.items() if _is_required(f) and key not in tree]
     if needed:
-        raise StellaError(f"{where}: {name}{needed[0]} is missing.")
+        raise StellaError(f"{where}: {name}{needed[0]} is missing; add it.")
     values = {}
     for key, value in tree.items():
         kinds = (types[key], *get_args(types[key]))
@@ -78,7 +85,7 @@ def _table(value: Any, name: str, where: str) -> dict[str, Any]:
 
 
 def _value(value: Any, kind: Any, rules: Any, name: str) -> Any:
-    """The value as what its key takes; `name` says which in errors."""
+    """The value checked and converted to its field's type; `name` is for errors."""
     origin, inner = get_origin(kind), get_args(kind)
     if kind is Any:
         return _json_value(value, name)
@@ -95,20 +102,22 @@ def _value(value: Any, kind: Any, rules: Any, name: str) -> Any:
         for key in value:
             if known and key not in known:
                 raise StellaError(
-                    f"{name} = {short_repr(value)} names {short_repr(key)}; its keys are {join_words(known)}."
+                    f"{name} = {short_repr(value)}: unknown key {short_repr(key)}; known keys: {', '.join(known)}."
                 )
         return {key: _value(item, inner[1], rules, f"{name}.{key}") for key, item in value.items()}
     return _word(value, rules, name) if kind is str else value if kind is bool else _bounded(value, kind, rules, name)
 
 
 def _json_value(value: Any, name: str) -> Any:
-    """A value of any kind that JSON has, too: a recipe is stored as such beside checkpoints."""
+    """A value that JSON can represent, as recipes are stored with checkpoints."""
     if isinstance(value, list):
         return [_json_value(item, f"{name}[{i}]") for i, item in enumerate(value)]
     if isinstance(value, dict):
         return {key: _json_value(item, f"{name}.{key}") for key, item in value.items()}
     if not isinstance(value, str | int | float) or (not isinstance(value, str) and not abs(value) < math.inf):
-        raise StellaError(f"{name} = {short_repr(value)} must be a finite number, a text, true, false, or of such.")
+        raise StellaError(
+            f"{name} = {short_repr(value)} must be a string, a finite number, true, false, or a list or table of these."
+        )
     if isinstance(value, int) and abs(value) > LARGEST_JSON:
         raise StellaError(f"{name} = {short_repr(value)} must be at most {LARGEST_JSON}.")
     return value
@@ -128,7 +137,7 @@ def _word(value: str, rules: Any, name: str) -> str:
     if not value:
         raise StellaError(f"{name} is empty; give it a value or leave the key out.")
     if "\0" in value:
-        raise StellaError(f"{name} = {short_repr(value)} holds a NUL character; remove it.")
+        raise StellaError(f"{name} = {short_repr(value)} contains a NUL character; remove it.")
     return value
 
 
@@ -142,7 +151,7 @@ def _bounded(value: float, kind: type, rules: Any, name: str) -> Any:
 
 
 def _words(kind: Any, rules: Any) -> str:
-    """What a key takes, in words."""
+    """What a key accepts, in words."""
     if kind is str:
         return _either(rules["choices"]) if "choices" in rules else "a text in quotes"
     if kind not in (int, float):
@@ -160,7 +169,11 @@ def _either(choices: Sequence[str]) -> str:
 
 
 def override(tree: dict[str, Any], text: str) -> None:
-    """Puts the value of "section.key=value" in its place; a table's own key may follow: data.prompts.anchor=...
+    """Sets a value of a parsed file.
+
+    Args:
+      tree: the parsed file, which is changed.
+      text: "section.key=value"; a key of a table may follow, as in "data.prompts.anchor=value".
 
     Raises:
       StellaError: the text is not of this form, or not UTF-8.
@@ -169,16 +182,16 @@ def override(tree: dict[str, Any], text: str) -> None:
     path, equals, raw = text.partition("=")
     names = [name.strip() for name in path.strip().split(".", 2)]
     if not equals or not all(names):
-        raise StellaError(f"--set {short_repr(text)} is not of the form section.key=value.")
+        raise StellaError(f"--set {short_repr(text)}: not of the form section.key=value.")
     for name in names[:-1]:
         tree = tree.setdefault(name, {})
         if not isinstance(tree, dict):
-            raise StellaError(f"--set {short_repr(text)}: {name} is no section.")
+            raise StellaError(f"--set {short_repr(text)}: {name} is not a section.")
     tree[names[-1]] = _toml(raw.strip())
 
 
 def _toml(raw: str) -> Any:
-    """The value as TOML has it; what is no TOML is a text, so that words need no quotes."""
+    """The parsed TOML value; anything else is a string, so that words need no quotes."""
     try:
         value = tomllib.loads(f"value = {raw}")
     except (ValueError, RecursionError):

@@ -1,4 +1,4 @@
-"""A guide: a frozen model that embeds the texts of each batch, too, for a loss that is guided by it."""
+"""Guide: a frozen model whose embeddings of each batch a loss such as GISTEmbed reads."""
 
 import json
 from collections.abc import Mapping
@@ -22,13 +22,14 @@ COLUMN = "guide"
 
 
 class Guide:
-    """Adds a guide's embeddings to batches that are on a mesh, as the column "guide" (A, B, C, G).
+    """Adds the guide's embeddings to batches on a mesh, as the column "guide" (A, B, C, G).
 
     Args:
-      model: the guide; where its parameters are not on the mesh, they are copied there.
+      model: the guide; parameters that are not on the mesh are copied to it.
+      mesh: the mesh of the batches.
 
     Attributes:
-      dim: G.
+      dim: embedding dimension G.
     """
 
     def __init__(self, model: EmbeddingModel, mesh: Mesh):
@@ -50,33 +51,33 @@ def _on(mesh: Mesh, specs: Mapping[str, P], name: str, leaf: jax.Array) -> jax.A
 
 
 def open_guide(name: str, base: Checkpoint, max_length: int) -> Checkpoint:
-    """A guide's checkpoint, which reads the token ids of the model that is trained.
+    """Opens a guide's checkpoint, which must read the same token ids as the trained model.
 
     Args:
       name: as in `from_pretrained`.
-      base: of the model.
-      max_length: tokens at which its texts are cut.
+      base: the trained model's checkpoint.
+      max_length: tokens at which texts are truncated.
 
     Raises:
-      StellaError: there is no such checkpoint, it has another tokenizer, or does not reach that far.
+      StellaError: there is no such checkpoint, its tokenizer differs, or its maximum length is shorter.
     """
     guide = Checkpoint.open(resolve(name))
     if _tokenizer(guide) != _tokenizer(base):
         raise StellaError(
-            f"loss.guide {short_repr(name)}: its tokenizer is not the model's, and both are given the same token ids; "
-            "choose a guide with the model's tokenizer.json."
+            f"loss.guide {short_repr(name)}: its tokenizer differs from the model's; choose a guide with the model's "
+            "tokenizer.json."
         )
     if guide.layout.max_seq_length < max_length:
         raise StellaError(
-            f"loss.guide {short_repr(name)}: it takes {guide.layout.max_seq_length} tokens and the model's texts have "
-            f"up to {max_length}; set data.max_length = {guide.layout.max_seq_length}."
+            f"loss.guide {short_repr(name)}: its limit is {guide.layout.max_seq_length} tokens, but texts have up to "
+            f"{max_length}; set data.max_length = {guide.layout.max_seq_length}."
         )
     return guide
 
 
 def _tokenizer(checkpoint: Checkpoint) -> Any:
-    """What decides the ids of a text: neither padding nor truncation, which are switched off."""
-    checkpoint.tokenizer()  # which says what is wrong with it
+    """The parts of a tokenizer that decide a text's ids; padding and truncation are switched off."""
+    checkpoint.tokenizer()  # raises if it is not valid
     path = checkpoint.directory.path(checkpoint.layout.file("tokenizer.json"))
     tree: dict[str, Any] = json.loads(path.read_bytes())
     return tree | {"padding": None, "truncation": None, "lower": checkpoint.layout.lower}

@@ -1,7 +1,7 @@
 """The processes that train one model together: how they start, communicate and end.
 
-Each reads the same recipe, rows and weights, makes the same plan, and computes on its own devices; process 0 alone
-writes. Unlike those of a bulk job they need one another at every step: if one ends, the others end too.
+Each reads the same recipe, rows and weights, makes the same batch plan and computes on its own devices; only process 0
+writes. Unlike the processes of an embedding job they need each other at every step: if one ends, the others end too.
 """
 
 import json
@@ -28,10 +28,10 @@ from stella_jax.sharding import BATCH_SPEC, REPLICATED, make_mesh, shard
 
 INITIALIZATION_TIMEOUT = 300  # seconds, as all below
 
-# A process on a silent host counts as dead after it; one that is killed on a live host is noticed earlier.
+# After this a process on an unreachable host counts as dead; a process killed on a live host is noticed earlier.
 HEARTBEAT_TIMEOUT = 100
 
-# Process 0 exports while the others have nothing left to do.
+# Process 0 exports while the others wait.
 SHUTDOWN_TIMEOUT = 3600
 
 # A failed process waits before it exits, so that the others can report the same error. Process 0 waits twice as long:
@@ -50,11 +50,11 @@ def initialize(coordinator: str | None = None, count: int | None = None, index: 
     From then on JAX aborts this process, with a message of its own, when another one is gone.
 
     Args:
-      coordinator, count, index: address and port of process 0, at which it listens, number of processes, and index of
-        this one; all None takes them from the environment (TPU pod, Slurm, MPI, Kubernetes).
+      coordinator, count, index: address and port of process 0, number of processes, and index of this one; all None
+        takes them from the environment (TPU pod, Slurm, MPI, Kubernetes).
 
     Raises:
-      StellaError: the environment does not say, or there is nobody to be met at the address.
+      StellaError: the environment does not have them, or the processes cannot connect.
     """
     bind = bind_address(coordinator)
     jax.config.update("jax_enable_preemption_service", False)  # the command has its own handler of SIGTERM
@@ -96,7 +96,7 @@ def run_to_exit(work: Callable[[], int]) -> int:
 
 @contextmanager
 def collective_errors() -> Iterator[None]:
-    """A block whose collectives fail with a sentence when another process is gone.
+    """Turns the error of a collective whose peer is gone into a StellaError.
 
     Raises:
       StellaError: another process has ended, and a collective failed before JAX aborted this one.
@@ -110,7 +110,7 @@ def collective_errors() -> Iterator[None]:
 
 
 class Hosts:
-    """This process among those that train together, of which there may be one.
+    """This process among those that train together; also for a single process.
 
     All processes must call the methods that communicate, in the same order.
     """
@@ -129,7 +129,7 @@ class Hosts:
         """The mesh of all devices, each process's side by side.
 
         Raises:
-          StellaError: it is none, leaves devices out, or splits the model over processes.
+          StellaError: the text is not a mesh, leaves devices out, or splits the model over processes.
         """
         if self.count == 1:
             return make_mesh(text)
@@ -137,26 +137,26 @@ class Hosts:
         mesh = make_mesh(text, devices)
         if mesh.size != len(devices):
             raise StellaError(
-                f"loop.mesh {text!r} takes {mesh.size} of the {len(devices)} devices of {self.count} processes, which "
-                f"must all take part; set loop.mesh = 'data={len(devices)}'."
+                f"loop.mesh {text!r}: uses {mesh.size} of the {len(devices)} devices of {self.count} processes, but "
+                f"must use all; set loop.mesh = 'data={len(devices)}'."
             )
         least = min(Counter(device.process_index for device in devices).values())
         if any(len({device.process_index for device in row}) > 1 for row in mesh.devices):
             raise StellaError(
-                f"loop.mesh {text!r} splits the model over processes, whose devices are {least} each; only rows go "
-                f"over processes, so model must divide {least}."
+                f"loop.mesh {text!r}: splits the model over processes of {least} devices each; choose a model axis "
+                f"that divides {least}."
             )
         return mesh
 
     def local_mesh(self, mesh: Mesh) -> Mesh:
-        """The part of a mesh that is on this process's devices."""
+        """The sub-mesh of this process's devices."""
         if self.count == 1:
             return mesh
         own = [row for row in mesh.devices if row[0].process_index == self.index]
         return Mesh(np.array(own), mesh.axis_names, axis_types=mesh.axis_types)
 
     def fetch(self, leaf: jax.Array) -> jax.Array:
-        """The whole array on this process's own devices; communicates."""
+        """The whole array on this process's devices; communicates."""
         if leaf.is_fully_addressable:
             return leaf
         assert isinstance(leaf.sharding, NamedSharding)
@@ -171,7 +171,7 @@ class Hosts:
     # Communication
 
     def broadcast(self, value: Any) -> Any:
-        """The JSON value of process 0."""
+        """Process 0's JSON value in all processes."""
         if self.count == 1:
             return value
         content = json.dumps(value).encode() if self.is_primary else b""
@@ -181,11 +181,11 @@ class Hosts:
         return json.loads(np.asarray(broadcast_one_to_all(padded)).tobytes())
 
     def barrier(self) -> None:
-        """Waits until all processes are here."""
+        """Waits for all processes."""
         self.broadcast(None)
 
     def any_process(self, flag: bool, mesh: Mesh) -> Any:
-        """Whether `flag` is true in any process; with several of them, `bool` waits for the answer."""
+        """Whether `flag` is true in any process; with several processes, `bool` of the result waits for it."""
         if self.count == 1:
             return flag
         return _any(
@@ -193,7 +193,7 @@ class Hosts:
         )
 
     def all_gather(self, rows: np.ndarray, count: int) -> np.ndarray:
-        """`count` rows (n, E) from all, of which process I has I, I + N, I + 2 N and so on."""
+        """The `count` rows (n, E) of all N processes, of which process I has rows I, I + N, I + 2 N and so on."""
         if self.count == 1:
             return rows
         padded = np.zeros((-(-count // self.count), *rows.shape[1:]), rows.dtype)
@@ -201,7 +201,7 @@ class Hosts:
         return np.asarray(process_allgather(padded)).swapaxes(0, 1).reshape(-1, *rows.shape[1:])[:count]
 
     def shutdown(self) -> None:
-        """Waits until all processes are here, and disconnects: any may end from now on."""
+        """Waits for all processes and disconnects; from now on each may end."""
         if self.count > 1:
             jax.distributed.shutdown()
 

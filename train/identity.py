@@ -1,4 +1,4 @@
-"""What the bits of a run follow from, stored with each checkpoint: a run goes on only as what it was begun as."""
+"""Identity of a run: all that decides its bits. It is stored with each checkpoint, and a run resumes only if it is equal."""
 
 import platform
 from collections.abc import Mapping, Sequence
@@ -13,14 +13,14 @@ from stella_jax.errors import StellaError
 from train.data import Dataset
 from train.recipe import Recipe, SetSection
 
-# Keys of a recipe that change no bit of what is trained; what is read goes by what it holds.
+# Keys of a recipe that do not change the trained bits; files count by their content.
 FREE = {"": ("output", "model", "revision", "evaluators"), "loop": ("keep", "save_every", "export", "log")}
 
 PACKAGES = ("jax", "jaxlib", "flax", "orbax-checkpoint", "numpy", "tokenizers")
 
 
 def identity(recipe: Recipe, data: Mapping[str, Sequence[Dataset]], model: Mapping[str, Any]) -> dict[str, Any]:
-    """As JSON values: the recipe, the rows of each split, and the fingerprint of the model to begin with."""
+    """Recipe, hashes of each split's rows, and fingerprint of the initial model, as JSON values."""
     tree = recipe.as_dict()
     kept = {key: value for key, value in tree.items() if key not in FREE[""]}
     kept["loop"] = {key: value for key, value in tree["loop"].items() if key not in FREE["loop"]}
@@ -30,7 +30,7 @@ def identity(recipe: Recipe, data: Mapping[str, Sequence[Dataset]], model: Mappi
 
 
 def _rows(sets: Sequence[Dataset], sections: Sequence[SetSection]) -> dict[str, Any]:
-    """What the rows of a split are, set by set where there are several."""
+    """Size, hash and weight of a split's rows; by set if there are several."""
     found = {
         each.name: {"rows": len(each), "sha256": each.sha256, "weight": section.weight}
         for each, section in zip(sets, sections, strict=True)
@@ -39,19 +39,19 @@ def _rows(sets: Sequence[Dataset], sections: Sequence[SetSection]) -> dict[str, 
 
 
 def versions() -> dict[str, str]:
-    """What else may change bits: packages, Python, and the kind of device."""
+    """What else may change bits: versions of packages and Python, and the kind of device."""
     packages = {package: version(package) for package in PACKAGES}
     device = jax.devices()[0].device_kind
     return {"stella-jax": __version__} | packages | {"python": platform.python_version(), "device": device}
 
 
 def changes(before: Mapping[str, str]) -> list[str]:
-    """Which of the versions that a run was begun with are others now, in words."""
+    """Differences between the versions that a run started with and the current ones, in words."""
     return list(differences(dict(before), versions()))
 
 
 def check_same(before: Any, now: dict[str, Any], output: object) -> None:
-    """Refuses to go on with a run that was begun as another.
+    """Refuses to resume a run with another identity.
 
     Raises:
       StellaError: names every difference.
@@ -59,6 +59,6 @@ def check_same(before: Any, now: dict[str, Any], output: object) -> None:
     found = list(differences(before, now))
     if found:
         raise StellaError(
-            f"{output} was begun with another recipe, model or data: {'; '.join(found)}. Choose another output, or "
-            "remove it to begin anew."
+            f"{output}: started with a different recipe, model or data: {', '.join(found)}; use another output, or "
+            "remove this one to start again."
         )

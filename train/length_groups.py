@@ -1,8 +1,8 @@
-"""Fixed shapes for training batches: texts sorted by length, in a few groups of one length each.
+"""Fixed shapes for training batches: texts sorted by length, in a few groups padded to one length each.
 
-A shape such as ((8, 64), (40, 24), (144, 16)) holds batches of 192 texts whose eight longest have up to 64 tokens, the
-next forty up to 24, and the others up to 16. A training run compiles one program for each shape that it meets, so there
-are at most `MOST_SHAPES`; the last of them holds any batch.
+A shape such as ((8, 64), (40, 24), (144, 16)) fits batches of 192 texts whose eight longest have up to 64 tokens, the
+next forty up to 24, and the others up to 16. Each shape is compiled once, so there are at most `MAX_SHAPES`; the last
+one fits any batch.
 """
 
 import math
@@ -14,23 +14,23 @@ from stella_jax.batching import bucket_lengths
 
 Shape = tuple[tuple[int, int], ...]  # (texts, tokens) of each group, longest first
 
-MOST_SHAPES = 3
-MOST_GROUPS = 4  # each compiles the encoder's forward and backward pass once more
+MAX_SHAPES = 3
+MAX_GROUPS = 4  # each compiles the encoder's forward and backward pass once more
 
-# What fewer groups may cost in padded tokens before another one is worth its compile time.
+# Another group is worth its compile time if without it there would be more padded tokens by this factor.
 WORTH_A_GROUP = 1.12
 
-SPARE = 0.02  # of the texts, which a batch that was not looked at may have longer than those that were
+SPARE = 0.02  # share of texts that may be longer in other batches than in the sampled ones
 
 
 def choose_shapes(lengths: np.ndarray, max_length: int, multiple: int = 1, all_seen: bool = False) -> list[Shape]:
-    """The shapes for batches like these, from the one with the fewest tokens to the one that holds any batch.
+    """Chooses shapes for batches like these, from the one with the fewest tokens to one that fits any batch.
 
     Args:
       lengths: (batches, texts) tokens of each text.
-      max_length: most tokens that a text may have.
-      multiple: what divides the texts of each group, such as the number of devices; it divides `texts`.
-      all_seen: whether these are all batches that there will be; else room is left for others.
+      max_length: maximum number of tokens of a text.
+      multiple: a divisor of `texts`; the texts of each group are a multiple of it, such as the number of devices.
+      all_seen: whether no other batches will come; else some room is left for them.
     """
     ordered = -np.sort(-lengths, axis=1)
     typical = ordered[np.argsort(ordered.sum(axis=1))[: math.ceil(0.9 * len(ordered))]]
@@ -41,7 +41,7 @@ def choose_shapes(lengths: np.ndarray, max_length: int, multiple: int = 1, all_s
             spare = math.ceil(SPARE * len(longest))
             longest = longest[np.maximum(np.arange(len(longest)) - spare, 0)]
         shapes.append(group(longest, max_length, multiple))
-    # One program less where the second, which holds what the first does, is hardly larger.
+    # Drop the first shape if the second, which fits the same batches, is hardly larger.
     if padded_tokens(shapes[1]) <= 1.05 * padded_tokens(shapes[0]):
         shapes = shapes[1:]
     longest_bucket = bucket_lengths(max_length)[-1]
@@ -49,17 +49,17 @@ def choose_shapes(lengths: np.ndarray, max_length: int, multiple: int = 1, all_s
 
 
 def group(longest: np.ndarray, max_length: int, multiple: int = 1) -> Shape:
-    """The groups with the fewest tokens that hold texts (n,) of these lengths, descending; few groups if it pays."""
+    """Groups for texts of these lengths (n,), descending, that balance padding against the number of groups."""
     buckets = bucket_lengths(max_length)
     lengths = np.asarray(buckets)[np.searchsorted(buckets, longest)]
     lengths = lengths.reshape(-1, multiple).max(axis=1)
-    options = [_best(lengths, groups, multiple) for groups in range(1, MOST_GROUPS + 1)]
+    options = [_best(lengths, groups, multiple) for groups in range(1, MAX_GROUPS + 1)]
     least = padded_tokens(options[-1])
     return next(shape for shape in options if padded_tokens(shape) <= WORTH_A_GROUP * least)
 
 
 def padded_tokens(shape: Shape) -> int:
-    """Tokens that a batch of this shape is computed with."""
+    """Tokens of a batch of this shape, padding included."""
     return sum(texts * tokens for texts, tokens in shape)
 
 
@@ -69,10 +69,10 @@ def fits(shape: Shape, longest_first: np.ndarray) -> bool:
 
 
 def _best(lengths: np.ndarray, groups: int, multiple: int) -> Shape:
-    """The cheapest cut of descending lengths, one for each `multiple` of texts, into at most so many groups."""
+    """The split of descending lengths, one for each `multiple` texts, into at most `groups` with the fewest tokens."""
     levels, starts = np.unique(-lengths, return_index=True)
     levels, ends = -levels, [*starts[1:], len(lengths)]
-    # best[j]: the cheapest way to hold the first j levels.
+    # best[j]: cost and groups of the cheapest split of the first j levels.
     best: list[tuple[int, Shape]] = [(0, ())] + [(np.iinfo(np.int64).max, ())] * len(levels)
     for _ in range(min(groups, len(levels))):
         best = [best[0], *(_extended(best, levels, starts, ends, j, multiple) for j in range(1, len(levels) + 1))]
@@ -87,7 +87,7 @@ def _extended(
     j: int,
     multiple: int,
 ) -> tuple[int, Shape]:
-    """One more group than `best` has, ending with level j - 1, if that is cheaper."""
+    """best[j] with one more group allowed, which ends with level j - 1."""
     options = [best[j]]
     for i in range(j):
         cost, shape = best[i]

@@ -1,7 +1,7 @@
-"""Where a run's numbers go beside metrics.jsonl, as the recipe's loop.log says: TensorBoard and Weights & Biases.
+"""Writers of metrics to TensorBoard and Weights & Biases, chosen by the recipe's loop.log.
 
-A run that continues continues there, too. TensorBoard's events of later steps are dropped; on Weights & Biases these
-steps stay, as the steps made again give the same numbers.
+A resumed run continues its logs. TensorBoard drops its events of later steps; Weights & Biases keeps them, and the
+repeated steps give the same numbers.
 """
 
 import importlib
@@ -18,7 +18,7 @@ TENSORBOARD, WANDB = "tensorboard", "wandb"  # packages, their extras and their 
 
 
 class LogWriter(Protocol):
-    """Takes the numbers of one step after the other."""
+    """Writes the metrics of one step after the other."""
 
     def write(self, step: int, values: Mapping[str, float]) -> None: ...
 
@@ -29,7 +29,7 @@ def check_log(log: Sequence[str]) -> None:
     """Refuses a package that is not installed.
 
     Raises:
-      StellaError: says how to install it.
+      StellaError: it is not installed.
     """
     for name in log:
         if importlib.util.find_spec(name) is None:
@@ -37,10 +37,12 @@ def check_log(log: Sequence[str]) -> None:
 
 
 def open_log(log: Sequence[str], output: Path, step: int, recipe: Mapping[str, Any]) -> list[LogWriter]:
-    """The writers of a recipe's loop.log.
+    """Opens the writers named in a recipe's loop.log.
 
     Args:
-      step: what the run continues from, 0 for its start.
+      output: the run's directory.
+      step: the step that the run resumes from, 0 at its start.
+      recipe: stored with the run on Weights & Biases.
 
     Raises:
       StellaError: Weights & Biases cannot be used.
@@ -50,7 +52,7 @@ def open_log(log: Sequence[str], output: Path, step: int, recipe: Mapping[str, A
 
 
 def scalars(line: Mapping[str, Any]) -> dict[str, float]:
-    """The numbers of a line of metrics.jsonl by the name of their curve: "train/loss", "eval/cosine_accuracy"."""
+    """The numbers of a line of metrics.jsonl by name of the curve, such as "train/loss" or "eval/cosine_accuracy"."""
     return dict(_scalars(line))
 
 
@@ -63,7 +65,7 @@ def _scalars(line: Mapping[str, Any]) -> Iterator[tuple[str, float]]:
 
 
 class _TensorBoard:
-    """Events in the folder `tensorboard`, through the writer that torch's SummaryWriter uses."""
+    """TensorBoard events in the folder `tensorboard`, written as torch's SummaryWriter does."""
 
     def __init__(self, output: Path, step: int, recipe: Mapping[str, Any]):
         self._events = importlib.import_module("tensorboard.compat.proto.event_pb2")
@@ -82,11 +84,11 @@ class _TensorBoard:
 
     def _add(self, step: int, **content: Any) -> None:
         self._writer.add_event(self._events.Event(step=step, wall_time=time.time(), **content))
-        self._writer.flush()  # a kill loses nothing that metrics.jsonl has
+        self._writer.flush()  # so that a kill loses no step that metrics.jsonl has
 
 
 class _Wandb:
-    """A run of Weights & Biases, by an id that is kept in the folder `wandb`; WANDB_PROJECT and such are respected."""
+    """A Weights & Biases run, whose id is kept in the folder `wandb`; honours WANDB_PROJECT and the like."""
 
     def __init__(self, output: Path, step: int, recipe: Mapping[str, Any]):
         wandb = importlib.import_module("wandb")
@@ -113,7 +115,7 @@ class _Wandb:
 
 
 def _run_id(path: Path, step: int) -> str:
-    """The id of the run that continues, or a new one."""
+    """The id of the resumed run, or a new one."""
     if step and path.exists():
         return path.read_text().strip()
     path.parent.mkdir(parents=True, exist_ok=True)

@@ -1,9 +1,9 @@
-"""A training run, from its recipe to the exported model, phases in order of execution.
+"""A training run, from its recipe to the exported model, in order of execution.
 
-What a step does follows from the recipe, the rows and its number alone. So a run that was ended in whatever way, and is
-started again, gives the bits of one that was not: it goes on after its newest checkpoint.
+A step depends on the recipe, the rows and its number only. So a run that was interrupted and is started again resumes
+from its newest checkpoint and gives the same bits as an uninterrupted run.
 
-The processes of several hosts, see `train.hosts`, all come through here; what they must agree on, process 0 broadcasts.
+On several hosts (`train.hosts`) all processes run this code; process 0 broadcasts what they must agree on.
 """
 
 import fcntl
@@ -49,29 +49,32 @@ from train.step import State, Step, StepConfig
 
 EXPORT = "export"
 
-SAMPLED_BATCHES = 100  # of each set's first pass, which choose the shapes of all
+SAMPLED_BATCHES = 100  # of each set's first pass, to choose the shapes from
 
 Warn = Callable[[str], object]
 
 
-def train(recipe: Recipe, stop: GracefulShutdown, shown: bool = False, warn: Warn = lambda sentence: None) -> str:
-    """Trains as the recipe says, or goes on with it, and exports the model.
+def train(
+    recipe: Recipe, stop: GracefulShutdown, show_progress: bool = False, warn: Warn = lambda sentence: None
+) -> str:
+    """Trains with a recipe, or resumes its run, and exports the model.
 
     Args:
-      stop: asked when the run is to save its state and end.
-      shown: whether there is a bar on stderr.
-      warn: told of what is allowed and may not be meant.
+      stop: requested when the run should save its state and end.
+      show_progress: whether to show a bar on stderr.
+      warn: called with a sentence for each setting that is valid but may be a mistake.
 
     Returns:
-      What came of it, in a sentence.
+      A summary in one sentence.
 
     Raises:
-      StellaError: what is wrong with recipe, rows, checkpoint or output, or that the loss is no number any more.
-      Stopped: it was asked to stop, and its state is saved.
+      StellaError: recipe, rows, checkpoint or output are not valid, or the loss is NaN or infinite.
+      Stopped: a stop was requested, and the state is saved.
     """
     hosts = Hosts()
     with _alone(check_destination(recipe.output), hosts):
-        run = Run(recipe, stop, shown and hosts.is_primary, warn if hosts.is_primary else lambda sentence: None)
+        primary = hosts.is_primary
+        run = Run(recipe, stop, show_progress and primary, warn if primary else lambda sentence: None)
         with run.metrics:
             with stop.deferred():
                 run.train()
@@ -81,10 +84,11 @@ def train(recipe: Recipe, stop: GracefulShutdown, shown: bool = False, warn: War
 class Run:
     """A run, ready for its next step: everything is read, checked and loaded."""
 
-    def __init__(self, recipe: Recipe, stop: GracefulShutdown, shown: bool, warn: Warn):
-        self.recipe, self.stop, self.shown, self.warn, self.hosts = recipe, stop, shown, warn, Hosts()
+    def __init__(self, recipe: Recipe, stop: GracefulShutdown, show_progress: bool, warn: Warn):
+        self.recipe, self.stop, self.show_progress, self.warn = recipe, stop, show_progress, warn
+        self.hosts = Hosts()
         self.output = Path(recipe.output)
-        self._asked: Any = False
+        self._stop_requested: Any = False
         check_log(recipe.loop.log)
         self._read_data()
         self._load_model()
@@ -93,7 +97,7 @@ class Run:
     # Before the first step
 
     def _read_data(self) -> None:
-        """The rows of each split, and which of them each step takes."""
+        """Reads the rows of each split and plans the batches."""
         data, loop, loss = self.recipe.data, self.recipe.loop, self.recipe.loss
         self._needs = needs_of(loss.name, loss_spec(loss), data.columns)
         self.data = read_sets(data, self._needs)
@@ -115,7 +119,7 @@ class Run:
         self._first_passes = [(each, one_pass(each, *order, 0, data.drop_last)) for each in trained]
 
     def _load_model(self) -> None:
-        """The checkpoint, what trains it, and what evaluates it."""
+        """Loads the checkpoint and makes the step and the evaluation."""
         recipe, loop = self.recipe, self.recipe.loop
         loss = find_loss(recipe.loss)
         base = Checkpoint.open(resolve(recipe.model, recipe.revision))
@@ -151,7 +155,7 @@ class Run:
         self.state: State = self.step.init(model.params())
 
     def _make_batcher(self, mesh: Mesh) -> None:
-        """The batcher, its shapes chosen by batches of the first pass of each set."""
+        """Makes the batcher, its shapes chosen from batches of the first pass of each set."""
         recipe, layout = self.recipe, self.base.layout
         self._tokenizer = self.base.tokenizer(recipe.data.max_length)
         given = {column: _prompt(layout, recipe.data.prompts.get(column, "")) for column in COLUMNS}
@@ -173,7 +177,7 @@ class Run:
         self.batcher.fit(sample, all_seen=len(self._first_passes) == 1 and len(sample) == self.plan.steps)
 
     def _load_guide(self, mesh: Mesh) -> EmbeddingModel | None:
-        """The model that guides the loss, if the recipe names one; its fingerprint is a part of the run's identity."""
+        """Loads the loss's guide, if the recipe names one; its fingerprint is part of the run's identity."""
         self._guide: dict[str, Any] = {}
         if not (name := self.recipe.loss.guide):
             return None
@@ -191,7 +195,7 @@ class Run:
         return self.batcher(*self.data["train"][place].take(rows))
 
     def _resume(self) -> None:
-        """The state to begin with: that of the newest checkpoint that is whole, else the first."""
+        """Restores the newest valid checkpoint, if there is one, and opens the metrics."""
         own = {each.name: identity_of(each, self.evaluators[each.name]) for each in self.recipe.evaluators}
         found = identity(self.recipe, self.data, fingerprint(self.base, [self.head]))
         self.identity = found | self._guide | {"evaluators": own}
@@ -199,7 +203,7 @@ class Run:
         if record:
             check_same(record["identity"], self.identity, self.output)
             for change in changes(record["versions"]):
-                self.warn(f"{change} since the run was begun; bits may differ from those of an undisturbed run.")
+                self.warn(f"{change} since the run started; its bits may differ from those of an uninterrupted run.")
         self._read_state()
         self.resumed = self.done = int(self.state.step)
         log = self.recipe.loop.log if self.hosts.is_primary else ()
@@ -209,27 +213,27 @@ class Run:
 
     def _read_state(self) -> None:
         if self.hosts.is_primary:
-            self._continue(read_newest(self.output, self.step.trained(self.state), self.warn))
+            self._restore(read_newest(self.output, self.step.trained(self.state), self.warn))
         newest = self.hosts.broadcast(int(self.state.step))
         if newest and not self.hosts.is_primary:
             if newest not in steps_of(self.output):
-                raise _not_shared(self.output, f"the checkpoint of step {newest} in")
+                raise _not_shared(self.output, f"the checkpoint of step {newest}")
             self._read_step(newest)
 
     def _read_step(self, step: int) -> None:
-        self._continue(read_state(self.output, step, self.step.trained(self.state)))
+        self._restore(read_state(self.output, step, self.step.trained(self.state)))
 
-    def _continue(self, saved: State | None) -> None:
-        """Takes over a saved state, which has what trains."""
+    def _restore(self, saved: State | None) -> None:
+        """Replaces the trained parameters and the optimizer state with saved ones."""
         if saved:
             self.state = saved._replace(params=self.state.params | saved.params)
 
     # Steps, and between them evaluations and checkpoints
 
     def train(self) -> None:
-        """All steps that are left."""
+        """Makes all remaining steps."""
         self.checkpoints = Checkpoints(self.output, self.recipe.loop.keep, self.done)
-        self.reporter = Reporter(self.metrics, self._check, self.plan.steps, self.done, self.shown)
+        self.reporter = Reporter(self.metrics, self._check, self.plan.steps, self.done, self.show_progress)
         try:
             self._train()
         except _Pause:
@@ -248,14 +252,14 @@ class Run:
             if self.done == 0:
                 self._evaluate("test")
             ended = self.done == self.plan.steps or self._is_enough()
-            if ended or self._is_due("save") or self._is_due("eval"):  # so that the best can be kept
+            if ended or self._is_due("save") or self._is_due("eval"):  # eval too, so that the best can be kept
                 self._save()
             if ended:
                 return
             self._pause()
             self._step()
-            if updates.is_open and (odd := updates.after(self.state.params, self.reporter.flush())):
-                self.warn(odd)
+            if updates.is_open and (warning := updates.after(self.state.params, self.reporter.flush())):
+                self.warn(warning)
 
     def _is_due(self, what: Literal["eval", "save"]) -> bool:
         loop = self.recipe.loop
@@ -272,10 +276,10 @@ class Run:
         self.reporter.add(self.done, self.plan.epochs(self.done), batch.tokens, found)
 
     def _evaluate(self, split: str) -> None:
-        """Evaluates a split, unless it is not there or the run was ended after this had been done."""
+        """Evaluates a split, unless it does not exist or metrics.jsonl has this evaluation already."""
         self.reporter.flush()
         if self._is_evaluated(split) and self.metrics.evaluation(split, self.done) is None:
-            tick = self._pause if self.hosts.count == 1 else lambda: None  # many stop at a step alone
+            tick = self._pause if self.hosts.count == 1 else lambda: None  # several hosts stop only between steps
             found = {each.name: self.evaluation(self.state.params, each, tick) for each in self.data.get(split, ())}
             scores = combined(found) if found else {}
             scores |= self.evaluation.named(self.state.params, self._named[split], tick)
@@ -286,7 +290,7 @@ class Run:
         self.reporter.resume()
 
     def _save(self) -> None:
-        """Begins to save the state, if it is not the first, and if no step on the way turns out to be no number."""
+        """Starts saving the state, unless it is the first; raises if the last step's metrics are not finite."""
         self.reporter.flush()
         if self.done:
             epoch, batch = self.plan.position(self.done)
@@ -302,28 +306,28 @@ class Run:
         checks.check_finite(self.checkpoints.newest, step, found)
 
     def _pause(self) -> None:
-        asked = self.hosts.any_process(self.stop.requested, self.step.mesh)
-        if self.hosts.count > 1:  # what is on its way now is looked at a step later, when it has come
-            self._asked, asked = asked, self._asked
-        if asked:
+        requested = self.hosts.any_process(self.stop.requested, self.step.mesh)
+        if self.hosts.count > 1:  # read one step later, so as not to wait for the answer
+            self._stop_requested, requested = requested, self._stop_requested
+        if requested:
             raise _Pause
 
     def _stop(self) -> None:
-        """This process ends as the one that was asked to."""
+        """Ends this process as if the stop had been requested from it."""
         if not self.stop.requested:
             self.stop.request()
         self.hosts.shutdown()
 
     @property
     def _best(self) -> str | None:
-        """The score that evaluations are compared by, where the recipe or its evaluators choose it."""
+        """The score that evaluations are compared by, if the recipe or its evaluators choose it."""
         if self.recipe.loop.best or "eval" in self.data or not self._named["eval"]:
             return self.recipe.loop.best
         name, evaluator, _ = self._named["eval"][0]
         return f"{name}/{evaluator.best}"
 
     def _is_enough(self) -> bool:
-        """Whether the best evaluation lies as many evaluations back as the recipe's early_stop."""
+        """Whether the last `early_stop` evaluations brought no better score."""
         scores = [primary(line["eval"], self._best) for line in self.metrics.evaluations("eval") if line["step"]]
         since_best = len(scores) - 1 - scores.index(max(scores)) if scores else 0
         return self.recipe.loop.early_stop is not None and since_best >= self.recipe.loop.early_stop
@@ -331,7 +335,7 @@ class Run:
     # After the last step
 
     def finish(self) -> str:
-        """Tests and exports; a sentence on what came of it."""
+        """Evaluates the test split and exports the model; returns a summary in one sentence."""
         trained = self.done
         if self.recipe.loop.export == "best":
             self.done = self._best_step()
@@ -347,7 +351,7 @@ class Run:
         return max(lines, key=lambda line: (primary(line["eval"], self._best), -line["step"]))["step"]
 
     def _export(self, destination: Path) -> bool:
-        """Writes the model, unless it is there already."""
+        """Exports the model; returns False if that was already done, or another process does it."""
         origin = Origin(self.recipe, self.identity, self.data, self.done)
         names = {*self.step.trainable, *(kernels(self.lora) if self.lora else ())}
         params = {name: self.hosts.fetch(self.state.params[name]) for name in sorted(names)}
@@ -357,13 +361,14 @@ class Run:
         return True
 
     def _summary(self, trained: int, destination: Path, written: bool) -> str:
-        what = f"{trained} steps, {trained - self.resumed} of them now" if self.resumed else f"{trained} steps"
+        steps = f"{trained} steps"
+        what = f"{steps}, {trained - self.resumed} of them since the run was resumed" if self.resumed else steps
         for split in ("eval", "test"):
             before, after = (self.metrics.evaluation(split, step) for step in (0, self.done))
             if before and after:
                 key = primary_name(after, self._best if self._best in after else None)
                 what += f"; {split} {key} {before[key]:.4f} before and {after[key]:.4f} after"
-        return f"{what}; the model {'is' if written else 'was there already,'} in {destination}"
+        return f"{what}; the model {'is' if written else 'was already'} in {destination}"
 
 
 class _Pause(Exception):
@@ -378,7 +383,7 @@ def _parts(recipe: Recipe) -> int:
 def _with_adapters(
     model: EmbeddingModel, lora: LoraSection | None, seed: int
 ) -> tuple[EmbeddingModel, dict[str, jax.Array]]:
-    """The model to train, and those of its parameters that may train: all, or adapters and perhaps the head."""
+    """The model to train, and its trainable parameters: all, or those of the adapters and perhaps the head."""
     if lora is None:
         return model, model.params()
     model = with_lora(model, lora.rank, lora.alpha, dropout=lora.dropout, targets=lora.targets, seed=seed)
@@ -387,22 +392,22 @@ def _with_adapters(
 
 
 def _prompt(layout: Layout, given: str) -> str:
-    """The text of a prompt, which is given by its name or, with a space in it, as it is."""
+    """The text of a prompt; `given` is its name, or the text itself if it contains a space."""
     return given if not given or any(c.isspace() for c in given) else layout.prompt(given)
 
 
 def _not_shared(output: Path, what: str) -> StellaError:
     return StellaError(
-        f"process 0 has {what} {output}, and this host has not; the output must be on storage that all hosts share."
+        f"{output}: process 0 sees {what} and this host does not; put the output on storage that all hosts share."
     )
 
 
 @contextmanager
 def _alone(output: Path, hosts: Hosts) -> Iterator[None]:
-    """The run's directory, made, and locked by process 0 for as long as that lives.
+    """Creates the run's directory, which process 0 locks while it runs.
 
     Raises:
-      StellaError: another run trains in it, or this process does not see it.
+      StellaError: another run is training in it, or this process does not see it.
     """
     if hosts.is_primary:
         with _locked(output):
@@ -423,6 +428,6 @@ def _locked(output: Path) -> Iterator[None]:
         fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
         yield
     except BlockingIOError:
-        raise StellaError(f"another process trains in {output}; let it end, or choose another output.") from None
+        raise StellaError(f"{output}: another process is training in it; wait for it or use another output.") from None
     finally:
         os.close(descriptor)

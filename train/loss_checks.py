@@ -1,4 +1,4 @@
-"""What a training step must know of a loss, found by calling it on random embeddings."""
+"""Traits of a loss that a training step relies on, found by calling it on random embeddings."""
 
 from collections.abc import Mapping
 from typing import Any
@@ -13,7 +13,7 @@ from train.losses import Embeddings, Loss
 
 ROWS = 8  # of a trial
 
-# Of its embeddings: a hinge that is flat at one is not at another. None is unit length.
+# Scales of the random embeddings: a hinge that is flat at one is not at another. None is unit length.
 SCALES = (None, 0.01, 0.3, 1.0, 20.0)
 
 
@@ -21,16 +21,20 @@ class LossTraits:
     """How a loss treats rows.
 
     Args:
+      loss: the loss.
+      name: its name, for errors.
+      num_texts: number of columns of texts.
+      dim: embedding dimension E.
       columns: further columns of a real batch, (B, ...) each.
-      normalized: whether the model's embeddings are of unit length.
+      normalized: whether the model's embeddings have unit length.
 
     Attributes:
-      decomposable: a row's loss depends on that row alone, so that a batch may be cut into parts.
-      skips_padding: rows of weight 0 change nothing for the others, so that a batch may be filled up.
+      decomposable: a row's loss depends on that row alone, so a batch may be split into parts.
+      skips_padding: rows of weight 0 do not change the loss of other rows, so a batch may be padded.
 
     Raises:
-      StellaError: the loss raises, cannot be compiled or differentiated, or returns another shape, no floats, or
-        numbers that are not finite or have no finite gradient whatever the length of embeddings.
+      StellaError: the loss raises, cannot be compiled or differentiated, does not return one float a row, or is not
+        finite or has no finite gradient at any scale.
     """
 
     def __init__(
@@ -52,12 +56,12 @@ class LossTraits:
             except _NotFiniteError as caught:
                 error = caught
         if error and not trials:
-            raise StellaError(f"{error} is not finite on a trial batch of random embeddings; fix the function.")
+            raise StellaError(f"{error}: not finite on a batch of random embeddings; fix the function.")
         self.decomposable = all(decomposable for decomposable, _ in trials) and self._stays_decomposable()
         self.skips_padding = self.decomposable or all(skips for _, skips in trials)
 
     def _stays_decomposable(self) -> bool:
-        """Whether it is so with other numbers in the further columns: those of a batch may all be the same."""
+        """Whether it is decomposable with noise in the further columns too: a batch's may all be equal."""
         rng = np.random.default_rng(len(SCALES))
         columns = self._columns
         floats = {key: value for key, value in columns.items() if np.issubdtype(value.dtype, np.floating)}
@@ -67,7 +71,7 @@ class LossTraits:
         self._columns = columns | {key: value + noise[key] for key, value in floats.items()}
         try:
             return self._trial(rng, None)[0]
-        except _NotFiniteError:  # of numbers that the column does not have
+        except _NotFiniteError:  # the column may never have such numbers
             return True
         finally:
             self._columns = columns
@@ -95,28 +99,30 @@ class LossTraits:
             raise
         except (Exception, SystemExit) as error:  # whatever a user's function raises
             reason = f"{type(error).__name__}: {first_line(error)[:300].rstrip('.')}"
-            raise StellaError(f"loss {short_repr(self._name)} fails on a trial batch: {reason}.") from error
-        for what, arrays in (("", [found]), ("the gradient of ", gradient)):
+            raise StellaError(
+                f"loss {short_repr(self._name)}: failed on a batch of random embeddings: {reason}."
+            ) from error
+        for what, arrays in (("loss", [found]), ("gradient of loss", gradient)):
             if not all(np.isfinite(np.asarray(array, np.float64)).all() for array in arrays):
-                raise _NotFiniteError(f"{what}loss {short_repr(self._name)}")
+                raise _NotFiniteError(f"{what} {short_repr(self._name)}")
         return np.asarray(found, np.float64)
 
     def _mean(self, texts: Embeddings, columns: Mapping[str, jax.Array]) -> tuple[jax.Array, jax.Array]:
-        """As a step takes it, and the loss of each row."""
+        """The weighted mean, as in a training step, and the loss of each row."""
         weights = columns["weights"]
         found: Any = self._loss(texts, columns)
         shape, dtype = getattr(found, "shape", None), getattr(found, "dtype", None)
         if dtype is None or shape != weights.shape or not jnp.issubdtype(dtype, jnp.floating):
             kind = type(found).__name__ if dtype is None else f"{dtype} of shape {shape}"
             raise StellaError(
-                f"loss {short_repr(self._name)} returns {kind} for {len(weights)} rows; it must return one float a "
-                f"row, ({len(weights)},)."
+                f"loss {short_repr(self._name)}: returns {kind} for {len(weights)} rows; return one float a row, of "
+                f"shape ({len(weights)},)."
             )
         return jnp.sum(weights * found) / jnp.sum(weights), found
 
 
 class _NotFiniteError(Exception):
-    """Of a loss or its gradient at one scale."""
+    """A loss or its gradient is not finite at one scale."""
 
 
 def _halves() -> tuple[slice, slice]:

@@ -1,4 +1,4 @@
-"""A recipe's loss: a built-in by its name, or the user's own function as "my_module:my_loss"."""
+"""Lookup of a recipe's loss: a built-in by name, or a user's function as "my_module:my_loss"."""
 
 import importlib
 import importlib.util
@@ -17,7 +17,7 @@ from train.recipe import LossSection
 
 
 def find_loss(section: LossSection) -> losses.Loss:
-    """The loss that a section names, with its arguments, wrapped by `matryoshka` where it names dimensions.
+    """The loss of a section with its arguments, wrapped by `matryoshka` if it has dimensions.
 
     Raises:
       StellaError: no such loss, or it cannot be imported.
@@ -30,7 +30,7 @@ def find_loss(section: LossSection) -> losses.Loss:
 
 
 def loss_arguments(section: LossSection) -> dict[str, Any]:
-    """All keyword arguments of a built-in loss, also those that the recipe leaves to it; the given ones of another."""
+    """Keyword arguments of the loss: for a built-in all, defaults included; for a user's function the given ones."""
     if ":" in section.name:
         return section.arguments()
     parameters = signature(loss_spec(section).function).parameters.values()
@@ -38,7 +38,7 @@ def loss_arguments(section: LossSection) -> dict[str, Any]:
 
 
 def loss_spec(section: LossSection) -> losses.LossSpec:
-    """The function that a section names, and what it needs of the rows: a function of one's own takes any texts.
+    """The loss of a section and the columns that it needs; a user's function takes any number of texts.
 
     Raises:
       StellaError: no such loss, or it cannot be imported.
@@ -58,14 +58,12 @@ def _built_in(name: str) -> losses.LossSpec:
 def _own_loss(name: str) -> Callable[..., Any]:
     module_name, _, function_name = name.partition(":")
     if not all(part.isidentifier() for part in (*module_name.split("."), function_name)):
-        raise StellaError(f'loss.name: {short_repr(name)} is not of the form "my_module:my_loss".')
+        raise StellaError(f'loss.name: {short_repr(name)} is not of the form "my_module:my_loss"; fix it.')
     try:
         module = _import(module_name)
     except (Exception, SystemExit) as error:  # whatever the user's file raises
         if isinstance(error, ModuleNotFoundError) and error.name == module_name:
-            reason = (
-                f"there is no {short_repr(_path(module_name).name)} in the working directory, and none is installed"
-            )
+            reason = f"no {short_repr(_path(module_name).name)} in the working directory, and no such package installed"
         else:
             reason = f"{type(error).__name__}: {first_line(error)[:300].rstrip('.')}"
         raise StellaError(f"loss.name: {short_repr(module_name)} cannot be imported: {reason}.") from error
@@ -85,17 +83,16 @@ def _path(name: str) -> Path:
 
 
 def _import(name: str) -> ModuleType:
-    """The module of this name, from its file in the working directory where there is one, else an installed one.
+    """Imports a module from the working directory if it is there, else an installed one.
 
-    What it imports itself, now or when it is called, may lie beside it; the working directory comes last on the path,
-    so that it hides nothing installed.
+    Its own imports may be in the working directory too, which comes last on the path so as to hide nothing installed.
     """
     path = _path(name)
     if str(Path.cwd()) not in sys.path:
         sys.path.append(str(Path.cwd()))
     if not path.is_file():
         return importlib.import_module(name)
-    # Another module of this name that is there already, such as a package of ours, stays what it is to all others.
+    # A loaded module of the same name, such as a package of ours, is not replaced.
     there = getattr(sys.modules.get(name), "__file__", None)
     taken = name in sys.modules and there != str(path)
     spec = importlib.util.spec_from_file_location(f"own_{name}" if taken else name, path)

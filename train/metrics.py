@@ -1,8 +1,8 @@
-"""What a run tells of itself: metrics.jsonl, one object a line, and what else `log_writers` opens.
+"""Metrics of a run: metrics.jsonl, one object a line, and the writers of `log_writers`.
 
 A line is `{"step", "epoch", "loss", "grad_norm", "learning_rate", ...}` for each step, counted from 1, and
-`{"step", "epoch", "eval": {...}}` for each evaluation after so many steps, or `test` in place of `eval` for the test
-split. A run that continues drops the lines after the step that it continues from.
+`{"step", "epoch", "eval": {...}}` for each evaluation, with `test` instead of `eval` for the test split. A resumed run
+drops the lines after the step that it resumes from.
 """
 
 import json
@@ -21,23 +21,23 @@ SPLITS = ("eval", "test")
 
 
 class Metrics:
-    """The file in `output`, opened to add lines.
+    """The metrics file in `output`, opened to append lines.
 
     Args:
-      step: what the run continues from; later lines are dropped.
-      kept: whether this process writes the file; else lines stay in memory.
-      writers: get each line, too, and are closed at the end.
+      step: the step that the run resumes from; later lines are dropped.
+      to_file: whether this process writes the file; else lines stay in memory.
+      writers: receive each line too, and are closed at the end.
 
     Attributes:
       lines: all of them, in order.
     """
 
-    def __init__(self, output: Path, step: int, kept: bool = True, writers: Sequence[LogWriter] = ()):
+    def __init__(self, output: Path, step: int, to_file: bool = True, writers: Sequence[LogWriter] = ()):
         self.path = output / FILE
         self.lines = [line for line in read_lines(self.path) if line["step"] <= step] if step else []
         self._file = None
         self._writers = writers
-        if kept:
+        if to_file:
             with replacing(self.path) as file:
                 file.writelines(_encoded(line) for line in self.lines)
             self._file = self.path.open("ab")
@@ -52,7 +52,7 @@ class Metrics:
             writer.close(failed=kind is not None)
 
     def write(self, line: Line) -> None:
-        """Adds a line, there for good when this returns, unless the machine itself fails; NaN becomes null."""
+        """Appends a line and flushes it, so that a killed process does not lose it; NaN becomes null."""
         self.lines.append(line)
         if self._file:
             self._file.write(_encoded(line))
@@ -69,12 +69,12 @@ class Metrics:
         return [line for line in self.lines if split in line]
 
     def evaluation(self, split: str, step: int) -> dict[str, float] | None:
-        """What the evaluation after `step` steps found, if there was one."""
+        """The scores of the evaluation after `step` steps, or None."""
         return next((line[split] for line in self.evaluations(split) if line["step"] == step), None)
 
 
 def read_lines(path: Path) -> Iterator[Line]:
-    """The lines of a file up to the first that is not whole, which is where a kill has left it."""
+    """The lines of a file up to the first incomplete one, which a kill may leave."""
     if not path.exists():
         return
     for text in path.read_bytes().splitlines(keepends=True):
@@ -92,7 +92,7 @@ def _encoded(line: Line) -> bytes:
 
 
 def _finite(value: Any) -> Any:
-    """The value as JSON has it, which knows no NaN."""
+    """The value with NaN and infinities as None, for JSON."""
     if isinstance(value, dict):
         return {key: _finite(item) for key, item in value.items()}
     return None if isinstance(value, float) and not math.isfinite(value) else value

@@ -16,9 +16,9 @@ from stella_jax.cli_errors import exit_code
 from stella_jax.option_types import positive, whole
 
 DESCRIPTION = """
-Adds hard negatives to pairs of texts: candidates that a model takes for near to the anchor, and that are not known as
-its positives. The options are those of sentence-transformers' mine_hard_negatives; scores are cosine similarities. A
-mine that was ended in whatever way goes on when the same command is given again.
+Mines hard negatives for pairs of texts: candidates that a model ranks near the anchor and that are not its positives.
+The options are those of sentence-transformers' mine_hard_negatives; scores are cosine similarities. An interrupted
+command resumes when it is run again.
 """
 FORMATS = ("triplet", "n-tuple", "labeled-pair", "labeled-list")
 
@@ -28,15 +28,21 @@ def parser(prog: str) -> argparse.ArgumentParser:
     parser.add_argument(
         "pairs", metavar="PAIRS", help=".jsonl, .csv (or .gz, .zst) or .parquet of anchors and positives"
     )
-    parser.add_argument("--out", required=True, metavar="FILE", help="of rows for training; .jsonl, .csv or .parquet")
-    parser.add_argument("--corpus", metavar="FILE", help="of candidates, or .txt (default: the positives alone)")
-    parser.add_argument("--work", metavar="DIR", help="for texts and embeddings; kept (default: FILE.work, removed)")
-    parser.add_argument("--progress", action=argparse.BooleanOptionalAction, help="a bar (default: on a terminal)")
-    _add_model(parser.add_argument_group("the model"))
+    parser.add_argument(
+        "--out", required=True, metavar="FILE", help="training rows to write: .jsonl, .csv (or .gz, .zst) or .parquet"
+    )
+    parser.add_argument("--corpus", metavar="FILE", help="more candidates, also .txt (default: the positives only)")
+    parser.add_argument(
+        "--work", metavar="DIR", help="keep texts and embeddings here (default: FILE.work, removed at the end)"
+    )
+    parser.add_argument(
+        "--progress", action=argparse.BooleanOptionalAction, help="show a progress bar (default: on a terminal)"
+    )
+    _add_model(parser.add_argument_group("model"))
     _add_columns(parser.add_argument_group("columns and prompts"))
-    _add_choice(parser.add_argument_group("which candidates become negatives"))
-    group = parser.add_argument_group("rows")
-    group.add_argument("--output-format", choices=FORMATS, default="triplet", help="(triplet)")
+    _add_selection(parser.add_argument_group("selection of negatives"))
+    group = parser.add_argument_group("output")
+    group.add_argument("--output-format", choices=FORMATS, default="triplet", help="format of the rows (triplet)")
     group.add_argument("--output-scores", action="store_true", help="add the column score")
     return parser
 
@@ -44,31 +50,48 @@ def parser(prog: str) -> argparse.ArgumentParser:
 def _add_model(group) -> None:
     group.add_argument("--model", default="tiny", help="tiny, a directory, or a repo id (tiny)")
     group.add_argument("--revision", help="branch, tag or commit of a repo")
-    group.add_argument("--dim", type=positive, help="which head, by its dimension (default: the checkpoint's)")
-    group.add_argument("--dtype", choices=("float32", "bfloat16"), help="to compute in (default: float32 on CPU)")
-    group.add_argument("--mesh", metavar="SIZES", help="such as data=4 (default: rows over all accelerators)")
-    group.add_argument("--max-length", type=positive, metavar="TOKENS", help="cut texts here (default: the model's)")
+    group.add_argument("--dim", type=positive, help="dimension of the head to use (default: the checkpoint's)")
+    group.add_argument("--dtype", choices=("float32", "bfloat16"), help="compute dtype (default: float32 on CPU)")
+    group.add_argument("--mesh", metavar="SIZES", help="device mesh, such as data=4 (default: all accelerators)")
+    group.add_argument(
+        "--max-length", type=positive, metavar="TOKENS", help="truncate texts to this (default: the model's limit)"
+    )
 
 
 def _add_columns(group) -> None:
-    group.add_argument("--anchor-column", default="anchor", metavar="NAME", help="(anchor)")
-    group.add_argument("--positive-column", default="positive", metavar="NAME", help="(positive)")
-    group.add_argument("--corpus-column", default="text", metavar="NAME", help="of the corpus (text)")
-    group.add_argument("--anchor-prompt", metavar="NAME", help="put before anchors, or 'none' (default: queries')")
-    group.add_argument("--corpus-prompt", metavar="NAME", help="before candidates, or 'none' (default: documents')")
+    group.add_argument("--anchor-column", default="anchor", metavar="NAME", help="column of PAIRS (anchor)")
+    group.add_argument("--positive-column", default="positive", metavar="NAME", help="column of PAIRS (positive)")
+    group.add_argument("--corpus-column", default="text", metavar="NAME", help="column of the corpus (text)")
+    group.add_argument(
+        "--anchor-prompt", metavar="NAME", help="prompt of anchors, or 'none' (default: the model's for queries)"
+    )
+    group.add_argument(
+        "--corpus-prompt", metavar="NAME", help="prompt of candidates, or 'none' (default: the model's for documents)"
+    )
 
 
-def _add_choice(group) -> None:
-    group.add_argument("--range-min", type=whole, default=0, metavar="N", help="leave out the nearest N (0)")
-    group.add_argument("--range-max", type=positive, metavar="N", help="look at the nearest N (default: enough)")
-    group.add_argument("--max-score", type=float, metavar="S", help="of a negative")
-    group.add_argument("--min-score", type=float, metavar="S", help="of a negative")
-    group.add_argument("--absolute-margin", type=float, metavar="M", help="of a negative below the positive's score")
-    group.add_argument("--relative-margin", type=float, metavar="M", help="the same, as a share of that score")
-    group.add_argument("--num-negatives", type=positive, default=3, metavar="N", help="of an anchor (3)")
-    group.add_argument("--sampling-strategy", choices=("top", "random"), default="top", help="(top)")
-    group.add_argument("--include-positives", action="store_true", help="among the candidates; writes n-tuple rows")
-    group.add_argument("--seed", type=whole, default=42, metavar="N", help="of random sampling (42)")
+def _add_selection(group) -> None:
+    group.add_argument("--range-min", type=whole, default=0, metavar="N", help="skip the nearest N candidates (0)")
+    group.add_argument(
+        "--range-max", type=positive, metavar="N", help="consider only the nearest N (default: as many as needed)"
+    )
+    group.add_argument("--max-score", type=float, metavar="S", help="maximum score of a negative")
+    group.add_argument("--min-score", type=float, metavar="S", help="minimum score of a negative")
+    group.add_argument(
+        "--absolute-margin", type=float, metavar="M", help="least distance of a negative's score below the positive's"
+    )
+    group.add_argument("--relative-margin", type=float, metavar="M", help="the same as a share of the positive's score")
+    group.add_argument("--num-negatives", type=positive, default=3, metavar="N", help="negatives for each anchor (3)")
+    group.add_argument(
+        "--sampling-strategy",
+        choices=("top", "random"),
+        default="top",
+        help="take the nearest, or a random sample (top)",
+    )
+    group.add_argument(
+        "--include-positives", action="store_true", help="keep positives as candidates; writes n-tuple rows"
+    )
+    group.add_argument("--seed", type=whole, default=42, metavar="N", help="seed of random sampling (42)")
 
 
 def run(arguments: argparse.Namespace) -> None:
@@ -101,7 +124,7 @@ def run(arguments: argparse.Namespace) -> None:
 
 def main(argv: Sequence[str] | None = None, prog: str = "python -m train.mine") -> int:
     arguments = parser(prog).parse_args(argv)
-    return exit_code("mine", partial(run, arguments), "; the same command goes on")
+    return exit_code("mine", partial(run, arguments), "; run the same command again to resume")
 
 
 if __name__ == "__main__":

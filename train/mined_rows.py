@@ -1,4 +1,4 @@
-"""Rows of mined negatives, as training reads them."""
+"""Mined negatives as rows for training."""
 
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
@@ -18,7 +18,7 @@ class Mined:
     options: MiningOptions
 
     def __str__(self) -> str:
-        """What was found, and what was refused, in lines."""
+        """A summary in lines: negatives found, and candidates skipped."""
         counts, scores = self.negatives.counts, self.negatives.scores[self.negatives.rows >= 0]
         lines = [
             f"{counts.sum()} negatives for {len(counts)} anchors of {len(self.positives.rows)} pairs; "
@@ -26,11 +26,11 @@ class Mined:
         ]
         for name, count in self.negatives.skipped.items():
             share = count / max(1, self.negatives.considered)
-            lines.append(f"{name} = {getattr(self.options, name)} refused {count} candidates ({share:.2%})")
+            lines.append(f"{name} = {getattr(self.options, name)} skipped {count} candidates ({share:.2%})")
         return "\n  ".join([*lines, self.shortage()] if counts.min() < self.options.num_negatives else lines)
 
     def shortage(self) -> str:
-        """How many anchors have too few negatives, and what to change."""
+        """A sentence with the number of anchors that have too few negatives, and the options to change."""
         few = self.negatives.counts < self.options.num_negatives
         return (
             f"{few.sum()} of {len(few)} anchors ({few.mean():.2%}) have fewer than {self.options.num_negatives} "
@@ -38,27 +38,28 @@ class Mined:
         )
 
     def rows(self, output_format: str, output_scores: bool) -> Iterator[dict[str, Any]]:
-        """The rows of one of `FORMATS`, columns by name.
+        """Rows in one of `FORMATS`, as dicts by column.
 
         Args:
-          output_scores: adds `score`, the similarity of the anchor with each text of the row, in place of a `label`.
+          output_format: a key of `FORMATS`.
+          output_scores: add `score`, the similarity of the anchor and each text of the row, instead of a `label`.
         """
         for texts, score, label in FORMATS[output_format](self):
             yield texts | ({"score": score} if output_scores else {} if label is None else {"label": label})
 
     def pair(self, place: int) -> tuple[int, str, str, float]:
-        """The number of the anchor, the texts and the score of a pair."""
+        """A pair: index of its anchor, anchor, positive, and score."""
         anchor = int(self.positives.anchors[place])
         row, score = int(self.positives.rows[place]), float(self.positives.scores[place])
         return anchor, self.pairs.anchors[anchor], self.pairs.corpus[row], score
 
-    def found(self, anchor: int) -> list[tuple[str, float]]:
+    def negatives_of(self, anchor: int) -> list[tuple[str, float]]:
         """Text and score of each negative of an anchor."""
         rows, scores = self.negatives.rows[anchor].tolist(), self.negatives.scores[anchor].tolist()
         return [(self.pairs.corpus[row], score) for row, score in zip(rows, scores, strict=True) if row >= 0]
 
 
-# Texts by column; similarities; labels, None where the columns say it.
+# Texts by column; scores; labels, None if the column names are enough.
 _Row = tuple[dict[str, Any], Any, Any]
 
 
@@ -66,7 +67,7 @@ def _triplets(mined: Mined) -> Iterator[_Row]:
     """A row for each negative of each pair."""
     for place in range(len(mined.positives.anchors)):
         number, anchor, positive, near = mined.pair(place)
-        for negative, score in mined.found(number):
+        for negative, score in mined.negatives_of(number):
             yield {"anchor": anchor, "positive": positive, "negative": negative}, [near, score], None
 
 
@@ -74,7 +75,7 @@ def _tuples(mined: Mined) -> Iterator[_Row]:
     """A row for each pair that has all of its negatives."""
     for place in range(len(mined.positives.anchors)):
         number, anchor, positive, near = mined.pair(place)
-        found = mined.found(number)
+        found = mined.negatives_of(number)
         if len(found) == mined.negatives.rows.shape[1]:
             names = ["negative", *(f"negative_{i}" for i in range(2, len(found) + 1))]
             negatives = {name: text for name, (text, _) in zip(names, found, strict=True)}
@@ -88,7 +89,7 @@ def _labeled_pairs(mined: Mined) -> Iterator[_Row]:
         for place in range(start, stop):
             _, anchor, positive, near = mined.pair(place)
             yield {"anchor": anchor, "positive": positive}, near, 1
-        for negative, score in mined.found(number):
+        for negative, score in mined.negatives_of(number):
             yield {"anchor": mined.pairs.anchors[number], "positive": negative}, score, 0
 
 
@@ -96,7 +97,7 @@ def _labeled_lists(mined: Mined) -> Iterator[_Row]:
     """A row for each pair, with a list of its positive and all negatives."""
     for place in range(len(mined.positives.anchors)):
         number, anchor, positive, near = mined.pair(place)
-        found = mined.found(number)
+        found = mined.negatives_of(number)
         if found:
             texts, scores = [positive, *(text for text, _ in found)], [near, *(score for _, score in found)]
             yield {"anchor": anchor, "positive": texts}, scores, [1] + [0] * len(found)

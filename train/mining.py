@@ -1,4 +1,4 @@
-"""Hard negatives of pairs: texts embedded by jobs, the nearest of a corpus, and those of them that are chosen."""
+"""Mining of hard negatives: embeds the texts by jobs, searches the corpus, and chooses negatives."""
 
 import shutil
 from collections.abc import Callable, Sequence
@@ -25,26 +25,28 @@ from stella_jax.nearest import nearest
 from stella_jax.new_directory import check_destination
 from stella_jax.prompts import query_prompt_name
 from train.mined_rows import Mined
-from train.negatives import DRAWN_TOGETHER, MiningOptions, Negatives, Positives, choose, joined
+from train.negatives import ANCHORS_PER_SEED, MiningOptions, Negatives, Positives, choose, concatenate
 from train.pairs import Pairs, read_pairs
 from train.rows_file import check_new_file, write_rows
 
-# Anchors that are compared with the corpus at a time, and in numbers their vectors and their candidates.
-ANCHORS = 65_536
-VECTORS = 2**26
-CANDIDATES = 2**24
-PAIRS = 65_536  # whose products are computed at a time
-TEXTS = 65_536  # of a row group
+# Bounds of a block of anchors: its anchors, the numbers in their vectors, and their candidates.
+MAX_ANCHORS = 65_536
+MAX_NUMBERS = 2**26
+MAX_CANDIDATES = 2**24
+PAIRS_PER_BLOCK = 65_536
+ROW_GROUP_SIZE = 65_536
 
 
 @dataclass(frozen=True, slots=True)
 class MineCommand:
-    """All of a `mine` command.
+    """A `mine` command.
 
     Attributes:
       pairs, corpus, columns: as in `read_pairs`.
-      out: the file to write; by its name .jsonl, .csv or .parquet.
-      work: a directory for texts, embeddings and nearest rows, which is kept; None is one beside `out`, which goes.
+      out: the file to write, .jsonl, .csv or .parquet by its name.
+      model: the model that embeds the texts.
+      options: which candidates become negatives.
+      work: a directory to keep texts, embeddings and nearest rows in; None is a temporary one beside `out`.
       anchor_prompt, corpus_prompt: names of prompts, or "none"; None is the model's for queries and for documents.
       output_format: one of `mined_rows.FORMATS`.
       output_scores: as in `Mined.rows`.
@@ -65,11 +67,12 @@ class MineCommand:
 
 @dataclass(frozen=True, slots=True)
 class Vectors:
-    """Embeddings of unit length, as memory maps or arrays.
+    """Unit vectors, as memory maps or arrays.
 
     Attributes:
       corpus: (n, E) float32.
-      anchors: (m, E) float32; `anchor_rows` of it are those of the anchors.
+      anchors: (m, E) float32, which contains the anchors' vectors.
+      anchor_rows: each anchor's row of `anchors`.
     """
 
     corpus: np.ndarray
@@ -78,11 +81,11 @@ class Vectors:
 
 
 def mine(command: MineCommand, run: RunOptions | None = None) -> Mined:
-    """Writes `out`; what an earlier call left in the working directory is not computed again.
+    """Mines negatives and writes them to `out`; resumes from the working directory of an interrupted call.
 
     Raises:
-      StellaError: the file exists or its type is unknown, the pairs, the corpus or the model cannot be used, there are
-        fewer candidates than asked for, the working directory holds something else, or no negatives are left.
+      StellaError: the file exists or its type is unsupported; pairs, corpus or model cannot be used; there are fewer
+        candidates than requested; the working directory has other texts; or no negatives are left.
     """
     out, run = check_destination(command.out), run or RunOptions()
     work = check_destination(command.work or f"{out}.work")
@@ -105,15 +108,15 @@ def mine(command: MineCommand, run: RunOptions | None = None) -> Mined:
 def find_negatives(
     pairs: Pairs, vectors: Vectors, options: MiningOptions, cache: Path | None = None, show: bool = False
 ) -> Mined:
-    """The negatives of all anchors.
+    """Finds the negatives of all anchors.
 
     Args:
-      cache: a directory in which the nearest rows of blocks of anchors are kept, or found.
-      show: a bar on stderr.
+      cache: directory that keeps the nearest rows of blocks of anchors.
+      show: whether to show a bar on stderr.
     """
     last, k = options.last_rank(pairs.most_positives), options.last_rank(pairs.most_positives) + pairs.most_positives
-    size = min(ANCHORS, CANDIDATES // k, VECTORS // vectors.corpus.shape[1])
-    size = max(1, size // DRAWN_TOGETHER) * DRAWN_TOGETHER
+    size = min(MAX_ANCHORS, MAX_CANDIDATES // k, MAX_NUMBERS // vectors.corpus.shape[1])
+    size = max(1, size // ANCHORS_PER_SEED) * ANCHORS_PER_SEED
     total = len(pairs.anchors) * len(pairs.corpus)
     found: list[tuple[np.ndarray, Negatives]] = []
     with tqdm(total=total, unit=" products", unit_scale=True, desc="searching", disable=not show) as bar:
@@ -121,12 +124,12 @@ def find_negatives(
             block = slice(first, first + size)
             path = cache and cache / f"{k}-{first}.npz"
             scores, rows = _cached(path, lambda block=block: _nearest(vectors, block, k, bar.update))
-            bar.update((first + len(rows)) * len(pairs.corpus) - bar.n)  # where they were found there
+            bar.update((first + len(rows)) * len(pairs.corpus) - bar.n)  # if they came from the cache
             positives = _positives(pairs, vectors, block)
             found.append((positives.scores, choose(scores, rows, positives, options, last, first)))
     scores = np.concatenate([scores for scores, _ in found])
     positives = Positives(pairs.anchor_of, pairs.positive_of, scores)
-    return Mined(pairs, positives, joined([each for _, each in found]), options)
+    return Mined(pairs, positives, concatenate([each for _, each in found]), options)
 
 
 def _nearest(vectors: Vectors, block: slice, k: int, on_block: Callable[[int], Any]) -> tuple[np.ndarray, np.ndarray]:
@@ -134,19 +137,19 @@ def _nearest(vectors: Vectors, block: slice, k: int, on_block: Callable[[int], A
 
 
 def _positives(pairs: Pairs, vectors: Vectors, block: slice) -> Positives:
-    """The pairs of a block of anchors, numbered from its first, with their scores."""
+    """The pairs of a block of anchors, indexed from its first, with their scores."""
     start, stop = np.searchsorted(pairs.anchor_of, [block.start, block.stop])
     anchors, rows = pairs.anchor_of[start:stop], pairs.positive_of[start:stop]
     scores = np.empty(len(rows), np.float32)
-    for i in range(0, len(rows), PAIRS):
-        some = slice(i, i + PAIRS)
+    for i in range(0, len(rows), PAIRS_PER_BLOCK):
+        some = slice(i, i + PAIRS_PER_BLOCK)
         both = vectors.anchors[vectors.anchor_rows[anchors[some]]], vectors.corpus[rows[some]]
         scores[some] = np.einsum("pe,pe->p", *both)
     return Positives(anchors - block.start, rows, scores)
 
 
 def _cached(path: Path | None, compute: Callable[[], tuple[np.ndarray, np.ndarray]]) -> tuple[np.ndarray, np.ndarray]:
-    """Two arrays from a file, or computed and written to it."""
+    """Scores and rows from a file; if it does not exist, computes and writes them."""
     if path is None:
         return compute()
     if not path.exists():
@@ -159,7 +162,7 @@ def _cached(path: Path | None, compute: Callable[[], tuple[np.ndarray, np.ndarra
 
 
 def _embed(command: MineCommand, pairs: Pairs, model: Stella, work: Path, run: RunOptions) -> tuple[Vectors, str]:
-    """The vectors of all texts, each once, and a key to what they were made of."""
+    """The vectors of all distinct texts, and a key of what they depend on."""
     query = command.anchor_prompt or query_prompt_name(model.prompts) or "none"
     jobs = JobOptions(prompt=query, normalize=True), JobOptions(prompt=command.corpus_prompt, normalize=True)
     embed = partial(_embed_texts, work=work, model=model, origin=command.model.origin(), run=run)
@@ -183,7 +186,7 @@ def _embed_texts(
     origin: dict[str, Any],
     run: RunOptions,
 ) -> tuple[np.ndarray, str]:
-    """Embeddings (texts, E) as a memory map, and the job's key."""
+    """Embeds texts by a job; returns the embeddings (texts, E) as a memory map, and the job's key."""
     source, out = work / f"{name}.parquet", work / name
     _write_texts(source, texts)
     run_job(model, origin, [source], out, options, run)
@@ -191,7 +194,7 @@ def _embed_texts(
     manifest = read_manifest(store)
     if manifest["totals"]["rows"] != len(texts):
         lost = len(texts) - manifest["totals"]["rows"]
-        raise StellaError(f"{out}: {lost} texts could not be embedded; see {out}/_job/rejected.jsonl, and remove them.")
+        raise StellaError(f"{out}: {lost} texts could not be embedded; remove those in {out}/_job/rejected.jsonl.")
     path = work / f"{name}-{manifest['job']}.npy"
     if not path.exists():
         with replacing(path) as file:
@@ -205,27 +208,28 @@ def _embed_texts(
 
 
 def _write_texts(path: Path, texts: list[str]) -> None:
-    """Writes the input of a job, or finds it as it was.
+    """Writes the input of a job, unless it is there already.
 
     Raises:
-      StellaError: other texts were written before.
+      StellaError: the file has other texts.
     """
-    chunks = [pa.array(texts[i : i + TEXTS], pa.string()) for i in range(0, len(texts), TEXTS)]
+    starts = range(0, len(texts), ROW_GROUP_SIZE)
+    chunks = [pa.array(texts[i : i + ROW_GROUP_SIZE], pa.string()) for i in starts]
     table = pa.table({"text": pa.chunked_array(chunks)})
     if path.exists():
         if not pq.read_table(path).equals(table):
-            raise StellaError(f"{path}: holds the texts of other pairs; remove {path.parent} or choose another --work.")
+            raise StellaError(f"{path}: has the texts of other pairs; remove {path.parent} or use another --work.")
         return
     path.parent.mkdir(parents=True, exist_ok=True)
     with replacing(path) as file:
-        pq.write_table(table, file, row_group_size=TEXTS, compression="zstd")
+        pq.write_table(table, file, row_group_size=ROW_GROUP_SIZE, compression="zstd")
 
 
 def _check_candidates(command: MineCommand, pairs: Pairs) -> None:
-    """Refuses options that ask for more candidates than there are."""
-    options, there = command.options, len(pairs.corpus)
+    """Refuses options that need more candidates than there are."""
+    options, candidates = command.options, len(pairs.corpus)
     asked = options.range_max or options.range_min + options.num_negatives
     name = "range_max" if options.range_max else "range_min + num_negatives"
-    if asked > there:
+    if asked > candidates:
         source = command.corpus or command.pairs
-        raise StellaError(f"{source}: holds {there} different candidates, fewer than {name} = {asked}; lower that.")
+        raise StellaError(f"{source}: {candidates} distinct candidates, fewer than {name} = {asked}; lower it.")

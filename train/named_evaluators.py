@@ -1,6 +1,6 @@
-"""The evaluators that a recipe names: texts of their own to embed, and what is right about them.
+"""A recipe's evaluators: files of texts with labels, and the scores that embeddings reach on them.
 
-Each is called with an `Embed` and returns its scores; texts pass in blocks, so that memory stays bounded.
+Each is called with an `Embed` and returns its scores; texts are embedded in blocks, so that memory stays bounded.
 """
 
 import hashlib
@@ -41,7 +41,7 @@ TEXTS = Kind("a string or a list of strings", (str, list, np.ndarray), "string o
 
 @dataclass(frozen=True, slots=True)
 class Retrieval:
-    """Queries, each with its relevant texts of a corpus, by place, as `evaluators.retrieval` takes them."""
+    """Queries, a corpus, and the indices of each query's relevant texts, see `evaluators.retrieval`."""
 
     queries: list[str]
     corpus: list[str]
@@ -61,7 +61,7 @@ class Retrieval:
 
 @dataclass(frozen=True, slots=True)
 class Pairs:
-    """Two texts a row and the score of how near they are."""
+    """Pairs of texts with a gold score of their similarity."""
 
     first: list[str]
     second: list[str]
@@ -77,7 +77,7 @@ class Pairs:
 
 @dataclass(frozen=True, slots=True)
 class Triplets:
-    """Anchors, each with a text that is nearer and one that is not."""
+    """Anchors, each with a positive and a negative."""
 
     anchors: list[str]
     positives: list[str]
@@ -96,7 +96,7 @@ class Triplets:
 
 @dataclass(frozen=True, slots=True)
 class Reranking:
-    """Queries, each with texts of its own to rank: the right ones, then the wrong ones."""
+    """Queries, each with positives and negatives to rank."""
 
     queries: list[str]
     positives: list[list[str]]
@@ -135,10 +135,10 @@ def _joined(blocks: Sequence[Similarities]) -> Similarities:
 
 
 def read_evaluator(section: EvaluatorSection) -> Evaluator:
-    """The evaluator that a table of the recipe names, with its texts.
+    """Reads the evaluator of a recipe's section.
 
     Raises:
-      StellaError: a file is missing, lacks a column, or has a row that cannot be used, which is named.
+      StellaError: a file is missing or lacks a column; or names a faulty row.
     """
     location = locate(section.path)
     match section.kind:
@@ -159,7 +159,7 @@ def read_evaluator(section: EvaluatorSection) -> Evaluator:
 
 
 def _read_retrieval(section: EvaluatorSection) -> Retrieval:
-    """BEIR's layout: queries and corpus by `_id`, and qrels of both ids and a score, above 0 for what is relevant."""
+    """Reads BEIR's layout: queries and corpus with `_id`, and qrels of both ids and a score, relevant above 0."""
     queries = _by_id(_find(section.path, "queries"))
     corpus = _by_id(_find(section.path, "corpus"), Column("title", needed=False))
     places = {name: place for place, name in enumerate(sorted(corpus))}  # sentence-transformers' order of ties
@@ -173,8 +173,8 @@ def _read_retrieval(section: EvaluatorSection) -> Retrieval:
             unknown.append(text if query in queries else query)
     if unknown:
         raise StellaError(
-            f"{location}: {len(unknown)} rows name ids that queries or corpus lack, {unknown[0]!r} first; add these "
-            "texts or remove the rows."
+            f"{location}: {len(unknown)} rows have ids that are not in queries or corpus, first {unknown[0]!r}; add "
+            "these texts or remove the rows."
         )
     if not relevant:
         raise StellaError(f"{location}: no query has a relevant text (a score above 0).")
@@ -191,20 +191,20 @@ def _find(folder: str, stem: str) -> Location:
 
 
 def _by_id(location: Location, *further: Column) -> dict[str, str]:
-    """The texts of a file by `_id`, each after its title."""
+    """`_id` -> title and text, of a file's rows."""
     ids, texts, *titles = _read(location, Column("_id", ID), Column("text"), *further)
     if titles:
         texts = [f"{title} {text}".strip() for title, text in zip(titles[0], texts, strict=True)]
     found = dict(zip(map(str, ids), texts, strict=True))
     if len(found) < len(texts):
-        raise StellaError(f"{location}: {len(texts) - len(found)} _ids come more than once; make them unique.")
+        raise StellaError(f"{location}: {len(texts) - len(found)} duplicate _ids; make them unique.")
     return found
 
 
 def _qrels(location: Location) -> Iterator[tuple[str, str]]:
-    """Ids of queries and of texts relevant to them."""
+    """Ids of queries and of their relevant texts."""
     if location.kind() != "file":
-        raise StellaError(f"{location}: file not found; it holds query-id, corpus-id and score, tab-separated.")
+        raise StellaError(f"{location}: file not found; add it, with tab-separated query-id, corpus-id and score.")
     with open_bytes(location) as file:
         for number, line in enumerate(file, 1):
             values = line.decode(errors="replace").rstrip("\r\n").split("\t")
@@ -215,14 +215,14 @@ def _qrels(location: Location) -> Iterator[tuple[str, str]]:
                 if number == 1 or not line.strip():  # the header
                     continue
                 raise StellaError(
-                    f"{location}: row {number} is not a query id, a corpus id and a score, tab-separated; fix it."
+                    f"{location}: row {number}: not a tab-separated query id, corpus id and score; fix it."
                 ) from None
             if relevant:
                 yield query, text
 
 
 def _read(location: Location, *columns: Column) -> list[list[Any]]:
-    """The values of each column; what is missing and not needed is ""."""
+    """The values of each column; "" where an optional one is missing."""
     require_file(location)
     rows = []
     for number, row in read_rows(location, columns):
@@ -231,7 +231,7 @@ def _read(location: Location, *columns: Column) -> list[list[Any]]:
         except RowError as error:
             raise StellaError(f"{location}: row {number}: {error}; fix or remove it.") from None
     if not rows:
-        raise StellaError(f"{location}: the file holds no rows.")
+        raise StellaError(f"{location}: no rows; add some.")
     return [list(values) for values in zip(*rows, strict=True)]
 
 
@@ -254,7 +254,7 @@ def _listed(value: str | list[str]) -> list[str]:
 
 
 def identity_of(section: EvaluatorSection, evaluator: Evaluator) -> dict[str, Any]:
-    """What its scores follow from, as JSON values: the settings, and a hash of what was read."""
+    """All that decides its scores, as JSON values: the settings, and a hash of its rows."""
     texts = [getattr(evaluator, name) for name in evaluator.__slots__]
     sha256 = hashlib.sha256(json.dumps(texts).encode()).hexdigest()
     settings = {key: getattr(section, key) for key in ("kind", "split", "measure", "prompts")}
@@ -262,6 +262,6 @@ def identity_of(section: EvaluatorSection, evaluator: Evaluator) -> dict[str, An
 
 
 def prompts_of(section: EvaluatorSection, prompts: Mapping[str, str]) -> dict[str, str]:
-    """The prompts of queries and of documents: the section's own, else those of training; pairs have none of these."""
+    """Prompts of queries and documents: the section's own, else those of training, except for pairs."""
     columns = {} if section.kind == "pairs" else {QUERY: "anchor", DOCUMENT: "positive"}
     return {kind: prompts.get(column, "") for kind, column in columns.items()} | section.prompts

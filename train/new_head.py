@@ -1,4 +1,4 @@
-"""A checkpoint with a Dense head that it does not have yet."""
+"""A new Dense head for a checkpoint."""
 
 import dataclasses
 import json
@@ -15,7 +15,7 @@ from train.recipe import NewHeadSection
 
 
 class WithHead:
-    """A checkpoint's weights and those of one more head, float32, in place of all that is in its folder."""
+    """A checkpoint's weights with one more head in float32, which replaces any in the same folder."""
 
     def __init__(self, base: Weights, leaves: dict[str, Leaf], arrays: dict[str, np.ndarray]):
         self._base, self._arrays = base, arrays
@@ -32,9 +32,9 @@ class WithHead:
 
 
 def with_new_head(base: Checkpoint, section: NewHeadSection, seed: int) -> Checkpoint:
-    """The checkpoint with a new head as its default, which takes the place of one of the same dimension.
+    """The checkpoint with a new default head, which replaces one of the same dimension.
 
-    The head's numbers are drawn as torch draws a Linear's: uniform up to 1 / sqrt(hidden_size).
+    It is initialized as torch's Linear: uniform in +-1 / sqrt(hidden_size).
     """
     folder = f"2_Dense_{section.dim}"
     activation: Any = section.activation
@@ -53,7 +53,7 @@ def with_new_head(base: Checkpoint, section: NewHeadSection, seed: int) -> Check
 
 
 def write_new_head(base: Checkpoint, working: Path) -> None:
-    """Writes the JSON files of a new head, and of a pooling that it changed, into a saved directory."""
+    """Writes a new head's config.json into a saved directory, and the pooling's if its mode changed."""
     head = base.layout.head(None)
     assert head
     activation = {"identity": "torch.nn.modules.linear.Identity", "tanh": "torch.nn.modules.activation.Tanh"}
@@ -73,7 +73,7 @@ def write_new_head(base: Checkpoint, working: Path) -> None:
 
 
 def _with_pooling(fields: dict[str, Any], mode: str) -> dict[str, Any]:
-    """A pooling's config.json of either schema with this mode."""
+    """A pooling's config.json, of either schema, with this mode."""
     if "pooling_mode" in fields:
         return fields | {"pooling_mode": mode}
     flags = {"cls": "pooling_mode_cls_token", "mean": "pooling_mode_mean_tokens"}

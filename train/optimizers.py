@@ -1,4 +1,4 @@
-"""A recipe's optimizer, composed of optax's parts: clipping, an optimizer by its optax name, schedule, masks."""
+"""A recipe's optimizer, composed from optax: gradient clipping, an optimizer by name, schedule and masks."""
 
 import inspect
 import math
@@ -17,7 +17,7 @@ from train.adamw import adamw
 from train.param_groups import Shapes, decays, learning_rate_multipliers, matrix_axes, scale_by_multipliers
 from train.recipe import OptimizerSection
 
-# Optimizers of optax that training cannot use, by how their names begin.
+# Prefixes of optax's optimizers that training cannot use, and why.
 UNSUPPORTED = {
     "lbfgs": "calls the loss itself",
     "sophia": "calls the loss itself",
@@ -27,12 +27,12 @@ UNSUPPORTED = {
 
 @dataclass(frozen=True, slots=True)
 class Optimizer:
-    """What `make_step` takes.
+    """An optimizer for `make_step`.
 
     Attributes:
       transformation: the whole chain.
-      trainable: name -> True, or (L, 1, ...) bool where only some layers of a stacked parameter train.
-      learning_rate: step () int32 -> the peak learning rate's course.
+      trainable: name -> True, or (L, 1, ...) bool if only some layers of a stacked parameter train.
+      learning_rate: the schedule, from step () int32 to the learning rate before multipliers.
     """
 
     transformation: optax.GradientTransformation
@@ -41,44 +41,48 @@ class Optimizer:
 
 
 def from_recipe(section: OptimizerSection, params: Shapes, steps: int) -> Optimizer:
-    """The optimizer of a recipe for these parameters and so many steps.
+    """The optimizer of a recipe for these parameters and this number of steps.
 
     Raises:
-      StellaError: a pattern fits no parameter, nothing trains, no such optimizer, or optax refuses its arguments.
+      StellaError: a pattern matches no parameter, nothing trains, there is no such optimizer, or optax rejects its
+        arguments.
     """
-    rates = learning_rate_multipliers(section, params)
-    trained = {name: params[name] for name in rates}
+    multipliers = learning_rate_multipliers(section, params)
+    trained = {name: params[name] for name in multipliers}
     learning_rate = schedule(section.schedule, section.learning_rate, steps, section.warmup_ratio)
     parts = [optax.clip_by_global_norm(section.max_grad_norm)] if section.max_grad_norm else []
     is_fixed = section.schedule == "constant" and _warmup_steps(steps, section.warmup_ratio) == 0
     given = section.learning_rate if is_fixed else learning_rate
     parts += [named(section.name, given, section.weight_decay, section.args, trained)]
-    if any((rate != 1).any() for rate in rates.values()):
-        parts += [scale_by_multipliers(rates)]
-    trainable = {name: True if rate.all() else rate > 0 for name, rate in rates.items()}
+    if any((multiplier != 1).any() for multiplier in multipliers.values()):
+        parts += [scale_by_multipliers(multipliers)]
+    trainable = {name: True if each.all() else each > 0 for name, each in multipliers.items()}
     chain = optax.chain(*parts)
     _try(section.name, chain, trained)
     return Optimizer(chain, trainable, learning_rate)
 
 
 def schedule(name: str, peak: float, steps: int, warmup_ratio: float = 0.0) -> optax.Schedule:
-    """A learning rate that rises from 0 to its peak, then falls to 0 as "cosine" or "linear", or stays ("constant").
+    """A schedule with linear warm-up to the peak, then "cosine" or "linear" decay to 0, or "constant".
 
-    It is looked up in a table that is computed in float64 and rounded once, as transformers' schedules are; optax's own
-    cosine, in float32, is off by 1e-6 at its end.
+    It is a table computed in float64 and rounded once, as transformers' schedules are; optax's cosine, computed in
+    float32, is off by 1e-6 at its end.
 
     Args:
-      steps: of the whole training; the warm-up is the first ceil(warmup_ratio * steps) of them.
+      name: "cosine", "linear" or "constant".
+      peak: the largest learning rate.
+      steps: of the whole training.
+      warmup_ratio: the warm-up is the first ceil(warmup_ratio * steps) steps.
     """
     warmup = _warmup_steps(steps, warmup_ratio)
     step = np.arange(steps, dtype=np.float64)
     progress = (step - warmup) / max(1, steps - warmup)
-    course = {
+    decay = {
         "cosine": 0.5 * (1 + np.cos(np.pi * progress)),
         "linear": 1 - progress,
         "constant": np.ones(steps),
     }[name]
-    table = (peak * np.where(step < warmup, step / max(1, warmup), course)).astype(np.float32)
+    table = (peak * np.where(step < warmup, step / max(1, warmup), decay)).astype(np.float32)
     return lambda count: jnp.asarray(table)[count]
 
 
@@ -87,12 +91,12 @@ def _warmup_steps(steps: int, warmup_ratio: float) -> int:
 
 
 def names() -> list[str]:
-    """The optimizers that a recipe can name: those of optax, then those of optax.contrib."""
+    """Names of the optimizers that a recipe can use: those of optax, then those of optax.contrib."""
     return [name for name in _functions() if not name.startswith(tuple(UNSUPPORTED))]
 
 
 def _functions() -> dict[str, Callable[..., optax.GradientTransformation]]:
-    """What makes an optimizer of a learning rate alone, by name; `scale_by_*` are parts of one."""
+    """optax's functions by name that need only a learning rate; `scale_by_*` are no whole optimizers."""
     every = {name: function for module in (optax.contrib, optax) for name, function in vars(module).items()}
     every = {name: function for name, function in every.items() if not name.startswith(("_", "scale_by_"))}
     every["adamw"] = adamw
@@ -115,22 +119,25 @@ def named(
 ) -> optax.GradientTransformation:
     """An optimizer of optax or optax.contrib by its name.
 
-    Weight decay spares biases and norms. muon treats the layers' kernels as matrices, each layer, and query, key and
-    value, by itself; heads and embeddings go by its Adam, which does not decay them. What other optimizers compute over
-    a whole tensor (lamb's trust ratio, adafactor's clipping) they compute over all layers of a stacked parameter.
+    Weight decay excludes biases and norms. muon treats each layer's kernels as matrices, and query, key and value
+    separately; heads and embeddings use its Adam, without weight decay. What other optimizers compute over a whole
+    tensor (lamb's trust ratio, adafactor's clipping) they compute over all layers of a stacked parameter.
 
     Args:
+      name: of optax's function.
+      learning_rate: a number or a schedule.
+      weight_decay: 0 for none.
       args: further arguments of optax's function.
-      params: what it will train.
+      params: the trained parameters.
 
     Raises:
-      StellaError: there is none of this name, it has no weight decay that spares biases, it takes no schedule, or
-        optax refuses the arguments.
+      StellaError: there is no such optimizer, its weight decay cannot exclude biases, it takes no schedule, or optax
+        rejects the arguments.
     """
     function = _find(name)
     if callable(learning_rate) and not _takes_a_schedule(function):
         raise StellaError(
-            f"optimizer.schedule: optax's {name} takes a fixed learning rate; set optimizer.schedule = "
+            f"optimizer.schedule: optax's {name} takes no schedule; set optimizer.schedule = "
             '"constant" and optimizer.warmup_ratio = 0.'
         )
     mask = next((key for key in ("weight_decay_mask", "mask") if _takes(function, key)), None)
@@ -138,7 +145,7 @@ def named(
     if _takes(function, "weight_decay"):
         given["weight_decay"] = weight_decay
     if weight_decay and not (mask and "weight_decay" in given):
-        lacks = "weight decay that spares biases and norms" if "weight_decay" in given else "weight decay"
+        lacks = "weight decay that excludes biases and norms" if "weight_decay" in given else "weight decay"
         raise StellaError(f"optimizer.weight_decay: optax's {name} has no {lacks}; set it to 0.")
     if _takes(function, "muon_weight_dimension_numbers"):
         given["muon_weight_dimension_numbers"] = {name: matrix_axes(name) for name in params}
@@ -146,7 +153,7 @@ def named(
     try:
         return function(learning_rate, **given, **args)
     except Exception as error:  # whatever optax raises about an argument
-        raise _refused(name, error) from error
+        raise _rejected(name, error) from error
 
 
 def _find(name: str) -> Callable[..., optax.GradientTransformation]:
@@ -165,7 +172,7 @@ def _takes(function: Any, parameter: str) -> bool:
 
 
 def _takes_a_schedule(function: Callable[..., Any]) -> bool:
-    """By its annotation, a union with a callable; one that says nothing is taken to."""
+    """Whether the annotation allows a callable; a missing annotation counts as yes."""
     annotation = inspect.signature(function).parameters["learning_rate"].annotation
     return annotation is inspect.Parameter.empty or any(word in str(annotation) for word in ("Callable", "Schedule"))
 
@@ -185,9 +192,9 @@ def _check_args(name: str, function: Callable[..., Any], args: Mapping[str, Any]
 
 
 def _wrong_kind(value: Any, default: Any) -> str:
-    """What a value must be, where its default is a bool or a number and it is not; "" where it may be right.
+    """What a value must be if its default is a bool or a number and it is not; else "".
 
-    optax takes any text for true, and a list for a number until it multiplies by it.
+    optax itself takes any string as true, and a list as a number until it multiplies by it.
     """
     if isinstance(default, bool):
         return "" if isinstance(value, bool) else "true or false"
@@ -196,7 +203,7 @@ def _wrong_kind(value: Any, default: Any) -> str:
 
 
 def _try(name: str, chain: optax.GradientTransformation, params: Shapes) -> None:
-    """Runs the optimizer on shapes, where a wrong argument shows that optax did not look at before.
+    """Traces the optimizer on shapes, which finds wrong arguments that optax does not check.
 
     Raises:
       StellaError: it raises, or its updates do not have the shapes of the parameters.
@@ -210,16 +217,16 @@ def _try(name: str, chain: optax.GradientTransformation, params: Shapes) -> None
     try:
         updates = jax.eval_shape(once, abstract)
     except Exception as error:  # whatever optax and JAX raise
-        raise _refused(name, error) from error
+        raise _rejected(name, error) from error
     for key, leaf in abstract.items():
         if updates[key].shape != leaf.shape:
             raise StellaError(
-                f"optimizer.name: the updates of optax's {name} for {key} have the shape {updates[key].shape}, not "
+                f"optimizer.name: updates of optax's {name} for {key} have shape {updates[key].shape}, not "
                 f"{leaf.shape}; choose another optimizer."
             )
 
 
-def _refused(name: str, error: Exception) -> StellaError:
+def _rejected(name: str, error: Exception) -> StellaError:
     return StellaError(
-        f"optimizer.args: optax's {name} refuses them ({type(error).__name__}: {first_line(error)[:200]})."
+        f"optimizer.args: optax's {name} rejects them ({type(error).__name__}: {first_line(error)[:200]})."
     )

@@ -1,4 +1,4 @@
-"""Pairs of an anchor and a positive, and the candidates among which negatives are looked for."""
+"""Pairs of an anchor and a positive, and the corpus of candidate negatives."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -16,14 +16,13 @@ from train.faults import Faults
 
 @dataclass(frozen=True, slots=True)
 class Pairs:
-    """Every text once, and the pairs as numbers of theirs.
+    """Distinct texts, and pairs of their indices.
 
     Attributes:
-      anchors: in the order of the file.
-      corpus: the candidates, and after them the positives that are not among them.
-      anchor_of, positive_of: (p,) of each pair the number of its anchor and of its positive in the corpus; sorted by
-        anchor, no pair twice.
-      most_positives: rows of the anchor that has most.
+      anchors: distinct anchors, in the order of the file.
+      corpus: distinct candidates, followed by the positives that are not among them.
+      anchor_of, positive_of: (p,) indices of each distinct pair's anchor and positive (in the corpus), sorted by anchor.
+      most_positives: the largest number of rows of an anchor.
     """
 
     anchors: list[str]
@@ -36,16 +35,16 @@ class Pairs:
 def read_pairs(
     path: str | Path, corpus: str | Path | None = None, columns: Sequence[str] = ("anchor", "positive", "text")
 ) -> Pairs:
-    """The pairs of a file, with its positives and perhaps the texts of another as candidates.
+    """Reads the pairs of a file, whose positives are candidates, and perhaps a corpus of more candidates.
 
     Args:
-      path: .jsonl or .csv, perhaps .gz or .zst, or .parquet.
-      corpus: a file of the same types, or .txt; its repeated texts count once.
+      path: .jsonl or .csv (also .gz, .zst), or .parquet.
+      corpus: a file of the same types, or .txt; repeated texts count once.
       columns: of the anchor, of the positive, and of the text in `corpus`.
 
     Raises:
-      StellaError: a file cannot be read, lacks a column, holds no rows, or has rows without a text or with the anchor
-        as positive, which are named.
+      StellaError: a file cannot be read, lacks a column or has no rows; or names rows without a text or whose anchor
+        equals the positive.
     """
     *pair, text = columns
     candidates = [text for (text,) in _texts(corpus, [text])] if corpus else []
@@ -53,7 +52,7 @@ def read_pairs(
 
 
 def pairs_of(rows: Sequence[tuple[str, str]], candidates: Sequence[str] = ()) -> Pairs:
-    """The pairs (anchor, positive) of at least one row, with their positives, perhaps after others, as candidates."""
+    """Pairs from at least one row (anchor, positive), with the positives as candidates after the given ones."""
     anchors = dict(zip(dict.fromkeys(row[0] for row in rows), count()))
     texts = dict(zip(dict.fromkeys([*candidates, *(row[1] for row in rows)]), count()))
     numbers = [(anchors[anchor], texts[positive]) for anchor, positive in rows]
@@ -64,7 +63,7 @@ def pairs_of(rows: Sequence[tuple[str, str]], candidates: Sequence[str] = ()) ->
 
 
 def _texts(path: str | Path, names: Sequence[str]) -> list[tuple[str, ...]]:
-    """The values of these columns of every row."""
+    """The values of these columns in every row."""
     location, columns = locate(path), [Column(name) for name in names]
     require_file(location)
     seen: dict[str, None] = {}
@@ -82,7 +81,7 @@ def _texts(path: str | Path, names: Sequence[str]) -> list[tuple[str, ...]]:
     if faults.count:
         raise StellaError(f"{location}: {faults.sentence}. Fix or remove these rows.")
     if not rows:
-        raise StellaError(f"{location}: holds no rows; write some.")
+        raise StellaError(f"{location}: no rows; add some.")
     return rows
 
 

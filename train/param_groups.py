@@ -1,8 +1,7 @@
-"""Which parameters train, at which rate, what decays, and which are matrices: by their names.
+"""Groups of parameters by name: what trains, at which learning rate, what decays, and which are matrices.
 
-Parameters go by name, as in "encoder/embeddings/word/embedding" or "head/kernel"; those of layers, which are stacked,
-are matched as if each layer had its own, "encoder/layers/23/mlp/down/kernel". Patterns are those of the shell, and `*`
-crosses slashes.
+Names are such as "encoder/embeddings/word/embedding" or "head/kernel". Layers are stacked in one parameter, but patterns
+see one name a layer, "encoder/layers/23/mlp/down/kernel". Patterns are those of the shell; `*` also matches slashes.
 """
 
 from collections.abc import Collection, Mapping
@@ -14,26 +13,26 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 
-from stella_jax.errors import StellaError, short_repr
+from stella_jax.errors import StellaError, join_words, short_repr
 from stella_jax.models import architectures
 from stella_jax.weight_map import WeightSpec
 from train.recipe import OptimizerSection
 
 STACKED = "encoder/layers/"
 
-# Whether weight decay holds for a parameter of this last name.
+# Whether weight decay applies, by the last part of the name.
 DECAYED = {"kernel": True, "embedding": True, "lora_a": True, "lora_b": True, "scale": False, "bias": False}
 
-Shapes = Mapping[str, Any]  # name -> an array, or what has its shape
+Shapes = Mapping[str, Any]  # name -> an array or a ShapeDtypeStruct
 
 
 def learning_rate_multipliers(section: OptimizerSection, params: Shapes) -> dict[str, np.ndarray]:
-    """What the learning rate of each trained parameter is multiplied by: (1, ...), or (L, 1, ...) where layers differ.
+    """Learning-rate multiplier of each trained parameter: (1, ...), or (L, 1, ...) if its layers differ.
 
-    0 stands for layers that are frozen; a parameter all frozen is left out.
+    Frozen layers have 0; parameters that are frozen as a whole are left out.
 
     Raises:
-      StellaError: a pattern fits no parameter, or nothing trains.
+      StellaError: a pattern matches no parameter, or nothing trains.
     """
     layers = {name: _layer_names(name, array.shape) for name, array in params.items()}
     _check_patterns(section, [name for group in layers.values() for name in group])
@@ -45,14 +44,14 @@ def learning_rate_multipliers(section: OptimizerSection, params: Shapes) -> dict
             found[name] = each.reshape(-1, *[1] * (len(array.shape) - 1))
     if not found:
         raise StellaError(
-            f"nothing is left to train: optimizer.train_only {list(section.train_only)} and optimizer.freeze "
-            f"{list(section.freeze)} exclude every parameter."
+            f"optimizer: train_only = {list(section.train_only)} and freeze = {list(section.freeze)} exclude every "
+            "parameter; change them."
         )
     return found
 
 
 def scale_by_multipliers(multipliers: Mapping[str, np.ndarray]) -> optax.GradientTransformation:
-    """Multiplies each parameter's update by a number, or by one a layer, (L, 1, ...)."""
+    """Scales each parameter's update by its multiplier, (1, ...) or (L, 1, ...)."""
 
     def scale(updates: Any, _: Any) -> dict[str, jax.Array]:
         return {name: update * jnp.asarray(multipliers[name], update.dtype) for name, update in updates.items()}
@@ -61,21 +60,24 @@ def scale_by_multipliers(multipliers: Mapping[str, np.ndarray]) -> optax.Gradien
 
 
 def decays(name: str) -> bool:
-    """Whether weight decay holds for a parameter; biases and norms are free of it.
+    """Whether weight decay applies to a parameter; not to biases and norms.
 
     Raises:
-      StellaError: it is of no known kind.
+      StellaError: the name is unknown.
     """
     last = name.rpartition("/")[2]
     if last not in DECAYED:
-        raise StellaError(f"parameter {name} is of no known kind, so whether it decays is not known.")
+        raise StellaError(
+            f"parameter {name}: unknown kind, so weight decay is undefined; its name must end in one of "
+            f"{join_words(DECAYED)}."
+        )
     return DECAYED[last]
 
 
 def matrix_axes(name: str) -> optax.contrib.MuonDimensionNumbers | None:
-    """For muon: which axes of a layers' kernel are a matrix's inputs and outputs, the others are batches of matrices.
+    """muon's input and output axes of a layer's kernel or an adapter; other axes are batches of matrices.
 
-    An adapter's A and B are matrices, too. None for all other parameters.
+    None for all other parameters.
     """
     if name.startswith(STACKED) and name.endswith(("/lora_a", "/lora_b")):
         return optax.contrib.MuonDimensionNumbers((1,), (2,))
@@ -92,19 +94,19 @@ def _positions(weight: WeightSpec, letters: str) -> tuple[int, ...]:
 
 
 def _layer_names(name: str, shape: tuple[int, ...]) -> list[str]:
-    """The names that patterns see: one a layer where layers are stacked."""
+    """The names that patterns are matched with: one a layer for stacked parameters."""
     if not name.startswith(STACKED):
         return [name]
     return [f"{STACKED}{layer}/{name.removeprefix(STACKED)}" for layer in range(shape[0])]
 
 
 def _multiplier(section: OptimizerSection, name: str) -> float:
-    def fits(patterns: Collection[str]) -> bool:
+    def matches(patterns: Collection[str]) -> bool:
         return any(fnmatchcase(name, pattern) for pattern in patterns)
 
-    if (section.train_only and not fits(section.train_only)) or fits(section.freeze):
+    if (section.train_only and not matches(section.train_only)) or matches(section.freeze):
         return 0.0
-    own = [peak for pattern, peak in section.learning_rates.items() if fits([pattern])]
+    own = [peak for pattern, peak in section.learning_rates.items() if matches([pattern])]
     return own[-1] / section.learning_rate if own else 1.0
 
 
@@ -118,6 +120,6 @@ def _check_patterns(section: OptimizerSection, names: list[str]) -> None:
         for pattern in patterns:
             if not any(fnmatchcase(name, pattern) for name in names):
                 raise StellaError(
-                    f"optimizer.{setting}: {short_repr(pattern)} fits no parameter; names are such as {names[0]}, "
+                    f"optimizer.{setting}: {short_repr(pattern)} matches no parameter; names are such as {names[0]}, "
                     f"{names[len(names) // 2]} and {names[-1]}."
                 )

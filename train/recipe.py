@@ -15,7 +15,7 @@ from typing import Any
 from stella_jax.errors import StellaError, first_line, quoted, short_repr
 from stella_jax.job.location import open_regular
 from stella_jax.weight_map import ALL_LINEAR
-from train.fields import every, number, one_of, override, perhaps_one_of, section
+from train.fields import every, number, one_of, override, optional_one_of, section
 
 SPLITS = ("train", "eval", "test")
 COLUMNS = ("anchor", "positive", "negative")
@@ -150,14 +150,14 @@ class LossSection:
     mini_batch: int | None = number(None, least=1)
     matryoshka_dims: tuple[int, ...] = number((), least=1)
     matryoshka_weights: tuple[float, ...] = number((), least=0)
-    distance: str | None = perhaps_one_of("euclidean", "cosine", "manhattan")
+    distance: str | None = optional_one_of("euclidean", "cosine", "manhattan")
     margin: float | None = number(None, least=0)
-    margin_strategy: str | None = perhaps_one_of("absolute", "relative")
+    margin_strategy: str | None = optional_one_of("absolute", "relative")
     contrast_anchors: bool | None = None
     contrast_positives: bool | None = None
     scale: float | None = number(None, above=0)
     symmetric: bool | None = None
-    similarity: str | None = perhaps_one_of("dot", "cosine")
+    similarity: str | None = optional_one_of("dot", "cosine")
     temperature: float | None = number(None, above=0)
     cosine_weight: float | None = number(None, least=0)
     similarity_weight: float | None = number(None, least=0)

@@ -360,7 +360,7 @@ def killed(*args, **options):
 
 base = Checkpoint.open(test_export.GOLDENS / "stella")
 origin = test_export.origin_of("base")
-metrics = Metrics(Path(output), 0, kept=False)
+metrics = Metrics(Path(output), 0, to_file=False)
 setattr(owner, name, killed)
 export.export(export.Trained(base, base.layout.head(None), {}), origin, metrics, Path(output) / "export")
 """

@@ -13,8 +13,8 @@ from hypothesis import strategies as st
 from stella_jax import Stella
 from stella_jax.batching import bucket_lengths
 from train.length_groups import (
-    MOST_GROUPS,
-    MOST_SHAPES,
+    MAX_GROUPS,
+    MAX_SHAPES,
     WORTH_A_GROUP,
     Shape,
     choose_shapes,
@@ -39,9 +39,9 @@ def batches(draw) -> tuple[np.ndarray, int]:
 def test_shapes_hold_every_batch_that_they_are_chosen_for(drawn, all_seen) -> None:
     lengths, multiple = drawn
     shapes = choose_shapes(lengths, MAX_LENGTH, multiple, all_seen)
-    assert 1 <= len(shapes) <= MOST_SHAPES and len({*shapes}) == len(shapes)
+    assert 1 <= len(shapes) <= MAX_SHAPES and len({*shapes}) == len(shapes)
     for shape in shapes:
-        assert sum(texts for texts, _ in shape) == lengths.shape[1] and len(shape) <= MOST_GROUPS
+        assert sum(texts for texts, _ in shape) == lengths.shape[1] and len(shape) <= MAX_GROUPS
         assert all(texts % multiple == 0 for texts, _ in shape)
         tokens = [tokens for _, tokens in shape]
         assert tokens == sorted(set(tokens), reverse=True) and {*tokens} <= {*bucket_lengths(MAX_LENGTH)}
@@ -111,7 +111,7 @@ def test_a_shape_has_as_few_tokens_as_its_number_of_groups_allows(drawn) -> None
     shape = group(longest, MAX_LENGTH, multiple)
     assert fits(shape, longest)
     assert padded_tokens(shape) == cheapest(longest, len(shape), multiple)
-    assert padded_tokens(shape) <= WORTH_A_GROUP * cheapest(longest, MOST_GROUPS, multiple)
+    assert padded_tokens(shape) <= WORTH_A_GROUP * cheapest(longest, MAX_GROUPS, multiple)
 
 
 def test_texts_of_one_length_make_one_shape() -> None:

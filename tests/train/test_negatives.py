@@ -135,11 +135,11 @@ def test_random_draws_are_reproducible_and_not_of_the_block(monkeypatch) -> None
     whole = mined(options, True).negatives
     np.testing.assert_array_equal(whole.rows, mined(options, True).negatives.rows)
     assert (whole.rows != mined(options | {"seed": 1}, True).negatives.rows).any()
-    monkeypatch.setattr("train.mining.ANCHORS", 16)
-    monkeypatch.setattr("train.mining.DRAWN_TOGETHER", 16)
-    monkeypatch.setattr(module, "DRAWN_TOGETHER", 16)
+    monkeypatch.setattr("train.mining.MAX_ANCHORS", 16)
+    monkeypatch.setattr("train.mining.ANCHORS_PER_SEED", 16)
+    monkeypatch.setattr(module, "ANCHORS_PER_SEED", 16)
     blocks = mined(options, True).negatives
-    monkeypatch.setattr("train.mining.ANCHORS", 48)
+    monkeypatch.setattr("train.mining.MAX_ANCHORS", 48)
     np.testing.assert_array_equal(blocks.rows, mined(options, True).negatives.rows)
 
 
