@@ -89,8 +89,7 @@ def _download(
     except (LocalEntryNotFoundError, OfflineModeIsEnabled) as error:
         why = "local_files_only forbids a download" if local_files_only else "the hub cannot be reached"
         raise StellaError(
-            f"{repo_id}: not a directory, not in the hub's cache, and {why}; download it first, or pass a "
-            "directory."
+            f"{repo_id}: not a directory, not in the hub's cache, and {why}; download it first, or pass a directory."
         ) from error
     except (HfHubHTTPError, HFValidationError, OSError) as error:
         raise StellaError(

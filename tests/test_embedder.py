@@ -353,7 +353,10 @@ def test_what_is_no_option(stella, options, message):
         ({"truncate_dim": 0}, "truncate_dim 0 must be"),
         ({"prompts": ["q: "]}, "prompts must map names to texts"),
         ({"prompts": {"q": "\ud800"}}, "prompt 'q' holds a lone surrogate"),
-        ({"default_prompt_name": "q"}, r"default_prompt_name 'q' is not one of its prompts \(s2p_query and s2s_query\)"),
+        (
+            {"default_prompt_name": "q"},
+            r"default_prompt_name 'q' is not one of its prompts \(s2p_query and s2s_query\)",
+        ),
         ({"similarity_fn_name": "maxsim"}, "similarity_fn_name 'maxsim' is unknown; known are cosine, dot"),
     ],
 )

@@ -67,7 +67,7 @@ def test_a_cache_of_the_callers_own(cache, tmp_path, monkeypatch):
 
 def test_local_files_only_asks_nobody(cache, monkeypatch):
     monkeypatch.setattr(constants, "HF_HUB_OFFLINE", False)
-    with pytest.raises(StellaError, match=r"nobody/nothing .* local_files_only forbids a download"):
+    with pytest.raises(StellaError, match=r"nobody/nothing: .* local_files_only forbids a download"):
         resolve("nobody/nothing", local_files_only=True)
 
 
