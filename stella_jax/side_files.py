@@ -63,4 +63,4 @@ def _files(directory: Directory) -> Iterator[str]:
         if path.is_file():
             yield path.name
         elif path.is_dir() and not path.name.startswith(".") and path.name not in SKIPPED_FOLDERS:
-            yield from (f"{path.name}/{below.name}" for below in path.iterdir() if below.is_file())
+            yield from (f"{path.name}/{below.name}" for below in directory.path(path.name).iterdir() if below.is_file())

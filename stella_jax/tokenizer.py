@@ -44,9 +44,9 @@ class Tokenizer:
     """
 
     def __init__(self, path: Path, *, max_length: int, lower: bool = False, end_of_text: str | None = None):
-        text = read_tokenizer_json(path)
+        content = read_tokenizer_json(path)
         try:
-            self._tokenizer = tokenizers.Tokenizer.from_str(text)
+            self._tokenizer = tokenizers.Tokenizer.from_buffer(content)
             self._tokenizer.no_padding()
             self._tokenizer.no_truncation()
             if end_of_text is not None:

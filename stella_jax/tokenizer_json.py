@@ -31,11 +31,11 @@ from stella_jax.tokenizer_parts import (
 )
 
 # XLM-RoBERTa's file, the largest published one, has 17 MB, 250,002 tokens of 2.6 MB and 500,000 commas.
-MAX_BYTES = 64 * 2**20
+MAX_BYTES = 32 * 2**20
 MAX_COMMAS = 4_000_000
 MAX_OBJECTS = 100_000
 MAX_VOCABULARY = 1_000_000
-MAX_VOCABULARY_BYTES = 3_000_000  # the library takes 330 for each, where no beginnings are shared
+MAX_VOCABULARY_BYTES = 2_800_000  # the library takes 330 for each, where no beginnings are shared
 MAX_ADDED = 10_000
 MAX_ADDED_CHARACTERS = 250_000
 
@@ -47,8 +47,8 @@ class Fault(Exception):
     """What is wrong with a field; becomes the error's sentence when the file's name is known."""
 
 
-def read_tokenizer_json(path: Path) -> str:
-    """The text of a tokenizer.json that holds nothing but what is accepted.
+def read_tokenizer_json(path: Path) -> bytes:
+    """The content of a tokenizer.json that holds nothing but what is accepted.
 
     Raises:
       StellaError: names the part or field that is not accepted.
@@ -57,13 +57,13 @@ def read_tokenizer_json(path: Path) -> str:
     if size > MAX_BYTES:
         raise StellaError(f"{path}: {size} bytes, and {MAX_BYTES} are allowed; download the tokenizer again.")
     try:
-        text = path.read_bytes().decode()
-        _check(_parse(text))
+        content = path.read_bytes()
+        _check(_parse(content.decode()))
     except (ValueError, RecursionError) as error:
         raise StellaError(f"{path}: not JSON ({error}); download the tokenizer again.") from error
     except Fault as fault:
         raise StellaError(f"{path}: {fault}; use the tokenizer that the checkpoint was published with.") from None
-    return text
+    return content
 
 
 def _parse(text: str) -> Any:

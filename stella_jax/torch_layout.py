@@ -147,7 +147,7 @@ def native_tokenizer(source: Checkpoint) -> str | None:
     layout = source.layout
     if layout.end_of_text is None:
         return None
-    tokenizer = Tokenizer.from_str(read_tokenizer_json(source.directory.path(layout.file("tokenizer.json"))))
+    tokenizer = Tokenizer.from_buffer(read_tokenizer_json(source.directory.path(layout.file("tokenizer.json"))))
     return tokenizer.to_str(pretty=True) if append_end_of_text(tokenizer, layout.end_of_text) else None
 
 

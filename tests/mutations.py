@@ -24,8 +24,12 @@ from damage import assert_readable, gone
 
 from stella_jax import StellaError
 from stella_jax.checkpoint import Checkpoint
+from stella_jax.tokenizer_json import MAX_ADDED, MAX_BYTES, MAX_COMMAS, MAX_VOCABULARY_BYTES
+from stella_jax.tokenizer_parts import LONGEST_TOKEN
 
 SECONDS = 20
+# Kinds that take seconds each: so many in place of thousands.
+FEW = {"largest tokenizers": 12}
 LIMIT = 2**30  # bytes above the model: the most that any file may take
 
 TEXTS = [
@@ -220,6 +224,30 @@ def tokenizer_parts(path: Path, random: Random) -> None:
     file.write_text(json.dumps(fields))
 
 
+def largest_tokenizer(path: Path, random: Random) -> None:
+    """As much of something as is accepted, or nearly."""
+    file = path / "tokenizer.json"
+    fields = json.loads(file.read_bytes())
+    size = random.choice((9, 60, LONGEST_TOKEN))
+    letters = random.choice(("abcdefghijklmnopqrstuvwxyz", "\u4e00\u4e01\u4e02\u4e03\u4e04\u4e05\u4e06"))
+    count = MAX_VOCABULARY_BYTES // (size * len(letters[0].encode())) - 9
+    words = sorted({"".join(random.choices(letters, k=size)) for _ in range(count)})
+    kind = random.randrange(5)
+    if kind == 0:
+        vocabulary = [["[UNK]", 0.0], *([word, -1.0] for word in words)]
+        fields["model"] = {"type": "Unigram", "unk_id": 0, "byte_fallback": False, "vocab": vocabulary}
+    elif kind == 1:
+        fields["model"] = {"type": "BPE", "merges": [], "vocab": {word: i % 999 for i, word in enumerate(words)}}
+    elif kind == 2:
+        flags = dict.fromkeys(("single_word", "lstrip", "rstrip", "normalized", "special"), random.random() < 0.5)
+        words = [word[:25] for word in words[:MAX_ADDED]]
+        fields["added_tokens"] = [{"id": 5, "content": word} | flags for word in words]
+    text = json.dumps(fields, ensure_ascii=False)
+    if kind > 2:
+        text = "[" + ",".join([random.choice(("[]", "[0]", '"xx"', "1e1"))] * MAX_COMMAS) + ",{}" * 9 + "]"
+    file.write_text(text + " " * (MAX_BYTES - len(text.encode()) - 4) + random.choice(("", "\U0001fa00")))
+
+
 def leaf_headers(path: Path, random: Random) -> None:
     rewrite(random.choice(files(path, ".zarray")), random)
 
@@ -260,6 +288,7 @@ KINDS: dict[str, tuple[Mutation, str]] = {
     "tokenizers": (tokenizer_json, "torch"),
     "parts of tokenizers": (tokenizer_parts, "torch"),
     "bytes of tokenizers": (tokenizer_bytes, "torch"),
+    "largest tokenizers": (largest_tokenizer, "torch"),
     "files and folders": (entries, "torch"),
     "Orbax headers": (leaf_headers, "flax"),
     "bytes of Orbax files": (leaf_bytes, "flax"),

@@ -1,5 +1,6 @@
 """The files that go with the weights, both ways."""
 
+import os
 from pathlib import Path
 
 import pytest
@@ -36,3 +37,16 @@ def test_large_pictures_and_those_of_folders_are_left_behind(source, tmp_path, m
     (source / "1_Pooling/a.png").touch()
     assert main([str(source), str(tmp_path / "flax"), "--dry-run"]) == 0
     assert "left behind: 1_Pooling/a.png, curves.png, scores.svg\n" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize("options", [(), ("--dry-run",)])
+def test_what_no_checkpoint_has_beside_its_weights_is_refused(source, tmp_path, capsys, options) -> None:
+    (source / "docs").symlink_to("/")
+    assert main([str(source), str(tmp_path / "flax"), *options]) == 1
+    assert "'docs' leads out of" in capsys.readouterr().err
+    (source / "docs").unlink()
+    (source / "README.md").touch()
+    os.truncate(source / "README.md", 2**40)
+    assert main([str(source), str(tmp_path / "flax")]) == 1
+    assert "README.md: 1099511627776 bytes" in capsys.readouterr().err
+    assert not (tmp_path / "flax").exists()

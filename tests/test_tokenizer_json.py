@@ -17,7 +17,7 @@ TEXT = "Green tea,  has been CONSUMED for 1,000 years!\n\nIt\u2019s \ufb01ne \u4
 
 def as_the_library(path: Path, text: str = TEXT) -> None:
     """The file is accepted, and read as it stands."""
-    ours = tokenizers.Tokenizer.from_str(read_tokenizer_json(path))
+    ours = tokenizers.Tokenizer.from_buffer(read_tokenizer_json(path))
     assert ours.encode(text).ids == tokenizers.Tokenizer.from_file(str(path)).encode(text).ids
 
 
