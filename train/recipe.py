@@ -433,8 +433,8 @@ def _conflicts_of_sets(data: DataSection) -> Iterator[str]:
         unknown = [name for name in each.columns if not RENAMED.fullmatch(name) and name not in data.columns]
         if unknown:
             yield (
-                f"data.sets[{i}].columns: unknown key {short_repr(unknown[0])}; known keys: anchor, positive, negative, "
-                "negative_2 and so on, score, label, teacher, id and those of data.columns"
+                f"data.sets[{i}].columns: unknown key {short_repr(unknown[0])}; known keys: anchor, positive, "
+                "negative, negative_2 and so on, score, label, teacher, id and those of data.columns"
             )
 
 

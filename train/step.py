@@ -309,7 +309,7 @@ class Step:
         def dropout(group: int) -> Dropout | None:
             return Dropout(rate, jax.random.fold_in(key, group)) if drops else None
 
-        return embed_part(self._model.with_params(params), part, dropout, self._policy)
+        return embed_part(self._model.with_params(params), part, dropout, self._remat_policy)
 
     def _loss_gradient(
         self, embeddings: Embeddings, part: Batch, total: jax.Array
