@@ -1,4 +1,4 @@
-"""Weight conversion between the PyTorch layout and the Flax/Orbax one: `python -m convert SRC DST`."""
+"""Conversion of weights between the PyTorch layout and the Flax/Orbax layout: `python -m convert SRC DST`."""
 
 from importlib import import_module
 from typing import TYPE_CHECKING, Any

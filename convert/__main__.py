@@ -21,8 +21,8 @@ if TYPE_CHECKING:
     from stella_jax.torch_layout import Progress
 
 DESCRIPTION = """
-Converts a checkpoint between the PyTorch layout and the Flax one (Orbax parameters and a provenance.json).
-SRC may be either, or a repo id, or 'tiny'. DST must not exist, and appears whole or not at all.
+Converts a checkpoint between the PyTorch layout and the Flax layout (Orbax parameters and provenance.json). SRC may have
+either layout, or be a repo id or 'tiny'. DST must not exist; it is written atomically.
 """
 
 
@@ -34,18 +34,18 @@ def parser(prog: str) -> argparse.ArgumentParser:
         "--to",
         choices=("flax", "torch", "transformers"),
         default="flax",
-        help="flax (default); torch: names, dtypes and bits as they came; transformers: without prefix, and with a "
-        "config.json that transformers' own class and sentence-transformers load without remote code",
+        help="flax (default); torch: the original names, dtypes and bits; transformers: names and config.json that "
+        "transformers and sentence-transformers load without remote code",
     )
     parser.add_argument("--revision", help="branch, tag or commit of a repo")
-    parser.add_argument("--dry-run", action="store_true", help="print the mapping of every tensor and write nothing")
+    parser.add_argument("--dry-run", action="store_true", help="print how each tensor is mapped, and write nothing")
     parser.add_argument(
         "--verify",
         action="store_true",
-        help="afterwards compare hashes and embeddings of both sides; a DST that exists is verified, not written",
+        help="compare hashes and embeddings of SRC and DST afterwards; an existing DST is only verified",
     )
     parser.add_argument(
-        "--accept-changes", action="store_true", help="convert parameters changed since their conversion"
+        "--accept-changes", action="store_true", help="accept parameters that were changed after a conversion"
     )
     return parser
 
@@ -71,8 +71,8 @@ def run(arguments: argparse.Namespace) -> None:
         print(f"{arguments.source} -> {destination}: {len(source.weights.leaves)} leaves written")
     if arguments.verify:
         converted = Checkpoint.open(destination)
-        for held in verify(source, converted, arguments.to == "transformers", arguments.accept_changes):
-            print(f"verified: {held}")
+        for sentence in verify(source, converted, arguments.to == "transformers", arguments.accept_changes):
+            print(f"verified: {sentence}")
 
 
 def _convert(source: "Checkpoint", destination: Path, arguments: argparse.Namespace, progress: "Progress") -> None:
@@ -88,7 +88,7 @@ def _convert(source: "Checkpoint", destination: Path, arguments: argparse.Namesp
 
 def main(argv: Sequence[str] | None = None, prog: str = "python -m convert") -> int:
     arguments = parser(prog).parse_args(argv)
-    os.environ.setdefault("JAX_PLATFORMS", "cpu")  # a conversion needs no accelerator, and must not occupy one
+    os.environ.setdefault("JAX_PLATFORMS", "cpu")  # a conversion needs no accelerator, and should not reserve one
     return exit_code("convert", partial(run, arguments), "; nothing was written")
 
 

@@ -1,4 +1,4 @@
-"""Any checkpoint -> the Flax layout: Orbax parameters, the files beside the weights, and where all of it came from."""
+"""Writer of the Flax layout: Orbax parameters, the checkpoint's other files, and provenance.json."""
 
 import json
 from importlib.metadata import version
@@ -28,23 +28,24 @@ def to_flax(
     accept_changes: bool = False,
     progress: Progress = lambda path: None,
 ) -> None:
-    """Writes `source` into the new directory `destination`, one leaf in memory at a time.
+    """Converts a checkpoint into a new directory, with one leaf in memory at a time.
 
     Args:
-      source: an opened checkpoint in either layout.
-      name: what the user called it; goes into provenance.json.
-      accept_changes: take leaves whose hash is not that of provenance.json: they were changed on purpose.
-      progress: called with the path of each leaf written.
+      source: an open checkpoint in either layout.
+      name: the source as the user named it, for provenance.json.
+      destination: the directory to write.
+      accept_changes: accept leaves whose hash differs from that in provenance.json.
+      progress: called with the path of each written leaf.
 
     Raises:
-      StellaError: a tensor is damaged, a leaf is not what was converted, the destination exists, or the disk is full;
-        nothing is left behind.
+      StellaError: a tensor is damaged, a leaf was changed after its conversion, the destination exists, or the disk is
+        full. Nothing is left behind.
     """
     weights = source.weights
     sizes = {path: int(np.prod(leaf.shape)) * weights.dtypes[path].itemsize for path, leaf in weights.leaves.items()}
     with new_directory(destination, needed=sum(sizes.values())) as working:
         leaves = {}
-        for path in sorted(weights.leaves, key=lambda path: -sizes[path]):  # largest first, while memory is unbroken
+        for path in sorted(weights.leaves, key=lambda path: -sizes[path]):  # largest first, before memory is fragmented
             array = weights.read(path)
             sha256 = sha256_of_array(array)
             if isinstance(weights, FlaxWeights) and not accept_changes:

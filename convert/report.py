@@ -1,4 +1,4 @@
-"""What a conversion would do, as a table."""
+"""Report of a dry run: the mapping of tensors as a table."""
 
 from collections.abc import Iterator
 
@@ -9,7 +9,7 @@ from stella_jax.side_files import left_behind, side_files
 
 
 def mapping_table(source: Checkpoint) -> Iterator[str]:
-    """Lines of the table: torch name, shape and dtype -> leaf and shape; then sums and files."""
+    """Lines of the table (torch name, shape and dtype -> leaf and shape), then totals and files."""
     leaves = source.weights.leaves
     rows = []
     for path, leaf in leaves.items():
@@ -25,7 +25,7 @@ def mapping_table(source: Checkpoint) -> Iterator[str]:
     numbers = {path: int(np.prod(leaf.shape)) for path, leaf in leaves.items()}
     encoder = sum(count for path, count in numbers.items() if path.startswith("encoder/"))
     size = sum(count * source.weights.dtypes[path].itemsize for path, count in numbers.items())
-    beside = sum(numbers.values()) - encoder
-    yield f"{encoder:,} parameters in the encoder, {beside:,} beside it; {size / 2**20:,.1f} MiB"
-    yield f"carried along: {', '.join(side_files(source.directory)) or 'nothing'}"
-    yield f"left behind: {', '.join(left_behind(source.directory)) or 'nothing'}"
+    heads = sum(numbers.values()) - encoder
+    yield f"{encoder:,} parameters in the encoder, {heads:,} in heads; {size / 2**20:,.1f} MiB"
+    yield f"copied: {', '.join(side_files(source.directory)) or 'nothing'}"
+    yield f"not copied: {', '.join(left_behind(source.directory)) or 'nothing'}"

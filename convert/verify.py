@@ -1,4 +1,4 @@
-"""Checks a conversion: every hash again, and the embeddings of a few texts from both sides."""
+"""Verification of a conversion: hashes of all tensors and files, and embeddings of a few texts."""
 
 from collections.abc import Iterator
 from typing import Any
@@ -27,12 +27,14 @@ TEXTS = (
 def verify(
     source: Checkpoint, converted: Checkpoint, native: bool = False, accept_changes: bool = False
 ) -> Iterator[str]:
-    """Compares two checkpoints that should be one; yields a sentence for each check that held.
+    """Compares two checkpoints that should be equal; yields a sentence for each check that passed.
 
     Args:
-      native: `converted` is in the spelling of transformers: config.json differs, and so do names and shards; the
-        settings may name the prompt of queries `query` as well, and tokenizer.json may end texts with a token.
-      accept_changes: the leaves need not be those that provenance.json records.
+      source: the original checkpoint.
+      converted: the result.
+      native: `converted` has transformers' names, config.json and shards; its settings may add the prompt `query`, and
+        its tokenizer.json an end-of-text token.
+      accept_changes: do not compare leaves with the hashes in provenance.json.
 
     Raises:
       StellaError: lists what differs.
@@ -47,15 +49,16 @@ def verify(
 def _compare_leaves(source: Checkpoint, converted: Checkpoint, accept_changes: bool) -> str:
     compared = (converted,) if accept_changes else (source, converted)
     recorded = [c.weights.provenance.get("leaves", {}) for c in compared if isinstance(c.weights, FlaxWeights)]
-    faults = [f"only on one side: {path}" for path in source.weights.leaves.keys() ^ converted.weights.leaves.keys()]
+    faults = [
+        f"only in one checkpoint: {path}" for path in source.weights.leaves.keys() ^ converted.weights.leaves.keys()
+    ]
     for path in source.weights.leaves.keys() & converted.weights.leaves.keys():
         hashes = {sha256_of_array(checkpoint.weights.read(path)) for checkpoint in (source, converted)}
         hashes |= {leaves.get(path, {}).get("sha256") for leaves in recorded}
         faults += [f"differs: {path}"] if len(hashes) > 1 else []
     raise_faults("the weights differ:", faults)
-    return (
-        f"{len(source.weights.leaves)} leaves have the same sha256 on both sides and in {len(recorded)} provenance.json"
-    )
+    places = f"both checkpoints and in {len(recorded)} provenance.json"
+    return f"{len(source.weights.leaves)} leaves have the same sha256 in {places}"
 
 
 def _compare_files(source: Checkpoint, converted: Checkpoint, native: bool) -> str:
@@ -72,8 +75,8 @@ def _compare_files(source: Checkpoint, converted: Checkpoint, native: bool) -> s
         faults.append(f"differs, by more than the prompt `query`: {SETTINGS}")
     if tokenizer and converted.directory.path(layout.file("tokenizer.json")).read_text(encoding="utf-8") != tokenizer:
         faults.append(f"differs, by more than the end-of-text token: {layout.file('tokenizer.json')}")
-    raise_faults("the files beside the weights differ:", faults)
-    return f"{len(ours)} files beside the weights have the same sha256"
+    raise_faults("files other than the weights differ:", faults)
+    return f"{len(ours)} files other than the weights have the same sha256"
 
 
 def _settings(checkpoint: Checkpoint) -> dict[str, Any]:
@@ -81,15 +84,15 @@ def _settings(checkpoint: Checkpoint) -> dict[str, Any]:
 
 
 def _compare_weight_files(source: Checkpoint, converted: Checkpoint) -> str:
-    """The safetensors files, headers included, of both sides: as they are, or as provenance.json records them."""
+    """Compares the safetensors files with their headers, from disk or from provenance.json."""
     ours, theirs = (_weight_files(c) for c in (source, converted))
     faults = [f"differs: {name}" for name in ours.keys() | theirs.keys() if ours.get(name) != theirs.get(name)]
-    raise_faults("the safetensors files differ from what provenance.json records of them:", faults)
+    raise_faults("safetensors files differ from provenance.json:", faults)
     return f"{len(ours)} safetensors files have the same header and sha256, or are recorded with them"
 
 
 def _weight_files(checkpoint: Checkpoint) -> dict[str, tuple[str, object]]:
-    """Header, and size with sha256, of each safetensors file by its relative name."""
+    """Header, and size with sha256, of each safetensors file by relative name."""
     weights = checkpoint.weights
     if isinstance(weights, FlaxWeights):
         files = weights.provenance.get("files", {})
@@ -102,5 +105,5 @@ def _compare_embeddings(source: Checkpoint, converted: Checkpoint) -> str:
     ours = Stella(source, dtype="float32").encode(list(TEXTS))
     theirs = Stella(converted, dtype="float32").encode(list(TEXTS))
     if not np.array_equal(ours, theirs):
-        raise StellaError(f"the embeddings of {len(TEXTS)} texts differ by up to {np.abs(ours - theirs).max():.2e}.")
+        raise StellaError(f"embeddings: {len(TEXTS)} texts differ by up to {np.abs(ours - theirs).max():.2e}.")
     return f"{len(TEXTS)} texts have the same embeddings, bit for bit"

@@ -1,8 +1,8 @@
-"""A fine-tune in a loop of one's own: `tiny` on eleven triplets, over as many devices as there are.
+"""Fine-tuning in your own training loop: `tiny` on eleven triplets, on all devices.
 
     python examples/custom_loop.py OUTPUT
 
-The word embeddings stay as they are; everything else is optax, JAX, and a loss that is a plain function.
+The word embeddings are frozen; the rest is optax, JAX, and a loss that is a plain function.
 """
 
 import json
@@ -21,7 +21,7 @@ TEXTS = [[row[column] for row in ROWS] for column in ("anchor", "positive", "neg
 
 
 def softplus_triplet(embeddings, columns):
-    """log(1 + exp(|a - p| - |a - n|)) of each row, without a margin."""
+    """log(1 + exp(|a - p| - |a - n|)) of each row: a triplet loss without a margin."""
     anchor, positive, negative = embeddings
     near, far = (jnp.linalg.norm(anchor - other + 1e-6, axis=-1) for other in (positive, negative))
     return jax.nn.softplus(near - far)
@@ -29,7 +29,7 @@ def softplus_triplet(embeddings, columns):
 
 def main(output: str) -> None:
     if Path(output).exists():
-        sys.exit(f"{output} exists already; choose another directory.")
+        sys.exit(f"{output}: already exists; choose another directory.")
     mesh = f"data={jax.device_count()}"
     model = load("tiny", dim=64, mesh=mesh)
     labels = {name: "freeze" if name.startswith("encoder/embeddings/word") else "train" for name in model.params()}

@@ -1,9 +1,9 @@
-"""Distillation as stella was trained: one model takes the place of two teachers.
+"""Distillation as in stella's training: one student learns from two teachers.
 
     python examples/distil.py OUTPUT
 
-The teachers are two heads of `tiny`, 64 and 32 numbers; the student gets a new head of 96, and learns their vectors of
-300 texts, which embedding jobs wrote. train/recipes/distill.toml is a recipe's file of the same kind.
+The teachers are two heads of `tiny`, of 64 and 32 dimensions; the student gets a new head of 96 dimensions and learns
+the teachers' vectors, which embedding jobs wrote. train/recipes/distill.toml is a similar recipe as a file.
 """
 
 import sys
@@ -15,7 +15,7 @@ from train.loop import train
 from train.metrics import read_lines
 from train.recipe import recipe_of
 
-CORPUS = str(Path(__file__).parent / "corpus.jsonl")  # rows of an id and a text
+CORPUS = str(Path(__file__).parent / "corpus.jsonl")  # rows with an id and a text
 
 
 def main(output: str) -> None:

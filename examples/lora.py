@@ -1,8 +1,8 @@
-"""Adapters of `tiny` on eleven triplets: less than a tenth of its layers trains, and peft can read the result.
+"""LoRA fine-tuning of `tiny` on eleven triplets: trains a small part of the parameters, in a format that peft can read.
 
     python examples/lora.py OUTPUT
 
-OUTPUT/merged is a plain checkpoint, OUTPUT/adapter what peft.PeftModel.from_pretrained takes.
+OUTPUT/merged is a plain checkpoint, OUTPUT/adapter is for peft.PeftModel.from_pretrained.
 """
 
 import json
@@ -20,14 +20,14 @@ TEXTS = [[row[column] for row in ROWS] for column in ("anchor", "positive", "neg
 
 
 def nearer(model: Stella) -> int:
-    """How many anchors are nearer to their positive than to their negative."""
+    """The number of anchors that are nearer to their positive than to their negative."""
     anchors, positives, negatives = (model.encode(column) for column in TEXTS)
     return int((model.similarity_pairwise(anchors, positives) > model.similarity_pairwise(anchors, negatives)).sum())
 
 
 def main(output: str) -> None:
     if Path(output).exists():
-        sys.exit(f"{output} exists already; choose another directory.")
+        sys.exit(f"{output}: already exists; choose another directory.")
     model = with_lora(load("tiny", dim=64), rank=4, alpha=8, targets=["q_proj", "v_proj", "down_proj"])
     params = model.params()
     trained, total = (sum(params[name].size for name in names) for names in (model.trainable, params))
@@ -43,7 +43,7 @@ def main(output: str) -> None:
     model.save_pretrained(f"{output}/merged")
     save_adapter(model, f"{output}/adapter")
     before, after = nearer(Stella.from_pretrained("tiny", dim=64)), nearer(Stella.from_pretrained(f"{output}/merged"))
-    print(f"{before} of {len(ROWS)} anchors were nearer to their positive than to their negative, and now {after} are")
+    print(f"anchors nearer to their positive than to their negative: {before} of {len(ROWS)} before, {after} after")
 
 
 if __name__ == "__main__":

@@ -1,9 +1,9 @@
-"""Hard negatives for eleven questions, and a training on them: `tiny`, in seconds.
+"""Mining of hard negatives for eleven questions, and training on them: `tiny`, in seconds.
 
     python examples/mine_then_train.py OUTPUT
 
-The candidates are all answers and 300 other texts; the negatives of a question are those that `tiny` takes for nearest.
-The same from the command line: `python -m train.mine`, and `python -m train` with the file that it writes.
+Candidates are all answers and 300 other texts; a question's negatives are the nearest ones by `tiny`. On the command
+line, use `python -m train.mine`, then `python -m train` with the file that it writes.
 """
 
 import json
@@ -20,7 +20,7 @@ from train.negatives import MiningOptions
 
 EXAMPLES = Path(__file__).parent
 PAIRS, CORPUS = EXAMPLES / "porsche_triplets.jsonl", EXAMPLES / "corpus.jsonl"
-TOKENS = 32  # at which texts are cut
+MAX_LENGTH = 32  # tokens at which texts are truncated
 
 
 def column(path: Path, name: str) -> list[str]:
@@ -28,16 +28,16 @@ def column(path: Path, name: str) -> list[str]:
 
 
 def found_first(checkpoint: str) -> int:
-    """How many questions have their own answer as the nearest of all candidates."""
+    """The number of questions whose own answer is the nearest candidate."""
     model = Stella.from_pretrained(checkpoint)
-    model.max_seq_length = TOKENS
+    model.max_seq_length = MAX_LENGTH
     candidates = model.encode(column(PAIRS, "positive") + column(CORPUS, "text"))
     nearest = model.similarity(model.encode(column(PAIRS, "anchor")), candidates).argmax(axis=1)
     return sum(int(row == i) for i, row in enumerate(nearest))
 
 
 def main(output: str) -> None:
-    mined, model = f"{output}/mined.jsonl", ModelOptions("tiny", max_length=TOKENS)
+    mined, model = f"{output}/mined.jsonl", ModelOptions("tiny", max_length=MAX_LENGTH)
     options = MiningOptions(num_negatives=3)
     command = MineCommand(str(PAIRS), mined, model, options, str(CORPUS), anchor_prompt="none", output_format="n-tuple")
     print(mine(command))
@@ -45,7 +45,7 @@ def main(output: str) -> None:
     texts = [column(Path(mined), name) for name in ("anchor", "positive", "negative", "negative_2", "negative_3")]
     trained = load("tiny")
     state, step = make_step(trained, losses.multiple_negatives_ranking, optax.adamw(2e-3))
-    batcher = Batcher.for_model(trained, batch_size=len(texts[0]), max_length=TOKENS)
+    batcher = Batcher.for_model(trained, batch_size=len(texts[0]), max_length=MAX_LENGTH)
     for _ in range(40):
         state, metrics = step(state, batcher(texts))
     trained.with_params(state.params).save_pretrained(f"{output}/trained")

@@ -1,9 +1,8 @@
-"""A loss of one's own in a recipe: `tiny` on eleven triplets.
+"""Your own loss in a recipe: `tiny` on eleven triplets.
 
     python examples/own_loss.py OUTPUT
 
-The loss is a function in a file, here this one; `[loss] name = "own_loss:hardest"` in a recipe's file does the same as
-the recipe below.
+The loss is a function in a module, here this one. In a recipe file, write `name = "own_loss:hardest"` under `[loss]`.
 """
 
 import sys
@@ -20,10 +19,10 @@ TRIPLETS = str(Path(__file__).parent / "porsche_triplets.jsonl")
 
 
 def hardest(embeddings, columns, margin=0.2):
-    """A hinge of each anchor's positive against the nearest of all negatives in the batch, by cosine."""
+    """Hinge between each anchor's positive and the nearest negative of the whole batch, by cosine."""
     anchor, positive, negative = (x / jnp.linalg.norm(x, axis=1, keepdims=True) for x in embeddings)
     scores = anchor @ negative.T
-    # Rows of weight 0 fill a short batch up; a loss that compares rows leaves them out.
+    # Rows of weight 0 pad a short batch; a loss that compares rows must skip them.
     scores = jnp.where(columns["weights"][None] > 0, scores, -1.0)
     return jax.nn.relu(scores.max(axis=1) - jnp.sum(anchor * positive, axis=1) + margin)
 

@@ -1,7 +1,7 @@
-"""Rows for code search: functions of Python's standard library, each with the first sentence of its docstring.
+"""Training data for code search: functions of Python's standard library with the first sentence of their docstring.
 
-`python -m tools.functions examples/python` wrote the rows there, with Python 3.11.7. A file gives rows to one split
-only. Files with a copyright of their own are left out, so that the licence of Python covers all rows.
+`python -m tools.functions examples/python` wrote the files there, with Python 3.11.7. All rows of a source file are in
+the same split. Files with their own copyright are left out, so that Python's licence covers all rows.
 """
 
 import argparse
@@ -15,8 +15,8 @@ from collections.abc import Iterator
 from pathlib import Path
 
 LIBRARY = Path(sysconfig.get_paths()["stdlib"])
-HELD_OUT = 500  # rows, or a few more, of eval and of test
-MOST_CHARACTERS = 400  # of a function
+HELD_OUT = 500  # minimum number of rows of eval and of test
+MAX_CHARACTERS = 400  # of a function
 SEED = 1
 SKIPPED = {"test", "tests", "idlelib", "lib2to3", "site-packages", "dist-packages", "turtledemo", "pydoc_data"}
 OWN_COPYRIGHT = re.compile(r"copyright(?!.*Python Software Foundation)", re.IGNORECASE)
@@ -26,17 +26,17 @@ Row = tuple[str, str]
 
 
 def rows_of(source: str) -> Iterator[Row]:
-    """(sentence, code without its docstring) of each function that has both."""
+    """Yields (sentence, code without docstring) of each function that has both."""
     for node in ast.walk(ast.parse(source)):
         if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef) and (docstring := ast.get_docstring(node)):
             sentence = SENTENCE_END.split(" ".join(docstring.split("\n\n")[0].split()))[0]
             node.body, node.decorator_list = node.body[1:], []
             if node.body and 3 <= len(sentence.split()) <= 40:
-                yield sentence, ast.unparse(node)[:MOST_CHARACTERS]
+                yield sentence, ast.unparse(node)[:MAX_CHARACTERS]
 
 
 def rows_by_file(library: Path) -> list[list[Row]]:
-    """The rows of each file, files in an order drawn by SEED; a sentence or a function that came before is left out."""
+    """The rows of each file, without duplicate sentences or functions; files are shuffled with SEED."""
     files = [path for path in sorted(library.rglob("*.py")) if not SKIPPED & set(path.relative_to(library).parts)]
     sources = [path.read_text(encoding="utf-8", errors="ignore") for path in files]
     seen: set[str] = set()
@@ -50,7 +50,7 @@ def rows_by_file(library: Path) -> list[list[Row]]:
 
 
 def write(library: Path, folder: Path) -> dict[str, int]:
-    """Writes eval, test and train rows as {"anchor", "positive"}; returns how many each has."""
+    """Writes eval, test and train rows as {"anchor", "positive"}; returns the number of rows of each."""
     splits: dict[str, list[Row]] = {"eval": [], "test": [], "train": []}
     for rows in rows_by_file(library):
         split = next((name for name in ("eval", "test") if len(splits[name]) < HELD_OUT), "train")
@@ -64,5 +64,5 @@ def write(library: Path, folder: Path) -> dict[str, int]:
 
 if __name__ == "__main__":
     parser = argparse.ArgumentParser(prog="python -m tools.functions", description="Write rows for code search.")
-    parser.add_argument("out", type=Path)
+    parser.add_argument("out", type=Path, help="directory to write")
     print(write(LIBRARY, parser.parse_args().out))

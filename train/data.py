@@ -104,8 +104,8 @@ def read_dataset(
 
     Args:
       paths: paths and URLs; a pattern or directory stands for its files.
-      needs: the columns to read. A column of numbers holds finite numbers (bools are 0 and 1), or lists of them, equally
-        long in all rows. All other columns are ignored.
+      needs: the columns to read; others are ignored. A column of numbers has finite numbers (bools are 0 and 1), or
+        lists of them, equally long in all rows.
       renamed: column -> its name in the files.
       max_rows: read only so many rows from the start.
       skip_faulty: leave faulty rows out instead of raising.

@@ -8,7 +8,7 @@ from dataclasses import field
 from types import NoneType, UnionType
 from typing import Any, get_args, get_origin, get_type_hints
 
-from stella_jax.errors import StellaError, join_words, quoted, short_repr
+from stella_jax.errors import StellaError, quoted, short_repr
 from stella_jax.tokenizer import check_text
 
 BOUNDS = (("least", -math.inf), ("above", -math.inf), ("most", math.inf))

@@ -1,4 +1,4 @@
-"""Identity of a run: all that decides its bits. It is stored with each checkpoint, and a run resumes only if it is equal."""
+"""Identity of a run, all that decides its bits: stored with each checkpoint, and compared when the run resumes."""
 
 import platform
 from collections.abc import Mapping, Sequence

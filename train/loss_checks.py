@@ -56,7 +56,7 @@ class LossTraits:
             except _NotFiniteError as caught:
                 error = caught
         if error and not trials:
-            raise StellaError(f"{error}: not finite on a batch of random embeddings; fix the function.")
+            raise StellaError(f"{error}: not finite on random embeddings; fix the function.")
         self.decomposable = all(decomposable for decomposable, _ in trials) and self._stays_decomposable()
         self.skips_padding = self.decomposable or all(skips for _, skips in trials)
 

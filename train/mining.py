@@ -90,7 +90,7 @@ def mine(command: MineCommand, run: RunOptions | None = None) -> Mined:
     out, run = check_destination(command.out), run or RunOptions()
     work = check_destination(command.work or f"{out}.work")
     if check_new_file(out).suffix == ".csv" and command.output_format == "labeled-list":
-        raise StellaError(f"{out}: rows of labeled-list hold lists of texts; choose .jsonl or .parquet.")
+        raise StellaError(f"{out}: rows of labeled-list have lists of texts; choose .jsonl or .parquet.")
     pairs = read_pairs(command.pairs, command.corpus, command.columns)
     _check_candidates(command, pairs)
     model = command.model.open()

@@ -21,7 +21,8 @@ class Pairs:
     Attributes:
       anchors: distinct anchors, in the order of the file.
       corpus: distinct candidates, followed by the positives that are not among them.
-      anchor_of, positive_of: (p,) indices of each distinct pair's anchor and positive (in the corpus), sorted by anchor.
+      anchor_of: (p,) index of each distinct pair's anchor, ascending.
+      positive_of: (p,) index of its positive in the corpus.
       most_positives: the largest number of rows of an anchor.
     """
 

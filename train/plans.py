@@ -1,4 +1,4 @@
-"""Which rows form which batch: pure functions of (seed, epoch), the same on any number of hosts and after a resume."""
+"""Batch plans: which rows form each batch, a pure function of (seed, epoch) on any number of hosts."""
 
 import math
 from bisect import bisect_right
@@ -12,14 +12,14 @@ from stella_jax.errors import StellaError
 from train.data import Dataset
 from train.recipe import MOST_EPOCHS, MOST_STEPS
 
-Plan = list[np.ndarray]  # a batch is the numbers of its rows
+Plan = list[np.ndarray]  # the row indices of each batch
 
-BLOCK = 2**16  # rows that are Python's numbers at a time
+BLOCK = 2**16  # rows that are converted to Python ints at a time
 NOT_REPEATED = -1
 
 
 class SetBatch(NamedTuple):
-    """A batch: the number of its set, and those of its rows there."""
+    """A batch: the index of its set, and the indices of its rows in that set."""
 
     set: int
     rows: np.ndarray
@@ -31,12 +31,12 @@ def one_pass(
     """The batches of one pass through a dataset.
 
     Args:
-      sampler: "sequential" is the order of the file; "shuffle" another one each pass; "no_duplicates" is shuffled,
-        and a row waits for a later batch where this one has one of its texts, in whichever column. Its batches may
-        then be more, and short ones among them.
-      number: of the pass, from 0.
-      drop_last: leaves out batches that are not full.
-      place: of the dataset among others.
+      sampler: "sequential" keeps the order of the file; "shuffle" shuffles each pass; "no_duplicates" shuffles too, and
+        moves a row to a later batch if this one has one of its texts in any column. That may give more batches, some
+        of them short.
+      number: index of the pass, from 0.
+      drop_last: leave out batches that are not full.
+      place: index of the dataset among the sets.
     """
     count = len(dataset)
     order = np.arange(count) if sampler == "sequential" else _rng(seed, number, place).permutation(count)
@@ -48,16 +48,16 @@ def one_pass(
 
 
 def _rng(*numbers: int) -> np.random.Generator:
-    return np.random.default_rng(numbers)  # which takes zeros at the end for nothing
+    return np.random.default_rng(numbers)  # which ignores trailing zeros
 
 
 def _without_duplicates(order: np.ndarray, texts: np.ndarray, batch_size: int) -> Plan:
-    """Gives each row, in order, the first batch with room that comes after all batches with one of its texts."""
+    """Puts each row, in order, into the first batch with room after all batches that have one of its texts."""
     is_repeated = np.bincount(texts.ravel()) > 1
     places, sizes = np.empty(len(order), np.int64), []
     room = _Room()
     first_free: dict[int, int] = {}  # repeated text -> the batch after the last one that has it
-    for start in range(0, len(order), BLOCK):  # as lists, numbers take many times the memory
+    for start in range(0, len(order), BLOCK):  # lists of ints take many times the memory of arrays
         ids = texts[order[start : start + BLOCK]]
         for i, row in enumerate(np.where(is_repeated[ids], ids, NOT_REPEATED).tolist(), start):
             batch = room.first(max([first_free.get(text, 0) for text in row]))
@@ -74,7 +74,7 @@ def _without_duplicates(order: np.ndarray, texts: np.ndarray, batch_size: int) -
 
 
 class _Room:
-    """Which batches are full; finds the next that is not, in next to no time (a union-find)."""
+    """Finds the next batch that is not full, by union-find."""
 
     def __init__(self):
         self._next: dict[int, int] = {}
@@ -83,7 +83,7 @@ class _Room:
         self._next[batch] = batch + 1
 
     def first(self, batch: int) -> int:
-        """The first batch from this one on that is not full."""
+        """The first batch that is not full, starting with this one."""
         passed = []
         while batch in self._next:
             passed.append(batch)
@@ -94,7 +94,7 @@ class _Room:
 
 
 def most_frequent(dataset: Dataset) -> tuple[str, int]:
-    """The text that most rows have, and in how many places it stands."""
+    """The most frequent text, and how often it occurs in all columns."""
     texts = dataset.text_codes
     counts = np.bincount(texts.ravel())
     row, column = np.argwhere(texts == counts.argmax())[0]
@@ -102,7 +102,7 @@ def most_frequent(dataset: Dataset) -> tuple[str, int]:
 
 
 def poor_batches(dataset: Dataset, plan: Plan) -> int:
-    """Batches of a single row, or with one text in all of their rows: there is nothing in them to tell apart."""
+    """The number of batches with a single row, or with one text in all rows: a loss has nothing to contrast there."""
     return sum(len(batch) == 1 or _share_a_text(dataset.text_codes[batch]) for batch in plan)
 
 
@@ -111,25 +111,26 @@ def _share_a_text(texts: np.ndarray) -> bool:
 
 
 class BatchPlan:
-    """Which rows each step of a whole training takes; steps are counted from 0, and `done` of them are made.
+    """The rows of each step of a whole training; steps count from 0, and `done` is the number of completed steps.
 
-    A batch is of one set. Proportional batches: in each epoch a set of weight w goes through w passes of its rows, a
-    fraction of a pass goes on in the next epoch, and the batches of all sets come in random order. In turns
-    (round_robin): in each epoch every set begins a pass, and has w turns where one of weight 1 has one, until a set has
-    no batch left.
+    Each batch has rows of one set. With "proportional" batches, an epoch has w passes of a set of weight w (the rest of
+    a fractional pass comes in the next epoch), and the batches of all sets are shuffled. With "round_robin" batches, an
+    epoch starts a pass of every set, takes w batches of a set of weight w for each of a set of weight 1, and ends when a
+    set has no more.
 
     Attributes:
-      steps: how many there are.
+      steps: number of steps.
 
     Args:
       datasets: the sets.
-      weights: of the sets; none is 1 each.
+      batch_size, sampler, seed, drop_last: as in `one_pass`.
+      epochs: number of epochs.
+      max_steps: number of steps, overrides `epochs`.
+      weights: of the sets; empty is 1 each.
       batches: "proportional" or "round_robin".
-      max_steps: ends after so many steps, in place of `epochs`.
-      others: as in `one_pass`.
 
     Raises:
-      StellaError: a set has no batch, or the weights leave none.
+      StellaError: a set has no batch, the weights leave none, or there are too many epochs or steps.
     """
 
     def __init__(
@@ -149,18 +150,18 @@ class BatchPlan:
         self._weights = {place: weight for place, weight in enumerate(weights) if weight > 0}
         self._seed = seed
 
-        def one(place: int, number: int) -> Plan:
+        def pass_of_set(place: int, number: int) -> Plan:
             return one_pass(datasets[place], batch_size, sampler, seed, number, drop_last, place)
 
-        self._pass = lru_cache(len(datasets))(one)
-        self._epoch = lru_cache(1)(self._in_turns if batches == "round_robin" else self._in_proportion)
+        self._pass = lru_cache(len(datasets))(pass_of_set)
+        self._epoch = lru_cache(1)(self._round_robin if batches == "round_robin" else self._proportional)
         for place in self._weights:
             if not self._pass(place, 0):
                 raise StellaError(
                     f"{datasets[place].source}: no batch of the first epoch has {batch_size} rows, and data.drop_last "
-                    "leaves out all others; lower loop.batch_size or set data.drop_last = false."
+                    "drops all others; lower loop.batch_size or set data.drop_last = false."
                 )
-        # Epochs need not be equally long.
+        # Epochs may differ in length.
         varies = sampler == "no_duplicates" or any(weight % 1 for weight in self._weights.values())
         self._ends = [len(self._epoch(0))]
         while self._ends[-1] < max_steps if max_steps else len(self._ends) < epochs:
@@ -173,16 +174,16 @@ class BatchPlan:
             self._ends.append(self._ends[-1] + length)
         self.steps: int = max_steps or self._ends[-1]
         if not self.steps:
-            raise StellaError("data.sets: their weights leave no batch; raise them or loop.epochs.")
+            raise StellaError("data.sets: the weights leave no batch; raise them or loop.epochs.")
 
-    def _in_proportion(self, epoch: int) -> list[SetBatch]:
+    def _proportional(self, epoch: int) -> list[SetBatch]:
         sets = [self._between(place, weight * epoch, weight * (epoch + 1)) for place, weight in self._weights.items()]
         order = np.repeat(np.arange(len(sets)), [len(batches) for batches in sets])
         left = [iter(batches) for batches in sets]
         return [next(left[i]) for i in _rng(self._seed, epoch, 0, 1).permutation(order)]
 
     def _between(self, place: int, start: float, end: float) -> list[SetBatch]:
-        """The batches of a set from one number of passes, perhaps a fraction, to another."""
+        """The batches of a set between two numbers of passes, which may be fractions."""
         batches: Plan = []
         for number in range(math.floor(start), math.ceil(end)):
             plan = self._pass(place, number)
@@ -190,7 +191,7 @@ class BatchPlan:
             batches += plan[first:last]
         return [SetBatch(place, rows) for rows in batches]
 
-    def _in_turns(self, epoch: int) -> list[SetBatch]:
+    def _round_robin(self, epoch: int) -> list[SetBatch]:
         sets = {place: self._pass(place, epoch) for place in self._weights}
         turns = [((i + 1) / self._weights[place], place, i) for place, plan in sets.items() for i in range(len(plan))]
         first_end = min(len(plan) / self._weights[place] for place, plan in sets.items())
@@ -204,17 +205,17 @@ class BatchPlan:
     def position(self, step: int) -> tuple[int, int]:
         """Epoch and batch of a step."""
         epoch = bisect_right(self._ends, step)
-        return epoch, step - self._begin(epoch)
+        return epoch, step - self._start(epoch)
 
     def epochs(self, done: int) -> float:
-        """Epochs behind, as a fraction."""
+        """Completed epochs, as a fraction."""
         epoch, batch = self.position(done)
-        return epoch + batch / (self._ends[epoch] - self._begin(epoch)) if batch else float(epoch)
+        return epoch + batch / (self._ends[epoch] - self._start(epoch)) if batch else float(epoch)
 
     def due(self, every: str | int, done: int) -> bool:
-        """Whether what happens "epoch" or every so many steps happens now; at the end it does."""
-        often = done % every == 0 if isinstance(every, int) else done in (0, *self._ends)
-        return often or done == self.steps
+        """Whether an action with interval `every`, "epoch" or a number of steps, is due; always at the last step."""
+        is_multiple = done % every == 0 if isinstance(every, int) else done in (0, *self._ends)
+        return is_multiple or done == self.steps
 
-    def _begin(self, epoch: int) -> int:
+    def _start(self, epoch: int) -> int:
         return self._ends[epoch - 1] if epoch else 0

@@ -1,6 +1,6 @@
-"""A recipe: everything a training run follows from, read from TOML and checked before anything is loaded.
+"""Recipe of a training run: all its settings, read from TOML and checked before anything is loaded.
 
-Each class is a section, each attribute a key; what is left out has the value given here.
+Each class is a section, each attribute a key with its default.
 """
 
 import dataclasses
@@ -15,7 +15,7 @@ from typing import Any
 from stella_jax.errors import StellaError, first_line, quoted, short_repr
 from stella_jax.job.location import open_regular
 from stella_jax.weight_map import ALL_LINEAR
-from train.fields import every, number, one_of, override, optional_one_of, section
+from train.fields import every, number, one_of, optional_one_of, override, section
 
 SPLITS = ("train", "eval", "test")
 COLUMNS = ("anchor", "positive", "negative")
@@ -31,14 +31,14 @@ LOSS_KEYS = {
     "stella_distillation": ("margin", "cosine_weight", "similarity_weight", "triplet_weight"),
 }
 
-# Columns that a set may call otherwise, beside those of `data.columns`.
+# Columns that a set may rename, besides those of `data.columns`.
 RENAMED = re.compile("anchor|positive|negative(_([2-9]|[1-9][0-9]+))?|score|label|teacher|id")
 
 Paths = str | tuple[str, ...]
 
-LARGEST_FILE = 2**15  # tomllib takes seconds for that, and the square of it for more
+MAX_FILE_SIZE = 2**15  # tomllib's time grows with the square of the size: seconds for this one
 
-# Bounds of what is planned before the first step: the epochs of a run, its steps, and the rows of one.
+# Bounds of the plan that is made before the first step: epochs, steps, and rows of a step.
 MOST_EPOCHS = 100_000
 MOST_STEPS = 10_000_000
 MOST_ROWS = 2**20
@@ -49,14 +49,14 @@ class SetSection:
     """One of several sets of rows, `[[data.sets]]`.
 
     Attributes:
-      path: a file or URL, or several; a pattern or directory stands for its files.
-      split: what it is for, train, eval or test.
-      name: in the card and before its scores; None is the first file's, up to its first dot.
-      weight: how often its rows come in an epoch, where batches are proportional; how many turns it has, where they are
-        round_robin. 0 leaves it out.
-      columns: column -> what the files call it.
-      max_rows: how many of the rows are taken, from the first.
-      teachers: as in `DataSection`, for this set alone.
+      path: a file or URL, or a list of them; a pattern or directory stands for its files.
+      split: train, eval or test.
+      name: name in the card and prefix of its scores; None is the first file's name up to its first dot.
+      weight: with proportional batches, passes through its rows per epoch; with round_robin, its batches per turn. 0
+        leaves the set out.
+      columns: column -> its name in the files.
+      max_rows: use only so many rows from the start.
+      teachers: as in `DataSection`, for this set only.
     """
 
     path: Paths
@@ -69,31 +69,31 @@ class SetSection:
 
     @property
     def title(self) -> str:
-        """Its name, given or not."""
+        """Its name, or the default."""
         first = self.path if isinstance(self.path, str) else self.path[0]
         return self.name or first.rstrip("/").rpartition("/")[2].partition(".")[0] or first
 
 
 @dataclass(frozen=True, slots=True)
 class DataSection:
-    """Where the rows lie (JSONL, CSV, Parquet) and how they come into batches.
+    """The rows' files (JSONL, CSV, Parquet) and how they form batches.
 
     Attributes:
-      train: the files of the rows to train on, where they are one set.
-      eval: the same of the rows that are evaluated during training.
-      test: the same of the rows that are evaluated before and after.
-      sets: of the splits that are not named so.
-      batches: of several sets, each of one of them: proportional, all of them in random order; or round_robin, one of
-        each in turns until one of the sets has no more.
-      batch_sampler: no_duplicates (no text twice in a batch), shuffle, or sequential (in the order of the file).
+      train: files of the rows to train on, if they are one set.
+      eval: files of the rows to evaluate during training, if they are one set.
+      test: files of the rows to evaluate before and after training, if they are one set.
+      sets: sets of the splits that have none of these keys.
+      batches: order of the batches of several sets (each batch has rows of one): proportional, all in random order; or
+        round_robin, one of each set in turn until a set has no more.
+      batch_sampler: no_duplicates (no text twice in a batch), shuffle, or sequential (the order of the file).
       drop_last: leave out batches that are not full.
-      skip_faulty: leave out rows that cannot be trained on, such as those whose anchor is its own positive.
-      columns: further columns of finite numbers, or of lists of them, that the loss is to be given.
-      teachers: outputs of `embed`, whose vectors are joined to the rows by their column `id`: normalized, one teacher's
-        after the other, and normalized again. They are the column `teacher`.
-      prompts: column -> what is put before its texts: the name of one of the checkpoint's prompts, or a text with a
-        space in it. That of `negative` is for all negatives.
-      max_length: tokens at which a text is cut; None is the checkpoint's own limit.
+      skip_faulty: leave out faulty rows, such as those whose positive equals the anchor, instead of stopping.
+      columns: further columns for the loss, of finite numbers or lists of them.
+      teachers: outputs of `embed`. Their vectors are joined to the rows by the column `id`, normalized, concatenated
+        and normalized again, as the column `teacher`.
+      prompts: column -> its prompt: the name of one of the checkpoint's prompts, or a text that contains a space. The
+        one of `negative` is for all negatives.
+      max_length: tokens at which texts are truncated; None is the checkpoint's limit.
     """
 
     train: Paths | None = None
@@ -110,38 +110,37 @@ class DataSection:
     max_length: int | None = number(None, least=1)
 
     def sets_of(self, split: str) -> tuple[SetSection, ...]:
-        """The sets of a split, however it is named."""
+        """The sets of a split, from its own key or from `sets`."""
         path: Paths | None = getattr(self, split)
         return (SetSection(path, split),) if path else tuple(each for each in self.sets if each.split == split)
 
 
 @dataclass(frozen=True, slots=True)
 class LossSection:
-    """What is made small; keys that are None have the value that the loss itself gives them, see `train.losses`.
+    """The loss. Keys that are None take the loss function's own default, see `train.losses`.
 
     Attributes:
-      name: a built-in loss, one of `LOSS_KEYS`, or "my_module:my_loss", a function of one's own as in `train.losses`,
-        whose module lies in the working directory or is installed.
-      args: keyword arguments of a function of one's own.
-      guide: the frozen model that gist_embed is guided by, as in `Stella.from_pretrained`; it needs the model's
-        tokenizer.
-      mini_batch: rows that pass the encoder at once, however large the batch; None is all. Value and gradient stay the
-        same, for a loss that compares rows by GradCache.
-      matryoshka_dims: the loss is the sum over these prefixes of an embedding; none is the whole embedding alone.
-        stella_distillation averages over them what it says.
-      matryoshka_weights: what the loss of each prefix is multiplied by; none is 1 each.
+      name: a built-in loss, one of `LOSS_KEYS`; or "my_module:my_loss", your own function as described in
+        `train.losses`, from a module in the working directory or an installed one.
+      args: keyword arguments of your own function.
+      guide: the frozen guide of gist_embed, as in `Stella.from_pretrained`; it must have the model's tokenizer.
+      mini_batch: rows that pass the encoder at a time; None is the whole batch. The gradient stays the same; a loss
+        that compares rows uses GradCache.
+      matryoshka_dims: sum the loss over prefixes of the embedding with these lengths; empty is the whole embedding
+        only. stella_distillation averages its last two terms over them.
+      matryoshka_weights: weight of each prefix's loss; empty is 1 each.
       distance: of triplet.
       margin: of triplet, gist_embed, stella_distillation.
       margin_strategy: of gist_embed.
       contrast_anchors: of gist_embed.
       contrast_positives: of gist_embed.
       scale: of multiple_negatives_ranking and cosent.
-      symmetric: of multiple_negatives_ranking, which then ranks anchors for each positive, too.
+      symmetric: of multiple_negatives_ranking: also rank anchors for each positive.
       similarity: of margin_mse and kl_distillation.
       temperature: of gist_embed and kl_distillation.
-      cosine_weight: of the term `cosine` of stella_distillation.
-      similarity_weight: of its term `similarity`.
-      triplet_weight: of its term `triplet`.
+      cosine_weight: weight of the term `cosine` of stella_distillation.
+      similarity_weight: weight of its term `similarity`.
+      triplet_weight: weight of its term `triplet`.
     """
 
     name: str = "triplet"
@@ -164,26 +163,26 @@ class LossSection:
     triplet_weight: float | None = number(None, least=0)
 
     def arguments(self) -> dict[str, Any]:
-        """The keyword arguments of the function that `name` names, as far as they are given."""
+        """The given keyword arguments of the loss."""
         given = {key: getattr(self, key) for key in LOSS_KEYS.get(self.name, ())}
         return {key: value for key, value in given.items() if value is not None} | self.args
 
 
 @dataclass(frozen=True, slots=True)
 class OptimizerSection:
-    """An optimizer of optax, its schedule, and what it may change.
+    """The optimizer, its schedule, and which parameters it trains.
 
     Attributes:
-      name: of a function of optax or optax.contrib, such as adamw, lion, adafactor, sgd or muon.
-      args: further arguments of that function.
-      learning_rate: the peak of the schedule.
-      schedule: cosine and linear fall to 0 by the last step, constant stays.
-      warmup_ratio: share of the steps over which the learning rate rises from 0.
+      name: an optimizer of optax or optax.contrib, such as adamw, lion, adafactor, sgd or muon.
+      args: further arguments of optax's function.
+      learning_rate: peak of the schedule.
+      schedule: decay after the warm-up: cosine or linear to 0 at the end, or constant.
+      warmup_ratio: share of the steps with linear warm-up from 0.
       weight_decay: of matrices; biases and norms have none.
-      max_grad_norm: the gradient is scaled down to this length; 0 leaves it.
-      train_only: patterns of parameter names, such as "head/*" or "encoder/layers/23/*"; all others are frozen.
-      freeze: patterns of parameters that do not train.
-      learning_rates: pattern -> the peak learning rate of the parameters that it names.
+      max_grad_norm: clip the global norm of the gradient to this; 0 switches it off.
+      train_only: patterns of the parameters to train, such as "head/*" or "encoder/layers/23/*"; others are frozen.
+      freeze: patterns of parameters to freeze.
+      learning_rates: pattern -> the peak learning rate of the parameters that it matches.
     """
 
     name: str = "adamw"
@@ -200,27 +199,27 @@ class OptimizerSection:
 
 @dataclass(frozen=True, slots=True)
 class LoopSection:
-    """How long, how much at once, on what, and what is kept.
+    """The training loop: length, batch size, precision, devices, evaluations and checkpoints.
 
     Attributes:
-      epochs: how often all rows are trained on.
-      max_steps: end after so many steps, in place of `epochs`.
+      epochs: number of passes through the rows.
+      max_steps: number of optimizer steps, overrides `epochs`.
       batch_size: rows of an optimizer step, over all devices and accumulation steps.
-      dtype: what is computed in; parameters and moments are float32.
+      dtype: compute dtype; parameters and optimizer moments are float32.
       dropout: false switches off the checkpoint's hidden_dropout_prob.
       eval_every: "epoch", or a number of steps.
       save_every: "epoch", or a number of steps.
       best: the score of "eval" by which evaluations are compared, such as "loss" or "name/cosine_ndcg@10" of an
         evaluator; None is cosine_accuracy of rows with negatives, cosine_mrr@10 of others, and without such rows the
         main score of the first evaluator.
-      log: where all numbers of metrics.jsonl go as well, of "tensorboard" (events in `output`) and "wandb".
-      early_stop: end after so many evaluations without a better one.
-      keep: how many of the newest checkpoints stay, beside the best.
-      gradient_accumulation_steps: parts that a batch is cut into, one in memory at a time.
-      export: which weights are exported, those of the last step or of the best evaluation.
-      remat: compute each layer again for its gradient, which takes time and saves memory.
-      mesh: devices, of all hosts together, such as "data=4,model=2"; None is one.
-      fsdp: split parameters and moments over the mesh's `data` axis, too.
+      log: also write metrics to "tensorboard" (events in `output`) or "wandb".
+      early_stop: stop after so many evaluations without a better score.
+      keep: number of newest checkpoints to keep, besides the best.
+      gradient_accumulation_steps: parts that a batch is split into, one in memory at a time.
+      export: export the weights of the last step, or of the best evaluation.
+      remat: recompute each layer in the backward pass, which saves memory and costs time.
+      mesh: devices of all hosts together, such as "data=4,model=2"; None is one device.
+      fsdp: also shard parameters and optimizer moments over the mesh's `data` axis.
     """
 
     epochs: int = number(3, least=1, most=MOST_EPOCHS)
@@ -243,14 +242,14 @@ class LoopSection:
 
 @dataclass(frozen=True, slots=True)
 class LoraSection:
-    """Low-rank adapters on the layers, which train in place of all else.
+    """LoRA: trains low-rank adapters of the layers only.
 
     Attributes:
-      rank: of the two small matrices of an adapter.
-      alpha: what an adapter adds is multiplied by alpha / rank.
-      dropout: share of an adapter's inputs that are zeroed in training, whatever the encoder's own dropout.
-      targets: the linear layers that get an adapter, such as ["q_proj", "v_proj"], or "all-linear".
-      head: whether the head trains beside the adapters.
+      rank: of an adapter's matrices.
+      alpha: an adapter's output is scaled by alpha / rank.
+      dropout: rate of dropout on an adapter's input, independent of the encoder's.
+      targets: linear layers with an adapter, such as ["q_proj", "v_proj"], or "all-linear".
+      head: also train the head.
     """
 
     rank: int = number(8, least=1, most=8192)
@@ -262,12 +261,12 @@ class LoraSection:
 
 @dataclass(frozen=True, slots=True)
 class NewHeadSection:
-    """A Dense head that the checkpoint does not have: drawn at random by the recipe's seed, and trained through.
+    """A new Dense head, initialized at random with the recipe's seed.
 
     Attributes:
-      dim: numbers of its embeddings.
-      pooling: what it is put on, mean or cls; None is the checkpoint's own.
-      bias: whether it has one.
+      dim: embedding dimension.
+      pooling: mean or cls; None is the checkpoint's.
+      bias: whether it has a bias.
       activation: identity or tanh.
     """
 
@@ -279,21 +278,21 @@ class NewHeadSection:
 
 @dataclass(frozen=True, slots=True)
 class EvaluatorSection:
-    """An evaluator beside that of the split's own rows; its scores are called `name/score`.
+    """An evaluator besides that of the split's rows; its scores are named `name/score`.
 
     Attributes:
-      name: put before its scores; unique, and no set's name.
+      name: prefix of its scores; unique, and different from the names of sets.
       kind: retrieval, pairs (of texts with a score), reranking or triplets.
-      path: retrieval: a directory with `queries` and `corpus` (`_id`, `text`, perhaps `title`) as .jsonl, .csv or
-        .parquet and `qrels`, as BEIR has them. Else a file: pairs of `sentence1`, `sentence2`, `score`; reranking of
-        `query`, `positive`, `negative`, the latter two lists or single texts; triplets of `anchor`, `positive`,
-        `negative`.
-      split: with whose evaluations it runs; those of "test" are the first and the last.
-      qrels: of retrieval, in the directory: query id, corpus id and score, tab-separated; above 0 is relevant.
-      measure: of retrieval and reranking; pairs and triplets have scores by each.
-      k: ranks at which retrieval and reranking are cut; none is what sentence-transformers takes.
-      prompts: of `query` and `document`, as in `data.prompts`; by default those of anchor and positive there. Pairs
-        take that of `query` for both texts, by default none.
+      path: for retrieval, a directory in BEIR's layout: `queries` and `corpus` (`_id`, `text`, optional `title`) as
+        .jsonl, .csv or .parquet, and `qrels`. For others a file: pairs with columns `sentence1`, `sentence2`, `score`;
+        reranking with `query`, `positive`, `negative`, the latter two lists or single texts; triplets with `anchor`,
+        `positive`, `negative`.
+      split: run it with the evaluations of "eval", or of "test" (before and after training).
+      qrels: of retrieval, file in the directory with tab-separated query id, corpus id and score; relevant above 0.
+      measure: similarity of retrieval and reranking; pairs and triplets are scored with each.
+      k: cutoffs of retrieval and reranking; empty is sentence-transformers' default.
+      prompts: of `query` and `document`, as in `data.prompts`; the default is that of anchor and positive there. Pairs
+        use that of `query` for both texts, by default none.
     """
 
     name: str
@@ -308,21 +307,21 @@ class EvaluatorSection:
 
 @dataclass(frozen=True, slots=True)
 class Recipe:
-    """The whole of it.
+    """A whole recipe.
 
     Attributes:
       model: "tiny", a directory or a repo id, as in `Stella.from_pretrained`.
-      output: directory of metrics, checkpoints and export.
+      output: directory for metrics, checkpoints and export.
       data: the table [data].
       loss: the table [loss].
       optimizer: the table [optimizer].
       loop: the table [loop].
       lora: the table [lora]; without it all parameters train.
       revision: branch, tag or commit of a repo.
-      dim: the head to train through, by its dimension; None is the checkpoint's own.
-      new_head: the table [new_head], a head of its own in place of `dim`.
-      evaluators: tables [[evaluators]], one each.
-      seed: of the order of the rows, of dropout, of a new head and of adapters.
+      dim: dimension of the head to train; None is the checkpoint's default.
+      new_head: the table [new_head], a new head instead of `dim`.
+      evaluators: the tables [[evaluators]].
+      seed: of the order of rows, dropout, a new head and adapters.
     """
 
     model: str
@@ -339,40 +338,42 @@ class Recipe:
     seed: int = number(42, least=0, most=2**32 - 1)
 
     def as_dict(self) -> dict[str, Any]:
-        """As JSON values, all keys with their values."""
+        """All keys with their values, as JSON values."""
         return _plain(dataclasses.asdict(self))
 
 
 def read_recipe(path: str | Path, overrides: Sequence[str] = ()) -> Recipe:
-    """The recipe in a TOML file.
+    """Reads a recipe from a TOML file.
 
     Args:
-      overrides: "section.key=value" each, in place of what the file says; the value is TOML, or a bare text.
+      path: the file.
+      overrides: "section.key=value" each, replaces the file's value; the value is TOML or a bare string.
 
     Raises:
-      StellaError: the file cannot be read, or a key is unknown, missing, of a wrong type or an impossible value.
+      StellaError: the file cannot be read, a key is unknown or missing, a value has a wrong type or is out of bounds,
+        or keys conflict.
     """
     try:
         with open_regular(path) as file:
-            content = file.read(LARGEST_FILE + 1)
-        if len(content) > LARGEST_FILE:
-            raise StellaError(f"{quoted(path)}: larger than {LARGEST_FILE} bytes; no recipe is.")
+            content = file.read(MAX_FILE_SIZE + 1)
+        if len(content) > MAX_FILE_SIZE:
+            raise StellaError(f"{quoted(path)}: larger than {MAX_FILE_SIZE} bytes; pass a recipe, a .toml file.")
         tree = tomllib.loads(content.decode())
     except StellaError:
         raise
     except RecursionError as error:
         raise StellaError(f"{quoted(path)}: a value is nested too deeply; write it in fewer levels.") from error
     except OSError as error:
-        raise StellaError(f"{quoted(path)} cannot be read: {error.strerror}; pass a recipe, a .toml file.") from error
+        raise StellaError(f"{quoted(path)}: cannot be read: {error.strerror}; pass a recipe, a .toml file.") from error
     except ValueError as error:  # wrong TOML, wrong UTF-8, and a NUL in the path
-        raise StellaError(f"{quoted(path)} is not TOML: {first_line(error)[:200]}.") from error
+        raise StellaError(f"{quoted(path)}: not valid TOML: {first_line(error)[:200]}.") from error
     for text in overrides:
         override(tree, text)
     return recipe_of(tree, quoted(path))
 
 
 def recipe_of(tree: dict[str, Any], where: str = "the recipe") -> Recipe:
-    """The recipe of a parsed file; `where` it is from stands in errors, which are raised as in `read_recipe`."""
+    """Makes a recipe from a parsed file; `where` names it in errors, which are those of `read_recipe`."""
     try:
         recipe: Recipe = section(Recipe, tree, "", where)
         json.dumps(recipe.as_dict())
@@ -384,17 +385,17 @@ def recipe_of(tree: dict[str, Any], where: str = "the recipe") -> Recipe:
 
 
 def _conflicts(recipe: Recipe) -> Iterator[str]:
-    """What keys that are sound by themselves make impossible together."""
+    """Conflicts between keys that are valid by themselves, a sentence each."""
     loss, loop = recipe.loss, recipe.loop
     yield from _loss_conflicts(loss)
     yield from _conflicts_of_sets(recipe.data)
     for name in set(recipe.data.columns).intersection((*COLUMNS, "weights", "guide")):
-        what = {"weights": "the weights of rows", "guide": "what a guide makes"}.get(name, "a column of texts")
-        yield f"data.columns names {name!r}, which is {what}; leave it out"
+        what = "a column of texts" if name in COLUMNS else "a reserved name"
+        yield f"data.columns: {name!r} is {what}; leave it out"
     if recipe.new_head and recipe.dim is not None:
-        yield "dim picks a head that is there and new_head makes one; set one of them"
+        yield "dim and new_head both choose the head; set one of them"
     if recipe.new_head and recipe.lora and not recipe.lora.head:
-        yield "new_head is drawn at random, and with [lora] it would stay so; set lora.head = true"
+        yield "new_head is initialized at random, and [lora] does not train it; set lora.head = true"
     evaluated = recipe.data.sets_of("eval") or any(each.split == "eval" for each in recipe.evaluators)
     if not evaluated and (loop.early_stop or loop.best or loop.export == "best"):
         key = "early_stop" if loop.early_stop else "best" if loop.best else "export = 'best'"
@@ -403,14 +404,14 @@ def _conflicts(recipe: Recipe) -> Iterator[str]:
     taken = {each.title for split in SPLITS for each in recipe.data.sets_of(split)}
     for name in names:
         if names.count(name) > 1 or "/" in name or name in taken:
-            yield f"evaluators: {short_repr(name)} must be unique, no set's name and without '/'; choose another name"
+            yield f"evaluators: the name {short_repr(name)} is taken, or contains '/'; choose another name"
     if loop.gradient_accumulation_steps > loop.batch_size:
         yield (
-            f"loop.gradient_accumulation_steps = {loop.gradient_accumulation_steps} leaves no row of loop.batch_size = "
-            f"{loop.batch_size} for each part; lower it"
+            f"loop.gradient_accumulation_steps = {loop.gradient_accumulation_steps} is more than loop.batch_size = "
+            f"{loop.batch_size}; lower it"
         )
     if loop.gradient_accumulation_steps > 1 and loss.mini_batch:
-        yield "loss.mini_batch and loop.gradient_accumulation_steps both cut the batch; use one of them"
+        yield "loss.mini_batch and loop.gradient_accumulation_steps both split the batch; use one of them"
 
 
 def _conflicts_of_sets(data: DataSection) -> Iterator[str]:
@@ -423,17 +424,17 @@ def _conflicts_of_sets(data: DataSection) -> Iterator[str]:
         names = [each.title for each in data.sets_of(split)]
         twice = next((name for name in names if names.count(name) > 1), None)
         if getattr(data, split) and any(each.split == split for each in data.sets):
-            yield f"data.{split} and data.sets both name rows of the split {split}; use one of them"
+            yield f"data.{split} and data.sets both have rows of the split {split}; use one of them"
         if twice is not None:
             yield f"data.sets: two sets of the split {split} are called {twice!r}; give each a name"
     if not sum(each.weight for each in data.sets_of("train")):
-        yield "data.sets: the weights sum to 0, so there is nothing to train on; give a set a weight above 0"
+        yield "data.sets: all weights of the train split are 0; give a set a weight above 0"
     for i, each in enumerate(data.sets):
         unknown = [name for name in each.columns if not RENAMED.fullmatch(name) and name not in data.columns]
         if unknown:
             yield (
-                f"data.sets[{i}].columns names {short_repr(unknown[0])}; its keys are anchor, positive, negative, "
-                "negative_2 and so on, score, label, teacher, id and those of data.columns"
+                f"data.sets[{i}].columns: unknown key {short_repr(unknown[0])}; known keys: anchor, positive, "
+                "negative, negative_2 and so on, score, label, teacher, id and those of data.columns"
             )
 
 
@@ -463,7 +464,7 @@ def _loss_conflicts(loss: LossSection) -> Iterator[str]:
 
 
 def to_toml(recipe: Recipe) -> str:
-    """The recipe as a file with every key that has a value."""
+    """The recipe as TOML, with every key that has a value."""
     tree = recipe.as_dict()
     tables = [(f"[[{name}]]", table) for name in ("evaluators",) for table in tree.pop(name)]
     top = {key: value for key, value in tree.items() if not isinstance(value, dict)}
@@ -477,7 +478,7 @@ def _toml_lines(title: str, keys: dict[str, Any]) -> Iterator[str]:
 
 
 def _toml(value: Any) -> str:
-    """TOML's notation of a value: that of JSON, tables aside."""
+    """A value in TOML, which is like JSON but for tables."""
     if isinstance(value, dict):
         given = {key: item for key, item in value.items() if item is not None}
         return "{ " + ", ".join(f"{_toml(key)} = {_toml(item)}" for key, item in given.items()) + " }"

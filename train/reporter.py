@@ -1,4 +1,4 @@
-"""What is told of each step, one step late: the host prepares the next batch while a device works on this one."""
+"""Reporting of steps, one step late, so that the host prepares the next batch while the device works on this one."""
 
 import time
 from collections.abc import Callable, Mapping
@@ -14,12 +14,14 @@ SHOWN = {"loss": "loss", "learning_rate": "lr", "tokens_per_second": "tokens/s"}
 
 
 class Reporter:
-    """Tells metrics.jsonl and a bar.
+    """Writes each step to metrics.jsonl and a progress bar.
 
     Args:
-      check: called with the number and the metrics of each step before they are told.
-      total, done: steps of the whole training, and of those the ones already made.
-      shown: whether there is a bar on stderr.
+      metrics: the run's metrics.
+      check: called with the number and the metrics of each step before they are written.
+      total: steps of the whole training.
+      done: steps already completed.
+      show_progress: whether to show a bar on stderr.
     """
 
     def __init__(
@@ -28,27 +30,28 @@ class Reporter:
         check: Callable[[int, Mapping[str, float]], object],
         total: int,
         done: int,
-        shown: bool,
+        show_progress: bool,
     ):
         self._metrics = metrics
         self._check = check
-        self._bar = tqdm(total=total, initial=done, unit=" steps", disable=not shown, dynamic_ncols=True)
+        self._bar = tqdm(total=total, initial=done, unit=" steps", disable=not show_progress, dynamic_ncols=True)
         self._waiting: tuple[dict[str, Any], int, dict[str, jax.Array]] | None = None
         self._since = time.perf_counter()
 
     def add(self, step: int, epoch: float, tokens: int, found: dict[str, jax.Array]) -> None:
-        """A step is on its way; the one before it is told.
+        """Registers a dispatched step, and writes the one before it.
 
         Args:
           step: its number, from 1.
-          tokens: of the texts in its batch.
-          found: what it will return.
+          epoch: completed epochs after it.
+          tokens: number of tokens in its batch.
+          found: its metrics, which may still be computing.
         """
         self.flush()
         self._waiting = {"step": step, "epoch": round(epoch, 6)}, tokens, found
 
     def flush(self) -> dict[str, float]:
-        """Waits for the step on its way, tells of it, and returns its metrics; none where none is on its way."""
+        """Waits for the dispatched step, writes it, and returns its metrics; {} if there is none."""
         if self._waiting is None:
             return {}
         (line, tokens, found), self._waiting = self._waiting, None
@@ -67,7 +70,7 @@ class Reporter:
         return values
 
     def resume(self) -> None:
-        """What lies between two steps is over: the time that it took is not theirs."""
+        """Restarts the clock of tokens per second, after an evaluation or a save."""
         self._since = time.perf_counter()
 
     def close(self) -> None:

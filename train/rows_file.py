@@ -1,4 +1,4 @@
-"""A file of rows, written: .jsonl, .csv or .parquet, there whole or not at all."""
+"""Writer of rows to a .jsonl, .csv or .parquet file, atomically."""
 
 import csv
 import io
@@ -23,10 +23,10 @@ Rows = Iterable[dict[str, Any]]
 
 
 def check_new_file(path: Path) -> FileType:
-    """The type of a file that may be written.
+    """The type of a file to write.
 
     Raises:
-      StellaError: it exists, or its type is not one of those that training reads.
+      StellaError: it exists, or its type is unsupported.
     """
     found = file_type(path.name)
     if found is None or found.suffix not in SUFFIXES:
@@ -37,7 +37,7 @@ def check_new_file(path: Path) -> FileType:
 
 
 def write_rows(path: Path, rows: Rows) -> None:
-    """Writes rows, all of the columns of the first, as `check_new_file` allows; there must be one."""
+    """Writes at least one row to a new file; all rows have the first one's columns. Raises as `check_new_file`."""
     suffix, compression = check_new_file(path)
     path.parent.mkdir(parents=True, exist_ok=True)
     with replacing(path) as file, _compressed(cast(BinaryIO, file), compression) as stream:
@@ -46,16 +46,16 @@ def write_rows(path: Path, rows: Rows) -> None:
 
 @contextmanager
 def _compressed(file: BinaryIO, compression: str | None) -> Iterator[BinaryIO]:
-    """What is written to it goes to the file, compressed; the file stays open."""
+    """A stream that compresses into a file, and leaves it open."""
     if compression is None:
         yield file
         return
-    with pa.CompressedOutputStream(pa.PythonFile(_Kept(file), "w"), compression) as stream:
+    with pa.CompressedOutputStream(pa.PythonFile(_KeepOpen(file), "w"), compression) as stream:
         yield cast(BinaryIO, stream)
 
 
-class _Kept(io.RawIOBase):
-    """A file that its user cannot close."""
+class _KeepOpen(io.RawIOBase):
+    """A file that stays open when this is closed."""
 
     def __init__(self, file: BinaryIO):
         self._file = file
@@ -73,7 +73,7 @@ def _write_jsonl(file: BinaryIO, rows: Rows) -> None:
 
 
 def _write_csv(file: BinaryIO, rows: Rows) -> None:
-    """Lists as JSON."""
+    """Writes CSV, with lists as JSON."""
     buffer = io.StringIO(newline="")
     write = csv.writer(buffer, lineterminator="\n").writerow
     for number, row in enumerate(rows):

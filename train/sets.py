@@ -1,4 +1,4 @@
-"""The sets of rows that a recipe names, split by split."""
+"""The data sets of a recipe, by split."""
 
 from collections.abc import Sequence
 from dataclasses import replace
@@ -12,19 +12,20 @@ from train.teachers import check_dimensions, with_teachers
 
 
 def needs_of(name: str, spec: LossSpec, columns: Sequence[str] = ()) -> Needs:
-    """What is read for a loss, and for one of the user's own, which names no columns, those of the recipe."""
+    """The columns to read for a loss: its own and the recipe's `data.columns`."""
     return Needs(spec.texts, tuple(dict.fromkeys((*spec.columns, *columns))), loss=name)
 
 
 def read_sets(data: DataSection, needs: Needs) -> dict[str, tuple[Dataset, ...]]:
-    """The sets of each split that has any.
+    """Reads the sets of each split that has any.
 
     Args:
-      needs: what the loss takes of a row. A set that is not trained on may lack some of it: it has no loss then.
+      data: the recipe's section.
+      needs: the columns that the loss reads. A set of eval or test may lack some; it then has no loss.
 
     Raises:
-      StellaError: see `read_dataset` and `with_teachers`; or teachers of different dimensions, or a set to evaluate
-        that has nothing to score.
+      StellaError: see `read_dataset` and `with_teachers`; or teachers differ in dimension, or a set of eval or test has
+        nothing to score.
     """
     found = {split: tuple(_read(each, data, needs) for each in data.sets_of(split)) for split in SPLITS}
     found = {split: sets for split, sets in found.items() if sets}
@@ -33,8 +34,8 @@ def read_sets(data: DataSection, needs: Needs) -> dict[str, tuple[Dataset, ...]]
         for each in found.get(split, ()):
             if len(each.texts) == 1 and not needs.are_met_by(each):
                 raise StellaError(
-                    f"{each.source}: its rows have neither a positive nor all that loss {needs.loss!r} needs, so there "
-                    f"is nothing to score; add them or leave the set out of data.{split}."
+                    f"{each.source}: nothing to score, as rows have neither a positive nor the columns of loss "
+                    f"{needs.loss!r}; add them or leave the set out of data.{split}."
                 )
     return found
 

@@ -1,7 +1,7 @@
 """The training step: one jitted function of a state and a batch, for any loss and any optax optimizer.
 
-It depends on (seed, step, batch) only, so that a run that continues gives the bits of one that never stopped. Over a
-mesh, texts and rows are split over `data`, and the loss is that of the whole batch.
+It depends on (seed, step, batch) only, so a resumed run gives the same bits as an uninterrupted one. Over a mesh, texts
+and rows are sharded over `data`, and the loss is that of the whole batch.
 
 Axes: A parts of a batch, B rows of a part, E embedding dimension.
 """
@@ -33,23 +33,29 @@ from train.losses import Embeddings, Loss
 Params = dict[str, jax.Array]  # by the names of `EmbeddingModel.params`
 Metrics = dict[str, jax.Array]  # () float32 by name
 
-# What a layer keeps for its gradient: results of matrices and masks of dropout. The functions between are cheap to
-# compute again, and without them a layer takes half the memory.
-KEEP = jax.checkpoint_policies.save_from_both_policies(
+# A layer saves matrix products and dropout masks for its gradient. All between is cheap to recompute, and takes half of
+# a layer's memory.
+SAVE = jax.checkpoint_policies.save_from_both_policies(
     jax.checkpoint_policies.dots_saveable, jax.checkpoint_policies.save_only_these_names(DROPOUT_MASK)
 )
 
 
 class State(NamedTuple):
-    """All that a step changes; `step` () int32 counts the steps made."""
+    """The training state.
+
+    Attributes:
+      step: () int32, number of completed steps.
+      params: all parameters by name.
+      opt_state: the optimizer's state.
+    """
 
     step: jax.Array
     params: Params
-    opt_state: Any  # as the optimizer makes it
+    opt_state: Any
 
 
 class Gradient(NamedTuple):
-    """The loss, the share of rows where it is not 0, and the gradient of what trains."""
+    """The loss, the share of rows with a loss other than 0, and the gradient of the trained parameters."""
 
     loss: jax.Array
     active: jax.Array
@@ -58,12 +64,12 @@ class Gradient(NamedTuple):
 
 @dataclass(frozen=True, slots=True)
 class StepConfig:
-    """How the gradient is taken.
+    """Options of a training step.
 
     Attributes:
       seed: of dropout.
-      dropout: whether there is any; the rate is the checkpoint's own. Adapters have theirs, whatever this says.
-      remat: keep nothing of a layer but its input, and compute all of it again for its gradient.
+      dropout: whether to apply the checkpoint's dropout; that of adapters always applies.
+      remat: save only a layer's input, and recompute the layer for its gradient.
     """
 
     seed: int = 42
@@ -81,34 +87,34 @@ def make_step(
     learning_rate: optax.Schedule | None = None,
     guide: EmbeddingModel | None = None,
 ) -> tuple[State, "Step"]:
-    """The first state, and the step that takes it further: `state, metrics = step(state, batch)`.
+    """Makes the initial state and the training step, used as `state, metrics = step(state, batch)`.
 
     Args:
-      model: as `stella_jax.load` returns it, with parameters in float32; it stays as it is. `model.with_params(
-        state.params)` is the trained one.
-      loss: (embeddings of each column, further columns) -> the loss of each row, see `train.losses`.
-      optimizer: any optax transformation; it sees parameters as a dict by name, such as "head/kernel", of which the
-        layers' have a leading axis of layers.
-      trainable: names of what trains, each with True, or with a mask that broadcasts to the parameter; None is
-        `model.trainable`: all, or the adapters of a model that has some. What does not train gets no gradient and no
-        optimizer state, keeps its bits, and is shared with the model.
-      learning_rate: the optimizer's schedule, for the metric.
-      guide: a frozen model with the tokenizer of `model`, whose embeddings of each text the loss is given as the
-        column "guide" (B, C, G).
+      model: from `stella_jax.load`, with float32 parameters; it does not change. The trained model is
+        `model.with_params(state.params)`.
+      loss: (embeddings of each column, further columns) -> per-example losses, see `train.losses`.
+      optimizer: any optax transformation of a dict of parameters by name, such as "head/kernel". Parameters of layers
+        are stacked along a leading axis.
+      config: seed, dropout and rematerialization.
+      trainable: name -> True or a mask that broadcasts to the parameter; None is `model.trainable`: all parameters, or
+        the adapters of a model with adapters. All others get no gradient and no optimizer state, keep their bits, and
+        are shared with the model.
+      learning_rate: the optimizer's schedule, for the metric of this name.
+      guide: a frozen model with the tokenizer of `model`; the loss gets its embeddings as the column "guide" (B, C, G).
 
     Raises:
-      StellaError: a name in `trainable` is no parameter.
+      StellaError: an argument has a wrong type, or a name in `trainable` is not a parameter.
     """
     step = Step(model, loss, optimizer, config, trainable=trainable, learning_rate=learning_rate, guide=guide)
     return step.init(model.params()), step
 
 
 class Step:
-    """The jitted step, compiled once for each shape of a batch; make one with `make_step`, which has the arguments.
+    """The jitted training step, compiled once for each shape of a batch; see `make_step` for the arguments.
 
     Attributes:
-      mesh: the devices of the model.
-      trainable: as given, for `model.trainable` where it was None.
+      mesh: the model's mesh.
+      trainable: names and masks of the trained parameters.
     """
 
     def __init__(
@@ -136,7 +142,9 @@ class Step:
         self._config, self._learning_rate = config, learning_rate
         lora = model.encoder.lora
         self._lora_dropout = lora.dropout if lora else 0.0
-        self._policy = jax.checkpoint_policies.nothing_saveable if config.remat else _keep(lora.rank if lora else 0)
+        self._policy = (
+            jax.checkpoint_policies.nothing_saveable if config.remat else _save_policy(lora.rank if lora else 0)
+        )
         self._shardings = {name: leaf.sharding for name, leaf in params.items()}
         mesh: Any = getattr(next(iter(self._shardings.values())), "mesh", None)
         self.mesh: Mesh = mesh or make_mesh()
@@ -147,22 +155,24 @@ class Step:
         self._step = jax.jit(self._update, donate_argnums=0, out_shardings=(shardings, None))
 
     def init(self, params: Params) -> State:
-        """The state before the first step; it shares the arrays of what does not train, and copies what does."""
+        """The state before the first step, with copies of the trained parameters; frozen ones are shared."""
         trained = jax.tree.map(jnp.copy, self._trained(params))
         return State(shard(self.mesh, np.int32(0)), params | trained, self._init(trained))
 
     def trained(self, state: State) -> State:
-        """The state without what does not train, which is as it was in the model."""
+        """The state without frozen parameters, which are those of the model."""
         return state._replace(params=self._trained(state.params))
 
     def __call__(self, state: State, batch: Batch) -> tuple[State, Metrics]:
-        """One update. The old state is used up, but for what does not train.
+        """Makes one optimizer step; donates the old state except for frozen parameters.
 
-        Metrics: `loss`; `grad_norm`, before the optimizer; `param_norm` and `update_norm`, of what trains; `active`,
-        the share of rows whose loss is not 0; `learning_rate`, where the schedule is known.
+        Returns:
+          The new state and metrics: `loss`; `grad_norm`, before the optimizer; `param_norm` and `update_norm`, of
+          trained parameters; `active`, the share of rows with a loss other than 0; `learning_rate`, if the schedule is
+          known.
 
         Raises:
-          StellaError: the loss cannot take this batch or this model.
+          StellaError: the loss does not support this batch or model.
         """
         self.check(batch)
         with jax.set_mesh(self.mesh):
@@ -170,16 +180,16 @@ class Step:
         return new._replace(params=state.params | new.params), metrics
 
     def lower(self, state: State, batch: Batch) -> Any:
-        """The step for these shapes, lowered and not run."""
+        """Lowers the step for these shapes without running it."""
         self.check(batch)
         with jax.set_mesh(self.mesh):
             return self._step.lower(*self._arguments(state, batch))
 
     def check(self, batch: Batch) -> None:
-        """Tries the loss on random embeddings, with the further columns of a batch, before anything is computed.
+        """Tries the loss on random embeddings with a batch's further columns.
 
         Raises:
-          StellaError: see `LossTraits`; or the loss cannot do with rows that fill a batch up, and this one has some.
+          StellaError: see `LossTraits`; or the batch has padding rows and the loss does not skip them.
         """
         kind = _kind(batch)
         if kind not in self._traits:
@@ -193,41 +203,41 @@ class Step:
             )
         if not self._traits[kind].skips_padding and not np.asarray(batch.weights).all():
             raise StellaError(
-                f'loss {self._loss_name!r} compares rows and does not read columns["weights"], so a batch of '
-                f"{int(np.sum(batch.weights))} rows cannot be filled up to {batch.weights.size}; have the loss leave "
-                "out rows of weight 0, or pass full batches only (in a recipe: data.drop_last = true) of a size that "
-                "devices and parts divide."
+                f'loss {self._loss_name!r}: compares rows but ignores columns["weights"], so a batch of '
+                f"{int(np.sum(batch.weights))} rows cannot be padded to {batch.weights.size}; skip rows of weight 0 in "
+                "the loss, or pass only full batches (in a recipe: data.drop_last = true) whose size is a multiple of "
+                "devices and parts."
             )
 
     def _arguments(self, state: State, batch: Batch) -> tuple[State, Params, Batch]:
         frozen = {name: leaf for name, leaf in state.params.items() if name not in self.trainable}
-        return self.trained(state), frozen, self._placed(batch)
+        return self.trained(state), frozen, self._on_mesh(batch)
 
     def _trained(self, params: Params) -> Params:
         return {name: params[name] for name in self.trainable}
 
     def _state_shardings(self, params: Params) -> State:
-        """Optimizer state that is shaped as its parameter lies where that does, and all else everywhere."""
-        everywhere: Any = NamedSharding(self.mesh, REPLICATED)
+        """Optimizer state with a parameter's shape is sharded as the parameter; all else is replicated."""
+        replicated: Any = NamedSharding(self.mesh, REPLICATED)
 
         def of(path: Any, leaf: Any) -> Any:
             names = [key.key for key in path if isinstance(key, jax.tree_util.DictKey) and key.key in params]
             same = bool(names) and params[names[-1]].shape == leaf.shape
-            return self._shardings[names[-1]] if same else everywhere
+            return self._shardings[names[-1]] if same else replicated
 
         abstract = jax.eval_shape(self._optimizer.init, params)
         shardings: Any = {name: self._shardings[name] for name in params}
-        return State(everywhere, shardings, jax.tree.map_with_path(of, abstract))
+        return State(replicated, shardings, jax.tree.map_with_path(of, abstract))
 
-    def _placed(self, batch: Batch) -> Batch:
-        """The batch on the mesh, texts and rows over `data` where it divides them, with what the guide makes of it."""
+    def _on_mesh(self, batch: Batch) -> Batch:
+        """The batch on the mesh, texts and rows sharded over `data` where it divides them, with the guide's column."""
 
         def over_data(array: np.ndarray) -> jax.Array:
             divided = array.shape[1] % self.mesh.shape["data"] == 0
             return shard(self.mesh, array, P(None, "data") if divided else REPLICATED)
 
-        placed = jax.tree.map(over_data, batch._replace(tokens=()))
-        return self._guide(placed) if self._guide else placed
+        sharded = jax.tree.map(over_data, batch._replace(tokens=()))
+        return self._guide(sharded) if self._guide else sharded
 
     def _update(self, state: State, frozen: Params, batch: Batch) -> tuple[State, Metrics]:
         trained = state.params
@@ -247,9 +257,9 @@ class Step:
         return State(state.step + 1, moved, found[1]), metrics
 
     def _gradient(self, trained: Params, frozen: Params, step: jax.Array, batch: Batch) -> Gradient:
-        """The gradient of the whole batch, part by part, one of them in memory at a time.
+        """The gradient of the whole batch, with one part in memory at a time.
 
-        A loss that compares rows takes a forward pass more for it (Gao et al. 2021, GradCache).
+        A loss that compares rows needs one more forward pass (GradCache, Gao et al. 2021).
         """
         A = len(batch.weights)
         key = jax.random.fold_in(jax.random.key(self._config.seed), step)
@@ -282,9 +292,9 @@ class Step:
         return gradient._replace(params=jax.lax.with_sharding_constraint(masked, shardings))
 
     def _gathered(self, params: Params) -> Params:
-        """Gathers what is split over `data`, apart from the layers, which the scan gathers one by one.
+        """Gathers parameters that are sharded over `data`, except the layers, which the scan gathers one by one.
 
-        Left to itself, the compiler would rather gather the batch at the word embeddings.
+        Otherwise the compiler gathers the batch at the word embeddings.
         """
         names = [name for name in params if not name.startswith("encoder/layers/")]
         specs = architecture_of(self._model.encoder.config).specs
@@ -299,12 +309,12 @@ class Step:
         def dropout(group: int) -> Dropout | None:
             return Dropout(rate, jax.random.fold_in(key, group)) if drops else None
 
-        return embed_part(self._model.with_params(params), part, dropout, self._policy)
+        return embed_part(self._model.with_params(params), part, dropout, self._remat_policy)
 
     def _loss_gradient(
         self, embeddings: Embeddings, part: Batch, total: jax.Array
     ) -> tuple[jax.Array, jax.Array, Embeddings]:
-        """The part's share of the loss, its active share, and the gradient of the loss in the embeddings."""
+        """The part's share of the loss, its active share, and the gradient with respect to the embeddings."""
         shares = part.weights / total
 
         def loss(embeddings: Embeddings) -> tuple[jax.Array, jax.Array]:
@@ -316,7 +326,7 @@ class Step:
 
 
 def _check_arguments(model: Any, optimizer: Any, trainable: Any, learning_rate: Any) -> None:
-    """Refuses what is of another kind than `make_step` takes."""
+    """Refuses arguments of a wrong type."""
     if not isinstance(model, EmbeddingModel):
         kind = type(model).__name__
         raise StellaError(f"model: {kind} is not an EmbeddingModel; pass what stella_jax.load returns.")
@@ -335,23 +345,23 @@ def _check_arguments(model: Any, optimizer: Any, trainable: Any, learning_rate: 
 
 
 def _kind(batch: Batch) -> tuple[Any, ...]:
-    """What the loss is given for a row: how many texts, and the shape of each further column but the guide's."""
+    """What a loss gets for a row: the number of texts, and the shape of each further column except the guide's."""
     columns = tuple(sorted((name, values.shape[2:]) for name, values in batch.columns.items() if name != GUIDE))
     return batch.places.shape[-1], columns
 
 
-def _keep(rank: int) -> Callable[..., Any]:
-    """`KEEP` without the products with an adapter's B, which are as large as a layer's own and cost next to nothing.
+def _save_policy(rank: int) -> Callable[..., Any]:
+    """`SAVE` without the products with an adapter's B, which are as large as a layer's own and cheap to recompute.
 
     Args:
       rank: of the adapters, 0 for none.
     """
 
-    def keep(primitive: Any, *avals: Any, **parameters: Any) -> Any:
+    def save(primitive: Any, *avals: Any, **parameters: Any) -> Any:
         by_b = primitive is jax.lax.dot_general_p and avals[0].ndim == 3 and avals[1].ndim == 2
-        return not (by_b and avals[1].shape[0] == rank) and KEEP(primitive, *avals, **parameters)
+        return not (by_b and avals[1].shape[0] == rank) and SAVE(primitive, *avals, **parameters)
 
-    return keep if rank else KEEP
+    return save if rank else SAVE
 
 
 def _name_of(loss: Any) -> str:
@@ -368,7 +378,7 @@ def _moved(param: jax.Array, update: jax.Array, mask: Any) -> jax.Array:
 
 
 def _summed(gradient: Callable[..., Gradient], *parts: Any) -> Gradient:
-    """The sum of the gradients of all parts, with one of them in memory beside it."""
+    """The sum of the gradients of all parts, computed one after the other."""
     first = jax.tree.map(lambda x: x[0], parts)
     zero = jax.tree.map(lambda x: jnp.zeros(x.shape, x.dtype), jax.eval_shape(gradient, *first))
 

@@ -1,4 +1,4 @@
-"""Teacher vectors of rows, from what embedding jobs wrote, joined by the rows' ids."""
+"""Teacher vectors from the outputs of embedding jobs, joined to rows by id."""
 
 from collections.abc import Iterator, Sequence
 from typing import Any
@@ -16,26 +16,27 @@ from train.data import Dataset, with_column
 from train.texts import Texts
 
 COLUMN = "teacher"
-BLOCK = 2**22  # numbers that are scaled at once
+BLOCK = 2**22  # numbers that are normalized at once
 
 
 def with_teachers(dataset: Dataset, directories: Sequence[str]) -> Dataset:
-    """The rows with a column `teacher` (rows, n) float32: the teachers' vectors, one after the other.
+    """Adds a column `teacher` (rows, n) float32 to a dataset: the concatenated vectors of all teachers.
 
-    Each teacher's vector is scaled to unit length, and so is the whole, as in Zhang et al. 2024 (arXiv:2412.19048).
-    Of a job with several dimensions, the first is taken; quantized vectors are what they stand for, as in `search`.
+    Each teacher's vector is normalized, and so is the whole, as in Zhang et al. 2024 (arXiv:2412.19048). A job with
+    several dimensions gives its first; quantized vectors are dequantized, as in `search`.
 
     Args:
+      dataset: rows with ids.
       directories: outputs of finished embedding jobs, one for each teacher.
 
     Raises:
-      StellaError: the rows have no ids, or a job is not complete, is damaged or has no vector for some of them.
+      StellaError: the rows have no ids; or a job is not complete, is damaged or lacks a row's vector.
     """
     if dataset.ids is None:
-        raise StellaError(f"{dataset.source} has no column 'id', by which teachers' vectors are joined; add it.")
+        raise StellaError(f"{dataset.source}: no column 'id', which teachers' vectors are joined by; add it.")
     jobs = [(store, read_manifest(store)) for store in map(open_store, directories)]
     dims = [int(manifest["dims"][0]) for _, manifest in jobs]
-    vectors = np.empty((len(dataset), sum(dims)), np.float32)  # the one place where they are all in memory
+    vectors = np.empty((len(dataset), sum(dims)), np.float32)  # the only copy of all vectors in memory
     for (store, manifest), start, dim in zip(jobs, np.cumsum([0, *dims]), dims, strict=False):
         _fill(vectors[:, start : start + dim], dataset.ids, dataset.source, store, manifest)
     for rows in np.array_split(vectors, -(-vectors.size // BLOCK)):
@@ -55,8 +56,8 @@ def _fill(vectors: np.ndarray, ids: Texts, source: str, store: Store, manifest: 
     missing = np.flatnonzero(~found)
     if len(missing):
         raise StellaError(
-            f"{store} has no vector for {len(missing)} of the {len(ids)} rows of {source}, the first with the id "
-            f"{short_repr(ids[missing[0]])}; embed their file into it, too, with --id-field."
+            f"{store}: no vector for {len(missing)} of the {len(ids)} rows of {source}, first id "
+            f"{short_repr(ids[missing[0]])}; embed their file into it too, with --id-field."
         )
 
 
@@ -66,7 +67,7 @@ def _blocks(store: Store, manifest: dict[str, Any], dim: int) -> Iterator[tuple[
 
 
 def check_dimensions(datasets: Sequence[Dataset]) -> None:
-    """Refuses sets whose teachers have vectors of different dimensions.
+    """Refuses sets whose teacher vectors differ in dimension.
 
     Raises:
       StellaError: names the sets.
@@ -74,4 +75,4 @@ def check_dimensions(datasets: Sequence[Dataset]) -> None:
     dims = {data.source: data.columns[COLUMN].shape[1:] for data in datasets if COLUMN in data.columns}
     if len(set(dims.values())) > 1:
         found = join_words(f"{shape[0] if shape else 1} in {source}" for source, shape in dims.items())
-        raise StellaError(f"teacher vectors have different dimensions: {found}; use the same teachers for all sets.")
+        raise StellaError(f"data.teachers: vectors differ in dimension: {found}; use the same teachers for all sets.")

@@ -1,4 +1,4 @@
-"""A column of texts, held as Arrow strings and read as a sequence of str."""
+"""A column of texts, stored as Arrow strings and read as a sequence of str."""
 
 import hashlib
 from collections.abc import Iterator, Sequence
@@ -13,7 +13,7 @@ CHUNK_ROWS = 8192
 
 
 class Texts(Sequence[str]):
-    """Texts in memory once, without an object each.
+    """A sequence of str on top of an Arrow array, which has no Python object for each text.
 
     Attributes:
       array: of large strings.
@@ -41,7 +41,7 @@ class Texts(Sequence[str]):
 
 
 class TextsBuilder:
-    """Takes the texts of a column one by one; `name` is for errors."""
+    """Builder of a column of texts; `name` is for errors."""
 
     def __init__(self, name: str) -> None:
         self._name = name
@@ -49,7 +49,7 @@ class TextsBuilder:
         self._next: list[str] = []
 
     def checked(self, value: str | int) -> str:
-        """A row's value as a text; raises RowError where it is empty."""
+        """A row's value as str; raises RowError if it is empty."""
         text = str(value)
         if not text.strip():
             raise RowError(f"{self._name} is empty")
@@ -61,7 +61,7 @@ class TextsBuilder:
             self._flush()
 
     def finish(self) -> Texts:
-        """All of them."""
+        """The column."""
         self._flush()
         return Texts(pa.chunked_array(self._chunks, pa.large_string()))
 
@@ -71,15 +71,15 @@ class TextsBuilder:
 
 
 def texts_of(texts: Sequence[str]) -> Texts:
-    """Texts as such a column."""
+    """A column from texts."""
     return Texts(pa.chunked_array([pa.array(texts, pa.large_string())]))
 
 
 def text_codes(columns: Sequence[Texts]) -> np.ndarray:
-    """(rows, columns) int32: a number for each text from 0, the same for the same text in any column.
+    """(rows, columns) int32: a code for each text, from 0, equal for equal texts in any column.
 
-    Texts are told apart by hashes of 64 bits, which take less memory than the texts: among a million, two have the same
-    with a probability of 3e-8, and get one number.
+    Texts are compared by 64-bit hashes, which take less memory; a million texts have a collision with a probability of
+    3e-8.
     """
     hashes = np.empty((len(columns), len(columns[0])), np.uint64)
     for row, column in zip(hashes, columns, strict=True):

@@ -1,14 +1,13 @@
-"""Losses: functions of embeddings and further columns to the loss of each row, as in sentence-transformers 6.2.
+"""Losses: functions from embeddings and further columns to per-example losses, as in sentence-transformers 6.2.
 
 A loss takes the embeddings (B, E) of each column of texts (anchor, positive, negatives) and a mapping of further
 columns (B, ...), and returns (B,) float32. A training step takes the weighted mean over rows; `columns["weights"]` (B,)
-is 1 for a row and 0 for one that only fills the batch, which a loss that compares rows must not count. Without
-`columns`, every row counts:
+is 1 for a row and 0 for padding, which a loss that compares rows must skip. Without `columns`, every row counts:
 
     loss = triplet((anchors, positives, negatives), margin=0.5).mean()
 
 Further columns are `score` (B,) or (B, n), one for each of n candidates; `teacher` (B, E') or (B, C, E') for C columns
-of texts; `guide` (B, C, G), which a step adds where it is given a guide; or of any other name.
+of texts; `guide` (B, C, G), added by a step with a guide; or any other name.
 """
 
 from collections.abc import Callable
@@ -44,13 +43,13 @@ __all__ = [
 
 @dataclass(frozen=True, slots=True)
 class LossSpec:
-    """A loss and what each of its rows must have.
+    """A loss and the columns that it needs.
 
     Attributes:
       function: of embeddings, columns and keyword arguments.
-      texts: the least and the most columns of texts, in the order anchor, positive, negatives; None is any number.
+      texts: minimum and maximum number of columns of texts (anchor, positive, negatives); None is no maximum.
       columns: further columns of the data that it reads.
-      own_prefixes: whether it takes the Matryoshka dimensions itself, as `matryoshka_dims`.
+      own_prefixes: whether it has an argument `matryoshka_dims` itself.
     """
 
     function: Callable[..., jax.Array]

@@ -1,4 +1,4 @@
-"""What all losses share: their types, and which rows count.
+"""Types and helpers of all losses.
 
 Axes: B rows, E embedding dimension; n columns of candidates (positives, negatives), c rows of each.
 """
@@ -23,7 +23,7 @@ NOT_A_CANDIDATE = -1e30
 
 
 def counted(columns: Columns, rows: int) -> jax.Array:
-    """(B,) float32, 1 for a row and 0 for one that only fills the batch; without "weights", every row counts."""
+    """(B,) float32, 1 for a row and 0 for padding; without "weights", every row counts."""
     return (columns["weights"] > 0).astype(jnp.float32) if "weights" in columns else jnp.ones(rows)
 
 
@@ -31,14 +31,14 @@ def column(columns: Columns, name: str, loss: str) -> jax.Array:
     """A further column that a loss needs.
 
     Raises:
-      StellaError: it is not there.
+      StellaError: it is missing.
     """
     if name not in columns:
-        raise StellaError(f"loss {loss}: there is no column {name!r}; add it to each row.")
+        raise StellaError(f"loss {loss}: missing column {name!r}; add it to each row.")
     return columns[name]
 
 
 def cosines(a: jax.Array, others: Sequence[jax.Array]) -> jax.Array:
     """Cosines (B, n, c) of each row of a (B, E) with all rows of n others (c, E)."""
-    # Others along an axis of their own: joined along B, rows would change devices.
+    # Stacked along a new axis: concatenated along B, rows would move between devices.
     return jnp.einsum("be,nce->bnc", normalize(a), normalize(jnp.stack(others)), precision="highest")

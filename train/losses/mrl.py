@@ -1,4 +1,4 @@
-"""A loss over prefixes of the embeddings (Matryoshka representation learning)."""
+"""Matryoshka loss: another loss summed over prefixes of the embeddings."""
 
 from collections.abc import Sequence
 from functools import partial
@@ -12,14 +12,15 @@ from train.losses.common import NO_COLUMNS, Columns, Embeddings, Loss
 
 
 def matryoshka(loss: Loss, dims: Sequence[int], weights: Sequence[float] | None = None) -> Loss:
-    """The sum of a loss over prefixes of the embeddings, each scaled to unit length.
+    """The weighted sum of a loss over normalized prefixes of the embeddings.
 
     Args:
+      loss: the wrapped loss.
       dims: lengths of the prefixes, each at most E.
-      weights: what the loss of each prefix is multiplied by; None is 1 each.
+      weights: weight of each prefix's loss; None is 1 each.
 
     Raises:
-      StellaError: there are no dims, or other weights than dims.
+      StellaError: there are no dims, or dims and weights differ in number.
 
     Reference: Kusupati et al. 2022, as sentence-transformers' MatryoshkaLoss.
     """
@@ -37,12 +38,12 @@ def _matryoshka(
 
 
 def prefixes(embeddings: Embeddings, dims: Sequence[int]) -> list[Embeddings]:
-    """The embeddings (B, E) of each column cut to each of the dims, and scaled to unit length.
+    """The embeddings (B, E) of each column, truncated to each of the dims and normalized.
 
     Raises:
-      StellaError: a dim is more than E.
+      StellaError: a dim is above E.
     """
     whole = embeddings[0].shape[1]
     if max(dims) > whole:
-        raise StellaError(f"loss.matryoshka_dims: {max(dims)} is more than the {whole} numbers of an embedding.")
+        raise StellaError(f"loss.matryoshka_dims: {max(dims)} is above the embedding dimension {whole}; lower it.")
     return [tuple(normalize(embedding[:, :dim]) for embedding in embeddings) for dim in dims]

@@ -19,15 +19,15 @@ def multiple_negatives_ranking(
     scale: float = 20.0,
     symmetric: bool = False,
 ) -> jax.Array:
-    """Cross-entropy of each anchor's own positive among all positives and negatives of the batch, by cosine.
+    """Cross-entropy of each anchor's positive among all positives and negatives of the batch, by scaled cosine.
 
     Over a mesh, the batch is that of all devices.
 
     Args:
       embeddings: anchors, positives and any number of columns of negatives, (B, E) each.
-      columns: rows whose "weights" are 0 are no candidates.
-      scale: what cosines are multiplied by.
-      symmetric: the log-sum is averaged with that of each positive's own anchor among all anchors.
+      columns: rows whose "weights" are 0 are not candidates.
+      scale: factor of the cosines, the inverse temperature.
+      symmetric: average with the cross-entropy of each positive's anchor among all anchors.
 
     Returns:
       (B,) float32.
@@ -35,7 +35,7 @@ def multiple_negatives_ranking(
     Reference: Henderson et al. 2017, as sentence-transformers' MultipleNegativesRankingLoss.
     """
     if len(embeddings) < 2:
-        raise StellaError("loss multiple_negatives_ranking: a row needs an anchor and a positive.")
+        raise StellaError("loss multiple_negatives_ranking: no positives; pass anchors and positives.")
     anchor, *others = embeddings
     B = len(anchor)
     blocked = jnp.where(counted(columns, B) > 0, 0.0, NOT_A_CANDIDATE)
@@ -57,28 +57,29 @@ def gist_embed(
     contrast_anchors: bool = True,
     contrast_positives: bool = True,
 ) -> jax.Array:
-    """Cross-entropy of each anchor's own positive by cosine, among what a guide does not hold to be a positive, too.
+    """Cross-entropy of each anchor's positive by cosine, without the candidates that a guide takes for positives.
 
-    A candidate is left out where the guide's cosine is above that of anchor and positive, less a margin.
+    A candidate is masked if the guide's cosine with it is above that of anchor and positive minus a margin.
 
     Args:
       embeddings: anchors, positives and any number of columns of negatives, (B, E) each.
-      columns: "guide" (B, C, G), the guide's embedding of each text; rows whose "weights" are 0 are no candidates.
-      temperature: what cosines are divided by.
-      margin_strategy: whether `margin` is of the cosine itself, or relative to it.
-      contrast_anchors: the other anchors are candidates.
-      contrast_positives: the other positives are compared with a row's positive, too.
+      columns: "guide" (B, C, G), the guide's embedding of each text; rows whose "weights" are 0 are not candidates.
+      temperature: divisor of the cosines.
+      margin_strategy: whether `margin` is absolute, or relative to the guide's cosine of anchor and positive.
+      margin: see above.
+      contrast_anchors: also use the other anchors as candidates.
+      contrast_positives: also compare each positive with the other positives.
 
     Returns:
       (B,) float32.
 
     Raises:
-      StellaError: there is no positive, no embedding of the guide for each text, or an unknown strategy.
+      StellaError: there is no positive, a text lacks the guide's embedding, or the strategy is unknown.
 
     Reference: Solatorio 2024, as sentence-transformers' GISTEmbedLoss, which takes one negative at most.
     """
     if len(embeddings) < 2:
-        raise StellaError("loss gist_embed: a row needs an anchor and a positive.")
+        raise StellaError("loss gist_embed: no positives; pass anchors and positives.")
     if margin_strategy not in MARGIN_STRATEGIES:
         raise StellaError(
             f"loss gist_embed: unknown margin_strategy {margin_strategy!r}; choose {join_words(MARGIN_STRATEGIES)}."
@@ -86,12 +87,12 @@ def gist_embed(
     guide, B, C = column(columns, "guide", "gist_embed"), len(embeddings[0]), len(embeddings)
     if guide.ndim != 3 or guide.shape[1] != C:
         raise StellaError(
-            f"loss gist_embed: the column 'guide' is of shape {guide.shape[1:]} a row; give a vector for each of its "
+            f"loss gist_embed: the column 'guide' has shape {guide.shape[1:]} per row; give a vector for each of its "
             f"{C} texts."
         )
 
     def scores(vectors: Embeddings) -> jax.Array:
-        """Cosines (B, n, c) with positives, anchors, positives by the positive, and negatives."""
+        """Cosines (B, n, c) of anchors with positives, anchors and negatives, and of positives with positives."""
         anchor, positive, *negatives = vectors
         blocks = [cosines(anchor, [positive, *([anchor] if contrast_anchors else []), *negatives])]
         return jnp.concatenate([*blocks, *([cosines(positive, [positive])] if contrast_positives else [])], axis=1)
@@ -101,7 +102,7 @@ def gist_embed(
     limit = jnp.sum(guided[:, 0] * own, axis=1)
     limit = limit - (margin if margin_strategy == "absolute" else jnp.abs(limit) * margin)
     false_negative = (guided > limit[:, None, None]).at[:, 0].set((guided[:, 0] > limit[:, None]) & (own == 0))
-    left_out = false_negative | (counted(columns, B) == 0)[None, None]
+    masked = false_negative | (counted(columns, B) == 0)[None, None]
     found = found / temperature
-    log_sum = jax.nn.logsumexp(jnp.where(left_out, NOT_A_CANDIDATE, found), axis=(1, 2))
+    log_sum = jax.nn.logsumexp(jnp.where(masked, NOT_A_CANDIDATE, found), axis=(1, 2))
     return log_sum - jnp.sum(found[:, 0] * own, axis=1)

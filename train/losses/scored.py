@@ -1,4 +1,4 @@
-"""Losses that follow scores: similarities that people or a teacher gave."""
+"""Losses against gold or teacher scores."""
 
 from collections.abc import Callable
 from typing import Literal
@@ -21,47 +21,47 @@ SIMILARITIES: dict[str, Callable[[jax.Array, jax.Array], jax.Array]] = {
 def cosent(embeddings: Embeddings, columns: Columns = NO_COLUMNS, *, scale: float = 20.0) -> jax.Array:
     """log(1 + sum of exp(scale * (cos_i - cos_j)) over the pairs of rows whose score_i is below score_j).
 
-    It is one number for a batch, which each row's loss is: so their mean is, too.
+    It is one number for a batch, returned for every row, so that the mean over rows is that number.
 
     Args:
       embeddings: both texts of each row, (B, E) each.
-      columns: "score" (B,), higher for texts that are more alike, in any unit; rows whose "weights" are 0 are left out.
-      scale: what cosines are multiplied by.
+      columns: "score" (B,), higher for more similar texts, in any unit; rows whose "weights" are 0 are skipped.
+      scale: factor of the cosines.
 
     Returns:
       (B,) float32.
 
     Raises:
-      StellaError: there are not two columns, or not one score a row.
+      StellaError: there are not two columns of texts, or not one score a row.
 
     Reference: Huang et al. 2024, as sentence-transformers' CoSENTLoss.
     """
     if len(embeddings) != 2:
-        raise StellaError(f"loss cosent: {len(embeddings)} columns of texts; give it two, anchor and positive.")
+        raise StellaError(f"loss cosent: {len(embeddings)} columns of texts; pass two, anchor and positive.")
     score, B = column(columns, "score", "cosent"), len(embeddings[0])
     if score.size != B:
-        raise StellaError(f"loss cosent: the column 'score' is of shape {score.shape[1:]} a row; give one number.")
+        raise StellaError(f"loss cosent: the column 'score' has shape {score.shape[1:]} per row; give one number.")
     score, row = score.reshape(B), counted(columns, B)
     cosine = scale * SIMILARITIES["cosine"](*embeddings)
     below = (score[:, None] < score[None, :]) & (row[:, None] * row[None, :] > 0)
-    terms = jnp.where(below, cosine[:, None] - cosine[None, :], NOT_A_CANDIDATE)
-    return jnp.broadcast_to(jax.nn.logsumexp(jnp.append(terms, 0.0)), (B,))
+    differences = jnp.where(below, cosine[:, None] - cosine[None, :], NOT_A_CANDIDATE)
+    return jnp.broadcast_to(jax.nn.logsumexp(jnp.append(differences, 0.0)), (B,))
 
 
 def margin_mse(embeddings: Embeddings, columns: Columns = NO_COLUMNS, *, similarity: Similarity = "dot") -> jax.Array:
-    """Squared difference of the margins s(anchor, positive) - s(anchor, negative) and the teacher's own.
+    """Squared difference between the margin s(anchor, positive) - s(anchor, negative) and the teacher's margin.
 
     Args:
       embeddings: anchors, positives and n columns of negatives, (B, E) each.
-      columns: "score" (B, 1 + n), the teacher's for the positive and each negative; or (B, n), its margins; or (B,),
-        its margin where there is one negative.
+      columns: "score" (B, 1 + n), the teacher's for the positive and each negative; or its margins (B, n), or (B,) for
+        a single negative.
       similarity: s.
 
     Returns:
       (B,) float32, the mean over negatives.
 
     Raises:
-      StellaError: there is no negative, or the scores are not so many.
+      StellaError: there is no negative, or the number of scores is wrong.
 
     Reference: Hofstaetter et al. 2020, as sentence-transformers' MarginMSELoss.
     """
@@ -86,18 +86,19 @@ def kl_distillation(
     similarity: Similarity = "dot",
     temperature: float = 1.0,
 ) -> jax.Array:
-    """temperature^2 * KL(teacher || student), of a row's candidates by their scores over the temperature.
+    """temperature^2 * KL(teacher || student) of the softmax of scores / temperature over a row's candidates.
 
     Args:
       embeddings: anchors and n columns of candidates, (B, E) each.
       columns: "score" (B, n), the teacher's for each candidate.
-      similarity: the student's scores.
+      similarity: of the student.
+      temperature: see above.
 
     Returns:
       (B,) float32.
 
     Raises:
-      StellaError: there are less than two candidates, or not a score for each.
+      StellaError: there are fewer than two candidates, or the number of scores is wrong.
 
     Reference: Lin et al. 2020, as sentence-transformers' DistillKLDivLoss.
     """
@@ -105,7 +106,7 @@ def kl_distillation(
     score = column(columns, "score", "kl_distillation")
     if score.shape != student.shape:
         raise StellaError(
-            f"loss kl_distillation: the column 'score' is of shape {score.shape[1:]} a row; give {student.shape[1]} "
+            f"loss kl_distillation: the column 'score' has shape {score.shape[1:]} per row; give {student.shape[1]} "
             "numbers, one for each positive and negative."
         )
     expected = jax.nn.log_softmax(score / temperature, axis=1)
@@ -114,10 +115,10 @@ def kl_distillation(
 
 
 def _similarities(embeddings: Embeddings, name: str, loss: str) -> jax.Array:
-    """(B, n) of each anchor and its own candidates."""
+    """Similarities (B, n) of each anchor with its own candidates."""
     if name not in SIMILARITIES:
         raise StellaError(f"loss {loss}: unknown similarity {name!r}; choose {join_words(SIMILARITIES)}.")
     anchor, *candidates = embeddings
     if len(candidates) < 2:
-        raise StellaError(f"loss {loss}: a row needs an anchor, a positive and a negative; add the column negative.")
+        raise StellaError(f"loss {loss}: no negatives; add the column negative.")
     return jnp.stack([SIMILARITIES[name](anchor, candidate) for candidate in candidates], axis=1)

@@ -16,7 +16,7 @@ Distance = Literal["euclidean", "cosine", "manhattan"]
 def _euclidean(a: jax.Array, b: jax.Array) -> jax.Array:
     square = jnp.sum((a - b) ** 2, axis=-1)
     apart = square > 0
-    # The root's own gradient at 0 is infinite; that of the distance is taken to be 0.
+    # The square root's gradient is infinite at 0; use 0 for the distance's.
     return jnp.where(apart, jnp.sqrt(jnp.where(apart, square, 1.0)), 0.0)
 
 
@@ -38,22 +38,22 @@ def triplet(
 
     Args:
       embeddings: anchors, positives and negatives, (B, E) each.
-      distance: d; "euclidean" is not squared, "cosine" is 1 - cosine similarity, "manhattan" the sum of differences.
+      distance: d; "euclidean" is not squared, "cosine" is 1 - cosine, "manhattan" the sum of absolute differences.
+      margin: see above.
 
     Returns:
       (B,) float32.
 
     Raises:
-      StellaError: there are not three columns.
+      StellaError: there are not three columns, or the distance is unknown.
 
     Reference: Hermans et al. 2017, as sentence-transformers' TripletLoss.
     """
     if len(embeddings) < 3:
-        raise StellaError("loss triplet: a row needs a negative; add the column or use multiple_negatives_ranking.")
+        raise StellaError("loss triplet: no negatives; add the column or use multiple_negatives_ranking.")
     if len(embeddings) > 3:
         raise StellaError(
-            f"loss triplet: {len(embeddings)} columns of texts; it takes three, so leave out further "
-            "negatives or use multiple_negatives_ranking."
+            f"loss triplet: {len(embeddings)} columns of texts; pass three, or use multiple_negatives_ranking."
         )
     if distance not in DISTANCES:
         raise StellaError(f"loss triplet: unknown distance {distance!r}; choose {join_words(DISTANCES)}.")
