@@ -1,9 +1,9 @@
-"""A random-weight checkpoint of a published size, in a directory that both this project and its peers load.
+"""Writes a checkpoint of a published size with random weights, which both this project and its peers load.
 
     python bench/checkpoint.py DIR [--model stella|qwen2] [--layers N]
 
-Its config.json is in the spelling that transformers reads without remote code. stella's tokenizer is that of `tiny`,
-qwen2's is trained on the corpus of the tests: as published, but of 16,384 tokens.
+transformers reads its config.json without remote code. stella's tokenizer is that of `tiny`; qwen2's is trained on the
+tests' corpus with 16,384 tokens and is otherwise as published.
 """
 
 import argparse
@@ -37,7 +37,7 @@ STELLA = NewConfig(
     layer_norm_eps=1e-12,
     rope=Rope(320000.0, 2.0 ** (2 / 64)),
 )
-# stella_en_1.5B_v5 and gte-Qwen2-1.5B-instruct, but for the token that ends a text and pads, which is the tokenizer's.
+# stella_en_1.5B_v5 and gte-Qwen2-1.5B-instruct, except for pad_token_id, which is that of our tokenizer.
 QWEN2 = Qwen2Config(
     vocab_size=151646,
     hidden_size=1536,
@@ -51,7 +51,7 @@ QWEN2 = Qwen2Config(
     rope=Rope(1000000.0),
 )
 MODELS: dict[str, EncoderConfig] = {"stella": STELLA, "qwen2": QWEN2}
-# To try a script with.
+# For trying out a script.
 SMALL = replace(STELLA, hidden_size=128, num_hidden_layers=2, num_attention_heads=2, intermediate_size=256)
 TESTS = Path(__file__).parent.parent / "tests"
 END_OF_TEXT = "<|endoftext|>"
@@ -63,19 +63,19 @@ MODULES = (
 
 
 def add_model(parser: argparse.ArgumentParser) -> None:
-    """The options that `config_of` reads."""
-    parser.add_argument("--model", choices=list(MODELS), default="stella", help="whose size the random checkpoint has")
-    parser.add_argument("--layers", type=int, help="so many layers instead of all")
+    """Adds the options that `config_of` reads."""
+    parser.add_argument("--model", choices=list(MODELS), default="stella", help="size of the random checkpoint")
+    parser.add_argument("--layers", type=int, help="number of layers (default: all)")
 
 
 def config_of(options: argparse.Namespace) -> EncoderConfig:
-    """The encoder that the options name."""
+    """The config of the encoder that the options select."""
     config = MODELS[options.model]
     return replace(config, num_hidden_layers=options.layers) if options.layers else config
 
 
 def write_checkpoint(directory: Path, config: EncoderConfig = STELLA, seed: int = 0) -> Path:
-    """Writes the whole directory and returns it; one that is there already is kept."""
+    """Writes the checkpoint, unless it exists, and returns its directory."""
     if (directory / "modules.json").exists():
         return directory
     directory.mkdir(parents=True)
@@ -117,17 +117,17 @@ def _tensor(path: str, shape: tuple[int, ...], rng: np.random.Generator) -> np.n
 
 
 def _write_bytes_tokenizer(directory: Path) -> None:
-    """Qwen2's pipeline with merges of its own, and the end-of-text token in its template."""
+    """Writes a tokenizer with Qwen2's pipeline, newly trained merges, and the end-of-text token in its template."""
     golden = Tokenizer.from_file(str(TESTS / "goldens/stella-qwen2/tokenizer.json"))
-    made = Tokenizer(models.BPE())
-    made.normalizer, made.pre_tokenizer, made.decoder = golden.normalizer, golden.pre_tokenizer, golden.decoder
+    trained = Tokenizer(models.BPE())
+    trained.normalizer, trained.pre_tokenizer, trained.decoder = golden.normalizer, golden.pre_tokenizer, golden.decoder
     alphabet = pre_tokenizers.ByteLevel.alphabet()
     options = {"special_tokens": [END_OF_TEXT], "initial_alphabet": sorted(alphabet), "show_progress": False}
     with gzip.open(TESTS / "data/corpus_20k.jsonl.gz", "rt", encoding="utf-8") as lines:
         texts = (json.loads(line)["text"] for line in lines)
-        made.train_from_iterator(texts, trainers.BpeTrainer(vocab_size=16384, **options))
-    append_end_of_text(made, END_OF_TEXT)
-    made.save(str(directory / "tokenizer.json"))
+        trained.train_from_iterator(texts, trainers.BpeTrainer(vocab_size=16384, **options))
+    append_end_of_text(trained, END_OF_TEXT)
+    trained.save(str(directory / "tokenizer.json"))
     tokens = {"eos_token": END_OF_TEXT, "pad_token": END_OF_TEXT}
     _json(directory / "special_tokens_map.json", tokens)
     _json(directory / "tokenizer_config.json", tokens | {"tokenizer_class": "Qwen2Tokenizer", "model_max_length": 512})
@@ -150,7 +150,7 @@ def _json(path: Path, value: object) -> None:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("directory", type=Path)
+    parser.add_argument("directory", type=Path, help="directory to write")
     add_model(parser)
     options = parser.parse_args()
     print(write_checkpoint(options.directory, config_of(options)))

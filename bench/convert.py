@@ -1,9 +1,9 @@
-"""Seconds and peak memory of converting a full-size checkpoint, and from a cold start to a first embedding.
+"""Time and peak memory of converting a full-size checkpoint, and of a first embedding after a cold start.
 
     python bench/convert.py [--checkpoint DIR] [--model M] [--out FILE]
 
-Each measurement is a process of its own. The bound is the file's size; the named peer of the way back and of loading is
-sentence-transformers reading the same weights (needs the test extra on Python 3.11).
+Each measurement is a process of its own. Peak memory is compared with the file's size, and loading with
+sentence-transformers on the same weights (needs the test extra on Python 3.11).
 """
 
 import argparse
@@ -34,7 +34,7 @@ SentenceTransformer(sys.argv[1], device="cpu", local_files_only=True).encode("Wh
 
 
 def measured(command: list[str]) -> tuple[float, float]:
-    """Wall seconds and peak resident MiB of a process, all of its threads."""
+    """Wall seconds and peak resident MiB of a process."""
     start = time.perf_counter()
     process = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
     _, status, usage = os.wait4(process.pid, 0)
@@ -64,7 +64,9 @@ def measure(source: Path, scratch: Path) -> list[list[object]]:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--checkpoint", type=Path, help="keep the random checkpoint here, or find it here")
+    parser.add_argument(
+        "--checkpoint", type=Path, help="directory of the random checkpoint, written if it does not exist"
+    )
     add_model(parser)
     parser.add_argument("--out", type=Path, help="append the table to this file")
     options = parser.parse_args()
@@ -74,7 +76,7 @@ def main() -> None:
         rows, size = measure(source, scratch), size_of(source)
     finally:
         shutil.rmtree(scratch)
-    columns = ["what", "seconds", "peak RSS (MiB)", "of the file's size"]
+    columns = ["task", "seconds", "peak RSS (MiB)", "peak / file size"]
     publish(f"convert: {size} parameters, float32", table(columns, rows), options.out)
 
 

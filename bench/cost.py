@@ -1,4 +1,4 @@
-"""What the encoder has to move through memory at least, by its sizes alone."""
+"""Lower bound of the encoder's memory traffic, from its sizes."""
 
 from collections.abc import Iterable
 
@@ -9,10 +9,10 @@ ITEM_BYTES = {"float32": 4, "bfloat16": 2}
 
 
 def batch_bytes(config: EncoderConfig, lengths: Iterable[int], dtype: str) -> int:
-    """Bytes that a batch moves through memory where every layer is one fused pass.
+    """Bytes of memory traffic of a batch if every layer were one fused pass.
 
-    The weights are read once, and each layer reads and writes the hidden states, which are float32 (T, D). Scores and
-    what else is inside of a layer is taken to stay on the chip, so that this is less than any system moves.
+    The weights are read once, and each layer reads and writes the hidden states (T, D) in float32. Attention scores and
+    other intermediates are assumed to stay on the chip, so no system needs less.
     """
     L, D = config.num_hidden_layers, config.hidden_size
     weights = linear_flops(config) // 2 * ITEM_BYTES[dtype]

@@ -1,12 +1,12 @@
-"""Compiles an encoder for NVIDIA's GPUs, on a machine without one, and reports what the compiler says.
+"""Compiles an encoder for NVIDIA GPUs on a machine without one, and checks the compiled programs.
 
     python bench/gpu.py [--model stella|qwen2] [--gpu H200 A100] [--length 16 128 512 8192] [--dtype bfloat16]
                         [--out FILE]
 
-XLA (extra `cuda`, jax 0.12 or later) compiles ahead of time for a described GPU, cuDNN's attention included. Refused
-programs, a missing kernel, wasted FLOPs and memory show here; speed does not, and the kernels of the products are not
-those that a GPU would choose by trial. Exits with 1 where a program needs a collective or more memory than the GPU has,
-or, in bfloat16, more than 1.1 times the encoder's own FLOPs a token in products or is without cuDNN.
+XLA (extra `cuda`, jax 0.12 or later) compiles ahead of time for a described GPU, cuDNN's attention included. This finds
+programs that do not compile, missing kernels, and wasted FLOPs and memory. It does not measure speed, and matmul kernels
+are not autotuned. Exits with 1 if a program needs a collective or more memory than the GPU has, or, in bfloat16, more
+than 1.1 times the encoder's matmul FLOPs, or if it does not use cuDNN.
 """
 
 import argparse
@@ -15,7 +15,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
-# The extra brings CUDA's compiler; the platform keeps JAX from looking for its driver.
+# The extra has CUDA's compiler; the platform keeps JAX from looking for a driver.
 os.environ |= {"JAX_PLATFORMS": "cpu"}
 
 import jax
@@ -30,7 +30,7 @@ from stella_jax.config import EncoderConfig
 from stella_jax.flops import linear_flops
 
 LENGTHS = (16, 128, 512, 8192)
-MOST = 1.1  # times the bound
+MAX_RATIO = 1.1  # FLOPs / the encoder's own
 FAMILY = """
 gpu_device_info {{
   cuda_compute_capability {{ major: {major} }}
@@ -50,7 +50,7 @@ device_description_str: "NVIDIA {name}"
 
 @dataclass(frozen=True, slots=True)
 class Gpu:
-    """A GPU as its maker describes it; rates a second, sizes in bytes."""
+    """A GPU's published specification; rates per second, sizes in bytes."""
 
     name: str
     major: int
@@ -73,20 +73,20 @@ GPUS = {
     "H200": Gpu("H200", 9, 132, 1.98, 128, 233472, 232448, 52428800, 141 * 10**9, 4800 * 10**9, 989e12),
     "A100": Gpu("A100", 8, 108, 1.41, 64, 167936, 166912, 41943040, 80 * 10**9, 2039 * 10**9, 312e12),
 }
-COLUMNS = ("GPU", "dtype", "rows x tokens", "compile s", "GiB", "of it temporaries", "cuDNN kernels",
-           "products of the bound", "memory MB a token", "memory / product time", "moves in a layer")  # fmt: skip
+COLUMNS = ("GPU", "dtype", "rows x tokens", "compile s", "GiB", "temporaries GiB", "cuDNN kernels",
+           "matmul FLOPs / bound", "memory MB/token", "memory / matmul time", "moves per layer")  # fmt: skip
 NOTES = """
-The bound of the products is {linear:.4f} GFLOP a token. Attention comes on top of it,
-where cuDNN does not have it: in float32.
-Memory MB a token: every instruction reads and writes each of its arrays once. Memory / product time: that traffic
-against those FLOPs, each at the GPU's published peak in bfloat16. Moves: instructions of a layer that only move or
-convert 1 MiB or more. Compile times are of one run each.
+The bound is the encoder's {linear:.4f} GFLOP per token in linear layers; float32 adds attention,
+which runs without cuDNN there.
+Memory MB/token: every instruction reads and writes each of its arrays once. Memory / matmul time: that traffic
+against those FLOPs, each at the GPU's published bfloat16 peak. Moves: instructions of a layer that only move or
+convert 1 MiB or more. Compile times are from one run each.
 """
 
 
 @dataclass(frozen=True, slots=True)
 class Result:
-    """A compiled bucket; FLOPs and bytes are those of one batch."""
+    """A compiled bucket, with FLOPs and bytes of one batch."""
 
     config: EncoderConfig
     gpu: Gpu
@@ -108,22 +108,22 @@ class Result:
 
     @property
     def memory_of_product_time(self) -> float:
-        """Seconds of memory traffic over seconds of products, each at the GPU's peak."""
+        """Seconds of memory traffic / seconds of matmuls, each at the GPU's peak."""
         program = self.program
         return (program.hbm_bytes / self.gpu.bandwidth) / (program.matmul_flops / self.gpu.bf16_flops)
 
     def faults(self) -> Iterator[str]:
-        """What is wrong with it, a sentence each."""
+        """Failed checks, a sentence each."""
         where = f"{self.gpu.name} at {self.rows} x {self.length} tokens in {self.dtype}"
         if self.program.collectives:
-            yield f"{where} has {self.program.collectives} collectives; one GPU must need none."
+            yield f"{where}: {self.program.collectives} collectives; expected none on one GPU."
         if self.used > self.gpu.memory:
-            yield f"{where} needs {self.used / 2**30:.1f} GiB of {self.gpu.memory / 2**30:.1f}; lower the token budget."
+            yield f"{where}: needs {self.used / 2**30:.1f} of {self.gpu.memory / 2**30:.1f} GiB; lower the token budget."
         by_cudnn = self.dtype == "bfloat16"
         if len(self.program.kernels) != by_cudnn:
-            yield f"{where} has {len(self.program.kernels)} kernels of cuDNN in its layer; {by_cudnn:d} is expected."
-        if by_cudnn and not 0.999 <= self.of_bound <= MOST:
-            yield f"{where} takes {self.of_bound:.3f} times the FLOPs of its products; {MOST} is allowed."
+            yield f"{where}: {len(self.program.kernels)} cuDNN kernels in a layer; expected {by_cudnn:d}."
+        if by_cudnn and not 0.999 <= self.of_bound <= MAX_RATIO:
+            yield f"{where}: {self.of_bound:.3f} times the encoder's matmul FLOPs; expected at most {MAX_RATIO}."
 
     def cells(self) -> list[object]:
         return [self.gpu.name, self.dtype, f"{self.rows} x {self.length}", self.seconds, self.used / 2**30,
@@ -134,7 +134,7 @@ class Result:
 
 def measure(config: EncoderConfig, gpu: Gpu, length: int, dtype: str) -> Result:
     mesh = data_mesh(get_topology_desc(platform="cuda", target_config=gpu.description, topology="1x1x1"))
-    attention.cuda_generation = lambda: gpu.major  # which is asked of this process's own GPUs: there are none
+    attention.cuda_generation = lambda: gpu.major  # would look at this process's GPUs, but there are none
     compiled, seconds, rows = compile_for(config, mesh, length, dtype)
     return Result(config, gpu, dtype, rows, length, seconds, *hbm_bytes(compiled), Program(compiled.as_text() or ""))
 
@@ -148,7 +148,7 @@ def main() -> None:
     parser.add_argument("--out", type=Path, help="append the table to this file")
     options = parser.parse_args()
     if jax.__version_info__ < (0, 12):
-        raise SystemExit(f"jax {jax.__version__} compiles for no GPU that is not there; take 0.12 (Python 3.12).")
+        raise SystemExit(f"jax {jax.__version__}: cannot compile for an absent GPU; use jax 0.12 (Python 3.12).")
     config, results = config_of(options), []
     for gpu in options.gpu:
         for dtype in options.dtype:

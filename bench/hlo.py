@@ -1,7 +1,6 @@
-"""What a compiled program does, counted from its HLO text: FLOPs, memory traffic, arrays moved for their layout alone.
+"""Cost analysis of a compiled program from its HLO text: FLOPs, memory traffic, and arrays moved only for their layout.
 
-XLA's own cost analysis counts the body of a loop once. Here it counts as often as it runs, and a kernel by the cost
-that its author states.
+Unlike XLA's cost analysis, it counts a loop's body as often as it runs, and a kernel by its cost estimate.
 """
 
 import math
@@ -22,14 +21,14 @@ COLLECTIVE = re.compile(r"(all-reduce|all-gather|all-to-all|collective-permute|r
 KERNEL = re.compile(r'custom_call_target="(tpu_custom_call|__cudnn\$fmha\w+)"')
 FREE = {"parameter", "constant", "tuple", "get-tuple-element", "bitcast", "after-all", "while", "call", "async-start"}
 SLICES = {"slice", "dynamic-slice", "gather"}
-# What changes where or how numbers are kept, not the numbers.
+# Instructions that change where or how numbers are stored, not the numbers.
 MOVES = SLICES | {"copy", "transpose", "convert", "reshape", "bitcast", "concatenate", "pad", "broadcast"}
 LARGE = 2**20
 
 
 @dataclass(frozen=True, slots=True)
 class Array:
-    """An array's type and how it lies in memory."""
+    """An array's type and memory layout."""
 
     bits: int
     shape: tuple[int, ...]
@@ -39,7 +38,7 @@ class Array:
 
     @property
     def nbytes(self) -> int:
-        """Bytes in memory: with tiles, each of the minor dimensions is padded to whole ones."""
+        """Bytes in memory, with minor dimensions padded to whole tiles."""
         sizes = [self.shape[axis] for axis in reversed(self.minor_to_major)] or list(self.shape)
         for i, step in enumerate(reversed(self.tile[-len(sizes) :] if sizes else ()), start=1):
             sizes[-i] = -(-sizes[-i] // step) * step
@@ -47,7 +46,7 @@ class Array:
 
     @property
     def hbm(self) -> int:
-        """Bytes in main memory: none for what lies in VMEM or SMEM."""
+        """Bytes in main memory: 0 for an array in VMEM or SMEM."""
         return 0 if self.on_chip else self.nbytes
 
 
@@ -66,7 +65,7 @@ class Op:
         return re.findall(rf"\b{role}=%([\w.\-]+)", self.rest)[0]
 
     def numbers(self, attribute: str) -> list[int]:
-        """The whole numbers of `attribute={1,2}`; none where it is not there."""
+        """The integers of `attribute={1,2}`; [] if it is missing."""
         found = re.search(rf"\b{attribute}=\{{([\d,]*)\}}", self.rest)
         return [int(n) for n in found[1].split(",") if n] if found else []
 
@@ -78,7 +77,7 @@ class Program:
     """A compiled program: `compiled.as_text()`, parsed.
 
     Raises:
-      ValueError: in the counts, on what they cannot count: a branch, a loop of unknown length, a kernel without a cost.
+      ValueError: when counting a branch, a loop of unknown length, or a kernel without a cost estimate.
     """
 
     def __init__(self, text: str):
@@ -94,14 +93,14 @@ class Program:
 
     @cached_property
     def executed(self) -> list[tuple[Computation, Op, int]]:
-        """Each instruction that runs on its own, with its computation and how often it runs."""
+        """Each top-level instruction (not inside a fusion), with its computation and how often it runs."""
         return list(self._executed(self.entry, 1))
 
     def _executed(self, name: str, times: int) -> Iterator[tuple[Computation, Op, int]]:
         ops = self.computations[name]
         for op in ops.values():
             if op.opcode == "conditional":
-                raise ValueError(f"{op.name} is a branch: what runs is known to the data only")
+                raise ValueError(f"{op.name} is a branch, whose cost depends on the data")
             yield ops, op, times
             if op.opcode == "while":
                 yield from self._executed(op.called("body"), times * self._trips(op))
@@ -109,7 +108,7 @@ class Program:
                 yield from self._executed(op.called("to_apply" if op.opcode == "call" else "calls"), times)
 
     def _trips(self, loop: Op) -> int:
-        """How often a loop runs: as the compiler says, else the limit of a scan's own condition, `i < limit` from 0."""
+        """How often a loop runs: the known trip count, else the limit of a scan's condition, `i < limit` from 0."""
         if known := re.search(r'"known_trip_count":\{"n":"(\d+)"', loop.rest):
             return int(known[1])
         condition = list(self.computations[loop.called("condition")].values())
@@ -120,7 +119,7 @@ class Program:
 
     @property
     def matmul_flops(self) -> int:
-        """FLOPs of dots and convolutions, inside fusions too; a multiply and an add are two."""
+        """FLOPs of dots and convolutions, also inside fusions; a multiply-add is two."""
         return sum(times * self._matmuls(ops, op) for ops, op, times in self.executed)
 
     def _matmuls(self, ops: Computation, op: Op) -> int:
@@ -139,20 +138,20 @@ class Program:
 
     @property
     def kernel_flops(self) -> int:
-        """FLOPs of the Pallas kernels, as each states its cost."""
+        """FLOPs of the Pallas kernels, by their cost estimates."""
         return sum(times * _stated_flops(op) for op, times in self.kernels)
 
     @property
     def collectives(self) -> int:
-        """Instructions that speak with other devices."""
+        """The number of collective instructions."""
         return sum(bool(COLLECTIVE.fullmatch(op.opcode)) for _, op, _ in self.executed)
 
     @property
     def hbm_bytes(self) -> int:
-        """Bytes read from and written to HBM when every instruction touches each of its arrays once.
+        """Bytes read from and written to HBM if every instruction touches each of its arrays once.
 
-        Padding to tiles counts, arrays in VMEM do not, and of an array that is only sliced or gathered from, the slices
-        do. What an instruction reads again, block by block, is not in the text and not counted.
+        Padding to tiles counts, arrays in VMEM do not. Of an array that is only sliced or gathered from, only the slices
+        count. Repeated reads within a kernel are not counted, as they are not in the text.
         """
         return sum(times * self._traffic(ops, op) for ops, op, times in self.executed)
 
@@ -183,7 +182,7 @@ class Program:
         return min(whole, sum(self._read_inside(inner, param, whole) for param in params))
 
     def _read_inside(self, ops: Computation, name: str, whole: int) -> int:
-        """Bytes that a fusion reads of its parameter, or of one that is only a view of it."""
+        """Bytes that a fusion reads of its parameter, directly or through a bitcast."""
         total = 0
         for op in (op for op in ops.values() if name in op.operands):
             if op.opcode == "bitcast":
@@ -194,9 +193,9 @@ class Program:
 
     @property
     def moves(self) -> list[Op]:
-        """Instructions in loops that write 1 MiB or more to HBM and only move or convert what they read.
+        """Instructions in loops that write 1 MiB or more to HBM and only move or convert data.
 
-        Prefetches into VMEM and their way back are none: they run beside the work.
+        Copies to and from VMEM are not included, as they overlap with computation.
         """
         return [op for _, op, times in self.executed if times > 1 and self._is_move(op)]
 
@@ -217,7 +216,7 @@ def _op(name: str, text: str) -> Op:
 
 
 def _closing(text: str) -> int:
-    """Where the bracket at the start of `text` has closed."""
+    """The index after the bracket that closes the one at the start of `text`."""
     depth = 0
     for i, letter in enumerate(text):
         depth += (letter == "(") - (letter == ")")
@@ -249,12 +248,12 @@ def _place(parameter: Op) -> str:
 
 
 def _is_alias(op: Op) -> bool:
-    """Custom calls that name memory and do nothing."""
+    """Whether it is a custom call that only names memory."""
     return op.opcode == "custom-call" and bool(re.search(r'"(ConcatBitcast|AllocateBuffer)"', op.rest))
 
 
 def _is_concat(ops: Computation, opcode: str) -> bool:
-    """The TPU joins bfloat16 halves as the maximum of two arrays that are padded with -inf."""
+    """Whether it is a concatenation: the TPU concatenates bfloat16 as the maximum of two arrays padded with -inf."""
     padded = any(op.opcode == "pad" for op in ops.values())
     return opcode == "maximum" and padded
 
@@ -262,12 +261,12 @@ def _is_concat(ops: Computation, opcode: str) -> bool:
 def _stated_flops(kernel: Op) -> int:
     stated = re.search(r'"cost_estimate":\{"flops":"(\d+)"', kernel.rest)
     if not stated:
-        raise ValueError(f"the kernel {kernel.name} states no cost")
+        raise ValueError(f"the kernel {kernel.name} has no cost estimate")
     return int(stated[1])
 
 
 def _convolution_flops(ops: Computation, op: Op) -> int:
-    """2 * batch * features in and out * pairs of an output place and a tap of the window that meets a real input.
+    """2 * batch * input features * output features * pairs of an output position and a window tap on a real input.
 
     The TPU compiler writes a matmul over several dimensions as a convolution whose window is mostly padding.
     """
@@ -285,7 +284,7 @@ def _convolution_flops(ops: Computation, op: Op) -> int:
 
 
 def _pairs(fields: dict[str, str], axis: int, size: int, taps: int, places: int) -> int:
-    """Along one axis: (place, tap) for which place * stride + tap * dilation - padding is an element of the input."""
+    """The number of (place, tap) along one axis with place * stride + tap * dilation - padding inside the input."""
     stride, dilation, spread = (int(fields[key].split("x")[axis]) if key in fields else 1
                                 for key in ("stride", "rhs_dilate", "lhs_dilate"))  # fmt: skip
     low = int(fields["pad"].split("x")[axis].split("_")[0]) if "pad" in fields else 0

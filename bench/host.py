@@ -1,10 +1,10 @@
-"""The host's side of a job, with an encoder that costs nothing, against the bare tokenizer; one core and two.
+"""Host throughput of an embedding job with a free encoder, against the bare tokenizer, on one core and on two.
 
     python bench/host.py [--rows N] [--repeats N] [--out FILE]
 
-The job reads, checks, tokenizes, pads, quantizes nothing, compresses, writes and commits; its encoder returns random
-vectors that are there already. The peer is `tokenizers`' own encode_batch_fast on the same texts in the same run. Each
-run is a process of its own on the cores it is given.
+The job reads, checks, tokenizes, pads, compresses, writes and commits; its encoder returns precomputed random vectors.
+The peer is `tokenizers`' encode_batch_fast on the same texts in the same run. Each run is a process of its own, pinned
+to its cores.
 """
 
 import argparse
@@ -19,7 +19,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-# This file's folder comes last, or it would be taken for the package of its name.
+# Put this folder last on the path: its scripts have the names of packages.
 sys.path.append(sys.path.pop(0))
 
 import numpy as np
@@ -39,7 +39,7 @@ MAX_LENGTH = 512
 
 
 def write_corpus(path: Path, rows: int, texts_each: int) -> None:
-    """Rows of so many texts of the corpus each, from its beginning again where it ends."""
+    """Writes rows of `texts_each` joined texts of the corpus, which repeats from its start."""
     texts = itertools.cycle(corpus_texts(CORPUS, 20_000))
     with path.open("w") as file:
         for number in range(rows):
@@ -48,14 +48,14 @@ def write_corpus(path: Path, rows: int, texts_each: int) -> None:
 
 
 def seconds_of(work: Any) -> tuple[float, float]:
-    """Seconds that a call takes, and those of processors."""
-    begin, begin_cpu = time.perf_counter(), time.process_time()
+    """Wall seconds and CPU seconds of a call."""
+    start, start_cpu = time.perf_counter(), time.process_time()
     work()
-    return time.perf_counter() - begin, time.process_time() - begin_cpu
+    return time.perf_counter() - start, time.process_time() - start_cpu
 
 
 def bare_tokenizer(corpus: Path) -> tuple[float, float, float]:
-    """Useful tokens, seconds, and processor seconds of the tokenizer alone."""
+    """Useful tokens, wall seconds and CPU seconds of the tokenizer alone."""
     texts = [json.loads(line)["text"] for line in corpus.open()]
     tokenizer = Tokenizer.from_file(str(TINY / "tokenizer.json"))
     tokenizer.no_padding()
@@ -72,7 +72,7 @@ def bare_tokenizer(corpus: Path) -> tuple[float, float, float]:
 
 
 def host_of_job(corpus: Path, out: Path, dim: int) -> tuple[float, float, float]:
-    """Useful tokens, seconds, and processor seconds of a job whose encoder costs nothing."""
+    """Useful tokens, wall seconds and CPU seconds of a job with a free encoder."""
     start_jax()
     model = Stella.from_pretrained("tiny")
     model.max_seq_length = MAX_LENGTH
@@ -89,7 +89,7 @@ def host_of_job(corpus: Path, out: Path, dim: int) -> tuple[float, float, float]
 
 
 def measured(what: str, cores: Sequence[int], corpus: Path, dim: int, repeats: int) -> np.ndarray:
-    """Medians of (tokens, seconds, processor seconds), each in a process of its own on these cores."""
+    """Medians of (tokens, wall seconds, CPU seconds) of `repeats` processes pinned to these cores."""
     command = ["taskset", "-c", ",".join(map(str, cores)), sys.executable, __file__, "--dim", str(dim), "--what", what]
     runs = []
     for _ in range(repeats):
@@ -101,7 +101,7 @@ def measured(what: str, cores: Sequence[int], corpus: Path, dim: int, repeats: i
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--tokens", type=int, default=4_000_000, help="of a corpus, roughly")
+    parser.add_argument("--tokens", type=int, default=4_000_000, help="approximate size of a corpus")
     parser.add_argument("--dim", type=int, default=1024)
     parser.add_argument("--repeats", type=int, default=3)
     parser.add_argument("--out", type=Path, help="append the table to this file")
@@ -128,8 +128,8 @@ def main() -> None:
         for what, (alone, both) in found.items():
             share = rates[what] / rates["tokenizer"]
             rows.append([f"{alone[0] / count:.0f} tokens a row", what, rates[what], share, alone[1] / both[1]])
-    columns = ["corpus", "what", "tokens a processor second", "of the tokenizer", "two cores over one"]
-    publish(f"job: the host's side, {options.dim} numbers a row", table(columns, rows), options.out)
+    columns = ["corpus", "system", "tokens per CPU second", "of the tokenizer", "speedup of two cores"]
+    publish(f"job: host throughput, {options.dim} dimensions", table(columns, rows), options.out)
 
 
 if __name__ == "__main__":

@@ -1,4 +1,4 @@
-"""What a benchmark starts from: its options, a checkpoint, texts."""
+"""Common inputs of benchmarks: options, a checkpoint, texts."""
 
 import argparse
 import math
@@ -19,26 +19,28 @@ CORPUS = Path(__file__).parent.parent / "tests" / "data" / "corpus_20k.jsonl.gz"
 
 
 def parser_of(doc: str | None) -> argparse.ArgumentParser:
-    """A parser with the options that the scripts have in common."""
+    """A parser with the scripts' common options."""
     parser = argparse.ArgumentParser(description=doc, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--checkpoint", type=Path, help="keep the random checkpoint here, or find it here")
-    parser.add_argument("--tiny", action="store_true", help="the embedded checkpoint instead")
+    parser.add_argument(
+        "--checkpoint", type=Path, help="directory of the random checkpoint, written if it does not exist"
+    )
+    parser.add_argument("--tiny", action="store_true", help="use the embedded checkpoint instead")
     add_model(parser)
-    parser.add_argument("--corpus", type=Path, default=CORPUS)
+    parser.add_argument("--corpus", type=Path, default=CORPUS, help="file of texts")
     parser.add_argument("--out", type=Path, help="append the table to this file")
     return parser
 
 
 @contextmanager
 def checkpoint(options: argparse.Namespace) -> Iterator[Path]:
-    """The directory of the checkpoint that the options name: one is written where none is there yet."""
+    """The directory of the options' checkpoint, which is written if it does not exist."""
     with tempfile.TemporaryDirectory() as scratch:
         path = options.checkpoint or Path(scratch) / "model"
         yield TINY if options.tiny else write_checkpoint(path, config_of(options))
 
 
 def size_of(directory: Path) -> str:
-    """The encoder's parameters in millions, as in `434M`."""
+    """The encoder's number of parameters in millions, as in `434M`."""
     with safe_open(directory / "model.safetensors", framework="numpy") as file:
         names = list(file.keys())
         count = sum(math.prod(file.get_slice(name).get_shape()) for name in names)
@@ -54,9 +56,9 @@ def corpus_texts(path: Path, count: int) -> list[str]:
 
 
 def long_texts(texts: Sequence[str], count: int, length: int) -> list[str]:
-    """Texts that each have more than `length` tokens, to be cut there; they begin at different places of the whole."""
+    """Texts with more than `length` tokens, to be truncated; they start at different places of the joined texts."""
     whole = " ".join(texts)
-    wanted = 8 * length  # characters: no tokenizer of ours makes longer tokens of English on average
+    wanted = 8 * length  # characters: tokens of English are shorter than 8 on average
     whole *= 1 + (wanted + len(whole)) // len(whole)
     step = max(1, (len(whole) - wanted) // count)
     return [whole[i * step : i * step + wanted] for i in range(count)]

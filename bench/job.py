@@ -1,6 +1,7 @@
-"""A bulk job against the device alone, its scaling over processes, the cost of a commit.
+"""An embedding job against the encoder alone, its scaling over processes, and the cost of commits.
 
-The peer of each line is in the same run: the encoder fed with ready batches; one process; the part's own time.
+Each is compared within the same run: the job with the encoder on tokenized texts, several processes with one, and
+commits with the time of their parts.
 """
 
 import argparse
@@ -33,7 +34,7 @@ CORPUS = Path(__file__).parent.parent / "tests" / "data" / "corpus_20k.jsonl.gz"
 
 
 def cut_corpus(path: Path, count: int, folder: Path) -> Path:
-    """So many rows of a corpus as a file of their own; from its beginning again, under other ids, where it ends."""
+    """Writes the first `count` rows of a corpus to a file; a shorter corpus repeats under new ids."""
     with gzip.open(path, "rt", encoding="utf-8") as source:
         texts = [json.loads(line)["text"] for line in islice(source, count)]
     cut = folder / "corpus.jsonl"
@@ -44,7 +45,7 @@ def cut_corpus(path: Path, count: int, folder: Path) -> Path:
 
 
 def measure_job(model: Stella, corpus: Path, part_rows: int, repeats: int, folder: Path) -> list[object]:
-    """One row of the table: the whole job against the encoder alone, on the same texts in the same groups."""
+    """A row of the table: the whole job against the encoder alone, on the same texts in the same groups."""
     options = JobOptions(part_rows=part_rows)
     texts = [json.loads(line)["text"] for line in corpus.read_text().splitlines()]
     groups = [model.tokenize(texts[i : i + part_rows]) for i in range(0, len(texts), part_rows)]
@@ -53,30 +54,30 @@ def measure_job(model: Stella, corpus: Path, part_rows: int, repeats: int, folde
     for _ in range(repeats + 1):  # the first compiles
         out = folder / "out"
         shutil.rmtree(out, ignore_errors=True)
-        begin = time.perf_counter()
+        start = time.perf_counter()
         for _ in model.runner.stream(groups, model.max_seq_length):
             pass
-        alone.append(time.perf_counter() - begin)
-        begin = time.perf_counter()
+        alone.append(time.perf_counter() - start)
+        start = time.perf_counter()
         summary = run_job(model, {"model": "bench", "revision": None}, [corpus], out, options)
-        whole.append(time.perf_counter() - begin)
+        whole.append(time.perf_counter() - start)
         share = summary.tokens / summary.computed
     alone, whole = (tokens / statistics.median(seconds[1:]) for seconds in (alone, whole))
     return [f"{len(texts)} texts, parts of {part_rows}", tokens, share, alone, whole, whole / alone]
 
 
 def measure_commit(model: Stella, corpus: Path, part_rows: int, folder: Path) -> list[object]:
-    """Seconds of a part's commit (files, hashes, fsync) over the seconds of the part."""
+    """A row of the table: seconds of a part's commit (files, hashes, fsync), and their share of the job's time."""
     seconds: list[float] = []
     real = worker.Worker._commit
 
     def timed(*arguments: Any) -> Any:
-        begin = time.perf_counter()
+        start = time.perf_counter()
         done = real(*arguments)
-        seconds.append(time.perf_counter() - begin)
+        seconds.append(time.perf_counter() - start)
         return done
 
-    setattr(worker.Worker, "_commit", timed)  # noqa: B010  not with a type of its own
+    setattr(worker.Worker, "_commit", timed)  # noqa: B010  an assignment does not type-check
     try:
         options = JobOptions(part_rows=part_rows)
         summary = run_job(model, {"model": "bench", "revision": None}, [corpus], folder / "commit", options)
@@ -86,10 +87,10 @@ def measure_commit(model: Stella, corpus: Path, part_rows: int, folder: Path) ->
 
 
 def rates_of_processes(count: int, corpus: Path, folder: Path, model: str, part_rows: int) -> tuple[float, float]:
-    """Tokens a second of `count` processes on one job, each on one core: over all of it, and between start and end.
+    """Tokens per second of `count` processes on one job, one core each: over the whole job, and in its steady state.
 
-    Over all of it the slowest one's time counts, and each loads some 30 compiled programs. Between is from when all
-    have done a quarter of their share until the first has ended.
+    The whole job ends with the slowest process, and includes loading some 30 compiled programs. The steady state is from
+    when all processes have done a quarter of their share until the first one ends.
     """
     out = folder / f"of-{count}"
     shutil.rmtree(out, ignore_errors=True)
@@ -101,45 +102,47 @@ def rates_of_processes(count: int, corpus: Path, folder: Path, model: str, part_
         for i in range(count)
     ]
     if any(process.wait() for process in processes):
-        raise SystemExit("a process failed; its sentence is above.")
+        raise SystemExit("a process failed; its error is above.")
     progress = [
         [json.loads(line) for line in path.read_text().splitlines()] for path in (out / "_job").glob("progress*.jsonl")
     ]
     whole = sum(lines[-1]["tokens"] for lines in progress) / max(lines[-1]["seconds"] for lines in progress)
-    return whole, sum(_rates_between([_embedding(lines) for lines in progress]))
+    return whole, sum(_steady_rates([_embedding(lines) for lines in progress]))
 
 
 def _embedding(lines: list[dict[str, Any]]) -> np.ndarray:
-    """(lines, 2) seconds since the epoch, and tokens done by then, while a process embeds."""
-    told = [line for line in lines if line["phase"] == "embedding"]
-    return np.array([(datetime.fromisoformat(line["time"]).timestamp(), line["tokens"]) for line in told])
+    """(lines, 2) seconds since the epoch and tokens embedded by then, of one process."""
+    embedding = [line for line in lines if line["phase"] == "embedding"]
+    return np.array([(datetime.fromisoformat(line["time"]).timestamp(), line["tokens"]) for line in embedding])
 
 
-def _rates_between(told: list[np.ndarray]) -> Iterator[float]:
-    begin = max(times[np.searchsorted(tokens, tokens[-1] / 4)] for times, tokens in (lines.T for lines in told))
-    end = min(lines[-1, 0] for lines in told)
-    for times, tokens in (lines.T for lines in told):
-        first, last = np.interp([begin, end], times, tokens)
-        yield (last - first) / (end - begin)
+def _steady_rates(progress: list[np.ndarray]) -> Iterator[float]:
+    start = max(times[np.searchsorted(tokens, tokens[-1] / 4)] for times, tokens in (lines.T for lines in progress))
+    end = min(lines[-1, 0] for lines in progress)
+    for times, tokens in (lines.T for lines in progress):
+        first, last = np.interp([start, end], times, tokens)
+        yield (last - first) / (end - start)
 
 
 def measure_scaling(counts: list[int], *arguments: Any, repeats: int) -> list[list[object]]:
-    """Rows of the table, the first of them one process."""
+    """Rows of the table for one process and for each of `counts`."""
     rates_of_processes(1, *arguments)  # fills the compile cache
     rates = {count: [rates_of_processes(count, *arguments) for _ in range(repeats)] for count in [1, *counts]}
     medians = {count: np.median(found, axis=0) for count, found in rates.items()}
     rows: list[list[object]] = []
     for count, found in medians.items():
         ideal = min(count, len(os.sched_getaffinity(0)))
-        whole, between = (found / medians[1] / ideal).tolist()
-        rows.append([count, ideal, float(found[0]), whole, float(found[1]), between])
+        whole, steady = (found / medians[1] / ideal).tolist()
+        rows.append([count, ideal, float(found[0]), whole, float(found[1]), steady])
     return rows
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--checkpoint", type=Path, help="an existing 434M checkpoint (default: one is written)")
-    parser.add_argument("--model", help="another model in its place, such as tiny")
+    parser.add_argument(
+        "--checkpoint", type=Path, help="directory of the random 434M checkpoint, written if it does not exist"
+    )
+    parser.add_argument("--model", help="use another model, such as tiny")
     parser.add_argument("--corpus", type=Path, default=CORPUS)
     parser.add_argument("--texts", type=int, default=512)
     parser.add_argument("--part-rows", type=int, default=256)
@@ -155,7 +158,7 @@ def main() -> None:
         if "scaling" in wanted:
             arguments = corpus, folder, name, max(1, options.part_rows // 8)
             rows = measure_scaling([2, 4], *arguments, repeats=options.repeats)
-            columns = ["processes, a core each", "ideal", "tok/s", "of the ideal", "tok/s between", "of the ideal"]
+            columns = ["processes, a core each", "ideal", "tok/s", "of the ideal", "steady tok/s", "of the ideal"]
             publish(f"job: processes, {options.texts} texts, {Path(name).name}", table(columns, rows), options.out)
         start_jax()
         model = Stella.from_pretrained(name) if {"job", "commit"} & set(wanted) else None
@@ -165,7 +168,11 @@ def main() -> None:
             publish(f"job: against the encoder alone, {Path(name).name}", table(columns, [row]), options.out)
         if model and "commit" in wanted:
             row = measure_commit(model, corpus, options.part_rows, folder)
-            publish(f"job: commits, {Path(name).name}", table(["job", "s a part", "of its time"], [row]), options.out)
+            publish(
+                f"job: commits, {Path(name).name}",
+                table(["job", "s per part", "of the job's time"], [row]),
+                options.out,
+            )
 
 
 if __name__ == "__main__":

@@ -1,10 +1,10 @@
-"""Milliseconds from a lone query to its vector, warm: of `Stella.encode`, of its device alone, and of its peers.
+"""Latency of a single query in milliseconds: `Stella.encode`, its device alone, and its peers, warm.
 
     python bench/latency.py [--dtype float32 ...] [--text QUERY] [--repeats N] [--peers NAME ...] [--out FILE]
 
-The device alone: the compiled forward pass at the query's one-row shape, its arrays on the device, until the result is
-there. A call should take at most 1.5 times as long. Ours and the device are taken in turns; the peers after them, one
-by one, as threads that wait for work would slow the others.
+The device alone is the compiled forward pass with its arrays on the device, until the result is ready. A call should
+take at most 1.5 times as long. Ours and the device take turns; the peers follow one by one, as their idle threads would
+slow the others.
 """
 
 import argparse
@@ -25,13 +25,13 @@ from stella_jax.batching import Packer, pad
 from stella_jax.sharding import BATCH_SPEC, shard
 
 QUERY = "What are some ways to reduce stress?"
-DEVICE = "stella-jax, the device alone"
-COLUMNS = ("dtype", "what", "median ms", "95 % within ms", "stella-jax over it", "of the limit")
+DEVICE = "stella-jax, device alone"
+COLUMNS = ("dtype", "system", "median ms", "95th percentile ms", "stella-jax / system", "of the limit")
 TARGET = 1.5
 
 
 def device_call(model: Stella, query: str) -> Callable[[], object]:
-    """The forward pass of a lone query, which waits for its result."""
+    """A function that runs the forward pass of a single query and waits for the result."""
     runner, [tokens] = model.runner, model.tokenize([query])
     [batch] = [*(packer := Packer(model.max_seq_length, 1)).add(0, [len(tokens.ids)]), *packer.flush(0)]
     ids, lengths = (
@@ -46,7 +46,7 @@ def device_call(model: Stella, query: str) -> Callable[[], object]:
 
 
 def measure(directory: Path, limits: Limits, options: argparse.Namespace) -> tuple[list[list[object]], list[str]]:
-    """A row for each system, and a sentence for each that is left out."""
+    """A row for each system, and a sentence for each system that is left out."""
     model = Stella.from_pretrained(directory, dtype=limits.dtype)
     ours = stella_jax(model).name
     runs = {ours: partial(model.encode, options.text), DEVICE: device_call(model, options.text)}
@@ -77,7 +77,7 @@ def main() -> None:
         found = [measure(directory, measure_limits(config, dtype), options) for dtype in options.dtype]
         title = f"latency: one query, {size_of(directory)}"
     rows, sentences = ([each for part in parts for each in part] for parts in zip(*found, strict=True))
-    notes = [f"A call over the device alone is to be at most {TARGET}.", *sentences]
+    notes = [f"Target: a call takes at most {TARGET} times the device alone.", *sentences]
     publish(title, "\n\n".join([table(COLUMNS, rows), *notes]), options.out)
 
 

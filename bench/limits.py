@@ -1,11 +1,11 @@
-"""What this machine can do at most, and the tokens a second of the encoder that follow from it (its roofline).
+"""The machine's peak matmul rate and memory bandwidth, and the encoder's roofline in tokens per second.
 
     python bench/limits.py [--checkpoint DIR] [--dtype float32 bfloat16] [--out FILE]
 
-The rate of matrix products is that of a layer's own four, jitted, with 256 to 131,072 tokens, the best of JAX and, on a
-CPU where it is there, torch; memory's is the best of a triad and of a sum over arrays that no cache holds. A limit is
-the smaller one of both: the encoder's FLOPs at the first rate, the least of its traffic at the second. All are bests of
-a few; beside other work they come out too low, and shares of them too high.
+The matmul rate is that of a layer's four jitted matmuls with 256 to 131,072 tokens, the best of JAX and, on a CPU, torch
+if installed. The bandwidth is the best of a triad and a sum over arrays larger than any cache. The roofline is the
+smaller of the encoder's FLOPs at the first rate and its minimum traffic at the second. Each is the best of a few runs;
+other work on the machine lowers it.
 """
 
 import argparse
@@ -27,8 +27,8 @@ from stella_jax.flops import linear_flops, products, text_flops
 from stella_jax.runner import DEFAULT_TOKEN_BUDGET, TOKEN_BUDGET
 
 LENGTHS = (128, 512, 2048, 8192)
-TOKENS = {"cpu": (256, 1024, 2048)}  # of the measured products
-ACCELERATOR_TOKENS = (65_536, 131_072)  # enough that starting a product costs nothing beside it
+TOKENS = {"cpu": (256, 1024, 2048)}  # of the measured matmuls
+ACCELERATOR_TOKENS = (65_536, 131_072)  # enough to make the launch overhead negligible
 STREAM_BYTES = {"cpu": 2**28}  # of each of three arrays
 ACCELERATOR_STREAM_BYTES = 2**31
 REPEATS = 5
@@ -36,12 +36,12 @@ REPEATS = 5
 
 @dataclass(frozen=True, slots=True)
 class Limits:
-    """A machine's rates.
+    """A machine's peak rates.
 
     Attributes:
-      dtype: what is multiplied and what the weights are kept in.
-      matmul: FLOPs a second of a layer's products.
-      bandwidth: bytes a second from and to memory.
+      dtype: of matmuls and weights.
+      matmul: FLOPs per second of a layer's matmuls.
+      bandwidth: bytes per second from and to memory.
     """
 
     dtype: str
@@ -49,25 +49,25 @@ class Limits:
     bandwidth: float
 
     def compute_seconds(self, config: EncoderConfig, lengths: Sequence[int]) -> float:
-        """Seconds of the products of texts of these token counts."""
+        """Seconds of the FLOPs of texts with these token counts."""
         return sum(text_flops(config, length) for length in lengths) / self.matmul
 
     def traffic_seconds(self, config: EncoderConfig, lengths: Sequence[int]) -> float:
-        """Seconds of the traffic of these texts as one batch."""
+        """Seconds of the memory traffic of these texts as one batch."""
         return batch_bytes(config, lengths, self.dtype) / self.bandwidth
 
     def seconds(self, config: EncoderConfig, lengths: Sequence[int]) -> float:
-        """The least seconds that these texts take as one batch, without any padding."""
+        """The roofline: minimum seconds for these texts as one batch without padding."""
         return max(self.compute_seconds(config, lengths), self.traffic_seconds(config, lengths))
 
 
 def measure_limits(config: EncoderConfig, dtype: str) -> Limits:
-    """The rates of the machine at hand; some ten seconds on two cores."""
+    """Measures this machine; takes some ten seconds on two cores."""
     return Limits(dtype, max(rate for _, _, rate in matmul_rates(config, dtype)), max(bandwidths().values()))
 
 
 def matmul_rates(config: EncoderConfig, dtype: str) -> Iterator[tuple[str, int, float]]:
-    """(library, tokens, FLOPs a second) of a layer's products."""
+    """Yields (library, tokens, FLOPs per second) of a layer's matmuls."""
     on_cpu = jax.default_backend() == "cpu"
     makers = {"jax": _jax_product} | ({"torch": _torch_product} if on_cpu and find_spec("torch") else {})
     flops = linear_flops(config) / config.num_hidden_layers
@@ -79,7 +79,7 @@ def matmul_rates(config: EncoderConfig, dtype: str) -> Iterator[tuple[str, int, 
 
 def _jax_product(tokens: int, rows: int, columns: int, dtype: str) -> Callable[[], object]:
     x, weights = jnp.ones((tokens, rows), dtype), jnp.ones((rows, columns), dtype)
-    # As the encoder asks for it: float32 is not quietly multiplied in less, and on CPU a product is float32.
+    # As in the encoder: full float32 precision, and float32 results on CPU.
     result = jnp.float32 if jax.default_backend() == "cpu" else dtype
     precision = "highest" if dtype == "float32" else "default"
     product = jax.jit(lambda x, y: jnp.dot(x, y, precision=precision, preferred_element_type=result))
@@ -95,10 +95,10 @@ def _torch_product(tokens: int, rows: int, columns: int, dtype: str) -> Callable
 
 
 def bandwidths() -> dict[str, float]:
-    """Bytes a second of memory, float32: written as x + 2 y over the last result, and read by a sum."""
+    """Memory bandwidth in bytes per second: of z = x + 2 y into an existing array, and of a sum, in float32."""
     size = STREAM_BYTES.get(jax.default_backend(), ACCELERATOR_STREAM_BYTES)
     x, y, z = (jnp.ones(size // 4, jnp.float32) for _ in range(3))
-    # Into memory that is there: fresh pages cost several times what writing them does.
+    # Reuses z's memory: page faults of new memory cost several times more than the writes.
     triad = jax.jit(lambda z, x, y: x + 2 * y, donate_argnums=0, keep_unused=True)
     add = jax.jit(jnp.sum)
 
@@ -110,14 +110,14 @@ def bandwidths() -> dict[str, float]:
 
 
 def tokenizer_rate(model: Checkpoint, texts: Sequence[str]) -> float:
-    """Tokens a second of the host's tokenizer."""
+    """Tokens per second of the host's tokenizer."""
     tokenizer = model.tokenizer()
     tokens = sum(len(text.ids) for text in tokenizer.encode(texts))
     return tokens / best(lambda: tokenizer.encode(texts), 2)
 
 
 def best(run: Callable[[], object], repeats: int = REPEATS) -> float:
-    """The fewest seconds of a few runs, after one that compiles."""
+    """The minimum seconds of a few runs, after one that compiles."""
     run()
     seconds = []
     for _ in range(repeats):
@@ -128,7 +128,7 @@ def best(run: Callable[[], object], repeats: int = REPEATS) -> float:
 
 
 def roofline(config: EncoderConfig, limits: Limits, lengths: Sequence[int]) -> list[list[object]]:
-    """A row a length: FLOPs of a token, and tokens a second by products, by traffic, and by both."""
+    """A row for each length: FLOPs per token, and tokens per second by compute, by traffic, and by both."""
     budget = TOKEN_BUDGET.get(jax.default_backend(), DEFAULT_TOKEN_BUDGET)
     rows: list[list[object]] = []
     for length in lengths:
@@ -142,7 +142,7 @@ def roofline(config: EncoderConfig, limits: Limits, lengths: Sequence[int]) -> l
     return rows
 
 
-ROOFLINE = ("dtype", "rows x tokens", "GFLOP a token", "tok/s by products", "tok/s by traffic", "tok/s at most")
+ROOFLINE = ("dtype", "rows x tokens", "GFLOP/token", "tok/s by compute", "tok/s by traffic", "roofline tok/s")
 
 
 def main() -> None:
@@ -156,23 +156,23 @@ def main() -> None:
 
 
 def measure(model: Checkpoint, size: str, options: argparse.Namespace) -> None:
-    """Publishes both tables."""
+    """Measures and publishes both tables."""
     config = model.layout.config
     streams = bandwidths()
     rates = [(dtype, *rate) for dtype in options.dtype for rate in matmul_rates(config, dtype)]
     machine: list[list[object]] = [
-        [f"products of a layer, {dtype}, {library}, {tokens} tokens", rate / 1e9, "GFLOP/s"]
+        [f"matmuls of a layer, {dtype}, {library}, {tokens} tokens", rate / 1e9, "GFLOP/s"]
         for dtype, library, tokens, rate in rates
     ]
     machine += [[f"memory, {name}", rate / 1e9, "GB/s"] for name, rate in streams.items()]
     rate = tokenizer_rate(model, corpus_texts(options.corpus, options.texts))
     machine.append([f"tokenizer, {options.texts} texts", rate, "tok/s"])
-    publish(f"limits: the machine, products of {size}", table(["what", "rate", "unit"], machine), options.out)
+    publish(f"limits: machine, matmuls of {size}", table(["measurement", "rate", "unit"], machine), options.out)
     rows = []
     for dtype in options.dtype:
         limits = Limits(dtype, max(rate for of, _, _, rate in rates if of == dtype), max(streams.values()))
         rows += roofline(config, limits, options.length)
-    publish(f"limits: the roofline of {size}", table(ROOFLINE, rows), options.out)
+    publish(f"limits: roofline of {size}", table(ROOFLINE, rows), options.out)
 
 
 if __name__ == "__main__":

@@ -21,8 +21,8 @@ if TYPE_CHECKING:
     from stella_jax.torch_layout import Progress
 
 DESCRIPTION = """
-Converts a checkpoint between the PyTorch layout and the Flax layout (Orbax parameters and provenance.json). SRC may have
-either layout, or be a repo id or 'tiny'. DST must not exist; it is written atomically.
+Converts a checkpoint between the PyTorch layout and the Flax layout (Orbax parameters and provenance.json). SRC may
+have either layout, or be a repo id or 'tiny'. DST must not exist; it is written atomically.
 """
 
 

@@ -1,7 +1,7 @@
 """Groups of parameters by name: what trains, at which learning rate, what decays, and which are matrices.
 
-Names are such as "encoder/embeddings/word/embedding" or "head/kernel". Layers are stacked in one parameter, but patterns
-match one name a layer, "encoder/layers/23/mlp/down/kernel". Patterns are shell patterns; `*` also matches slashes.
+Names are such as "encoder/embeddings/word/embedding" or "head/kernel". Layers are stacked in one parameter, but
+patterns match one name a layer, "encoder/layers/23/mlp/down/kernel". They are shell patterns; `*` also matches slashes.
 """
 
 from collections.abc import Collection, Mapping

@@ -115,8 +115,8 @@ class BatchPlan:
 
     Each batch has rows of one set. With "proportional" batches, an epoch has w passes of a set of weight w (the rest of
     a fractional pass comes in the next epoch), and the batches of all sets are shuffled. With "round_robin" batches, an
-    epoch starts a pass of every set, takes w batches of a set of weight w for each of a set of weight 1, and ends when a
-    set has no more.
+    epoch starts a pass of every set, takes w batches of a set of weight w for each of a set of weight 1, and ends when
+    a set has no more.
 
     Attributes:
       steps: number of steps.

@@ -142,7 +142,7 @@ class Step:
         self._config, self._learning_rate = config, learning_rate
         lora = model.encoder.lora
         self._lora_dropout = lora.dropout if lora else 0.0
-        self._policy = (
+        self._remat_policy = (
             jax.checkpoint_policies.nothing_saveable if config.remat else _save_policy(lora.rank if lora else 0)
         )
         self._shardings = {name: leaf.sharding for name, leaf in params.items()}
