@@ -64,9 +64,7 @@ def measure(source: Path, scratch: Path) -> list[list[object]]:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument(
-        "--checkpoint", type=Path, help="directory of the random checkpoint, written if it does not exist"
-    )
+    parser.add_argument("--checkpoint", type=Path, help="the random checkpoint; written if it does not exist")
     add_model(parser)
     parser.add_argument("--out", type=Path, help="append the table to this file")
     options = parser.parse_args()

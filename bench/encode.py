@@ -42,7 +42,7 @@ COLUMNS = (
     "system",
     "useful share",
     "tok/s",
-    "of the limit",
+    "of the roofline",
     "stella-jax speedup",
 )
 ROOFLINE = "roofline"

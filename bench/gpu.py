@@ -4,9 +4,9 @@
                         [--out FILE]
 
 XLA (extra `cuda`, jax 0.12 or later) compiles ahead of time for a described GPU, cuDNN's attention included. This finds
-programs that do not compile, missing kernels, and wasted FLOPs and memory. It does not measure speed, and matmul kernels
-are not autotuned. Exits with 1 if a program needs a collective or more memory than the GPU has, or, in bfloat16, more
-than 1.1 times the encoder's matmul FLOPs, or if it does not use cuDNN.
+programs that do not compile, missing kernels, and wasted FLOPs and memory. It does not measure speed, and does not
+autotune matmul kernels. Exits with 1 if a program needs a collective or more memory than the GPU has, or, in bfloat16,
+more than 1.1 times the encoder's matmul FLOPs, or if it does not use cuDNN.
 """
 
 import argparse
@@ -118,7 +118,8 @@ class Result:
         if self.program.collectives:
             yield f"{where}: {self.program.collectives} collectives; expected none on one GPU."
         if self.used > self.gpu.memory:
-            yield f"{where}: needs {self.used / 2**30:.1f} of {self.gpu.memory / 2**30:.1f} GiB; lower the token budget."
+            used, memory = self.used / 2**30, self.gpu.memory / 2**30
+            yield f"{where}: needs {used:.1f} of {memory:.1f} GiB; lower the token budget."
         by_cudnn = self.dtype == "bfloat16"
         if len(self.program.kernels) != by_cudnn:
             yield f"{where}: {len(self.program.kernels)} cuDNN kernels in a layer; expected {by_cudnn:d}."

@@ -150,7 +150,7 @@ class Program:
     def hbm_bytes(self) -> int:
         """Bytes read from and written to HBM if every instruction touches each of its arrays once.
 
-        Padding to tiles counts, arrays in VMEM do not. Of an array that is only sliced or gathered from, only the slices
+        Padding to tiles counts, arrays in VMEM do not. Of an array that is only sliced or gathered from, the slices
         count. Repeated reads within a kernel are not counted, as they are not in the text.
         """
         return sum(times * self._traffic(ops, op) for ops, op, times in self.executed)

@@ -21,9 +21,7 @@ CORPUS = Path(__file__).parent.parent / "tests" / "data" / "corpus_20k.jsonl.gz"
 def parser_of(doc: str | None) -> argparse.ArgumentParser:
     """A parser with the scripts' common options."""
     parser = argparse.ArgumentParser(description=doc, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument(
-        "--checkpoint", type=Path, help="directory of the random checkpoint, written if it does not exist"
-    )
+    parser.add_argument("--checkpoint", type=Path, help="the random checkpoint; written if it does not exist")
     parser.add_argument("--tiny", action="store_true", help="use the embedded checkpoint instead")
     add_model(parser)
     parser.add_argument("--corpus", type=Path, default=CORPUS, help="file of texts")

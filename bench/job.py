@@ -89,8 +89,8 @@ def measure_commit(model: Stella, corpus: Path, part_rows: int, folder: Path) ->
 def rates_of_processes(count: int, corpus: Path, folder: Path, model: str, part_rows: int) -> tuple[float, float]:
     """Tokens per second of `count` processes on one job, one core each: over the whole job, and in its steady state.
 
-    The whole job ends with the slowest process, and includes loading some 30 compiled programs. The steady state is from
-    when all processes have done a quarter of their share until the first one ends.
+    The whole job ends with the slowest process, and includes loading some 30 compiled programs. The steady state is
+    from when all processes have done a quarter of their share until the first one ends.
     """
     out = folder / f"of-{count}"
     shutil.rmtree(out, ignore_errors=True)
@@ -139,9 +139,7 @@ def measure_scaling(counts: list[int], *arguments: Any, repeats: int) -> list[li
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument(
-        "--checkpoint", type=Path, help="directory of the random 434M checkpoint, written if it does not exist"
-    )
+    parser.add_argument("--checkpoint", type=Path, help="a random 434M checkpoint; written if it does not exist")
     parser.add_argument("--model", help="use another model, such as tiny")
     parser.add_argument("--corpus", type=Path, default=CORPUS)
     parser.add_argument("--texts", type=int, default=512)

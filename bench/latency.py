@@ -26,7 +26,7 @@ from stella_jax.sharding import BATCH_SPEC, shard
 
 QUERY = "What are some ways to reduce stress?"
 DEVICE = "stella-jax, device alone"
-COLUMNS = ("dtype", "system", "median ms", "95th percentile ms", "stella-jax / system", "of the limit")
+COLUMNS = ("dtype", "system", "median ms", "95th percentile ms", "stella-jax / system", "of the roofline")
 TARGET = 1.5
 
 

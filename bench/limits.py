@@ -2,10 +2,10 @@
 
     python bench/limits.py [--checkpoint DIR] [--dtype float32 bfloat16] [--out FILE]
 
-The matmul rate is that of a layer's four jitted matmuls with 256 to 131,072 tokens, the best of JAX and, on a CPU, torch
-if installed. The bandwidth is the best of a triad and a sum over arrays larger than any cache. The roofline is the
-smaller of the encoder's FLOPs at the first rate and its minimum traffic at the second. Each is the best of a few runs;
-other work on the machine lowers it.
+The matmul rate is that of a layer's four jitted matmuls with 256 to 131,072 tokens, the best of JAX and, on a CPU,
+torch if installed. The bandwidth is the best of a triad and a sum over arrays larger than any cache. The roofline is
+the smaller rate of the encoder's FLOPs at the first and its minimum traffic at the second. Each is the best of a few
+runs; other work on the machine lowers it.
 """
 
 import argparse

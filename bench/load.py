@@ -1,11 +1,11 @@
-"""Seconds by stage from a cold start to a first vector with a warm compile cache, and the host's peak memory.
+"""Time by stage from a cold start to the first vector, with a warm compile cache, and the host's peak memory.
 
     python bench/load.py [--checkpoint DIR] [--model M] [--flax DIR] [--repeats N] [--dtype D] [--out FILE]
 
-Each measurement is a process of its own, taken in turns; numbers are medians. The named peer is sentence-transformers
+Each measurement is a process of its own; they take turns, and numbers are medians. The peer is sentence-transformers
 on the same file (needs the test extra on Python 3.11). Files are in the page cache. A peak is the highest resident
-memory so far over the size of the weights; the fingerprint is what a job takes. Where other work runs beside it,
-believe processor seconds (of all threads) before seconds.
+memory so far divided by the size of the weights; a job also computes the fingerprint. If other work runs on the machine,
+CPU seconds (of all threads) are more reliable than wall seconds.
 """
 
 import argparse
@@ -63,7 +63,7 @@ print(json.dumps(stages))
 
 
 class Stage(NamedTuple):
-    """A part of a run; `peak` is in bytes, of the process so far."""
+    """A stage of a run: wall and CPU seconds, and the process's peak memory so far in bytes."""
 
     name: str
     seconds: float
@@ -75,7 +75,7 @@ Stages = list[Stage]
 
 
 def run(script: str, path: Path, cache: Path, dtype: str) -> Stages:
-    """One process, by its stages."""
+    """Runs a script in a process; returns its stages."""
     command = [sys.executable, "-c", START + script.format(text=TEXT), str(path), str(cache), dtype]
     process = subprocess.run(command, capture_output=True, text=True, check=False)
     if process.returncode:
@@ -84,7 +84,7 @@ def run(script: str, path: Path, cache: Path, dtype: str) -> Stages:
 
 
 def measure(runs: dict[str, tuple[str, Path]], cache: Path, dtype: str, size: int, repeats: int) -> list[list[object]]:
-    """A row a run: seconds (processor seconds) and peak of each stage, and of all until the first vector."""
+    """A row for each run: wall (CPU) seconds and peak of each stage, and of all up to the first vector."""
     found: dict[str, list[Stages]] = {name: [] for name in runs}
     for turn in range(repeats + 1):
         for name, (script, path) in runs.items():
@@ -111,7 +111,7 @@ def _seconds(turns: list[Stages]) -> str:
 
 
 COLUMNS = [
-    "what",
+    "system",
     "import",
     "load",
     "first vector",
@@ -127,7 +127,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--checkpoint", type=Path, help="keep the random checkpoint here, or find it here")
     add_model(parser)
-    parser.add_argument("--flax", type=Path, help="the same one as convert writes it, kept or found here")
+    parser.add_argument("--flax", type=Path, help="the checkpoint in the Flax layout; written if it does not exist")
     parser.add_argument("--dtype", default="float32")
     parser.add_argument("--repeats", type=int, default=5)
     parser.add_argument("--out", type=Path, help="append the table to this file")
@@ -138,13 +138,13 @@ def main() -> None:
         if not flax.exists():
             subprocess.run([sys.executable, "-m", "convert", str(torch), str(flax)], check=True)
         runs = {"PyTorch layout": (OURS, torch), "Flax layout": (OURS, flax)}
-        note = "\n\nsentence-transformers is left out: it is not installed."
+        note = "\n\nsentence-transformers is left out, as it is not installed."
         if find_spec("sentence_transformers"):
             runs["sentence-transformers"], note = (PEER, torch), ""
         size = (torch / "model.safetensors").stat().st_size
         rows = measure(runs, Path(scratch) / "cache", options.dtype, size, options.repeats)
         stored = f"{size_of(torch)} parameters stored in float32"
-    title = f"load: {stored}, to compute in {options.dtype}; seconds (processor seconds)"
+    title = f"load: {stored}, compute dtype {options.dtype}; wall (CPU) seconds"
     publish(title, table(COLUMNS, rows) + note, options.out)
 
 

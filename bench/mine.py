@@ -1,10 +1,10 @@
-"""Seconds of the search behind mined negatives, against FAISS's flat index.
+"""Time of the nearest-neighbour search of hard-negative mining, against FAISS's flat index.
 
     python bench/mine.py [--rows N] [--anchors N] [--dim E] [-k K] [--repeats N] [--out FILE]
 
-The k nearest of random unit vectors by inner product, exact in both, float32, on the same cores, in turns, after a call
-with few anchors each (compilation). What both found is compared. The time is that of a call from and to numpy: for
-FAISS `search` of an index that holds its vectors already. FAISS is asked on a CPU only.
+Both search the k nearest of random unit vectors by inner product, exactly, in float32, on the same cores, in turns,
+after a warm-up call. Results are compared. The time is that of a call from and to NumPy; FAISS's index has its vectors
+already. FAISS runs on the CPU only.
 """
 
 import argparse
@@ -13,7 +13,7 @@ import sys
 import time
 from pathlib import Path
 
-# This file's folder comes last, or its scripts would be taken for packages of their names.
+# Put this folder last on the path: its scripts have the names of packages.
 sys.path.append(sys.path.pop(0))
 
 import faiss
@@ -26,12 +26,12 @@ from stella_jax.similarity import unit
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--rows", type=int, default=100_000, help="of the corpus")
-    parser.add_argument("--anchors", type=int, default=100_000)
+    parser.add_argument("--rows", type=int, default=100_000, help="vectors of the corpus")
+    parser.add_argument("--anchors", type=int, default=100_000, help="query vectors")
     parser.add_argument("--dim", type=int, default=128)
-    parser.add_argument("-k", type=int, default=100)
+    parser.add_argument("-k", type=int, default=100, help="neighbours of a query")
     parser.add_argument("--repeats", type=int, default=1)
-    parser.add_argument("--checkpoint", type=Path, help="not read: vectors are random")
+    parser.add_argument("--checkpoint", type=Path, help="ignored, as vectors are random")
     parser.add_argument("--out", type=Path, help="append the table to this file")
     options = parser.parse_args()
     rng = np.random.default_rng(0)
@@ -56,10 +56,10 @@ def main() -> None:
     flops = 2 * options.dim * options.rows * options.anchors
     lines = [[name, took, flops / took / 1e9, median["faiss"] / took] for name, took in median.items()]
     (scores, rows), (their_scores, their_rows) = found.values()
-    equal, apart = np.mean(rows == their_rows), abs(scores - their_scores).max()
-    same = f"The same row in {equal:.5%} of places; scores differ by {apart:.0e}"
-    title = f"mine: {options.anchors} anchors, {options.rows} rows of {options.dim} numbers, the {options.k} nearest"
-    publish(title, f"{table(['system', 'seconds', 'GFLOP/s', 'x FAISS'], lines)}\n\n{same} at most.", options.out)
+    equal, difference = np.mean(rows == their_rows), abs(scores - their_scores).max()
+    same = f"{equal:.5%} of the neighbours are the same; scores differ by at most {difference:.0e}."
+    title = f"mine: {options.k} nearest of {options.rows} rows, {options.anchors} anchors, {options.dim} dimensions"
+    publish(title, f"{table(['system', 'seconds', 'GFLOP/s', 'speedup'], lines)}\n\n{same}", options.out)
 
 
 if __name__ == "__main__":

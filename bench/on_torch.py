@@ -1,6 +1,6 @@
-"""The checkpoint on torch, set up as well as it can be: batches by tokens, and compiled or without padding.
+"""The checkpoint on torch with its best settings: batches by tokens, and compiled or without padding.
 
-sentence-transformers' own `encode` takes 32 texts at a time, which leaves an accelerator waiting.
+sentence-transformers' own `encode` runs 32 texts at a time, which leaves an accelerator idle.
 """
 
 from collections.abc import Callable, Iterator, Sequence
@@ -10,11 +10,11 @@ from typing import Any
 import numpy as np
 
 BATCH_TOKENS = 2**16  # padding included
-TOKEN_CHARACTERS = 3  # at least, of English on average
+TOKEN_CHARACTERS = 3  # minimum of English on average
 
 
 def batches_by_tokens(texts: Sequence[str], length: int) -> Iterator[list[int]]:
-    """Places of the texts in batches of BATCH_TOKENS at most, most characters first; texts are cut at `length`."""
+    """Indices of texts in batches of at most BATCH_TOKENS, longest first; texts are truncated at `length` tokens."""
     order = sorted(range(len(texts)), key=lambda i: -len(texts[i]))
     while order:
         longest = min(length, 2 + len(texts[order[0]]) // TOKEN_CHARACTERS)
@@ -26,11 +26,14 @@ def batches_by_tokens(texts: Sequence[str], length: int) -> Iterator[list[int]]:
 def torch_encoder(
     directory: Path, dtype: str, device: str, attention: str, compiled: bool
 ) -> Callable[[list[str], int], np.ndarray]:
-    """sentence-transformers' modules, without its loop: (texts, most tokens of a text) -> embeddings [n, dim].
+    """sentence-transformers' modules without its loop: (texts, maximum tokens of a text) -> embeddings [n, dim].
 
     Args:
-      attention: transformers' name of it; with flash_attention_2 texts are joined instead of padded.
-      compiled: by torch's compiler, once for all shapes.
+      directory: the checkpoint.
+      dtype: of weights and computation.
+      device: torch's name of it.
+      attention: transformers' name of it; flash_attention_2 concatenates texts instead of padding them.
+      compiled: whether to use torch.compile, once for all shapes.
 
     Raises:
       ImportError: a package is missing.
@@ -42,7 +45,7 @@ def torch_encoder(
     kwargs = {"dtype": getattr(torch, dtype), "attn_implementation": attention}
     model: Any = SentenceTransformer(str(directory), device=device, model_kwargs=kwargs, local_files_only=True)
     if compiled:
-        transformer = model[0].auto_model  # whose forward is called by name, past what nn.Module.compile changes
+        transformer = model[0].auto_model  # its forward is called directly, so nn.Module.compile would have no effect
         transformer.forward = torch.compile(transformer.forward, dynamic=True)
 
     def encode(texts: list[str], length: int) -> np.ndarray:

@@ -1,4 +1,4 @@
-"""A checkpoint as one ONNX file: ids and mask in, embeddings out (transformers' GteModel, pooling, head).
+"""Exports a checkpoint to ONNX: from ids and mask to embeddings (transformers' GteModel, pooling, head).
 
     python bench/onnx_export.py DIR FILE
 
@@ -13,22 +13,22 @@ INPUTS, OUTPUT = ("ids", "mask"), "embeddings"
 
 
 def exported(directory: Path) -> Path:
-    """The ONNX file of a checkpoint, kept beside its directory; made in a process of its own where it is not there.
+    """The ONNX file of a checkpoint, next to its directory; exported in a process of its own if it does not exist.
 
     Raises:
-      ChildProcessError: the export failed; says how it ended.
+      ChildProcessError: the export failed.
     """
     file = directory.with_name(f"{directory.name}-onnx") / "model.onnx"
     if not file.exists():
         command = [sys.executable, __file__, str(directory), str(file)]
         process = subprocess.run(command, capture_output=True, text=True, check=False)
         if process.returncode:
-            raise ChildProcessError((process.stderr.strip().splitlines() or ["no word"])[-1])
+            raise ChildProcessError((process.stderr.strip().splitlines() or ["no output"])[-1])
     return file
 
 
 def export(directory: Path, file: Path) -> None:
-    """Writes the ONNX file and its weights beside it, with any number of rows and tokens."""
+    """Writes the ONNX file, with its weights next to it, for any number of rows and tokens."""
     import torch
     from sentence_transformers import SentenceTransformer
 
@@ -44,7 +44,7 @@ def export(directory: Path, file: Path) -> None:
 
     ids = torch.ones(2, 16, dtype=torch.int64)
     axes = {0: torch.export.Dim("rows"), 1: torch.export.Dim("tokens")}
-    unfinished = file.with_name("unfinished") / file.name  # the weights are named in the file, so both move together
+    unfinished = file.with_name("unfinished") / file.name  # a folder, as the file contains the name of its weights
     unfinished.parent.mkdir(parents=True, exist_ok=True)
     torch.onnx.export(
         Embed().eval(),

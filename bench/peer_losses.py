@@ -1,4 +1,4 @@
-"""The losses that bench/train.py measures: ours, and the peer's for the same texts and numbers."""
+"""Losses for bench/train.py: ours, and the peer's counterparts."""
 
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -7,21 +7,21 @@ from typing import Any
 
 from train import losses
 
-# What a peer's loss is: features of each column, numbers of the further column -> a tensor.
+# (features of each column of texts, values of the further column) -> loss.
 PeerLoss = Callable[[list[Any], Any], Any]
 
 
 @dataclass(frozen=True)
 class Compared:
-    """A loss of both.
+    """A loss in both libraries.
 
     Attributes:
-      texts: columns of them.
+      texts: number of columns of texts.
       ours: a function of `train.losses`.
-      theirs: sentence-transformers' module of losses, its model and another one as a guide -> the loss.
-      further: the name of a further column.
-      numbers: how many of it a row has; 0 is one without an axis, -1 as many as an embedding has.
-      guided: whether there is a guide.
+      theirs: (sentence-transformers' module of losses, model, guide) -> the loss.
+      further: name of a further column.
+      numbers: values of it per row; 0 is a scalar, -1 the embedding dimension.
+      guided: whether the loss needs a guide.
     """
 
     texts: int
@@ -33,7 +33,7 @@ class Compared:
 
 
 def _stella(_: Any, model: Any, __: Any) -> PeerLoss:
-    """The three terms as the authors' code takes them: all twos of the pairs at once, by boolean masks."""
+    """The three terms as in the authors' code, with all pairs of text pairs at once."""
     import torch
     from torch.nn.functional import cosine_embedding_loss, mse_loss, normalize, relu
 
@@ -80,5 +80,5 @@ LOSSES = {
 
 
 def cached(peer: Any, model: Any, rows: int) -> PeerLoss:
-    """The peer's ranking loss with so many rows in the encoder at once."""
+    """The peer's ranking loss with GradCache, `rows` at a time in the encoder."""
     return peer.CachedMultipleNegativesRankingLoss(model, mini_batch_size=rows)

@@ -1,4 +1,4 @@
-"""Draws tokens a second against the length of the texts, from the tables that encode.py left in a results file.
+"""Plots tokens per second over the length of the texts, from encode.py's tables in a results file.
 
     python bench/picture.py RESULTS.md PICTURE.svg [--dtype D]
 
@@ -15,7 +15,7 @@ from report import read_tables
 
 WORKLOAD = re.compile(r"\d+ x (\d+) tokens")
 ROOFLINE = "roofline"
-# Colours that differ for colour-blind eyes too (Okabe and Ito); ours is the strong one.
+# Colour-blind safe (Okabe and Ito).
 STYLES = {
     "stella-jax": {"color": "#0072b2", "linewidth": 2.4},
     "OpenVINO": {"color": "#009e73"},
@@ -24,15 +24,15 @@ STYLES = {
     ROOFLINE: {"color": "#666666", "linestyle": "--", "marker": ""},
 }
 
-# System -> length -> tokens a second.
+# System -> length -> tokens per second.
 Rates = dict[str, dict[int, float]]
 
 
 def rates_of(text: str, dtype: str | None = None) -> tuple[Rates, str]:
-    """The rates of the texts of one length in a results file, and their type (default: the first one there).
+    """Rates of the workloads with one length in a results file, and their dtype, by default the first in the file.
 
     Raises:
-      ValueError: there are none.
+      ValueError: there are no such workloads.
     """
     rates: Rates = defaultdict(dict)
     for title, rows in read_tables(text):
@@ -43,17 +43,17 @@ def rates_of(text: str, dtype: str | None = None) -> tuple[Rates, str]:
             if found and "system" in row and (dtype := dtype or row["dtype"]) == row["dtype"]:
                 rates[row["system"]][int(found[1])] = float(row["tok/s"])
     if not rates or dtype is None:
-        raise ValueError("there is no table of encode.py with texts of one length")
+        raise ValueError("no table of encode.py with texts of one length; run bench/encode.py with --length")
     return dict(rates), dtype
 
 
 def draw(rates: Rates, title: str, file: Path) -> None:
-    """Writes the picture, as SVG or PNG by the file's name."""
+    """Writes the plot, as SVG or PNG by the file's name."""
     import matplotlib
     from matplotlib.figure import Figure
 
     lengths = sorted({length for series in rates.values() for length in series})
-    # Text stays text, and the same numbers give the same file.
+    # Keep text as text, and make the file deterministic.
     with matplotlib.rc_context({"svg.fonttype": "none", "svg.hashsalt": "stella-jax", "font.family": "sans-serif"}):
         figure = Figure(figsize=(7, 4.2), layout="constrained")
         axes: Any = figure.subplots()
@@ -64,7 +64,7 @@ def draw(rates: Rates, title: str, file: Path) -> None:
         axes.set_xticks(lengths, map(str, lengths))
         axes.minorticks_off()
         axes.set_ylim(bottom=0)
-        axes.set(xlabel="tokens of a text", ylabel="tokens a second", title=title)
+        axes.set(xlabel="tokens per text", ylabel="tokens per second", title=title)
         axes.spines[["top", "right"]].set_visible(False)
         axes.grid(axis="y", alpha=0.3)
         axes.legend(frameon=False)
@@ -73,15 +73,15 @@ def draw(rates: Rates, title: str, file: Path) -> None:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("results", type=Path)
-    parser.add_argument("picture", type=Path)
-    parser.add_argument("--dtype", help="default: the first in the file")
+    parser.add_argument("results", type=Path, help="a results file")
+    parser.add_argument("picture", type=Path, help="the .svg or .png to write")
+    parser.add_argument("--dtype", help="dtype to plot (default: the first in the file)")
     options = parser.parse_args()
     try:
         rates, dtype = rates_of(options.results.read_text(), options.dtype)
     except ValueError as error:
         raise SystemExit(f"{options.results}: {error}.") from None
-    draw(rates, f"Tokens a second by length, {dtype}", options.picture)
+    draw(rates, f"Tokens per second by length, {dtype}", options.picture)
 
 
 if __name__ == "__main__":

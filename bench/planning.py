@@ -1,9 +1,9 @@
-"""What a job does besides embedding: listing inputs, its first batch, bytes read, a finished job again, the close.
+"""Overhead of a job besides embedding: listing inputs, time to the first batch, bytes read, and closing.
 
     python bench/planning.py [--inputs N] [--ids N] [--out FILE]
 
-Inputs are simulated: many small files, and a sparse one of 10 GB, whose first megabytes alone are rows. The peer of the
-first batch is a corpus of 10 MB in the same run. Bytes are those that the process asked of the input's file.
+Inputs are simulated: many small files, and a sparse file of 10 GB with rows in its first megabytes only. The time to the
+first batch is compared with a corpus of 10 MB in the same run. Bytes are those that the process read from the input.
 """
 
 import argparse
@@ -19,7 +19,7 @@ from itertools import islice
 from pathlib import Path
 from typing import Any
 
-# This file's folder comes last, or it would be taken for the package of its name.
+# Put this folder last on the path: its scripts have the names of packages.
 sys.path.append(sys.path.pop(0))
 
 import numpy as np
@@ -46,17 +46,17 @@ PART_ROWS = 65_536
 
 
 def listing(count: int, folder: Path) -> list[object]:
-    """Seconds to plan a job over so many small files."""
+    """A row: seconds to plan a job over `count` small files."""
     for i in range(count):
         (folder / f"{i:06}.jsonl").write_text('{"text": "a"}\n')
-    begin = time.perf_counter()
+    start = time.perf_counter()
     files = open_inputs([folder], Fields())
     splits = plan_splits([FileSize(file.size, file.can_be_cut, 0) for file in files], 2**20)
-    return [f"{len(files)} inputs planned ({len(splits)} splits)", time.perf_counter() - begin, ""]
+    return [f"{len(files)} inputs planned ({len(splits)} splits)", time.perf_counter() - start, ""]
 
 
 def write_rows(path: Path, size: int, sparse: int = 0) -> Path:
-    """So many bytes of rows, and a hole that makes the file as large as `sparse`."""
+    """Writes `size` bytes of rows, then a hole that makes the file as large as `sparse`."""
     texts = corpus_texts(CORPUS, 20_000)
     with path.open("w") as file:
         for i in range(10**9):
@@ -79,18 +79,18 @@ def first_batch(model: Stella, corpus: Path, out: Path) -> float:
 
     real = worker.Progress.embedded
     worker.Progress.embedded = stop  # pyright: ignore[reportAttributeAccessIssue]
-    begin = time.perf_counter()
+    start = time.perf_counter()
     try:
         run_job(model, ORIGIN, [corpus], out, JobOptions())
     except FirstBatch:
-        return time.perf_counter() - begin
+        return time.perf_counter() - start
     finally:
         worker.Progress.embedded = real  # pyright: ignore[reportAttributeAccessIssue]
     raise AssertionError("there was no batch")
 
 
 class Counted(io.FileIO):
-    """A file whose bytes are counted as they are read."""
+    """A file that counts the bytes read."""
 
     bytes = 0
 
@@ -101,7 +101,7 @@ class Counted(io.FileIO):
 
 
 def bytes_read(model: Stella, corpus: Path, out: Path) -> float:
-    """Bytes read of the input over its size, of a run of the job."""
+    """Bytes that a run of the job reads of the input / its size."""
     real = location.open_regular
     location.open_regular = lambda path: io.BufferedReader(Counted(path))
     Counted.bytes = 0
@@ -113,7 +113,7 @@ def bytes_read(model: Stella, corpus: Path, out: Path) -> float:
 
 
 def close_ids(count: int, folder: Path) -> tuple[int, float]:
-    """Parts, and seconds to close a job of so many ids, all different."""
+    """Number of parts, and seconds to close a job of `count` distinct ids."""
     store, rng = open_store(folder / "out"), np.random.default_rng(0)
     store.prepare("", *FOLDERS)
     corpus = folder / "corpus.jsonl"
@@ -143,10 +143,10 @@ def close_ids(count: int, folder: Path) -> tuple[int, float]:
             job.key(split), name, True, Position(), PART_ROWS, 0, 1, hashlib.sha256().hexdigest(), "", "", True, ()
         )
         write_commit(store, commit)
-    close.manifest_fields = lambda *_: {}  # the fingerprint is no real one
-    begin = time.perf_counter()
+    close.manifest_fields = lambda *_: {}  # the fingerprint is a fake
+    start = time.perf_counter()
     assert close.close_job(job, {}, 1.0)
-    return parts, time.perf_counter() - begin
+    return parts, time.perf_counter() - start
 
 
 def main() -> None:
@@ -168,7 +168,7 @@ def main() -> None:
         command = [sys.executable, __file__, "--ids", str(options.ids), "--close", scratch]
         parts, seconds, gib = subprocess.run(command, check=True, capture_output=True, text=True).stdout.split()
         rows.append([f"{options.ids:.0e} ids of {parts} parts closed, {float(gib):.2f} GiB", float(seconds), ""])
-    publish("job: besides embedding, tiny", table(["what", "s", "ratio"], rows), options.out)
+    publish("job: overhead besides embedding, tiny", table(["task", "s", "ratio"], rows), options.out)
 
 
 def starts(folder: Path, repeats: int) -> list[list[object]]:
@@ -187,8 +187,8 @@ def starts(folder: Path, repeats: int) -> list[list[object]]:
     return [
         ["first batch, 10 MB", one, ""],
         ["first batch, 10 GB (sparse)", other, other / one],
-        ["bytes read over input, a fresh job", "", fresh],
-        ["bytes read over input, a finished one", "", again],
+        ["bytes read / input size, new job", "", fresh],
+        ["bytes read / input size, finished job", "", again],
     ]
 
 

@@ -1,4 +1,4 @@
-"""Tables of benchmark results, written and read: where they ran, with which versions, one row a measurement."""
+"""Benchmark results as Markdown tables with machine and versions: writing and reading them."""
 
 import os
 import platform
@@ -29,14 +29,14 @@ Row = dict[str, str]
 
 
 def machine() -> str:
-    """Device, cores, Python and versions, in a line."""
+    """Device, cores, Python and versions in one line."""
     name = _cpu_name() if jax.default_backend() == "cpu" else f"{jax.devices()[0].device_kind} on {_cpu_name()}"
     versions = ", ".join(f"{package} {_version(package)}" for package in PACKAGES if _version(package))
     return f"{name}, {os.cpu_count()} cores; Python {platform.python_version()}; {versions}"
 
 
 def device_slug() -> str:
-    """The device's name as a part of a file's: `amd-epyc-cpu`, `nvidia-h200`."""
+    """The device's name for a file name, such as `amd-epyc-cpu` or `nvidia-h200`."""
     cpu = jax.default_backend() == "cpu"
     name = f"{_cpu_name()} cpu" if cpu else jax.devices()[0].device_kind
     return re.sub(r"[^a-z0-9]+", "-", name.lower()).strip("-")
@@ -55,7 +55,7 @@ def _cpu_name() -> str:
 
 
 def table(columns: Sequence[str], rows: Sequence[Sequence[object]]) -> str:
-    """A Markdown table; floats with three significant digits or one decimal."""
+    """A Markdown table; floats have three significant digits or one decimal."""
     cells = [list(columns), ["---"] * len(columns), *([_cell(value) for value in row] for row in rows)]
     return "\n".join("| " + " | ".join(row) + " |" for row in cells)
 
@@ -67,7 +67,7 @@ def _cell(value: object) -> str:
 
 
 def read_tables(text: str) -> Iterator[tuple[str, list[Row]]]:
-    """(title, rows by column) of each table of a results file; of two columns of a name the last counts."""
+    """Yields (title, rows as dicts) of each table of a results file; of columns with the same name the last counts."""
     title, lines = "", list[str]()
     for line in [*text.splitlines(), ""]:
         if line.startswith("|"):
@@ -82,7 +82,7 @@ def read_tables(text: str) -> Iterator[tuple[str, list[Row]]]:
 
 
 def publish(title: str, text: str, out: Path | None) -> None:
-    """Prints a result under its command and machine, and appends it to a file of bench/results."""
+    """Prints a result with its command and machine, and appends it to `out`."""
     command = f"python {' '.join(sys.argv)}"
     whole = f"## {title}\n\n{time.strftime('%Y-%m-%d')}; `{command}`\n\n{machine()}\n\n{text}\n"
     print(whole)
@@ -93,7 +93,7 @@ def publish(title: str, text: str, out: Path | None) -> None:
 
 
 def timings(runs: Mapping[str, Callable[[], object]], repeats: int) -> dict[str, list[float]]:
-    """Seconds of each run, after one warm-up (compilation) each, taken in turns against drifting clocks."""
+    """Seconds of each run after one warm-up each; runs take turns, so that clock drift affects all alike."""
     for run in runs.values():
         run()
     seconds: dict[str, list[float]] = {name: [] for name in runs}
@@ -106,5 +106,5 @@ def timings(runs: Mapping[str, Callable[[], object]], repeats: int) -> dict[str,
 
 
 def interleaved(runs: Mapping[str, Callable[[], object]], repeats: int) -> dict[str, float]:
-    """Median seconds of each run, measured as `timings` does."""
+    """Median seconds of each run, as measured by `timings`."""
     return {name: statistics.median(seconds) for name, seconds in timings(runs, repeats).items()}

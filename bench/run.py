@@ -1,10 +1,10 @@
-"""Runs the benchmarks that suit this machine and writes one dated file of tables and a picture beside it.
+"""Runs the benchmarks for this machine, and writes a dated file of tables and a plot.
 
     python bench/run.py [NAME ...] [--small] [--folder bench/results] [--work build/bench]
 
-Without names: limits, load, latency, encode, quality, job, in less than half an hour on two cores; memory, convert,
-train and mine run when they are named. On an accelerator the peers that only know a CPU are left out. Checkpoints are
-kept in the work folder. A script that fails is named, the others go on, and the exit code is 1.
+Without names it runs limits, load, latency, encode, quality and job, in less than half an hour on two cores; memory,
+convert, train and mine must be named. On an accelerator, peers that support only the CPU are left out. Checkpoints are
+kept in the work folder. If a script fails, the others still run, and the exit code is 1.
 """
 
 import argparse
@@ -19,7 +19,7 @@ from checkpoint import SMALL, STELLA, write_checkpoint
 BENCH = Path(__file__).parent
 DEFAULT = ("limits", "load", "latency", "encode", "quality", "job")
 
-# What a script is given beside the checkpoint, by platform; "small" is to try it.
+# Arguments of each script besides the checkpoint, by platform; "small" is for trying it out.
 ARGUMENTS: dict[str, dict[str, str]] = {
     "limits": {"cpu": "", "accelerator": "", "small": "--texts 500 --length 128"},
     "load": {"cpu": "--repeats 1", "accelerator": "--repeats 1 --dtype bfloat16", "small": "--repeats 1"},
@@ -47,7 +47,7 @@ ARGUMENTS: dict[str, dict[str, str]] = {
 
 
 def commands(names: Sequence[str], kind: str, checkpoint: Path, out: Path) -> dict[str, list[str]]:
-    """Name -> the command that appends its table to `out`."""
+    """Name -> command, which appends its table to `out`."""
     common = ["--checkpoint", str(checkpoint), "--out", str(out)]
     flax = ["--flax", str(checkpoint.with_name(f"{checkpoint.name}-flax"))]
     return {
@@ -57,13 +57,13 @@ def commands(names: Sequence[str], kind: str, checkpoint: Path, out: Path) -> di
 
 
 def run(commands: Mapping[str, Sequence[str]], out: Path) -> list[str]:
-    """Runs each command with this Python in the repository's root; returns the names of those that failed."""
+    """Runs commands with this Python in the repository's root; returns the names of the failed ones."""
     failed = []
     for name, command in commands.items():
         print(f"== {name}: python {' '.join(command)}", flush=True)
-        begin = time.monotonic()
+        start = time.monotonic()
         code = subprocess.run([sys.executable, *command], cwd=BENCH.parent, check=False).returncode
-        print(f"== {name}: {time.monotonic() - begin:.0f} s, exit code {code}", flush=True)
+        print(f"== {name}: {time.monotonic() - start:.0f} s, exit code {code}", flush=True)
         if code:
             failed.append(name)
             with out.open("a") as file:
@@ -72,7 +72,7 @@ def run(commands: Mapping[str, Sequence[str]], out: Path) -> list[str]:
 
 
 def device() -> tuple[str, str]:
-    """JAX's platform and the device's name for a file, asked in a process that ends: it may take all of the memory."""
+    """JAX's platform and `device_slug`, from a process of its own, as JAX may reserve all of a device's memory."""
     script = "import jax, report; print(jax.default_backend(), report.device_slug())"
     process = subprocess.run([sys.executable, "-c", script], cwd=BENCH, check=True, capture_output=True, text=True)
     platform, slug = process.stdout.split()[-2:]
@@ -80,7 +80,7 @@ def device() -> tuple[str, str]:
 
 
 def new_file(folder: Path, slug: str) -> Path:
-    """A name that is not taken: `2026-01-31-nvidia-h200.md`, then `-2.md` and so on."""
+    """A file that does not exist: `2026-01-31-nvidia-h200.md`, else `-2.md` and so on."""
     stem, number = f"{time.strftime('%Y-%m-%d')}-{slug}", 2
     file = folder / f"{stem}.md"
     while file.exists():
@@ -90,14 +90,14 @@ def new_file(folder: Path, slug: str) -> Path:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("names", nargs="*", metavar="NAME", help=f"of {', '.join(ARGUMENTS)}")
-    parser.add_argument("--small", action="store_true", help="a small encoder and few texts, to try the scripts")
-    parser.add_argument("--folder", type=Path, default=Path("bench/results"), help="of the file and the picture")
-    parser.add_argument("--work", type=Path, default=Path("build/bench"), help="where the checkpoints are kept")
+    parser.add_argument("names", nargs="*", metavar="NAME", help=f"benchmarks: {', '.join(ARGUMENTS)}")
+    parser.add_argument("--small", action="store_true", help="use a small encoder and few texts, to try the scripts")
+    parser.add_argument("--folder", type=Path, default=Path("bench/results"), help="folder of the results")
+    parser.add_argument("--work", type=Path, default=Path("build/bench"), help="folder of the checkpoints")
     options = parser.parse_args()
     names = options.names or list(DEFAULT)
     if unknown := [name for name in names if name not in ARGUMENTS]:
-        parser.error(f"there is no benchmark {unknown[0]}; there are {', '.join(ARGUMENTS)}")
+        parser.error(f"unknown benchmark {unknown[0]}; choose from {', '.join(ARGUMENTS)}")
     platform, slug = device()
     kind = "small" if options.small else "cpu" if platform == "cpu" else "accelerator"
     checkpoint = options.work / ("small" if options.small else "stella")
@@ -110,7 +110,7 @@ def main() -> None:
         failed += run(picture, out)
     print(f"== {out}")
     if failed:
-        raise SystemExit(f"{', '.join(failed)} failed; what they said is above.")
+        raise SystemExit(f"failed: {', '.join(failed)}; their output is above.")
 
 
 if __name__ == "__main__":

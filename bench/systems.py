@@ -1,6 +1,6 @@
-"""What embeds texts: this project and its peers, each with the same weights, tokens and cores.
+"""The systems that benchmarks compare: this project and its peers, with the same weights, tokens and cores.
 
-A peer that cannot run here, for want of a package or of a kernel, is left out with a sentence.
+A peer that cannot run here, as a package or a kernel is missing, is left out with a sentence that says why.
 """
 
 import json
@@ -24,29 +24,29 @@ from stella_jax.tokenizer import Tokenizer
 
 BATCH_SIZE = 32  # sentence-transformers' default
 
-# Arrays of all scores, float32, that the exported attention keeps at a time: 4.6 to 7.6 were seen, by peaks of memory.
+# Float32 arrays of all scores that the exported attention keeps at a time: 4.6 to 7.6, measured by peak memory.
 SCORES = 6
 
 
 def batches_of_32(texts: Sequence[str], length: int) -> Iterator[list[int]]:
-    """Places of the texts in batches as sentence-transformers makes them, most characters first."""
+    """Indices of texts in sentence-transformers' batches, longest first."""
     order = sorted(range(len(texts)), key=lambda i: -len(texts[i]))
     yield from (order[i : i + BATCH_SIZE] for i in range(0, len(order), BATCH_SIZE))
 
 
 class LeftOutError(Exception):
-    """Why a peer does not run here."""
+    """A peer cannot run here; the message says why."""
 
 
 @dataclass(frozen=True, slots=True)
 class System:
-    """Something that embeds texts.
+    """A system that embeds texts.
 
     Attributes:
-      name: as tables give it.
-      encode: (texts, most tokens of a text) -> embeddings [n, dim] in their order; the former are cut at the latter.
-      score_bytes: memory that attention takes for a row of T tokens, over T^2; 0 where it keeps no whole scores.
-      batches: (texts, most tokens of a text) -> the places of the texts in each batch.
+      name: its name in tables.
+      encode: (texts, tokens at which they are truncated) -> embeddings [n, dim] in their order.
+      score_bytes: attention's memory for a row of T tokens / T^2; 0 if it does not store all scores.
+      batches: (texts, tokens at which they are truncated) -> indices of the texts of each batch.
       pads: whether the texts of a batch are padded to the longest.
     """
 
@@ -57,22 +57,22 @@ class System:
     pads: bool = True
 
     def computed(self, texts: Sequence[str], counts: Sequence[int], length: int) -> int:
-        """Tokens that it computes, padding included, for texts of these token counts, cut at `length`."""
+        """Tokens computed, padding included, for texts with these token counts, truncated at `length`."""
         if not self.pads:
             return sum(counts)
         return sum(len(places) * max(counts[i] for i in places) for places in self.batches(texts, length))
 
     def too_large(self, count: int, length: int) -> str:
-        """Why it cannot take so many texts of this length, in a sentence; empty where it can."""
-        needed, there = min(count, BATCH_SIZE) * length**2 * self.score_bytes, _available_memory()
-        if needed < 0.7 * there:
+        """A sentence if `count` texts of this length do not fit in memory; else ""."""
+        needed, available = min(count, BATCH_SIZE) * length**2 * self.score_bytes, _available_memory()
+        if needed < 0.7 * available:
             return ""
-        sizes = f"some {needed / 1e9:.1f} GB for its scores, of {there / 1e9:.1f} that are free"
-        return f"{self.name} is left out at {length} tokens: it would take {sizes}."
+        sizes = f"some {needed / 1e9:.1f} GB for attention scores, and {available / 1e9:.1f} GB are free"
+        return f"{self.name} is left out at {length} tokens: it needs {sizes}."
 
 
 def threads() -> int:
-    """Threads of every system: JAX takes as many as there are cores for the process."""
+    """Threads of every system: the process's cores, as in JAX."""
     return len(os.sched_getaffinity(0))
 
 
@@ -87,7 +87,7 @@ def stella_jax(model: Stella) -> System:
 
 
 def sentence_transformers(directory: Path, dtype: str) -> System:
-    """sentence-transformers over transformers' own class."""
+    """sentence-transformers with transformers' own class."""
     try:
         import torch
         from sentence_transformers import SentenceTransformer
@@ -105,11 +105,11 @@ def sentence_transformers(directory: Path, dtype: str) -> System:
 
 
 def torch_by_tokens(directory: Path, dtype: str, name: str, attention: str = "sdpa", compiled: bool = False) -> System:
-    """sentence-transformers' modules, with more texts at a time than its loop takes (see on_torch.py)."""
+    """sentence-transformers' modules with larger batches than its own loop (see on_torch.py)."""
     try:
         device = _torch_device()
         if attention == "flash_attention_2" and dtype == "float32":
-            raise LeftOutError("flash attention has no kernels for it")
+            raise LeftOutError("flash attention does not support float32")
         encode = torch_encoder(directory, dtype, device, attention, compiled)
     except ImportError as error:
         raise LeftOutError(f"{error.name or 'flash_attn'} is not installed") from None
@@ -123,7 +123,7 @@ def _torch_device() -> str:
         torch.set_num_threads(threads())
         return "cpu"
     if not torch.cuda.is_available():
-        raise LeftOutError("torch sees no accelerator here")
+        raise LeftOutError("torch finds no accelerator")
     return "cuda"
 
 
@@ -131,9 +131,9 @@ def onnx_runtime(directory: Path, dtype: str) -> System:
     """ONNX Runtime's CPU kernels on the exported model."""
     _needs_cpu()
     if dtype != "float32":
-        raise LeftOutError(f"its CPU kernels are not made for {dtype}")
+        raise LeftOutError(f"its CPU kernels do not support {dtype}")
     try:
-        onnxruntime = import_module("onnxruntime")  # by name: what checks types has no need of it
+        onnxruntime = import_module("onnxruntime")  # by name, so that type checks do not need it
     except ImportError as error:
         raise LeftOutError(f"{error.name} is not installed") from None
     options = onnxruntime.SessionOptions()
@@ -150,15 +150,15 @@ def open_vino(directory: Path, dtype: str) -> System:
     """OpenVINO's CPU plugin on the exported model."""
     _needs_cpu()
     try:
-        sys.modules.setdefault("openvino_telemetry", cast(Any, None))  # it reports each import, or asks for leave to
+        sys.modules.setdefault("openvino_telemetry", cast(Any, None))  # no telemetry at import
         openvino = import_module("openvino")
     except ImportError as error:
         raise LeftOutError(f"{error.name} is not installed") from None
     core = openvino.Core()
     if dtype == "bfloat16" and "BF16" not in core.get_property("CPU", "OPTIMIZATION_CAPABILITIES"):
-        raise LeftOutError("this processor has no bfloat16 for it")
+        raise LeftOutError("it does not support bfloat16 on this CPU")
     settings = {
-        "INFERENCE_PRECISION_HINT": {"float32": "f32", "bfloat16": "bf16"}[dtype],  # by default bf16 where it can
+        "INFERENCE_PRECISION_HINT": {"float32": "f32", "bfloat16": "bf16"}[dtype],  # bf16 is the default on some CPUs
         "INFERENCE_NUM_THREADS": threads(),
         "PERFORMANCE_HINT": "LATENCY",
     }
@@ -179,17 +179,17 @@ ACCELERATOR_PEERS = ("sentence-transformers", "torch", "torch-compiled", "torch-
 
 
 def usual_peers() -> list[str]:
-    """Names of those that people would take on this platform."""
+    """Names of the usual peers on this platform."""
     return [*(CPU_PEERS if jax.default_backend() == "cpu" else ACCELERATOR_PEERS)]
 
 
 def peers(directory: Path, dtype: str, wanted: Sequence[str]) -> tuple[list[System], list[str]]:
-    """The wanted peers that run here, and a sentence for each that does not."""
+    """The wanted peers that can run here, and a sentence for each that cannot."""
     found, sentences = [], []
     for name in wanted:
         try:
             if json.loads((directory / "config.json").read_text())["model_type"] not in ("gte", "qwen2"):
-                raise LeftOutError("it cannot read this spelling of config.json")
+                raise LeftOutError("it cannot read this config.json")
             found.append(PEERS[name](directory, dtype))
         except LeftOutError as reason:
             sentences.append(f"{name} is left out in {dtype}: {reason}.")
@@ -198,7 +198,7 @@ def peers(directory: Path, dtype: str, wanted: Sequence[str]) -> tuple[list[Syst
 
 def _needs_cpu() -> None:
     if (platform := jax.default_backend()) != "cpu":
-        raise LeftOutError(f"it runs on the CPU here, not on the {platform}")
+        raise LeftOutError(f"it runs on the CPU only, not on the {platform}")
 
 
 def _file(directory: Path) -> str:
@@ -214,7 +214,7 @@ def _available_memory() -> int:
 
 
 def _exported_system(name: str, directory: Path, forward: Callable[[np.ndarray, np.ndarray], np.ndarray]) -> System:
-    """A system of a forward pass (ids, mask) -> embeddings, with the checkpoint's own tokenizer."""
+    """A system from a forward pass (ids, mask) -> embeddings, with the checkpoint's tokenizer."""
     checkpoint = Checkpoint.open(directory)
     tokenizer, config = checkpoint.tokenizer(), checkpoint.layout.config
 
@@ -230,7 +230,7 @@ def _exported_system(name: str, directory: Path, forward: Callable[[np.ndarray, 
 
 
 def _padded(tokenizer: Tokenizer, texts: list[str], pad_id: int) -> tuple[np.ndarray, np.ndarray]:
-    """The ids and the mask (B, T) of a batch, as long as its longest text."""
+    """Ids and mask (B, T) of a batch, padded to its longest text."""
     rows = [tokens.ids for tokens in tokenizer.encode(texts)]
     ids = np.full((len(rows), max(map(len, rows))), pad_id, np.int64)
     mask = np.zeros_like(ids)

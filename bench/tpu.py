@@ -1,11 +1,12 @@
-"""Compiles an encoder for TPU pods, on a machine without a TPU, and reports what the compiler says.
+"""Compiles an encoder for TPU pods on a machine without a TPU, and checks the compiled programs.
 
     python bench/tpu.py [--model stella|qwen2] [--topology v5e:2x4 ...] [--length 128 512 8192] [--out FILE]
 
-libtpu (extra `tpu`) compiles ahead of time for a described topology. Refused programs, collectives, wasted FLOPs, HBM
-traffic and memory beyond the chip's show here; speed does not. The bound on work is the encoder's own: of stella's 434M
-0.8053 GFLOP a token in matmuls and 98,304 * length FLOP in attention. Exits with 1 where a program needs more than 1.1
-times that, a collective, or more HBM than a chip has, or is without the attention kernel.
+libtpu (extra `tpu`) compiles ahead of time for a described topology. This finds programs that do not compile,
+collectives, wasted FLOPs, HBM traffic, and programs that do not fit in memory; it does not measure speed. The bound is
+the encoder's own FLOPs, for stella's 434M 0.8053 GFLOP per token in matmuls and 98,304 * length FLOP in attention. Exits
+with 1 if a program needs more than 1.1 times that, a collective or more HBM than a chip has, or lacks the attention
+kernel.
 """
 
 import argparse
@@ -14,7 +15,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
-# libtpu asks for a host's metadata unless it is told that there is none.
+# Keeps libtpu from querying the host's metadata.
 os.environ |= {
     "TPU_SKIP_MDS_QUERY": "1",
     "TPU_ACCELERATOR_TYPE": "v5litepod-8",
@@ -34,12 +35,12 @@ from stella_jax.flops import attention_flops, linear_flops
 
 TOPOLOGIES = ("v5e:2x4", "v5e:16x16", "v6e:16x16", "v5p:8x8x8")
 LENGTHS = (128, 512, 8192)
-MOST = 1.1  # times the bound
+MAX_RATIO = 1.1  # FLOPs / bound
 
 
 @dataclass(frozen=True, slots=True)
 class Chip:
-    """What a program may fill, and the published peaks that its work is set against."""
+    """A chip's usable memory and its published peak rates."""
 
     hbm_gib: float
     bf16_flops: float
@@ -55,7 +56,7 @@ CHIPS = {
 
 @dataclass(frozen=True, slots=True)
 class Result:
-    """A compiled bucket; FLOPs and bytes are those of one chip and batch."""
+    """A compiled bucket, with FLOPs and bytes of one chip and batch."""
 
     config: EncoderConfig
     topology: str
@@ -90,25 +91,26 @@ class Result:
 
     @property
     def hbm_of_mxu_time(self) -> float:
-        """Seconds of memory traffic over seconds of matmuls, each at the chip's peak."""
+        """Seconds of memory traffic / seconds of matmuls, each at the chip's peak."""
         flops = self.matmul_flops + self.kernel_flops
         return (self.hbm_bytes / self.chip.hbm_bytes) / (flops / self.chip.bf16_flops)
 
     def faults(self) -> Iterator[str]:
-        """What is wrong with it, a sentence each."""
+        """Failed checks, a sentence each."""
         where = f"{self.topology} at {self.rows} x {self.length} tokens"
         if self.collectives:
-            yield f"{where} has {self.collectives} collectives; a data-parallel forward pass must need none."
+            yield f"{where}: {self.collectives} collectives; expected none in a data-parallel forward pass."
         if self.hbm_gib > self.chip.hbm_gib:
-            yield f"{where} needs {self.hbm_gib:.1f} GiB of a chip's {self.chip.hbm_gib}; lower the token budget."
+            yield f"{where}: needs {self.hbm_gib:.1f} GiB of a chip's {self.chip.hbm_gib}; lower the token budget."
         if self.kernels != (expected := int(self.length >= FLASH_TILE)):
-            yield f"{where} has {self.kernels} attention kernels in its layer; {expected} is expected."
-        # Fewer than the bound: the count is wrong.
-        if not 0.999 <= self.matmuls_of_bound <= MOST:
-            yield f"{where} takes {self.matmuls_of_bound:.3f} times the FLOPs of its matmuls; {MOST} is allowed."
-        # Other lengths are padded to the kernel's tile, and cost so.
-        if self.length % FLASH_TILE == 0 and not 0.999 <= self.attention_of_bound <= MOST:
-            yield f"{where} takes {self.attention_of_bound:.3f} times the FLOPs of attention; {MOST} is allowed."
+            yield f"{where}: {self.kernels} attention kernels in a layer; expected {expected}."
+        # Less than the bound means that the count is wrong.
+        if not 0.999 <= self.matmuls_of_bound <= MAX_RATIO:
+            yield f"{where}: {self.matmuls_of_bound:.3f} times the bound of matmul FLOPs; expected at most {MAX_RATIO}."
+        # Other lengths are padded to the kernel's tile.
+        if self.length % FLASH_TILE == 0 and not 0.999 <= self.attention_of_bound <= MAX_RATIO:
+            ratio = self.attention_of_bound
+            yield f"{where}: {ratio:.3f} times the bound of attention FLOPs; expected at most {MAX_RATIO}."
 
     def cells(self) -> list[object]:
         return [self.topology, self.chips, f"{self.rows} x {self.length}", self.seconds, self.hbm_gib,
@@ -118,21 +120,20 @@ class Result:
                 self.moves]  # fmt: skip
 
 
-COLUMNS = ("topology", "chips", "rows x tokens a chip", "compile s", "HBM GiB a chip", "of it temporaries",
-           "attention kernels", "collectives", "matmul GFLOP a token", "of the bound", "kernel GFLOP a token",
-           "of the bound", "HBM MB a token", "HBM / MXU time", "moves in a layer")  # fmt: skip
+COLUMNS = ("topology", "chips", "rows x tokens per chip", "compile s", "HBM GiB per chip", "temporaries GiB",
+           "attention kernels", "collectives", "matmul GFLOP/token", "of the bound", "kernel GFLOP/token",
+           "of the bound", "HBM MB/token", "HBM / MXU time", "moves per layer")  # fmt: skip
 NOTES = """
 FLOPs are counted from the optimised program: dots and convolutions as often as their loop runs, the attention kernel by
-the cost that it states, which holds the softmax (1 / head_dim) too. The bounds are {linear:.4f} GFLOP a
+its cost estimate, which includes the softmax (1 / head_dim). The bounds are {linear:.4f} GFLOP per
 token and {attention:,} FLOP times the length; at most {most} times either is allowed. The matmuls
-beyond their bound are the rotation's, which swaps halves of heads in the matrix unit.
+beyond the bound are those of RoPE, which swaps halves of heads in the matrix unit.
 
-HBM MB a token: every instruction reads and writes each of its arrays once, tiles and their padding whole, VMEM free.
-What the kernel reads again for each block of queries is not in it. HBM / MXU time: that traffic against those FLOPs,
-each at the chip's published peak in bfloat16. Moves: instructions of a layer that only move or convert 1 MiB or more
-within HBM.
+HBM MB/token: every instruction reads and writes each of its arrays once, tiles with their padding, VMEM not counted;
+repeated reads of the attention kernel are not included. HBM / MXU time: that traffic against those FLOPs, each at the
+chip's published bfloat16 peak. Moves: instructions of a layer that only move or convert 1 MiB or more within HBM.
 
-Compile times are of one run each, and noisy.
+Compile times are from one run each, and noisy.
 """
 
 
@@ -172,7 +173,7 @@ def main() -> None:
         for length in options.length:
             results.append(measure(config, topology, length, options.dtype))
             print(*results[-1].cells(), flush=True)
-    bounds = {"linear": linear_flops(config) / 1e9, "attention": attention_flops(config, 1), "most": MOST}
+    bounds = {"linear": linear_flops(config) / 1e9, "attention": attention_flops(config, 1), "most": MAX_RATIO}
     text = table(COLUMNS, [result.cells() for result in results]) + "\n" + NOTES.format(**bounds)
     publish(f"tpu: {options.model}'s encoder, {options.dtype}, compiled ahead of time", text, options.out)
     if faults := [fault for result in results for fault in result.faults()]:

@@ -2,13 +2,13 @@
 
     python bench/train.py [--checkpoint DIR] [--length N] [--dtype D] [--alone] [--out FILE]   # the triplet loss
     python bench/train.py --loss all --small            # each loss
-    python bench/train.py --grad-cache 1024 --mini-batch 64 --small    # memory of a large batch, against 64 rows alone
-    python bench/train.py --lora 8                      # adapters of rank 8 on all linear maps, against all parameters
+    python bench/train.py --grad-cache 1024 --mini-batch 64 --small    # a large batch against 64 rows only
+    python bench/train.py --lora 8                      # LoRA of rank 8 on all linear layers, against all parameters
 
-Same random weights of stella's full size, same texts in the same batches, same cores: the triplets of a model card, 16
-to a batch, or texts of a fixed number of tokens. A step is what a trainer does with a batch: tokenize, forward with
-dropout, loss, backward, clip, AdamW, schedule. Each measurement is a process of its own, in turns; compilation is taken
-out of the rate and given beside it. Only useful tokens count. The peer needs the test extra on Python 3.11 (torch).
+Both have random weights of stella's full size, and the same texts, batches and cores: the triplets of a model card, 16
+per batch, or texts of a fixed number of tokens. A step is tokenization, forward with dropout, loss, backward, clipping,
+AdamW and schedule. Each measurement is a process of its own, and they take turns; compilation is excluded from the rate
+and listed separately. Only useful tokens count, not padding. The peer needs the test extra on Python 3.11 (torch).
 """
 
 import argparse
@@ -23,7 +23,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-# This file's folder comes last, or it would be taken for the package of its name.
+# Put this folder last on the path: its scripts have the names of packages.
 sys.path.append(sys.path.pop(0))
 
 import jax
@@ -48,16 +48,16 @@ STEPS = 100  # of the learning rate's schedule
 ADAMW = OptimizerSection()
 SYSTEMS = {"stella-jax": "ours", "sentence-transformers": "theirs"}
 
-# The texts of each column, and a further column of numbers by its name.
+# The texts of each column, and further columns of numbers by name.
 Work = tuple[list[list[str]], dict[str, np.ndarray]]
-# One step: a batch in, the tokens that it has out.
+# One step: a batch -> its number of tokens.
 Step = Callable[[list[list[str]], dict[str, np.ndarray]], int]
-# GiB that the compiled step needs, by XLA's account: arguments, results and temporary arrays.
+# GiB of the compiled step's arguments, results and temporaries, from XLA's memory analysis.
 Compiled = Callable[[], float]
 
 
 def batches(loss: Compared, batch_size: int, length: int, dim: int) -> list[Work]:
-    """Three batches that differ: the card's triplets over and over, or, with a length, texts too long for it."""
+    """Three different batches: the card's triplets, repeated; with a length, texts that are longer than it."""
     rng = np.random.default_rng(0)
     shape = [] if loss.numbers == 0 else [dim if loss.numbers < 0 else loss.numbers]
     rows = [json.loads(line) for line in TRIPLETS.read_text().splitlines()]
@@ -134,7 +134,7 @@ def theirs(directory: Path, options: argparse.Namespace, _: list[Work]) -> tuple
 
 
 def adapt(model: Any, rank: int) -> None:
-    """Adds peft's adapters, which alone train."""
+    """Adds peft's adapters, and freezes everything else."""
     from peft import LoraConfig, inject_adapter_in_model
 
     config = LoraConfig(r=rank, lora_alpha=2 * rank, target_modules=list(NEW.linears))
@@ -144,19 +144,19 @@ def adapt(model: Any, rank: int) -> None:
 
 
 def measure(system: str, directory: Path, options: argparse.Namespace) -> None:
-    """Prints what one process saw."""
+    """Measures one system in this process and prints the result as JSON."""
     dim = json.loads((directory / "2_Dense_1024/config.json").read_text())["out_features"]
     work = batches(LOSSES[options.loss], options.batch_size, options.length, dim)
     step, compiled = (ours if system == "ours" else theirs)(directory, options, work)
-    begin = time.perf_counter()
+    start = time.perf_counter()
     for each in work:  # every shape is compiled
         step(*each)
-    warm_up, rates, seconds = time.perf_counter() - begin, [], []
+    warm_up, rates, seconds = time.perf_counter() - start, [], []
     for _ in range(options.steps):
         for each in work:
-            begin = time.perf_counter()
+            start = time.perf_counter()
             tokens = step(*each)
-            seconds.append(time.perf_counter() - begin)
+            seconds.append(time.perf_counter() - start)
             rates.append(tokens / seconds[-1])
     compiling = max(0.0, warm_up - len(work) * statistics.median(seconds))
     found = {
@@ -170,7 +170,7 @@ def measure(system: str, directory: Path, options: argparse.Namespace) -> None:
 
 
 def peak() -> float:
-    """GiB that this process has held at most: on an accelerator those of its memory, else resident."""
+    """Peak GiB of the accelerator's memory, or on a CPU of this process's resident memory."""
     if (stats := jax.devices()[0].memory_stats()) and "peak_bytes_in_use" in stats:
         return stats["peak_bytes_in_use"] / 2**30
     lines = Path("/proc/self/status").read_text().splitlines()
@@ -178,21 +178,21 @@ def peak() -> float:
 
 
 def matmul_rate(dtype: str) -> float:
-    """FLOP/s of large matmuls by JAX in this process, the best of a few."""
+    """FLOP/s of large matmuls in JAX, the best of a few runs."""
     n = 2048 if jax.default_backend() == "cpu" else 16_384
     a = jnp.ones((n, n), dtype)
     multiply = jax.jit(lambda a: a @ a)
     multiply(a).block_until_ready()
     seconds = []
     for _ in range(5):
-        begin = time.perf_counter()
+        start = time.perf_counter()
         multiply(a).block_until_ready()
-        seconds.append(time.perf_counter() - begin)
+        seconds.append(time.perf_counter() - start)
     return 2 * n**3 / min(seconds)
 
 
 def step_flops(config: EncoderConfig, tokens: int) -> float:
-    """FLOPs that a step needs for a token of a text of so many: forward, and twice that for the gradient."""
+    """FLOPs of a step per token of a text of `tokens` tokens: forward, and twice that for the gradient."""
     return 3 * (linear_flops(config) + attention_flops(config, tokens))
 
 
@@ -205,7 +205,7 @@ def in_a_process(system: str, directory: Path, options: argparse.Namespace) -> d
 
 
 def medians(directory: Path, options: argparse.Namespace) -> dict[str, dict[str, float]]:
-    """What each system was seen to do, the median of its processes, which take turns."""
+    """Results of each system, the medians of its processes, which take turns."""
     systems = list(SYSTEMS)[: 1 if options.alone else 2]
     runs = {system: [] for system in systems}
     for _ in range(options.repeats):
@@ -220,7 +220,7 @@ def medians(directory: Path, options: argparse.Namespace) -> dict[str, dict[str,
 def rows_of(directory: Path, config: EncoderConfig, options: argparse.Namespace) -> list[list[object]]:
     best = medians(directory, options)
     systems = list(best)
-    flops = step_flops(config, options.length or 24)  # the card's texts have about so many
+    flops = step_flops(config, options.length or 24)  # the card's texts have about 24 tokens
     return [
         [
             system,
@@ -237,21 +237,23 @@ def rows_of(directory: Path, config: EncoderConfig, options: argparse.Namespace)
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--checkpoint", type=Path, help="keep the random checkpoint here, or find it here")
+    parser.add_argument("--checkpoint", type=Path, help="the random checkpoint; written if it does not exist")
     parser.add_argument("--loss", default="triplet", choices=["all", *LOSSES])
     parser.add_argument("--mini-batch", type=int, default=0, help="rows that pass the encoder at once; 0 is all")
-    parser.add_argument("--grad-cache", type=int, default=0, help="rows of a batch whose mini-batches are --mini-batch")
-    parser.add_argument("--small", action="store_true", help="an encoder of two small layers, to try the script")
-    parser.add_argument("--batch-size", type=int, default=16, help="triplets of a step")
-    parser.add_argument("--length", type=int, default=0, help="tokens of every text; 0 takes the card's triplets")
+    parser.add_argument("--grad-cache", type=int, default=0, help="batch size to measure GradCache with --mini-batch")
+    parser.add_argument("--small", action="store_true", help="use a small encoder of two layers, to try the script")
+    parser.add_argument("--batch-size", type=int, default=16, help="rows of a step")
+    parser.add_argument("--length", type=int, default=0, help="tokens of every text; 0 uses the card's triplets")
     parser.add_argument(
         "--dtype", default="float32", choices=["float32", "bfloat16"], help="of ours; theirs is float32"
     )
     parser.add_argument("--no-dropout", action="store_true")
-    parser.add_argument("--remat", action="store_true", help="compute ours again instead of keeping it")
-    parser.add_argument("--steps", type=int, default=2, help="times that each of three batches is measured")
+    parser.add_argument("--remat", action="store_true", help="rematerialize our layers")
+    parser.add_argument("--steps", type=int, default=2, help="measurements of each of the three batches")
     parser.add_argument("--repeats", type=int, default=2, help="processes of each system")
-    parser.add_argument("--lora", type=int, default=0, metavar="RANK", help="adapters of this rank, and all parameters")
+    parser.add_argument(
+        "--lora", type=int, default=0, metavar="RANK", help="measure LoRA of this rank and full training"
+    )
     parser.add_argument("--rank", type=int, default=0, help=argparse.SUPPRESS)
     parser.add_argument("--alone", action="store_true", help="without the peer")
     parser.add_argument("--out", type=Path, help="append the table to this file")
@@ -265,17 +267,17 @@ def main() -> None:
 
 
 def compare(config: EncoderConfig, options: argparse.Namespace) -> None:
-    """Prints the table."""
+    """Measures both systems and publishes the table."""
     what = f"{options.length} tokens a text" if options.length else "the card's triplets"
     with tempfile.TemporaryDirectory() as scratch:
         directory = write_checkpoint(options.checkpoint or Path(scratch) / "stella", config)
         if options.grad_cache:
             title = f"GradCache: {CACHED}, {what}, {options.dtype}"
-            columns = ["system", "rows", "in parts of", "useful tok/s", "peak GiB", "of a part's"]
+            columns = ["system", "rows", "mini-batch", "useful tok/s", "peak GiB", "of one mini-batch"]
             rows = parts(directory, options)
         elif options.lora:
             title = f"LoRA: {options.loss}, {options.batch_size} rows a step, {what}, {options.dtype}"
-            columns = ["system", "trains", "useful tok/s", "peak GiB", "of all parameters'", "compiled GiB"]
+            columns = ["system", "trained", "useful tok/s", "peak GiB", "of full training", "compiled GiB"]
             rows = adapters(directory, options)
         elif options.loss == "all":
             title = f"losses: {options.batch_size} rows a step, {what}, {options.dtype}"
@@ -298,7 +300,7 @@ def each_loss(directory: Path, options: argparse.Namespace) -> list[list[object]
 
 
 def parts(directory: Path, options: argparse.Namespace) -> list[list[object]]:
-    """A batch of as many rows as a part has, alone, and all rows in such parts."""
+    """Rows for a batch of one mini-batch, and for the whole batch in mini-batches."""
     alone = {"loss": CACHED, "batch_size": options.mini_batch, "mini_batch": 0}
     whole = {"loss": CACHED, "batch_size": options.grad_cache}
     small, large = (medians(directory, argparse.Namespace(**vars(options) | each)) for each in (alone, whole))
@@ -310,7 +312,7 @@ def parts(directory: Path, options: argparse.Namespace) -> list[list[object]]:
 
 
 def adapters(directory: Path, options: argparse.Namespace) -> list[list[object]]:
-    """All parameters, then adapters alone."""
+    """Rows for full training and for LoRA."""
     ranks = (0, options.lora)
     full, lora = (medians(directory, argparse.Namespace(**vars(options) | {"rank": rank})) for rank in ranks)
     return [
