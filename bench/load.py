@@ -4,8 +4,8 @@
 
 Each measurement is a process of its own; they take turns, and numbers are medians. The peer is sentence-transformers
 on the same file (needs the test extra on Python 3.11). Files are in the page cache. A peak is the highest resident
-memory so far divided by the size of the weights; a job also computes the fingerprint. If other work runs on the machine,
-CPU seconds (of all threads) are more reliable than wall seconds.
+memory so far divided by the size of the weights; a job also computes the fingerprint. If other work runs on the
+machine, CPU seconds (of all threads) are more reliable than wall seconds.
 """
 
 import argparse

@@ -3,8 +3,8 @@
     python bench/memory.py [--length 512 2048 8192] [--dtype D] [--peers sentence-transformers] [--out FILE]
 
 Each measurement is a process of its own: it loads the model, resets the peak, embeds (compilation included), and reads
-the peak of its resident memory, or on an accelerator of the device's memory. "Beyond the model" subtracts the weights in
-the compute dtype; on a CPU it includes Python, JAX and its compiler. The target is 4 GB at 8192 tokens.
+the peak of its resident memory, or on an accelerator of the device's memory. "Beyond the model" subtracts the weights
+in the compute dtype; on a CPU it includes Python, JAX and its compiler. The target is 4 GB at 8192 tokens.
 """
 
 import argparse
@@ -39,7 +39,7 @@ def reset_peak() -> None:
 
 
 def memory(*, peak: bool) -> int:
-    """Current or peak bytes of an accelerator's memory; on a CPU of resident memory, with the peak since `reset_peak`."""
+    """Current or peak bytes of an accelerator's memory, or on a CPU of resident memory (peak since `reset_peak`)."""
     stats = jax.devices()[0].memory_stats()
     if stats is None:
         return resident("VmHWM" if peak else "VmRSS")

@@ -4,9 +4,9 @@
 
 libtpu (extra `tpu`) compiles ahead of time for a described topology. This finds programs that do not compile,
 collectives, wasted FLOPs, HBM traffic, and programs that do not fit in memory; it does not measure speed. The bound is
-the encoder's own FLOPs, for stella's 434M 0.8053 GFLOP per token in matmuls and 98,304 * length FLOP in attention. Exits
-with 1 if a program needs more than 1.1 times that, a collective or more HBM than a chip has, or lacks the attention
-kernel.
+the encoder's own FLOPs, for stella's 434M 0.8053 GFLOP per token in matmuls and 98,304 * length FLOP in attention.
+Exits with 1 if a program needs more than 1.1 times that, a collective or more HBM than a chip has, or lacks the
+attention kernel.
 """
 
 import argparse
