@@ -101,7 +101,7 @@ def test_parameters_that_do_not_move_though_they_should_stop_the_run():
     check = UpdateCheck(BEFORE)
     for metrics in (WARM_UP, PUSHED, PUSHED):
         check.after(BEFORE, metrics)
-    with pytest.raises(StellaError, match="learning_rate: .* no parameter has changed after 3 steps"):
+    with pytest.raises(StellaError, match=r"learning_rate: .* no parameter has changed after 3 steps"):
         check.after(BEFORE, PUSHED)
 
 

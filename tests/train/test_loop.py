@@ -536,7 +536,7 @@ def test_a_loss_that_is_no_number_stops_the_run_and_keeps_the_last_good_checkpoi
 
 
 def test_parameters_that_do_not_move_are_no_training(data, tmp_path):
-    with pytest.raises(StellaError, match="learning_rate: .* no parameter has changed after 3 steps"):
+    with pytest.raises(StellaError, match=r"learning_rate: .* no parameter has changed after 3 steps"):
         train(tree(data, tmp_path, optimizer={"learning_rate": 1e-20}))
 
 
