@@ -36,9 +36,9 @@ def test_of_a_sound_run_nothing_is_said():
 
 
 def test_fewer_rows_than_a_batch():
-    assert said(recipe(loop={"batch_size": 11})) == ["rows.jsonl has 10 rows, fewer than loop.batch_size = 11."]
+    assert said(recipe(loop={"batch_size": 11})) == ["rows.jsonl: 10 rows, fewer than loop.batch_size = 11."]
     check_data(recipe(loop={"batch_size": 11}), ROWS)
-    with pytest.raises(StellaError, match=r"rows\.jsonl has 10 rows, fewer than loop\.batch_size = 11, and data\.drop"):
+    with pytest.raises(StellaError, match=r"rows\.jsonl: 10 rows, fewer than loop\.batch_size = 11, and data\.drop"):
         check_data(recipe(loop={"batch_size": 11}, data={"drop_last": True}), ROWS)
     check_data(recipe(data={"drop_last": True}), ROWS)
 

@@ -326,9 +326,9 @@ def test_overrides_make_sections(read):
         ("evaluators=[{name='a', kind='pairs', path='p', at=3}]", "unknown key evaluators[0].at"),
         ("evaluators=[{name='a/b', kind='pairs', path='p'}]", "evaluators: the name 'a/b' "),
         ("seed=-1", "seed = -1 must be a whole number"),
-        ("loop.epochs", "--set 'loop.epochs' is not of the form section.key=value"),
-        ("loop..x=1", "--set 'loop..x=1' is not of the form section.key=value"),
-        ("model.x=1", "--set 'model.x=1': model is no section"),
+        ("loop.epochs", "--set 'loop.epochs': not of the form section.key=value"),
+        ("loop..x=1", "--set 'loop..x=1': not of the form section.key=value"),
+        ("model.x=1", "--set 'model.x=1': model is not a section"),
     ],
 )
 def test_what_is_wrong_is_named_by_its_key(read, override, sentence):
