@@ -55,7 +55,7 @@ def test_lora(tmp_path, capsys) -> None:
     assert 0 < trained < 0.02 * total
     losses = [float(line.split()[2]) for line in steps]
     assert len(losses) == 20 and losses[-1] < 0.5 * losses[0]
-    before, after = int(said.split()[0]), int(said.split()[-2])
+    before, after = map(int, re.findall(r"negative: (\d+) of 11 before, (\d+) after", said)[0])
     assert before < 9 <= after
     old, new = load("tiny", dim=64).params(), load(tmp_path / "out/merged").params()
     changed = {name for name in old if not np.array_equal(old[name], new[name])}

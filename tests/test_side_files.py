@@ -36,7 +36,7 @@ def test_large_pictures_and_those_of_folders_are_left_behind(source, tmp_path, m
     monkeypatch.setattr(side_files, "MAX_PICTURE_BYTES", 9)
     (source / "1_Pooling/a.png").touch()
     assert main([str(source), str(tmp_path / "flax"), "--dry-run"]) == 0
-    assert "left behind: 1_Pooling/a.png, curves.png, scores.svg\n" in capsys.readouterr().out
+    assert "not copied: 1_Pooling/a.png, curves.png, scores.svg\n" in capsys.readouterr().out
 
 
 @pytest.mark.parametrize("options", [(), ("--dry-run",)])

@@ -144,7 +144,7 @@ def test_a_program_for_a_tpu() -> None:
     ("old", "new", "sentence"),
     [
         ("direction=LT", "direction=NE", "unknown number of times"),
-        ('"cost_estimate"', '"cost"', "flash states no cost"),
+        ('"cost_estimate"', '"cost"', "the kernel flash"),
         ("copy(%qkv)", "conditional(%qkv)", "is a branch"),
     ],
 )

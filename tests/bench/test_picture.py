@@ -30,7 +30,7 @@ def test_a_picture_is_small_and_the_same_each_time(tmp_path) -> None:
     rates, _ = rates_of(TEXT)
     files = [tmp_path / name for name in ("a.svg", "b.svg")]
     for file in files:
-        draw(rates, "Tokens a second", file)
+        draw(rates, "Tokens per second", file)
     first, second = (file.read_bytes() for file in files)
     assert first == second
     assert b"stella-jax" in first and len(first) < 60_000

@@ -125,7 +125,7 @@ def test_dry_run_writes_nothing_and_names_every_tensor(tmp_path: Path, capsys) -
     out = capsys.readouterr().out
     assert "new.encoder.layer.{0..2}.attention.qkv_proj.weight" in out
     assert "encoder/layers/attention/qkv/kernel" in out and "[3, 64, 3, 4, 16]" in out
-    assert "2_Dense_48/linear.weight" in out and "left behind: expected" not in out
+    assert "2_Dense_48/linear.weight" in out and "not copied: expected" not in out
     assert list(tmp_path.iterdir()) == []
 
 
@@ -134,7 +134,7 @@ def test_pickles_and_python_are_left_behind(checkpoint_copy, tmp_path: Path, cap
     (source / "modeling.py").write_text("raise SystemExit('executed')")
     (source / "pytorch_model.bin").write_bytes(b"\x80\x04")
     assert main([str(source), str(tmp_path / "out"), "--dry-run"]) == 0
-    assert "left behind: modeling.py, pytorch_model.bin" in capsys.readouterr().out
+    assert "not copied: modeling.py, pytorch_model.bin" in capsys.readouterr().out
     assert main([str(source), str(tmp_path / "out")]) == 0
     assert not (tmp_path / "out/modeling.py").exists() and not (tmp_path / "out/pytorch_model.bin").exists()
 

@@ -183,7 +183,7 @@ def test_no_damage_to_any_file_comes_back_as_a_state(saved, tmp_path, kind):
         assert_same(found, state(1 if warnings else 2))
         if warnings:
             assert warnings[0].startswith(f"the checkpoint {output}/checkpoints/2 is damaged: ")
-            assert warnings[0].endswith(f"It is put aside as {output}/damaged/2, and the one before it is used.")
+            assert warnings[0].endswith(f"Moved it to {output}/damaged/2, and the one before it is used.")
             assert steps_of(output) == [1] and (output / "damaged/2").is_dir()
             save_after(output)
 
@@ -200,7 +200,7 @@ def test_where_all_are_damaged_that_is_an_error(saved, tmp_path):
     output = Path(shutil.copytree(saved, tmp_path / "run"))
     for step in (1, 2):
         shutil.rmtree(output / f"checkpoints/{step}/state")
-    with pytest.raises(StellaError, match=r"no checkpoint in .* was whole; remove .* to begin anew"):
+    with pytest.raises(StellaError, match=r"checkpoints: all checkpoints are damaged; remove "):
         read(output)
 
 

@@ -1,4 +1,4 @@
-"""What is said about runs that would teach nothing, or have not."""
+"""Checks that a run can learn something."""
 
 import re
 from typing import Any
@@ -36,9 +36,9 @@ def test_of_a_sound_run_nothing_is_said():
 
 
 def test_fewer_rows_than_a_batch():
-    assert said(recipe(loop={"batch_size": 11})) == ["rows.jsonl has 10 rows, fewer than loop.batch_size = 11."]
+    assert said(recipe(loop={"batch_size": 11})) == ["rows.jsonl: 10 rows, fewer than loop.batch_size = 11."]
     check_data(recipe(loop={"batch_size": 11}), ROWS)
-    with pytest.raises(StellaError, match=r"rows\.jsonl has 10 rows, fewer than loop\.batch_size = 11, and data\.drop"):
+    with pytest.raises(StellaError, match=r"rows\.jsonl: 10 rows, fewer than loop\.batch_size = 11, and data\.drop"):
         check_data(recipe(loop={"batch_size": 11}, data={"drop_last": True}), ROWS)
     check_data(recipe(data={"drop_last": True}), ROWS)
 
@@ -47,8 +47,8 @@ def test_fewer_rows_than_a_batch():
 def test_batches_in_which_all_is_the_same(sampler, batches):
     same = dataset_of([(f"a{i}", "the same") for i in range(10)], "rows.jsonl")
     [sentence] = said(recipe(data={"batch_sampler": sampler}), same)
-    assert sentence.startswith(f"{batches} batches of an epoch hold a single row, or the same text in every row: ")
-    assert sentence.endswith("'the same' stands in 10 places of rows.jsonl.")
+    assert sentence.startswith(f"rows.jsonl: {batches} batches ")
+    assert sentence.endswith("'the same' occurs 10 times.")
 
 
 @pytest.mark.parametrize(
@@ -65,12 +65,12 @@ def test_batches_in_which_all_is_the_same(sampler, batches):
 )
 def test_a_margin_that_can_never_be_met(loss, normalized, warned):
     found = said(recipe(loss=loss), normalized=normalized)
-    assert [bool(re.match(r"loss\.margin = 5 can never be met", sentence)) for sentence in found] == [True] * warned
+    assert [bool(re.match(r"loss\.margin: 5", sentence)) for sentence in found] == [True] * warned
 
 
 def test_learning_rates_of_zero():
     check_learning_rates(np.array([0, 1e-5], np.float32))
-    with pytest.raises(StellaError, match=r"nothing would train: the learning rate is 0 at each of the 1 step\(s\)"):
+    with pytest.raises(StellaError, match=r"warmup_ratio: the learning rate is 0 in all 1 step"):
         check_learning_rates(np.zeros(1, np.float32))
 
 
@@ -101,7 +101,7 @@ def test_parameters_that_do_not_move_though_they_should_stop_the_run():
     check = UpdateCheck(BEFORE)
     for metrics in (WARM_UP, PUSHED, PUSHED):
         check.after(BEFORE, metrics)
-    with pytest.raises(StellaError, match="the parameters do not move: after 3 steps with a learning rate above 0"):
+    with pytest.raises(StellaError, match=r"learning_rate: .* no parameter has changed after 3 steps"):
         check.after(BEFORE, PUSHED)
 
 
@@ -110,11 +110,11 @@ def test_a_move_that_float32_does_not_resolve_is_none():
     hardly = PUSHED | {"update_norm": 1e-12}
     for _ in range(2):
         check.after(MOVED, hardly)
-    with pytest.raises(StellaError, match="the parameters do not move"):
+    with pytest.raises(StellaError, match="no parameter has changed"):
         check.after(MOVED, hardly)
 
 
 def test_without_gradients_it_is_told():
     check = UpdateCheck(BEFORE)
     found = [check.after(BEFORE, STILL) for _ in range(3)]
-    assert found[:2] == [None, None] and str(found[2]).startswith("no parameter has changed after 3 steps: no row had")
+    assert found[:2] == [None, None] and str(found[2]).startswith("no parameter has changed after 3 steps: no row's")

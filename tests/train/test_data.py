@@ -109,7 +109,7 @@ def test_faulty_rows_can_be_left_out(write):
     assert list(zip(*found.texts.values(), strict=True)) == ROWS
     assert found.skipped == "row 1: anchor and positive are the same text; row 4: anchor is empty"
     assert read_dataset(write(jsonl(ROWS))).skipped == ""
-    with pytest.raises(StellaError, match="holds no rows to train on: row 1: anchor is empty"):
+    with pytest.raises(StellaError, match="no rows to train on: row 1: anchor is empty"):
         read_dataset(write(jsonl([("", "b", "c")])), skip_faulty=True)
 
 
@@ -128,8 +128,8 @@ def test_missing_columns(write):
     [
         ("rows.txt", b"a", "plain text has no column 'positive'; use .jsonl, .csv or .parquet"),
         ("rows.parquet.gz", b"a", "unsupported file type"),
-        ("rows.jsonl", b"", "holds no rows."),
-        ("rows.csv", b"anchor,positive,negative\n", "holds no rows."),
+        ("rows.jsonl", b"", "no rows."),
+        ("rows.csv", b"anchor,positive,negative\n", "no rows."),
         ("rows.csv", b"", "is empty"),
         ("rows.csv", b"anchor\na\n", "has no column 'positive', which loss 'ranking' needs; its columns are anchor"),
         ("rows.csv", b'anchor,positive\na,"b\n', "the quote opened in the record at line 2 is never closed"),
@@ -205,7 +205,7 @@ def test_the_hash_is_of_further_columns_too(write):
         ("x", 'score is "x", not a number'),
         ("1", 'score is "1", not a number'),
         (None, "score is null, not a number"),
-        ([1], "score is a list of 1, and one number in the rows before"),
+        ([1], "score is a list of 1, but one number in earlier rows"),
         (float("nan"), "score is NaN, not a finite number"),
         (1e39, "score is 1e+39, not a finite number"),
         (10**50, "score is 1000"),
@@ -328,8 +328,8 @@ def test_lists_of_numbers_of_every_format(write, tmp_path):
 @pytest.mark.parametrize(
     ("score", "why"),
     [
-        ([1], "row 3: score is a list of 1, and a list of 2 in the rows before"),
-        (1, "row 3: score is one number, and a list of 2 in the rows before"),
+        ([1], "row 3: score is a list of 1, but a list of 2 in earlier rows"),
+        (1, "row 3: score is one number, but a list of 2 in earlier rows"),
         ([], "row 3: score is [], not a list of finite numbers"),
         ([1, None], "row 3: score is [1, null], not a list of finite numbers"),
         ([1, "x"], 'row 3: score is ["1", "x"], not a list of finite numbers'),

@@ -1,4 +1,4 @@
-"""Splits evaluated with the parameters of the moment."""
+"""Evaluation of parameters on splits."""
 
 from collections.abc import Mapping
 

@@ -200,7 +200,7 @@ def test_adapters_are_merged_and_lie_beside_as_peft_reads_them(tmp_path, metrics
         assert {name.split(".")[5] for name in names} == {*targets}
         source = (tmp_path / "export").rename(tmp_path / targets[0])
     card = (source / "README.md").read_text()
-    assert "trained with LoRA (rank 2, alpha 16, dropout 0, on k_proj)" in card
+    assert "Trained with LoRA (rank 2, alpha 16, dropout 0, on k_proj)" in card
 
 
 def test_the_card_says_what_it_is(exported, monkeypatch):
@@ -214,13 +214,13 @@ def test_the_card_says_what_it_is(exported, monkeypatch):
     )
     text = (path / "README.md").read_text()
     assert "trained for 2 steps with the loss triplet (distance euclidean, margin 5, matryoshka_dims 48 and 32)" in text
-    assert "`2_Dense_48` is the head that was trained" in text
-    assert "`2_Dense_32`, `2_Dense_64` and `2_Dense_128` belong to the encoder as it was before" in text
+    assert "`2_Dense_48` is the trained head" in text
+    assert "`2_Dense_32`, `2_Dense_64` and `2_Dense_128` belong to the encoder before training" in text
     assert "| cosine_accuracy | 0.5000 | 0.7500 |" in text
     assert f"* SHA-256 of the rows: `{ROWS.sha256}`" in text
     assert "| 0 | 0 | - | 4.0000 | 0.5000 | 0.2500 |\n| 0.5 | 1 | 4.0000 | - | - | - |\n| 1 | 2 | 5.0000 |" in text
     assert "| sha256 of the base's encoder | `" + "e" * 64 in text
-    assert 'Prompts in training, by their name or text: anchor: "s2p_query".' in text
+    assert 'Prompts used in training (name or text): anchor: "s2p_query".' in text
     assert "](curves.png)" in text and drawn
     assert "matryoshka_dims = [48, 32]" in text
     assert "base_model" not in text

@@ -32,12 +32,14 @@ def changed(folder: Path, **files: dict) -> str:
 
 
 def test_a_guide_with_another_tokenizer_is_refused() -> None:
-    with pytest.raises(StellaError, match=r"^loss\.guide '.*stella': its tokenizer is not the model's.*; choose .*\.$"):
+    with pytest.raises(
+        StellaError, match=r"^loss\.guide '.*stella': its tokenizer differs from the model's.*; choose .*\.$"
+    ):
         open_guide(str(GOLDENS / "stella"), BASE, 64)
 
 
 def test_a_guide_that_lowercases_is_another_one(tmp_path) -> None:
-    with pytest.raises(StellaError, match="its tokenizer is not the model's"):
+    with pytest.raises(StellaError, match="its tokenizer differs from the model's"):
         open_guide(changed(tmp_path / "guide", sentence_bert_config={"do_lower_case": True}), BASE, 64)
 
 
@@ -49,7 +51,7 @@ def test_padding_and_truncation_of_its_file_do_not_matter(tmp_path) -> None:
 def test_a_guide_takes_as_many_tokens_as_the_model(tmp_path) -> None:
     guide = changed(tmp_path / "guide", sentence_bert_config={"max_seq_length": 32})
     assert open_guide(guide, BASE, 32)
-    with pytest.raises(StellaError, match=r"takes 32 tokens and the model's texts have up to 64; set data\.max_length"):
+    with pytest.raises(StellaError, match=r"32 tokens, but texts have up to 64; set data\.max_length"):
         open_guide(guide, BASE, 64)
 
 

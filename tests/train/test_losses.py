@@ -184,19 +184,19 @@ def test_rows_of_weight_0_change_nothing(name, texts) -> None:
 @pytest.mark.parametrize(
     ("loss", "texts", "columns", "words"),
     [
-        (triplet, 2, {}, "needs a negative"),
-        (triplet, 4, {}, "4 columns of texts; it takes three"),
+        (triplet, 2, {}, "triplet: no negatives"),
+        (triplet, 4, {}, "4 columns of texts; pass three"),
         (cosent, 3, {"score": (B,)}, "cosent: 3 columns of texts"),
-        (cosent, 2, {}, "cosent: there is no column 'score'"),
-        (cosent, 2, {"score": (B, 3)}, r"'score' is of shape \(3,\)"),
-        (margin_mse, 2, {"score": (B,)}, "needs an anchor, a positive and a negative"),
+        (cosent, 2, {}, "cosent: missing column 'score'"),
+        (cosent, 2, {"score": (B, 3)}, r"'score' has shape \(3,\)"),
+        (margin_mse, 2, {"score": (B,)}, "no negatives"),
         (margin_mse, 3, {"score": (B, 4)}, "'score' has 4 numbers a row for 1 negatives; give 2"),
-        (kl_distillation, 3, {"score": (B,)}, "kl_distillation: the column 'score' is of shape"),
+        (kl_distillation, 3, {"score": (B,)}, "kl_distillation: the column 'score' has shape"),
         (partial(kl_distillation, **UNKNOWN_SIMILARITY), 3, {"score": (B, 2)}, "unknown similarity 'euclidean'"),
-        (gist_embed, 2, {}, "there is no column 'guide'"),
+        (gist_embed, 2, {}, "missing column 'guide'"),
         (gist_embed, 3, {"guide": (B, 2, 5)}, "for each of its 3 texts"),
         (partial(gist_embed, **UNKNOWN_STRATEGY), 2, {"guide": (B, 2, 5)}, "unknown margin_strategy 'some'"),
-        (stella, 1, {}, "there is no column 'teacher'"),
+        (stella, 1, {}, "missing column 'teacher'"),
         (stella, 2, {"teacher": (B, E)}, "a vector for each of its 2 texts"),
     ],
 )
@@ -386,6 +386,6 @@ def test_stella_s_triplets_are_all_twos_of_the_pairs(rows) -> None:
 
 def test_without_the_cosine_term_a_teacher_may_have_another_dimension() -> None:
     columns, teacher = embeddings(1), jnp.asarray(np.random.default_rng(0).standard_normal((B, 40)), jnp.float32)
-    with pytest.raises(StellaError, match=r"40 numbers and the student's 24; .*new_head\.dim"):
+    with pytest.raises(StellaError, match=r"40 dimensions, the student's 24; .*new_head\.dim"):
         stella(columns, {"teacher": teacher})
     assert np.isfinite(stella(columns, {"teacher": teacher}, cosine_weight=0.0)).all()

@@ -1,4 +1,4 @@
-"""Recipes: what a file may say, and what is refused by the name of its key."""
+"""Recipes: valid files, and errors that name the key."""
 
 import dataclasses
 import json
@@ -165,13 +165,16 @@ def test_sets_of_rows(read):
     ("changes", "said"),
     [
         ({"sets": []}, "data.train is missing"),
-        ({"train": "a.jsonl"}, "data.train and data.sets both name rows of the split train"),
+        ({"train": "a.jsonl"}, "data.train and data.sets both have rows of the split train"),
         ({"sets": [{"path": "a.jsonl"}, {"path": "b/a.csv"}]}, "two sets of the split train are called 'a'"),
-        ({"sets": [{"path": "a.jsonl", "weight": 0}, {"path": "b", "weight": 0}]}, "the weights sum to 0"),
+        (
+            {"sets": [{"path": "a.jsonl", "weight": 0}, {"path": "b", "weight": 0}]},
+            "all weights of the train split are 0",
+        ),
         ({"sets": [{"path": "a.jsonl", "weight": -1}]}, "data.sets[0].weight = -1 must be a number of at least 0"),
-        ({"sets": [{"path": "a", "columns": {"query": "q"}}]}, "data.sets[0].columns names 'query'; its keys are"),
+        ({"sets": [{"path": "a", "columns": {"query": "q"}}]}, "data.sets[0].columns: unknown key 'query'"),
         ({"sets": [{"path": []}]}, "data.sets[0].path is empty"),
-        ({"sets": [{"pth": "a"}]}, "there is no key data.sets[0].pth"),
+        ({"sets": [{"pth": "a"}]}, "unknown key data.sets[0].pth"),
         ({"sets": ["a"]}, "data.sets[0] = 'a' must be a section"),
         ({"batches": "random"}, "data.batches = 'random' must be 'proportional' or 'round_robin'"),
     ],
@@ -252,12 +255,12 @@ def test_overrides_make_sections(read):
 @pytest.mark.parametrize(
     ("override", "sentence"),
     [
-        ("loop.epoch=3", "there is no key loop.epoch; there are epochs, "),
+        ("loop.epoch=3", "unknown key loop.epoch; known keys: epochs, "),
         ("lora.rank=0", "lora.rank = 0 must be a whole number of at least 1 and of at most 8192."),
         ("lora.alpha=inf", "lora.alpha = inf must be a number above 0."),
         ("lora.dropout=1", "lora.dropout = 1 must be a number of at least 0 and of at most 0.99."),
         ("lora.targets=3", "lora.targets = 3 must be a text in quotes."),
-        ("epochs=3", "there is no key epochs; there are model, output, "),
+        ("epochs=3", "unknown key epochs; known keys: model, output, "),
         ("loop.epochs=0", "loop.epochs = 0 must be a whole number of at least 1"),
         ("loop.epochs=1.5", "loop.epochs = 1.5 must be a whole number"),
         ("loop.epochs=true", "loop.epochs = True must be a whole number"),
@@ -275,15 +278,15 @@ def test_overrides_make_sections(read):
         ("loss.matryoshka_weights=[-1]", "loss.matryoshka_weights[0] = -1 must be a number of at least 0"),
         ("loss={name='a:b', symmetric=true}", "pass it to 'a:b' as loss.args.symmetric"),
         ("optimizer.name=1", "optimizer.name = 1 must be a text in quotes"),
-        ("optimizer.args.b1=nan", "optimizer.args.b1 = nan must be a finite number, a text, true, false, or of such"),
-        ("optimizer.args.b1=[1, -inf]", "optimizer.args.b1[1] = -inf must be a finite number"),
-        ("optimizer.args.b1=1979-05-27", "optimizer.args.b1 = datetime.date(1979, 5, 27) must be a finite number"),
+        ("optimizer.args.b1=nan", "optimizer.args.b1 = nan must be a string, a finite number"),
+        ("optimizer.args.b1=[1, -inf]", "optimizer.args.b1[1] = -inf must be "),
+        ("optimizer.args.b1=1979-05-27", "optimizer.args.b1 = datetime.date(1979, 5, 27) must be "),
         ("new_head={}", "new_head.dim is missing"),
         ("new_head.dim=0", "new_head.dim = 0 must be a whole number of at least 1 and of at most 1000000"),
         ("new_head={dim=3, pooling='max'}", "new_head.pooling = 'max' must be 'mean' or 'cls'"),
         ("new_head={dim=3, activation='gelu'}", "new_head.activation = 'gelu' must be 'identity' or 'tanh'"),
         ("new_head=64", "new_head = 64 must be a section, [new_head]"),
-        ("data.columns=['weights']", "data.columns names 'weights', which is the weights of rows; leave it out"),
+        ("data.columns=['weights']", "data.columns: 'weights' is a reserved name"),
         ("loss.margin=-1", "loss.margin = -1 must be a number of at least 0"),
         ("loss.scale=0", "loss.scale = 0 must be a number above 0"),
         ("loss.scale=nan", "loss.scale = nan must be a number above 0"),
@@ -308,7 +311,7 @@ def test_overrides_make_sections(read):
         ("optimizer.warmup_ratio=2", "optimizer.warmup_ratio = 2 must be a number of at least 0 and of at most 1"),
         ("optimizer.freeze=head", "optimizer.freeze = 'head' must be a list"),
         ("optimizer.learning_rates=1", "optimizer.learning_rates = 1 must be a table"),
-        ("data.prompts.query=x", "data.prompts = {'query': 'x'} names 'query'; its keys are anchor, positive and"),
+        ("data.prompts.query=x", "data.prompts = {'query': 'x'} : unknown key 'query'; known keys: anchor, positive, "),
         ("data.columns=score", "data.columns = 'score' must be a list"),
         ("data.columns=['score', 'anchor']", "data.columns names 'anchor', which is a column of texts; leave it out"),
         ("data.train=''", "data.train is empty"),
@@ -320,12 +323,12 @@ def test_overrides_make_sections(read):
         ("evaluators=own", "evaluators[0] = 'own' must be a section"),
         ("evaluators=[{name='a', kind='pairs'}]", "evaluators[0].path is missing"),
         ("evaluators=[{name='a', kind='sts', path='p'}]", "evaluators[0].kind = 'sts' must be 'retrieval' or 'pairs'"),
-        ("evaluators=[{name='a', kind='pairs', path='p', at=3}]", "there is no key evaluators[0].at"),
-        ("evaluators=[{name='a/b', kind='pairs', path='p'}]", "evaluators: 'a/b' must be unique, no set's name"),
+        ("evaluators=[{name='a', kind='pairs', path='p', at=3}]", "unknown key evaluators[0].at"),
+        ("evaluators=[{name='a/b', kind='pairs', path='p'}]", "evaluators: the name 'a/b' "),
         ("seed=-1", "seed = -1 must be a whole number"),
-        ("loop.epochs", "--set 'loop.epochs' is not of the form section.key=value"),
-        ("loop..x=1", "--set 'loop..x=1' is not of the form section.key=value"),
-        ("model.x=1", "--set 'model.x=1': model is no section"),
+        ("loop.epochs", "--set 'loop.epochs': not of the form section.key=value"),
+        ("loop..x=1", "--set 'loop..x=1': not of the form section.key=value"),
+        ("model.x=1", "--set 'model.x=1': model is not a section"),
     ],
 )
 def test_what_is_wrong_is_named_by_its_key(read, override, sentence):
@@ -337,13 +340,13 @@ def test_what_is_wrong_is_named_by_its_key(read, override, sentence):
 
 def test_names_of_evaluators_are_unique(read):
     one = "{name='a', kind='pairs', path='p'}"
-    with pytest.raises(StellaError, match="evaluators: 'a' must be unique"):
+    with pytest.raises(StellaError, match="evaluators: the name 'a' "):
         read(LEAST, f"evaluators=[{one}, {one}]")
     assert read(LEAST, f"evaluators=[{one}]", "loop.best='a/spearman_dot'").evaluators[0].split == "eval"
 
 
 def test_a_new_head_takes_the_place_of_dim(read):
-    with pytest.raises(StellaError, match="dim picks a head that is there and new_head makes one"):
+    with pytest.raises(StellaError, match="dim and new_head both"):
         read(LEAST, "new_head.dim=64", "dim=64")
 
 
@@ -359,7 +362,7 @@ def test_missing_keys_and_files(read, tmp_path):
         read('model = "tiny"\noutput = "o"\n[data]')
     with pytest.raises(StellaError, match=r"data is missing"):
         read('model = "tiny"\noutput = "o"')
-    with pytest.raises(StellaError, match="is not TOML"):
+    with pytest.raises(StellaError, match="not valid TOML"):
         read("model = ")
     with pytest.raises(StellaError, match=r"none\.toml cannot be read: No such file"):
         read_recipe(tmp_path / "none.toml")
