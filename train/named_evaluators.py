@@ -150,7 +150,7 @@ def read_evaluator(section: EvaluatorSection) -> Evaluator:
         case "triplets":
             return Triplets(*_read(location, Column("anchor"), Column("positive"), Column("negative")))
     query, positive, negative = _read(location, Column("query"), Column("positive", TEXTS), Column("negative", TEXTS))
-    rows = [(q, _as_list(p), _listed(n)) for q, p, n in zip(query, positive, negative, strict=True)]
+    rows = [(q, _as_list(p), _as_list(n)) for q, p, n in zip(query, positive, negative, strict=True)]
     rows = [(q, p, n) for q, p, n in rows if p and n]  # as sentence-transformers does
     if not rows:
         raise StellaError(f"{location}: no query has a positive and a negative.")
