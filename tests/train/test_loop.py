@@ -495,7 +495,7 @@ def test_a_damaged_newest_checkpoint_is_reported_and_the_one_before_is_used(data
     summary, warnings = train(recipe)
     assert summary.startswith("9 steps, 1 of them since")
     assert len(warnings) == 1
-    assert "the checkpoint" in warnings[0] and "run/checkpoints/9 is damaged: " in warnings[0]
+    assert "run/checkpoints/9: damaged checkpoint: " in warnings[0]
     assert "Moved it to " in warnings[0]
     assert_same_bits(tmp_path / "run", uninterrupted)
 
