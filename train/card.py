@@ -139,11 +139,11 @@ def _loss(recipe: Recipe) -> str:
     given = loss_arguments(section)
     if section.matryoshka_dims:
         given = given | {"matryoshka_dims": join_words(section.matryoshka_dims)}
-    words = ", ".join(f"{key} {_plain(value)}" for key, value in given.items())
+    words = ", ".join(f"{key} {_format(value)}" for key, value in given.items())
     return f"the loss {section.name}{f' ({words})' if words else ''}"
 
 
-def _plain(value: Any) -> str:
+def _format(value: Any) -> str:
     return f"{value:g}" if isinstance(value, float) else str(value)
 
 

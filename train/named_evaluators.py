@@ -150,7 +150,7 @@ def read_evaluator(section: EvaluatorSection) -> Evaluator:
         case "triplets":
             return Triplets(*_read(location, Column("anchor"), Column("positive"), Column("negative")))
     query, positive, negative = _read(location, Column("query"), Column("positive", TEXTS), Column("negative", TEXTS))
-    rows = [(q, _listed(p), _listed(n)) for q, p, n in zip(query, positive, negative, strict=True)]
+    rows = [(q, _as_list(p), _as_list(n)) for q, p, n in zip(query, positive, negative, strict=True)]
     rows = [(q, p, n) for q, p, n in rows if p and n]  # as sentence-transformers does
     if not rows:
         raise StellaError(f"{location}: no query has a positive and a negative.")
@@ -249,7 +249,7 @@ def _value(column: Column, row: RawRow | RowError) -> Any:
     return value
 
 
-def _listed(value: str | list[str]) -> list[str]:
+def _as_list(value: str | list[str]) -> list[str]:
     return [value] if isinstance(value, str) else value
 
 

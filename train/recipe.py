@@ -339,7 +339,7 @@ class Recipe:
 
     def as_dict(self) -> dict[str, Any]:
         """All keys with their values, as JSON values."""
-        return _plain(dataclasses.asdict(self))
+        return _as_json(dataclasses.asdict(self))
 
 
 def read_recipe(path: str | Path, overrides: Sequence[str] = ()) -> Recipe:
@@ -487,7 +487,7 @@ def _toml(value: Any) -> str:
     return json.dumps(value).replace("\x7f", "\\u007f")
 
 
-def _plain(value: Any) -> Any:
+def _as_json(value: Any) -> Any:
     if isinstance(value, dict):
-        return {key: _plain(item) for key, item in value.items()}
-    return [_plain(item) for item in value] if isinstance(value, tuple) else value
+        return {key: _as_json(item) for key, item in value.items()}
+    return [_as_json(item) for item in value] if isinstance(value, tuple) else value

@@ -182,8 +182,8 @@ def test_no_damage_to_any_file_comes_back_as_a_state(saved, tmp_path, kind):
         found, warnings = read(output)
         assert_same(found, state(1 if warnings else 2))
         if warnings:
-            assert warnings[0].startswith(f"the checkpoint {output}/checkpoints/2 is damaged: ")
-            assert warnings[0].endswith(f"Moved it to {output}/damaged/2, and the one before it is used.")
+            assert warnings[0].startswith(f"{output}/checkpoints/2: damaged checkpoint: ")
+            assert warnings[0].endswith(f"Moved it to {output}/damaged/2; using the checkpoint before it.")
             assert steps_of(output) == [1] and (output / "damaged/2").is_dir()
             save_after(output)
 
@@ -215,10 +215,10 @@ def test_what_a_kill_left_of_a_save_is_no_checkpoint(saved, tmp_path):
 
 def test_other_parameters_are_refused(saved):
     like = state(0)._replace(params={"encoder/a/b": state(0).params["encoder/a/b"]})
-    with pytest.raises(StellaError, match=r"checkpoints/2 is damaged: "):
+    with pytest.raises(StellaError, match=r"checkpoints/2: damaged checkpoint: "):
         read_state(saved, 2, like)
 
 
 def test_the_state_of_another_optimizer_is_refused(saved):
-    with pytest.raises(StellaError, match=r"checkpoints/2 is damaged: "):
+    with pytest.raises(StellaError, match=r"checkpoints/2: damaged checkpoint: "):
         read_state(saved, 2, state(0, optax.lion(1e-3)))

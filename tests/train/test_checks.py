@@ -76,9 +76,9 @@ def test_learning_rates_of_zero():
 
 def test_a_loss_that_is_no_number():
     check_finite(0, 1, {"loss": 1.0, "grad_norm": 0.0})
-    with pytest.raises(StellaError, match="loss is nan at step 7; the checkpoint of step 4 is kept"):
+    with pytest.raises(StellaError, match=r"loss: nan at step 7 .*step 4"):
         check_finite(4, 7, {"loss": float("nan"), "grad_norm": float("nan")})
-    with pytest.raises(StellaError, match="grad_norm is inf at step 1; there is no checkpoint yet"):
+    with pytest.raises(StellaError, match=r"grad_norm: inf at step 1 .*no checkpoint"):
         check_finite(0, 1, {"loss": 1.0, "grad_norm": float("inf")})
 
 

@@ -178,7 +178,7 @@ def without_a_gradient(embeddings, columns):
         (root, ["gradient", "not finite"]),
         (stubborn, ["RuntimeError: first line"]),
         (on_the_host, ["TracerArrayConversionError"]),
-        (without_a_gradient, ["fails"]),
+        (without_a_gradient, ["failed"]),
         (lambda e, c: triplet(e, c) * c["scores"], ["KeyError", "scores"]),
         (lambda e: triplet(e), ["TypeError"]),
         (lambda e, c: triplet(e[:2], c), ["no negatives"]),

@@ -81,19 +81,19 @@ def test_nan_is_null(tmp_path):
 
 
 def test_writers_are_told_of_every_number_and_closed(tmp_path):
-    told = []
+    written = []
 
     class Writer:
         def write(self, step, values):
-            told.append((step, values))
+            written.append((step, values))
 
         def close(self, failed):
-            told.append(failed)
+            written.append(failed)
 
     with Metrics(tmp_path, 0, writers=[Writer()]) as metrics:
         metrics.write({"step": 3, "epoch": 0.5, "loss": 2.0})
         metrics.write({"step": 3, "epoch": 0.5, "eval": {"cosine_accuracy": 0.75}})
-    assert told == [
+    assert written == [
         (3, {"train/epoch": 0.5, "train/loss": 2.0}),
         (3, {"train/epoch": 0.5, "eval/cosine_accuracy": 0.75}),
         False,

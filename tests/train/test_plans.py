@@ -159,9 +159,9 @@ def test_in_turns_a_set_of_twice_the_weight_has_two():
     sizes=st.lists(st.integers(1, 30), min_size=2, max_size=3),
     batches=st.sampled_from(["proportional", "round_robin"]),
     weight=st.sampled_from([0.3, 1, 2]),
-    begin=st.integers(0, 20),
+    start=st.integers(0, 20),
 )
-def test_a_batch_follows_from_its_step_alone(sizes, batches, weight, begin):
+def test_a_batch_follows_from_its_step_alone(sizes, batches, weight, start):
     def plan() -> BatchPlan:
         weights = [weight, *[1.0] * (len(sizes) - 1)]
         return BatchPlan(sets_of(sizes), 4, "no_duplicates", 7, 1, max_steps=21, weights=weights, batches=batches)
@@ -171,7 +171,7 @@ def test_a_batch_follows_from_its_step_alone(sizes, batches, weight, begin):
         return place, rows.tolist()
 
     whole, resumed = plan(), plan()
-    assert [batch(resumed, step) for step in range(begin, 21)] == [batch(whole, step) for step in range(21)][begin:]
+    assert [batch(resumed, step) for step in range(start, 21)] == [batch(whole, step) for step in range(21)][start:]
 
 
 def test_sets_of_equal_size_are_shuffled_otherwise():

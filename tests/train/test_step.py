@@ -230,7 +230,7 @@ def test_rows_that_fill_a_batch_up_change_nothing(loss: Loss) -> None:
 def test_a_loss_that_would_count_rows_of_no_weight_is_refused_a_short_batch() -> None:
     step = made(Run(careless))[1]
     step.check(batch(0))
-    with pytest.raises(StellaError, match=r"'careless' .* 12 rows .* 16"):
+    with pytest.raises(StellaError, match=r"'careless'.* 12 rows .* 16"):
         step(start(Run(careless)), batch(0, rows=12))
 
 

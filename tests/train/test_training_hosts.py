@@ -101,7 +101,7 @@ hosts.HEARTBEAT_TIMEOUT = 20
 from train.__main__ import main
 sys.exit(main(sys.argv[1:]))
 """
-STRUCK = """
+SIGNAL_AT_STEP = """
 import time
 from pathlib import Path
 from train.checkpoints import steps_of
@@ -192,14 +192,14 @@ def test_whatever_is_split_over_them(pair: Pair, tmp_path: Path) -> None:
 
 
 @soak
-@pytest.mark.parametrize("struck", [0, 1])
-def test_if_one_is_killed_the_other_ends_and_both_resume_to_the_same_bits(pair, by_two, tmp_path, struck) -> None:
+@pytest.mark.parametrize("killed", [0, 1])
+def test_if_one_is_killed_the_other_ends_and_both_resume_to_the_same_bits(pair, by_two, tmp_path, killed) -> None:
     wanted = recipe(tmp_path, tmp_path / "run")
     patches = ["", ""]
-    patches[struck] = STRUCK.format(step=4, signal="KILL", ready=f"steps_of(Path({str(tmp_path / 'run')!r}))")
+    patches[killed] = SIGNAL_AT_STEP.format(step=4, signal="KILL", ready=f"steps_of(Path({str(tmp_path / 'run')!r}))")
     ended = pair.run(wanted, patches=(patches[0], patches[1]))
-    assert ended[struck][0] == -signal.SIGKILL
-    code, out, err = ended[1 - struck]
+    assert ended[killed][0] == -signal.SIGKILL
+    code, out, err = ended[1 - killed]
     assert code in (1, -signal.SIGABRT) and not out  # by a failed collective, or by JAX
     assert code != 1 or f"train: error: {hosts.LOST}\n" in err
     assert 0 < steps_of(tmp_path / "run")[-1] < STEPS
@@ -210,7 +210,7 @@ def test_if_one_is_killed_the_other_ends_and_both_resume_to_the_same_bits(pair, 
 @soak
 def test_sigterm_to_one_stops_both_at_one_step_and_one_alone_can_go_on(pair, by_two, tmp_path) -> None:
     wanted = recipe(tmp_path, tmp_path / "run", save_every="epoch")
-    ended = pair.run(wanted, patches=("", STRUCK.format(step=3, signal="TERM", ready=True)))
+    ended = pair.run(wanted, patches=("", SIGNAL_AT_STEP.format(step=3, signal="TERM", ready=True)))
     for code, out, err in ended:
         assert (code, out) == (143, "")
         assert err == "train: stopped by SIGTERM; run the same command again to resume from the newest checkpoint\n"

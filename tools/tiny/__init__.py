@@ -1,1 +1,1 @@
-"""The making of the embedded checkpoint, `python -m tools.tiny`."""
+"""Training of the embedded checkpoint, `python -m tools.tiny`."""

@@ -1,10 +1,10 @@
-"""Make the embedded checkpoint `tiny` from nothing but pairs of texts that mean the same, and triplets.
+"""Trains the embedded checkpoint `tiny` from scratch, on pairs of texts with the same meaning and on triplets.
 
     python -m tools.tiny PAIRS.jsonl.gz --out build/tiny
 
-From the root of the repository. First a tokenizer and random weights (`untrained`); then pairs.toml on the pairs;
-then questions.toml on questions made of pairs and triplets, for the encoder and its largest head, then for each other
-head alone; all of it rounded to float16. The same command resumes a training that was interrupted.
+Run it from the root of the repository. It makes a tokenizer and random weights (`untrained`), trains with pairs.toml on
+the pairs, then with questions.toml on questions made from pairs and triplets: the encoder with its largest head, then
+each other head on its own. The result is rounded to float16. An interrupted command resumes when it is run again.
 """
 
 import argparse
@@ -34,7 +34,7 @@ WORDNET = RECIPES.parents[1] / "train/recipes/wordnet.toml"
 
 
 class Joined:
-    """The weights of several trainings of one checkpoint, in float16: each leaf from the last that changed it."""
+    """Weights in float16, merged from several trainings of one checkpoint: the encoder's, and those of heads."""
 
     def __init__(self, encoder: Weights, heads: dict[str, Weights], like: Weights):
         self.leaves: dict[str, Leaf] = like.leaves
@@ -48,8 +48,8 @@ class Joined:
         return np.ascontiguousarray(trained.read(path).astype(np.float16))
 
 
-def begin(directory: Path, rows: Dataset) -> None:
-    """The untrained checkpoint: the JSON files of `tiny`, a tokenizer of the pairs' texts, random weights."""
+def write_untrained(directory: Path, rows: Dataset) -> None:
+    """Writes the untrained checkpoint: `tiny`'s JSON files, a tokenizer trained on the pairs, and random weights."""
     working = directory.with_name(f".{directory.name}.partial")
     shutil.rmtree(working, ignore_errors=True)
     shutil.copytree(TINY, working, ignore=shutil.ignore_patterns("*.safetensors", "*.md", "tokenizer.json"))
@@ -60,13 +60,13 @@ def begin(directory: Path, rows: Dataset) -> None:
 
 
 def make(source: Path, out: Path, stop: GracefulShutdown) -> str:
-    """All of it, into the directory `out`; a sentence on what came of it."""
+    """Makes the checkpoint in the directory `out`; returns a summary in one sentence."""
     work = out.with_name(f"{out.name}-training")
     work.mkdir(parents=True, exist_ok=True)
     rows = read_dataset(source, skip_faulty=True)
     untrained, pairs, questions = work / "untrained", work / "pairs.jsonl", work / "questions.jsonl"
     if not untrained.exists():
-        begin(untrained, rows)
+        write_untrained(untrained, rows)
     base = Checkpoint.open(untrained)
     data = read_recipe(WORDNET).data
     held_out = {text for path in (data.eval, data.test) for text in read_dataset(str(path)).texts["positive"]}
@@ -88,11 +88,11 @@ def make(source: Path, out: Path, stop: GracefulShutdown) -> str:
         for dim in dims
     }
     join(base, encoder, heads, out)
-    return f"{out} is written."
+    return f"{out}: written."
 
 
 def join(base: Checkpoint, encoder: Path, heads: dict[str, Path], out: Path) -> None:
-    """Writes the encoder and its head of one directory and heads of others in the layout of `base`, in float16."""
+    """Writes one directory's encoder and head, with the heads of others, in the layout of `base` and in float16."""
     trained = {folder: Checkpoint.open(path).weights for folder, path in heads.items()}
     weights = Joined(Checkpoint.open(encoder).weights, trained, base.weights)
     shutil.rmtree(out, ignore_errors=True)
@@ -108,7 +108,7 @@ def _set_dtype(directory: Path, dtype: str) -> None:
 def main(argv: list[str] | None = None) -> int:
     parser = argparse.ArgumentParser(prog="python -m tools.tiny", description="Make the embedded checkpoint.")
     parser.add_argument("pairs", type=Path, help="JSON lines with anchor and positive")
-    parser.add_argument("--out", required=True, type=Path, help="directory of the checkpoint; beside it, its training")
+    parser.add_argument("--out", required=True, type=Path, help="directory to write; training files go to OUT-training")
     arguments = parser.parse_args(argv)
 
     def run() -> None:
@@ -117,7 +117,7 @@ def main(argv: list[str] | None = None) -> int:
         with stopping_on_sigterm(stop):
             print(make(arguments.pairs, arguments.out, stop))
 
-    return exit_code("tools.tiny", run, "; the same command resumes")
+    return exit_code("tools.tiny", run, "; run the same command again to resume")
 
 
 if __name__ == "__main__":

@@ -1,9 +1,9 @@
-"""What train/recipes/distill.toml begins with: a student that has learned nothing, and texts with ids.
+"""Writes the inputs of train/recipes/distill.toml: an untrained student, and texts with ids.
 
     python -m tools.tiny.distillation runs/distillation [--layers 4]
 
-From the root of the repository. The student has tiny's tokenizer, heads and width. The texts are those of the WordNet
-triplets, negatives aside, each once: train.jsonl has those to train on, test.jsonl those of the rows for evaluation.
+Run it from the root of the repository. The student has tiny's tokenizer, heads and width. The texts are the distinct
+anchors and positives of the WordNet triplets: train.jsonl has the training split, test.jsonl the evaluation split.
 """
 
 import argparse
@@ -23,7 +23,7 @@ SPLITS = {"train": "train", "test": "eval"}
 
 
 def write_student(directory: Path, layers: int) -> None:
-    """The files of `tiny` with so many layers and random weights, float32."""
+    """Writes the files of `tiny` with another number of layers and random float32 weights."""
     shutil.copytree(TINY, directory, ignore=shutil.ignore_patterns("*.safetensors", "*.md"))
     config = json.loads((directory / "config.json").read_bytes())
     config |= {"num_hidden_layers": layers, "torch_dtype": "float32"}
@@ -32,7 +32,7 @@ def write_student(directory: Path, layers: int) -> None:
 
 
 def texts_of(split: str) -> list[str]:
-    """Anchors and positives of a file of triplets, each text once."""
+    """Distinct anchors and positives of a split of triplets."""
     with gzip.open(WORDNET / f"wordnet_triplets_{split}.jsonl.gz", "rt", encoding="utf-8") as lines:
         rows = [json.loads(line) for line in lines]
     return list(dict.fromkeys(row[column] for row in rows for column in ("anchor", "positive")))
@@ -40,7 +40,7 @@ def texts_of(split: str) -> list[str]:
 
 def write(directory: Path, layers: int) -> None:
     if directory.exists():
-        raise StellaError(f"{directory} exists already; remove it or choose another directory.")
+        raise StellaError(f"{directory}: already exists; remove it or choose another directory.")
     write_student(directory / "student", layers)
     for name, split in SPLITS.items():
         rows = [{"id": f"{name}-{i}", "anchor": text} for i, text in enumerate(texts_of(split))]
@@ -49,8 +49,8 @@ def write(directory: Path, layers: int) -> None:
 
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("directory", type=Path)
-    parser.add_argument("--layers", type=int, default=4)
+    parser.add_argument("directory", type=Path, help="directory to write")
+    parser.add_argument("--layers", type=int, default=4, help="layers of the student (4)")
     arguments = parser.parse_args()
     return exit_code("tools.tiny.distillation", lambda: write(arguments.directory, arguments.layers))
 

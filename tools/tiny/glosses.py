@@ -1,4 +1,4 @@
-"""Rows for the embedded checkpoint to learn from, out of a dictionary's pairs of words and glosses."""
+"""Training rows of the embedded checkpoint, made from a dictionary's pairs of words and glosses."""
 
 import json
 import random
@@ -12,10 +12,10 @@ QUESTIONS = ("{}", "What is {}?", "Define {}.", "meaning of {}", "Can you tell m
 
 
 def write_pairs(pairs: Dataset, file: Path) -> None:
-    """The pairs, and what follows from them: a word with the gloss of its kind, and the two halves of a gloss.
+    """Writes the pairs, pairs of a word and its hypernym's gloss, and pairs of two random halves of a gloss.
 
-    Anchors that are no glosses are words; a gloss that is an anchor has that of its kind as positive. A half has every
-    word of the gloss that a coin gives it: words that stand together are of one topic.
+    Anchors are words or glosses; an anchor that is a gloss has its hypernym's gloss as the positive. Each word of a
+    gloss goes to one of its halves at random, as words of the same gloss share a topic.
     """
     rng = random.Random(SEED)
     glosses, kind = _glosses(pairs)
@@ -33,12 +33,16 @@ def write_pairs(pairs: Dataset, file: Path) -> None:
 
 
 def write_questions(pairs: Dataset, triplets: Dataset, held_out: Set[str], prompts: Sequence[str], file: Path) -> None:
-    """Questions about words, each with the gloss of its word and a wrong one, from pairs and from ready triplets.
+    """Writes triplets of a question about a word, its gloss and a wrong gloss, and those of `triplets`.
 
-    The wrong gloss is one of the same kind, or any where there is none. A third of the questions carry a prompt.
+    The wrong gloss has the same hypernym if there is one, else it is any other. A third of the questions has a prompt.
 
     Args:
-      held_out: texts that no row may have.
+      pairs: words and their glosses.
+      triplets: rows to add, except those with a held-out text.
+      held_out: texts of the evaluation splits.
+      prompts: the checkpoint's prompts.
+      file: the file to write.
     """
     rng = random.Random(SEED)
     glosses, kind = _glosses(pairs)
@@ -62,6 +66,6 @@ def write_questions(pairs: Dataset, triplets: Dataset, held_out: Set[str], promp
 
 
 def _glosses(pairs: Dataset) -> tuple[dict[str, None], dict[str, str]]:
-    """All glosses in a fixed order, and the gloss of its kind of each that has one."""
+    """All glosses in a fixed order, and gloss -> its hypernym's gloss."""
     glosses = dict.fromkeys(sorted(pairs.texts["positive"]))
     return glosses, {a: b for a, b in zip(pairs.texts["anchor"], pairs.texts["positive"], strict=True) if a in glosses}

@@ -1,4 +1,4 @@
-"""A checkpoint that has learned nothing: a tokenizer trained on texts, and random weights for given JSON files."""
+"""An untrained checkpoint: a tokenizer trained on texts, and random weights for given JSON files."""
 
 import json
 from collections.abc import Sequence
@@ -16,10 +16,10 @@ SPECIAL = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]"]
 
 
 def write_tokenizer(directory: Path, texts: Sequence[str]) -> None:
-    """Trains a tokenizer of as many tokens as the directory's config.json says.
+    """Trains a tokenizer with the vocabulary size of the directory's config.json, and writes it there.
 
     Raises:
-      StellaError: the texts do not give so many.
+      StellaError: the texts have too few tokens.
     """
     vocab_size = _read_json(directory / "config.json")["vocab_size"]
     tokenizer = train_tokenizer(texts, vocab_size)
@@ -27,7 +27,7 @@ def write_tokenizer(directory: Path, texts: Sequence[str]) -> None:
 
 
 def write_weights(directory: Path) -> None:
-    """Draws the weights of the encoder and of all heads whose config.json is in the directory, float32."""
+    """Writes random float32 weights of the encoder and of all heads that have a config.json in the directory."""
     rng = np.random.default_rng(SEED)
     _save(directory, encoder_tensors(rng, _read_json(directory / "config.json")))
     for head in sorted(directory.glob("2_Dense_*")):
@@ -35,7 +35,7 @@ def write_weights(directory: Path) -> None:
 
 
 def train_tokenizer(texts: Sequence[str], vocab_size: int) -> Tokenizer:
-    """Uncased WordPiece with [PAD] at 0; other than BERT's, it has the same token at the start of a word and inside."""
+    """Uncased WordPiece with [PAD] at 0; unlike BERT's, tokens inside a word have no prefix."""
     tokenizer = Tokenizer(models.WordPiece(unk_token="[UNK]", continuing_subword_prefix=""))
     tokenizer.normalizer = normalizers.BertNormalizer(lowercase=True)
     tokenizer.pre_tokenizer = pre_tokenizers.BertPreTokenizer()
@@ -46,10 +46,10 @@ def train_tokenizer(texts: Sequence[str], vocab_size: int) -> Tokenizer:
             vocab_size=vocab_size, special_tokens=SPECIAL, show_progress=False, continuing_subword_prefix=""
         ),
     )
-    # The trainer finds the same tokens each time but numbers ties at random.
+    # The trainer is deterministic except for the order of ties.
     vocab = SPECIAL + sorted(tokenizer.get_vocab().keys() - set(SPECIAL))
     if len(vocab) != vocab_size:
-        raise StellaError(f"the texts give {len(vocab)} tokens of {vocab_size}; add more text.")
+        raise StellaError(f"texts: only {len(vocab)} of {vocab_size} tokens found; add more text.")
     tokenizer.model = models.WordPiece(
         {token: i for i, token in enumerate(vocab)}, unk_token="[UNK]", continuing_subword_prefix=""
     )
@@ -91,7 +91,7 @@ def encoder_tensors(rng: np.random.Generator, config: dict) -> dict[str, np.ndar
 
 
 def head_tensors(rng: np.random.Generator, config: dict) -> dict[str, np.ndarray]:
-    """Rows of a random rotation, another one for each head: no head is a prefix of another."""
+    """Rows of a random orthogonal matrix, a new one for each head, so that no head is a prefix of another."""
     hidden, dim = config["in_features"], config["out_features"]
     rotation = np.linalg.qr(rng.standard_normal((hidden, hidden)))[0]
     return {"linear.weight": rotation[:dim], "linear.bias": np.zeros(dim)}
