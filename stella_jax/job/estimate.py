@@ -221,10 +221,10 @@ def _measured(model: Stella, tokens: Sequence[Tokens], lengths: Sequence[int]) -
     rows = model.mesh.shape["data"] * rows_of(length, model.runner.token_budget)
     alike = [text for text, padded in zip(tokens, computed, strict=True) if padded == length]
     batch = [alike[i % len(alike)] for i in range(rows)]
-    model.embed_tokens(batch)  # compiles
+    model.run_tokens(batch)  # compiles
     begin, rounds = time.perf_counter(), 0
     while (seconds := time.perf_counter() - begin) < MEASURED_SECONDS:
-        model.embed_tokens(batch * 4)
+        model.run_tokens(batch * 4)
         rounds += 4
     useful = counts.sum() / computed.sum()
     source = f"measured: {rows} x {length} on {chips} x {model.platform}"
