@@ -29,7 +29,7 @@ def parser(prog: str) -> argparse.ArgumentParser:
         choices=("flax", "torch", "transformers"),
         default="flax",
         help="flax (default); torch: names, dtypes and bits as they came; transformers: without prefix, and with a "
-        "config.json that transformers' own GteModel and sentence-transformers load without remote code",
+        "config.json that transformers' own classes and sentence-transformers load without remote code",
     )
     parser.add_argument("--revision", help="branch, tag or commit of a repo")
     parser.add_argument("--dry-run", action="store_true", help="print the mapping of every tensor and write nothing")

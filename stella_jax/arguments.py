@@ -35,7 +35,7 @@ def check_pairs(pairs: object) -> tuple[list[Pair], bool]:
     Raises:
       StellaError: it is neither a pair of str nor a list of them; says which element is what.
     """
-    if isinstance(pairs, str | bytes) or not isinstance(pairs, Sequence | np.ndarray) or np.ndim(pairs) > 2:
+    if isinstance(pairs, str | bytes) or not isinstance(pairs, Sequence | np.ndarray):
         raise StellaError(f"pairs is {describe(pairs)}; pass (query, text) or a list of such pairs.")
     if len(pairs) == 2 and all(isinstance(each, str) for each in pairs):
         return [_pair(pairs, "pair")], True
