@@ -12,6 +12,7 @@ from stella_jax.flax_weights import FlaxWeights
 from stella_jax.hashes import hashed, sha256_of_array
 from stella_jax.layout import SETTINGS
 from stella_jax.prompts import with_query_prompt
+from stella_jax.reranker import Reranker
 from stella_jax.side_files import side_files
 from stella_jax.torch_layout import native_tokenizer
 from stella_jax.weights import raise_faults
@@ -43,7 +44,7 @@ def verify(
     yield _compare_files(source, converted, native)
     if not native and not accept_changes:
         yield _compare_weight_files(source, converted)
-    yield _compare_embeddings(source, converted)
+    yield _compare_results(source, converted)
 
 
 def _compare_leaves(source: Checkpoint, converted: Checkpoint, accept_changes: bool) -> str:
@@ -101,9 +102,16 @@ def _weight_files(checkpoint: Checkpoint) -> dict[str, tuple[str, object]]:
     return {name: (header, files.get(name)) for name, header in weights.headers.items()}
 
 
-def _compare_embeddings(source: Checkpoint, converted: Checkpoint) -> str:
-    ours = Stella(source, dtype="float32").encode(list(TEXTS))
-    theirs = Stella(converted, dtype="float32").encode(list(TEXTS))
+def _compare_results(source: Checkpoint, converted: Checkpoint) -> str:
+    ours, theirs = map(_results, (source, converted))
+    what = "pairs have the same scores" if source.layout.is_reranker else "texts have the same embeddings"
     if not np.array_equal(ours, theirs):
-        raise StellaError(f"embeddings: {len(TEXTS)} texts differ by up to {np.abs(ours - theirs).max():.2e}.")
-    return f"{len(TEXTS)} texts have the same embeddings, bit for bit"
+        raise StellaError(f"{what.split()[-1]} of {len(ours)} texts differ by up to {np.abs(ours - theirs).max():.2e}.")
+    return f"{len(ours)} {what}, bit for bit"
+
+
+def _results(checkpoint: Checkpoint) -> np.ndarray:
+    """Embeddings of a few texts, or raw scores of pairs of them."""
+    if checkpoint.layout.is_reranker:
+        return Reranker(checkpoint, dtype="float32").predict([*zip(TEXTS, TEXTS[::-1], strict=True)], activation="none")
+    return Stella(checkpoint, dtype="float32").encode(list(TEXTS))

@@ -11,8 +11,9 @@ if TYPE_CHECKING:
     from stella_jax.embedder import Stella
     from stella_jax.embedding_model import EmbeddingModel
     from stella_jax.models.encoder import Encoder
+    from stella_jax.reranker import Reranker
 
-__all__ = ["EmbeddingModel", "Encoder", "EncoderConfig", "Stella", "StellaError", "load"]
+__all__ = ["EmbeddingModel", "Encoder", "EncoderConfig", "Reranker", "Stella", "StellaError", "load"]
 __version__ = "0.1.0"
 
 # Imported when first asked for: JAX takes seconds to import, and the command line must answer --help without it.
@@ -20,6 +21,7 @@ _MODULES = {
     "EmbeddingModel": "embedding_model",
     "Encoder": "models.encoder",
     "EncoderConfig": "config",
+    "Reranker": "reranker",
     "Stella": "embedder",
     "load": "checkpoint",
 }

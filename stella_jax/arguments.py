@@ -7,22 +7,46 @@ import numpy as np
 from jax.sharding import Mesh
 
 from stella_jax.errors import StellaError, join_words, short_repr
+from stella_jax.pair_tokenizer import Pair
 from stella_jax.tokenizer import check_text, describe
 
 # What torch calls a device of JAX's platforms.
 DEVICE_NAMES = {"gpu": ("gpu", "cuda")}
 
+# The most that `batch_size` or `top_k` may be.
+MOST_ROWS = 1_000_000
 
-def check_texts(sentences: object) -> list[str]:
-    """The texts as a list.
+
+def check_texts(sentences: object, name: str = "sentences") -> list[str]:
+    """The texts as a list; `name` is the argument's.
 
     Raises:
       StellaError: it is no list of str; says which element is what.
     """
     lone = isinstance(sentences, np.ndarray) and not sentences.ndim
     if lone or isinstance(sentences, bytes) or not isinstance(sentences, Sequence | np.ndarray):
-        raise StellaError(f"sentences is {describe(sentences)}; pass a str or a list of str.")
-    return [check_text(text, f"sentences[{i}]") for i, text in enumerate(sentences)]
+        raise StellaError(f"{name} is {describe(sentences)}; pass a str or a list of str.")
+    return [check_text(text, f"{name}[{i}]") for i, text in enumerate(sentences)]
+
+
+def check_pairs(pairs: object) -> tuple[list[Pair], bool]:
+    """The pairs as a list, and whether it was one pair by itself.
+
+    Raises:
+      StellaError: it is neither a pair of str nor a list of them; says which element is what.
+    """
+    if isinstance(pairs, str | bytes) or not isinstance(pairs, Sequence | np.ndarray):
+        raise StellaError(f"pairs is {describe(pairs)}; pass (query, text) or a list of such pairs.")
+    if len(pairs) == 2 and all(isinstance(each, str) for each in pairs):
+        return [_pair(pairs, "pair")], True
+    return [_pair(pair, f"pairs[{i}]") for i, pair in enumerate(pairs)], False
+
+
+def _pair(pair: object, where: str) -> Pair:
+    if isinstance(pair, str | bytes) or not isinstance(pair, Sequence | np.ndarray) or len(pair) != 2:
+        raise StellaError(f"{where} is {describe(pair)}, not a pair; pass (query, text).")
+    query, text = (check_text(each, f"{where}[{i}]") for i, each in enumerate(pair))
+    return query, text
 
 
 def check_choice(name: str, value: object, choices: tuple[str, ...]) -> None:

@@ -18,6 +18,7 @@ from stella_jax.flax_weights import FlaxWeights
 from stella_jax.heads import Head
 from stella_jax.hub import resolve
 from stella_jax.layout import Layout, read_layout
+from stella_jax.pair_tokenizer import PairTokenizer
 from stella_jax.sharding import check_mesh, make_mesh, param_spec
 from stella_jax.shares import read_shares
 from stella_jax.tokenizer import Tokenizer
@@ -65,7 +66,8 @@ class Checkpoint:
             raise StellaError(f"{self.directory.path(name)} is missing; vocab files alone do not define a tokenizer.")
         max_length = self.layout.max_seq_length if max_length is None else max_length
         options: dict[str, Any] = {"lower": self.layout.lower, "end_of_text": self.layout.end_of_text}
-        tokenizer = Tokenizer(self.directory.path(name), max_length=max_length, **options)
+        kind = PairTokenizer if self.layout.is_reranker else Tokenizer
+        tokenizer = kind(self.directory.path(name), max_length=max_length, **options)
         if tokenizer.vocab_size > self.layout.config.vocab_size:
             raise StellaError(
                 f"{self.directory.path(name)} gives token ids up to {tokenizer.vocab_size - 1}, but config.json's "
@@ -131,7 +133,8 @@ def load(
 ) -> EmbeddingModel:
     """Loads a checkpoint as a module of arrays, to be used and trained in programs of one's own.
 
-    `Stella.from_pretrained` is the one that takes texts.
+    `Stella.from_pretrained` is the one that takes texts, and `Reranker.from_pretrained` pairs: of a reranker the
+    module's (B, 1) are raw scores.
 
     Args:
       name_or_path, dim, dtype, mesh, revision: as in `Stella.from_pretrained`.

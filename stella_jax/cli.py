@@ -16,8 +16,14 @@ from stella_jax.cli_errors import exit_code
 from stella_jax.errors import quoted, short_repr
 from stella_jax.option_types import byte_count, positive, whole
 from stella_jax.quantization import PRECISIONS
+from stella_jax.scores import SCORE_ACTIVATIONS
+
+# Commands that write a job.
+JOBS = ("embed", "score")
 
 EXECUTORS = ("local", "distributed", "ray")
+
+RERANKER = "Alibaba-NLP/gte-multilingual-reranker-base"
 
 # Packages of their own, beside this one, and the commands that are modules of theirs.
 PACKAGES = ("convert", "train")
@@ -36,9 +42,10 @@ def main(argv: Sequence[str] | None = None) -> int:
     arguments, unknown = _parser().parse_known_args(argv)
     if unknown:  # argparse itself would print the usage of all commands
         arguments.usage_error(f"unrecognized arguments: {' '.join(map(quoted, unknown))}")
-    if arguments.command == "embed":
-        _check_embed(arguments)
-    writes = arguments.command == "embed" and not arguments.dry_run
+    is_job = arguments.command in JOBS
+    if is_job:
+        _check_job(arguments)
+    writes = is_job and not arguments.dry_run
     kept = "; finished parts are kept, and the same command goes on" if writes else ""
     return exit_code("stella-jax", partial(_run, arguments), kept)
 
@@ -69,15 +76,17 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--version", action="version", version=f"stella-jax {__version__}")
     commands = parser.add_subparsers(required=True, metavar="COMMAND", dest="command")
     _add_embed(commands)
+    _add_score(commands)
     _add_verify(commands)
     _add_search(commands)
+    _add_rank(commands)
     _add_demo(commands)
     for name, (_, description) in MODULES.items():
         _command(commands, name, description)  # for --help; these parse their own options
     return parser
 
 
-def _check_embed(arguments: argparse.Namespace) -> None:
+def _check_job(arguments: argparse.Namespace) -> None:
     """Ends with the usage where options do not go together."""
     if arguments.dry_run:
         return
@@ -90,22 +99,45 @@ def _check_embed(arguments: argparse.Namespace) -> None:
 
 def _add_embed(commands) -> None:
     command = _command(commands, "embed", "embed the rows of files into a directory of Parquet parts")
-    kinds = "file, directory, pattern or URL: .jsonl, .csv, .txt (or .gz, .zst), .parquet"
-    command.add_argument("inputs", nargs="+", metavar="INPUT", help=kinds)
-    command.add_argument("--out", metavar="DIR", help="or URL; new, or of the same job to finish")
-    _add_model(command, "tiny")
+    kinds = ".jsonl, .csv, .txt (or .gz, .zst), .parquet"
+    _add_job(command, "tiny", kinds)
     heads = command.add_mutually_exclusive_group()
     heads.add_argument("--dim", type=positive, help="which head, by its dimension (default: the checkpoint's)")
     heads.add_argument("--dims", type=_dims, metavar="D,D", help="several heads, a column embedding_D each")
-    command.add_argument("--dtype", choices=("float32", "bfloat16"), help="to compute in (default: float32 on CPU)")
     command.add_argument("--prompt", metavar="NAME", help="put before each text, or 'none' (default: documents')")
-    command.add_argument("--text-field", default="text", metavar="FIELD", help="field or column of the text (text)")
-    command.add_argument("--id-field", metavar="FIELD", help="of the id (default: 'id' where there, else file and row)")
     command.add_argument("--normalize", action=argparse.BooleanOptionalAction, default=False, help="to unit length")
     command.add_argument("--precision", choices=PRECISIONS, default="float32", help="of the numbers written (float32)")
     command.add_argument(
         "--ranges", metavar="FILE", help="of int8 and uint8: .npy, .npz or .json (default: a sample's)"
     )
+    command.set_defaults(query_field=None, activation=None)
+
+
+def _add_score(commands) -> None:
+    command = _command(commands, "score", "score the pairs of files into a directory of Parquet parts")
+    _add_job(command, RERANKER, ".jsonl, .csv (or .gz, .zst), .parquet")
+    command.add_argument("--query-field", default="query", metavar="FIELD", help="of the query (query)")
+    _add_activation(command)
+    command.set_defaults(dim=None, dims=None, prompt=None, normalize=False, precision="float32", ranges=None)
+
+
+def _add_activation(command: argparse.ArgumentParser) -> None:
+    group = command.add_mutually_exclusive_group()
+    group.add_argument("--activation", choices=SCORE_ACTIVATIONS, help="of the scores (default: the checkpoint's)")
+    raw = "as --activation none"
+    group.add_argument("--raw-scores", dest="activation", action="store_const", const="none", help=raw)
+
+
+def _add_job(command: argparse.ArgumentParser, model: str, kinds: str) -> None:
+    """What commands that write a job have in common."""
+    inputs = f"file, directory, pattern or URL: {kinds}"
+    command.add_argument("inputs", nargs="+", metavar="INPUT", help=inputs)
+    command.add_argument("--out", metavar="DIR", help="or URL; new, or of the same job to finish")
+    command.set_defaults(usage_error=command.error)
+    _add_model(command, model)
+    command.add_argument("--dtype", choices=("float32", "bfloat16"), help="to compute in (default: float32 on CPU)")
+    command.add_argument("--text-field", default="text", metavar="FIELD", help="field or column of the text (text)")
+    command.add_argument("--id-field", metavar="FIELD", help="of the id (default: 'id' where there, else file and row)")
     command.add_argument("--keep", type=_names, default=(), metavar="COLUMN,...", help="columns of the inputs to copy")
     command.add_argument("--max-length", type=positive, metavar="TOKENS", help="cut texts here (default: the model's)")
     command.add_argument("--mesh", metavar="SIZES", help="such as data=4,model=2 (default: rows over all accelerators)")
@@ -158,6 +190,20 @@ def _add_search(commands) -> None:
     command.add_argument("-k", type=positive, default=10, help="how many (10)")
     _add_model(command, None)
     command.add_argument("--prompt", metavar="NAME", help="put before the query, or 'none' (default: queries')")
+
+
+def _add_rank(commands) -> None:
+    command = _command(commands, "rank", "rank what search finds by a reranker")
+    command.add_argument("out", nargs="+", metavar="DIR", help="what embed wrote, with its inputs where they were")
+    command.add_argument("query")
+    command.add_argument("--rerank", metavar="MODEL", default=RERANKER, help=f"a directory, or a repo id ({RERANKER})")
+    command.add_argument("--rerank-revision", metavar="REVISION", help="branch, tag or commit of that repo")
+    _add_activation(command)
+    command.add_argument("-k", type=positive, default=10, help="how many (10)")
+    command.add_argument("--candidates", type=positive, default=100, metavar="N", help="that search finds (100)")
+    command.add_argument("--dim", type=positive, help="which of the job's heads (default: the first)")
+    _add_model(command, None)
+    command.add_argument("--prompt", metavar="NAME", help="put before the query of search, or 'none'")
 
 
 def _add_demo(commands) -> None:

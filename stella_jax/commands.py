@@ -3,7 +3,8 @@
 import shutil
 import sys
 from argparse import Namespace
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from dataclasses import replace
 
 from stella_jax.demo import run_demo
 from stella_jax.devices import start_jax
@@ -13,7 +14,7 @@ from stella_jax.job.estimate import estimate_job
 from stella_jax.job.hosts import Hosts, meet
 from stella_jax.job.inputs import open_inputs
 from stella_jax.job.kept import resolve_types
-from stella_jax.job.options import EmbedCommand, JobOptions, ModelOptions, RunOptions, resolve_prompt
+from stella_jax.job.options import JobCommand, JobOptions, ModelOptions, RunOptions, resolve_prompt
 from stella_jax.job.progress import Summary
 from stella_jax.job.row_check import check_rows
 from stella_jax.job.rows import Fields
@@ -21,12 +22,13 @@ from stella_jax.job.run import heartbeat, run_job
 from stella_jax.job.stop import GracefulShutdown, stopping_on_sigterm
 from stella_jax.job.store import open_store
 from stella_jax.job.verify import verify_job
+from stella_jax.reranker import Reranker
 from stella_jax.search import Hit, Index
 
 
-def embed(arguments: Namespace) -> None:
-    """`embed INPUT... --out DIR`: writes the job, ends with a line of its numbers."""
-    command = _embed_command(arguments)
+def run(arguments: Namespace) -> None:
+    """`embed INPUT... --out DIR`, or `score`: writes the job, ends with a line of its numbers."""
+    command = _job_command(arguments)
     stop = GracefulShutdown(arguments.grace)
     on_terminal = sys.stderr.isatty() if arguments.progress is None else arguments.progress
     show = "bar" if on_terminal else "lines" if arguments.progress is None else "nothing"
@@ -39,7 +41,7 @@ def embed(arguments: Namespace) -> None:
 
             print(f"{command.out}: {run_ray_job(command, run, arguments.ray_address)}")
         else:
-            print(f"{command.out}: {_embed(command, run)}")
+            print(f"{command.out}: {_run(command, run)}")
 
 
 def verify(arguments: Namespace) -> None:
@@ -61,20 +63,46 @@ def _verify(out: str, arguments: Namespace) -> str:
         print(f"{out}: {verdict.rows} rows are whole: hashes, pages, counts, values and ids{sampled}")
         return ""
     again = join_words(verdict.invalidated)
-    redo = f"run the embed command again: it makes {again} again." if again else ""
+    redo = f"run its command again: it makes {again} again." if again else ""
     return "\n  ".join([f"{out} is damaged:", *verdict.faults, *([redo] if redo else [])])
 
 
 def search(arguments: Namespace) -> None:
     """`search DIR QUERY`: prints rank, score, id and text of the nearest rows."""
     start_jax()
+    found = _search(arguments, arguments.k)
+    _show([(hit, text or "") for hit, text in found])
+
+
+def rank(arguments: Namespace) -> None:
+    """`rank DIR QUERY --rerank MODEL`: prints what `search` finds, in the order and with the scores of a reranker."""
+    start_jax()
+    reranker = Reranker.from_pretrained(arguments.rerank, revision=arguments.rerank_revision)
+    found = _search(arguments, max(arguments.k, arguments.candidates))
+    if gone := [hit.id for hit, text in found if text is None]:
+        raise StellaError(
+            f"{join_words(arguments.out)}: the texts of {len(gone)} of {len(found)} rows are not where they were, such "
+            f"as that of {gone[0]}; put the job's inputs back."
+        )
+    texts = [text or "" for _, text in found]
+    ranked = reranker.rank(arguments.query, texts, arguments.k, activation=arguments.activation)
+    best = [(found[each["corpus_id"]], each["score"]) for each in ranked]
+    _show([(replace(hit, score=score), text or "") for (hit, text), score in best])
+
+
+def _search(arguments: Namespace, k: int) -> list[tuple[Hit, str | None]]:
+    """The k rows nearest to the query, with their texts as far as these are there."""
     index = Index.open(arguments.out, arguments.model, arguments.revision, arguments.dim)
     prompt = resolve_prompt(index.model, arguments.prompt) if arguments.prompt is not None else None
-    hits = index.search(arguments.query, arguments.k, prompt)
+    hits = index.search(arguments.query, k, prompt)
     texts = index.texts(hits)
-    id_width = max((len(_printable(hit.id)) for hit in hits), default=0)
-    for rank, hit in enumerate(hits, 1):
-        print(_line(rank, hit, texts.get(hit, ""), id_width))
+    return [(hit, texts.get(hit)) for hit in hits]
+
+
+def _show(rows: Sequence[tuple[Hit, str]]) -> None:
+    id_width = max((len(_printable(hit.id)) for hit, _ in rows), default=0)
+    for number, (hit, text) in enumerate(rows, 1):
+        print(_line(number, hit, text, id_width))
 
 
 def demo(arguments: Namespace) -> None:
@@ -84,11 +112,18 @@ def demo(arguments: Namespace) -> None:
     print(run_demo(model, arguments.task))
 
 
-COMMANDS: dict[str, Callable[[Namespace], None]] = {"embed": embed, "verify": verify, "search": search, "demo": demo}
+COMMANDS: dict[str, Callable[[Namespace], None]] = {
+    "embed": run,
+    "score": run,
+    "verify": verify,
+    "search": search,
+    "rank": rank,
+    "demo": demo,
+}
 
 
-def _embed_command(arguments: Namespace) -> EmbedCommand:
-    return EmbedCommand(
+def _job_command(arguments: Namespace) -> JobCommand:
+    return JobCommand(
         inputs=tuple(arguments.inputs),
         out=arguments.out or "",
         model=ModelOptions(
@@ -98,20 +133,22 @@ def _embed_command(arguments: Namespace) -> EmbedCommand:
             dtype=arguments.dtype,
             mesh=arguments.mesh,
             max_length=arguments.max_length,
+            scores=arguments.query_field is not None,
         ),
         job=JobOptions(
-            fields=Fields(arguments.text_field, arguments.id_field, arguments.keep),
+            fields=Fields(arguments.text_field, arguments.id_field, arguments.keep, query=arguments.query_field),
             prompt=arguments.prompt,
             normalize=arguments.normalize,
             precision=arguments.precision,
             ranges=arguments.ranges,
             part_rows=arguments.part_rows,
             split_bytes=arguments.split_bytes,
+            activation=arguments.activation,
         ),
     )
 
 
-def _dry_run(arguments: Namespace, command: EmbedCommand) -> None:
+def _dry_run(arguments: Namespace, command: JobCommand) -> None:
     rows = None
     if arguments.all_rows:
         files = open_inputs(command.inputs, command.job.fields)
@@ -122,7 +159,7 @@ def _dry_run(arguments: Namespace, command: EmbedCommand) -> None:
     print(estimate_job(command, arguments.tokens_per_second, arguments.chips, rows))
 
 
-def _embed(command: EmbedCommand, run: RunOptions) -> Summary:
+def _run(command: JobCommand, run: RunOptions) -> Summary:
     with heartbeat(open_store(command.out), run.hosts):
         model = command.model.load()
         return run_job(model, command.model.origin(), command.inputs, command.out, command.job, run)

@@ -5,7 +5,6 @@ from contextlib import contextmanager
 from dataclasses import replace
 from functools import cached_property
 from pathlib import Path
-from threading import Lock
 from typing import Any
 
 import numpy as np
@@ -14,6 +13,7 @@ from tqdm import tqdm
 
 from stella_jax import similarity
 from stella_jax.arguments import (
+    MOST_ROWS,
     check_choice,
     check_device,
     check_flags,
@@ -22,26 +22,22 @@ from stella_jax.arguments import (
     check_texts,
     check_whole,
 )
-from stella_jax.checkpoint import Checkpoint, compute_dtype
-from stella_jax.config import EncoderConfig
-from stella_jax.embedding_model import EmbeddingModel
-from stella_jax.errors import StellaError, short_repr
+from stella_jax.checkpoint import Checkpoint
+from stella_jax.errors import StellaError
 from stella_jax.hub import resolve
 from stella_jax.model_card import ModelCardData
 from stella_jax.output_format import OutputFormat
+from stella_jax.pretrained import PretrainedModel
 from stella_jax.prompts import query_prompt_name
-from stella_jax.runner import OnBatch, Runner
-from stella_jax.save import save_model
+from stella_jax.runner import OnBatch
 from stella_jax.sharding import make_mesh
 from stella_jax.tokenizer import Tokens, check_text
 from stella_jax.torch_tensors import like, to_numpy
 
-MOST_ROWS = 1_000_000
-
 Texts = str | Sequence[str]
 
 
-class Stella:
+class Stella(PretrainedModel):
     """An embedding model of the `NewModel` family; make one with `Stella.from_pretrained`.
 
     Methods and arguments are those of sentence-transformers' SentenceTransformer, whose evaluators take it as it is.
@@ -49,54 +45,13 @@ class Stella:
 
     _truncate_dim: int | None = None
 
-    def __new__(cls, checkpoint: object = None, *_: Any, **__: Any) -> "Stella":
-        if isinstance(checkpoint, str | Path):
-            name = short_repr(str(checkpoint))
-            raise StellaError(f"Stella: takes an opened checkpoint, not {name}; use Stella.from_pretrained({name}).")
-        return super().__new__(cls)
-
-    def __init__(
-        self,
-        checkpoint: Checkpoint,
-        *,
-        dim: int | tuple[int, ...] | None = None,
-        dtype: str | None = None,
-        mesh: Mesh | None = None,
-        load: bool = True,
-    ):
-        layout = checkpoint.layout
-        if isinstance(dim, tuple) and not dim:
-            raise StellaError("dim () names no head; pass one dimension at least.")
-        self.heads = tuple(map(layout.head, dim)) if isinstance(dim, tuple) else (layout.head(dim),)
-        self.mesh = make_mesh(mesh)
-        self.checkpoint = checkpoint
-        self.platform = self.mesh.devices.flat[0].platform
-        self.dtype = compute_dtype(dtype, self.mesh)
-        self.tokenizer = checkpoint.tokenizer()
-        self._loading, self._loaded = Lock(), None
-        if load:
-            self.load_weights()
-
-    def load_weights(self) -> tuple[EmbeddingModel, Runner]:
-        """Loads the weights onto the mesh, if that was not done before; may be called from another thread."""
-        with self._loading:
-            if self._loaded is None:
-                model = self.checkpoint.load_model(self.heads, self.mesh, dtype=self.dtype, param_dtype=self.dtype)
-                self._loaded = model, Runner(model, self.mesh, self.config.pad_token_id)
-            return self._loaded
-
-    @property
-    def model(self) -> EmbeddingModel:
-        return self.load_weights()[0]
-
-    @property
-    def runner(self) -> Runner:
-        return self.load_weights()[1]
-
-    @property
-    def head_dims(self) -> tuple[int, ...]:
-        """The dimension of each head that was chosen."""
-        return tuple(head.dim if head else self.config.hidden_size for head in self.heads)
+    def __init__(self, checkpoint: Checkpoint, **options: Any):
+        if checkpoint.layout.is_reranker:
+            raise StellaError(
+                f"{checkpoint.directory.root}: a reranker, which scores pairs and embeds no texts; use "
+                "Reranker.from_pretrained or the command score."
+            )
+        super().__init__(checkpoint, **options)
 
     @classmethod
     def from_pretrained(
@@ -153,11 +108,6 @@ class Stella:
         return model
 
     @property
-    def config(self) -> EncoderConfig:
-        """Sizes and constants of the encoder."""
-        return self.checkpoint.layout.config
-
-    @property
     def dim(self) -> int:
         """Numbers in an embedding, after `truncate_dim`."""
         return self.truncate_dim or self.head_dims[0]
@@ -194,21 +144,6 @@ class Stella:
         return self.dim
 
     get_sentence_embedding_dimension = get_embedding_dimension
-
-    @property
-    def prompts(self) -> dict[str, str]:
-        """The texts that can be put before a text, by name."""
-        return dict(self.checkpoint.layout.prompts)
-
-    @property
-    def max_seq_length(self) -> int:
-        """Tokens at which a text is cut; may be set, up to the encoder's `max_position_embeddings`."""
-        return self.tokenizer.max_length
-
-    @max_seq_length.setter
-    def max_seq_length(self, value: int) -> None:
-        check_whole("max_seq_length", value, self.config.max_position_embeddings)
-        self.tokenizer.max_length = value
 
     def get_max_seq_length(self) -> int:
         """`max_seq_length`, by its name in sentence-transformers."""
@@ -286,7 +221,7 @@ class Stella:
         tokens = self.tokenize(texts, self.resolve_prompt(prompt_name, prompt))
         max_rows = 1 if alone else batch_size
         with tqdm(total=len(texts), unit="text", disable=not show_progress_bar) as bar:
-            embed = self._token_embeddings if output_value == "token_embeddings" else self.embed_tokens
+            embed = self._token_embeddings if output_value == "token_embeddings" else self.run_tokens
             found = output(embed(tokens, max_rows, lambda batch: bar.update(len(batch.texts))))
         return found[0] if alone else found
 
@@ -336,11 +271,6 @@ class Stella:
         """What evaluators have reported."""
         return ModelCardData()
 
-    def save_pretrained(self, directory: str | Path, *, native: bool = False) -> None:
-        """`EmbeddingModel.save_pretrained`, with the `max_seq_length`, prompts and similarity that were set."""
-        settings = replace(self.checkpoint.layout, max_seq_length=self.max_seq_length)
-        save_model(self.model, directory, native=native, settings=settings)
-
     def resolve_prompt(self, prompt_name: str | None = None, prompt: str | None = None) -> str:
         """The text to put before each text: `prompt`, or the one of this name, or the checkpoint's default, or ""."""
         if prompt is not None:
@@ -353,13 +283,6 @@ class Stella:
     def tokenize(self, texts: Sequence[str], prompt: str = "") -> list[Tokens]:
         """Token ids of each text after the prompt, cut at `max_seq_length`."""
         return self.tokenizer.encode(texts, prompt)
-
-    def embed_tokens(
-        self, tokens: Sequence[Tokens], max_rows: int | None = None, on_batch: OnBatch | None = None
-    ) -> np.ndarray:
-        """Embeddings [n, dim] float32 of tokenized texts, in their order."""
-        [(_, found)] = self.runner.stream([tokens], self.max_seq_length, max_rows, on_batch)
-        return found[0]
 
     def _token_embeddings(
         self, tokens: Sequence[Tokens], max_rows: int | None, on_batch: OnBatch | None

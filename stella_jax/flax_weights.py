@@ -8,7 +8,7 @@ from stella_jax.directory import Directory
 from stella_jax.errors import StellaError, short_repr
 from stella_jax.layout import Layout
 from stella_jax.params import PARAMS, StoredLeaf, stored_leaves
-from stella_jax.weights import Leaf, carried_leaf, check_finite, encoder_leaves, head_leaves, raise_faults
+from stella_jax.weights import Leaf, all_leaves, carried_leaf, check_finite, raise_faults
 
 # What `convert` writes beside the parameters: where they came from, and a hash of each leaf.
 PROVENANCE = "provenance.json"
@@ -27,9 +27,7 @@ class FlaxWeights:
         self.prefix = str(self.provenance.get("prefix", ""))
         self.headers: dict[str, str] = self.provenance["headers"]
         stored = stored_leaves(directory)
-        leaves = [*encoder_leaves(layout, self.prefix)]
-        for head in layout.heads.values():
-            leaves += head_leaves(head, layout.config.hidden_size)
+        leaves = [*all_leaves(layout, self.prefix)]
         for name, leaf in stored.items():
             section, _, name = name.partition(".")
             if section == "carried":

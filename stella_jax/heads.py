@@ -13,12 +13,22 @@ Activation = Literal["identity", "tanh"]
 
 @dataclass(frozen=True, slots=True)
 class Head:
-    """A `2_Dense_*` folder: a linear map from the pooled vector to `dim` numbers, then an activation."""
+    """A linear map from the pooled vector to `dim` numbers, then an activation.
+
+    Attributes:
+      folder: `2_Dense_*`; of a reranker's, which has none of its own, the name of its tensors.
+      has_pooler: a reranker's: another Dense layer of the encoder's width, with tanh, comes first.
+    """
 
     folder: str
     dim: int
     bias: bool = True
     activation: Activation = "identity"
+    has_pooler: bool = False
+
+
+# Of a reranker: the score of a pair from the state of its first token.
+CLASSIFIER = Head("classifier", 1, has_pooler=True)
 
 
 def pool(hidden: jax.Array, lengths: jax.Array, mode: Pooling) -> jax.Array:
@@ -43,10 +53,13 @@ class Dense(nnx.Module):
     def __init__(self, head: Head, in_features: int, *, rngs: nnx.Rngs):
         initialize = nnx.initializers.lecun_normal()
         self.spec = head
+        pooler = Head("pooler", in_features, activation="tanh")
+        self.pooler = Dense(pooler, in_features, rngs=rngs) if head.has_pooler else None
         self.kernel = nnx.Param(initialize(rngs.params(), (in_features, head.dim), jnp.float32))
         self.bias = nnx.Param(jnp.zeros(head.dim, jnp.float32)) if head.bias else None
 
     def __call__(self, x: jax.Array) -> jax.Array:
+        x = self.pooler(x) if self.pooler else x
         out = jnp.einsum("bd,de->be", x, self.kernel[...], precision="highest")
         if self.bias is not None:
             out = out + self.bias[...][None]

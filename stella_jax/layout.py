@@ -1,7 +1,7 @@
 """The sentence-transformers layout of a directory: which modules a checkpoint is made of, and its settings."""
 
 import re
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, replace
 from numbers import Integral
 from typing import Any
@@ -9,10 +9,11 @@ from typing import Any
 from stella_jax.config import EncoderConfig
 from stella_jax.directory import Directory
 from stella_jax.errors import StellaError, join_words, short_repr
-from stella_jax.heads import Activation, Head, Pooling
-from stella_jax.models import find_architecture, read_config
+from stella_jax.heads import CLASSIFIER, Activation, Head, Pooling
+from stella_jax.models import class_name, find_architecture
 from stella_jax.models.architecture import Architecture
 from stella_jax.prompts import check_default_prompt, check_prompts
+from stella_jax.scores import ScoreActivation
 
 ACTIVATIONS: dict[str, Activation] = {"Identity": "identity", "Tanh": "tanh"}
 OLD_POOLING_FLAGS: dict[str, Pooling] = {
@@ -23,6 +24,8 @@ OLD_POOLING_FLAGS: dict[str, Pooling] = {
 POOLINGS: tuple[Pooling, ...] = ("cls", "mean", "lasttoken")
 SIMILARITIES = ("cosine", "dot", "euclidean", "manhattan")
 MODULES = ("Transformer", "Pooling", "Dense", "Normalize")
+# Of a reranker's scores, by the class that sentence-transformers' CrossEncoder names.
+SCORES: dict[str, ScoreActivation] = {"Sigmoid": "sigmoid", "Identity": "none"}
 SETTINGS = "config_sentence_transformers.json"
 EOS_TOKEN = re.compile(r"[^\s$:]{1,100}")  # what a template takes as a token, not as a text or a number
 HEAD_FOLDER = re.compile(r"\d+_Dense(_\d+)?")
@@ -41,6 +44,7 @@ class Layout:
       lower: whether texts are lowercased before the tokenizer.
       end_of_text: token that ends each text where tokenizer.json adds none (tokenizer_config.json's `add_eos_token`).
       dropout_rate: of the encoder's training.
+      score_activation: of a reranker's scores; None: an embedding model.
     """
 
     transformer: str
@@ -57,6 +61,12 @@ class Layout:
     lower: bool
     end_of_text: str | None
     dropout_rate: float
+    score_activation: ScoreActivation | None = None
+
+    @property
+    def is_reranker(self) -> bool:
+        """Whether it scores pairs of texts, and embeds none."""
+        return self.score_activation is not None
 
     def head(self, dim: int | None) -> Head | None:
         """The head of this dimension (None: the default one), or None where the checkpoint has no heads.
@@ -115,60 +125,128 @@ class Layout:
 
 
 def read_layout(directory: Directory) -> Layout:
-    """Reads modules.json and all that it leads to.
+    """Reads modules.json and all that it leads to; a reranker's directory may lack it.
 
     Raises:
       StellaError: names the file and field that is missing, malformed or not implemented.
     """
-    if not directory.has("modules.json") and directory.has("config.json"):
-        read_config(directory.json_object("config.json"))  # what is no encoder at all is refused as that
-    modules = _modules(directory)
-    transformer = modules["Transformer"]
+    modules = _modules(directory) if directory.has("modules.json") else {}
+    if not modules and not directory.has("config.json"):
+        raise _without_modules(directory)
+    transformer = modules.get("Transformer", "")
     prefix = f"{transformer}/" if transformer else ""
     fields = directory.json_object(f"{prefix}config.json")
     architecture = find_architecture(fields)
     config = architecture.config.from_json(fields)
-    default = _head(directory, modules["Dense"], config) if "Dense" in modules else None
+    is_reranker = architecture.scores(class_name(fields))
     settings = _optional(directory, SETTINGS)
     bert = _optional(directory, f"{prefix}sentence_bert_config.json")
-    prompts = check_prompts(settings.get("prompts") or {}, f"{SETTINGS}: ")
+    own = _reranker(modules, fields, settings) if is_reranker else _embedding(directory, modules, settings, config)
     return Layout(
         transformer=transformer,
         architecture=architecture,
         config=config,
-        pooling=_pooling(directory, f"{modules['Pooling']}/config.json", config),
-        heads=_heads(directory, default, config),
-        default_dim=default.dim if default else None,
-        normalize=_normalize(directory, modules),
-        prompts=prompts,
-        default_prompt_name=check_default_prompt(settings.get("default_prompt_name"), prompts, f"{SETTINGS}: "),
-        similarity=_similarity(settings.get("similarity_fn_name") or "cosine", f"{SETTINGS}: "),
         max_seq_length=_max_seq_length(directory, prefix, bert, config),
         lower=_lower(bert),
         end_of_text=_end_of_text(_optional(directory, f"{prefix}tokenizer_config.json")),
         dropout_rate=_dropout_rate(fields, architecture.dropout_rate),
+        **own,
     )
+
+
+def _embedding(
+    directory: Directory, modules: Mapping[str, str], settings: Mapping[str, Any], config: EncoderConfig
+) -> dict[str, Any]:
+    """What a layout has of the modules after an embedding model's encoder."""
+    if not modules:
+        raise _without_modules(directory)
+    if "Pooling" not in modules:
+        raise _unimplemented(modules)
+    default = _head(directory, modules["Dense"], config) if "Dense" in modules else None
+    prompts = check_prompts(settings.get("prompts") or {}, f"{SETTINGS}: ")
+    return {
+        "pooling": _pooling(directory, f"{modules['Pooling']}/config.json", config),
+        "heads": _heads(directory, default, config),
+        "default_dim": default.dim if default else None,
+        "normalize": _normalize(directory, modules),
+        "prompts": prompts,
+        "default_prompt_name": check_default_prompt(settings.get("default_prompt_name"), prompts, f"{SETTINGS}: "),
+        "similarity": _similarity(settings.get("similarity_fn_name") or "cosine", f"{SETTINGS}: "),
+    }
+
+
+def _reranker(modules: Mapping[str, str], fields: Mapping[str, Any], settings: Mapping[str, Any]) -> dict[str, Any]:
+    """What a layout has of a reranker, whose head lies in the encoder's files."""
+    if more := [kind for kind in modules if kind != "Transformer"]:
+        raise StellaError(
+            f"modules.json lists {join_words(more)}, but config.json's {class_name(fields)} is a reranker, which has "
+            "none; one of the two files belongs to another checkpoint."
+        )
+    _check_one_label(fields)
+    if settings.get("default_prompt_name") is not None:
+        name = short_repr(settings["default_prompt_name"])
+        raise StellaError(f"{SETTINGS}: default_prompt_name = {name} is not implemented for a reranker; only null is.")
+    return {
+        "pooling": "cls",
+        "heads": {CLASSIFIER.dim: CLASSIFIER},
+        "default_dim": CLASSIFIER.dim,
+        "normalize": False,
+        "prompts": {},
+        "default_prompt_name": None,
+        "similarity": "cosine",
+        "score_activation": _score_activation(settings, fields),
+    }
+
+
+def _check_one_label(fields: Mapping[str, Any]) -> None:
+    labels = fields.get("id2label")
+    count = fields.get("num_labels", len(labels) if isinstance(labels, Mapping) else 1)
+    if count != 1:
+        raise StellaError(
+            f"config.json: num_labels = {short_repr(count)} is not implemented for a reranker; only 1 is."
+        )
+
+
+def _score_activation(settings: Mapping[str, Any], fields: Mapping[str, Any]) -> ScoreActivation:
+    """What CrossEncoder applies, which versions 6, 4 and 3 of sentence-transformers write in a place each."""
+    older = fields.get("sentence_transformers")
+    places = {
+        f"{SETTINGS}: activation_fn": settings.get("activation_fn"),
+        "config.json: sentence_transformers.activation_fn": isinstance(older, Mapping) and older.get("activation_fn"),
+        "config.json: sbert_ce_default_activation_function": fields.get("sbert_ce_default_activation_function"),
+    }
+    where, name = next(((where, name) for where, name in places.items() if name), ("", "Sigmoid"))
+    last = str(name).rpartition(".")[2]
+    if last not in SCORES:
+        raise StellaError(f"{where} = {short_repr(name)} is not implemented; {join_words(SCORES)} are.")
+    return SCORES[last]
 
 
 def _modules(directory: Directory) -> dict[str, str]:
     """Class name -> folder, in order, from modules.json; the class name is what stands last in "type"."""
-    if not directory.has("modules.json"):
-        raise StellaError(
-            f"{directory.path('modules.json')} is missing, so how to pool is not known; download the whole checkpoint, "
-            "not the weights alone."
-        )
     listing = directory.json("modules.json")
     try:
         modules = [(str(m["type"]).rpartition(".")[2], str(m["path"]).strip("/")) for m in listing]
     except (TypeError, KeyError) as error:
         raise StellaError(f"{directory.path('modules.json')} is not a list of modules with type and path.") from error
     kinds = [kind for kind, _ in modules]
-    if kinds != [kind for kind in MODULES if kind in kinds] or not {"Transformer", "Pooling"} <= set(kinds):
-        raise StellaError(
-            f"modules.json lists {join_words(kinds)}; Transformer, Pooling, then at most one Dense and one Normalize "
-            "are implemented."
-        )
+    if kinds != [kind for kind in MODULES if kind in kinds] or "Transformer" not in kinds:
+        raise _unimplemented(kinds)
     return dict(modules)
+
+
+def _unimplemented(kinds: Iterable[str]) -> StellaError:
+    return StellaError(
+        f"modules.json lists {join_words(kinds)}; Transformer, Pooling, then at most one Dense and one Normalize are "
+        "implemented."
+    )
+
+
+def _without_modules(directory: Directory) -> StellaError:
+    return StellaError(
+        f"{directory.path('modules.json')} is missing, so how to pool is not known; download the whole checkpoint, not "
+        "the weights alone."
+    )
 
 
 def _pooling(directory: Directory, name: str, config: EncoderConfig) -> Pooling:

@@ -104,9 +104,8 @@ def save_params(
     def complete(working: Path) -> None:
         if weights.changed:  # also where unchanged weights are stored in less, all is to be computed in float32
             _update(working / layout.file("config.json"), torch_dtype="float32", dtype="float32")
-        listing = json.loads((working / "modules.json").read_bytes())
-        if heads[0] and heads[0].folder not in [str(module["path"]).strip("/") for module in listing]:
-            _write(working / "modules.json", _modules(listing, heads[0]))
+        if heads[0] and not layout.is_reranker:
+            _write_default_head(working / "modules.json", heads[0])
         _write_settings(layout, settings, working)
         write_query_prompt(working)
         if settings.max_seq_length != layout.max_seq_length:
@@ -147,6 +146,12 @@ def _write_settings(before: Layout, now: Layout, working: Path) -> None:
     changed = {key: getattr(now, name) for name, key in fields.items() if getattr(now, name) != getattr(before, name)}
     if changed:
         _update(working / SETTINGS, **changed)
+
+
+def _write_default_head(path: Path, head: Head) -> None:
+    listing = json.loads(path.read_bytes())
+    if head.folder not in [str(module["path"]).strip("/") for module in listing]:
+        _write(path, _modules(listing, head))
 
 
 def _modules(listing: list[dict[str, Any]], head: Head) -> list[dict[str, Any]]:

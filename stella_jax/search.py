@@ -3,7 +3,7 @@
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 
@@ -14,7 +14,7 @@ from stella_jax.job.manifest import read_manifest
 from stella_jax.job.model import check_model, load_model
 from stella_jax.job.part_rows import texts_of
 from stella_jax.job.store import Store, open_store
-from stella_jax.job.vectors import precision_of, read_vectors
+from stella_jax.job.vectors import check_embeddings, precision_of, read_vectors
 
 
 @dataclass(frozen=True, slots=True)
@@ -59,13 +59,15 @@ class Index:
         directories = [directories] if isinstance(directories, str | Path) else directories
         stores = [open_store(directory) for directory in directories]
         jobs = [(store, read_manifest(store)) for store in stores]
+        for store, manifest in jobs:
+            check_embeddings(store, manifest)
         dim = int(jobs[0][1]["dims"][0] if dim is None else dim)
         for store, manifest in jobs:
             if dim not in manifest["dims"]:
                 held = join_words(manifest["dims"])
                 raise StellaError(f"{store} holds embeddings of {held} numbers, none of {dim}.")
             _check_together(jobs[0], (store, manifest))
-        model = load_model(*jobs[0], [dim], model_name, revision)
+        model = cast(Stella, load_model(*jobs[0], [dim], model_name, revision))
         for store, manifest in jobs[1:]:
             check_model(store, manifest, model, f"The model of {stores[0]}")
         return cls(jobs, model)

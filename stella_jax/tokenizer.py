@@ -1,9 +1,9 @@
 """Text -> token ids, with the checkpoint's own tokenizer.json."""
 
 import re
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
-from typing import NamedTuple
+from typing import NamedTuple, TypeVar
 
 import tokenizers
 
@@ -22,6 +22,8 @@ FIRST_READ = 32
 MARGIN_WORDS = 16
 # What no normalization joins to the characters before it; nor does it let them see further, as final sigmas do.
 _BOUNDARY = re.compile("[\t\n 0-9]")
+
+T = TypeVar("T")
 
 
 class Tokens(NamedTuple):
@@ -43,6 +45,8 @@ class Tokenizer:
       end_of_text: a token to end each text with, where the file adds no special tokens itself.
     """
 
+    is_for_pairs = False
+
     def __init__(self, path: Path, *, max_length: int, lower: bool = False, end_of_text: str | None = None):
         content = read_tokenizer_json(path)
         try:
@@ -51,14 +55,15 @@ class Tokenizer:
             self._tokenizer.no_truncation()
             if end_of_text is not None:
                 append_end_of_text(self._tokenizer, end_of_text)
-            probe = self._tokenizer.encode(UNKNOWN)  # some faults show only here
+            # Some faults show only here.
+            probe = self._tokenizer.encode(UNKNOWN, UNKNOWN if self.is_for_pairs else None)
         except (KeyboardInterrupt, SystemExit):
             raise
         except BaseException as error:  # the library raises bare Exception, and its panics are not even that
             raise StellaError(
                 f"{path} is not a tokenizer.json that the tokenizers library can use: {first_line(error)[:200]}."
             ) from error
-        if not self._tokenizer.num_special_tokens_to_add(is_pair=False):
+        if not self._special_tokens:
             raise StellaError(f"{path} adds no special tokens, so an empty text would have no tokens; the family's do.")
         self._largest_special = max(probe.ids, default=-1)
         self._lower = lower
@@ -70,7 +75,7 @@ class Tokenizer:
 
     @max_length.setter
     def max_length(self, value: int) -> None:
-        shortest = self._tokenizer.num_special_tokens_to_add(is_pair=False) + 1
+        shortest = self._special_tokens + 1 + self.is_for_pairs
         if value < shortest:
             raise StellaError(f"max_seq_length {value} leaves no room for a token; the least is {shortest}.")
         self._max_length = value
@@ -82,6 +87,10 @@ class Tokenizer:
         # The special tokens of a template need not stand in the vocabulary.
         return max([*self._tokenizer.get_vocab(with_added_tokens=True).values(), self._largest_special]) + 1
 
+    @property
+    def _special_tokens(self) -> int:
+        return self._tokenizer.num_special_tokens_to_add(is_pair=self.is_for_pairs)
+
     def encode(self, texts: Sequence[str], prompt: str = "") -> list[Tokens]:
         """Tokens of each text after the prompt.
 
@@ -92,19 +101,12 @@ class Tokenizer:
         return [tokens for batch in self._batches(texts) for tokens in self._encode(batch, prompt)]
 
     def _batches(self, texts: Sequence[str]) -> Iterator[Sequence[str]]:
-        first, size = 0, 0
-        for i, text in enumerate(texts):
-            read = min(len(text), self._first_read)
-            if size and size + read > BATCH_CHARACTERS:
-                yield texts[first:i]
-                first, size = i, 0
-            size += read
-        yield texts[first:]
+        return batches(texts, (min(len(text), self._first_read) for text in texts))
 
     def _encode(self, texts: Sequence[str], prompt: str) -> Iterator[Tokens]:
         first = self._first_read
         short = [self._prepare(prompt, text) for text in texts if len(text) <= first]
-        long = [self._prepare(prompt, _cut(text, first)) for text in texts if len(text) > first]
+        long = [self._prepare(prompt, cut_text(text, first)) for text in texts if len(text) > first]
         whole, begun = iter(self._tokenizer.encode_batch_fast(short)), iter(self._tokenizer.encode_batch(long))
         for text in texts:
             if len(text) <= first:
@@ -119,7 +121,7 @@ class Tokenizer:
         read = 4 * self._first_read
         farthest = max(FARTHEST, read)
         while read < min(len(text), farthest):
-            encoding = self._tokenizer.encode(self._prepare(prompt, _cut(text, read)))
+            encoding = self._tokenizer.encode(self._prepare(prompt, cut_text(text, read)))
             if _is_settled(encoding):
                 return self._tokens(encoding)
             read *= 4
@@ -140,6 +142,17 @@ class Tokenizer:
         return Tokens(ids, len(ids) == self._max_length and bool(encoding.overflowing))
 
 
+def batches(items: Sequence[T], sizes: Iterable[int]) -> Iterator[Sequence[T]]:
+    """The items, of which so many characters are read, some at a time that have no more than BATCH_CHARACTERS."""
+    first, total = 0, 0
+    for i, size in enumerate(sizes):
+        if total and total + size > BATCH_CHARACTERS:
+            yield items[first:i]
+            first, total = i, 0
+        total += size
+    yield items[first:]
+
+
 def append_end_of_text(tokenizer: tokenizers.Tokenizer, token: str) -> bool:
     """Makes a tokenizer end each text with a token, unless it adds special tokens already or does not know this one.
 
@@ -157,7 +170,7 @@ def append_end_of_text(tokenizer: tokenizers.Tokenizer, token: str) -> bool:
     return True
 
 
-def _cut(text: str, read: int) -> str:
+def cut_text(text: str, read: int) -> str:
     """No more than so many characters, up to where the normalization of what follows begins; empty without such."""
     found = _BOUNDARY.search(text[read : read // 2 : -1])
     return text[: read - found.start()] if found else ""
@@ -166,7 +179,7 @@ def _cut(text: str, read: int) -> str:
 def _is_settled(encoding: tokenizers.Encoding) -> bool:
     """Whether the tokens are the same whatever follows the text that was read.
 
-    Normalizers act within what `_cut` leaves whole, and models on one word at a time: only words near the cut change.
+    Normalizers act within what `cut_text` leaves whole, models on one word at a time: only words near the cut change.
     """
     beyond = encoding.overflowing
     return bool(beyond) and _last_word(beyond[-1]) - _last_word(encoding) >= MARGIN_WORDS

@@ -19,6 +19,7 @@ from stella_jax.shards import DTYPES, parse_header
 from stella_jax.side_files import copy_side_files
 from stella_jax.tokenizer import append_end_of_text
 from stella_jax.tokenizer_json import read_tokenizer_json
+from stella_jax.weights import Leaf
 
 # Fields of config.json that transformers' classes know, and that our function does not depend on.
 KEPT = (
@@ -28,6 +29,10 @@ KEPT = (
     "classifier_dropout",
     "eos_token_id",
     "hidden_dropout_prob",
+    "id2label",
+    "label2id",
+    "sbert_ce_default_activation_function",
+    "sentence_transformers",
     "initializer_range",
 )
 
@@ -73,7 +78,7 @@ def to_torch(
                     weights.check_unchanged(path, sha256_of_array(array))
                 folder = leaf.folder
                 for name, tensor in leaf.to_torch(array):
-                    name = name.removeprefix(source.weights.prefix) if native else name
+                    name = _native_name(source, leaf, name) if native else name
                     _writer_of(writers, folder, name).write(name, tensor)
                 progress(path)
         if native:
@@ -82,6 +87,14 @@ def to_torch(
                 (working / source.layout.file("tokenizer.json")).write_text(tokenizer, encoding="utf-8")
             write_query_prompt(working)
         finish(working)
+
+
+def _native_name(source: Checkpoint, leaf: Leaf, name: str) -> str:
+    """As transformers' own class saves a tensor: without prefix, or with another one where it scores pairs."""
+    bare, scorer = name.removeprefix(source.weights.prefix), source.layout.architecture.scorer
+    if not source.layout.is_reranker or scorer is None or leaf.weight in scorer.classifier:
+        return bare
+    return scorer.native_prefix + bare
 
 
 def _remove_stale_indexes(working: Path, headers: Headers) -> None:
@@ -122,7 +135,7 @@ def _tensors(source: Checkpoint, native: bool) -> dict[str, dict[str, tuple[np.d
     folders: dict[str, dict[str, tuple[np.dtype, tuple[int, ...]]]] = {}
     for path, leaf in source.weights.leaves.items():
         for name in leaf.torch_names:
-            name = name.removeprefix(source.weights.prefix) if native else name
+            name = _native_name(source, leaf, name) if native else name
             folders.setdefault(leaf.folder, {})[name] = (source.weights.dtypes[path], leaf.torch_shape())
     return folders
 
@@ -135,7 +148,10 @@ def _described(headers: Headers) -> dict[str, tuple[np.dtype, tuple[int, ...]]]:
 def _write_native_config(source: Checkpoint, working: Path) -> None:
     name = source.layout.file("config.json")
     old = source.directory.json_object(name)
-    fields = source.layout.config.native_json() | {key: old[key] for key in KEPT if key in old}
+    fields = source.layout.config.native_json()
+    if source.layout.is_reranker and (scorer := source.layout.architecture.scorer):
+        fields |= scorer.native_json()
+    fields |= {key: old[key] for key in KEPT if key in old}
     (working / name).write_text(json.dumps(fields, indent=2) + "\n")
 
 

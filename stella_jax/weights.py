@@ -5,7 +5,7 @@ are kept but not used. A leaf of the layers holds all of them, stacked.
 """
 
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Protocol
 
@@ -13,7 +13,7 @@ import numpy as np
 
 from stella_jax.directory import Directory
 from stella_jax.errors import StellaError
-from stella_jax.heads import Head
+from stella_jax.heads import CLASSIFIER, Head
 from stella_jax.layout import Layout
 from stella_jax.memory import aligned, copy, in_threads
 from stella_jax.shards import DTYPES, Shard, Tensor, open_shards
@@ -84,6 +84,27 @@ def head_leaves(head: Head, hidden: int) -> Iterator[Leaf]:
         yield Leaf(path, weight.flax_shape(sizes), head.folder, (weight.torch,), weight, sizes)
 
 
+def classifier_leaves(layout: Layout, prefix: str) -> Iterator[Leaf]:
+    """The leaves of a reranker's head, which lie with the encoder; the pooler's torch names have its prefix."""
+    scorer, hidden = layout.architecture.scorer, layout.config.hidden_size
+    assert scorer
+    sizes = {"D": hidden, "P": hidden, "E": CLASSIFIER.dim}
+    for before, weights in ((prefix, scorer.pooler), ("", scorer.classifier)):
+        for weight in weights:
+            path = f"heads/{CLASSIFIER.folder}/{weight.flax}"
+            yield Leaf(path, weight.flax_shape(sizes), layout.transformer, (before + weight.torch,), weight, sizes)
+
+
+def all_leaves(layout: Layout, prefix: str) -> Iterator[Leaf]:
+    """The leaves of the encoder and of all heads."""
+    yield from encoder_leaves(layout, prefix)
+    if layout.is_reranker:
+        yield from classifier_leaves(layout, prefix)
+    else:
+        for head in layout.heads.values():
+            yield from head_leaves(head, layout.config.hidden_size)
+
+
 def carried_leaf(layout: Layout, name: str, shape: tuple[int, ...]) -> Leaf:
     """The leaf of a tensor that is kept but not used."""
     return Leaf("carried/" + name.replace(".", "/"), shape, layout.transformer, (name,), None, {})
@@ -102,13 +123,16 @@ class TorchWeights:
         self.headers: dict[str, str] = {}
         self._tensors: dict[tuple[str, str], Tensor] = {}
         shards, tensors = self._open(directory, layout.transformer)
-        prefix, passthrough = layout.architecture.prefix, layout.architecture.passthrough
-        self.prefix = prefix if any(name.startswith(prefix) for name in tensors) else ""
-        carried = [carried_leaf(layout, name, tensors[name].shape) for name in passthrough if name in tensors]
-        self._add(shards, layout.transformer, tensors, [*encoder_leaves(layout, self.prefix), *carried])
-        for head in layout.heads.values():
-            shards, tensors = self._open(directory, head.folder)
-            self._add(shards, head.folder, tensors, list(head_leaves(head, layout.config.hidden_size)))
+        self.prefix = _prefix(layout, tensors)
+        _check_labels(layout, tensors)
+        leaves = [*all_leaves(layout, self.prefix)]
+        used = {name for leaf in leaves for name in leaf.torch_names}
+        passthrough = [name for name in layout.architecture.passthrough if name in tensors and name not in used]
+        leaves += [carried_leaf(layout, name, tensors[name].shape) for name in passthrough]
+        for folder in dict.fromkeys(leaf.folder for leaf in leaves):
+            if folder != layout.transformer:
+                shards, tensors = self._open(directory, folder)
+            self._add(shards, folder, tensors, [leaf for leaf in leaves if leaf.folder == folder])
 
     def read(self, path: str) -> np.ndarray:
         """One leaf, contiguous, in its stored dtype.
@@ -148,6 +172,24 @@ class TorchWeights:
         for leaf in leaves:
             self.leaves[leaf.path] = leaf
             self.dtypes[leaf.path] = DTYPES[tensors[leaf.torch_names[0]].dtype]
+
+
+def _prefix(layout: Layout, tensors: Iterable[str]) -> str:
+    """What stands before the encoder's torch names."""
+    known = layout.architecture.prefixes
+    return next((prefix for prefix in known if any(name.startswith(prefix) for name in tensors)), "")
+
+
+def _check_labels(layout: Layout, tensors: Mapping[str, Tensor]) -> None:
+    """Refuses a reranker's classifier of several labels, which give a pair no score."""
+    scorer = layout.architecture.scorer if layout.is_reranker else None
+    for weight in scorer.classifier if scorer else ():
+        shape = tensors[weight.torch].shape if weight.torch in tensors else ()
+        if shape[:1] not in ((), (CLASSIFIER.dim,)):
+            raise StellaError(
+                f"{weight.torch} has {shape[0]} rows, one a label: num_labels {shape[0]} is not implemented; pass a "
+                "reranker with one."
+            )
 
 
 def check_finite(array: np.ndarray, name: str) -> None:

@@ -114,7 +114,7 @@ def test_a_model_is_found_again_from_elsewhere(corpus, tmp_path, monkeypatch):
         (["embed", "{corpus}", "--out", "."], "corpus.jsonl lies in the output directory .; use another --out."),
         (["embed", "{corpus}", "--out", "out", "--processes", "2"], "go with --executor distributed."),
         (["embed", "{corpus}", "--out", "{corpus}/out", *SHORT], "Not a directory."),
-        (["search", "absent", "query"], "absent: not the output of an embedding job"),
+        (["search", "absent", "query"], "absent: not the output of embed or score"),
         (["demo", "--model", "."], "modules.json is missing"),
     ],
 )

@@ -254,7 +254,7 @@ def test_max_seq_length_cuts(stella):
     model.max_seq_length = 9
     cut = model.tokenize(["word " * 100, "a"])
     assert [len(tokens.ids) for tokens in cut] == [9, 3]
-    np.testing.assert_array_equal(model.encode(["word " * 100]), stella.embed_tokens(cut[:1]))
+    np.testing.assert_array_equal(model.encode(["word " * 100]), stella.run_tokens(cut[:1]))
     model.max_seq_length = 512
     assert model.max_seq_length == 512
     for value in (513, 2, 0, -1):

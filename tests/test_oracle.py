@@ -156,7 +156,7 @@ def test_lengths_through_the_buckets(random_checkpoint, peers, name, counts):
     exact, path = random_checkpoint(name)
     rng = np.random.default_rng(3)
     tokens = [Tokens(rng.integers(5, 2048, count).tolist(), False) for count in counts]
-    found = Stella.from_pretrained(path, dtype="float32").embed_tokens(tokens)
+    found = Stella.from_pretrained(path, dtype="float32").run_tokens(tokens)
     for text, embedding in zip(tokens, found, strict=True):
         ids = np.array([text.ids])
         expected = peers.hidden_states(exact, ids, np.ones_like(ids))[-1, 0].mean(axis=0)

@@ -10,11 +10,12 @@ import pytest
 
 from stella_jax import Stella, StellaError, search, similarity
 from stella_jax.job import vectors
+from stella_jax.job.computed import column_of
 from stella_jax.job.options import JobOptions, RunOptions
 from stella_jax.job.ranges import ranges_to_json
 from stella_jax.job.run import run_job
 from stella_jax.job.store import open_store
-from stella_jax.job.write import column_of, part_table, write_part
+from stella_jax.job.write import part_table, write_part
 from stella_jax.quantization import PRECISIONS, Ranges, quantize
 from stella_jax.search import Index
 from stella_jax.tokenizer import Tokens
@@ -82,9 +83,9 @@ def test_texts_of_inputs_that_have_gone_or_changed_are_left_out(tiny, tmp_path):
 def test_an_unfinished_job_is_refused(copied):
     (copied / "_job" / "manifest.json").unlink()
     (copied / "_job" / "commits" / "part-000000-0002.json").unlink()
-    with pytest.raises(StellaError, match=r"is not complete \(3 parts so far\); run its embed command again"):
+    with pytest.raises(StellaError, match=r"is not complete \(3 parts so far\); run its command again"):
         Index.open(copied)
-    with pytest.raises(StellaError, match="not the output of an embedding job"):
+    with pytest.raises(StellaError, match="not the output of embed or score"):
         Index.open(copied / "_job")
 
 
@@ -97,7 +98,7 @@ def test_damaged_and_missing_parts_are_named(copied):
         with pytest.raises(StellaError, match=r"part-000000-0001\.parquet is damaged \("):
             index.search("owl", 3)
     path.unlink()
-    with pytest.raises(StellaError, match=r"part-000000-0001\.parquet is missing; run the embed command again"):
+    with pytest.raises(StellaError, match=r"part-000000-0001\.parquet is missing; run its command again"):
         index.search("owl", 3)
     (copied / "_job" / "manifest.json").write_text("{")
     with pytest.raises(StellaError, match=r"manifest\.json is damaged"):
@@ -125,10 +126,13 @@ def at_precision(out: Path, precision: str, ranges: dict[int, Ranges] | None = N
     dims = manifest["dims"]
     for entry in manifest["parts"]:
         table = pq.read_table(out / entry["file"])
+        columns = [column_of(dim, dims) for dim in dims]
         arrays = [table[column_of(dim, dims)].combine_chunks().flatten().to_numpy().reshape(-1, dim) for dim in dims]
         found = [quantize(array, precision, (ranges or {}).get(dim)) for array, dim in zip(arrays, dims, strict=True)]
         tokens = [Tokens([1] * count, False) for count in table["n_tokens"].to_pylist()]
-        write_part(store, entry["file"], part_table(table["id"].to_pylist(), found, tokens, dims=dims))
+        write_part(
+            store, entry["file"], part_table(table["id"].to_pylist(), dict(zip(columns, found, strict=True)), tokens)
+        )
     store.write_json("_job/manifest.json", manifest | {"precision": precision, "ranges": ranges_to_json(ranges or {})})
     return out
 

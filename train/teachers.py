@@ -10,7 +10,7 @@ import pyarrow.compute as pc
 from stella_jax.errors import StellaError, join_words, short_repr
 from stella_jax.job.manifest import read_manifest
 from stella_jax.job.store import Store, open_store
-from stella_jax.job.vectors import read_vectors
+from stella_jax.job.vectors import check_embeddings, read_vectors
 from stella_jax.similarity import unit
 from train.data import Dataset, with_column
 from train.texts import Texts
@@ -35,6 +35,8 @@ def with_teachers(dataset: Dataset, directories: Sequence[str]) -> Dataset:
     if dataset.ids is None:
         raise StellaError(f"{dataset.source}: no column 'id', which teachers' vectors are joined by; add it.")
     jobs = [(store, read_manifest(store)) for store in map(open_store, directories)]
+    for store, manifest in jobs:
+        check_embeddings(store, manifest)
     dims = [int(manifest["dims"][0]) for _, manifest in jobs]
     vectors = np.empty((len(dataset), sum(dims)), np.float32)  # the only copy of all vectors in memory
     for (store, manifest), start, dim in zip(jobs, np.cumsum([0, *dims]), dims, strict=False):

@@ -10,15 +10,15 @@ import numpy as np
 
 from stella_jax.batching import bucket_lengths, rows_of
 from stella_jax.chips import ASSUMED_SHARE, Chips
-from stella_jax.embedder import Stella
 from stella_jax.errors import StellaError
 from stella_jax.flops import text_flops
 from stella_jax.job.inputs import open_inputs
 from stella_jax.job.job import splits_of
 from stella_jax.job.kept import resolve_types
-from stella_jax.job.options import EmbedCommand, default_part_rows
+from stella_jax.job.options import JobCommand, default_part_rows
 from stella_jax.job.rows import Row
 from stella_jax.job.sample import Place, sample_inputs
+from stella_jax.pretrained import PretrainedModel
 from stella_jax.quantization import vector_layout
 from stella_jax.tokenizer import Tokens
 
@@ -139,7 +139,7 @@ class _Counts:
 
 
 def estimate_job(
-    command: EmbedCommand, tokens_per_second: float | None = None, chips: Chips | None = None, rows: int | None = None
+    command: JobCommand, tokens_per_second: float | None = None, chips: Chips | None = None, rows: int | None = None
 ) -> Estimate:
     """Reads and tokenizes a sample of the inputs, in seconds however large they are.
 
@@ -200,7 +200,7 @@ def _bytes(dim: int, precision: str) -> int:
     return np.dtype(dtype).itemsize * width
 
 
-def _published(chips: Chips, model: Stella, counts: _Counts, lengths: Sequence[int]) -> Rate:
+def _published(chips: Chips, model: PretrainedModel, counts: _Counts, lengths: Sequence[int]) -> Rate:
     """A stated share of a chip's published peak, over the FLOPs of a token of these texts."""
     flops = [text_flops(model.config, length) for length in lengths]
     per_token = float(counts.weights @ counts.buckets @ flops / (counts.weights @ counts.tokens))
@@ -209,7 +209,7 @@ def _published(chips: Chips, model: Stella, counts: _Counts, lengths: Sequence[i
     return Rate(ASSUMED_SHARE * peak / per_token, f"{source}{per_token / 1e9:.3g} GFLOP a token with its padding")
 
 
-def _measured(model: Stella, tokens: Sequence[Tokens], lengths: Sequence[int]) -> Rate:
+def _measured(model: PretrainedModel, tokens: Sequence[Tokens], lengths: Sequence[int]) -> Rate:
     """Tokens a second of a chip in the bucket that holds the middle token, and what was measured.
 
     Other buckets differ little: all have about the same number of tokens. Padding is taken off at the sample's rate.
@@ -221,10 +221,10 @@ def _measured(model: Stella, tokens: Sequence[Tokens], lengths: Sequence[int]) -
     rows = model.mesh.shape["data"] * rows_of(length, model.runner.token_budget)
     alike = [text for text, padded in zip(tokens, computed, strict=True) if padded == length]
     batch = [alike[i % len(alike)] for i in range(rows)]
-    model.embed_tokens(batch)  # compiles
+    model.run_tokens(batch)  # compiles
     begin, rounds = time.perf_counter(), 0
     while (seconds := time.perf_counter() - begin) < MEASURED_SECONDS:
-        model.embed_tokens(batch * 4)
+        model.run_tokens(batch * 4)
         rounds += 4
     useful = counts.sum() / computed.sum()
     source = f"measured: {rows} x {length} on {chips} x {model.platform}"

@@ -141,7 +141,7 @@ def load_job(store: Store, paths: Sequence[str | Path] = (), rows: Fields | None
       StellaError: there is none, or an input is missing.
     """
     if store.size(JOB) is None:
-        raise StellaError(f"{store}: not the output of an embedding job; it has no {JOB}.")
+        raise StellaError(f"{store}: not the output of embed or score; it has no {JOB}.")
     fields = store.read_json(JOB)
     entries = fields["inputs"]
     given = paths or [entry["path"] for entry in entries]
@@ -177,7 +177,8 @@ def recorded_job(store: Store) -> Job:
 
 
 def _texts_and_ids(fields: dict[str, Any]) -> Fields:
-    return Fields(fields["fingerprint"]["text_field"], fields["fingerprint"]["id_field"])
+    fingerprint = fields["fingerprint"]
+    return Fields(fingerprint["text_field"], fingerprint["id_field"], query=fingerprint.get("query_field"))
 
 
 def _new_fields(files: Sequence[InputFile], options: JobOptions, fingerprint: dict[str, Any]) -> dict[str, Any]:
@@ -286,9 +287,7 @@ def _require_own(store: Store, job: Job) -> None:
 def require_own_files(store: Store) -> None:
     """Raises StellaError where a directory without any commit holds files that no job writes."""
     if strange := next(_strange(store), None):
-        raise StellaError(
-            f"{store} is not empty ({strange}) and not the output of an embedding job; use another --out."
-        )
+        raise StellaError(f"{store} is not empty ({strange}) and not the output of embed or score; use another --out.")
 
 
 def _strange(store: Store) -> Iterator[str]:

@@ -21,6 +21,8 @@ OPTIONS = (
     "normalize",
     "precision",
     "text_field",
+    "query_field",
+    "activation",
     "id_field",
     "keep",
     "part_rows",
@@ -36,7 +38,7 @@ def manifest_fields(
     rejected_sha256: str,
 ) -> dict[str, Any]:
     fingerprint = job_fields["fingerprint"]
-    options = {"dim": fingerprint["dims"][0]} | {name: fingerprint[name] for name in OPTIONS}
+    options = {"dim": fingerprint["dims"][0]} | {name: fingerprint[name] for name in OPTIONS if name in fingerprint}
     parts = [commit.summary() for commit in commits]
     return (
         origin
@@ -63,11 +65,11 @@ def read_manifest(store: Store) -> dict[str, Any]:
         try:
             return store.read_json(MANIFEST)
         except Damaged as error:
-            raise StellaError(f"{store}/{MANIFEST} is damaged; run its embed command again.") from error
+            raise StellaError(f"{store}/{MANIFEST} is damaged; run its command again.") from error
     if store.size(JOB) is None:
-        raise StellaError(f"{store}: not the output of an embedding job; it has no {MANIFEST}.")
+        raise StellaError(f"{store}: not the output of embed or score; it has no {MANIFEST}.")
     parts = len(Committed(store).files)
-    raise StellaError(f"{store} is not complete ({parts} parts so far); run its embed command again to finish it.")
+    raise StellaError(f"{store} is not complete ({parts} parts so far); run its command again to finish it.")
 
 
 def finished_totals(job: Job) -> dict[str, int] | None:

@@ -6,12 +6,15 @@ from typing import Any
 from stella_jax.embedder import Stella
 from stella_jax.errors import StellaError
 from stella_jax.fingerprint import fingerprint
+from stella_jax.job.computed import has_scores
 from stella_jax.job.store import Store
+from stella_jax.pretrained import PretrainedModel
+from stella_jax.reranker import Reranker
 
 
 def load_model(
     store: Store, manifest: dict[str, Any], dims: Sequence[int], name: str | None, revision: str | None
-) -> Stella:
+) -> PretrainedModel:
     """The model that the manifest names, or the same one from elsewhere.
 
     Args:
@@ -23,13 +26,17 @@ def load_model(
     """
     revision = revision if name else manifest["revision"]
     name = str(name or manifest["model"])
-    model = Stella.from_pretrained(name, dim=tuple(dims), dtype=manifest["dtype"], revision=revision)
+    options: dict[str, Any] = {"dtype": manifest["dtype"], "revision": revision}
+    if has_scores(manifest["fingerprint"]):
+        model = Reranker.from_pretrained(name, **options)
+    else:
+        model = Stella.from_pretrained(name, dim=tuple(dims), **options)
     check_model(store, manifest, model, name)
     model.max_seq_length = manifest["max_seq_length"]
     return model
 
 
-def check_model(store: Store, manifest: dict[str, Any], model: Stella, name: str) -> None:
+def check_model(store: Store, manifest: dict[str, Any], model: PretrainedModel, name: str) -> None:
     """Raises StellaError where the model, of this name, is not the one that embedded; says what differs."""
     before, now = manifest["fingerprint"]["model"], fingerprint(model.checkpoint, model.heads)
     before |= {"heads": {dim: value for dim, value in before["heads"].items() if dim in now["heads"]}}

@@ -1,4 +1,4 @@
-"""What a user asked of `embed`: what decides the bytes of the output, and what does not."""
+"""What a user asked of `embed` or `score`: what decides the bytes of the output, and what does not."""
 
 import os
 from contextlib import suppress
@@ -24,6 +24,8 @@ from stella_jax.job.progress import Show
 from stella_jax.job.rows import Fields
 from stella_jax.job.stop import GracefulShutdown
 from stella_jax.job.store import Store
+from stella_jax.pretrained import PretrainedModel
+from stella_jax.reranker import Reranker
 from stella_jax.sharding import make_mesh
 
 # Rows of a part at most. A part is what a kill can cost: on a CPU the 434M encoder takes half an hour for 2048 rows.
@@ -36,10 +38,11 @@ GRACE_SECONDS = 30.0
 
 @dataclass(frozen=True, slots=True)
 class ModelOptions:
-    """Which model embeds, and where; None is the default of the checkpoint or of the platform.
+    """Which model embeds or scores, and where; None is the default of the checkpoint or of the platform.
 
     Attributes:
       dim: of the head, or of several.
+      scores: whether it is a reranker.
     """
 
     model: str = "tiny"
@@ -48,8 +51,9 @@ class ModelOptions:
     dtype: str | None = None
     mesh: str | None = None
     max_length: int | None = None
+    scores: bool = False
 
-    def load(self) -> Stella:
+    def load(self) -> PretrainedModel:
         """Starts JAX and opens the model; a thread loads its weights, for which whatever needs them waits.
 
         So does the end of the process: one that ends amid the work of XLA aborts.
@@ -58,12 +62,13 @@ class ModelOptions:
         Thread(target=_try_to_load, args=[model]).start()
         return model
 
-    def open(self) -> Stella:
+    def open(self) -> PretrainedModel:
         """Starts JAX and opens the model; its weights are loaded once something needs them."""
         start_jax()
         checkpoint = Checkpoint.open(resolve(self.model, self.revision))
         mesh = make_mesh(self.mesh or all_accelerators())
-        model = Stella(checkpoint, dim=self.dim, dtype=self.dtype, mesh=mesh, load=False)
+        kind = Reranker if self.scores else Stella
+        model = kind(checkpoint, dim=self.dim, dtype=self.dtype, mesh=mesh, load=False)
         if self.max_length:
             model.max_seq_length = self.max_length
         return model
@@ -84,6 +89,7 @@ class JobOptions:
       ranges: a file with the ranges of int8 and uint8 (see `ranges.read_ranges`); None takes them from a sample.
       part_rows: most rows of a part; None is the platform's default.
       split_bytes: largest byte range of an input that is read at a time; None follows from the inputs' sizes.
+      activation: of a reranker's scores, "sigmoid" or "none"; None is the model's own.
     """
 
     fields: Fields = field(default_factory=Fields)
@@ -93,12 +99,20 @@ class JobOptions:
     ranges: str | None = None
     part_rows: int | None = None
     split_bytes: int | None = None
+    activation: str | None = None
 
-    def resolve_prompt(self, model: Stella) -> str:
+    @property
+    def verb(self) -> str:
+        """What the job does to rows."""
+        return "embedded" if self.fields.query is None else "scored"
+
+    def resolve_prompt(self, model: PretrainedModel) -> str:
         """The text put before every text of the inputs."""
-        return resolve_prompt(model, self.prompt) if self.prompt is not None else model.prompts.get("document", "")
+        if self.prompt is not None and isinstance(model, Stella):
+            return resolve_prompt(model, self.prompt)
+        return model.prompts.get("document", "")
 
-    def fingerprint(self, model: Stella) -> dict[str, Any]:
+    def fingerprint(self, model: PretrainedModel) -> dict[str, Any]:
         """Everything but the inputs and ranges that the bytes of the output follow from, as JSON values.
 
         The types of what is kept must be known (see `kept.resolve_types`).
@@ -112,6 +126,7 @@ class JobOptions:
             "precision": self.precision,
             "text_field": self.fields.text,
             "id_field": self.fields.id,
+            **self._scoring(model),
             "keep": dict(zip(self.fields.keep, map(str, self.fields.kept_types), strict=True)),
             "part_rows": self.part_rows or default_part_rows(jax.default_backend()),
             "model": fingerprint(model.checkpoint, model.heads),
@@ -120,6 +135,12 @@ class JobOptions:
             "versions": {"stella_jax": __version__}
             | {name: version(name) for name in ("jax", "tokenizers", "pyarrow")},
         }
+
+    def _scoring(self, model: PretrainedModel) -> dict[str, Any]:
+        """What the fingerprint of a job with scores has besides."""
+        if not isinstance(model, Reranker):
+            return {}
+        return {"query_field": self.fields.query, "activation": self.activation or model.activation}
 
 
 @dataclass(frozen=True, slots=True)
@@ -140,23 +161,23 @@ class RunOptions:
 
 
 @dataclass(frozen=True, slots=True)
-class EmbedCommand:
-    """All of an `embed` command that any process can act on."""
+class JobCommand:
+    """All of an `embed` or `score` command that any process can act on."""
 
     inputs: tuple[str, ...]
     out: str
     model: ModelOptions
     job: JobOptions
 
-    def absolute(self) -> "EmbedCommand":
+    def absolute(self) -> "JobCommand":
         """The same command for a process in another working directory."""
         inputs = tuple(_absolute(text) for text in self.inputs)
         model = replace(self.model, model=lasting(self.model.model))
         job = replace(self.job, ranges=self.job.ranges and _absolute(self.job.ranges))
-        return EmbedCommand(inputs, _absolute(self.out), model, job)
+        return JobCommand(inputs, _absolute(self.out), model, job)
 
 
-def _try_to_load(model: Stella) -> None:
+def _try_to_load(model: PretrainedModel) -> None:
     with suppress(Exception):  # raised again to whoever needs the weights
         model.load_weights()
 

@@ -57,5 +57,5 @@ def texts_of(store: Store, names: Iterable[PartName], ids: Collection[str]) -> d
 def _commit(job: Job, committed: Committed, name: PartName) -> Commit:
     [commit] = committed.read(job.store, [name]) if name in committed.files else [None]
     if commit is None:
-        raise StellaError(f"{job.store}: the commit of {name} is missing or damaged; run the embed command again.")
+        raise StellaError(f"{job.store}: the commit of {name} is missing or damaged; run its command again.")
     return commit

@@ -29,6 +29,7 @@ class Summary:
       rows: embedded by this run, as are `tokens`; `computed` counts padding too.
       job_rows: rows that the complete job holds; None in other processes than the one that closed it.
       job_rejected: rows that it has set aside.
+      verb: what was done to the rows.
     """
 
     rows: int
@@ -37,13 +38,14 @@ class Summary:
     seconds: float
     job_rows: int | None
     job_rejected: int | None
+    verb: str = "embedded"
 
     def __str__(self) -> str:
         now = f"{self.tokens} tokens in {self.seconds:.1f} s ({self.rows / self.seconds:.1f} texts/s, "
         now += f"{self.tokens / self.seconds:.0f} tokens/s"
         if self.job_rows is None:
-            return f"{self.rows} rows embedded by this process; {now})"
-        held = f"{self.job_rows} rows embedded, {self.job_rejected} rejected"
+            return f"{self.rows} rows {self.verb} by this process; {now})"
+        held = f"{self.job_rows} rows {self.verb}, {self.job_rejected} rejected"
         if not self.rows:
             return f"{held}; nothing was left to do"
         before = f"; {self.job_rows - self.rows} of the rows by other runs" if self.rows < self.job_rows else ""
@@ -76,13 +78,15 @@ class Progress:
       store: where the progress file goes, once `begin` is called.
       process: its number among those of the job.
       show: a bar on stderr, or a line there each minute.
+      verb: what is done to the rows.
     """
 
-    def __init__(self, store: Store, process: int = 0, show: Show = "nothing"):
+    def __init__(self, store: Store, process: int = 0, show: Show = "nothing", verb: str = "embedded"):
         self.parts = self.rows = self.tokens = self.computed = self.rejected = 0
         self._store = store
         self._process = process
         self._show = show
+        self._verb = verb
         self._bar = tqdm(unit="B", unit_scale=True, disable=show != "bar", dynamic_ncols=True)
         self._begun = self._shown = time.perf_counter()
         self._total = self._done_before = self._done = 0
@@ -166,7 +170,7 @@ class Progress:
         """Ends the progress file; the counts of this run beside the totals of the job, where they are known."""
         self._last_line("done")
         job = (totals["rows"], totals["rejected"]) if totals else (None, None)
-        return Summary(self.rows, self.tokens, self.computed, self.seconds, *job)
+        return Summary(self.rows, self.tokens, self.computed, self.seconds, *job, self._verb)
 
     def _advance(self, size: int) -> None:
         self._done += size

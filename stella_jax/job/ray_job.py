@@ -9,7 +9,7 @@ from stella_jax.job.commits import Committed
 from stella_jax.job.inputs import open_inputs
 from stella_jax.job.job import recorded_job, splits_of
 from stella_jax.job.manifest import MANIFEST, finished_totals
-from stella_jax.job.options import EmbedCommand, RunOptions
+from stella_jax.job.options import JobCommand, RunOptions
 from stella_jax.job.progress import Counts, Progress, Summary
 from stella_jax.job.ray_cluster import connected, default_need
 from stella_jax.job.ray_pool import Pool
@@ -22,7 +22,7 @@ from stella_jax.job.worker import Worker
 class SplitRunner:
     """Embeds splits in an actor. The first one starts the job, for only there the platform is known; others find it."""
 
-    def __init__(self, command: EmbedCommand, max_rejected: float, grace: float):
+    def __init__(self, command: JobCommand, max_rejected: float, grace: float):
         model = command.model.load()
         store = open_store(command.out)
         with explain_full_disk(store):
@@ -47,7 +47,7 @@ class SplitRunner:
             self._stop.request()
 
 
-def run_ray_job(command: EmbedCommand, run: RunOptions, address: str | None = None) -> Summary:
+def run_ray_job(command: JobCommand, run: RunOptions, address: str | None = None) -> Summary:
     """`run_job` by the actors of the Ray cluster at `address` (None: the one around, or one of this machine).
 
     Raises:
@@ -66,7 +66,11 @@ def run_ray_job(command: EmbedCommand, run: RunOptions, address: str | None = No
             progress.begin(total, total - sum(split.size for split in missing))
         return [split.number for split in missing]
 
-    with explain_full_disk(store), connected(address) as ray, Progress(store, show=run.show) as progress:
+    with (
+        explain_full_disk(store),
+        connected(address) as ray,
+        Progress(store, show=run.show, verb=command.job.verb) as progress,
+    ):
         while True:
             expected = 1 if store.size(MANIFEST) is not None else len(splits_of(files, command.job.split_bytes))
             need, factory = default_need(ray.nodes()), partial(SplitRunner, command, run.max_rejected, stop.grace)

@@ -7,15 +7,19 @@ import pyarrow as pa
 
 from stella_jax.errors import StellaError
 from stella_jax.job.columns import ID, Column, RawRow, RowError, copied_kind
+from stella_jax.pair_tokenizer import Pair
 from stella_jax.tokenizer import check_text
 
-# Columns of a part that are not copied, and what those of embeddings begin with.
+# Columns of a part that are not copied, what those of embeddings begin with, and that of scores.
 OURS = ("id", "n_tokens", "truncated")
 EMBEDDING = "embedding"
+SCORE = "score"
 
 
 class Row(NamedTuple):
-    """A text to embed; `number` counts the lines or records of its input from 1, or is its byte offset there.
+    """A text to embed, or a query and a text to score.
+
+    `number` counts the lines or records of its input from 1, or is its byte offset there.
 
     `kept` has the values to copy, in the order of `Fields.keep` (see `Column.copy`).
     """
@@ -23,8 +27,12 @@ class Row(NamedTuple):
     input: str
     number: int
     id: str
-    text: str
+    text: str | Pair
     kept: tuple[str | pa.Array | None, ...] = ()
+
+    @property
+    def characters(self) -> int:
+        return len(self.text) if isinstance(self.text, str) else sum(map(len, self.text))
 
 
 class Rejected(NamedTuple):
@@ -45,6 +53,7 @@ class Fields:
     Attributes:
       keep: fields that are copied into the parts.
       kept_types: their types there, once they are known (see `kept.resolve_types`).
+      query: of rows to score, the query that belongs to the text.
 
     Raises:
       StellaError: a field to keep is named twice, or is a column that parts have anyway.
@@ -54,6 +63,7 @@ class Fields:
     id: str | None = None
     keep: tuple[str, ...] = ()
     kept_types: tuple[pa.DataType, ...] = ()
+    query: str | None = None
 
     columns: tuple[Column, ...] = field(init=False, repr=False, compare=False)
 
@@ -63,7 +73,12 @@ class Fields:
         key = Column(self.id or "id", ID, needed=self.id is not None)
         kinds = map(copied_kind, self.kept_types or [None] * len(self.keep))
         kept = map(Column, self.keep, kinds)
-        object.__setattr__(self, "columns", (Column(self.text), key, *kept))
+        object.__setattr__(self, "columns", (*map(Column, self.read), key, *kept))
+
+    @property
+    def read(self) -> tuple[str, ...]:
+        """What the model reads: the text, and the query where there is one."""
+        return (self.text,) if self.query is None else (self.text, self.query)
 
     def _check_kept(self, name: str) -> None:
         check_text(name, "--keep")
@@ -72,7 +87,8 @@ class Fields:
         if name == self.id:
             raise StellaError(f"--keep: {name!r} is the id, which is written as 'id'; leave it out.")
         # Case counts for nothing where parts are queried.
-        if name.lower() in OURS or name.lower().startswith(EMBEDDING):
+        is_computed = name.lower().startswith(EMBEDDING) if self.query is None else name.lower() == SCORE
+        if name.lower() in OURS or is_computed:
             raise StellaError(f"--keep: {name!r} is a column of the output itself; leave it out, or rename the field.")
 
 
@@ -83,13 +99,16 @@ def make_row(name: str, number: int, position: str, raw: RawRow, fields: Fields)
       name: of the input.
       position: the id of a row without one.
     """
-    text, key, *kept = fields.columns
+    count = len(fields.read)
+    read, (key, *kept) = fields.columns[:count], fields.columns[count:]
     row_id = None
     try:
         row_id = str(key.value(raw)) if key.needed or key.name in raw else position
         if not row_id:
             row_id = None
             raise RowError(f"{key.name} is empty")
-        return Row(name, number, row_id, text.value(raw), tuple(column.copy(raw) for column in kept))
+        text, *query = (column.value(raw) for column in read)
+        content = (query[0], text) if query else text
+        return Row(name, number, row_id, content, tuple(column.copy(raw) for column in kept))
     except RowError as error:
         return Rejected(name, number, row_id, str(error))

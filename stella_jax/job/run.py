@@ -7,7 +7,6 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from stella_jax.embedder import Stella
 from stella_jax.errors import StellaError
 from stella_jax.job.assignment import embed_share, share_of, wait
 from stella_jax.job.atomic import FULL
@@ -25,17 +24,18 @@ from stella_jax.job.progress import Progress, Summary
 from stella_jax.job.range_sample import make_ranges
 from stella_jax.job.store import Store, open_store
 from stella_jax.job.worker import Worker
+from stella_jax.pretrained import PretrainedModel
 
 
 def run_job(
-    model: Stella,
+    model: PretrainedModel,
     origin: dict[str, Any],
     inputs: Sequence[str | Path],
     out: str | Path,
     options: JobOptions,
     run: RunOptions | None = None,
 ) -> Summary:
-    """Embeds the inputs into `out`, or finishes what earlier runs of the same job left there.
+    """Embeds or scores the inputs into `out`, or finishes what earlier runs of the same job left there.
 
     With several processes it is called inside `heartbeat`.
 
@@ -49,12 +49,12 @@ def run_job(
     """
     run = run or RunOptions()
     store = open_store(out)
-    with explain_full_disk(store), Progress(store, run.hosts.index, run.show) as progress:
+    with explain_full_disk(store), Progress(store, run.hosts.index, run.show, options.verb) as progress:
         job = start_job(store, model, inputs, options)
         return progress.end(_finish(model, job, origin, run, progress))
 
 
-def start_job(store: Store, model: Stella, inputs: Sequence[str | Path], options: JobOptions) -> Job:
+def start_job(store: Store, model: PretrainedModel, inputs: Sequence[str | Path], options: JobOptions) -> Job:
     """The job of these inputs, new or as it was left; raises as `open_job` and `open_inputs` do."""
     files = open_inputs(inputs, options.fields)
     folder = f"{locate(str(store)).full}/"
@@ -65,7 +65,7 @@ def start_job(store: Store, model: Stella, inputs: Sequence[str | Path], options
 
 
 def _finish(
-    model: Stella, job: Job, origin: dict[str, Any], run: RunOptions, progress: Progress
+    model: PretrainedModel, job: Job, origin: dict[str, Any], run: RunOptions, progress: Progress
 ) -> dict[str, int] | None:
     """The totals, None where another process closes the job."""
     share, committed = share_of(job, run.hosts), Committed(job.store)

@@ -65,7 +65,7 @@ class Place:
         has_room = len(self.kept) < self.most and self._characters < PLACE_CHARACTERS
         if has_room and len(self.kept) == self.rows - 1:
             self.kept.append(row)
-            self._characters += len(row.text) if isinstance(row, Row) else 0
+            self._characters += row.characters if isinstance(row, Row) else 0
         return self.is_kept_whole
 
 

@@ -121,6 +121,9 @@ class RowsDigest:
 
     def add(self, row: Row | Rejected) -> None:
         text = row.text if isinstance(row, Row) else "\1"
+        if not isinstance(text, str):
+            query, text = text
+            self._hash.update(f"{len(query)}\0{query}".encode())
         self._hash.update(f"{row.input}\0{row.number}\0{row.id}\0{text}\0".encode())
 
     def hexdigest(self) -> str:

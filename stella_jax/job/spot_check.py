@@ -7,14 +7,15 @@ from typing import Any, NamedTuple
 import numpy as np
 import pyarrow.parquet as pq
 
-from stella_jax import similarity
-from stella_jax.embedder import Stella
 from stella_jax.errors import StellaError
 from stella_jax.job.commits import Committed, PartName, part_name
+from stella_jax.job.computed import column_names, finished, has_scores
 from stella_jax.job.job import Job, load_job
 from stella_jax.job.part_rows import read_part
 from stella_jax.job.store import Store
-from stella_jax.job.write import column_of, vectors_of
+from stella_jax.job.write import vectors_of
+from stella_jax.pair_tokenizer import Pair
+from stella_jax.pretrained import PretrainedModel
 from stella_jax.quantization import PACKED, SCALAR, quantize
 
 # Most parts that are read for a sample: each is read whole.
@@ -33,7 +34,7 @@ class SpotCheck(NamedTuple):
 
 
 def spot_check(
-    store: Store, manifest: dict[str, Any], model: Stella, rows: int, inputs: Sequence[str | Path] = ()
+    store: Store, manifest: dict[str, Any], model: PretrainedModel, rows: int, inputs: Sequence[str | Path] = ()
 ) -> Iterator[SpotCheck]:
     """Embeds rows again that are chosen at random.
 
@@ -65,17 +66,18 @@ def _load(store: Store, inputs: Sequence[str | Path]) -> Job:
         raise StellaError(f"{str(error).rstrip('.')}; {needs}.") from error
 
 
-def _wrong(job: Job, model: Stella, dims: list[int], name: PartName, texts: dict[str, str]) -> Iterator[str]:
+def _wrong(
+    job: Job, model: PretrainedModel, dims: list[int], name: PartName, texts: dict[str, str | Pair]
+) -> Iterator[str]:
     """Ids of the texts whose row is missing or differs from what the model makes of it."""
     with job.store.open(name.file) as file:
         table = pq.read_table(file)
     places = {row_id: place for place, row_id in enumerate(table["id"].to_pylist())}
     tokens = model.tokenize(list(texts.values()), job.fingerprint["prompt"])
     [(_, found)] = model.runner.stream([tokens], model.max_seq_length)
-    if job.fingerprint["normalize"]:
-        found = [similarity.unit(vectors) for vectors in found]
-    precision = job.fingerprint["precision"]
-    columns = [vectors_of(table[column_of(dim, dims)].combine_chunks()) for dim in dims]
+    found = finished(job.fingerprint, found)
+    precision, least = job.fingerprint["precision"], float(has_scores(job.fingerprint))
+    columns = [vectors_of(table[name].combine_chunks()) for name in column_names(job.fingerprint)]
     packed = [quantize(vectors, precision, job.ranges.get(dim)) for dim, vectors in zip(dims, found, strict=True)]
     for i, row_id in enumerate(texts):
         place = places.get(row_id)
@@ -83,16 +85,19 @@ def _wrong(job: Job, model: Stella, dims: list[int], name: PartName, texts: dict
             yield row_id
             continue
         pairs = [(column[place], ours[i]) for column, ours in zip(columns, packed, strict=True)]
-        if not all(_alike(theirs, ours, precision, model.dtype) for theirs, ours in pairs):
+        if not all(_alike(theirs, ours, precision, model.dtype, least) for theirs, ours in pairs):
             yield row_id
 
 
-def _alike(theirs: np.ndarray, ours: np.ndarray, precision: str, dtype: str) -> bool:
-    """Whether two quantized embeddings differ by no more than another machine's rounding; NaN is like nothing."""
+def _alike(theirs: np.ndarray, ours: np.ndarray, precision: str, dtype: str, least: float) -> bool:
+    """Whether two quantized embeddings, or scores, differ by no more than another machine's rounding.
+
+    NaN is like nothing. A length counts as `least` at least: scores near 0 are differences of larger numbers.
+    """
     tolerance = TOLERANCE[dtype]
     if precision in PACKED:
         return np.unpackbits((theirs ^ ours).view(np.uint8)).mean() <= tolerance**0.5
     if precision in SCALAR:
         return np.abs(theirs.astype(int) - ours).max() <= 1 + 256 * tolerance
     a, b = theirs.astype(np.float32), ours.astype(np.float32)
-    return bool(np.linalg.norm(a - b) <= (tolerance + 1e-3 * (precision == "float16")) * np.linalg.norm(b))
+    return bool(np.linalg.norm(a - b) <= (tolerance + 1e-3 * (precision == "float16")) * max(least, np.linalg.norm(b)))

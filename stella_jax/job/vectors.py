@@ -8,13 +8,20 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from stella_jax.errors import StellaError, first_line
+from stella_jax.job.computed import column_of, has_scores
 from stella_jax.job.ranges import ranges_from_json
 from stella_jax.job.store import Store
-from stella_jax.job.write import column_of, vector_type, vectors_of
+from stella_jax.job.write import vector_type, vectors_of
 from stella_jax.quantization import SCALAR, Ranges, dequantize
 
 # Numbers of a block of embeddings in memory: 32 MiB as float32.
 BLOCK = 2**23
+
+
+def check_embeddings(store: Store, manifest: dict[str, Any]) -> None:
+    """Raises StellaError where a job holds scores instead."""
+    if has_scores(manifest["fingerprint"]):
+        raise StellaError(f"{store}: scores of pairs, not embeddings, which this needs; pass a directory of embed.")
 
 
 def precision_of(manifest: dict[str, Any]) -> str:
@@ -57,10 +64,8 @@ def _blocks(
             for batch in file.iter_batches(rows, columns=["id", column]):
                 yield batch.column("id"), vectors_of(batch.column(column))
     except FileNotFoundError:
-        raise StellaError(f"{path} is missing; run the embed command again to make it anew.") from None
+        raise StellaError(f"{path} is missing; run its command again to make it anew.") from None
     except PermissionError:
         raise
     except (pa.ArrowException, OSError, KeyError) as error:
-        raise StellaError(
-            f"{path} is damaged ({first_line(error)}); remove it and run the embed command again."
-        ) from error
+        raise StellaError(f"{path} is damaged ({first_line(error)}); remove it and run its command again.") from error

@@ -16,12 +16,13 @@ import pyarrow.parquet as pq
 from stella_jax.errors import StellaError, first_line
 from stella_jax.job.atomic import FULL
 from stella_jax.job.commits import Commit, Committed, part_name
+from stella_jax.job.computed import column_names
 from stella_jax.job.duplicates import Duplicates
 from stella_jax.job.job import FOLDERS, JOB
 from stella_jax.job.manifest import MANIFEST, REJECTED, read_manifest, rejected_lines
 from stella_jax.job.part_ids import hash_id
 from stella_jax.job.store import Damaged, Store, open_store
-from stella_jax.job.write import column_of, vectors_of
+from stella_jax.job.write import vectors_of
 
 
 @dataclass(frozen=True, slots=True)
@@ -70,7 +71,7 @@ def verify_job(
         with Duplicates(_temp_dir(store)) as ids:
             for entry in manifest["parts"]:
                 name = entry["file"].removesuffix(".parquet")
-                found = list(_part_faults(store, entry, commits.get(name), manifest["dims"], ids))
+                found = list(_part_faults(store, entry, commits.get(name), column_names(manifest["fingerprint"]), ids))
                 faults += [f"{entry['file']}: {fault}" for fault in found]
                 damaged += [name] if found else []
                 rows += entry["rows"]
@@ -115,7 +116,7 @@ def _spot_check(
 
 
 def _part_faults(
-    store: Store, entry: dict[str, Any], commit: Commit | None, dims: Sequence[int], ids: Duplicates
+    store: Store, entry: dict[str, Any], commit: Commit | None, columns: Sequence[str], ids: Duplicates
 ) -> Iterator[str]:
     """What is wrong with a part; adds its ids."""
     if commit is None or commit.summary() != entry:
@@ -134,7 +135,7 @@ def _part_faults(
     if _sha256(store, entry["file"]) != entry["sha256"]:
         yield "its sha256 is not that of what was written"
         return
-    yield from _content_faults(store, entry, dims, ids)
+    yield from _content_faults(store, entry, columns, ids)
 
 
 def _sha256(store: Store, name: str) -> str:
@@ -145,10 +146,9 @@ def _sha256(store: Store, name: str) -> str:
         return "missing"
 
 
-def _content_faults(store: Store, entry: dict[str, Any], dims: Sequence[int], ids: Duplicates) -> Iterator[str]:
+def _content_faults(store: Store, entry: dict[str, Any], columns: Sequence[str], ids: Duplicates) -> Iterator[str]:
     """What is wrong with the rows of a file whose bytes are as they were written."""
     rows = tokens = infinite = 0
-    columns = [column_of(dim, dims) for dim in dims]
     try:
         with store.open(entry["file"]) as source, pq.ParquetFile(source, page_checksum_verification=True) as file:
             for batch in file.iter_batches(columns=["id", *columns, "n_tokens"]):
@@ -173,7 +173,7 @@ def _whole_faults(store: Store, manifest: dict[str, Any], commits: Sequence[Comm
     if commits is not None:
         expected = b"".join(rejected_lines(commits))
         if store.size(REJECTED) is None or store.read(REJECTED) != expected:
-            yield f"{REJECTED} is not what the commits say; run the embed command again"
+            yield f"{REJECTED} is not what the commits say; run its command again"
     yield from _job_faults(store, manifest)
     known = {part["file"] for part in manifest["parts"]}
     strays = sorted(name for name in store.sizes() if name.startswith("part-") and name not in known)
@@ -181,7 +181,7 @@ def _whole_faults(store: Store, manifest: dict[str, Any], commits: Sequence[Comm
         yield f"files of no part of this job: {', '.join(strays)}"
     left = [name for folder in ("", *FOLDERS) for name in store.leftovers(folder)]
     if left:
-        yield f"files that a killed process was writing: {', '.join(left)}; run the embed command again to remove them"
+        yield f"files that a killed process was writing: {', '.join(left)}; run its command again to remove them"
 
 
 def _job_faults(store: Store, manifest: dict[str, Any]) -> Iterator[str]:
@@ -189,9 +189,9 @@ def _job_faults(store: Store, manifest: dict[str, Any]) -> Iterator[str]:
     try:
         fields = store.read_json(JOB)
     except FileNotFoundError:
-        yield f"{JOB} is missing; run the embed command again"
+        yield f"{JOB} is missing; run its command again"
     except Damaged as error:
-        yield f"{str(error).rstrip('.')}; run the embed command again"
+        yield f"{str(error).rstrip('.')}; run its command again"
     else:
         if any(fields[key] != manifest[key] for key in ("fingerprint", "inputs")):
-            yield f"{JOB} is of another job than {MANIFEST}; run the embed command again"
+            yield f"{JOB} is of another job than {MANIFEST}; run its command again"

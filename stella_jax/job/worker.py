@@ -9,12 +9,11 @@ from typing import NamedTuple
 
 import numpy as np
 
-from stella_jax import similarity
 from stella_jax.batching import Batch
-from stella_jax.embedder import Stella
 from stella_jax.errors import StellaError
 from stella_jax.job import damaged
 from stella_jax.job.commits import Commit, Committed, PartName, SplitCommits, write_commit
+from stella_jax.job.computed import column_names, finished
 from stella_jax.job.job import JOB, Job, read_fields
 from stella_jax.job.kept import kept_columns
 from stella_jax.job.part_ids import write_ids
@@ -25,6 +24,7 @@ from stella_jax.job.split_reader import Position, PositionedRow, RowsDigest, rea
 from stella_jax.job.splits import Split
 from stella_jax.job.stop import GracefulShutdown
 from stella_jax.job.write import part_table, write_part
+from stella_jax.pretrained import PretrainedModel
 from stella_jax.quantization import finite_rows, quantize
 from stella_jax.tokenizer import Tokens
 
@@ -40,7 +40,7 @@ WRITTEN_BEHIND = 1
 OPEN_ROWS = {"cpu": 512}
 DEFAULT_OPEN_ROWS = 65_536
 
-NOT_FINITE = "its embedding is not finite"
+NOT_FINITE = "its embedding or score is not finite"
 
 
 class PartEnd(NamedTuple):
@@ -89,7 +89,7 @@ class Worker:
       max_rejected: share of the rows that may be rejected.
     """
 
-    def __init__(self, model: Stella, job: Job, max_rejected: float):
+    def __init__(self, model: PretrainedModel, job: Job, max_rejected: float):
         self._model = model
         self._job = job
         self._max_rejected = max_rejected
@@ -265,8 +265,7 @@ class Worker:
         in_order = [part.embeddings[place] for place in range(len(part.chunks))]
         embeddings = [np.concatenate(of_head) for of_head in zip(*in_order, strict=True)]
         part.embeddings.clear()
-        if job.fingerprint["normalize"]:
-            embeddings = [similarity.unit(vectors) for vectors in embeddings]
+        embeddings = finished(job.fingerprint, embeddings)
         precision, dims = job.fingerprint["precision"], job.fingerprint["dims"]
         finite = np.logical_and.reduce([finite_rows(vectors, precision) for vectors in embeddings])
         rejected = list(_rejected(job, rows, finite))
@@ -278,7 +277,8 @@ class Worker:
             for dim, vectors in zip(dims, embeddings, strict=True)
         ]
         kept = kept_columns([row.row for row in sound if isinstance(row.row, Row)], job.row_fields)
-        table = part_table([row.row.id or "" for row in sound], packed, tokens, kept, dims)
+        computed = dict(zip(column_names(job.fingerprint), packed, strict=True))
+        table = part_table([row.row.id or "" for row in sound], computed, tokens, kept)
         self._require_same_job()
         size, sha256 = write_part(store, name.file, table) if sound else (0, "")
         own_ids = any(row.row.id != job.position(row.input, row.row.number) for row in sound)

@@ -7,18 +7,13 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from stella_jax.job.rows import EMBEDDING
+from stella_jax.job.rows import SCORE
 from stella_jax.job.store import Store
 from stella_jax.quantization import vector_layout
 from stella_jax.tokenizer import Tokens
 
 # Small enough to stream through, large enough to compress well.
 GROUP_BYTES = 32 * 2**20
-
-
-def column_of(dim: int, dims: Sequence[int]) -> str:
-    """The column that holds embeddings of `dim` numbers in a part with those of several heads, or of one."""
-    return f"{EMBEDDING}_{dim}" if len(dims) > 1 else EMBEDDING
 
 
 def vector_type(dim: int, precision: str) -> pa.DataType:
@@ -29,22 +24,19 @@ def vector_type(dim: int, precision: str) -> pa.DataType:
 
 def part_table(
     ids: Sequence[str],
-    embeddings: Sequence[np.ndarray],
+    computed: Mapping[str, np.ndarray],
     tokens: Sequence[Tokens],
     kept: Mapping[str, pa.Array] | None = None,
-    dims: Sequence[int] | None = None,
 ) -> pa.Table:
     """The table of a part of n rows.
 
     Args:
-      embeddings: of each head, [n, width], as `quantize` gave them.
+      computed: by column (see `column_names`), [n, width], as `quantize` gave them.
       kept: further columns, n values each (see `kept_columns`).
-      dims: of the heads, where their embeddings are packed; None: as wide as these are.
     """
-    dims = dims or [vectors.shape[1] for vectors in embeddings]
     columns = {
         "id": pa.array(ids, pa.string()),
-        **{column_of(dim, dims): _vectors(found) for dim, found in zip(dims, embeddings, strict=True)},
+        **{name: pa.array(found[:, 0]) if name == SCORE else _vectors(found) for name, found in computed.items()},
         "n_tokens": pa.array([len(text.ids) for text in tokens], pa.int32()),
         "truncated": pa.array([text.truncated for text in tokens], pa.bool_()),
         **(kept or {}),
@@ -53,12 +45,20 @@ def part_table(
 
 
 def vectors_of(column: pa.Array) -> np.ndarray:
-    """Embeddings [n, width] of a column of lists, as they were written."""
+    """Embeddings [n, width] of a column of lists, as they were written; scores [n, 1]."""
+    if not pa.types.is_fixed_size_list(column.type):
+        return column.to_numpy()[:, None]
     return column.flatten().to_numpy().reshape(-1, column.type.list_size)
 
 
 def _vectors(embeddings: np.ndarray) -> pa.Array:
     return pa.FixedSizeListArray.from_arrays(pa.array(embeddings.reshape(-1)), embeddings.shape[1])
+
+
+def _values(field: pa.Field) -> tuple[str, pa.DataType]:
+    """The path of a column's values in a Parquet file, and their type."""
+    is_list = pa.types.is_fixed_size_list(field.type)
+    return (f"{field.name}.list.element", field.type.value_type) if is_list else (field.name, field.type)
 
 
 def write_part(store: Store, name: str, table: pa.Table) -> tuple[int, str]:
@@ -68,16 +68,17 @@ def write_part(store: Store, name: str, table: pa.Table) -> tuple[int, str]:
     bytes compress float32 best, and dictionaries make it larger; a dictionary holds a byte in a byte where Parquet,
     which has no shorter integers, would take four. DuckDB reads float16 unsplit only.
     """
-    vectors = {f"{field.name}.list.element": field.type for field in table.schema if field.name.startswith(EMBEDDING)}
-    width = sum(type.list_size * type.value_type.byte_width for type in vectors.values())
+    names = table.schema.names
+    computed = dict(_values(table.schema.field(name)) for name in names[1 : names.index("n_tokens")])
+    width = sum(table[name].type.byte_width for name in names[1 : names.index("n_tokens")])
     with store.replacing(name) as file:
         pq.write_table(
             table,
             file,
             row_group_size=max(1, GROUP_BYTES // width),
             compression="zstd",
-            use_dictionary=[path for path, type in vectors.items() if pa.types.is_integer(type.value_type)],  # pyright: ignore[reportArgumentType]
-            use_byte_stream_split=[path for path, type in vectors.items() if pa.types.is_float32(type.value_type)],  # pyright: ignore[reportArgumentType]
+            use_dictionary=[path for path, type in computed.items() if pa.types.is_integer(type)],  # pyright: ignore[reportArgumentType]
+            use_byte_stream_split=[path for path, type in computed.items() if pa.types.is_float32(type)],  # pyright: ignore[reportArgumentType]
             write_page_checksum=True,
         )
         file.seek(0)

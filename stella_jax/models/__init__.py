@@ -22,28 +22,27 @@ def register(architecture: Architecture) -> None:
     _architectures.append(architecture)
 
 
+def class_name(fields: Mapping[str, Any]) -> Any:
+    """The model's class, as a config.json has it."""
+    named = fields.get("architectures")
+    return named[0] if isinstance(named, list) and named else None
+
+
 def find_architecture(fields: Mapping[str, Any]) -> Architecture:
     """The architecture of a config.json.
 
     Raises:
       StellaError: it is not one of those known, or its model_type is another one's.
     """
-    named = fields.get("architectures")
-    class_name = named[0] if isinstance(named, list) and named else None
-    if class_name == "NewForSequenceClassification":
-        raise StellaError(
-            "config.json: NewForSequenceClassification is a reranker; this version embeds texts and does not score "
-            "pairs, so pass an embedding checkpoint instead."
-        )
-    known = [name for architecture in _architectures for name in architecture.class_names]
-    if class_name not in known:
-        raise StellaError(
-            f"config.json: architecture {short_repr(class_name)} is unknown; known are {join_words(known)}."
-        )
-    architecture = next(each for each in _architectures if class_name in each.class_names)
+    name = class_name(fields)
+    known = {name: each for each in _architectures for name in each.class_names}
+    known |= {name: each for each in _architectures if each.scorer for name in each.scorer.class_names}
+    if not isinstance(name, str) or name not in known:
+        raise StellaError(f"config.json: architecture {short_repr(name)} is unknown; known are {join_words(known)}.")
+    architecture = known[name]
     if fields.get("model_type") not in architecture.model_types:
         raise StellaError(
-            f"config.json: model_type {short_repr(fields.get('model_type'))} is unknown for {class_name}; "
+            f"config.json: model_type {short_repr(fields.get('model_type'))} is unknown for {name}; "
             f"known are {join_words(architecture.model_types)}."
         )
     return architecture

@@ -23,6 +23,33 @@ AXES = {
 }
 
 
+@dataclass(frozen=True)
+class Scorer:
+    """The classes of an architecture that score pairs of texts, by the encoder's state of the first token.
+
+    The score is classifier(tanh(pooler(x))), see `heads.Head`.
+
+    Attributes:
+      class_names: in config.json's `architectures`; the last is transformers' own.
+      pooler: rows of its tensors, which lie beside the encoder's, under the same prefix.
+      classifier: rows of its tensors, which have no prefix.
+      native_prefix: before the encoder's tensors as transformers' own class saves them.
+    """
+
+    class_names: tuple[str, ...]
+    pooler: tuple[WeightSpec, ...]
+    classifier: tuple[WeightSpec, ...]
+    native_prefix: str
+
+    def native_json(self) -> dict[str, Any]:
+        """What config.json has for transformers' own class beside the encoder's fields."""
+        return {
+            "architectures": [self.class_names[-1]],
+            "id2label": {"0": "LABEL_0"},
+            "label2id": {"LABEL_0": 0},
+        }
+
+
 @dataclass(frozen=True, eq=False)
 class Architecture:
     """An encoder, its weights on disk, and how they are split; loading, converting, jobs and training know it alone.
@@ -36,9 +63,10 @@ class Architecture:
       linears: the linear maps of its layers by the names that adapters go by.
       axes: letter of each axis -> the config's attribute that is its size; a row with an axis of size 0 is left out.
       split_axes: the letters that are split over the mesh's axis `model`.
-      prefix: what some classes put before the encoder's tensors.
+      prefixes: what some classes put before the encoder's tensors.
       passthrough: tensors that published files hold beside the encoder; they are kept, and not used.
       dropout_rate: of hidden states in training, where config.json says nothing.
+      scorer: its classes that score pairs, where it has some.
     """
 
     class_names: tuple[str, ...]
@@ -49,9 +77,14 @@ class Architecture:
     linears: Mapping[str, Linear]
     axes: Mapping[str, str]
     split_axes: str
-    prefix: str = ""
+    prefixes: tuple[str, ...] = ()
     passthrough: tuple[str, ...] = ()
     dropout_rate: float = 0.0
+    scorer: Scorer | None = None
+
+    def scores(self, class_name: str) -> bool:
+        """Whether the class of this name scores pairs of texts."""
+        return self.scorer is not None and class_name in self.scorer.class_names
 
     def sizes(self, config: EncoderConfig) -> Sizes:
         """The size of every axis letter; digits are themselves."""

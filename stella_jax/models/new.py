@@ -21,7 +21,7 @@ from stella_jax.config import (
     read_token_id,
     refuse_unimplemented,
 )
-from stella_jax.models.architecture import AXES, Architecture, native_fields, native_rope
+from stella_jax.models.architecture import AXES, Architecture, Scorer, native_fields, native_rope
 from stella_jax.models.encoder import Encoder
 from stella_jax.models.layers import Dropout, GatedMLP, SelfAttention, drop, layer_norm, linear, with_adapters
 from stella_jax.weight_map import Linear, WeightSpec
@@ -175,8 +175,20 @@ NEW = Architecture(
     },
     axes=AXES | {"K": "type_vocab_size"},
     split_axes="NF",
-    prefix="new.",
+    prefixes=("new.", "gte."),
     # Sparse weights of gte-multilingual-base.
     passthrough=("classifier.weight", "classifier.bias"),
     dropout_rate=0.1,
+    scorer=Scorer(
+        class_names=("NewForSequenceClassification", "GteForSequenceClassification"),
+        pooler=(
+            WeightSpec("pooler.dense.weight", "pooler/kernel", "P D", "D P"),
+            WeightSpec("pooler.dense.bias", "pooler/bias", "P", "P"),
+        ),
+        classifier=(
+            WeightSpec("classifier.weight", "kernel", "E D", "D E"),
+            WeightSpec("classifier.bias", "bias", "E", "E"),
+        ),
+        native_prefix="gte.",
+    ),
 )

@@ -194,6 +194,6 @@ QWEN2 = Architecture(
     },
     axes=AXES | {"G": "num_key_value_heads"},
     split_axes="NGF",
-    prefix="model.",
+    prefixes=("model.",),
     passthrough=("lm_head.weight",),
 )

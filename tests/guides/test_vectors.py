@@ -52,7 +52,7 @@ def write(vectors, tmp_path, monkeypatch):
         for part, rows in enumerate((range(5), range(5, 8))):
             found = quantize(vectors[rows], precision, ranges)
             kept = {"title": pa.array([TEXTS[i] for i in rows])}
-            table = part_table([f"r{i}" for i in rows], [found], [Tokens([1], False)] * len(rows), kept, (dim,))
+            table = part_table([f"r{i}" for i in rows], {"embedding": found}, [Tokens([1], False)] * len(rows), kept)
             write_part(store, f"part-00000-{part:05}.parquet", table)
         manifest = {"precision": precision, "dims": [dim], "ranges": ranges_to_json({dim: ranges})}
         (tmp_path / "tea" / "_job" / "manifest.json").write_text(json.dumps(manifest))

@@ -138,7 +138,7 @@ def test_an_added_input_of_the_same_name_gets_another(tiny: Stella, corpus: Path
 def test_a_directory_of_something_else_is_left_alone(tiny: Stella, corpus: Path, tmp_path: Path) -> None:
     out = tmp_path / "out"
     (out / "photos").mkdir(parents=True)
-    with pytest.raises(StellaError, match=r"is not empty \(photos\) and not the output of an embedding job"):
+    with pytest.raises(StellaError, match=r"is not empty \(photos\) and not the output of embed or score"):
         embed(tiny, [corpus], out)
     (out / "photos").rename(tmp_path / "photos")
     (out / "part-00000.parquet").touch()

@@ -177,18 +177,18 @@ def test_a_damaged_manifest_is_told_and_mended(embed) -> None:
     out = embed()
     sound = content(out)
     flip(out / "_job/manifest.json")
-    with pytest.raises(StellaError, match=r"/manifest\.json is damaged; run its embed command again\."):
+    with pytest.raises(StellaError, match=r"/manifest\.json is damaged; run its command again\."):
         verify_job(out)
     embed()
     assert content(out) == sound
 
 
 def test_no_job_and_an_unfinished_one_are_refused(embed, tmp_path: Path) -> None:
-    with pytest.raises(StellaError, match="not the output of an embedding job"):
+    with pytest.raises(StellaError, match="not the output of embed or score"):
         verify_job(tmp_path)
     out = embed()
     (out / "_job/manifest.json").unlink()
-    with pytest.raises(StellaError, match="run its embed command again"):
+    with pytest.raises(StellaError, match="run its command again"):
         verify_job(out)
 
 

@@ -22,7 +22,9 @@ def table_of(precision: str, rows: int = 300, **kept: pa.Array) -> pa.Table:
     heads = [VECTORS[:rows], VECTORS[:rows, :8].copy()]
     found = [quantize(vectors, precision, Ranges.of(VECTORS[:, : vectors.shape[1]])) for vectors in heads]
     tokens = [Tokens([1] * (i % 5), i % 2 == 0) for i in range(rows)]
-    return part_table([f"r{i}" for i in range(rows)], found, tokens, kept, (20, 8))
+    return part_table(
+        [f"r{i}" for i in range(rows)], dict(zip(("embedding_20", "embedding_8"), found, strict=True)), tokens, kept
+    )
 
 
 @pytest.mark.parametrize("precision", PRECISIONS)
@@ -58,7 +60,7 @@ def test_the_same_rows_give_the_same_bytes(tmp_path, precision):
 def test_a_number_takes_no_more_bytes_than_it_has(tmp_path, precision):
     vectors = np.random.default_rng(1).standard_normal((4000, 256), dtype=np.float32)
     found = quantize(vectors, precision, Ranges.of(vectors))
-    table = part_table([str(i) for i in range(4000)], [found], [Tokens([], False)] * 4000)
+    table = part_table([str(i) for i in range(4000)], {"embedding": found}, [Tokens([], False)] * 4000)
     size, _ = write_part(open_store(tmp_path), "part.parquet", table)
     assert size < 1.02 * found.nbytes + 30_000
 

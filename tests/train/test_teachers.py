@@ -75,11 +75,11 @@ def test_rows_without_ids_and_jobs_that_are_none_are_refused(jobs, tmp_path):
     path.write_text('{"anchor": "a"}\n')
     with pytest.raises(StellaError, match="no column 'id'"):
         with_teachers(read_dataset(path, IDS), [str(jobs / "a")])
-    with pytest.raises(StellaError, match="not the output of an embedding job"):
+    with pytest.raises(StellaError, match="not the output of embed or score"):
         with_teachers(read_dataset(rows(tmp_path, ["r0"]), IDS), [str(tmp_path)])
     shutil.copytree(jobs / "a", tmp_path / "a")
     next((tmp_path / "a").glob("part-*.parquet")).unlink()
-    with pytest.raises(StellaError, match="is missing; run the embed command again"):
+    with pytest.raises(StellaError, match="is missing; run its command again"):
         with_teachers(read_dataset(rows(tmp_path, ["r0"]), IDS), [str(tmp_path / "a")])
 
 

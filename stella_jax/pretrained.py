@@ -1,0 +1,109 @@
+"""What a user's models have in common: a checkpoint, its weights on a mesh, its tokenizer."""
+
+from collections.abc import Sequence
+from dataclasses import replace
+from pathlib import Path
+from threading import Lock
+from typing import Any, Self
+
+import numpy as np
+from jax.sharding import Mesh
+
+from stella_jax.arguments import check_whole
+from stella_jax.checkpoint import Checkpoint, compute_dtype
+from stella_jax.config import EncoderConfig
+from stella_jax.embedding_model import EmbeddingModel
+from stella_jax.errors import StellaError, short_repr
+from stella_jax.runner import OnBatch, Runner
+from stella_jax.save import save_model
+from stella_jax.sharding import make_mesh
+from stella_jax.tokenizer import Tokens
+
+
+class PretrainedModel:
+    """A checkpoint that takes what a user has to be tokenized: `embedder.Stella` or `reranker.Reranker`."""
+
+    def __new__(cls, checkpoint: object = None, *_: Any, **__: Any) -> Self:
+        if isinstance(checkpoint, str | Path):
+            name, path = cls.__name__, short_repr(str(checkpoint))
+            raise StellaError(f"{name}: takes an opened checkpoint, not {path}; use {name}.from_pretrained({path}).")
+        return super().__new__(cls)
+
+    def __init__(
+        self,
+        checkpoint: Checkpoint,
+        *,
+        dim: int | tuple[int, ...] | None = None,
+        dtype: str | None = None,
+        mesh: Mesh | None = None,
+        load: bool = True,
+    ):
+        layout = checkpoint.layout
+        if isinstance(dim, tuple) and not dim:
+            raise StellaError("dim () names no head; pass one dimension at least.")
+        self.heads = tuple(map(layout.head, dim)) if isinstance(dim, tuple) else (layout.head(dim),)
+        self.mesh = make_mesh(mesh)
+        self.checkpoint = checkpoint
+        self.platform = self.mesh.devices.flat[0].platform
+        self.dtype = compute_dtype(dtype, self.mesh)
+        self.tokenizer = checkpoint.tokenizer()
+        self._loading, self._loaded = Lock(), None
+        if load:
+            self.load_weights()
+
+    def load_weights(self) -> tuple[EmbeddingModel, Runner]:
+        """Loads the weights onto the mesh, if that was not done before; may be called from another thread."""
+        with self._loading:
+            if self._loaded is None:
+                model = self.checkpoint.load_model(self.heads, self.mesh, dtype=self.dtype, param_dtype=self.dtype)
+                self._loaded = model, Runner(model, self.mesh, self.config.pad_token_id)
+            return self._loaded
+
+    @property
+    def model(self) -> EmbeddingModel:
+        return self.load_weights()[0]
+
+    @property
+    def runner(self) -> Runner:
+        return self.load_weights()[1]
+
+    @property
+    def head_dims(self) -> tuple[int, ...]:
+        """The dimension of each head that was chosen."""
+        return tuple(head.dim if head else self.config.hidden_size for head in self.heads)
+
+    @property
+    def config(self) -> EncoderConfig:
+        """Sizes and constants of the encoder."""
+        return self.checkpoint.layout.config
+
+    @property
+    def prompts(self) -> dict[str, str]:
+        """The texts that can be put before a text, by name."""
+        return dict(self.checkpoint.layout.prompts)
+
+    @property
+    def max_seq_length(self) -> int:
+        """Tokens at which a text, or a pair, is cut; may be set, up to the encoder's `max_position_embeddings`."""
+        return self.tokenizer.max_length
+
+    @max_seq_length.setter
+    def max_seq_length(self, value: int) -> None:
+        check_whole("max_seq_length", value, self.config.max_position_embeddings)
+        self.tokenizer.max_length = value
+
+    def save_pretrained(self, directory: str | Path, *, native: bool = False) -> None:
+        """`EmbeddingModel.save_pretrained`, with the settings of this model, such as `max_seq_length`."""
+        settings = replace(self.checkpoint.layout, max_seq_length=self.max_seq_length)
+        save_model(self.model, directory, native=native, settings=settings)
+
+    def tokenize(self, texts: Sequence[Any], prompt: str = "") -> list[Tokens]:
+        """Token ids of each text after the prompt, cut at `max_seq_length`; a reranker's texts are pairs."""
+        raise NotImplementedError
+
+    def run_tokens(
+        self, tokens: Sequence[Tokens], max_rows: int | None = None, on_batch: OnBatch | None = None
+    ) -> np.ndarray:
+        """What the first head gives, [n, dim] float32, for tokenized texts, in their order."""
+        [(_, found)] = self.runner.stream([tokens], self.max_seq_length, max_rows, on_batch)
+        return found[0]

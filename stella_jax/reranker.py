@@ -1,0 +1,176 @@
+"""Reranker: pairs of a query and a text in, scores out."""
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any, cast
+
+import numpy as np
+from jax.sharding import Mesh
+from tqdm import tqdm
+
+from stella_jax.arguments import (
+    MOST_ROWS,
+    check_choice,
+    check_device,
+    check_not_traced,
+    check_pairs,
+    check_texts,
+    check_whole,
+)
+from stella_jax.checkpoint import Checkpoint
+from stella_jax.errors import StellaError
+from stella_jax.hub import resolve
+from stella_jax.pair_tokenizer import Pair, PairTokenizer
+from stella_jax.pretrained import PretrainedModel
+from stella_jax.scores import SCORE_ACTIVATIONS, activate
+from stella_jax.sharding import make_mesh
+from stella_jax.tokenizer import Tokens, check_text
+
+
+class Reranker(PretrainedModel):
+    """A reranker of the `NewModel` family; make one with `Reranker.from_pretrained`.
+
+    Methods and arguments are those of sentence-transformers' CrossEncoder.
+
+    Example:
+      >>> reranker = Reranker.from_pretrained("Alibaba-NLP/gte-multilingual-reranker-base")  # doctest: +SKIP
+      >>> reranker.rank("what is the capital of China?", ["Beijing", "Paris"], top_k=1)  # doctest: +SKIP
+    """
+
+    def __init__(self, checkpoint: Checkpoint, **options: Any):
+        if not checkpoint.layout.is_reranker:
+            raise StellaError(
+                f"{checkpoint.directory.root}: an embedding model, which scores no pairs; use Stella.from_pretrained "
+                "or the command embed."
+            )
+        super().__init__(checkpoint, **options)
+
+    @classmethod
+    def from_pretrained(
+        cls,
+        name_or_path: str | Path,
+        dtype: str | None = None,
+        mesh: Mesh | str | None = None,
+        revision: str | None = None,
+        *,
+        max_length: int | None = None,
+        cache_folder: str | Path | None = None,
+        local_files_only: bool = False,
+        token: str | bool | None = None,
+        trust_remote_code: bool = False,
+        device: object = None,
+    ) -> "Reranker":
+        """Loads a checkpoint.
+
+        Args:
+          max_length: tokens at which a pair is cut; None is the checkpoint's own limit.
+          name_or_path, dtype, mesh, revision, cache_folder, local_files_only, token, trust_remote_code, device: as in
+            `Stella.from_pretrained`.
+
+        Raises:
+          StellaError: one sentence on what is wrong with the checkpoint or the arguments.
+        """
+        mesh = make_mesh(mesh)
+        check_device(device, mesh.devices.flat[0].platform)
+        path = resolve(
+            name_or_path, revision, cache_folder=cache_folder, local_files_only=local_files_only, token=token
+        )
+        model = cls(Checkpoint.open(path), dtype=dtype, mesh=mesh)
+        if max_length is not None:
+            model.max_length = max_length
+        return model
+
+    @property
+    def activation(self) -> str:
+        """What scores are made with where nothing is said: "sigmoid", or "none" where the checkpoint says so."""
+        activation = self.checkpoint.layout.score_activation
+        assert activation
+        return activation
+
+    @property
+    def max_length(self) -> int:
+        """`max_seq_length`, by its older name in sentence-transformers."""
+        return self.max_seq_length
+
+    @max_length.setter
+    def max_length(self, value: int) -> None:
+        self.max_seq_length = value
+
+    def predict(
+        self,
+        pairs: Sequence[Pair] | Pair,
+        activation: str | None = None,
+        batch_size: int | None = None,
+        show_progress_bar: bool | None = None,
+    ) -> Any:
+        """Scores pairs of a query and a text: the higher, the better the text answers the query.
+
+        A pair's score does not depend on the others in the list, on its place, or on how many there are.
+
+        Args:
+          pairs: (query, text), or a list of such pairs.
+          activation: "sigmoid" for scores between 0 and 1, "none" for raw ones; None is the checkpoint's own.
+          batch_size: most rows of a batch on a device; None lets the shape decide.
+          show_progress_bar: a bar on stderr.
+
+        Returns:
+          [n] float32 in the order of the pairs, (0,) for none, one number for a pair by itself.
+
+        Raises:
+          StellaError: a pair is none of two str (says which), an argument is unknown, or the call is inside of a
+            function that JAX transforms.
+        """
+        activation = self.activation if activation is None else activation
+        check_choice("activation", activation, SCORE_ACTIVATIONS)
+        scores = activate(self._logits(pairs, batch_size, show_progress_bar), activation)
+        return scores[()]
+
+    def rank(
+        self,
+        query: str,
+        texts: Sequence[str],
+        top_k: int | None = None,
+        return_documents: bool = False,
+        activation: str | None = None,
+        batch_size: int | None = None,
+        show_progress_bar: bool | None = None,
+    ) -> list[dict[str, Any]]:
+        """The texts from the best to the worst answer to a query, equals in their order.
+
+        Args:
+          top_k: how many; None is all.
+          return_documents: whether to give the texts, too.
+          activation, batch_size, show_progress_bar: as in `predict`.
+
+        Returns:
+          A list of {"corpus_id": the text's place in `texts`, "score": float}, with "text" where that is asked for.
+
+        Raises:
+          StellaError: as in `predict`.
+        """
+        activation = self.activation if activation is None else activation
+        check_choice("activation", activation, SCORE_ACTIVATIONS)
+        if top_k is not None:
+            check_whole("top_k", top_k, MOST_ROWS)
+        query, texts = check_text(query, "query"), check_texts(texts, "texts")
+        logits = self._logits([(query, text) for text in texts], batch_size, show_progress_bar)
+        scores = activate(logits, activation)
+        best = np.argsort(-logits, kind="stable")[:top_k].tolist()  # sigmoids of high scores are all 1
+        found = [{"corpus_id": i, "score": float(scores[i])} for i in best]
+        return [each | {"text": texts[each["corpus_id"]]} for each in found] if return_documents else found
+
+    def tokenize(self, texts: Sequence[Pair], prompt: str = "") -> list[Tokens]:
+        """Token ids of each pair, cut at `max_seq_length`; there are no prompts."""
+        return cast(PairTokenizer, self.tokenizer).encode_pairs(texts)
+
+    def _logits(
+        self, pairs: Sequence[Pair] | Pair, batch_size: int | None, show_progress_bar: bool | None
+    ) -> np.ndarray:
+        """Raw scores, [n] float32, or [] of one pair."""
+        check_whole("batch_size", 1 if batch_size is None else batch_size, MOST_ROWS)
+        check_not_traced(self.mesh)
+        checked, is_alone = check_pairs(pairs)
+        with tqdm(total=len(checked), unit="pair", disable=not show_progress_bar) as bar:
+            tokens = self.tokenize(checked)
+            found = self.run_tokens(tokens, 1 if is_alone else batch_size, lambda batch: bar.update(len(batch.texts)))
+        return found[0, 0] if is_alone else found[:, 0]

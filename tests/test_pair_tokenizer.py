@@ -1,0 +1,141 @@
+"""Pairs to ids: cut as transformers cuts them, and of long texts only as much is read as settles that."""
+
+import time
+from pathlib import Path
+
+import pytest
+import tokenizers
+from damage import tokenizer as changed
+from hypothesis import given
+from hypothesis import strategies as st
+from paths import GOLDENS
+
+from stella_jax import StellaError
+from stella_jax import tokenizer as module
+from stella_jax.pair_tokenizer import PairTokenizer, cut_lengths
+from stella_jax.tokenizer import Tokens
+
+GOLDEN = GOLDENS / "gte-reranker"
+UNIGRAM, WORDPIECE = GOLDEN / "tokenizer.json", GOLDENS / "stella/tokenizer.json"
+BOTH = pytest.mark.parametrize("path", [UNIGRAM, WORDPIECE], ids=["unigram", "wordpiece"])
+texts = st.text(st.characters(exclude_categories=["Cs"]))
+lengths = st.integers(0, 40)
+
+
+def all_at_once(path: Path, pair: tuple[str, str], max_length: int) -> Tokens:
+    """Tokens by the library itself, of the whole pair."""
+    tokenizer = tokenizers.Tokenizer.from_file(str(path))
+    whole = len(tokenizer.encode(*pair).ids)
+    tokenizer.enable_truncation(max_length, strategy="longest_first")
+    return Tokens(tokenizer.encode(*pair).ids, whole > max_length)
+
+
+@BOTH
+@given(pair=st.tuples(texts, texts), max_length=st.integers(6, 17))
+def test_pairs_are_cut_as_the_library_cuts_them(path, pair, max_length):
+    tokenizer = PairTokenizer(path, max_length=max_length)
+    assert tokenizer.encode_pairs([pair]) == [all_at_once(path, pair, max_length)]
+
+
+words = st.integers(0, 30).map(lambda count: " ".join(["tea"] * count))
+
+
+@BOTH
+@given(pair=st.tuples(words, words), max_length=st.integers(6, 40))
+def test_words_are_cut_as_the_library_cuts_them(path, pair, max_length):
+    tokenizer = PairTokenizer(path, max_length=max_length)
+    assert tokenizer.encode_pairs([pair, pair]) == [all_at_once(path, pair, max_length)] * 2
+
+
+@given(first=lengths, second=lengths, room=st.integers(2, 30), more=st.integers(1, 9))
+def test_more_of_one_text_never_keeps_less_of_it(first, second, room, more):
+    """What reading only the beginning relies on."""
+    kept, other = cut_lengths(first, second, room)
+    assert kept + other == min(first + second, room)
+    more_kept, less_of_other = cut_lengths(first + more, second, room)
+    assert more_kept >= kept and less_of_other <= other
+
+
+PIECES = ["the ", "tea", "x", " ", "\n", ".", "5", "</s>", "\u200b", "e\u0301", "\u0301", "\ufdfa", "\u4eac"]
+runs = st.lists(st.tuples(st.lists(st.sampled_from(PIECES), min_size=1, max_size=4), st.integers(1, 300)), max_size=4)
+long_texts = runs.map(lambda runs: "".join("".join(unit) * count for unit, count in runs))
+
+
+@BOTH
+@given(pair=st.tuples(long_texts, long_texts), max_length=st.integers(6, 13))
+def test_long_pairs_have_the_tokens_of_the_whole(path, pair, max_length):
+    tokenizer = PairTokenizer(path, max_length=max_length)
+    expected = [all_at_once(path, each, max_length) for each in (pair, ("tea", "x"), pair[::-1])]
+    assert tokenizer.encode_pairs([pair, ("tea", "x"), pair[::-1]]) == expected
+
+
+@pytest.mark.parametrize("max_length", [64, 65])
+@pytest.mark.parametrize(
+    "counts", [(5000, 5000), (5001, 5000), (5000, 5001), (3, 9000), (9000, 3), (31, 9000), (0, 9000)]
+)
+def test_the_longer_of_two_long_texts_keeps_one_more(max_length, counts):
+    """Where the room is odd it is the longer text's, however far that shows."""
+    pair = tuple("tea " * count for count in counts)
+    assert PairTokenizer(UNIGRAM, max_length=max_length).encode_pairs([pair]) == [
+        all_at_once(UNIGRAM, pair, max_length)
+    ]
+
+
+def test_no_more_is_read_than_settles_the_tokens():
+    tokenizer = PairTokenizer(UNIGRAM, max_length=513)
+    began = time.monotonic()
+    huge = "green tea, " * 5_000_000
+    for pair in (("tea", huge), (huge, "tea")):
+        [tokens] = tokenizer.encode_pairs([pair])
+        assert (len(tokens.ids), tokens.truncated) == (513, True)
+    assert time.monotonic() - began < 2
+
+
+def test_what_lies_beyond_the_bound_is_cut(monkeypatch):
+    monkeypatch.setattr(module, "FARTHEST", 10_000)
+    monkeypatch.setattr("stella_jax.pair_tokenizer.FARTHEST", 10_000)
+    run = "x" * 10_000
+    tokenizer = PairTokenizer(UNIGRAM, max_length=8)
+    within, beyond = tokenizer.encode_pairs([("tea", run), ("tea", run + " green tea")])
+    assert (within.ids, beyond.truncated) == (beyond.ids, True)
+
+
+def test_few_characters_are_tokenized_at_once(monkeypatch):
+    monkeypatch.setattr(module, "BATCH_CHARACTERS", 20)
+    pairs = [("green tea", ""), ("", ""), ("x" * 50, "tea"), ("tea", "y" * 1000)]
+    assert PairTokenizer(UNIGRAM, max_length=16).encode_pairs(pairs) == [all_at_once(UNIGRAM, p, 16) for p in pairs]
+
+
+def test_neighbours_change_nothing():
+    tokenizer = PairTokenizer(UNIGRAM, max_length=16)
+    pairs = [("a", "Green tea"), ("", ""), ("北京 🍵", ""), ("", "word " * 500)]
+    assert tokenizer.encode_pairs(pairs) == [tokenizer.encode_pairs([pair])[0] for pair in pairs]
+    assert tokenizer.encode_pairs([]) == []
+
+
+def test_a_length_without_room_for_both_is_refused():
+    tokenizer = PairTokenizer(UNIGRAM, max_length=6)
+    with pytest.raises(StellaError, match="max_seq_length 5 leaves no room for a token; the least is 6"):
+        tokenizer.max_length = 5
+
+
+def test_a_template_without_special_tokens_for_pairs(checkpoint_copy):
+    path = checkpoint_copy("gte-reranker")
+    sequences = [{"Sequence": {"id": "A", "type_id": 0}}, {"Sequence": {"id": "B", "type_id": 0}}]
+    changed(lambda fields: fields["post_processor"].update(pair=sequences))(path)
+    with pytest.raises(StellaError, match="adds no special tokens"):
+        PairTokenizer(path / "tokenizer.json", max_length=8)
+
+
+@pytest.mark.torch
+@given(pair=st.tuples(texts | words, texts | words), max_length=st.integers(6, 40))
+def test_as_transformers_itself(transformers_tokenizer, pair, max_length):
+    expected = transformers_tokenizer(*pair, truncation="longest_first", max_length=max_length)["input_ids"]
+    assert PairTokenizer(UNIGRAM, max_length=max_length).encode_pairs([pair])[0].ids == expected
+
+
+@pytest.fixture(scope="module")
+def transformers_tokenizer():
+    from transformers import PreTrainedTokenizerFast
+
+    return PreTrainedTokenizerFast(tokenizer_file=str(UNIGRAM))

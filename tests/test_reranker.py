@@ -1,0 +1,346 @@
+"""The reranker: scores of pairs against the reference and CrossEncoder, and what a caller may pass."""
+
+import json
+from collections.abc import Callable
+from functools import cache
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from damage import Damage, assert_readable, config, edited, modules, removed, tensors, tokenizer, write_json
+from paths import GOLDENS
+from safetensors.numpy import load_file
+
+from stella_jax import Reranker, Stella, StellaError, load
+from stella_jax.heads import pool
+from stella_jax.layout import SETTINGS
+from stella_jax.scores import activate
+from stella_jax.tokenizer import Tokens
+
+GOLDEN = GOLDENS / "gte-reranker"
+BOUND = 1e-5  # 1e-4 is promised
+LOREM = "Green tea has been consumed for centuries. "
+PAIRS = [("tea", LOREM * n) for n in range(5)] + [(LOREM * 9, "a"), ("", ""), ("北京 🍵", "tea"), ("tea", "北京 🍵")]
+
+
+@cache
+def golden() -> tuple[list[tuple[str, str]], dict[str, np.ndarray]]:
+    pairs = [tuple(pair) for pair in json.loads((GOLDEN / "expected_texts.json").read_text())["pairs"]]
+    return pairs, load_file(GOLDEN / "expected.safetensors")
+
+
+@pytest.fixture(scope="module")
+def reranker() -> Reranker:
+    return Reranker.from_pretrained(GOLDEN, dtype="float32", max_length=64)
+
+
+@pytest.fixture(scope="module", autouse=True)
+def two_buckets():
+    """As many as it takes for pairs to meet; each is a compilation."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("stella_jax.batching.bucket_lengths", lambda longest: [32, max(longest, 33)])
+        yield
+
+
+# --- against the reference
+
+
+def test_token_ids_are_those_of_the_reference(reranker):
+    pairs, expected = golden()
+    lengths = expected["attention_mask"].sum(axis=1)
+    rows = [row[:length].tolist() for row, length in zip(expected["input_ids"], lengths, strict=True)]
+    assert [list(tokens.ids) for tokens in reranker.tokenize(pairs)] == rows
+    assert not any(tokens.truncated for tokens in reranker.tokenize(pairs))
+
+
+def test_logits(reranker):
+    pairs, expected = golden()
+    scores = reranker.predict(pairs, activation="none")
+    assert (scores.dtype, scores.shape) == (np.float32, (3,))
+    np.testing.assert_allclose(scores, expected["logits"][:, 0], rtol=0, atol=BOUND)
+
+
+def test_the_sigmoid_is_what_it_gives_by_itself(reranker):
+    pairs, expected = golden()
+    wanted = 1 / (1 + np.exp(-expected["logits"][:, 0].astype(np.float64)))
+    np.testing.assert_allclose(reranker.predict(pairs), wanted, rtol=0, atol=BOUND)
+    np.testing.assert_array_equal(reranker.predict(pairs), reranker.predict(pairs, activation="sigmoid"))
+
+
+def test_bfloat16():
+    pairs, expected = golden()
+    scores = Reranker.from_pretrained(GOLDEN, dtype="bfloat16").predict(pairs, activation="none")
+    np.testing.assert_allclose(scores, expected["logits"][:, 0], rtol=0, atol=0.05)
+
+
+def logits(
+    reranker: Reranker, tokens: list[Tokens], pooling: str = "cls", tanh: bool = True, pooler: bool = True
+) -> np.ndarray:
+    """Raw scores stage by stage, in numpy after the encoder; the options are mistakes."""
+    length = max(len(each.ids) for each in tokens)
+    ids = np.array([[*each.ids, *[1] * (length - len(each.ids))] for each in tokens])
+    lengths = jnp.array([len(each.ids) for each in tokens])
+    x = np.asarray(pool(reranker.model.last_hidden(jnp.asarray(ids), lengths), lengths, pooling))  # pyright: ignore
+    params = {name: np.asarray(value) for name, value in reranker.model.params().items()}
+    if pooler:
+        x = x @ params["head/pooler/kernel"] + params["head/pooler/bias"]
+    x = np.tanh(x) if tanh else x
+    return (x @ params["head/kernel"] + params["head/bias"])[:, 0]
+
+
+MISTAKES: dict[str, Callable[[Reranker, list], np.ndarray]] = {
+    "pair swapped": lambda reranker, pairs: logits(reranker, reranker.tokenize([pair[::-1] for pair in pairs])),
+    "no tanh": lambda reranker, pairs: logits(reranker, reranker.tokenize(pairs), tanh=False),
+    "no pooler": lambda reranker, pairs: logits(reranker, reranker.tokenize(pairs), pooler=False, tanh=False),
+    "mean pooling": lambda reranker, pairs: logits(reranker, reranker.tokenize(pairs), pooling="mean"),
+    "one </s> between": lambda reranker, pairs: logits(reranker, [one_separator(t) for t in reranker.tokenize(pairs)]),
+}
+
+
+def one_separator(tokens: Tokens) -> Tokens:
+    ids = list(tokens.ids)
+    del ids[ids.index(2)]
+    return tokens._replace(ids=ids)
+
+
+def test_stage_by_stage(reranker):
+    pairs, expected = golden()
+    np.testing.assert_allclose(logits(reranker, reranker.tokenize(pairs)), expected["logits"][:, 0], rtol=0, atol=BOUND)
+
+
+@pytest.mark.parametrize("mistake", MISTAKES)
+def test_the_bound_would_notice(reranker, mistake):
+    pairs, expected = golden()
+    assert np.abs(MISTAKES[mistake](reranker, pairs) - expected["logits"][:, 0]).max() > 1e4 * BOUND
+
+
+# --- the same bits
+
+
+def test_bits_do_not_depend_on_neighbours_order_or_devices(reranker):
+    together = reranker.predict(PAIRS, activation="none")
+    alone = np.concatenate([reranker.predict([pair], activation="none") for pair in PAIRS])
+    np.testing.assert_array_equal(together, alone)
+    np.testing.assert_array_equal(together[::-1], reranker.predict(PAIRS[::-1], activation="none"))
+    over_eight = Reranker.from_pretrained(GOLDEN, dtype="float32", mesh="data=8", max_length=64)
+    np.testing.assert_array_equal(over_eight.predict(PAIRS, activation="none"), together)
+    assert (together[2] != together[3]) and len(set(together.tolist())) == len(PAIRS)
+
+
+def test_a_pair_by_itself(reranker):
+    score = reranker.predict(("tea", "green tea"))
+    assert isinstance(score, np.float32) and score.shape == ()
+    np.testing.assert_allclose(score, reranker.predict([["tea", "green tea"]])[0], atol=1e-6)
+
+
+def test_the_module_under_jit():
+    _, expected = golden()
+    model = load(GOLDEN)
+    ids, lengths = jnp.asarray(expected["input_ids"]), jnp.asarray(expected["attention_mask"].sum(axis=1))
+    np.testing.assert_allclose(jax.jit(model)(ids, lengths), expected["logits"], rtol=0, atol=BOUND)
+
+
+# --- what a caller passes and gets
+
+
+def test_pairs_in_every_form(reranker):
+    expected = reranker.predict(PAIRS)
+    for pairs in (tuple(PAIRS), [list(pair) for pair in PAIRS], np.array(PAIRS), np.array(PAIRS, dtype=object)):
+        np.testing.assert_array_equal(reranker.predict(pairs), expected)
+    for empty in ([], (), np.empty((0, 2), dtype=str)):
+        found = reranker.predict(empty)
+        assert (found.shape, found.dtype) == ((0,), np.float32)
+
+
+@pytest.mark.parametrize(
+    ("pairs", "message"),
+    [
+        ("tea", "pairs is str 'tea'; pass"),
+        (None, "pairs is None; pass"),
+        ({"a": "b"}, "pairs is dict"),
+        ([("a", "b"), "tea"], r"pairs\[1\] is str 'tea', not a pair"),
+        ([("a", "b"), ("a",)], r"pairs\[1\] is tuple .*, not a pair"),
+        ([("a", "b", "c")], r"pairs\[0\] is tuple"),
+        ([("a", None)], r"pairs\[0\]\[1\] is None, not a text"),
+        ([(5, "a")], r"pairs\[0\]\[0\] is int 5, not a text"),
+        ([("a", "\ud800")], r"pairs\[0\]\[1\] holds a lone surrogate"),
+        (("a", None), r"pairs\[0\] is str 'a', not a pair"),
+        (["a", "\ud800"], r"pair\[1\] holds a lone surrogate"),
+    ],
+)
+def test_what_is_no_pair_is_named(reranker, pairs, message):
+    with pytest.raises(StellaError, match=message) as error:
+        reranker.predict(pairs)
+    assert_readable(str(error.value))
+
+
+def test_arguments_that_are_not_offered(reranker):
+    with pytest.raises(StellaError, match="unsupported activation 'softmax'; choose one of sigmoid and none"):
+        reranker.predict(PAIRS, activation="softmax")
+    with pytest.raises(StellaError, match="batch_size 0 must be"):
+        reranker.predict(PAIRS, batch_size=0)
+    with pytest.raises(StellaError, match="top_k 0 must be"):
+        reranker.rank("tea", ["a"], top_k=0)
+    with pytest.raises(StellaError, match=r"texts\[0\] is int 5"):
+        reranker.rank("tea", [5])  # pyright: ignore[reportArgumentType]
+    with pytest.raises(StellaError, match="query is None"):
+        reranker.rank(None, ["a"])  # pyright: ignore[reportArgumentType]
+    with pytest.raises(StellaError, match="max_seq_length 513 must be a whole number from 1 to 512"):
+        reranker.max_length = 513
+    with pytest.raises(StellaError, match=r"use Reranker\.from_pretrained\('x'\)"):
+        Reranker("x")  # pyright: ignore[reportArgumentType]
+
+
+def test_rank(reranker):
+    documents = [text for _, text in golden()[0]] + ["", "tea"]
+    ranked = reranker.rank("green tea", documents)
+    scores = reranker.predict([("green tea", text) for text in documents])
+    assert [each["corpus_id"] for each in ranked] == np.argsort(-scores, kind="stable").tolist()
+    assert [each["score"] for each in ranked] == sorted(scores.tolist(), reverse=True)
+    assert reranker.rank("green tea", documents, top_k=2) == ranked[:2]
+    with_texts = reranker.rank("green tea", documents, top_k=2, return_documents=True, activation="none")
+    assert [each["text"] for each in with_texts] == [documents[each["corpus_id"]] for each in ranked[:2]]
+    assert with_texts[0]["score"] > 0 and reranker.rank("tea", []) == []
+
+
+def test_scores_that_round_to_one_are_still_ranked(reranker, monkeypatch):
+    monkeypatch.setattr(Reranker, "run_tokens", lambda *_: np.array([[30], [40], [35]], np.float32))
+    ranked = reranker.rank("a", ["b", "c", "d"])
+    assert [each["corpus_id"] for each in ranked] == [1, 2, 0]
+    assert {each["score"] for each in ranked} == {1.0}
+
+
+def test_the_sigmoid_of_any_number_is_finite_and_the_same_in_any_shape():
+    logits = np.array([-1e4, -100, -3.5, 0, 3.5, 100, 1e4], np.float32)
+    scores = activate(logits, "sigmoid")
+    np.testing.assert_allclose(scores[1:6], [3.78e-44, 0.0293122, 0.5, 0.9706878, 1], rtol=1e-2)
+    np.testing.assert_array_equal(activate(np.tile(logits, (2, 1)).T, "sigmoid")[:, 1], scores)
+    np.testing.assert_array_equal([activate(each, "sigmoid") for each in logits], scores)
+
+
+def test_max_length_cuts_the_longer_text(reranker):
+    assert Reranker.from_pretrained(GOLDEN).max_length == 512  # the tokenizer's 8192, but no more than the encoder's
+    [tokens] = reranker.tokenize([("tea", LOREM * 50)])
+    assert (len(tokens.ids), tokens.truncated) == (64, True)
+
+
+# --- the wrong call, and the wrong directory
+
+
+def test_a_reranker_embeds_nothing():
+    with pytest.raises(
+        StellaError, match=r"a reranker, .*; use Reranker\.from_pretrained or the command score"
+    ) as error:
+        Stella.from_pretrained(GOLDEN)
+    assert_readable(str(error.value))
+
+
+@pytest.mark.parametrize("name", ["stella", "gte-multilingual", "gte-qwen2"])
+def test_an_embedding_model_scores_nothing(name):
+    with pytest.raises(
+        StellaError, match=r"an embedding model, .*; use Stella\.from_pretrained or the command"
+    ) as error:
+        Reranker.from_pretrained(GOLDENS / name)
+    assert_readable(str(error.value))
+
+
+def labels(count: int) -> Damage:
+    return config(id2label={str(i): f"LABEL_{i}" for i in range(count)})
+
+
+def rows_of_classifier(count: int) -> Damage:
+    def change(arrays: dict[str, np.ndarray]) -> None:
+        arrays["classifier.weight"] = np.ones((count, 64), np.float16)
+        arrays["classifier.bias"] = np.ones(count, np.float16)
+
+    return tensors(change)
+
+
+def without(*names: str) -> Damage:
+    return tensors(lambda arrays: [arrays.pop(name) for name in names])
+
+
+BAD: dict[str, tuple[Damage, str]] = {
+    "three labels": (labels(3), r"config\.json: num_labels = 3 is not implemented"),
+    "num_labels": (config(num_labels=2), r"config\.json: num_labels = 2 is not implemented"),
+    "no label": (labels(0), r"num_labels = 0 is not implemented"),
+    "a classifier of three": (
+        rows_of_classifier(3),
+        r"classifier\.weight has 3 rows, .*num_labels 3 is not",
+    ),
+    "no pooler": (
+        without("new.pooler.dense.weight", "new.pooler.dense.bias"),
+        r"missing: new\.pooler\.dense\.bias \[64\]\n *missing: new\.pooler\.dense\.weight \[64, 64\]",
+    ),
+    "no classifier": (
+        without("classifier.weight", "classifier.bias"),
+        r"missing: classifier\.bias \[1\]\n *missing: classifier\.weight \[1, 64\]",
+    ),
+    "a narrow pooler": (
+        tensors(lambda arrays: arrays.update({"new.pooler.dense.weight": np.ones((32, 64), np.float16)})),
+        r"shape: new\.pooler\.dense\.weight is \[32, 64\]",
+    ),
+    "modules of an embedding model": (
+        modules("Transformer:", "Pooling:1_Pooling"),
+        r"modules\.json lists Pooling, but config\.json's NewForSequenceClassification is a reranker",
+    ),
+    "another activation": (
+        config(sentence_transformers={"activation_fn": "torch.nn.modules.activation.Tanh"}),
+        r"config\.json: sentence_transformers\.activation_fn = '.*Tanh' is not implemented; Sigmoid and Identity are",
+    ),
+    "another activation, older": (
+        config(sbert_ce_default_activation_function="torch.nn.ReLU"),
+        r"sbert_ce_default_activation_function = 'torch\.nn\.ReLU' is not implemented",
+    ),
+    "a prompt": (
+        lambda path: write_json(path / SETTINGS, {"prompts": {"q": "q: "}, "default_prompt_name": "q"}),
+        r"default_prompt_name = 'q' is not implemented for a reranker",
+    ),
+    "no tokenizer": (removed("tokenizer.json"), r"tokenizer\.json is missing"),
+    "no weights": (removed("model.safetensors"), r"has no model\.safetensors"),
+    "no config": (removed("config.json"), r"modules\.json is missing"),
+    "an unknown architecture": (config(architectures=["NewForTokenClassification"]), r"is unknown; known are"),
+    "ids beyond the vocabulary": (
+        tokenizer(lambda fields: fields["post_processor"]["special_tokens"]["</s>"].update(ids=[70_000])),
+        r"token ids up to 70000",
+    ),
+}
+
+
+@pytest.mark.parametrize("name", BAD)
+def test_is_refused_in_one_sentence(name, checkpoint_copy):
+    damage, expected = BAD[name]
+    path = checkpoint_copy("gte-reranker")
+    damage(path)
+    with pytest.raises(StellaError, match=expected) as error:
+        Reranker.from_pretrained(path)
+    assert_readable(str(error.value))
+
+
+@pytest.mark.parametrize(
+    ("damage", "activation"),
+    [
+        (labels(1), "sigmoid"),
+        (config(sentence_transformers={"activation_fn": "torch.nn.modules.linear.Identity"}), "none"),
+        (config(sbert_ce_default_activation_function="torch.nn.modules.linear.Identity"), "none"),
+        (config(sbert_ce_default_activation_function=None, sentence_transformers={}), "sigmoid"),
+        (lambda path: write_json(path / SETTINGS, {"activation_fn": "torch.nn.modules.linear.Identity"}), "none"),
+        (lambda path: write_json(path / SETTINGS, {"activation_fn": None, "prompts": {"q": "q: "}}), "sigmoid"),
+        (modules("Transformer:"), "sigmoid"),
+    ],
+)
+def test_the_activation_that_the_checkpoint_names(checkpoint_copy, reranker, damage, activation):
+    path = checkpoint_copy("gte-reranker")
+    damage(path)
+    found = Reranker.from_pretrained(path)
+    assert found.activation == activation
+    pairs, _ = golden()
+    np.testing.assert_array_equal(found.predict(pairs), reranker.predict(pairs, activation=activation))
+
+
+def test_the_newest_settings_win(checkpoint_copy):
+    path = checkpoint_copy("gte-reranker")
+    write_json(path / SETTINGS, {"activation_fn": "torch.nn.modules.activation.Sigmoid"})
+    edited("config.json", sentence_transformers={"activation_fn": "torch.nn.modules.linear.Identity"})(path)
+    assert Reranker.from_pretrained(path).activation == "sigmoid"
