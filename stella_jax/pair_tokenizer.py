@@ -2,21 +2,31 @@
 
 from collections.abc import Iterator, Sequence
 from itertools import product
+from pathlib import Path
 from sys import maxsize
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 import tokenizers
 
+from stella_jax.errors import StellaError
 from stella_jax.tokenizer import FARTHEST, MARGIN_WORDS, Tokenizer, Tokens, batches, cut_text
 
 Pair = tuple[str, str]
 
 
 class PairTokenizer(Tokenizer):
-    """A tokenizer of pairs; the arguments are those of `Tokenizer`, `max_length` is of both texts together."""
+    """A tokenizer of pairs; the arguments are those of `Tokenizer`, `max_length` is of both texts together.
+
+    Texts are tokenized one by one and cut and joined here: the library, as it cuts a pair, makes of all that it cuts
+    off every combination, which takes gigabytes for long texts.
+    """
 
     is_for_pairs = True
+
+    def __init__(self, path: Path, **options: Any):
+        super().__init__(path, **options)
+        self._template = _template(self._tokenizer, path)
 
     def encode_pairs(self, pairs: Sequence[Pair]) -> list[Tokens]:
         """Tokens of each pair, cut as transformers' `longest_first` cuts (see `cut_lengths`).
@@ -28,24 +38,22 @@ class PairTokenizer(Tokenizer):
 
     def _encode_pairs(self, pairs: Sequence[Pair]) -> Iterator[Tokens]:
         is_short = [max(map(len, pair)) <= self._first_read for pair in pairs]
-        short = [pair for pair, fits in zip(pairs, is_short, strict=True) if fits]
-        whole = iter(
-            self._tokenizer.encode_batch_fast([(self._prepare("", a), self._prepare("", b)) for a, b in short])
-        )
+        texts = [self._prepare("", text) for pair, fits in zip(pairs, is_short, strict=True) if fits for text in pair]
+        whole = iter(self._tokenizer.encode_batch_fast(texts, add_special_tokens=False))
         for pair, fits in zip(pairs, is_short, strict=True):
-            yield self._tokens(next(whole)) if fits else self._long_pair(pair)
+            if fits:
+                yield self._joined(*(_Start(encoding, len(encoding)) for encoding in (next(whole), next(whole))))
+            else:
+                yield self._long_pair(pair)
 
     def _long_pair(self, pair: Pair) -> Tokens:
-        room, read = self._max_length - self._special_tokens, self._first_read
+        """Tokens of a pair of which the first read may not settle all."""
+        read = self._first_read
         starts = [self._start(text, read) for text in pair]
-        while len({cut_lengths(a, b, room) for a, b in product(*(start.counts for start in starts))}) > 1:
+        while len({cut_lengths(*counts, self._room) for counts in product(*(start.counts for start in starts))}) > 1:
             read *= 4
             starts = [self._start(text, read) for text in pair]
-        cuts = cut_lengths(*(start.settled for start in starts), room)
-        for start, cut in zip(starts, cuts, strict=True):
-            start.encoding.truncate(cut)
-        is_cut = any(cut < start.settled or not start.is_whole for start, cut in zip(starts, cuts, strict=True))
-        return Tokens(self._tokenizer.post_process(*(start.encoding for start in starts)).ids, is_cut)
+        return self._joined(*starts)
 
     def _start(self, text: str, read: int) -> "_Start":
         """The tokens of so many characters of a text."""
@@ -54,9 +62,21 @@ class PairTokenizer(Tokenizer):
         is_all = len(text) <= read or read == farthest
         part = text[:read] if is_all else cut_text(text, read)
         encoding = self._tokenizer.encode(self._prepare("", part), add_special_tokens=False)
-        words = np.array([word for piece in (encoding, *encoding.overflowing) for word in piece.word_ids], int)
-        settled = len(words) if is_all else int((words[-1:] - words >= MARGIN_WORDS).sum())
-        return _Start(encoding, settled, is_all, len(text) <= len(part))
+        if is_all:
+            return _Start(encoding, len(encoding), is_whole=len(text) <= read)
+        words = np.array(encoding.word_ids, int)
+        return _Start(encoding, int((words[-1:] - words >= MARGIN_WORDS).sum()), is_all=False, is_whole=False)
+
+    def _joined(self, first: "_Start", second: "_Start") -> Tokens:
+        cuts = cut_lengths(first.settled, second.settled, self._room)
+        before, between, after = self._template
+        ids = [start.encoding.ids[:cut] for start, cut in zip((first, second), cuts, strict=True)]
+        is_cut = sum(cuts) < first.settled + second.settled or not (first.is_whole and second.is_whole)
+        return Tokens([*before, *ids[0], *between, *ids[1], *after], is_cut)
+
+    @property
+    def _room(self) -> int:
+        return self._max_length - self._special_tokens
 
 
 class _Start(NamedTuple):
@@ -70,8 +90,8 @@ class _Start(NamedTuple):
 
     encoding: tokenizers.Encoding
     settled: int
-    is_all: bool
-    is_whole: bool
+    is_all: bool = True
+    is_whole: bool = True
 
     @property
     def counts(self) -> tuple[int, ...]:
@@ -89,3 +109,17 @@ def cut_lengths(first: int, second: int, room: int) -> tuple[int, int]:
         return first, second
     shorter = min(first, second, room // 2)
     return (shorter, room - shorter) if first <= second else (room - shorter, shorter)
+
+
+def _template(tokenizer: tokenizers.Tokenizer, path: Path) -> tuple[list[int], list[int], list[int]]:
+    """The special tokens before, between and after the texts of a pair."""
+    probe = tokenizer.encode("a", "a")
+    parts: list[list[int]] = [[]]
+    for token, text in zip(probe.ids, probe.sequence_ids, strict=True):
+        if text is None:
+            parts[-1].append(token)
+        elif text == len(parts) - 1:
+            parts.append([])
+    if len(parts) != 3:
+        raise StellaError(f"{path}: its template does not join the texts of a pair, the first before the second.")
+    return parts[0], parts[1], parts[2]

@@ -79,7 +79,10 @@ class Tokenizer:
         if value < shortest:
             raise StellaError(f"max_seq_length {value} leaves no room for a token; the least is {shortest}.")
         self._max_length = value
-        self._tokenizer.enable_truncation(value)
+        if self.is_for_pairs:
+            self._tokenizer.no_truncation()
+        else:
+            self._tokenizer.enable_truncation(value)
 
     @property
     def vocab_size(self) -> int:

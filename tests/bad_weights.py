@@ -126,7 +126,7 @@ WEIGHTS_FILES: dict[str, tuple[Damage, str]] = {
     "index is absolute": (pointed_at("{path}/a.safetensors"), r"index\.json points at '/.*a\.safetensors'"),
     "index leads to ..": (pointed_at(".."), r"index\.json (points at|names shards)"),
     "index with a NUL": (pointed_at("a\0b"), r"'a\\x00b' cannot be read as a file"),
-    "index with a surrogate": (pointed_at("a\ud800b"), r"'a\\ud800b' is no file"),
+    "index with a surrogate": (pointed_at("a\ud800b"), r"'a\\ud800b' cannot be read as a file"),
     "index with a long name": (pointed_at("a" * 5000), r"cannot be read as a file \(File name too long\)"),
     "index with an empty name": (pointed_at(""), r"index\.json"),
     "index of 100,000 shards that are missing": (

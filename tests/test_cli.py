@@ -135,9 +135,9 @@ def test_mistakes_are_told_in_one_sentence(corpus, tmp_path, monkeypatch, capsys
     [
         (
             ["--text-field", "body"],
-            "4 of 4 rows cannot be embedded (100.00%), and --max-rejected allows 1.00%; for exam",
+            "4 of 4 rows are rejected (100.00%), and --max-rejected allows 1.00%; for exam",
         ),
-        ([], "1 of 4 rows cannot be embedded (25.00%), and --max-rejected allows"),
+        ([], "1 of 4 rows are rejected (25.00%), and --max-rejected allows"),
     ],
 )
 def test_rows_that_cannot_be_embedded(corpus, tmp_path, capsys, arguments, sentence):

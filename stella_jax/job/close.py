@@ -72,7 +72,7 @@ def check_totals(totals: dict[str, int], commits: Sequence[Commit], max_rejected
     if totals["rejected"] > max_rejected * rows:
         raise too_many_rejected(totals["rejected"], rows, max_rejected, examples)
     if not totals["rows"]:
-        raise StellaError(f"no row of the inputs can be embedded; the first: {examples[0]['reason']}.")
+        raise StellaError(f"all rows of the inputs are rejected; the first: {examples[0]['reason']}.")
 
 
 def _commits(job: Job) -> list[Commit] | None:

@@ -157,7 +157,7 @@ def estimate_job(
     places, is_all = sample_inputs(files, resolve_types([file.location for file in files], command.job.fields))
     texts = [[row.text for row in place.kept if isinstance(row, Row)] for place in places]
     if not any(texts):
-        raise StellaError("none of the rows looked at can be embedded; look at the inputs.")
+        raise StellaError("all rows looked at are rejected; look at the inputs.")
     model = command.model.open()
     prompt = command.job.resolve_prompt(model)
     tokens = [model.tokenize(each, prompt) if each else [] for each in texts]

@@ -381,6 +381,6 @@ def too_many_rejected(
         where = "@{byte}" if "byte" in examples[0] else ":{row}"
         example = "; for example {input}{where}: {reason}".replace("{where}", where).format(**examples[0])
     return StellaError(
-        f"{rejected} of {rows} rows cannot be embedded ({rejected / max(1, rows):.2%}), and --max-rejected allows "
+        f"{rejected} of {rows} rows are rejected ({rejected / max(1, rows):.2%}), and --max-rejected allows "
         f"{max_rejected:.2%}{example}. Fix the inputs or raise --max-rejected."
     )

@@ -69,8 +69,9 @@ def write_part(store: Store, name: str, table: pa.Table) -> tuple[int, str]:
     which has no shorter integers, would take four. DuckDB reads float16 unsplit only.
     """
     names = table.schema.names
-    computed = dict(_values(table.schema.field(name)) for name in names[1 : names.index("n_tokens")])
-    width = sum(table[name].type.byte_width for name in names[1 : names.index("n_tokens")])
+    fields = [table.schema.field(name) for name in names[1 : names.index("n_tokens")]]
+    computed = dict(map(_values, fields))
+    width = sum(getattr(field.type, "list_size", 1) * _values(field)[1].byte_width for field in fields)
     with store.replacing(name) as file:
         pq.write_table(
             table,

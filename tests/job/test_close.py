@@ -150,7 +150,7 @@ def test_no_rows(tiny: Stella, tmp_path: Path, rows: str) -> None:
 
 def test_no_valid_row(tiny: Stella, tmp_path: Path) -> None:
     (tmp_path / "a.jsonl").write_text("x\ny\n")
-    with pytest.raises(StellaError, match=r"no row of the inputs can be embedded; the first: not JSON"):
+    with pytest.raises(StellaError, match=r"all rows of the inputs are rejected; the first: not JSON"):
         embed(tiny, [tmp_path / "a.jsonl"], tmp_path / "out", 1.0)
 
 
@@ -160,5 +160,5 @@ def test_an_empty_file_and_one_of_faulty_rows_among_others(tiny: Stella, tmp_pat
     corpus = [tmp_path / "a.jsonl", tmp_path / "b.jsonl", write(tmp_path / "c.jsonl", ["c0", "c1"])]
     summary = embed(tiny, corpus, tmp_path / "out", 0.5)
     assert (summary.job_rows, summary.job_rejected) == (2, 2)
-    with pytest.raises(StellaError, match=r"2 of 4 rows cannot be embedded \(50\.00%\), and --max-rejected allows 49"):
+    with pytest.raises(StellaError, match=r"2 of 4 rows are rejected \(50\.00%\), and --max-rejected allows 49"):
         embed(tiny, corpus, tmp_path / "out", 0.49)

@@ -55,7 +55,7 @@ def test_other_settings_are_refused_by_name(tiny: Stella, corpus: Path, tmp_path
 
 
 def test_a_job_without_a_part_may_start_again_with_others(tiny: Stella, corpus: Path, tmp_path: Path) -> None:
-    with pytest.raises(StellaError, match="rows cannot be embedded"):
+    with pytest.raises(StellaError, match="rows are rejected"):
         embed(tiny, [corpus], tmp_path / "out", JobOptions(Fields("body"), split_bytes=10))
     for path in (tmp_path / "out" / "_job" / "commits").iterdir():
         path.unlink()

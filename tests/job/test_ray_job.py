@@ -108,7 +108,7 @@ def test_what_is_missing_is_done_again_alone_and_new_inputs_are_added(command, t
 
 def test_an_error_in_an_actor_is_told_as_here(command, tmp_path: Path) -> None:
     (tmp_path / "a.jsonl").write_text('{"text": "tea"}\n' * 2 + '{"text": 1}\n' * 20)
-    with pytest.raises(StellaError, match=r"rows cannot be embedded .* a\.jsonl:\d+: text is 1, not"):
+    with pytest.raises(StellaError, match=r"rows are rejected .* a\.jsonl:\d+: text is 1, not"):
         run_ray_job(command("ray"), options())
 
 

@@ -61,7 +61,7 @@ def spoil(patch: pytest.MonkeyPatch, spoiled: Callable[[int], bool]) -> None:
 def test_too_many_rows_that_are_not_finite_stop_the_job(tiny, corpus, tmp_path, monkeypatch):
     out = tmp_path / "out"
     spoil(monkeypatch, lambda group: group in (1, 3, 4))
-    with pytest.raises(StellaError, match=r"3 of 20 rows cannot be embedded \(15\.00%\), and --max-rejected allows 10"):
+    with pytest.raises(StellaError, match=r"3 of 20 rows are rejected \(15\.00%\), and --max-rejected allows 10"):
         embed(tiny, corpus, out, max_rejected=0.1)
     assert len(parts(out)) == 10
     assert not (out / "_job" / "manifest.json").exists()
@@ -69,7 +69,7 @@ def test_too_many_rows_that_are_not_finite_stop_the_job(tiny, corpus, tmp_path, 
     assert embed(tiny, corpus, out, max_rejected=0.15).rows == 0
     assert verify_job(out).faults == ()
     assert len((out / "_job" / "rejected.jsonl").read_text().splitlines()) == 3
-    with pytest.raises(StellaError, match="3 of 20 rows cannot be embedded"):
+    with pytest.raises(StellaError, match="3 of 20 rows are rejected"):
         embed(tiny, corpus, out, max_rejected=0.14)
 
 
@@ -77,7 +77,7 @@ def test_a_job_that_rejects_far_too_much_ends_early(tiny, tmp_path, monkeypatch)
     corpus = write_corpus(tmp_path / "long.jsonl", TEXTS * 10)
     spoil(monkeypatch, lambda group: True)
     monkeypatch.setitem(worker.OPEN_ROWS, "cpu", 4)
-    with pytest.raises(StellaError, match="rows cannot be embedded"):
+    with pytest.raises(StellaError, match="rows are rejected"):
         embed(tiny, corpus, tmp_path / "out", max_rejected=0.1)
     assert 10 < len(parts(tmp_path / "out")) < 100
 
