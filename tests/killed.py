@@ -77,7 +77,7 @@ def run(folder: Path, kills: int, random: Random, command: list[str]) -> dict[st
     while found["killed"] < kills or found["ended"] < 2:
         if begun.exists():
             shutil.copytree(begun, out)
-        code = -signal.SIGKILL
+        code, said, started = -signal.SIGKILL, "", 0.0
         while code:
             limit: dict[str, Any] = {}
             at_call = random.random() < 0.5

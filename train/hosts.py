@@ -56,7 +56,7 @@ def initialize(coordinator: str | None = None, count: int | None = None, index: 
     Raises:
       StellaError: the environment does not have them, or the processes cannot connect.
     """
-    bind = bind_address(coordinator)
+    bind = bind_address(coordinator, index)
     jax.config.update("jax_enable_preemption_service", False)  # the command has its own handler of SIGTERM
     try:
         jax.distributed.initialize(

@@ -58,7 +58,7 @@ def meet(coordinator: str | None = None, count: int | None = None, index: int | 
     if coordinator is None and count is not None and index is not None:
         return Hosts(index, count)
     code, answer, errors = _go_to_meeting(
-        [coordinator, count, index, bind_address(coordinator), MEETING_SECONDS, DEVICES]
+        [coordinator, count, index, bind_address(coordinator, index), MEETING_SECONDS, DEVICES]
     )
     if code:
         raise StellaError(

@@ -42,6 +42,18 @@ def test_what_is_no_address_is_refused(address):
         bind_address(address)
 
 
+@pytest.mark.parametrize("address", ["192.0.2.1:9822", "absent:9822", "127.0.0.1:{taken}"])
+def test_process_0_must_be_able_to_listen_there(monkeypatch, address):
+    monkeypatch.undo()
+    with socket.socket() as other:
+        other.bind(("127.0.0.1", 0))
+        other.listen()
+        address = address.format(taken=other.getsockname()[1])
+        with pytest.raises(StellaError, match=f"coordinator {address}: process 0 cannot listen there"):
+            bind_address(address, 0)
+        assert bind_address(address, 1) == address
+
+
 def test_a_name_that_only_this_machine_reaches_is_refused():
     with pytest.raises(StellaError, match=r"node0:9822: this machine takes node0 for its loopback"):
         bind_address("node0:9822")
