@@ -116,7 +116,7 @@ def test_prompts_are_those_of_training_but_for_pairs(tmp_path) -> None:
         ("qrels/test.tsv", "q1\tno such\t1\nq2\t3\t1\n", "no such"),
         ("qrels/test.tsv", "q1\t1\t1\nq2 3 1\n", "row 2"),
         ("qrels/test.tsv", "q1\t1\t0\n", "no query"),
-        ("corpus.jsonl", '{"_id": 1, "text": "a"}\n{"_id": 1, "text": "b"}\n', "1 _ids"),
+        ("corpus.jsonl", '{"_id": 1, "text": "a"}\n{"_id": 1, "text": "b"}\n', "1 duplicate _ids"),
         ("corpus.jsonl", '{"_id": 1, "title": "a"}\n', "text is missing"),
         ("queries.jsonl", "", "no rows"),
     ],
