@@ -1,4 +1,4 @@
-"""Evaluators that a recipe names: what they read, and that their scores are those of all texts at once."""
+"""A recipe's evaluators: their files, and scores equal to those of all texts at once."""
 
 import json
 from collections.abc import Sequence
@@ -26,7 +26,7 @@ def write(path: Path, *rows: dict) -> Path:
 
 
 def embed(texts: Sequence[str], kind: str) -> np.ndarray:
-    """Of a text its own embedding, another one as a query."""
+    """A random embedding for each text, and another one for it as a query."""
     seeds = [[*text.encode(), kind == "query"] for text in texts]
     return np.array([np.random.default_rng(seed).normal(size=4) for seed in seeds], np.float32).reshape(-1, 4)
 

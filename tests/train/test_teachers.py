@@ -22,7 +22,7 @@ IDS = Needs(ids=True)
 
 @pytest.fixture(scope="module")
 def jobs(tiny: Stella, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The same words embedded by two teachers, the second with int8 numbers and not of unit length."""
+    """The same words embedded by two teachers, the second quantized to int8 and not normalized."""
     folder = tmp_path_factory.mktemp("jobs")
     lines = [json.dumps({"id": f"r{i}", "text": word}) for i, word in enumerate(WORDS)]
     (folder / "words.jsonl").write_text("\n".join(lines))
