@@ -364,5 +364,5 @@ def test_missing_keys_and_files(read, tmp_path):
         read('model = "tiny"\noutput = "o"')
     with pytest.raises(StellaError, match="not valid TOML"):
         read("model = ")
-    with pytest.raises(StellaError, match=r"none\.toml cannot be read: No such file"):
+    with pytest.raises(StellaError, match=r"none\.toml: cannot be read: No such file"):
         read_recipe(tmp_path / "none.toml")
