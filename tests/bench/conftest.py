@@ -1,4 +1,4 @@
-"""The scripts of bench/ import each other by their bare names, as they do where one of them is run."""
+"""Makes the scripts of bench/ importable by their names, as they are when one of them runs."""
 
 import sys
 from pathlib import Path

@@ -39,7 +39,7 @@ def driver(tmp_path, monkeypatch):
 
 def test_the_exit_code_is_1_where_one_failed(driver) -> None:
     driver(["limits"], STUB)
-    with pytest.raises(SystemExit, match="limits failed") as caught:
+    with pytest.raises(SystemExit, match="failed: limits") as caught:
         driver(["limits"], "raise SystemExit(3)")
     assert caught.value.code != 0
 

@@ -1,4 +1,4 @@
-"""What goes wrong on the way: full disks, kills, damage. Nothing half-written, nothing lost."""
+"""Conversions with full disks, kills and damaged files: nothing is half-written, nothing is lost."""
 
 import errno
 import json

@@ -49,7 +49,7 @@ def test_encode_query_takes_the_same_prompt_there(name: str, tmp_path: Path, sen
 
 @pytest.mark.parametrize("name", ["stella-qwen2", "gte-qwen2"])
 def test_end_of_text_is_appended_there_as_here(name: str, tmp_path: Path, sentence_transformer) -> None:
-    """Also to an empty text, one that ends in it, and one that is cut; white space at the ends is tokenized."""
+    """Also for an empty text, a text that ends in it, and a truncated one; white space at the ends is tokenized."""
     assert main([str(GOLDENS / name), str(tmp_path / "native"), "--to", "transformers"]) == 0
     theirs, ours = sentence_transformer(tmp_path / "native"), Stella.from_pretrained(GOLDENS / name)
     texts = ["", "a<|endoftext|>", "  both ends \n", "café 1234 I'll\r\n", "green tea " * 100]

@@ -1,4 +1,4 @@
-"""Rows for code search, from a library of three files."""
+"""Training data for code search from a library of three files."""
 
 import gzip
 import json

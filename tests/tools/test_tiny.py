@@ -1,4 +1,4 @@
-"""How the embedded checkpoint is made, and what it has learned."""
+"""Training of the embedded checkpoint, and its quality."""
 
 import json
 import re

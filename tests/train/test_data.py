@@ -257,7 +257,7 @@ def test_any_number_of_negatives_in_their_order(write, tmp_path):
 
 def test_negatives_are_numbered_through(write):
     path = write(jsonl([("a", "b", "c", "d")], (*NAMES, "negative_3")))
-    assert refused(path).startswith(" has 'negative_3' and no 'negative_2'")
+    assert refused(path).startswith(": has the column 'negative_3' but not 'negative_2'")
 
 
 def test_all_rows_have_the_same_texts(write):

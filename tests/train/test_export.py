@@ -56,7 +56,7 @@ Export = Callable[..., tuple[Path, dict[str, np.ndarray]]]
 
 @pytest.fixture
 def exported(tmp_path: Path, metrics: Metrics) -> Export:
-    """Exports a checkpoint whose named parameters have been moved; returns the directory and the moved parameters."""
+    """Exports a checkpoint with the named parameters changed; returns the directory and these parameters."""
 
     def exported(
         source: str | Path, moved: str = "", dim: int | None = None, **more: Any
@@ -165,7 +165,7 @@ def test_texts_are_cut_as_in_training(exported, checkpoint_copy, newer):
 @pytest.mark.parametrize("bias", [False, True])
 @pytest.mark.parametrize("dim", [64, 40])
 def test_a_new_head_is_the_one_that_modules_json_names(exported, dim, bias):
-    """Also in place of one of its size, with other parameters."""
+    """Also when it replaces one of the same dimension."""
     new_head = {"dim": dim, "bias": bias, "activation": "tanh", "pooling": "cls"}
     path, trained = exported("stella", moved="head/", new_head=new_head)
     assert {*trained} == ({"head/kernel", "head/bias"} if bias else {"head/kernel"})
@@ -185,7 +185,7 @@ def test_a_base_without_heads_gets_its_first(exported):
 
 
 def test_adapters_are_merged_and_lie_beside_as_peft_reads_them(tmp_path, metrics):
-    """Also where the base was exported so: none of its own is carried along."""
+    """Also if the base is such an export: its own files are not copied."""
     source = GOLDENS / "stella"
     for targets in (["q_proj", "down_proj"], ["k_proj"]):
         origin = origin_of(str(source), lora={"rank": 2, "targets": targets})
@@ -213,7 +213,7 @@ def test_the_card_says_what_it_is(exported, monkeypatch):
         data={"train": "t", "eval": "e", "prompts": {"anchor": "s2p_query"}},
     )
     text = (path / "README.md").read_text()
-    assert "trained for 2 steps with the loss triplet (distance euclidean, margin 5, matryoshka_dims 48 and 32)" in text
+    assert "fine-tuned for 2 steps with the loss triplet (distance euclidean, margin 5, matryoshka_dims 48 and 32)" in text
     assert "`2_Dense_48` is the trained head" in text
     assert "`2_Dense_32`, `2_Dense_64` and `2_Dense_128` belong to the encoder before training" in text
     assert "| cosine_accuracy | 0.5000 | 0.7500 |" in text
@@ -234,7 +234,7 @@ FIELDS = """
 - **Output dimensionality:** 64 dimensions
 - **Similarity function:** cosine
 - **Training datasets:** some and more
-- **Architecture:** 3 layers of 64 numbers, mean pooling and Dense to 64 numbers (identity)
+- **Architecture:** 3 layers of 64 dimensions, mean pooling and a Dense head to 64 dimensions (identity)
 ### Training datasets
 #### some
 * Size: 3 training samples
@@ -409,7 +409,7 @@ def test_sentence_transformers_gives_the_same_embeddings(exported, name, moved, 
 @pytest.mark.torch
 @pytest.mark.parametrize("newer", [False, True])
 def test_sentence_transformers_cuts_texts_as_in_training(exported, tmp_path, newer):
-    """A newer directory is one that sentence-transformers itself has saved."""
+    """The newer layout is saved by sentence-transformers itself."""
     from sentence_transformers import SentenceTransformer
 
     source = GOLDENS / "stella"

@@ -1,4 +1,4 @@
-"""A guide: which checkpoints may be one, and what a loss gets of it in a step and at evaluation."""
+"""Guide: valid checkpoints, and its embeddings in a training step and in an evaluation."""
 
 import json
 import shutil

@@ -29,7 +29,7 @@ WORDNET = Path(__file__).parent.parent.parent / "examples/wordnet/wordnet_triple
 
 @st.composite
 def batches(draw) -> tuple[np.ndarray, int]:
-    """Lengths (batches, texts), and what divides the texts."""
+    """Lengths (batches, texts), and a divisor of the number of texts."""
     multiple, groups, count = draw(st.sampled_from([1, 2, 4])), draw(st.integers(1, 12)), draw(st.integers(1, 20))
     rng, skew = np.random.default_rng(draw(st.integers(0, 2**32 - 1))), draw(st.sampled_from([0.0, 1.0, 4.0]))
     return 1 + (rng.random((count, multiple * groups)) ** skew * (MAX_LENGTH - 1)).astype(int), multiple
@@ -50,7 +50,7 @@ def test_shapes_hold_every_batch_that_they_are_chosen_for(drawn, all_seen) -> No
 
 
 def first_fitting(lengths: np.ndarray, shapes: list[Shape]) -> int:
-    """Padded tokens of the shape that a batch gets."""
+    """Padded tokens of the shape chosen for a batch."""
     return next(padded_tokens(shape) for shape in shapes if fits(shape, -np.sort(-lengths)))
 
 
@@ -91,7 +91,7 @@ def test_room_is_left_for_a_long_text_more(drawn, seed) -> None:
 
 
 def cheapest(longest: np.ndarray, groups: int, multiple: int) -> int:
-    """The fewest padded tokens of any cut into at most so many groups, by trying them all."""
+    """The minimum of padded tokens over all splits into at most so many groups, by brute force."""
     buckets = bucket_lengths(MAX_LENGTH)
     rows = range(0, len(longest), multiple)
 
@@ -138,7 +138,7 @@ def wordnet() -> np.ndarray:
 
 
 def test_little_of_a_batch_of_wordnet_is_padding(wordnet) -> None:
-    """Shapes from 20 batches, for all; beside it, each column padded to its own longest text's bucket."""
+    """Shapes chosen from 20 batches, compared with padding each column to its longest text's bucket."""
     buckets = np.array(bucket_lengths(64))
     by_text = wordnet.reshape(len(wordnet), -1)
     shapes = choose_shapes(by_text[:20], 64)

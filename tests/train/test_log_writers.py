@@ -15,7 +15,7 @@ RECIPE = {"model": "tiny", "loop": {"epochs": 3}}
 
 
 def write(log: str, output: Path, start: int, end: int, offset: float = 0) -> None:
-    """Tells of steps after `start` up to `end`, as a run that continues does, and is closed."""
+    """Logs the steps after `start` up to `end`, as a resumed run does, and closes."""
     [writer] = open_log([log], output, start, RECIPE)
     for step in range(start + 1, end + 1):
         writer.write(step, {"train/loss": step + offset})
@@ -75,7 +75,7 @@ def chunks(path: Path) -> Iterator[bytes]:
 
 
 def records(path: Path) -> tuple[str, dict[int, dict[str, str]], str]:
-    """Of a file that wandb wrote: the run's id, its numbers by step, and its configuration."""
+    """Run id, metrics by step, and configuration from a file that wandb wrote."""
     from wandb.proto import wandb_internal_pb2
 
     run, steps, config = "", {}, ""

@@ -1,4 +1,4 @@
-"""Whole runs with the embedded checkpoint: what they write, and what becomes of one that is ended anywhere."""
+"""Whole runs with the embedded checkpoint: their files, and resuming after any interruption."""
 
 import json
 import os
@@ -97,7 +97,7 @@ def lines(output: Path) -> list[dict]:
 
 
 def weights(output: Path) -> dict[str, bytes]:
-    """The bytes of the exported model, without what names the output."""
+    """The bytes of the exported model, except files that contain the output's name."""
     export = output / "export"
     return {path.relative_to(export).as_posix(): path.read_bytes() for path in sorted(export.rglob("*.safetensors"))}
 
@@ -418,7 +418,7 @@ def test_several_sets_go_on_to_the_same_bits(child, tmp_path, batches):
 
 
 def test_distillation_goes_on_to_the_same_bits(child, tiny, tmp_path):
-    """From the vectors of an embedding job; those of another dimension are refused before the first step."""
+    """From the vectors of an embedding job; another dimension is refused before the first step."""
     texts = write_rows(tmp_path / "t.jsonl", [{"id": word, "text": f"some {word}"} for word in WORDS])
     run_job(tiny, {"model": "tiny", "revision": None}, [Path(texts)], tmp_path / "teacher", JobOptions())
     rows = {"path": texts, "columns": {"anchor": "text"}, "teachers": [str(tmp_path / "teacher")]}

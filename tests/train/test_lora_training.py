@@ -67,7 +67,7 @@ def test_adapters_train_and_nothing_else_does() -> None:
 
 
 def test_the_step_needs_less_memory_than_that_of_all_parameters() -> None:
-    """Adapters of all maps: less beside the model, and no more for the gradient."""
+    """Adapters of all linear layers: less optimizer state, and no more memory for the gradient."""
 
     def needed(model: EmbeddingModel) -> tuple[int, int]:
         state, step = make_step(model, losses.triplet, optax.adamw(1e-3))
@@ -96,7 +96,7 @@ def test_any_mesh_gives_the_trajectory_of_one_device(mesh: str) -> None:
 
 @pytest.mark.soak
 def test_dropout_is_drawn_by_the_adapters_rate() -> None:
-    """Also where the encoder has none. At the first step adapters add nothing, so that only later losses differ."""
+    """Also if the encoder has none. At the first step adapters add nothing, so only later losses differ."""
     some, none = (trained(with_lora(load("tiny", dim=32), RANK, dropout=rate), 4)[0] for rate in (0.5, 0.0))
     assert some[:1] == none[:1] and some[-1] != none[-1]
 

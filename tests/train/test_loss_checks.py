@@ -1,4 +1,4 @@
-"""What a step learns of a loss by trying it: whether its rows may be cut apart or filled up, and what is wrong."""
+"""Traits of losses found by trying them: decomposable, skips padding, and errors."""
 
 from collections.abc import Mapping
 from functools import partial
@@ -50,14 +50,14 @@ def in_batch_skipping(embeddings, columns):
 
 
 def hardest_negative(embeddings, columns):
-    """A hinge on the nearest of the other positives."""
+    """A hinge on the nearest other positive."""
     scores = similarities(embeddings)
     others = scores - 2 * jnp.eye(len(scores))
     return jax.nn.relu(others.max(axis=1) - jnp.diagonal(scores) + 0.2)
 
 
 def centered(embeddings, columns):
-    """Each row by itself, but for the mean of the batch."""
+    """Per-example, minus the mean of the batch."""
     distances = DISTANCES["euclidean"](embeddings[0], embeddings[1])
     return distances - distances.mean()
 
@@ -114,7 +114,7 @@ def test_a_hinge_that_is_flat_on_random_embeddings_of_one_scale():
 
 
 def test_a_column_is_cut_with_its_rows():
-    """Its values are those of the batch, which a loss may take for indices."""
+    """Its values are those of a real batch, as a loss may use them as indices."""
     labels = np.array([0, 3], np.float32)
 
     def by_label(embeddings, columns):

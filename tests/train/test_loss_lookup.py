@@ -1,4 +1,4 @@
-"""The loss that a recipe names: where the user's own is found, and what is said where it is not."""
+"""Lookup of a recipe's loss: where a user's function is found, and errors."""
 
 import subprocess
 import sys

@@ -110,7 +110,7 @@ def further(case: Case, texts: int, rows: int = B) -> dict[str, jax.Array]:
 
 
 def value_and_gradient(loss: Loss, columns, weights=None, more: Mapping[str, jax.Array] = {}):
-    """Of the weighted mean, as a step takes it."""
+    """Gradient of the weighted mean, as in a training step."""
     shares = jnp.ones(len(columns[0])) if weights is None else weights
 
     def mean(columns):
@@ -326,7 +326,7 @@ def test_value_and_gradient_are_those_of_autograd_in_float64(torch, distance, sy
 
 
 def stella_in_float64(torch, texts, teacher, dims):
-    """The terms for all texts (N, E), written as they are defined: every two of the pairs, one by one."""
+    """The terms for all texts (N, E) by definition, with a loop over all pairs of pairs."""
     student, teacher = torch.cat(texts), torch.nn.functional.normalize(teacher, dim=-1)
     cosine = (1 - torch.cosine_similarity(student, teacher)).mean()
     expected, n = teacher @ teacher.T, len(student)
@@ -363,7 +363,7 @@ def test_stella_s_distillation_is_its_formula_in_float64(torch, texts, dims) -> 
 
 @pytest.mark.parametrize("rows", [2, 9, 40])
 def test_stella_s_triplets_are_all_twos_of_the_pairs(rows) -> None:
-    """Beside the whole table of them in float64; the teacher holds some pairs to be equally near, two rows fill up."""
+    """Against the whole matrix in float64; the teacher has some equal similarities, and two rows are padding."""
     rng, texts = np.random.default_rng(rows), rows + 2
     student = rng.standard_normal((texts, E)) + 1
     teacher = rng.standard_normal((texts, 3))

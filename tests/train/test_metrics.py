@@ -1,4 +1,4 @@
-"""metrics.jsonl: what is written, what a run that continues keeps, and what is drawn of it."""
+"""metrics.jsonl: its lines, the lines that a resumed run keeps, and the plot."""
 
 import json
 import sys

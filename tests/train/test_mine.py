@@ -41,7 +41,7 @@ def files(directory: Path) -> dict[str, bytes]:
 
 
 def test_mined_rows_train(pairs: Path, tmp_path: Path, capsys) -> None:
-    """Three negatives for each pair, which training reads; the working directory is gone."""
+    """Three negatives for each pair, readable by training; the working directory is removed."""
     out = tmp_path / "mined.jsonl"
     assert main([str(pairs), "--out", str(out), *SHORT]) == 0
     assert f"{out}: 90 negatives for 30 anchors of 30 pairs" in capsys.readouterr().out
@@ -53,7 +53,7 @@ def test_mined_rows_train(pairs: Path, tmp_path: Path, capsys) -> None:
 
 
 def test_negatives_are_the_nearest_by_the_models_own_similarity(tiny, pairs: Path, tmp_path: Path) -> None:
-    """With the prompt of queries before anchors, and scores in a list, for a corpus with more candidates."""
+    """With the query prompt for anchors, scores in a list, and a corpus of more candidates."""
     others = [f"another number, {i}" for i in range(20)]
     corpus = tmp_path / "corpus.txt"
     corpus.write_text("\n".join(others))
@@ -155,7 +155,7 @@ def test_bad_input_is_one_sentence_before_any_work(pairs: Path, tmp_path: Path, 
 
 
 def test_no_negatives_left(pairs: Path, tmp_path: Path, capsys) -> None:
-    """Says of how many anchors, and what to change; what was embedded is kept, no file is written."""
+    """The error names the number of anchors and the options to change; embeddings are kept, no file is written."""
     out = tmp_path / "mined.jsonl"
     said = failure(capsys, [pairs, "--out", out, *SHORT, "--max-score", "-0.99", "--no-progress"])
     assert "30 of 30 anchors" in said and "raise range_max or max_score" in said

@@ -1,4 +1,4 @@
-"""Evaluators that a recipe names: what they read, and that their scores are those of all texts at once."""
+"""A recipe's evaluators: their files, and scores equal to those of all texts at once."""
 
 import json
 from collections.abc import Sequence
@@ -26,7 +26,7 @@ def write(path: Path, *rows: dict) -> Path:
 
 
 def embed(texts: Sequence[str], kind: str) -> np.ndarray:
-    """Of a text its own embedding, another one as a query."""
+    """A random embedding for each text, and another one for it as a query."""
     seeds = [[*text.encode(), kind == "query"] for text in texts]
     return np.array([np.random.default_rng(seed).normal(size=4) for seed in seeds], np.float32).reshape(-1, 4)
 
@@ -116,7 +116,7 @@ def test_prompts_are_those_of_training_but_for_pairs(tmp_path) -> None:
         ("qrels/test.tsv", "q1\tno such\t1\nq2\t3\t1\n", "no such"),
         ("qrels/test.tsv", "q1\t1\t1\nq2 3 1\n", "row 2"),
         ("qrels/test.tsv", "q1\t1\t0\n", "no query"),
-        ("corpus.jsonl", '{"_id": 1, "text": "a"}\n{"_id": 1, "text": "b"}\n', "1 _ids"),
+        ("corpus.jsonl", '{"_id": 1, "text": "a"}\n{"_id": 1, "text": "b"}\n', "1 duplicate _ids"),
         ("corpus.jsonl", '{"_id": 1, "title": "a"}\n', "text is missing"),
         ("queries.jsonl", "", "no rows"),
     ],

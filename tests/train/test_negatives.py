@@ -99,7 +99,7 @@ def same_rows(ours: list[dict[str, Any]], theirs: list[dict[str, Any]]) -> None:
 @pytest.mark.filterwarnings("ignore::DeprecationWarning")
 @pytest.mark.parametrize("options", OPTIONS, ids=str)
 def test_top_chooses_as_sentence_transformers_does(theirs, options: dict[str, Any]) -> None:
-    """Text for text, with a corpus and without one; no two scores of these vectors are equal."""
+    """The same texts, with and without a corpus; no two scores of these vectors are equal."""
     for corpus, scores in itertools.product((False, True), (False, True)):
         same_rows(list(mined(options, corpus).rows("n-tuple", scores)), theirs(options, corpus, "n-tuple", scores))
 

@@ -1,4 +1,4 @@
-"""A head that the checkpoint does not have: drawn by the seed, trained through, and loaded by others once saved."""
+"""A new head: initialized by the seed, trained, saved, and loaded by other libraries."""
 
 import json
 from collections.abc import Callable
@@ -32,7 +32,7 @@ def load(checkpoint: Checkpoint) -> Any:
 
 @pytest.fixture
 def saved(tmp_path: Path) -> Callable[..., Path]:
-    """Saves a checkpoint with its new head, as an export does, some parameters moved."""
+    """Saves a checkpoint with its new head and some changed parameters, as an export does."""
 
     def saved(checkpoint: Checkpoint, moved: str = "head/", native: bool = True) -> Path:
         params = {name: leaf + 0.01 for name, leaf in load(checkpoint).params().items() if name.startswith(moved)}

@@ -42,7 +42,7 @@ def numbers(seed: int) -> Params:
 
 
 def updated(section: OptimizerSection, steps: int, scale: float = 1.0, names: Collection[str] = SHAPES) -> Params:
-    """The parameters of these names after some steps with random gradients."""
+    """Parameters after some steps with random gradients."""
     params = {name: value for name, value in numbers(0).items() if name in names}
     optimizer = from_recipe(section, params, steps)
     transformation = optax.with_extra_args_support(optimizer.transformation)
@@ -126,7 +126,7 @@ def torch_updated(section: OptimizerSection, learning_rates: list[float], scale:
 @pytest.mark.parametrize("name", ["cosine", "linear", "constant"])
 @pytest.mark.parametrize("scale", [1.0, 1e-3], ids=["clipped", "not clipped"])
 def test_thirty_steps_of_adamw_are_those_of_torch(transformers, name, scale) -> None:
-    """Within 1e-5 of the largest number of a parameter; at most 4e-6 were seen."""
+    """Within 1e-5 of a parameter's largest value; the largest difference seen is 4e-6."""
     section = OptimizerSection(learning_rate=0.05, weight_decay=0.1, schedule=name)
     found = updated(section, 30, scale)
     expected = torch_updated(section, their_learning_rates(transformers, name, 0.05, 30, 0.1), scale)
@@ -145,7 +145,7 @@ def test_the_first_update_of_adamw_is_the_learning_rate_itself() -> None:
     "args", [{}, {"nesterov": True}, {"eps_root": 0.1}, {"b1": 0.0}, {"mu_dtype": "bfloat16"}], ids=str
 )
 def test_adamw_takes_the_arguments_of_optaxs(args) -> None:
-    """Optax's bias correction is off by 1e-5, and it rounds what it keeps in bfloat16 after the update, not before."""
+    """optax's bias correction is off by 1e-5, and it rounds bfloat16 moments after the update, not before."""
     ours, theirs = (make(1e-2, weight_decay=0.1, **args) for make in (optimizers.adamw, optax.adamw))
     assert str(signature(optimizers.adamw).parameters.keys()) == str(signature(optax.adamw).parameters.keys())
     params, atol = numbers(0), 1e-4 if "mu_dtype" in args else 3e-7

@@ -1,4 +1,4 @@
-"""Batches as pure functions of (seed, epoch)."""
+"""Batch plans as pure functions of (seed, epoch)."""
 
 import numpy as np
 import pytest

@@ -16,7 +16,7 @@ RECIPES = sorted([*(ROOT / "train/recipes").glob("*.toml"), *(ROOT / "tools/tiny
 
 
 @pytest.mark.parametrize("path", RECIPES, ids=lambda path: path.stem)
-def test_it_is_sound_and_its_rows_are_there(path):
+def test_recipe_and_its_rows_are_valid(path):
     recipe = read_recipe(path)
     needs = needs_of(recipe.loss.name, loss_spec(recipe.loss))
     for each in (each for split in SPLITS for each in recipe.data.sets_of(split)):

@@ -1,4 +1,4 @@
-"""The step: the same trajectory however a batch is cut, laid out or padded, and any optimizer of optax."""
+"""The training step: the same trajectory for any number of parts, mesh and padding, and any optax optimizer."""
 
 import re
 from collections.abc import Mapping, Sequence
@@ -41,7 +41,7 @@ def own(embeddings: Embeddings, columns: Columns) -> jax.Array:
 
 
 def careless(embeddings: Embeddings, columns: Columns) -> jax.Array:
-    """Compares rows, and does not look at their weights."""
+    """Compares rows and ignores their weights."""
     scores = jnp.einsum("be,ce->bc", embeddings[0], embeddings[1])
     return jax.nn.logsumexp(scores, axis=1) - jnp.diagonal(scores)
 
@@ -184,7 +184,7 @@ def test_the_same_seed_and_step_give_the_same_bits() -> None:
 
 @pytest.mark.soak
 def test_dropout_is_drawn_by_the_step() -> None:
-    """The parameters stay as they are, and the losses differ."""
+    """The parameters do not change, and the losses differ."""
     run = replace(DROPPED, optimizer=optax.set_to_zero(), trainable=HEAD)
     state, losses = start(run), []
     for _ in range(2):
@@ -283,12 +283,12 @@ def test_dropout_does_not_depend_on_the_mesh() -> None:
 
 
 def held_and_whole(leaf: jax.Array) -> tuple[int, int]:
-    """Numbers of an array on one device, and on all."""
+    """The size of an array on one device, and on all."""
     return leaf.addressable_shards[0].data.size, leaf.size
 
 
 def assert_split(run: Run, state: State) -> None:
-    """Each device holds its part of parameters, and of what the optimizer has of their shapes."""
+    """Each device has its shard of the parameters and of optimizer state of their shapes."""
     step = made(run)[1]
     data, model = step.mesh.shape["data"], step.mesh.shape["model"]
     for name, leaf in state.params.items():

@@ -1,4 +1,4 @@
-"""Each built-in loss by a step: cut into parts, over a mesh, padded, and with a guide."""
+"""Each built-in loss in a training step: in parts, over a mesh, padded, and with a guide."""
 
 from functools import partial
 from typing import Any
@@ -109,7 +109,7 @@ def test_rows_that_fill_a_batch_up_change_nothing(name: str) -> None:
 
 
 def log_of_rows(name: str, rows: int) -> float:
-    """The loss of so many rows alone, by the models and the loss themselves."""
+    """The loss of the first rows, computed directly."""
     texts, _, loss = LOSSES[name]
     made = batch(name, 0, rows)
     part = jax.tree.map(lambda x: x[0][:rows] if x.ndim > 1 else x, made._replace(ids=(), lengths=(), tokens=()))

@@ -54,7 +54,7 @@ def trained(name: str) -> tuple[list[dict[str, float]], State]:
 
 @cache
 def embedded(name: str | None = None) -> list[np.ndarray]:
-    """The columns' embeddings, after the training of this name or before any."""
+    """Embeddings of the columns after the named training, or before any."""
     stella = Stella.from_pretrained(GOLDENS / "stella")
     model = stella.model.with_params(trained(name)[1].params) if name else stella.model
     runner = Runner(model, stella.mesh, stella.config.pad_token_id)

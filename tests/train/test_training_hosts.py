@@ -72,7 +72,7 @@ class Pair:
         return [sys.executable, "-c", CHILD.format(patch=patch), str(path), *given]
 
     def run(self, *wanted: dict, patches: tuple[str, str] = ("", "")) -> list[tuple[int, str, str]]:
-        """Exit code, stdout and stderr of each; of one recipe, or of one for each."""
+        """Exit code, stdout and stderr of each process, with one recipe or one for each."""
         where = f"127.0.0.1:{free_port()}"
         commands = [self._command(wanted[i % len(wanted)], i, where, patches[i]) for i in (0, 1)]
         return self._said(commands)
@@ -139,7 +139,7 @@ def alone(wanted: dict) -> Path:
 
 @pytest.fixture(scope="module")
 def by_one(tmp_path_factory) -> Path:
-    """The output of a run by one process, over as many devices."""
+    """The output of a run by one process on as many devices."""
     folder = tmp_path_factory.mktemp("one")
     return alone(recipe(folder, folder / "run"))
 
