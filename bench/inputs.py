@@ -50,7 +50,7 @@ def corpus_texts(path: Path, count: int) -> list[str]:
     fields = Fields()
     (source,) = open_inputs([path], fields)
     rows = (source.row(number, record, fields) for number, record in enumerate(source.records(fields), 1))
-    return [row.text for row in islice((row for row in rows if isinstance(row, Row)), count)]
+    return [str(row.text) for row in islice((row for row in rows if isinstance(row, Row)), count)]
 
 
 def long_texts(texts: Sequence[str], count: int, length: int) -> list[str]:

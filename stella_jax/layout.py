@@ -313,7 +313,7 @@ def _head(directory: Directory, folder: str, config: EncoderConfig) -> Head:
     return Head(folder, dim, bool(fields.get("bias", True)), ACTIVATIONS[activation])
 
 
-def _normalize(directory: Directory, modules: dict[str, str]) -> bool:
+def _normalize(directory: Directory, modules: Mapping[str, str]) -> bool:
     if "Normalize" not in modules:
         return False
     name = f"{modules['Normalize']}/config.json"  # older saves have none

@@ -49,11 +49,11 @@ class PairTokenizer(Tokenizer):
     def _long_pair(self, pair: Pair) -> Tokens:
         """Tokens of a pair of which the first read may not settle all."""
         read = self._first_read
-        starts = [self._start(text, read) for text in pair]
-        while len({cut_lengths(*counts, self._room) for counts in product(*(start.counts for start in starts))}) > 1:
+        first, second = (self._start(text, read) for text in pair)
+        while len({cut_lengths(*counts, self._room) for counts in product(first.counts, second.counts)}) > 1:
             read *= 4
-            starts = [self._start(text, read) for text in pair]
-        return self._joined(*starts)
+            first, second = (self._start(text, read) for text in pair)
+        return self._joined(first, second)
 
     def _start(self, text: str, read: int) -> "_Start":
         """The tokens of so many characters of a text."""

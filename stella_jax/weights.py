@@ -184,10 +184,11 @@ def _check_labels(layout: Layout, tensors: Mapping[str, Tensor]) -> None:
     """Refuses a reranker's classifier of several labels, which give a pair no score."""
     scorer = layout.architecture.scorer if layout.is_reranker else None
     for weight in scorer.classifier if scorer else ():
-        shape = tensors[weight.torch].shape if weight.torch in tensors else ()
-        if shape[:1] not in ((), (CLASSIFIER.dim,)):
+        shape: tuple[int, ...] = tensors[weight.torch].shape if weight.torch in tensors else ()
+        labels = shape[0] if shape else CLASSIFIER.dim
+        if labels != CLASSIFIER.dim:
             raise StellaError(
-                f"{weight.torch} has {shape[0]} rows, one a label: num_labels {shape[0]} is not implemented; pass a "
+                f"{weight.torch} has {labels} rows, one a label: num_labels {labels} is not implemented; pass a "
                 "reranker with one."
             )
 

@@ -333,7 +333,8 @@ def mutated(kind: str, seeds: range, sources: list[Path]) -> Iterator[tuple[int,
 def main(kind: str, first: str, count: str, *sources: str) -> None:
     assert all(use(Path(source)) for source in sources)
     before, loaded = status("VmHWM"), 0
-    resource.setrlimit(resource.RLIMIT_DATA, (status("VmData") + 2 * LIMIT,) * 2)
+    most = status("VmData") + 2 * LIMIT
+    resource.setrlimit(resource.RLIMIT_DATA, (most, most))
     for seed, path in mutated(kind, range(int(first), int(first) + int(count)), [*map(Path, sources)]):
         print(seed, flush=True)
         signal.alarm(SECONDS)

@@ -27,8 +27,8 @@ def by_hand(path: Path, pair: tuple[str, str], max_length: int) -> Tokens:
     tokenizer = tokenizers.Tokenizer.from_file(str(path))
     whole = tokenizer.encode(*pair)
     sequences = whole.sequence_ids
-    counts = [sequences.count(number) for number in (0, 1)]
-    left = dict(enumerate(cut_lengths(*counts, max_length - sequences.count(None))))
+    first, second = (sequences.count(number) for number in (0, 1))
+    left = dict(enumerate(cut_lengths(first, second, max_length - sequences.count(None))))
     ids = []
     for token, number in zip(whole.ids, sequences, strict=True):
         if number is None or left[number]:

@@ -130,7 +130,7 @@ def test_bits_do_not_depend_on_neighbours_order_or_devices(reranker):
 
 def test_a_pair_by_itself(reranker):
     score = reranker.predict(("tea", "green tea"))
-    assert isinstance(score, np.float32) and score.shape == ()
+    assert (score.dtype, score.shape) == (np.float32, ())
     np.testing.assert_allclose(score, reranker.predict([["tea", "green tea"]])[0], atol=1e-6)
 
 

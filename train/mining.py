@@ -94,6 +94,7 @@ def mine(command: MineCommand, run: RunOptions | None = None) -> Mined:
     pairs = read_pairs(command.pairs, command.corpus, command.columns)
     _check_candidates(command, pairs)
     model = command.model.open()
+    assert isinstance(model, Stella)  # ModelOptions of a reranker are for `score`
     vectors, key = _embed(command, pairs, model, work, run)
     mined = find_negatives(pairs, vectors, command.options, work / f"nearest-{key}", run.show == "bar")
     rows = mined.rows(command.output_format, command.output_scores)

@@ -49,7 +49,7 @@ def texts_of(store: Store, names: Iterable[PartName], ids: Collection[str]) -> d
             read = read_split(job.inputs, Split(name.split, tuple(there)), job.row_fields)
             rows = (row.row for row in read if isinstance(row.row, Row))
         for row in rows:
-            if row.id in ids:
+            if row.id in ids and isinstance(row.text, str):
                 found.setdefault(row.id, row.text)
     return found
 

@@ -19,7 +19,7 @@ from stella_jax.flops import text_flops
 from stella_jax.job import sample
 from stella_jax.job.estimate import Estimate, Total, estimate_job
 from stella_jax.job.inputs import open_inputs
-from stella_jax.job.options import EmbedCommand, JobOptions, ModelOptions
+from stella_jax.job.options import JobCommand, JobOptions, ModelOptions
 from stella_jax.job.row_check import RowCheck, check_rows
 from stella_jax.job.rows import Fields
 from stella_jax.job.sample import sample_inputs
@@ -58,8 +58,8 @@ def in_groups(folder: Path, rows: list[dict]) -> None:
     pq.write_table(table, folder / "a.parquet", row_group_size=20)
 
 
-def command(*inputs: Path, **options) -> EmbedCommand:
-    return EmbedCommand(tuple(map(str, inputs)), "", ModelOptions(dim=32), JobOptions(**options))
+def command(*inputs: Path, **options) -> JobCommand:
+    return JobCommand(tuple(map(str, inputs)), "", ModelOptions(dim=32), JobOptions(**options))
 
 
 def estimated(*inputs: Path, **options) -> Estimate:
@@ -178,7 +178,7 @@ def test_what_cannot_be_estimated(tmp_path: Path):
     (tmp_path / "empty.jsonl").touch()
     with pytest.raises(StellaError, match="none of the rows looked at"):
         estimated(tmp_path / "empty.jsonl")
-    float32 = EmbedCommand((str(tmp_path / "a.jsonl"),), "", ModelOptions(dtype="float32"), JobOptions())
+    float32 = JobCommand((str(tmp_path / "a.jsonl"),), "", ModelOptions(dtype="float32"), JobOptions())
     with pytest.raises(StellaError, match="--dtype"):
         estimate_job(float32, chips=Chips("v6e", 1))
 

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from stella_jax import StellaError
-from stella_jax.job.options import EmbedCommand, JobOptions, ModelOptions, RunOptions
+from stella_jax.job.options import JobCommand, JobOptions, ModelOptions, RunOptions
 from stella_jax.job.ray_cluster import connected, default_need, environment, slots
 from stella_jax.job.ray_job import run_ray_job
 
@@ -78,6 +78,6 @@ def test_where_no_cluster_answers(monkeypatch: pytest.MonkeyPatch, given: str):
 
 
 def test_a_missing_input_is_told_before_a_cluster_is_looked_for(tmp_path: Path):
-    command = EmbedCommand((str(tmp_path / "a.jsonl"),), str(tmp_path / "out"), ModelOptions(), JobOptions())
+    command = JobCommand((str(tmp_path / "a.jsonl"),), str(tmp_path / "out"), ModelOptions(), JobOptions())
     with pytest.raises(StellaError, match=r"a\.jsonl"):
         run_ray_job(command, RunOptions(), "127.0.0.1:1")

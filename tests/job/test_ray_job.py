@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from stella_jax import Stella, StellaError
-from stella_jax.job.options import EmbedCommand, JobOptions, ModelOptions, RunOptions
+from stella_jax.job.options import JobCommand, JobOptions, ModelOptions, RunOptions
 from stella_jax.job.progress import Counts, Progress
 from stella_jax.job.ray_job import run_ray_job
 from stella_jax.job.run import run_job
@@ -36,10 +36,10 @@ def small_slots(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 @pytest.fixture
-def command(tmp_path: Path) -> Callable[[str], EmbedCommand]:
+def command(tmp_path: Path) -> Callable[[str], JobCommand]:
     rows = [{"id": f"r{i}", "text": "tea " * (i % 6)} for i in range(300)] + [{"id": "r3", "text": "again"}]
     (tmp_path / "a.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
-    return lambda out: EmbedCommand((str(tmp_path / "a.jsonl"),), str(tmp_path / out), MODEL, OPTIONS)
+    return lambda out: JobCommand((str(tmp_path / "a.jsonl"),), str(tmp_path / out), MODEL, OPTIONS)
 
 
 def options(stop: GracefulShutdown | None = None) -> RunOptions:
@@ -51,7 +51,7 @@ def content(out: Path) -> dict[str, bytes]:
     return {str(path.relative_to(out)): path.read_bytes() for path in files}
 
 
-def undisturbed(command: EmbedCommand) -> dict[str, bytes]:
+def undisturbed(command: JobCommand) -> dict[str, bytes]:
     model = Stella.from_pretrained("tiny", dim=(32, 64))
     model.max_seq_length = 8
     run_job(model, MODEL.origin(), command.inputs, command.out, OPTIONS, options())
@@ -102,7 +102,7 @@ def test_what_is_missing_is_done_again_alone_and_new_inputs_are_added(command, t
     assert content(tmp_path / "ray") == before
     assert str(run_ray_job(command("ray"), options())).endswith("nothing was left to do")
     (tmp_path / "b.jsonl").write_text('{"text": "tea"}\n')
-    more = EmbedCommand((*command("ray").inputs, str(tmp_path / "b.jsonl")), str(tmp_path / "ray"), MODEL, OPTIONS)
+    more = JobCommand((*command("ray").inputs, str(tmp_path / "b.jsonl")), str(tmp_path / "ray"), MODEL, OPTIONS)
     assert run_ray_job(more, options()).rows == 1
 
 
@@ -115,7 +115,7 @@ def test_an_error_in_an_actor_is_told_as_here(command, tmp_path: Path) -> None:
 def test_another_jobs_directory_is_refused(command, tmp_path: Path) -> None:
     undisturbed(command("ray"))
     before = content(tmp_path / "ray")
-    other = EmbedCommand(command("ray").inputs, str(tmp_path / "ray"), ModelOptions(dim=32, max_length=8), OPTIONS)
+    other = JobCommand(command("ray").inputs, str(tmp_path / "ray"), ModelOptions(dim=32, max_length=8), OPTIONS)
     with pytest.raises(StellaError, match="different settings: dims"):
         run_ray_job(other, options())
     assert content(tmp_path / "ray") == before

@@ -38,7 +38,7 @@ def read(paths: list[Path], split_bytes: int) -> list[PositionedRow]:
 
 
 def texts(rows: list[PositionedRow]) -> list[str]:
-    return [row.row.text if isinstance(row.row, Row) else row.row.reason for row in rows]
+    return [str(row.row.text) if isinstance(row.row, Row) else row.row.reason for row in rows]
 
 
 # Lines of text with all that a cut may fall into: characters of one to four bytes, blank lines, CRLF, none at the end.
