@@ -101,7 +101,8 @@ def run(arguments: argparse.Namespace) -> None:
     from train.negatives import MiningOptions
 
     def options(kind):
-        return kind(**{field.name: getattr(arguments, field.name) for field in fields(kind)})
+        given = vars(arguments)
+        return kind(**{field.name: given[field.name] for field in fields(kind) if field.name in given})
 
     command = MineCommand(
         pairs=arguments.pairs,

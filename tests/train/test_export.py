@@ -213,8 +213,9 @@ def test_the_card_says_what_it_is(exported, monkeypatch):
         data={"train": "t", "eval": "e", "prompts": {"anchor": "s2p_query"}},
     )
     text = (path / "README.md").read_text()
-    assert "fine-tuned for 2 steps with the loss triplet (distance euclidean, margin 5, " in text
-    assert "matryoshka_dims 48 and 32)" in text
+    assert (
+        "fine-tuned for 2 steps with the loss triplet (distance euclidean, margin 5, matryoshka_dims 48 and 32)" in text
+    )
     assert "`2_Dense_48` is the trained head" in text
     assert "`2_Dense_32`, `2_Dense_64` and `2_Dense_128` belong to the encoder before training" in text
     assert "| cosine_accuracy | 0.5000 | 0.7500 |" in text
