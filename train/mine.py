@@ -101,7 +101,7 @@ def run(arguments: argparse.Namespace) -> None:
     from train.negatives import MiningOptions
 
     def options(kind):
-        return kind(**{field.name: getattr(arguments, field.name) for field in fields(kind)})
+        return kind(**{f.name: getattr(arguments, f.name) for f in fields(kind) if f.name in arguments})
 
     command = MineCommand(
         pairs=arguments.pairs,
