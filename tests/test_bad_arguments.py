@@ -183,7 +183,7 @@ COMMANDS: list[tuple[list[str], str]] = [
     (keys(f"loss.name = {'a.' * 3000}a:f"), "loss.name"),
     (keys(f"optimizer.name = {NUL}"), "optimizer.name"),
     (keys("optimizer.freeze = ['[']"), "optimizer.freeze"),
-    (keys("a." * 5000 + "a = 1"), "no key a"),
+    (keys("a." * 5000 + "a = 1"), "key a"),
     (keys("= 1"), "= 1"),
     (evaluator(name="e", kind="retrieval", path=NUL), "evaluators[0].path"),
     (evaluator(name="e", kind="retrieval", path=LONG), "xxx"),
