@@ -52,6 +52,15 @@ class Checkpoint:
         except OSError as error:
             raise StellaError(f"{error.filename or path} cannot be read: {error.strerror}.") from error
 
+    def check_embeds(self, advice: str) -> None:
+        """Refuses a reranker.
+
+        Raises:
+          StellaError: it is one; ends with the advice.
+        """
+        if self.layout.is_reranker:
+            raise StellaError(f"{self.directory.root}: a reranker, which scores pairs and embeds no texts; {advice}.")
+
     def tokenizer(self, max_length: int | None = None) -> Tokenizer:
         """Its tokenizer, cutting at this many tokens, or at the checkpoint's max_seq_length.
 

@@ -46,11 +46,7 @@ class Stella(PretrainedModel):
     _truncate_dim: int | None = None
 
     def __init__(self, checkpoint: Checkpoint, **options: Any):
-        if checkpoint.layout.is_reranker:
-            raise StellaError(
-                f"{checkpoint.directory.root}: a reranker, which scores pairs and embeds no texts; use "
-                "Reranker.from_pretrained or the command score."
-            )
+        checkpoint.check_embeds("use Reranker.from_pretrained or the command score")
         super().__init__(checkpoint, **options)
 
     @classmethod

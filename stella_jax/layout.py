@@ -141,7 +141,11 @@ def read_layout(directory: Directory) -> Layout:
     is_reranker = architecture.scores(class_name(fields))
     settings = _optional(directory, SETTINGS)
     bert = _optional(directory, f"{prefix}sentence_bert_config.json")
-    own = _reranker(modules, fields, settings) if is_reranker else _embedding(directory, modules, settings, config)
+    own = (
+        _reranker(modules, fields, settings if modules else {})
+        if is_reranker
+        else _embedding(directory, modules, settings, config)
+    )
     return Layout(
         transformer=transformer,
         architecture=architecture,

@@ -3,6 +3,7 @@
 import json
 from collections.abc import Callable
 from functools import cache
+from pathlib import Path
 
 import jax
 import jax.numpy as jnp
@@ -245,6 +246,16 @@ def test_an_embedding_model_scores_nothing(name):
     assert_readable(str(error.value))
 
 
+def saved_by_cross_encoder(**fields: object) -> Damage:
+    """With the settings of sentence-transformers, which it reads where there is a modules.json."""
+
+    def damage(path: Path) -> None:
+        modules("Transformer:")(path)
+        write_json(path / SETTINGS, fields)
+
+    return damage
+
+
 def labels(count: int) -> Damage:
     return config(id2label={str(i): f"LABEL_{i}" for i in range(count)})
 
@@ -294,7 +305,7 @@ BAD: dict[str, tuple[Damage, str]] = {
         r"sbert_ce_default_activation_function = 'torch\.nn\.ReLU' is not implemented",
     ),
     "a prompt": (
-        lambda path: write_json(path / SETTINGS, {"prompts": {"q": "q: "}, "default_prompt_name": "q"}),
+        saved_by_cross_encoder(prompts={"q": "q: "}, default_prompt_name="q"),
         r"default_prompt_name = 'q' is not implemented for a reranker",
     ),
     "no tokenizer": (removed("tokenizer.json"), r"tokenizer\.json is missing"),
@@ -325,8 +336,9 @@ def test_is_refused_in_one_sentence(name, checkpoint_copy):
         (config(sentence_transformers={"activation_fn": "torch.nn.modules.linear.Identity"}), "none"),
         (config(sbert_ce_default_activation_function="torch.nn.modules.linear.Identity"), "none"),
         (config(sbert_ce_default_activation_function=None, sentence_transformers={}), "sigmoid"),
-        (lambda path: write_json(path / SETTINGS, {"activation_fn": "torch.nn.modules.linear.Identity"}), "none"),
-        (lambda path: write_json(path / SETTINGS, {"activation_fn": None, "prompts": {"q": "q: "}}), "sigmoid"),
+        (saved_by_cross_encoder(activation_fn="torch.nn.modules.linear.Identity"), "none"),
+        (saved_by_cross_encoder(activation_fn=None, prompts={"q": "q: "}), "sigmoid"),
+        (lambda path: write_json(path / SETTINGS, {"activation_fn": "torch.nn.modules.linear.Identity"}), "sigmoid"),
         (modules("Transformer:"), "sigmoid"),
     ],
 )
@@ -341,6 +353,6 @@ def test_the_activation_that_the_checkpoint_names(checkpoint_copy, reranker, dam
 
 def test_the_newest_settings_win(checkpoint_copy):
     path = checkpoint_copy("gte-reranker")
-    write_json(path / SETTINGS, {"activation_fn": "torch.nn.modules.activation.Sigmoid"})
+    saved_by_cross_encoder(activation_fn="torch.nn.modules.activation.Sigmoid")(path)
     edited("config.json", sentence_transformers={"activation_fn": "torch.nn.modules.linear.Identity"})(path)
     assert Reranker.from_pretrained(path).activation == "sigmoid"

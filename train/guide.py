@@ -62,6 +62,7 @@ def open_guide(name: str, base: Checkpoint, max_length: int) -> Checkpoint:
       StellaError: there is no such checkpoint, its tokenizer differs, or its maximum length is shorter.
     """
     guide = Checkpoint.open(resolve(name))
+    guide.check_embeds("choose an embedding model as loss.guide")
     if _tokenizer(guide) != _tokenizer(base):
         raise StellaError(
             f"loss.guide {short_repr(name)}: its tokenizer differs from the model's; choose a guide with the model's "

@@ -123,6 +123,7 @@ class Run:
         recipe, loop = self.recipe, self.recipe.loop
         loss = find_loss(recipe.loss)
         base = Checkpoint.open(resolve(recipe.model, recipe.revision))
+        base.check_embeds("train an embedding model")
         self.base = with_new_head(base, recipe.new_head, recipe.seed) if recipe.new_head else base
         for dataset, batches in self._first_passes:
             for sentence in checks.warnings_for(recipe, dataset, batches, base.layout.normalize):
