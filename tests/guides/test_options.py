@@ -12,6 +12,8 @@ GUIDES = {
     "embed": ("embed.md", "clusters.md"),
     "verify": ("embed.md",),
     "search": ("embed.md",),
+    "rank": ("rerank.md", "embed.md"),
+    "score": ("rerank.md", "embed.md", "clusters.md"),
     "convert": ("convert.md",),
     "train": ("fine-tune.md",),
 }
