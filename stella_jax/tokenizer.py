@@ -7,8 +7,8 @@ from typing import NamedTuple, TypeVar
 
 import tokenizers
 
-from stella_jax.errors import StellaError, first_line, short_repr
-from stella_jax.tokenizer_json import read_tokenizer_json
+from stella_jax.errors import StellaError, short_repr
+from stella_jax.tokenizer_json import library_errors, load_tokenizer
 
 # A character so rare that no vocabulary has it.
 UNKNOWN = "\U0001fa00"
@@ -48,21 +48,12 @@ class Tokenizer:
     is_for_pairs = False
 
     def __init__(self, path: Path, *, max_length: int, lower: bool = False, end_of_text: str | None = None):
-        content = read_tokenizer_json(path)
-        try:
-            self._tokenizer = tokenizers.Tokenizer.from_buffer(content)
-            self._tokenizer.no_padding()
-            self._tokenizer.no_truncation()
+        self._tokenizer = load_tokenizer(path)
+        with library_errors(path):
             if end_of_text is not None:
                 append_end_of_text(self._tokenizer, end_of_text)
             # Some faults show only here.
             probe = self._tokenizer.encode(UNKNOWN, UNKNOWN if self.is_for_pairs else None)
-        except (KeyboardInterrupt, SystemExit):
-            raise
-        except BaseException as error:  # the library raises bare Exception, and its panics are not even that
-            raise StellaError(
-                f"{path} is not a tokenizer.json that the tokenizers library can use: {first_line(error)[:200]}."
-            ) from error
         if not self._special_tokens:
             raise StellaError(f"{path} adds no special tokens, so an empty text would have no tokens; the family's do.")
         self._largest_special = max(probe.ids, default=-1)

@@ -4,13 +4,18 @@ The library trusts its file: patterns may backtrack without end, normalizers may
 does not expect end in a panic.
 """
 
+import itertools
 import json
-from collections.abc import Iterable, Mapping
+import os
+from collections.abc import Iterable, Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+import tokenizers
+
 from stella_jax.charsmap import charsmap_fault
-from stella_jax.errors import StellaError, join_words, short_repr
+from stella_jax.errors import StellaError, first_line, join_words, short_repr
 from stella_jax.tokenizer_parts import (
     ADDED_TOKEN,
     ANY,
@@ -35,7 +40,8 @@ MAX_BYTES = 32 * 2**20
 MAX_COMMAS = 4_000_000
 MAX_OBJECTS = 100_000
 MAX_VOCABULARY = 1_000_000
-MAX_VOCABULARY_BYTES = 2_800_000  # the library takes 330 for each, where no beginnings are shared
+MAX_VOCABULARY_BYTES = 8_000_000
+MAX_TRIE_NODES = 2_600_000  # of a Unigram vocabulary: the library takes 330 bytes for each
 MAX_ADDED = 10_000
 MAX_ADDED_CHARACTERS = 250_000
 
@@ -47,23 +53,52 @@ class Fault(Exception):
     """What is wrong with a field; becomes the error's sentence when the file's name is known."""
 
 
-def read_tokenizer_json(path: Path) -> bytes:
-    """The content of a tokenizer.json that holds nothing but what is accepted.
+def load_tokenizer(path: Path) -> tokenizers.Tokenizer:
+    """The tokenizer of a file that holds nothing but what is accepted, without the padding and truncation in it.
 
     Raises:
       StellaError: names the part or field that is not accepted.
     """
+    try:
+        content = _read(path)
+        with library_errors(path):
+            tokenizer = tokenizers.Tokenizer.from_buffer(content)
+            tokenizer.no_padding()
+            tokenizer.no_truncation()
+            _check_normalized(tokenizer)
+    except Fault as fault:
+        raise StellaError(f"{path}: {fault}; use the tokenizer that the checkpoint was published with.") from None
+    return tokenizer
+
+
+@contextmanager
+def library_errors(path: Path) -> Iterator[None]:
+    """Turns what the tokenizers library raises over this file into a StellaError."""
+    try:
+        yield
+    except (KeyboardInterrupt, SystemExit, StellaError, Fault):
+        raise
+    except BaseException as error:  # the library raises bare Exception, and its panics are not even that
+        raise StellaError(f"{path}: the tokenizers library cannot use it: {first_line(error)[:200]}.") from error
+
+
+def _read(path: Path) -> bytes:
     size = path.stat().st_size
     if size > MAX_BYTES:
         raise StellaError(f"{path}: {size} bytes, and {MAX_BYTES} are allowed; download the tokenizer again.")
+    content = path.read_bytes()
     try:
-        content = path.read_bytes()
         _check(_parse(content.decode()))
     except (ValueError, RecursionError) as error:
         raise StellaError(f"{path}: not JSON ({error}); download the tokenizer again.") from error
-    except Fault as fault:
-        raise StellaError(f"{path}: {fault}; use the tokenizer that the checkpoint was published with.") from None
     return content
+
+
+def _check_normalized(tokenizer: tokenizers.Tokenizer) -> None:
+    """The library looks for added tokens as they are normalized; it finds one of no characters within characters."""
+    for token in tokenizer.get_added_tokens_decoder().values():
+        if token.normalized and tokenizer.normalizer and not tokenizer.normalizer.normalize_str(token.content):
+            raise Fault(f"nothing is left of the added token {short_repr(token.content)} once it is normalized")
 
 
 def _parse(text: str) -> Any:
@@ -194,11 +229,22 @@ def _check_vocabulary(model: dict[str, Any]) -> None:
         tokens = _numbered_tokens(vocabulary)
         if model.get("unk_token") is not None and model["unk_token"] not in vocabulary:
             raise Fault(f"model.unk_token {short_repr(model['unk_token'])} is not in model.vocab")
-    _check_merges(model.get("merges", []))
+        _check_merges(model.get("merges", []), vocabulary)
     if max(map(len, tokens)) > LONGEST_TOKEN:
         raise Fault(f"model.vocab has a token of more than {LONGEST_TOKEN} characters")
-    if len("".join(tokens).encode()) > MAX_VOCABULARY_BYTES:
-        raise Fault(f"model.vocab has more than {MAX_VOCABULARY_BYTES} bytes")
+    if (size := len("".join(tokens).encode())) > MAX_VOCABULARY_BYTES:
+        raise Fault(f"model.vocab has {size} bytes, and {MAX_VOCABULARY_BYTES} are allowed")
+    if model["type"] == "Unigram" and size > MAX_TRIE_NODES and _trie_nodes(tokens) > MAX_TRIE_NODES:
+        raise Fault(f"model.vocab has more than {MAX_TRIE_NODES} different beginnings of tokens")
+
+
+def _trie_nodes(tokens: Iterable[str]) -> int:
+    """The number of different beginnings of tokens, in bytes."""
+    words = sorted(token.encode() for token in tokens)
+    nodes = len(words[0])
+    for before, word in itertools.pairwise(words):
+        nodes += len(word) - len(os.path.commonprefix((before, word)))  # noqa: RUF071 - bytes, not paths
+    return nodes
 
 
 def _numbered_tokens(vocabulary: Any) -> Iterable[str]:
@@ -222,10 +268,12 @@ def _scored_tokens(vocabulary: Any) -> list[str]:
     return [token for token, _ in vocabulary]
 
 
-def _check_merges(merges: Any) -> None:
+def _check_merges(merges: Any, vocabulary: dict[str, int]) -> None:
     if not isinstance(merges, list):
         raise Fault("model.merges must be a list")
     for merge in merges:
         pair = merge if isinstance(merge, list) else str(merge).split(" ")
         if len(pair) != 2 or {*map(type, pair)} != {str}:
             raise Fault(f"model.merges holds {short_repr(merge)}, not two tokens")
+        if not vocabulary.keys() >= {*pair, pair[0] + pair[1]}:
+            raise Fault(f"model.merges holds {short_repr(merge)}, of which model.vocab lacks a token")

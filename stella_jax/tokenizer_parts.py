@@ -58,7 +58,7 @@ def pattern(known: Iterable[str]) -> Field:
 ANY = Field(lambda value: True, "anything")
 FLAG = Field(lambda value: isinstance(value, bool), "true or false")
 SHORT = text(16, 1)
-AFFIX = or_null(text(16))
+NO_AFFIX = Field(lambda value: value in (None, ""), "null")  # merges of what is shorter than a prefix panic
 PIECES = Field(lambda value: isinstance(value, list) and len(value) <= MAX_PARTS, f"a list of up to {MAX_PARTS} pieces")
 ID = whole(0, 2**31 - 1)
 LARGE = Field(lambda value: isinstance(value, dict | list), "an object or a list")
@@ -120,8 +120,8 @@ MODELS: Mapping[str, Fields] = {
     "BPE": {
         "dropout": Field(lambda value: value is None or value == 0, "null: tokens must not be drawn by chance"),
         "unk_token": or_null(text(LONGEST_TOKEN)),
-        "continuing_subword_prefix": AFFIX,
-        "end_of_word_suffix": AFFIX,
+        "continuing_subword_prefix": NO_AFFIX,
+        "end_of_word_suffix": NO_AFFIX,
         "fuse_unk": FLAG,
         "byte_fallback": FLAG,
         "ignore_merges": FLAG,

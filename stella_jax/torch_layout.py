@@ -6,7 +6,6 @@ from contextlib import ExitStack
 from pathlib import Path
 
 import numpy as np
-from tokenizers import Tokenizer
 
 from stella_jax.checkpoint import Checkpoint
 from stella_jax.flax_weights import FlaxWeights
@@ -18,7 +17,7 @@ from stella_jax.safetensors_writer import SafetensorsWriter, new_header
 from stella_jax.shards import DTYPES, parse_header
 from stella_jax.side_files import copy_side_files
 from stella_jax.tokenizer import append_end_of_text
-from stella_jax.tokenizer_json import read_tokenizer_json
+from stella_jax.tokenizer_json import load_tokenizer
 from stella_jax.weights import Leaf
 
 # Fields of config.json that transformers' classes know, and that our function does not depend on.
@@ -163,7 +162,7 @@ def native_tokenizer(source: Checkpoint) -> str | None:
     layout = source.layout
     if layout.end_of_text is None:
         return None
-    tokenizer = Tokenizer.from_buffer(read_tokenizer_json(source.directory.path(layout.file("tokenizer.json"))))
+    tokenizer = load_tokenizer(source.directory.path(layout.file("tokenizer.json")))
     return tokenizer.to_str(pretty=True) if append_end_of_text(tokenizer, layout.end_of_text) else None
 
 

@@ -161,6 +161,7 @@ TOKENIZERS: dict[str, tuple[Damage, str]] = {
     # --- added_tokens
     "added tokens are an object": (tokenizer(added_tokens={}), r"added_tokens = \{\} must be a list"),
     "added token is empty": (added(content=""), r"added_tokens\.content = '' must be a text of 1 to"),
+    "added token of what is taken out": (added(content="\u0301", normalized=True), r"left of the added token '\u0301'"),
     "added token of a megabyte": (added(content="x" * 2**20), r"added_tokens\.content = 'x+\.\.\. must be"),
     "added token without a place": (added(id=-1), r"added_tokens\.id = -1 must be"),
     "20,000 added tokens": (tokenizer(added_tokens=[{}] * 20_000), r"added_tokens has 20000 tokens"),
@@ -178,14 +179,24 @@ TOKENIZERS: dict[str, tuple[Damage, str]] = {
     "vocabulary is empty": (model(vocab={}), r"model\.vocab must be an object of 1 to"),
     "vocabulary of texts": (model(vocab={"[UNK]": "1"}), r"model\.vocab must give each token a whole number"),
     "vocabulary below zero": (model(vocab={"[UNK]": -1}), r"model\.vocab must give each token a whole number"),
-    "five megabytes of tokens": (
-        model(vocab={"[UNK]": 0} | {f"{i:0>500}": i for i in range(10_000)}),
-        r"model\.vocab has more than \d+ bytes",
+    "ten megabytes of tokens": (
+        model(vocab={"[UNK]": 0} | {f"{i:0>500}": i for i in range(20_000)}),
+        r"model\.vocab has \d+ bytes, and",
+    ),
+    "three megabytes of beginnings": (
+        unigram(*([f"{i:0<500}", 0] for i in range(6000))),
+        r"model\.vocab has more than \d+ different beginnings",
     ),
     "token of a megabyte": (model(vocab={"[UNK]": 0, "x" * 2**20: 1}), r"model\.vocab has a token of more than"),
     "tokens drawn by chance": (bpe(dropout=0.5), r"model\.dropout = 0\.5 must be null"),
+    "merge of what is shorter than a prefix": (
+        bpe(continuing_subword_prefix="###"),
+        r"model\.continuing_subword_prefix = '###' must be null",
+    ),
     "merge of three": (bpe(merges=["a b a"]), r"model\.merges holds 'a b a', not two tokens"),
-    "merge of unknown tokens": (bpe(merges=["a x"]), r"tokenizers library can use: .*out of vocabulary"),
+    "merge of an unknown token": (bpe(merges=["a x"]), r"model\.merges holds 'a x', of which model\.vocab lacks"),
+    "merge to an unknown token": (bpe(merges=["b b"]), r"model\.merges holds 'b b', of which model\.vocab lacks"),
+    "missing field": (tokenizer(truncation={}), r"tokenizers library cannot use it: .*missing field"),
     "Unigram without scores": (unigram("a"), r"model\.vocab holds 'a', not a token and its score"),
     "Unigram of NaN": (unigram(["a", float("nan")]), r"model\.vocab: \['a', nan\] has no token, or a score"),
     "Unigram with an empty token": (unigram(["a", 0], ["", 0]), r"model\.vocab: \['', 0\] has no token"),

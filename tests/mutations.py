@@ -15,7 +15,7 @@ import signal
 import struct
 import sys
 import tempfile
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from random import Random
 from typing import Any
@@ -24,8 +24,16 @@ from damage import assert_readable, gone
 
 from stella_jax import StellaError
 from stella_jax.checkpoint import Checkpoint
-from stella_jax.tokenizer_json import MAX_ADDED, MAX_BYTES, MAX_COMMAS, MAX_VOCABULARY_BYTES
-from stella_jax.tokenizer_parts import LONGEST_TOKEN
+from stella_jax.tokenizer_json import MAX_ADDED, MAX_BYTES, MAX_COMMAS, MAX_TRIE_NODES
+from stella_jax.tokenizer_parts import (
+    LONGEST_TOKEN,
+    MODELS,
+    NORMALIZERS,
+    POST_PROCESSORS,
+    PRE_TOKENIZERS,
+    SPLIT_PATTERNS,
+    Fields,
+)
 
 SECONDS = 20
 # Kinds that take seconds each: so many in place of thousands.
@@ -65,40 +73,22 @@ ODD: list[Any] = [
 ]
 ODD += ["x" * 100_000, [], {}, [[]] * 10_000, ["a", "b"], {"type": "Sequence"}, {"Regex": "(x+x+)+y"}, {"String": "x"}]
 
-PARTS: list[dict[str, Any]] = [
-    {"type": "Replace", "pattern": {"String": "x"}, "content": "xxxxxxxxxxxxxxxx"},
-    {"type": "Replace", "pattern": {"Regex": "(x+x+)+y"}, "content": ""},
-    {"type": "Replace", "pattern": {"Regex": " {2,}"}, "content": "\u2581"},
-    {"type": "Prepend", "prepend": "x" * 16},
-    {"type": "Strip", "strip_left": True, "strip_right": True},
-    {"type": "Precompiled", "precompiled_charsmap": "AAQAAAAE"},
-    {"type": "ByteLevel", "add_prefix_space": True, "trim_offsets": True, "use_regex": True},
-    {"type": "Metaspace", "replacement": "\u2581", "prepend_scheme": "always", "split": True},
-    {"type": "Split", "pattern": {"Regex": "(x+x+)+y"}, "behavior": "Isolated", "invert": False},
-    {"type": "Split", "pattern": {"String": " "}, "behavior": "MergedWithNext", "invert": True},
-    {
-        "type": "BertNormalizer",
-        "clean_text": True,
-        "handle_chinese_chars": True,
-        "strip_accents": True,
-        "lowercase": True,
-    },
-    {"type": "FixedLength", "length": 0},
-    {"type": "Punctuation", "behavior": "Isolated"},
-    {"type": "Digits", "individual_digits": True},
-    {
-        "type": "RobertaProcessing",
-        "sep": ["</s>", 2],
-        "cls": ["<s>", 0],
-        "trim_offsets": True,
-        "add_prefix_space": True,
-    },
-    {"type": "BertProcessing", "sep": ["[SEP]", 3], "cls": ["[CLS]", 2]},
-    *({"type": name} for name in ("NFC", "NFD", "NFKC", "NFKD", "Nmt", "Lowercase", "StripAccents", "WhitespaceSplit")),
-    *({"type": name} for name in ("BertPreTokenizer", "Whitespace", "UnicodeScripts", "Fuse", "ByteFallback", "CTC")),
-]
+# What fields of a tokenizer's parts may hold, and what they must not.
+VALUES: list[Any] = [None, True, False, 0, 1, 100, "", "x", " ", "\u2581", "\u0301", "x" * 16, "[UNK]", [], {}]
+VALUES += ["always", "first", "never", "Isolated", "Removed", "MergedWithPrevious", "MergedWithNext", "Contiguous"]
+VALUES += [{"Regex": regex} for regex in (" {2,}", *SPLIT_PATTERNS, "(x+x+)+y")]
+VALUES += [{"String": text} for text in ("x", " ", "xx", "\u0301", "", "x" * 1000)]
 
-CHAINS = {"normalizer": "normalizers", "pre_tokenizer": "pretokenizers", "post_processor": "processors"}
+CHAINS = {
+    "normalizer": (NORMALIZERS, "normalizers"),
+    "pre_tokenizer": (PRE_TOKENIZERS, "pretokenizers"),
+    "post_processor": (POST_PROCESSORS, "processors"),
+}
+VOCABULARIES: dict[str, list[Any]] = {
+    "WordPiece": [{"[UNK]": 0, "x": 1, "##x": 2, "\u2581": 3, " ": 4}, {"[UNK]": 0}],
+    "BPE": [{"x": 0, "xx": 1, "\u0120": 2, "[UNK]": 3}, {"": 0, "x": 1}],
+    "Unigram": [[["[UNK]", 0.0], ["x", -1.0], ["xx", -1e6], ["\u2581", 1e6]], [["x", 0]]],
+}
 
 Mutation = Callable[[Path, Random], object]
 
@@ -201,27 +191,34 @@ def tokenizer_bytes(path: Path, random: Random) -> None:
     file.write_bytes(bytes_of(file.read_bytes(), random, random.choice((None, 6000))))
 
 
+def part(kinds: Mapping[str, Fields], kind: str, random: Random) -> dict[str, Any]:
+    """A part whose fields hold what they may, but for one in thirty."""
+    fields = {}
+    for name, field in kinds[kind].items():
+        values = VALUES if random.random() < 0.03 else [value for value in VALUES if field.accepts(value)]
+        fields[name] = random.choice(values or VALUES)
+    return {"type": kind} | fields
+
+
 def tokenizer_parts(path: Path, random: Random) -> None:
-    """Parts of any kind in any place, alone or in sequence, one or two of them mutated further."""
+    """Parts as they may be, in any order and number, around those that are there."""
     file = path / "tokenizer.json"
     fields = json.loads(file.read_bytes())
-    for name, members in (
-        ("normalizer", "normalizers"),
-        ("pre_tokenizer", "pretokenizers"),
-        ("post_processor", "processors"),
-    ):
-        if random.random() < 0.5:
-            parts = [*random.sample(PARTS, random.randint(1, 3)), *([fields[name]] if fields[name] else [])]
-            parts = json.loads(json.dumps(parts))
-            random.shuffle(parts)
-            fields[name] = parts[0] if len(parts) == 1 else {"type": "Sequence", members: parts}
-            if random.random() < 0.3:
-                fields[name] = json_of(fields[name], random)
-    if random.random() < 0.3:
+    for name, (kinds, members) in CHAINS.items():
+        chosen = random.sample(sorted(kinds), random.choice((0, 1, 1, 2, 3)) % len(kinds))
+        parts = [part(kinds, kind, random) for kind in chosen if kind != "TemplateProcessing"]
+        parts += [fields[name]] if name == "post_processor" or random.random() < 0.3 else []
+        random.shuffle(parts)
+        fields[name] = parts[0] if len(parts) == 1 else {"type": "Sequence", members: parts}
+    if random.random() < 0.5:
+        kind = random.choice(sorted(MODELS))
+        fields["model"] = part(MODELS, kind, random) | {"vocab": random.choice(VOCABULARIES[kind])}
+        fields["model"] |= {"merges": random.choice(([], ["x x"], [["x", "x"]]))} if kind == "BPE" else {}
+    for _ in range(random.choice((0, 0, 1, 2))):
         token = {"id": random.choice((0, 5, 2**20)), "content": random.choice(("x", " ", "\u0301", "\u2581", "\0"))}
         flags = ("single_word", "lstrip", "rstrip", "normalized", "special")
         fields["added_tokens"].append(token | {flag: random.random() < 0.5 for flag in flags})
-    file.write_text(json.dumps(fields))
+    file.write_text(json.dumps(fields if random.random() < 0.8 else json_of(fields, random)))
 
 
 def largest_tokenizer(path: Path, random: Random) -> None:
@@ -230,7 +227,7 @@ def largest_tokenizer(path: Path, random: Random) -> None:
     fields = json.loads(file.read_bytes())
     size = random.choice((9, 60, LONGEST_TOKEN))
     letters = random.choice(("abcdefghijklmnopqrstuvwxyz", "\u4e00\u4e01\u4e02\u4e03\u4e04\u4e05\u4e06"))
-    count = MAX_VOCABULARY_BYTES // (size * len(letters[0].encode())) - 9
+    count = MAX_TRIE_NODES // (size * len(letters[0].encode())) - 9
     words = sorted({"".join(random.choices(letters, k=size)) for _ in range(count)})
     kind = random.randrange(5)
     if kind == 0:

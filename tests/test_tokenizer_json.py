@@ -10,14 +10,14 @@ from damage import tokenizer as changed
 from paths import GOLDENS
 
 from stella_jax.tokenizer import Tokenizer
-from stella_jax.tokenizer_json import read_tokenizer_json
+from stella_jax.tokenizer_json import load_tokenizer
 
 TEXT = "Green tea,  has been CONSUMED for 1,000 years!\n\nIt\u2019s \ufb01ne \u4eac\u90fd e\u0301"
 
 
 def as_the_library(path: Path, text: str = TEXT) -> None:
     """The file is accepted, and read as it stands."""
-    ours = tokenizers.Tokenizer.from_buffer(read_tokenizer_json(path))
+    ours = load_tokenizer(path)
     assert ours.encode(text).ids == tokenizers.Tokenizer.from_file(str(path)).encode(text).ids
 
 
@@ -50,7 +50,7 @@ def test_what_transformers_saves_again(name, tmp_path):
         {"normalizer": {"type": "Replace", "pattern": {"Regex": " {2,}"}, "content": "\u2581"}},
         {"normalizer": {"type": "Replace", "pattern": {"String": " "}, "content": "\u2581"}},
         {"normalizer": {"type": "Prepend", "prepend": "\u2581"}},
-        {"normalizer": None, "decoder": None, "padding": {}, "truncation": {"max_length": 0}},
+        {"normalizer": None, "decoder": None, "truncation": None},
         {"pre_tokenizer": {"type": "WhitespaceSplit"}},
         {"pre_tokenizer": {"type": "Metaspace", "replacement": "\u2581", "add_prefix_space": True}},
         {"pre_tokenizer": {"type": "Split", "pattern": {"String": " "}, "behavior": "Removed", "invert": False}},
@@ -60,7 +60,7 @@ def test_what_transformers_saves_again(name, tmp_path):
 def test_parts_that_published_files_have(parts, checkpoint_copy):
     path = checkpoint_copy()
     changed(**parts)(path)
-    read_tokenizer_json(path / "tokenizer.json")
+    load_tokenizer(path / "tokenizer.json")
 
 
 def charsmap(text: str, replacement: str) -> bytes:
