@@ -173,10 +173,10 @@ def test_measured_where_nothing_is_said(tmp_path: Path, monkeypatch: pytest.Monk
 
 def test_what_cannot_be_estimated(tmp_path: Path):
     in_one(tmp_path, [{"text": 1}])
-    with pytest.raises(StellaError, match="none of the rows looked at"):
+    with pytest.raises(StellaError, match="all rows looked at"):
         estimated(tmp_path / "a.jsonl")
     (tmp_path / "empty.jsonl").touch()
-    with pytest.raises(StellaError, match="none of the rows looked at"):
+    with pytest.raises(StellaError, match="all rows looked at"):
         estimated(tmp_path / "empty.jsonl")
     float32 = JobCommand((str(tmp_path / "a.jsonl"),), "", ModelOptions(dtype="float32"), JobOptions())
     with pytest.raises(StellaError, match="--dtype"):
