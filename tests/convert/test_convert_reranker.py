@@ -197,7 +197,7 @@ def test_activations_survive_the_native_form(checkpoint_copy, cross_encoder, tmp
     {
         "settings": lambda: [
             modules("Transformer:")(source),
-            write_json(source / SETTINGS, {"activation_fn": identity}),
+            write_json(source / SETTINGS, {"activation_fn": identity, "model_type": "CrossEncoder"}),
         ],
         "config": lambda: config(sentence_transformers={"activation_fn": identity})(source),
         "older": lambda: config(sbert_ce_default_activation_function=identity)(source),
