@@ -1,9 +1,9 @@
 """Pairs per second of `Reranker.predict` and of sentence-transformers' CrossEncoder, on pairs of mixed lengths.
 
-    python bench/rerank.py [--checkpoint DIR] [--layers 4] [--pairs 48] [--dtype float32 ...] [--out FILE]
+    python bench/rerank.py [--checkpoint DIR] [--layers 3] [--pairs 64] [--dtype float32 ...] [--out FILE]
 
 Same random weights (gte-multilingual-reranker-base's sizes with fewer layers and words), same pairs, same cores, same
-run, in turns; compilation and warm-up are excluded. A text is one to six entries of the corpus, a query its first
+run, in turns; compilation and warm-up are excluded. A text is one to three entries of the corpus, a query its first
 headword. CrossEncoder runs 32 pairs at a time, sorted by length, as is its default. Needs the extra `test`.
 """
 
@@ -24,7 +24,7 @@ from stella_jax.batching import Packer
 from stella_jax.pair_tokenizer import Pair
 
 TOKENIZER = Path(__file__).parent.parent / "tests/goldens/gte-reranker"
-LONGEST = 6  # entries of the corpus in a text
+LONGEST = 3  # entries of the corpus in a text
 SAME = {"float32": 1e-4, "bfloat16": 0.1}  # largest difference of raw scores: more means another model
 COLUMNS = ("dtype", "pairs", "useful tokens", "system", "useful share", "pairs/s", "tok/s", "stella-jax against it")
 
@@ -114,8 +114,8 @@ def measure(directory: Path, pairs: list[Pair], dtype: str, repeats: int) -> lis
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--checkpoint", type=Path, help="keep the random checkpoint here, or find it here")
-    parser.add_argument("--layers", type=int, default=4)
-    parser.add_argument("--pairs", type=int, default=48)
+    parser.add_argument("--layers", type=int, default=3)
+    parser.add_argument("--pairs", type=int, default=64)
     parser.add_argument("--dtype", nargs="+", choices=list(SAME), default=["float32"])
     parser.add_argument("--repeats", type=int, default=2)
     parser.add_argument("--corpus", type=Path, default=CORPUS)
