@@ -6,13 +6,12 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from damage import config, modules, write_json
+from damage import config
 from paths import GOLDENS
 from safetensors.numpy import load_file, save_file
 
 from convert.__main__ import main
 from stella_jax import Reranker
-from stella_jax.layout import SETTINGS
 
 SOURCE = GOLDENS / "gte-reranker"
 LOREM = "Green tea has been consumed for centuries. "
@@ -191,20 +190,11 @@ def test_what_cross_encoder_saves(native, cross_encoder, tmp_path):
 
 
 @pytest.mark.torch
-@pytest.mark.parametrize("place", ["settings", "config", "older"])
-def test_activations_survive_the_native_form(checkpoint_copy, cross_encoder, tmp_path, place):
+@pytest.mark.parametrize("field", ["sentence_transformers", "sbert_ce_default_activation_function"])
+def test_activations_survive_the_native_form(checkpoint_copy, cross_encoder, tmp_path, field):
     source, identity = checkpoint_copy("gte-reranker"), "torch.nn.modules.linear.Identity"
-    {
-        "settings": lambda: [
-            modules("Transformer:")(source),
-            write_json(source / SETTINGS, {"activation_fn": identity}),
-        ],
-        "config": lambda: config(sentence_transformers={"activation_fn": identity})(source),
-        "older": lambda: config(sbert_ce_default_activation_function=identity)(source),
-    }[place]()
+    config(**{field: {"activation_fn": identity} if field == "sentence_transformers" else identity})(source)
     assert main([str(source), str(tmp_path / "native"), "--to", "transformers"]) == 0
-    theirs = cross_encoder(tmp_path / "native").predict(PAIRS)
-    np.testing.assert_allclose(
-        Reranker.from_pretrained(source, dtype="float32").predict(PAIRS), theirs, rtol=0, atol=1e-5
-    )
-    assert np.abs(theirs).max() > 1
+    theirs, ours = cross_encoder(tmp_path / "native"), Reranker.from_pretrained(source, dtype="float32")
+    np.testing.assert_allclose(ours.predict(PAIRS), theirs.predict(PAIRS), rtol=0, atol=1e-5)
+    assert np.abs(ours.predict(PAIRS)).max() > 1
