@@ -46,9 +46,9 @@ def write_reranker(directory: Path, layers: int) -> Path:
         max_position_embeddings=8192,
         type_vocab_size=1,
         pad_token_id=1,
-        num_labels=1,
         rope_parameters=rope,
     )
+    config.num_labels = 1
     torch.manual_seed(0)
     GteForSequenceClassification(config).save_pretrained(directory)
     for name in ("tokenizer.json", "tokenizer_config.json", "special_tokens_map.json"):

@@ -220,7 +220,7 @@ def _check_added_tokens(tokens: list[Any]) -> None:
 
 
 def _check_vocabulary(model: dict[str, Any]) -> None:
-    vocabulary = model.get("vocab")
+    vocabulary: Any = model.get("vocab")
     if model["type"] == "Unigram":
         tokens = _scored_tokens(vocabulary)
         if model.get("unk_id") is None or model["unk_id"] >= len(tokens):
