@@ -59,7 +59,7 @@ def _verify(out: str, arguments: Namespace) -> str:
     """Prints that a job is whole, or returns what is wrong with it."""
     verdict = verify_job(out, arguments.sample, arguments.model, arguments.revision, arguments.inputs)
     if not verdict.faults:
-        sampled = f"; {verdict.sampled} embedded again came out the same" if verdict.sampled else ""
+        sampled = f"; {verdict.sampled} computed again came out the same" if verdict.sampled else ""
         print(f"{out}: {verdict.rows} rows are whole: hashes, pages, counts, values and ids{sampled}")
         return ""
     again = join_words(verdict.invalidated)

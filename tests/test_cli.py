@@ -321,7 +321,7 @@ def test_several_heads_are_columns(corpus, tmp_path, capsys):
         assert table[f"embedding_{dim}"].equals(pq.read_table(single / "part-000000-0000.parquet")["embedding"])
         assert main(["search", out, "tea", "--dim", dim, "-k", "1"]) == 0
     assert main(["verify", out, "--sample", "3"]) == 0
-    assert "; 3 embedded again came out the same" in capsys.readouterr().out
+    assert "; 3 computed again came out the same" in capsys.readouterr().out
     assert main(["search", out, "tea", "--dim", "128"]) == 1
     assert "holds embeddings of 64 and 32 numbers, none of 128." in capsys.readouterr().err
 

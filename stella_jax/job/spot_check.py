@@ -54,7 +54,7 @@ def spot_check(
         texts = {row.id: row.text for row, is_in_part in read_part(job, committed, name) if is_in_part}
         ids = random.permutation(list(texts))[: rows // count + (i < rows % count)].tolist()
         wrong = list(_wrong(job, model, manifest["dims"], name, {row_id: texts[row_id] for row_id in ids}))
-        fault = f"{len(wrong)} of {len(ids)} rows embedded again differ ({', '.join(wrong[:3])})" if wrong else ""
+        fault = f"{len(wrong)} of {len(ids)} rows computed again differ ({', '.join(wrong[:3])})" if wrong else ""
         yield SpotCheck(name, len(ids), fault)
 
 

@@ -77,7 +77,7 @@ def test_two_processes_write_what_one_does(alone, corpus, warm, tmp_path, tell):
     )
     assert (verified.returncode, verified.stderr) == (0, "")
     assert "20000 rows are whole" in verified.stdout
-    assert "; 200 embedded again came out the same" in verified.stdout
+    assert "; 200 computed again came out the same" in verified.stdout
     tell(f"one process: {alone[1].summary.partition('; ')[2]}; two: {shares[0]} and {shares[1]} rows, the same bytes")
 
 
