@@ -19,6 +19,7 @@ DTYPES: dict[str, np.dtype] = {
     "F16": np.dtype(np.float16),
     "BF16": np.dtype(ml_dtypes.bfloat16),
 }
+MAX_DIMENSIONS = 64  # numpy's own limit
 LARGEST_HEADER = 2**20  # ten thousand tensors; the format itself goes to 100 MB, which take 2 GB when parsed
 
 
@@ -135,7 +136,10 @@ def parse_header(path: Path, header: str) -> Iterator[Tensor]:
             if name != "__metadata__":
                 fields = dict(fields)
                 begin, _ = fields["data_offsets"]
-                yield Tensor(path, name, str(fields["dtype"]), tuple(map(int, fields["shape"])), base + int(begin))
+                shape = tuple(map(int, fields["shape"]))
+                if len(shape) > MAX_DIMENSIONS or not all(0 <= size < 2**63 for size in (*shape, int(begin))):
+                    raise ValueError(name)
+                yield Tensor(path, name, str(fields["dtype"]), shape, base + int(begin))
     except (ValueError, TypeError, KeyError, OverflowError, RecursionError) as error:
         raise StellaError(f"{path} is not a safetensors file: its header is damaged; download it again.") from error
 

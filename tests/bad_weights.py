@@ -58,6 +58,8 @@ WEIGHTS_FILES: dict[str, tuple[Damage, str]] = {
         header(lambda t: t.replace('"data_offsets":[0', '"data_offsets":[1e999')),
         "header is damaged",
     ),
+    "a size of thousands of digits": (header(lambda t: t.replace('"shape":[', '"shape":[' + "9" * 4000, 1)), "header"),
+    "thousands of dimensions": (header(lambda t: t.replace('"shape":[', '"shape":[' + "9," * 4000, 1)), "header"),
     "offsets overlap": (
         header(lambda t: t.replace('"data_offsets":[0,', '"data_offsets":[4,')),
         r"not a valid safetensors",
