@@ -268,7 +268,7 @@ def _scored_tokens(vocabulary: Any) -> list[str]:
     return [token for token, _ in vocabulary]
 
 
-def _check_merges(merges: Any, vocabulary: dict[str, int]) -> None:
+def _check_merges(merges: Any, vocabulary: Any) -> None:
     if not isinstance(merges, list):
         raise Fault("model.merges must be a list")
     for merge in merges:
