@@ -19,6 +19,7 @@ DTYPES: dict[str, np.dtype] = {
     "F16": np.dtype(np.float16),
     "BF16": np.dtype(ml_dtypes.bfloat16),
 }
+MAX_SHARDS = 1000  # the published checkpoints have two
 MAX_DIMENSIONS = 64  # numpy's own limit
 LARGEST_HEADER = 2**20  # ten thousand tensors; the format itself goes to 100 MB, which take 2 GB when parsed
 
@@ -75,6 +76,8 @@ def _indexed_files(directory: Directory, index: str) -> list[str]:
     if not isinstance(names, dict) or not names or not all(isinstance(name, str) for name in names.values()):
         raise StellaError(f"{directory.path(index)} has no weight_map from tensor names to files.")
     files = sorted(set(names.values()))
+    if len(files) > MAX_SHARDS:
+        raise StellaError(f"{directory.path(index)} names {len(files)} shards, and {MAX_SHARDS} are allowed.")
     folder = Path(index).parent
     outside = [name for name in files if Path(name).name != name or name in ("", "..")]
     if outside:

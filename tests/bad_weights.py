@@ -133,7 +133,11 @@ WEIGHTS_FILES: dict[str, tuple[Damage, str]] = {
     "index with an empty name": (pointed_at(""), r"index\.json"),
     "index of 100,000 shards that are missing": (
         sharded(lambda path: write_json(path / INDEX, {"weight_map": {str(i): f"{i}.st" for i in range(10**5)}})),
-        r"names shards that are missing: .* and 99980 more",
+        r"index\.json names 100000 shards, and 1000 are allowed",
+    ),
+    "index of 1,000 shards that are missing": (
+        sharded(lambda path: write_json(path / INDEX, {"weight_map": {str(i): f"{i}.st" for i in range(1000)}})),
+        r"names shards that are missing: .* and 980 more",
     ),
     "index without a map": (sharded(written(INDEX, "{}")), r"index\.json has no weight_map"),
     "index of numbers": (sharded(written(INDEX, '{"weight_map": {"a": 1}}')), r"index\.json has no weight_map"),
