@@ -588,4 +588,4 @@ def test_overrides_and_wrong_usage(capsys, tmp_path):
         main([])
     assert caught.value.code == 2
     assert main([str(tmp_path / "none.toml")]) == 1
-    assert "none.toml cannot be read" in capsys.readouterr().err
+    assert "none.toml: cannot be read" in capsys.readouterr().err
