@@ -5,7 +5,7 @@ BIN := $(VENV)/bin
 PIP := $(BIN)/python -m pip --quiet --disable-pip-version-check
 DEMO := build/demo
 
-.PHONY: help demo test test-numbers test-versions soak lint docs bench tpu-check gpu-check clean
+.PHONY: help demo test test-numbers test-versions soak messages lint docs bench tpu-check gpu-check clean
 
 help:  ## Show this list
 	@sed -n 's/^\([a-z-]*\):.*## \(.*\)/  make \1\t\2/p' $(MAKEFILE_LIST) | expand -t 22
@@ -47,6 +47,10 @@ test-versions: $(VENV)/installed-test  ## Run what depends on the versions of Py
 # Minutes: jobs and training runs through kills, full disks, cut links; Ray.
 soak: $(VENV)/installed-test  ## Kill whole jobs and training runs again and again, for minutes
 	$(BIN)/python -m pytest -q $(WORKERS) -m soak
+
+MESSAGES ?= tests
+messages: $(VENV)/installed-test  ## Rewrite the expected wording of errors, tests/messages; then read the diff
+	$(BIN)/python -m pytest -q $(WORKERS) -m "$(MARKS)" --snapshot-update $(MESSAGES)
 
 lint: $(VENV)/installed-test  ## Check style and types with ruff and pyright
 	$(BIN)/ruff check .

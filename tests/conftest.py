@@ -2,7 +2,8 @@
 
 import os
 import shutil
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, contextmanager
 from pathlib import Path
 
 # Before any import that reads it: no test may reach for the hub.
@@ -14,9 +15,11 @@ os.environ.setdefault("OMP_NUM_THREADS", "1")
 import jax
 import pytest
 from hypothesis import settings
-from paths import GOLDENS
+from paths import GOLDENS, ROOT
+from syrupy.assertion import SnapshotAssertion
+from syrupy.extensions.amber import AmberSnapshotExtension
 
-from stella_jax import Stella
+from stella_jax import Stella, StellaError
 
 # The same programs, some eight times as quick to compile (jax 0.12: twice) and slower to run: most of a test's time is
 # XLA's. `XLA_FLAGS= pytest ...` compiles as users do, which `make test-numbers` asks of the tests of numbers.
@@ -64,3 +67,36 @@ def checkpoint_copy(tmp_path: Path) -> Callable[..., Path]:
         return Path(shutil.copytree(GOLDENS / name, tmp_path / name))
 
     return copy
+
+
+class MessageFile(AmberSnapshotExtension):
+    """A test file's messages, in tests/messages."""
+
+    @classmethod
+    def dirname(cls, *, test_location: object) -> str:
+        return str(Path(__file__).parent / "messages")
+
+
+Refused = Callable[..., AbstractContextManager[pytest.ExceptionInfo[Exception]]]
+
+
+@pytest.fixture
+def refused(snapshot: SnapshotAssertion, tmp_path: Path) -> Refused:
+    """`with refused("corpus.xml"): ...` expects an error that names corpus.xml.
+
+    The error's wording is in tests/messages, which `make messages` rewrites.
+    """
+    messages = snapshot.use_extension(MessageFile)
+
+    @contextmanager
+    def block(*names: str, error: type[Exception] = StellaError) -> Iterator[pytest.ExceptionInfo[Exception]]:
+        with pytest.raises(error) as raised:
+            yield raised
+        message = str(raised.value)
+        for name in names:
+            assert name in message
+        for folder, placeholder in ((tmp_path, "TMP"), (ROOT, "ROOT")):
+            message = message.replace(str(folder), placeholder)
+        assert message == messages
+
+    return block

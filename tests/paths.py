@@ -2,4 +2,5 @@
 
 from pathlib import Path
 
-GOLDENS = Path(__file__).parent / "goldens"
+ROOT = Path(__file__).parents[1]
+GOLDENS = ROOT / "tests/goldens"

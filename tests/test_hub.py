@@ -8,7 +8,7 @@ from huggingface_hub import constants
 from huggingface_hub.utils import filter_repo_objects
 from paths import GOLDENS
 
-from stella_jax import Stella, StellaError
+from stella_jax import Stella
 from stella_jax.hub import IGNORED, PATTERNS, TINY, resolve
 
 REPO = "NovaSearch/stella_en_400M_v5"
@@ -46,38 +46,38 @@ def test_a_revision_is_pinned(cache):
 
 
 @pytest.mark.parametrize("revision", ["v9", "c" * 40])
-def test_a_revision_that_is_not_there(cache, revision):
-    with pytest.raises(StellaError, match=rf"{REPO}.* not in the hub's cache"):
+def test_a_revision_that_is_not_there(cache, revision, refused):
+    with refused(REPO):
         resolve(REPO, revision=revision)
 
 
-def test_a_repo_that_is_not_there(cache):
-    with pytest.raises(StellaError, match=r"nobody/nothing: not a directory, not in .* cache, and .*reached"):
+def test_a_repo_that_is_not_there(cache, refused):
+    with refused("nobody/nothing"):
         resolve("nobody/nothing")
 
 
-def test_a_cache_of_the_callers_own(cache, tmp_path, monkeypatch):
+def test_a_cache_of_the_callers_own(cache, tmp_path, monkeypatch, refused):
     monkeypatch.setattr(constants, "HF_HUB_CACHE", str(tmp_path / "empty"))
     options = {"cache_folder": tmp_path, "local_files_only": True, "token": "hf_secret"}
     assert resolve(REPO, **options) == cache / "snapshots" / COMMIT
     assert Stella.from_pretrained(REPO, dim=32, **options).dim == 32
-    with pytest.raises(StellaError, match="not in the hub's cache"):
+    with refused(REPO):
         resolve(REPO)
 
 
-def test_local_files_only_asks_nobody(cache, monkeypatch):
+def test_local_files_only_asks_nobody(cache, monkeypatch, refused):
     monkeypatch.setattr(constants, "HF_HUB_OFFLINE", False)
-    with pytest.raises(StellaError, match=r"nobody/nothing: .* local_files_only forbids a download"):
+    with refused("nobody/nothing"):
         resolve("nobody/nothing", local_files_only=True)
 
 
-def test_a_link_from_a_snapshot_to_elsewhere_is_refused(cache, tmp_path):
+def test_a_link_from_a_snapshot_to_elsewhere_is_refused(cache, tmp_path, refused):
     outside = tmp_path / "outside.json"
     shutil.copy(GOLDENS / "stella/config.json", outside)
     link = cache / "snapshots" / COMMIT / "config.json"
     link.unlink()
     link.symlink_to(outside)
-    with pytest.raises(StellaError, match=r"'config\.json' leads out of"):
+    with refused("config.json"):
         Stella.from_pretrained(REPO)
 
 
@@ -117,14 +117,14 @@ def test_home_is_expanded(tmp_path, monkeypatch):
         "a/b\n",
     ],
 )
-def test_what_is_no_name_of_a_model(name):
-    with pytest.raises(StellaError, match="is neither a directory here, nor a repo id such as 'org/name', nor 'tiny'"):
+def test_what_is_no_name_of_a_model(name, refused):
+    with refused():
         resolve(name)
 
 
 @pytest.mark.parametrize("name", [None, 5, b"tiny", ["tiny"]])
-def test_what_is_no_name_at_all(name):
-    with pytest.raises(StellaError, match="is neither a directory here"):
+def test_what_is_no_name_at_all(name, refused):
+    with refused():
         resolve(name)
 
 
@@ -146,6 +146,6 @@ def test_what_is_fetched_can_not_run():
 
 
 @pytest.mark.parametrize("name", ["tiny", GOLDENS / "stella"])
-def test_what_lies_here_has_no_revisions(name):
-    with pytest.raises(StellaError, match="has no revisions; leave out 'main'"):
+def test_what_lies_here_has_no_revisions(name, refused):
+    with refused(str(name), "main"):
         resolve(name, "main")
