@@ -12,8 +12,8 @@ from checkpoint import add_model, config_of, write_checkpoint
 from safetensors import safe_open
 
 from stella_jax.hub import TINY
-from stella_jax.job.inputs import open_inputs
-from stella_jax.job.rows import Fields, Row
+from stella_jax.readers.inputs import open_inputs
+from stella_jax.readers.rows import Fields, Row
 
 CORPUS = Path(__file__).parent.parent / "tests" / "data" / "corpus_20k.jsonl.gz"
 

@@ -31,16 +31,17 @@ from report import publish, table
 
 from stella_jax import Stella
 from stella_jax.devices import start_jax
-from stella_jax.job import close, location, worker
+from stella_jax.job import close, worker
 from stella_jax.job.commits import Commit, PartName, write_commit
-from stella_jax.job.inputs import open_inputs
 from stella_jax.job.job import FOLDERS, Job
 from stella_jax.job.options import JobOptions
-from stella_jax.job.rows import Fields
 from stella_jax.job.run import run_job
-from stella_jax.job.split_reader import Position
-from stella_jax.job.splits import FileSize, plan_splits
-from stella_jax.job.store import open_store
+from stella_jax.readers.inputs import open_inputs
+from stella_jax.readers.rows import Fields
+from stella_jax.readers.split_reader import Position
+from stella_jax.readers.splits import FileSize, plan_splits
+from stella_jax.storage import location
+from stella_jax.storage.store import open_store
 
 ORIGIN = {"model": "tiny", "revision": None}
 PART_ROWS = 65_536

@@ -58,7 +58,7 @@ def run(arguments: argparse.Namespace) -> None:
     from convert.verify import verify
     from stella_jax.checkpoint import Checkpoint
     from stella_jax.hub import resolve
-    from stella_jax.new_directory import check_destination
+    from stella_jax.storage.new_directory import check_destination
 
     source = Checkpoint.open(resolve(arguments.source, arguments.revision))
     destination = check_destination(arguments.destination, source.directory.root)

@@ -12,18 +12,18 @@ from stella_jax.embedder import Stella
 from stella_jax.errors import StellaError, join_words
 from stella_jax.job.estimate import estimate_job
 from stella_jax.job.hosts import Hosts, meet
-from stella_jax.job.inputs import open_inputs
 from stella_jax.job.kept import resolve_types
 from stella_jax.job.options import JobCommand, JobOptions, ModelOptions, RunOptions, resolve_prompt
 from stella_jax.job.progress import Summary
 from stella_jax.job.row_check import check_rows
-from stella_jax.job.rows import Fields
 from stella_jax.job.run import heartbeat, run_job
 from stella_jax.job.stop import GracefulShutdown, stopping_on_sigterm
-from stella_jax.job.store import open_store
 from stella_jax.job.verify import verify_job
+from stella_jax.readers.inputs import open_inputs
+from stella_jax.readers.rows import Fields
 from stella_jax.reranker import Reranker
 from stella_jax.search import Hit, Index
+from stella_jax.storage.store import open_store
 
 
 def run(arguments: Namespace) -> None:

@@ -24,8 +24,8 @@ from stella_jax.errors import StellaError, join_words, short_repr
 from stella_jax.models import architecture_of
 from stella_jax.models.architecture import Architecture
 from stella_jax.models.layers import Dropout, dot, drop
-from stella_jax.new_directory import new_directory
 from stella_jax.sharding import make_mesh, param_spec, shard
+from stella_jax.storage.new_directory import new_directory
 from stella_jax.weight_map import ALL_LINEAR, Linear
 
 FIRST_PLACE = 3  # of dropout within a layer: the encoder's own has those before

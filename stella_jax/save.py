@@ -15,7 +15,7 @@ from stella_jax.errors import StellaError
 from stella_jax.heads import Head
 from stella_jax.layout import SETTINGS, Layout
 from stella_jax.lora import merge_lora
-from stella_jax.new_directory import check_destination
+from stella_jax.storage.new_directory import check_destination
 from stella_jax.torch_layout import to_torch, write_query_prompt
 from stella_jax.weights import Leaf, Weights, check_finite
 

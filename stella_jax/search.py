@@ -13,8 +13,8 @@ from stella_jax.job.commits import part_name
 from stella_jax.job.manifest import read_manifest
 from stella_jax.job.model import check_model, load_model
 from stella_jax.job.part_rows import texts_of
-from stella_jax.job.store import Store, open_store
 from stella_jax.job.vectors import check_embeddings, precision_of, read_vectors
+from stella_jax.storage.store import Store, open_store
 
 
 @dataclass(frozen=True, slots=True)

@@ -11,11 +11,11 @@ from stella_jax.checkpoint import Checkpoint
 from stella_jax.flax_weights import FlaxWeights
 from stella_jax.hashes import sha256_of_array
 from stella_jax.layout import SETTINGS
-from stella_jax.new_directory import check_inside, new_directory
 from stella_jax.prompts import with_query_prompt
 from stella_jax.safetensors_writer import SafetensorsWriter, new_header
 from stella_jax.shards import DTYPES, parse_header
 from stella_jax.side_files import copy_side_files
+from stella_jax.storage.new_directory import check_inside, new_directory
 from stella_jax.tokenizer import append_end_of_text
 from stella_jax.tokenizer_json import load_tokenizer
 from stella_jax.weights import Leaf

@@ -15,7 +15,7 @@ from typing import Any
 import stella_jax
 from stella_jax.job.job import FOLDERS
 from stella_jax.job.progress import progress_name
-from stella_jax.job.store import open_store
+from stella_jax.storage.store import open_store
 
 # Of the embedded checkpoint: one shape is compiled, for texts cut at eight tokens.
 SHORT = ("--dim", "32", "--max-length", "8")

@@ -15,7 +15,7 @@ from importlib import import_module
 
 from stella_jax.cli import main
 from stella_jax.job import heartbeat
-from stella_jax.job.store import LocalStore
+from stella_jax.storage.store import LocalStore
 
 
 def strike(place: str, number: int, kind: signal.Signals) -> None:

@@ -408,7 +408,7 @@ def test_numbers_that_no_reader_would_take(number: float, model: EmbeddingModel,
         "stella_jax.torch_layout.SafetensorsWriter.write",
         "stella_jax.torch_layout.copy_side_files",
         "stella_jax.save.write_query_prompt",
-        "stella_jax.new_directory.sync_directory",
+        "stella_jax.storage.new_directory.sync_directory",
         "pathlib.Path.rename",
     ],
 )

@@ -14,10 +14,10 @@ from stella_jax.job.computed import column_of
 from stella_jax.job.options import JobOptions, RunOptions
 from stella_jax.job.ranges import ranges_to_json
 from stella_jax.job.run import run_job
-from stella_jax.job.store import open_store
 from stella_jax.job.write import part_table, write_part
 from stella_jax.quantization import PRECISIONS, Ranges, quantize
 from stella_jax.search import Index
+from stella_jax.storage.store import open_store
 from stella_jax.tokenizer import Tokens
 
 WORDS = ["fog", "law", "owl", "sea", "ink", "jam", "elm", "oak", "ash", "bee", "cow", "fog"]

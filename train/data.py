@@ -12,10 +12,10 @@ from typing import Any
 import numpy as np
 
 from stella_jax.errors import StellaError
-from stella_jax.job.columns import ID, NUMBERS, TEXT, Column, MissingColumnError, RawRow, RowError, in_json, present
-from stella_jax.job.location import Location, expand, file_not_found, locate
-from stella_jax.job.patterns import is_pattern
-from stella_jax.job.records import read_rows
+from stella_jax.readers.columns import ID, NUMBERS, TEXT, Column, MissingColumnError, RawRow, RowError, in_json, present
+from stella_jax.readers.records import read_rows
+from stella_jax.storage.location import Location, expand, file_not_found, locate
+from stella_jax.storage.patterns import is_pattern
 from train.faults import SHOWN_FAULTS, Faults
 from train.texts import Texts, TextsBuilder, text_codes, texts_of
 

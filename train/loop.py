@@ -25,7 +25,7 @@ from stella_jax.hub import resolve
 from stella_jax.job.stop import GracefulShutdown
 from stella_jax.layout import Layout
 from stella_jax.lora import LoraConfig, kernels, with_lora
-from stella_jax.new_directory import check_destination
+from stella_jax.storage.new_directory import check_destination
 from train import checks, optimizers
 from train.batches import Batch, Batcher
 from train.checkpoints import Checkpoints, newest_record, read_newest, read_state, steps_of

@@ -11,7 +11,7 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
-from stella_jax.job.atomic import replacing
+from stella_jax.storage.atomic import replacing
 from train.log_writers import LogWriter, scalars
 
 Line = dict[str, Any]

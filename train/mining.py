@@ -15,15 +15,15 @@ from tqdm import tqdm
 
 from stella_jax.embedder import Stella
 from stella_jax.errors import StellaError
-from stella_jax.job.atomic import replacing
 from stella_jax.job.manifest import read_manifest
 from stella_jax.job.options import JobOptions, ModelOptions, RunOptions
 from stella_jax.job.run import run_job
-from stella_jax.job.store import open_store
 from stella_jax.job.vectors import read_vectors
 from stella_jax.nearest import nearest
-from stella_jax.new_directory import check_destination
 from stella_jax.prompts import query_prompt_name
+from stella_jax.storage.atomic import replacing
+from stella_jax.storage.new_directory import check_destination
+from stella_jax.storage.store import open_store
 from train.mined_rows import Mined
 from train.negatives import ANCHORS_PER_SEED, MiningOptions, Negatives, Positives, choose, concatenate
 from train.pairs import Pairs, read_pairs

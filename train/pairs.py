@@ -8,9 +8,9 @@ from pathlib import Path
 import numpy as np
 
 from stella_jax.errors import StellaError
-from stella_jax.job.columns import Column, RawRow, RowError, present
-from stella_jax.job.location import locate, require_file
-from stella_jax.job.records import read_rows
+from stella_jax.readers.columns import Column, RawRow, RowError, present
+from stella_jax.readers.records import read_rows
+from stella_jax.storage.location import locate, require_file
 from train.faults import Faults
 
 

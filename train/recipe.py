@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from stella_jax.errors import StellaError, first_line, quoted, short_repr
-from stella_jax.job.location import open_regular
+from stella_jax.storage.location import open_regular
 from stella_jax.weight_map import ALL_LINEAR
 from train.fields import every, number, one_of, optional_one_of, override, section
 

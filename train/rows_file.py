@@ -13,8 +13,8 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from stella_jax.errors import StellaError
-from stella_jax.job.atomic import replacing
-from stella_jax.job.file_types import FileType, file_type
+from stella_jax.readers.file_types import FileType, file_type
+from stella_jax.storage.atomic import replacing
 
 SUFFIXES = (".jsonl", ".csv", ".parquet")
 GROUP_ROWS = 65_536

@@ -9,9 +9,9 @@ import pyarrow.compute as pc
 
 from stella_jax.errors import StellaError, join_words, short_repr
 from stella_jax.job.manifest import read_manifest
-from stella_jax.job.store import Store, open_store
 from stella_jax.job.vectors import check_embeddings, read_vectors
 from stella_jax.similarity import unit
+from stella_jax.storage.store import Store, open_store
 from train.data import Dataset, with_column
 from train.texts import Texts
 

@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 
-from stella_jax.job.columns import RowError
+from stella_jax.readers.columns import RowError
 
 CHUNK_ROWS = 8192
 

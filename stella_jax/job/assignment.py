@@ -10,9 +10,9 @@ from stella_jax.job.hosts import Hosts
 from stella_jax.job.job import Job
 from stella_jax.job.manifest import MANIFEST
 from stella_jax.job.progress import Progress
-from stella_jax.job.splits import Split
 from stella_jax.job.stop import GracefulShutdown
 from stella_jax.job.worker import Worker
+from stella_jax.readers.splits import Split
 
 POLL_SECONDS = 1.0
 

@@ -16,10 +16,10 @@ from stella_jax.job.duplicates import Duplicates
 from stella_jax.job.job import FOLDERS, Job
 from stella_jax.job.manifest import MANIFEST, REJECTED, manifest_fields, rejected_lines
 from stella_jax.job.part_ids import PartIds, read_ids
-from stella_jax.job.rows import Rejected
-from stella_jax.job.store import Store
 from stella_jax.job.worker import too_many_rejected
 from stella_jax.job.write import write_part
+from stella_jax.readers.rows import Rejected
+from stella_jax.storage.store import Store
 
 
 def close_job(job: Job, origin: dict[str, Any], max_rejected: float) -> dict[str, int] | None:

@@ -12,8 +12,8 @@ from dataclasses import asdict, dataclass, field
 from functools import partial
 from typing import Any, NamedTuple
 
-from stella_jax.job.split_reader import Position
-from stella_jax.job.store import Damaged, Store
+from stella_jax.readers.split_reader import Position
+from stella_jax.storage.store import Damaged, Store
 
 FOLDER = "_job/commits"
 NAME = re.compile(r"part-(\d+)-(\d+)(\.last)?\.json")

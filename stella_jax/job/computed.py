@@ -6,7 +6,7 @@ from typing import Any
 import numpy as np
 
 from stella_jax import similarity
-from stella_jax.job.rows import EMBEDDING, SCORE
+from stella_jax.readers.rows import EMBEDDING, SCORE
 from stella_jax.scores import activate
 
 

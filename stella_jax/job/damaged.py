@@ -3,7 +3,7 @@
 Only such an input may be another file at the next run; its committed rows are then read again and compared.
 """
 
-from stella_jax.job.store import Store
+from stella_jax.storage.store import Store
 
 FOLDER = "_job/damaged"
 

@@ -12,7 +12,7 @@ from contextlib import suppress
 from typing import Any
 
 from stella_jax.errors import StellaError
-from stella_jax.job.store import Store
+from stella_jax.storage.store import Store
 
 FOLDER = "_job/running"
 

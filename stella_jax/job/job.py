@@ -14,15 +14,15 @@ from typing import Any
 from stella_jax.errors import StellaError, join_words
 from stella_jax.job import commits, damaged, heartbeat
 from stella_jax.job.commits import Committed, is_part_file
-from stella_jax.job.inputs import InputFile, open_inputs
-from stella_jax.job.location import locate
 from stella_jax.job.options import JobOptions, check_same
 from stella_jax.job.ranges import ranges_from_json, ranges_to_json, read_ranges
-from stella_jax.job.records import format_of
-from stella_jax.job.rows import Fields
-from stella_jax.job.splits import FileSize, Split, default_split_bytes, plan_splits
-from stella_jax.job.store import Damaged, Store
 from stella_jax.quantization import Ranges
+from stella_jax.readers.inputs import InputFile, open_inputs
+from stella_jax.readers.records import format_of
+from stella_jax.readers.rows import Fields
+from stella_jax.readers.splits import FileSize, Split, default_split_bytes, plan_splits
+from stella_jax.storage.location import locate
+from stella_jax.storage.store import Damaged, Store
 
 JOB = "_job/job.json"
 FOLDERS = ("_job", commits.FOLDER, heartbeat.FOLDER, damaged.FOLDER, "_job/ids")

@@ -7,9 +7,9 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from stella_jax.errors import StellaError, first_line
-from stella_jax.job.columns import copied_type, present
-from stella_jax.job.location import Location
-from stella_jax.job.rows import Fields, Row
+from stella_jax.readers.columns import copied_type, present
+from stella_jax.readers.rows import Fields, Row
+from stella_jax.storage.location import Location
 
 
 def resolve_types(locations: Sequence[Location], fields: Fields) -> Fields:

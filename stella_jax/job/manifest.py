@@ -8,7 +8,7 @@ from typing import Any
 from stella_jax.errors import StellaError
 from stella_jax.job.commits import Commit, Committed
 from stella_jax.job.job import JOB, Job
-from stella_jax.job.store import Damaged, Store
+from stella_jax.storage.store import Damaged, Store
 
 MANIFEST = "_job/manifest.json"
 REJECTED = "_job/rejected.jsonl"

@@ -7,9 +7,9 @@ from stella_jax.embedder import Stella
 from stella_jax.errors import StellaError
 from stella_jax.fingerprint import fingerprint
 from stella_jax.job.computed import has_scores
-from stella_jax.job.store import Store
 from stella_jax.pretrained import PretrainedModel
 from stella_jax.reranker import Reranker
+from stella_jax.storage.store import Store
 
 
 def load_model(

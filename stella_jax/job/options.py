@@ -19,14 +19,14 @@ from stella_jax.errors import StellaError
 from stella_jax.fingerprint import fingerprint
 from stella_jax.hub import resolve
 from stella_jax.job.hosts import Hosts
-from stella_jax.job.location import locate
 from stella_jax.job.progress import Show
-from stella_jax.job.rows import Fields
 from stella_jax.job.stop import GracefulShutdown
-from stella_jax.job.store import Store
 from stella_jax.pretrained import PretrainedModel
+from stella_jax.readers.rows import Fields
 from stella_jax.reranker import Reranker
 from stella_jax.sharding import make_mesh
+from stella_jax.storage.location import locate
+from stella_jax.storage.store import Store
 
 # Rows of a part at most. A part is what a kill can cost: on a CPU the 434M encoder takes half an hour for 2048 rows.
 PART_ROWS = {"cpu": 2048}

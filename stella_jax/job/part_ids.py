@@ -9,8 +9,8 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from stella_jax.job.commits import PartName
-from stella_jax.job.split_reader import PositionedRow
-from stella_jax.job.store import Store
+from stella_jax.readers.split_reader import PositionedRow
+from stella_jax.storage.store import Store
 
 HASH_BYTES = 16  # two of 1e9 ids collide with a probability of 1e-21
 

@@ -6,10 +6,10 @@ from itertools import islice
 from stella_jax.errors import StellaError
 from stella_jax.job.commits import Commit, Committed, PartName
 from stella_jax.job.job import Job, recorded_job
-from stella_jax.job.rows import Row
-from stella_jax.job.split_reader import Position, RowsDigest, read_split
-from stella_jax.job.splits import Split
-from stella_jax.job.store import Store
+from stella_jax.readers.rows import Row
+from stella_jax.readers.split_reader import Position, RowsDigest, read_split
+from stella_jax.readers.splits import Split
+from stella_jax.storage.store import Store
 
 
 def read_part(job: Job, committed: Committed, name: PartName, check: bool = True) -> Iterator[tuple[Row, bool]]:

@@ -13,8 +13,8 @@ from tqdm import tqdm
 
 from stella_jax.batching import Batch
 from stella_jax.errors import StellaError
-from stella_jax.job.splits import Split
-from stella_jax.job.store import Store
+from stella_jax.readers.splits import Split
+from stella_jax.storage.store import Store
 
 Show = Literal["bar", "lines", "nothing"]
 

@@ -9,10 +9,10 @@ from stella_jax.errors import StellaError
 from stella_jax.job.computed import finished
 from stella_jax.job.job import Job
 from stella_jax.job.ranges import ranges_to_json, read_ranges
-from stella_jax.job.rows import Row
-from stella_jax.job.sample import sample_inputs
 from stella_jax.pretrained import PretrainedModel
 from stella_jax.quantization import SCALAR, Ranges
+from stella_jax.readers.rows import Row
+from stella_jax.readers.sample import sample_inputs
 
 # On a CPU the 434M encoder takes a minute for as many.
 SAMPLED_ROWS = {"cpu": 256}

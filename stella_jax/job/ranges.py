@@ -10,8 +10,8 @@ from typing import Any
 import numpy as np
 
 from stella_jax.errors import StellaError, first_line, join_words
-from stella_jax.job.location import Location, locate, require_file
 from stella_jax.quantization import Ranges
+from stella_jax.storage.location import Location, locate, require_file
 
 # The largest heads have 8192 dimensions, some 400 kB as JSON.
 LARGEST = 64 * 2**20

@@ -6,7 +6,6 @@ from functools import partial
 
 from stella_jax.job.close import check_totals, close_job
 from stella_jax.job.commits import Committed
-from stella_jax.job.inputs import open_inputs
 from stella_jax.job.job import recorded_job, splits_of
 from stella_jax.job.manifest import MANIFEST, finished_totals
 from stella_jax.job.options import JobCommand, RunOptions
@@ -15,8 +14,9 @@ from stella_jax.job.ray_cluster import connected, default_need
 from stella_jax.job.ray_pool import Pool
 from stella_jax.job.run import explain_full_disk, start_job
 from stella_jax.job.stop import GracefulShutdown, Stopped
-from stella_jax.job.store import open_store
 from stella_jax.job.worker import Worker
+from stella_jax.readers.inputs import open_inputs
+from stella_jax.storage.store import open_store
 
 
 class SplitRunner:

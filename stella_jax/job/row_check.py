@@ -9,11 +9,11 @@ import numpy as np
 
 from stella_jax.errors import StellaError, quoted
 from stella_jax.job.duplicates import RUN_ROWS, Duplicates
-from stella_jax.job.inputs import InputFile
 from stella_jax.job.part_ids import hash_id
-from stella_jax.job.rows import Fields, Rejected, Row
-from stella_jax.job.split_reader import read_split
-from stella_jax.job.splits import Piece, Split
+from stella_jax.readers.inputs import InputFile
+from stella_jax.readers.rows import Fields, Rejected, Row
+from stella_jax.readers.split_reader import read_split
+from stella_jax.readers.splits import Piece, Split
 
 PLACE = np.dtype([("input", "<u4"), ("number", "<u8"), ("id_start", "<u8"), ("id_stop", "<u8")])
 

@@ -9,22 +9,22 @@ from typing import Any
 
 from stella_jax.errors import StellaError
 from stella_jax.job.assignment import embed_share, share_of, wait
-from stella_jax.job.atomic import FULL
 from stella_jax.job.close import check_totals, close_job
 from stella_jax.job.commits import Committed
 from stella_jax.job.heartbeat import FOLDER, Heartbeat, Others
 from stella_jax.job.hosts import Hosts
-from stella_jax.job.inputs import open_inputs
 from stella_jax.job.job import JOB, Job, open_job, require_own_files
 from stella_jax.job.kept import resolve_types
-from stella_jax.job.location import locate
 from stella_jax.job.manifest import MANIFEST, finished_totals
 from stella_jax.job.options import JobOptions, RunOptions
 from stella_jax.job.progress import Progress, Summary
 from stella_jax.job.range_sample import make_ranges
-from stella_jax.job.store import Store, open_store
 from stella_jax.job.worker import Worker
 from stella_jax.pretrained import PretrainedModel
+from stella_jax.readers.inputs import open_inputs
+from stella_jax.storage.atomic import FULL
+from stella_jax.storage.location import locate
+from stella_jax.storage.store import Store, open_store
 
 
 def run_job(

@@ -12,11 +12,11 @@ from stella_jax.job.commits import Committed, PartName, part_name
 from stella_jax.job.computed import column_names, finished, has_scores
 from stella_jax.job.job import Job, load_job
 from stella_jax.job.part_rows import read_part
-from stella_jax.job.store import Store
 from stella_jax.job.write import vectors_of
 from stella_jax.pair_tokenizer import Pair
 from stella_jax.pretrained import PretrainedModel
 from stella_jax.quantization import PACKED, SCALAR, quantize
+from stella_jax.storage.store import Store
 
 # Most parts that are read for a sample: each is read whole.
 MOST_PARTS = 16

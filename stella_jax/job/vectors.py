@@ -10,9 +10,9 @@ import pyarrow.parquet as pq
 from stella_jax.errors import StellaError, first_line
 from stella_jax.job.computed import column_of, has_scores
 from stella_jax.job.ranges import ranges_from_json
-from stella_jax.job.store import Store
 from stella_jax.job.write import vector_type, vectors_of
 from stella_jax.quantization import SCALAR, Ranges, dequantize
+from stella_jax.storage.store import Store
 
 # Numbers of a block of embeddings in memory: 32 MiB as float32.
 BLOCK = 2**23

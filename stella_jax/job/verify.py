@@ -14,15 +14,15 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from stella_jax.errors import StellaError, first_line
-from stella_jax.job.atomic import FULL
 from stella_jax.job.commits import Commit, Committed, part_name
 from stella_jax.job.computed import column_names
 from stella_jax.job.duplicates import Duplicates
 from stella_jax.job.job import FOLDERS, JOB
 from stella_jax.job.manifest import MANIFEST, REJECTED, read_manifest, rejected_lines
 from stella_jax.job.part_ids import hash_id
-from stella_jax.job.store import Damaged, Store, open_store
 from stella_jax.job.write import vectors_of
+from stella_jax.storage.atomic import FULL
+from stella_jax.storage.store import Damaged, Store, open_store
 
 
 @dataclass(frozen=True, slots=True)

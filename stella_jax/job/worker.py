@@ -19,13 +19,13 @@ from stella_jax.job.kept import kept_columns
 from stella_jax.job.part_ids import write_ids
 from stella_jax.job.pipeline import BackgroundWriter, prefetch
 from stella_jax.job.progress import Progress
-from stella_jax.job.rows import Rejected, Row
-from stella_jax.job.split_reader import Position, PositionedRow, RowsDigest, read_split
-from stella_jax.job.splits import Split
 from stella_jax.job.stop import GracefulShutdown
 from stella_jax.job.write import part_table, write_part
 from stella_jax.pretrained import PretrainedModel
 from stella_jax.quantization import finite_rows, quantize
+from stella_jax.readers.rows import Rejected, Row
+from stella_jax.readers.split_reader import Position, PositionedRow, RowsDigest, read_split
+from stella_jax.readers.splits import Split
 from stella_jax.tokenizer import Tokens
 
 # A part is read and tokenized in chunks of so many rows: the device begins with the first, and what the tokenizer

@@ -7,9 +7,9 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from stella_jax.job.rows import SCORE
-from stella_jax.job.store import Store
 from stella_jax.quantization import vector_layout
+from stella_jax.readers.rows import SCORE
+from stella_jax.storage.store import Store
 from stella_jax.tokenizer import Tokens
 
 # Small enough to stream through, large enough to compress well.

@@ -17,7 +17,7 @@ from paths import GOLDENS
 from convert.__main__ import main
 from stella_jax import Stella, StellaError
 from stella_jax.checkpoint import Checkpoint
-from stella_jax.new_directory import new_directory
+from stella_jax.storage.new_directory import new_directory
 
 STELLA = str(GOLDENS / "stella")
 

@@ -16,8 +16,8 @@ from stella_jax.job.options import JobOptions, RunOptions
 from stella_jax.job.progress import Summary
 from stella_jax.job.run import heartbeat as beating
 from stella_jax.job.run import run_job
-from stella_jax.job.store import LocalStore, open_store
 from stella_jax.job.verify import verify_job
+from stella_jax.storage.store import LocalStore, open_store
 
 OPTIONS = JobOptions(part_rows=3, split_bytes=200)
 

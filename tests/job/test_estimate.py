@@ -16,13 +16,13 @@ from stella_jax import Stella, StellaError
 from stella_jax.chips import Chips
 from stella_jax.cli import main
 from stella_jax.flops import text_flops
-from stella_jax.job import sample
 from stella_jax.job.estimate import Estimate, Total, estimate_job
-from stella_jax.job.inputs import open_inputs
 from stella_jax.job.options import JobCommand, JobOptions, ModelOptions
 from stella_jax.job.row_check import RowCheck, check_rows
-from stella_jax.job.rows import Fields
-from stella_jax.job.sample import sample_inputs
+from stella_jax.readers import sample
+from stella_jax.readers.inputs import open_inputs
+from stella_jax.readers.rows import Fields
+from stella_jax.readers.sample import sample_inputs
 
 ROWS = 6000
 

@@ -7,7 +7,7 @@ import pytest
 
 from stella_jax.job import heartbeat
 from stella_jax.job.heartbeat import FOLDER, Heartbeat, Others
-from stella_jax.job.store import LocalStore, Store, open_store
+from stella_jax.storage.store import LocalStore, Store, open_store
 
 
 @pytest.fixture(params=["folder", "objects"])

@@ -11,10 +11,10 @@ from jobs import content, write_corpus
 from stella_jax import Stella, StellaError
 from stella_jax.job.job import JOB, load_job
 from stella_jax.job.options import JobOptions, RunOptions
-from stella_jax.job.rows import Fields
 from stella_jax.job.run import run_job
-from stella_jax.job.store import open_store
 from stella_jax.job.verify import verify_job
+from stella_jax.readers.rows import Fields
+from stella_jax.storage.store import open_store
 
 WORDS = ["one", "two", "three", "four", "five"]
 OPTIONS = JobOptions(part_rows=2)

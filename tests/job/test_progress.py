@@ -9,8 +9,8 @@ from jobs import journal
 from stella_jax.batching import Batch
 from stella_jax.job import progress as progress_module
 from stella_jax.job.progress import Counts, Progress, Show, Summary
-from stella_jax.job.splits import Piece, Split
-from stella_jax.job.store import LocalStore, Store, open_store
+from stella_jax.readers.splits import Piece, Split
+from stella_jax.storage.store import LocalStore, Store, open_store
 
 
 class Clock:

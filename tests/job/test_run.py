@@ -18,8 +18,8 @@ from stella_jax import Stella, StellaError
 from stella_jax.job.hosts import Hosts
 from stella_jax.job.options import JobOptions, RunOptions
 from stella_jax.job.run import heartbeat, run_job
-from stella_jax.job.store import open_store
 from stella_jax.runner import Runner
+from stella_jax.storage.store import open_store
 
 # One to nine words, cut at eight tokens, so that one shape is compiled.
 WORDS = ["fog", "law", "owl", "sea", "ink", "jam", "elm", "oak", "ash", "bee", "cow"]

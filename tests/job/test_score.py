@@ -18,13 +18,13 @@ from paths import GOLDENS
 from stella_jax import Reranker, StellaError
 from stella_jax.cli import main
 from stella_jax.job.options import JobOptions, RunOptions
-from stella_jax.job.rows import Fields, Row, make_row
 from stella_jax.job.run import run_job
-from stella_jax.job.split_reader import RowsDigest
-from stella_jax.job.store import open_store
 from stella_jax.job.verify import verify_job
 from stella_jax.job.write import write_part
+from stella_jax.readers.rows import Fields, Row, make_row
+from stella_jax.readers.split_reader import RowsDigest
 from stella_jax.search import Index
+from stella_jax.storage.store import open_store
 
 MODEL = GOLDENS / "gte-reranker"
 SHORT = ("--model", str(MODEL), "--max-length", "16", "--part-rows", "3", "--max-rejected", "90%")

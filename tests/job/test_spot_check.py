@@ -14,10 +14,10 @@ from stella_jax.job import spot_check
 from stella_jax.job.manifest import read_manifest
 from stella_jax.job.options import JobOptions, RunOptions
 from stella_jax.job.run import run_job
-from stella_jax.job.store import open_store
 from stella_jax.job.verify import verify_job
 from stella_jax.job.write import write_part
 from stella_jax.runner import Runner
+from stella_jax.storage.store import open_store
 
 TEXTS = [f"{'tea ' * (i % 5)}{i}" for i in range(40)]
 OPTIONS = JobOptions(normalize=True, part_rows=8)

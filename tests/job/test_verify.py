@@ -14,9 +14,9 @@ from stella_jax import Stella, StellaError
 from stella_jax.job.manifest import read_manifest
 from stella_jax.job.options import JobOptions, RunOptions
 from stella_jax.job.run import run_job
-from stella_jax.job.store import LocalStore, open_store
 from stella_jax.job.verify import verify_job
 from stella_jax.job.write import write_part
+from stella_jax.storage.store import LocalStore, open_store
 
 OPTIONS = JobOptions(part_rows=3)
 KILLED = "files that a killed process was writing"

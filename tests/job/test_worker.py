@@ -19,9 +19,9 @@ from stella_jax.job import worker
 from stella_jax.job.options import JobOptions, RunOptions
 from stella_jax.job.run import run_job
 from stella_jax.job.stop import GracefulShutdown, Stopped
-from stella_jax.job.store import open_store
 from stella_jax.job.verify import verify_job
 from stella_jax.runner import Runner
+from stella_jax.storage.store import open_store
 
 TEXTS = [f"{'tea ' * (i % 5)}{i}" for i in range(20)]
 OPTIONS = JobOptions(part_rows=2)

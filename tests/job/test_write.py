@@ -9,9 +9,9 @@ import pyarrow.parquet as pq
 import pytest
 
 from stella_jax.job import write
-from stella_jax.job.store import open_store
 from stella_jax.job.write import part_table, vector_type, vectors_of, write_part
 from stella_jax.quantization import PRECISIONS, Ranges, quantize
+from stella_jax.storage.store import open_store
 from stella_jax.tokenizer import Tokens
 
 VECTORS = np.random.default_rng(0).standard_normal((300, 20), dtype=np.float32)

@@ -9,10 +9,10 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from stella_jax.errors import StellaError, first_line
-from stella_jax.job.columns import TEXT, Column, RawRow, RowError, is_list, present
-from stella_jax.job.lines import LONGEST, decode
-from stella_jax.job.location import Location
-from stella_jax.job.parquet_footer import Chunk, dictionary_bytes, read_row_groups
+from stella_jax.readers.columns import TEXT, Column, RawRow, RowError, is_list, present
+from stella_jax.readers.lines import LONGEST, decode
+from stella_jax.readers.parquet_footer import Chunk, dictionary_bytes, read_row_groups
+from stella_jax.storage.location import Location
 
 BATCH_ROWS = 1024
 READ_BUFFER = 2**20

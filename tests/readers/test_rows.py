@@ -16,11 +16,11 @@ import pyarrow.parquet as pq
 import pytest
 
 from stella_jax import StellaError
-from stella_jax.job import csv_rows, lines, parquet_rows
-from stella_jax.job.inputs import open_inputs
-from stella_jax.job.location import Location, locate
-from stella_jax.job.records import RecordReader, read_rows
-from stella_jax.job.rows import Fields, Rejected, Row
+from stella_jax.readers import csv_rows, lines, parquet_rows
+from stella_jax.readers.inputs import open_inputs
+from stella_jax.readers.records import RecordReader, read_rows
+from stella_jax.readers.rows import Fields, Rejected, Row
+from stella_jax.storage.location import Location, locate
 
 FIELDS = Fields()
 

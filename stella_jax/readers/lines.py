@@ -6,9 +6,9 @@ from io import BufferedReader
 from itertools import islice
 from typing import Any, BinaryIO, cast
 
-from stella_jax.job.columns import Column, RawRow, RowError
-from stella_jax.job.files import open_bytes
-from stella_jax.job.location import Location
+from stella_jax.readers.columns import Column, RawRow, RowError
+from stella_jax.readers.files import open_bytes
+from stella_jax.storage.location import Location
 
 # A line beyond this is no row but a file without line ends; reading it whole could take all memory there is.
 LONGEST = 64 * 2**20

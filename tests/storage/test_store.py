@@ -8,7 +8,7 @@ import fsspec
 import pytest
 
 from stella_jax import StellaError
-from stella_jax.job.store import Damaged, LocalStore, RemoteStore, Store, open_store
+from stella_jax.storage.store import Damaged, LocalStore, RemoteStore, Store, open_store
 
 
 @pytest.fixture(params=["local", "memory"])

@@ -7,13 +7,13 @@ from dataclasses import dataclass
 from typing import Any, cast
 
 from stella_jax.errors import StellaError
-from stella_jax.job.columns import Column, RawRow, RowError
-from stella_jax.job.csv_rows import csv_row, read_csv
-from stella_jax.job.file_types import SUPPORTED, file_type
-from stella_jax.job.files import BadZstdFile
-from stella_jax.job.lines import json_row, read_lines, text_row
-from stella_jax.job.location import Location
-from stella_jax.job.parquet_rows import parquet_row, read_parquet
+from stella_jax.readers.columns import Column, RawRow, RowError
+from stella_jax.readers.csv_rows import csv_row, read_csv
+from stella_jax.readers.file_types import SUPPORTED, file_type
+from stella_jax.readers.files import BadZstdFile
+from stella_jax.readers.lines import json_row, read_lines, text_row
+from stella_jax.readers.parquet_rows import parquet_row, read_parquet
+from stella_jax.storage.location import Location
 
 # What a compressed file raises that is cut off, or damaged.
 FAULTS = (EOFError, gzip.BadGzipFile, zlib.error, BadZstdFile)

@@ -16,10 +16,10 @@ import pyarrow.parquet as pq
 import pytest
 
 from stella_jax import StellaError
-from stella_jax.job import location, urls
-from stella_jax.job.inputs import open_inputs
-from stella_jax.job.location import Location, expand, locate
-from stella_jax.job.rows import Fields
+from stella_jax.readers.inputs import open_inputs
+from stella_jax.readers.rows import Fields
+from stella_jax.storage import location, urls
+from stella_jax.storage.location import Location, expand, locate
 
 FIELDS = Fields()
 

@@ -4,7 +4,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from stella_jax.job.splits import FileSize, default_split_bytes, plan_splits
+from stella_jax.readers.splits import FileSize, default_split_bytes, plan_splits
 
 files = st.lists(st.builds(FileSize, st.integers(0, 50), st.booleans(), st.just(0)), max_size=12)
 

@@ -10,10 +10,10 @@ from itertools import islice
 from typing import Any
 
 from stella_jax.errors import StellaError
-from stella_jax.job.columns import NUMBERS, Column, RawRow, RowError, present
-from stella_jax.job.files import open_bytes
-from stella_jax.job.lines import LONGEST
-from stella_jax.job.location import Location
+from stella_jax.readers.columns import NUMBERS, Column, RawRow, RowError, present
+from stella_jax.readers.files import open_bytes
+from stella_jax.readers.lines import LONGEST
+from stella_jax.storage.location import Location
 
 # A quote that is closed before the cell's end: a fault at a line's beginning and within quotes.
 NO_CSV = '"b"c\n'

@@ -6,8 +6,8 @@ from typing import NamedTuple
 import pyarrow as pa
 
 from stella_jax.errors import StellaError
-from stella_jax.job.columns import ID, Column, RawRow, RowError, copied_kind
 from stella_jax.pair_tokenizer import Pair
+from stella_jax.readers.columns import ID, Column, RawRow, RowError, copied_kind
 from stella_jax.tokenizer import check_text
 
 # Columns of a part that are not copied, what those of embeddings begin with, and that of scores.

@@ -14,8 +14,8 @@ from pathlib import Path
 from typing import Any, cast
 
 from stella_jax.errors import StellaError
-from stella_jax.job.atomic import is_leftover, leftovers, remove_leftovers, replacing
-from stella_jax.job.location import URL, Location, check_path, filesystem, open_regular, told
+from stella_jax.storage.atomic import is_leftover, leftovers, remove_leftovers, replacing
+from stella_jax.storage.location import URL, Location, check_path, filesystem, open_regular, told
 
 CHECKSUM = "checksum"
 

@@ -12,11 +12,11 @@ import pyarrow.fs
 import pytest
 
 from stella_jax import StellaError
-from stella_jax.job import urls
-from stella_jax.job.inputs import open_inputs
-from stella_jax.job.location import Location, expand
-from stella_jax.job.rows import Fields
-from stella_jax.job.urls import filesystem, told
+from stella_jax.readers.inputs import open_inputs
+from stella_jax.readers.rows import Fields
+from stella_jax.storage import urls
+from stella_jax.storage.location import Location, expand
+from stella_jax.storage.urls import filesystem, told
 
 FIELDS = Fields()
 

@@ -16,9 +16,9 @@ from typing import Any, Literal, NamedTuple
 from fsspec.implementations.arrow import ArrowFile
 
 from stella_jax.errors import StellaError, short_repr
-from stella_jax.job.file_types import SUPPORTED, file_type
-from stella_jax.job.patterns import Entry, List, below, is_pattern, matches, split, tree
-from stella_jax.job.urls import STORES, ObjectStore, filesystem, is_known, told
+from stella_jax.readers.file_types import SUPPORTED, file_type
+from stella_jax.storage.patterns import Entry, List, below, is_pattern, matches, split, tree
+from stella_jax.storage.urls import STORES, ObjectStore, filesystem, is_known, told
 
 # At least two letters, since one is a drive. No path matches once pathlib has made one slash of two.
 URL = re.compile("([A-Za-z][A-Za-z0-9+.-]+)://")

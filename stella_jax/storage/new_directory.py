@@ -8,7 +8,7 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from stella_jax.errors import StellaError, quoted, short_repr
-from stella_jax.job.atomic import FULL, sync_directory
+from stella_jax.storage.atomic import FULL, sync_directory
 
 
 @contextmanager

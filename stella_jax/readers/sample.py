@@ -14,13 +14,13 @@ from random import Random
 
 import numpy as np
 
-from stella_jax.job.inputs import InputFile
-from stella_jax.job.location import Location
-from stella_jax.job.parquet_rows import row_groups
-from stella_jax.job.records import FORMATS
-from stella_jax.job.rows import Fields, Rejected, Row
-from stella_jax.job.split_reader import read_split
-from stella_jax.job.splits import Piece, Split
+from stella_jax.readers.inputs import InputFile
+from stella_jax.readers.parquet_rows import row_groups
+from stella_jax.readers.records import FORMATS
+from stella_jax.readers.rows import Fields, Rejected, Row
+from stella_jax.readers.split_reader import read_split
+from stella_jax.readers.splits import Piece, Split
+from stella_jax.storage.location import Location
 
 SEED = 42
 PLACES = 64

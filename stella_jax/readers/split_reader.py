@@ -6,11 +6,11 @@ from dataclasses import replace
 from sys import maxsize
 from typing import Any, NamedTuple
 
-from stella_jax.job.inputs import InputFile
-from stella_jax.job.location import BLOCK
-from stella_jax.job.parquet_rows import row_groups
-from stella_jax.job.rows import Fields, Rejected, Row
-from stella_jax.job.splits import Piece, Split
+from stella_jax.readers.inputs import InputFile
+from stella_jax.readers.parquet_rows import row_groups
+from stella_jax.readers.rows import Fields, Rejected, Row
+from stella_jax.readers.splits import Piece, Split
+from stella_jax.storage.location import BLOCK
 
 
 class Position(NamedTuple):

@@ -14,12 +14,12 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from stella_jax import StellaError
-from stella_jax.job import lines
-from stella_jax.job.inputs import InputFile, open_inputs
-from stella_jax.job.location import _Remote
-from stella_jax.job.rows import Fields, Rejected, Row
-from stella_jax.job.split_reader import PositionedRow, read_split
-from stella_jax.job.splits import FileSize, Split, plan_splits
+from stella_jax.readers import lines
+from stella_jax.readers.inputs import InputFile, open_inputs
+from stella_jax.readers.rows import Fields, Rejected, Row
+from stella_jax.readers.split_reader import PositionedRow, read_split
+from stella_jax.readers.splits import FileSize, Split, plan_splits
+from stella_jax.storage.location import _Remote
 
 FIELDS = Fields()
 any_cut = settings(suppress_health_check=[HealthCheck.function_scoped_fixture], deadline=None)

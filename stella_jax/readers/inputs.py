@@ -7,11 +7,11 @@ from pathlib import Path
 from typing import Any
 
 from stella_jax.errors import StellaError
-from stella_jax.job.columns import RowError
-from stella_jax.job.file_types import file_type
-from stella_jax.job.location import Location, expand
-from stella_jax.job.records import Format, RecordReader, format_of
-from stella_jax.job.rows import Fields, Rejected, Row, make_row
+from stella_jax.readers.columns import RowError
+from stella_jax.readers.file_types import file_type
+from stella_jax.readers.records import Format, RecordReader, format_of
+from stella_jax.readers.rows import Fields, Rejected, Row, make_row
+from stella_jax.storage.location import Location, expand
 
 
 @dataclass(frozen=True, slots=True)

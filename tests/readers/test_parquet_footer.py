@@ -8,11 +8,11 @@ import pyarrow.parquet as pq
 import pytest
 
 from stella_jax import StellaError
-from stella_jax.job import parquet_rows
-from stella_jax.job.columns import Column
-from stella_jax.job.location import locate
-from stella_jax.job.parquet_footer import dictionary_bytes, read_row_groups
-from stella_jax.job.records import read_rows
+from stella_jax.readers import parquet_rows
+from stella_jax.readers.columns import Column
+from stella_jax.readers.parquet_footer import dictionary_bytes, read_row_groups
+from stella_jax.readers.records import read_rows
+from stella_jax.storage.location import locate
 
 TABLE = pa.table(
     {

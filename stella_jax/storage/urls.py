@@ -13,7 +13,7 @@ from fsspec.implementations.arrow import ArrowFSWrapper
 from pyarrow.fs import FileInfo, FileSelector, FileType
 
 from stella_jax.errors import StellaError, first_line
-from stella_jax.job.patterns import is_pattern
+from stella_jax.storage.patterns import is_pattern
 
 # Read by pyarrow, so that the packages that fsspec wants for them are not needed. Other spellings, and the usual one:
 STORES = {"gs": "gs", "gcs": "gs", "s3": "s3", "s3a": "s3"}

@@ -11,8 +11,8 @@ from typing import Any, BinaryIO, cast
 import pyarrow as pa
 
 from stella_jax.errors import StellaError, first_line
-from stella_jax.job.file_types import file_type
-from stella_jax.job.location import Location
+from stella_jax.readers.file_types import file_type
+from stella_jax.storage.location import Location
 
 UTF8_MARK = b"\xef\xbb\xbf"
 UTF16_MARKS = (b"\xff\xfe", b"\xfe\xff")
