@@ -10,7 +10,7 @@ import sys
 from pathlib import Path
 
 from stella_jax.cli import main as stella_jax
-from stella_jax.job.stop import GracefulShutdown
+from stella_jax.graceful_shutdown import GracefulShutdown
 from train.loop import train
 from train.metrics import read_lines
 from train.recipe import recipe_of

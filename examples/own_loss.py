@@ -11,7 +11,7 @@ from pathlib import Path
 import jax
 import jax.numpy as jnp
 
-from stella_jax.job.stop import GracefulShutdown
+from stella_jax.graceful_shutdown import GracefulShutdown
 from train.loop import train
 from train.recipe import recipe_of
 

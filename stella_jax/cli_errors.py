@@ -8,7 +8,7 @@ from collections.abc import Callable
 from typing import Any
 
 from stella_jax.errors import StellaError, quoted
-from stella_jax.job.stop import Stopped
+from stella_jax.graceful_shutdown import Stopped
 
 FAILED = 1
 INTERRUPTED = 130  # as a shell reports SIGINT

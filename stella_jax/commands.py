@@ -10,6 +10,7 @@ from stella_jax.demo import run_demo
 from stella_jax.devices import start_jax
 from stella_jax.embedder import Stella
 from stella_jax.errors import StellaError, join_words
+from stella_jax.graceful_shutdown import GracefulShutdown, stopping_on_sigterm
 from stella_jax.job.estimate import estimate_job
 from stella_jax.job.hosts import Hosts, meet
 from stella_jax.job.kept import resolve_types
@@ -17,7 +18,6 @@ from stella_jax.job.options import JobCommand, JobOptions, ModelOptions, RunOpti
 from stella_jax.job.progress import Summary
 from stella_jax.job.row_check import check_rows
 from stella_jax.job.run import heartbeat, run_job
-from stella_jax.job.stop import GracefulShutdown, stopping_on_sigterm
 from stella_jax.job.verify import verify_job
 from stella_jax.readers.inputs import open_inputs
 from stella_jax.readers.rows import Fields

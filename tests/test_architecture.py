@@ -16,10 +16,10 @@ import stella_jax.models as models
 from convert.__main__ import main
 from stella_jax import Stella, StellaError, load
 from stella_jax.config import Rope
+from stella_jax.graceful_shutdown import GracefulShutdown
 from stella_jax.hub import TINY
 from stella_jax.job.options import JobOptions, RunOptions
 from stella_jax.job.run import run_job
-from stella_jax.job.stop import GracefulShutdown
 from stella_jax.lora import merge_lora, with_lora
 from train import loop
 from train.recipe import recipe_of

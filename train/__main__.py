@@ -59,7 +59,7 @@ def run(arguments: argparse.Namespace) -> None:
     from tqdm import tqdm
 
     from stella_jax.devices import start_jax
-    from stella_jax.job.stop import GracefulShutdown, stopping_on_sigterm
+    from stella_jax.graceful_shutdown import GracefulShutdown, stopping_on_sigterm
     from train.hosts import Hosts, collective_errors, initialize
     from train.loop import train
 

@@ -22,8 +22,8 @@ from jax.experimental.multihost_utils import broadcast_one_to_all, process_allga
 from jax.sharding import Mesh, NamedSharding
 from jax.sharding import PartitionSpec as P
 
+from stella_jax.coordinator import bind_address
 from stella_jax.errors import StellaError, first_line
-from stella_jax.job.coordinator import bind_address
 from stella_jax.sharding import BATCH_SPEC, REPLICATED, make_mesh, shard
 
 INITIALIZATION_TIMEOUT = 300  # seconds, as all below

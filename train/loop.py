@@ -21,8 +21,8 @@ from stella_jax.checkpoint import Checkpoint
 from stella_jax.embedding_model import EmbeddingModel
 from stella_jax.errors import StellaError
 from stella_jax.fingerprint import fingerprint
+from stella_jax.graceful_shutdown import GracefulShutdown
 from stella_jax.hub import resolve
-from stella_jax.job.stop import GracefulShutdown
 from stella_jax.layout import Layout
 from stella_jax.lora import LoraConfig, kernels, with_lora
 from stella_jax.storage.new_directory import check_destination

@@ -4,13 +4,13 @@ import time
 from collections.abc import Iterator, Sequence
 from random import Random
 
+from stella_jax.graceful_shutdown import GracefulShutdown
 from stella_jax.job.commits import FOLDER, Committed, PartName, SplitCommits
 from stella_jax.job.heartbeat import Others
 from stella_jax.job.hosts import Hosts
 from stella_jax.job.job import Job
 from stella_jax.job.manifest import MANIFEST
 from stella_jax.job.progress import Progress
-from stella_jax.job.stop import GracefulShutdown
 from stella_jax.job.worker import Worker
 from stella_jax.readers.splits import Split
 

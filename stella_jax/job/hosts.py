@@ -15,8 +15,8 @@ from typing import Any
 
 import jax
 
+from stella_jax.coordinator import bind_address
 from stella_jax.errors import StellaError
-from stella_jax.job.coordinator import bind_address
 
 MEETING_SECONDS = 300
 

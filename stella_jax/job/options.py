@@ -17,10 +17,10 @@ from stella_jax.differences import differences
 from stella_jax.embedder import Stella
 from stella_jax.errors import StellaError
 from stella_jax.fingerprint import fingerprint
+from stella_jax.graceful_shutdown import GracefulShutdown
 from stella_jax.hub import resolve
 from stella_jax.job.hosts import Hosts
 from stella_jax.job.progress import Show
-from stella_jax.job.stop import GracefulShutdown
 from stella_jax.pretrained import PretrainedModel
 from stella_jax.readers.rows import Fields
 from stella_jax.reranker import Reranker

@@ -4,6 +4,7 @@ from collections.abc import Iterator, Sequence
 from contextlib import suppress
 from functools import partial
 
+from stella_jax.graceful_shutdown import GracefulShutdown, Stopped
 from stella_jax.job.close import check_totals, close_job
 from stella_jax.job.commits import Committed
 from stella_jax.job.job import recorded_job, splits_of
@@ -13,7 +14,6 @@ from stella_jax.job.progress import Counts, Progress, Summary
 from stella_jax.job.ray_cluster import connected, default_need
 from stella_jax.job.ray_pool import Pool
 from stella_jax.job.run import explain_full_disk, start_job
-from stella_jax.job.stop import GracefulShutdown, Stopped
 from stella_jax.job.worker import Worker
 from stella_jax.readers.inputs import open_inputs
 from stella_jax.storage.store import open_store

@@ -11,6 +11,7 @@ import numpy as np
 
 from stella_jax.batching import Batch
 from stella_jax.errors import StellaError
+from stella_jax.graceful_shutdown import GracefulShutdown
 from stella_jax.job import damaged
 from stella_jax.job.commits import Commit, Committed, PartName, SplitCommits, write_commit
 from stella_jax.job.computed import column_names, finished
@@ -19,7 +20,6 @@ from stella_jax.job.kept import kept_columns
 from stella_jax.job.part_ids import write_ids
 from stella_jax.job.pipeline import BackgroundWriter, prefetch
 from stella_jax.job.progress import Progress
-from stella_jax.job.stop import GracefulShutdown
 from stella_jax.job.write import part_table, write_part
 from stella_jax.pretrained import PretrainedModel
 from stella_jax.quantization import finite_rows, quantize

@@ -10,11 +10,11 @@ from pathlib import Path
 import pytest
 
 from stella_jax import Stella, StellaError
+from stella_jax.graceful_shutdown import GracefulShutdown, Stopped
 from stella_jax.job.options import JobCommand, JobOptions, ModelOptions, RunOptions
 from stella_jax.job.progress import Counts, Progress
 from stella_jax.job.ray_job import run_ray_job
 from stella_jax.job.run import run_job
-from stella_jax.job.stop import GracefulShutdown, Stopped
 
 # Ray forks, which JAX minds where it runs, as beside other tests; in a driver it does not. And it leaves files of its
 # logs open, some versions more, some less.

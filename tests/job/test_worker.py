@@ -15,10 +15,10 @@ from jobs import content, journal, leftovers, write_corpus
 
 from stella_jax import Stella, StellaError
 from stella_jax.cli import main
+from stella_jax.graceful_shutdown import GracefulShutdown, Stopped
 from stella_jax.job import worker
 from stella_jax.job.options import JobOptions, RunOptions
 from stella_jax.job.run import run_job
-from stella_jax.job.stop import GracefulShutdown, Stopped
 from stella_jax.job.verify import verify_job
 from stella_jax.runner import Runner
 from stella_jax.storage.store import open_store

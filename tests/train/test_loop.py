@@ -17,9 +17,9 @@ from jax.experimental.compilation_cache import compilation_cache
 from paths import GOLDENS
 
 from stella_jax import StellaError
+from stella_jax.graceful_shutdown import GracefulShutdown, Stopped
 from stella_jax.job.options import JobOptions
 from stella_jax.job.run import run_job
-from stella_jax.job.stop import GracefulShutdown, Stopped
 from train import loop
 from train.__main__ import main
 from train.checkpoints import steps_of

@@ -16,7 +16,7 @@ from jobs import environment, free_port, running
 from safetensors.numpy import load_file
 
 from stella_jax import Stella, StellaError
-from stella_jax.job.stop import GracefulShutdown
+from stella_jax.graceful_shutdown import GracefulShutdown
 from train import hosts, loop
 from train.__main__ import main
 from train.checkpoints import steps_of

@@ -19,8 +19,8 @@ import numpy as np
 from stella_jax.checkpoint import Checkpoint
 from stella_jax.cli_errors import exit_code
 from stella_jax.devices import start_jax
+from stella_jax.graceful_shutdown import GracefulShutdown, stopping_on_sigterm
 from stella_jax.hub import TINY
-from stella_jax.job.stop import GracefulShutdown, stopping_on_sigterm
 from stella_jax.torch_layout import to_torch
 from stella_jax.weights import Leaf, Weights
 from tools.tiny.glosses import write_pairs, write_questions

@@ -5,7 +5,7 @@ import socket
 import pytest
 
 from stella_jax import StellaError
-from stella_jax.job.coordinator import bind_address
+from stella_jax.coordinator import bind_address
 
 
 @pytest.fixture(autouse=True)

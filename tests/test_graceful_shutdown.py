@@ -5,8 +5,8 @@ import signal
 
 import pytest
 
-from stella_jax.job import stop
-from stella_jax.job.stop import GracefulShutdown, Stopped, stopping_on_sigterm
+from stella_jax import graceful_shutdown
+from stella_jax.graceful_shutdown import GracefulShutdown, Stopped, stopping_on_sigterm
 
 
 def work(wish: GracefulShutdown, *steps) -> None:
@@ -28,7 +28,7 @@ def test_without_a_wish_nothing_happens():
 
 def test_work_goes_on_for_the_grace_period_and_ends_stopped(monkeypatch):
     now = 100.0
-    monkeypatch.setattr(stop.time, "monotonic", lambda: now)
+    monkeypatch.setattr(graceful_shutdown.time, "monotonic", lambda: now)
     wish, done = GracefulShutdown(30), []
 
     def later() -> None:
@@ -42,7 +42,7 @@ def test_work_goes_on_for_the_grace_period_and_ends_stopped(monkeypatch):
 
 def test_after_the_grace_period_a_check_stops(monkeypatch):
     now = 100.0
-    monkeypatch.setattr(stop.time, "monotonic", lambda: now)
+    monkeypatch.setattr(graceful_shutdown.time, "monotonic", lambda: now)
     wish, done = GracefulShutdown(30), []
 
     def later() -> None:
