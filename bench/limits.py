@@ -157,7 +157,7 @@ def main() -> None:
 
 def measure(model: Checkpoint, size: str, options: argparse.Namespace) -> None:
     """Measures and publishes both tables."""
-    config = model.layout.config
+    config = model.spec.config
     streams = bandwidths()
     rates = [(dtype, *rate) for dtype in options.dtype for rate in matmul_rates(config, dtype)]
     machine: list[list[object]] = [

@@ -216,7 +216,7 @@ def _available_memory() -> int:
 def _exported_system(name: str, directory: Path, forward: Callable[[np.ndarray, np.ndarray], np.ndarray]) -> System:
     """A system from a forward pass (ids, mask) -> embeddings, with the checkpoint's tokenizer."""
     checkpoint = Checkpoint.open(directory)
-    tokenizer, config = checkpoint.tokenizer(), checkpoint.layout.config
+    tokenizer, config = checkpoint.tokenizer(), checkpoint.spec.config
 
     def encode(texts: list[str], length: int) -> np.ndarray:
         tokenizer.max_length = length

@@ -11,7 +11,7 @@ from stella_jax import __version__
 from stella_jax.checkpoint import Checkpoint
 from stella_jax.flax_weights import PROVENANCE, FlaxWeights
 from stella_jax.hashes import hashed, sha256_of_array
-from stella_jax.params import PARAMS, finish_saving, save_leaf
+from stella_jax.orbax_store import PARAMS, finish_saving, save_leaf
 from stella_jax.side_files import copy_side_files, side_files
 from stella_jax.storage.new_directory import new_directory
 from stella_jax.torch_layout import Progress

@@ -6,11 +6,11 @@ from typing import Any
 import numpy as np
 
 from stella_jax.checkpoint import Checkpoint
+from stella_jax.directory import SETTINGS
 from stella_jax.embedder import Stella
 from stella_jax.errors import StellaError
 from stella_jax.flax_weights import FlaxWeights
 from stella_jax.hashes import hashed, sha256_of_array
-from stella_jax.layout import SETTINGS
 from stella_jax.prompts import with_query_prompt
 from stella_jax.reranker import Reranker
 from stella_jax.side_files import side_files
@@ -63,10 +63,10 @@ def _compare_leaves(source: Checkpoint, converted: Checkpoint, accept_changes: b
 
 
 def _compare_files(source: Checkpoint, converted: Checkpoint, native: bool) -> str:
-    layout = source.layout
-    rewritten = {layout.file("config.json"), layout.file("model.safetensors.index.json"), SETTINGS} if native else set()
+    spec = source.spec
+    rewritten = {spec.file("config.json"), spec.file("model.safetensors.index.json"), SETTINGS} if native else set()
     tokenizer = native_tokenizer(source) if native else None
-    rewritten |= {layout.file("tokenizer.json")} if tokenizer else set()
+    rewritten |= {spec.file("tokenizer.json")} if tokenizer else set()
     ours, theirs = (
         hashed(c.directory, [name for name in side_files(c.directory) if name not in rewritten])
         for c in (source, converted)
@@ -74,8 +74,8 @@ def _compare_files(source: Checkpoint, converted: Checkpoint, native: bool) -> s
     faults = [f"differs: {name}" for name in ours.keys() | theirs.keys() if ours.get(name) != theirs.get(name)]
     if native and _settings(converted) != with_query_prompt(_settings(source)):
         faults.append(f"differs, by more than the prompt `query`: {SETTINGS}")
-    if tokenizer and converted.directory.path(layout.file("tokenizer.json")).read_text(encoding="utf-8") != tokenizer:
-        faults.append(f"differs, by more than the end-of-text token: {layout.file('tokenizer.json')}")
+    if tokenizer and converted.directory.path(spec.file("tokenizer.json")).read_text(encoding="utf-8") != tokenizer:
+        faults.append(f"differs, by more than the end-of-text token: {spec.file('tokenizer.json')}")
     raise_faults("files other than the weights differ:", faults)
     return f"{len(ours)} files other than the weights have the same sha256"
 
@@ -104,7 +104,7 @@ def _weight_files(checkpoint: Checkpoint) -> dict[str, tuple[str, object]]:
 
 def _compare_results(source: Checkpoint, converted: Checkpoint) -> str:
     ours, theirs = map(_results, (source, converted))
-    what = "pairs have the same scores" if source.layout.is_reranker else "texts have the same embeddings"
+    what = "pairs have the same scores" if source.spec.is_reranker else "texts have the same embeddings"
     if not np.array_equal(ours, theirs):
         raise StellaError(f"{what.split()[-1]} of {len(ours)} texts differ by up to {np.abs(ours - theirs).max():.2e}.")
     return f"{len(ours)} {what}, bit for bit"
@@ -112,6 +112,6 @@ def _compare_results(source: Checkpoint, converted: Checkpoint) -> str:
 
 def _results(checkpoint: Checkpoint) -> np.ndarray:
     """Embeddings of a few texts, or raw scores of pairs of them."""
-    if checkpoint.layout.is_reranker:
+    if checkpoint.spec.is_reranker:
         return Reranker(checkpoint, dtype="float32").predict([*zip(TEXTS, TEXTS[::-1], strict=True)], activation="none")
     return Stella(checkpoint, dtype="float32").encode(list(TEXTS))

@@ -11,16 +11,17 @@ from flax import nnx
 from jax.sharding import Mesh, NamedSharding
 from jax.sharding import PartitionSpec as P
 
+from stella_jax.device_slices import read_slices
 from stella_jax.directory import Directory
 from stella_jax.embedding_model import EmbeddingModel
 from stella_jax.errors import StellaError, short_repr
 from stella_jax.flax_weights import FlaxWeights
 from stella_jax.heads import Head
 from stella_jax.hub import resolve
-from stella_jax.layout import Layout, read_layout
+from stella_jax.model_spec import ModelSpec
+from stella_jax.modules_json import read_model_spec
 from stella_jax.pair_tokenizer import PairTokenizer
 from stella_jax.sharding import check_mesh, make_mesh, param_spec
-from stella_jax.shares import read_shares
 from stella_jax.tokenizer import Tokenizer
 from stella_jax.weights import TorchWeights, Weights
 
@@ -34,7 +35,7 @@ class Checkpoint:
     """An opened directory: everything is checked, no weight is read yet."""
 
     directory: Directory
-    layout: Layout
+    spec: ModelSpec
     weights: Weights
 
     @classmethod
@@ -46,9 +47,9 @@ class Checkpoint:
         """
         try:
             directory = Directory(path)
-            layout = read_layout(directory)
+            spec = read_model_spec(directory)
             kind = FlaxWeights if FlaxWeights.present(directory) else TorchWeights
-            return cls(directory, layout, kind(directory, layout))
+            return cls(directory, spec, kind(directory, spec))
         except OSError as error:
             raise StellaError(f"{error.filename or path} cannot be read: {error.strerror}.") from error
 
@@ -58,7 +59,7 @@ class Checkpoint:
         Raises:
           StellaError: it is one; ends with the advice.
         """
-        if self.layout.is_reranker:
+        if self.spec.is_reranker:
             raise StellaError(f"{self.directory.root}: a reranker, which scores pairs and embeds no texts; {advice}.")
 
     def tokenizer(self, max_length: int | None = None) -> Tokenizer:
@@ -67,20 +68,20 @@ class Checkpoint:
         Raises:
           StellaError: it cannot be read, or the encoder does not reach that far.
         """
-        longest = self.layout.config.max_position_embeddings
+        longest = self.spec.config.max_position_embeddings
         if max_length is not None and not 1 <= max_length <= longest:
             raise StellaError(f"max_length {short_repr(max_length)}: not a whole number from 1 to {longest}.")
-        name = self.layout.file("tokenizer.json")
+        name = self.spec.file("tokenizer.json")
         if not self.directory.has(name):
             raise StellaError(f"{self.directory.path(name)} is missing; vocab files alone do not define a tokenizer.")
-        max_length = self.layout.max_seq_length if max_length is None else max_length
-        options: dict[str, Any] = {"lower": self.layout.lower, "end_of_text": self.layout.end_of_text}
-        kind = PairTokenizer if self.layout.is_reranker else Tokenizer
+        max_length = self.spec.max_seq_length if max_length is None else max_length
+        options: dict[str, Any] = {"lower": self.spec.lower, "end_of_text": self.spec.end_of_text}
+        kind = PairTokenizer if self.spec.is_reranker else Tokenizer
         tokenizer = kind(self.directory.path(name), max_length=max_length, **options)
-        if tokenizer.vocab_size > self.layout.config.vocab_size:
+        if tokenizer.vocab_size > self.spec.config.vocab_size:
             raise StellaError(
                 f"{self.directory.path(name)} gives token ids up to {tokenizer.vocab_size - 1}, but config.json's "
-                f"vocab_size is {self.layout.config.vocab_size}; they belong to different models."
+                f"vocab_size is {self.spec.config.vocab_size}; they belong to different models."
             )
         return tokenizer
 
@@ -103,17 +104,17 @@ class Checkpoint:
         Raises:
           StellaError: the mesh does not fit the encoder, or a weight cannot be read.
         """
-        layout = self.layout
-        check_mesh(mesh, layout.config, layout.architecture.split_fields)
+        spec = self.spec
+        check_mesh(mesh, spec.config, spec.architecture.split_fields)
         model = abstract_model(
-            layout, heads, dtype=dtype, param_dtype=param_dtype, source=str(self.directory.root.absolute())
+            spec, heads, dtype=dtype, param_dtype=param_dtype, source=str(self.directory.root.absolute())
         )
         graphdef, state = nnx.split(model)
         abstract = model.params()
         tree: Tree = {}
         for name, path in self._largest_first(leaf_paths(heads, self.weights)):
-            spec = param_spec(layout.architecture.specs, name, self.weights.leaves[path].shape, mesh, fsdp)
-            _put(tree, name.split("/"), self._load(path, abstract[name].dtype, mesh, spec))
+            partition = param_spec(spec.architecture.specs, name, self.weights.leaves[path].shape, mesh, fsdp)
+            _put(tree, name.split("/"), self._load(path, abstract[name].dtype, mesh, partition))
         nnx.replace_by_pure_dict(state, tree)
         return nnx.merge(graphdef, state)
 
@@ -121,13 +122,13 @@ class Checkpoint:
         """Names and leaves in the order in which what a leaf takes while it is read adds least to the peak."""
         return sorted(paths.items(), key=lambda item: -prod(self.weights.leaves[item[1]].shape))
 
-    def _load(self, path: str, dtype: Any, mesh: Mesh, spec: P) -> jax.Array:
-        """A leaf on the mesh, each device's share read straight into its own memory where that is the host's."""
-        shape, sharding = self.weights.leaves[path].shape, NamedSharding(mesh, spec)
+    def _load(self, path: str, dtype: Any, mesh: Mesh, partition: P) -> jax.Array:
+        """A leaf on the mesh, each device's slice read straight into its own memory where that is the host's."""
+        shape, sharding = self.weights.leaves[path].shape, NamedSharding(mesh, partition)
         indices = sharding.addressable_devices_indices_map(shape)
         different = {str(index): index for index in indices.values() if index is not None}
-        shares = dict(zip(different, read_shares(self.weights, path, dtype, [*different.values()]), strict=True))
-        placed = [jax.device_put(shares[str(index)], device) for device, index in indices.items()]
+        slices = dict(zip(different, read_slices(self.weights, path, dtype, [*different.values()]), strict=True))
+        placed = [jax.device_put(slices[str(index)], device) for device, index in indices.items()]
         return jax.make_array_from_single_device_arrays(shape, sharding, placed)
 
 
@@ -155,7 +156,7 @@ def load(
     mesh = make_mesh(mesh)
     checkpoint = Checkpoint.open(resolve(name_or_path, revision))
     dtype, param_dtype = compute_dtype(dtype, mesh), compute_dtype(param_dtype, mesh)
-    heads = [checkpoint.layout.head(each) for each in (dim if isinstance(dim, tuple) else (dim,))]
+    heads = [checkpoint.spec.head(each) for each in (dim if isinstance(dim, tuple) else (dim,))]
     return checkpoint.load_model(heads, mesh, dtype=dtype, param_dtype=param_dtype)
 
 
@@ -172,10 +173,10 @@ def compute_dtype(dtype: str | None, mesh: Mesh) -> str:
     return dtype
 
 
-def abstract_model(layout: Layout, heads: Sequence[Head | None], **options: Any) -> EmbeddingModel:
+def abstract_model(spec: ModelSpec, heads: Sequence[Head | None], **options: Any) -> EmbeddingModel:
     """A checkpoint's model with shapes in place of arrays; the options are those of `EmbeddingModel.abstract`."""
-    fixed = {"pooling": layout.pooling, "normalize": layout.normalize, "dropout_rate": layout.dropout_rate}
-    return EmbeddingModel.abstract(layout.config, heads, **fixed, **options)
+    fixed = {"pooling": spec.pooling, "normalize": spec.normalize, "dropout_rate": spec.dropout_rate}
+    return EmbeddingModel.abstract(spec.config, heads, **fixed, **options)
 
 
 def leaf_paths(heads: Sequence[Head | None], weights: Weights) -> dict[str, str]:

@@ -11,6 +11,9 @@ from stella_jax.errors import StellaError, short_repr
 # take thirty times its size.
 LARGEST_JSON = 8 * 2**20
 
+# Where sentence-transformers keeps prompts and the similarity.
+SETTINGS = "config_sentence_transformers.json"
+
 
 class Directory:
     """Read-only access to the files below `root`, by relative name."""

@@ -98,8 +98,8 @@ class Stella(PretrainedModel):
             name_or_path, revision, cache_folder=cache_folder, local_files_only=local_files_only, token=token
         )
         checkpoint = Checkpoint.open(path)
-        layout = checkpoint.layout.changed(prompts, default_prompt_name, similarity_fn_name)
-        model = cls(replace(checkpoint, layout=layout), dim=dim, dtype=dtype, mesh=mesh)
+        spec = checkpoint.spec.changed(prompts, default_prompt_name, similarity_fn_name)
+        model = cls(replace(checkpoint, spec=spec), dim=dim, dtype=dtype, mesh=mesh)
         model.truncate_dim = truncate_dim
         return model
 
@@ -111,7 +111,7 @@ class Stella(PretrainedModel):
     @property
     def dims(self) -> tuple[int, ...]:
         """The dimensions that `from_pretrained(dim=...)` can pick from."""
-        return self.checkpoint.layout.dims
+        return self.checkpoint.spec.dims
 
     @property
     def truncate_dim(self) -> int | None:
@@ -240,12 +240,12 @@ class Stella(PretrainedModel):
     @property
     def similarity_fn_name(self) -> str:
         """The measure of `similarity`: the checkpoint's own, cosine where it names none. May be set."""
-        return self.checkpoint.layout.similarity
+        return self.checkpoint.spec.similarity
 
     @similarity_fn_name.setter
     def similarity_fn_name(self, value: str | None) -> None:
-        layout = self.checkpoint.layout.changed(similarity="cosine" if value is None else value)
-        self.checkpoint = replace(self.checkpoint, layout=layout)
+        spec = self.checkpoint.spec.changed(similarity="cosine" if value is None else value)
+        self.checkpoint = replace(self.checkpoint, spec=spec)
 
     def similarity(self, a: Any, b: Any) -> Any:
         """[n, m] similarities, by `similarity_fn_name`, float32: numpy, or a torch tensor where one was passed."""
@@ -271,10 +271,10 @@ class Stella(PretrainedModel):
         """The text to put before each text: `prompt`, or the one of this name, or the checkpoint's default, or ""."""
         if prompt is not None:
             return check_text(prompt, "prompt")
-        name = self.checkpoint.layout.default_prompt_name if prompt_name is None else prompt_name
+        name = self.checkpoint.spec.default_prompt_name if prompt_name is None else prompt_name
         if name is None:
             return ""
-        return self.checkpoint.layout.prompt(name)
+        return self.checkpoint.spec.prompt(name)
 
     def tokenize(self, texts: Sequence[str], prompt: str = "") -> list[Tokens]:
         """Token ids of each text after the prompt, cut at `max_seq_length`."""

@@ -7,8 +7,8 @@ from dataclasses import asdict
 from typing import Any
 
 from stella_jax.checkpoint import Checkpoint
+from stella_jax.device_slices import sha256_of_leaf
 from stella_jax.heads import Head
-from stella_jax.shares import sha256_of_leaf
 
 
 def fingerprint(checkpoint: Checkpoint, heads: Sequence[Head | None]) -> dict[str, Any]:
@@ -17,7 +17,7 @@ def fingerprint(checkpoint: Checkpoint, heads: Sequence[Head | None]) -> dict[st
     Numbers and settings are hashed as they are understood, not as files: a converted checkpoint is the same model, and
     so is one whose JSON was reformatted or beside which another head has been put.
     """
-    with checkpoint.directory.path(checkpoint.layout.file("tokenizer.json")).open("rb") as file:
+    with checkpoint.directory.path(checkpoint.spec.file("tokenizer.json")).open("rb") as file:
         tokenizer = hashlib.file_digest(file, "sha256").hexdigest()
     return {
         "encoder": _hash_leaves(checkpoint, "encoder/").hexdigest(),
@@ -43,12 +43,12 @@ def _hash_leaves(checkpoint: Checkpoint, section: str) -> "hashlib._Hash":
 
 
 def _settings(checkpoint: Checkpoint) -> dict[str, Any]:
-    layout = checkpoint.layout
-    ending = {"end_of_text": layout.end_of_text} if layout.end_of_text else {}
+    spec = checkpoint.spec
+    ending = {"end_of_text": spec.end_of_text} if spec.end_of_text else {}
     return ending | {
-        "config": asdict(layout.config),
-        "pooling": layout.pooling,
-        "normalize": layout.normalize,
-        "lower": layout.lower,
-        "similarity": layout.similarity,
+        "config": asdict(spec.config),
+        "pooling": spec.pooling,
+        "normalize": spec.normalize,
+        "lower": spec.lower,
+        "similarity": spec.similarity,
     }

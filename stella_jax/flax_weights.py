@@ -6,9 +6,9 @@ import numpy as np
 
 from stella_jax.directory import Directory
 from stella_jax.errors import StellaError, short_repr
-from stella_jax.layout import Layout
-from stella_jax.params import PARAMS, StoredLeaf, stored_leaves
-from stella_jax.weights import Leaf, all_leaves, carried_leaf, check_finite, raise_faults
+from stella_jax.model_spec import ModelSpec
+from stella_jax.orbax_store import PARAMS, StoredLeaf, stored_leaves
+from stella_jax.weights import Leaf, all_leaves, check_finite, passthrough_leaf, raise_faults
 
 # What `convert` writes beside the parameters: where they came from, and a hash of each leaf.
 PROVENANCE = "provenance.json"
@@ -21,17 +21,17 @@ class FlaxWeights:
       StellaError: one error that lists every leaf that is missing, unknown, or of a wrong shape or dtype.
     """
 
-    def __init__(self, directory: Directory, layout: Layout):
+    def __init__(self, directory: Directory, spec: ModelSpec):
         self._params = directory.path(PARAMS)
         self.provenance = _provenance(directory)
         self.prefix = str(self.provenance.get("prefix", ""))
         self.headers: dict[str, str] = self.provenance["headers"]
         stored = stored_leaves(directory)
-        leaves = [*all_leaves(layout, self.prefix)]
+        leaves = [*all_leaves(spec, self.prefix)]
         for name, leaf in stored.items():
             section, _, name = name.partition(".")
-            if section == "carried":
-                leaves.append(carried_leaf(layout, name, leaf.shape))
+            if section == "passthrough":
+                leaves.append(passthrough_leaf(spec, name, leaf.shape))
         self.leaves: dict[str, Leaf] = {leaf.path: leaf for leaf in leaves}
         self._check(stored)
         self._stored = {path: stored[_name(path)] for path in self.leaves}

@@ -38,10 +38,10 @@ class PretrainedModel:
         mesh: Mesh | None = None,
         load: bool = True,
     ):
-        layout = checkpoint.layout
+        spec = checkpoint.spec
         if isinstance(dim, tuple) and not dim:
             raise StellaError("dim () names no head; pass one dimension at least.")
-        self.heads = tuple(map(layout.head, dim)) if isinstance(dim, tuple) else (layout.head(dim),)
+        self.heads = tuple(map(spec.head, dim)) if isinstance(dim, tuple) else (spec.head(dim),)
         self.mesh = make_mesh(mesh)
         self.checkpoint = checkpoint
         self.platform = self.mesh.devices.flat[0].platform
@@ -75,12 +75,12 @@ class PretrainedModel:
     @property
     def config(self) -> EncoderConfig:
         """Sizes and constants of the encoder."""
-        return self.checkpoint.layout.config
+        return self.checkpoint.spec.config
 
     @property
     def prompts(self) -> dict[str, str]:
         """The texts that can be put before a text, by name."""
-        return dict(self.checkpoint.layout.prompts)
+        return dict(self.checkpoint.spec.prompts)
 
     @property
     def max_seq_length(self) -> int:
@@ -94,7 +94,7 @@ class PretrainedModel:
 
     def save_pretrained(self, directory: str | Path, *, native: bool = False) -> None:
         """`EmbeddingModel.save_pretrained`, with the settings of this model, such as `max_seq_length`."""
-        settings = replace(self.checkpoint.layout, max_seq_length=self.max_seq_length)
+        settings = replace(self.checkpoint.spec, max_seq_length=self.max_seq_length)
         save_model(self.model, directory, native=native, settings=settings)
 
     def tokenize(self, texts: Sequence[Any], prompt: str = "") -> list[Tokens]:

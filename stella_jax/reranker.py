@@ -38,7 +38,7 @@ class Reranker(PretrainedModel):
     """
 
     def __init__(self, checkpoint: Checkpoint, **options: Any):
-        if not checkpoint.layout.is_reranker:
+        if not checkpoint.spec.is_reranker:
             raise StellaError(
                 f"{checkpoint.directory.root}: an embedding model, which scores no pairs; use Stella.from_pretrained "
                 "or the command embed."
@@ -83,7 +83,7 @@ class Reranker(PretrainedModel):
     @property
     def activation(self) -> str:
         """What scores are made with where nothing is said: "sigmoid", or "none" where the checkpoint says so."""
-        activation = self.checkpoint.layout.score_activation
+        activation = self.checkpoint.spec.score_activation
         assert activation
         return activation
 

@@ -10,11 +10,12 @@ import jax
 import numpy as np
 
 from stella_jax.checkpoint import Checkpoint, leaf_paths
+from stella_jax.directory import SETTINGS
 from stella_jax.embedding_model import EmbeddingModel
 from stella_jax.errors import StellaError
 from stella_jax.heads import Head
-from stella_jax.layout import SETTINGS, Layout
 from stella_jax.lora import merge_lora
+from stella_jax.model_spec import ModelSpec
 from stella_jax.storage.new_directory import check_destination
 from stella_jax.torch_layout import to_torch, write_query_prompt
 from stella_jax.weights import Leaf, Weights, check_finite
@@ -57,7 +58,7 @@ def _same(stored: np.ndarray, array: jax.Array) -> bool:
 
 
 def save_model(
-    model: EmbeddingModel, destination: str | Path, *, native: bool = False, settings: Layout | None = None
+    model: EmbeddingModel, destination: str | Path, *, native: bool = False, settings: ModelSpec | None = None
 ) -> None:
     """`EmbeddingModel.save_pretrained`; the settings are those of `save_params`."""
     if model.source is None:
@@ -67,7 +68,7 @@ def save_model(
     destination = check_destination(destination, Path(model.source))
     checkpoint = Checkpoint.open(Path(model.source))
     for name in ("pooling", "normalize"):
-        if getattr(model, name) != getattr(checkpoint.layout, name):
+        if getattr(model, name) != getattr(checkpoint.spec, name):
             raise _misfit(checkpoint, name)
     heads = [head and head.spec for head in model.heads]
     try:
@@ -83,7 +84,7 @@ def save_params(
     destination: Path,
     *,
     native: bool = False,
-    settings: Layout | None = None,
+    settings: ModelSpec | None = None,
     finish: Callable[[Path], object] = lambda working: None,
 ) -> None:
     """Writes a checkpoint with some parameters in place of its own into a new directory.
@@ -97,19 +98,19 @@ def save_params(
     Raises:
       StellaError: as in `to_torch`; or heads or parameters do not fit the checkpoint.
     """
-    layout = checkpoint.layout
-    settings = settings or layout
+    spec = checkpoint.spec
+    settings = settings or spec
     weights = ChangedWeights(checkpoint.weights, _by_path(checkpoint, heads, params))
 
     def complete(working: Path) -> None:
         if weights.changed:  # also where unchanged weights are stored in less, all is to be computed in float32
-            _update(working / layout.file("config.json"), torch_dtype="float32", dtype="float32")
-        if heads[0] and not layout.is_reranker:
+            _update(working / spec.file("config.json"), torch_dtype="float32", dtype="float32")
+        if heads[0] and not spec.is_reranker:
             _write_default_head(working / "modules.json", heads[0])
-        _write_settings(layout, settings, working)
+        _write_settings(spec, settings, working)
         write_query_prompt(working)
-        if settings.max_seq_length != layout.max_seq_length:
-            _write_max_seq_length(working, layout.file, settings.max_seq_length)
+        if settings.max_seq_length != spec.max_seq_length:
+            _write_max_seq_length(working, spec.file, settings.max_seq_length)
         finish(working)
 
     to_torch(dataclasses.replace(checkpoint, weights=weights), destination, native=native, finish=complete)
@@ -123,8 +124,8 @@ def _by_path(
     Raises:
       StellaError: the checkpoint does not have such heads or parameters, or names a head and there is none.
     """
-    layout, weights = checkpoint.layout, checkpoint.weights
-    if not {*heads} <= {layout.head(None), *layout.heads.values()}:
+    spec, weights = checkpoint.spec, checkpoint.weights
+    if not {*heads} <= {spec.head(None), *spec.heads.values()}:
         raise _misfit(checkpoint, "heads")
     paths = leaf_paths(heads, weights)
     for name, array in params.items():
@@ -140,7 +141,7 @@ def _misfit(checkpoint: Checkpoint, name: str) -> StellaError:
     )
 
 
-def _write_settings(before: Layout, now: Layout, working: Path) -> None:
+def _write_settings(before: ModelSpec, now: ModelSpec, working: Path) -> None:
     """Prompts and similarity, where they are no longer those of the directory."""
     fields = {"prompts": "prompts", "default_prompt_name": "default_prompt_name", "similarity": "similarity_fn_name"}
     changed = {key: getattr(now, name) for name, key in fields.items() if getattr(now, name) != getattr(before, name)}

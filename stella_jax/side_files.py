@@ -7,7 +7,7 @@ from pathlib import Path
 from stella_jax.directory import Directory
 from stella_jax.errors import StellaError
 from stella_jax.flax_weights import PROVENANCE
-from stella_jax.params import PARAMS
+from stella_jax.orbax_store import PARAMS
 
 SUFFIXES = (".json", ".txt", ".md", ".model")
 # Of a card, such as curves.png: at the top, and no larger than this.

@@ -8,9 +8,9 @@ from pathlib import Path
 import numpy as np
 
 from stella_jax.checkpoint import Checkpoint
+from stella_jax.directory import SETTINGS
 from stella_jax.flax_weights import FlaxWeights
 from stella_jax.hashes import sha256_of_array
-from stella_jax.layout import SETTINGS
 from stella_jax.prompts import with_query_prompt
 from stella_jax.safetensors_writer import SafetensorsWriter, new_header
 from stella_jax.shards import DTYPES, parse_header
@@ -63,7 +63,7 @@ def to_torch(
         full; nothing is left behind.
     """
     headers = _headers(source, native)
-    check_inside([*headers, source.layout.file("config.json")])
+    check_inside([*headers, source.spec.file("config.json")])
     weights = source.weights
     needed = sum(int(np.prod(leaf.shape)) * weights.dtypes[path].itemsize for path, leaf in weights.leaves.items())
     with new_directory(destination, needed) as working:
@@ -83,15 +83,15 @@ def to_torch(
         if native:
             _write_native_config(source, working)
             if tokenizer := native_tokenizer(source):
-                (working / source.layout.file("tokenizer.json")).write_text(tokenizer, encoding="utf-8")
+                (working / source.spec.file("tokenizer.json")).write_text(tokenizer, encoding="utf-8")
             write_query_prompt(working)
         finish(working)
 
 
 def _native_name(source: Checkpoint, leaf: Leaf, name: str) -> str:
     """As transformers' own class saves a tensor: without prefix, or with another one where it scores pairs."""
-    bare, scorer = name.removeprefix(source.weights.prefix), source.layout.architecture.scorer
-    if not source.layout.is_reranker or scorer is None or leaf.weight in scorer.classifier:
+    bare, scorer = name.removeprefix(source.weights.prefix), source.spec.architecture.scorer
+    if not source.spec.is_reranker or scorer is None or leaf.weight in scorer.classifier:
         return bare
     return scorer.native_prefix + bare
 
@@ -145,10 +145,10 @@ def _described(headers: Headers) -> dict[str, tuple[np.dtype, tuple[int, ...]]]:
 
 
 def _write_native_config(source: Checkpoint, working: Path) -> None:
-    name = source.layout.file("config.json")
+    name = source.spec.file("config.json")
     old = source.directory.json_object(name)
-    fields = source.layout.config.native_json()
-    if source.layout.is_reranker and (scorer := source.layout.architecture.scorer):
+    fields = source.spec.config.native_json()
+    if source.spec.is_reranker and (scorer := source.spec.architecture.scorer):
         fields |= scorer.native_json()
     fields |= {key: old[key] for key in KEPT if key in old}
     (working / name).write_text(json.dumps(fields, indent=2) + "\n")
@@ -159,11 +159,11 @@ def native_tokenizer(source: Checkpoint) -> str | None:
 
     None where the file needs no change.
     """
-    layout = source.layout
-    if layout.end_of_text is None:
+    spec = source.spec
+    if spec.end_of_text is None:
         return None
-    tokenizer = load_tokenizer(source.directory.path(layout.file("tokenizer.json")))
-    return tokenizer.to_str(pretty=True) if append_end_of_text(tokenizer, layout.end_of_text) else None
+    tokenizer = load_tokenizer(source.directory.path(spec.file("tokenizer.json")))
+    return tokenizer.to_str(pretty=True) if append_end_of_text(tokenizer, spec.end_of_text) else None
 
 
 def write_query_prompt(working: Path) -> None:

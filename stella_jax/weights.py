@@ -1,7 +1,7 @@
 """A PyTorch checkpoint's weights, as leaves of the parameter tree.
 
-Leaf paths: `encoder/...` as in the architecture's table, `heads/<folder>/{kernel,bias}`, `carried/...` for tensors that
-are kept but not used. A leaf of the layers holds all of them, stacked.
+Leaf paths: `encoder/...` as in the architecture's table, `heads/<folder>/{kernel,bias}`, and `passthrough/...` for
+tensors that are kept but not used. A leaf of the encoder's layers holds all layers, stacked.
 """
 
 from collections import Counter
@@ -14,8 +14,8 @@ import numpy as np
 from stella_jax.directory import Directory
 from stella_jax.errors import StellaError
 from stella_jax.heads import CLASSIFIER, Head
-from stella_jax.layout import Layout
 from stella_jax.memory import aligned, copy, in_threads
+from stella_jax.model_spec import ModelSpec
 from stella_jax.shards import DTYPES, Shard, Tensor, open_shards
 from stella_jax.weight_map import HEAD, Sizes, WeightSpec
 
@@ -24,7 +24,7 @@ from stella_jax.weight_map import HEAD, Sizes, WeightSpec
 class Leaf:
     """One leaf and the torch tensors it is made of, one a layer where it is stacked.
 
-    `folder` is the module whose files hold them, `weight` the table row, None for tensors carried along as they are.
+    `folder` is the module whose files hold them, `weight` the table row, None for tensors that are passed through.
     """
 
     path: str
@@ -65,15 +65,15 @@ class Weights(Protocol):
         ...
 
 
-def encoder_leaves(layout: Layout, prefix: str) -> Iterator[Leaf]:
+def encoder_leaves(spec: ModelSpec, prefix: str) -> Iterator[Leaf]:
     """The leaves of the encoder; `prefix` stands before its torch names."""
-    sizes = layout.architecture.sizes(layout.config)
-    for weight in layout.architecture.weights_of(layout.config):
+    sizes = spec.architecture.sizes(spec.config)
+    for weight in spec.architecture.weights_of(spec.config):
         layers = range(sizes["L"]) if weight.stacked else [0]
         names = tuple(prefix + weight.torch.format(i=i) for i in layers)
         shape = weight.flax_shape(sizes)
         shape = (len(names), *shape) if weight.stacked else shape
-        yield Leaf(f"encoder/{weight.flax}", shape, layout.transformer, names, weight, sizes)
+        yield Leaf(f"encoder/{weight.flax}", shape, spec.transformer, names, weight, sizes)
 
 
 def head_leaves(head: Head, hidden: int) -> Iterator[Leaf]:
@@ -84,30 +84,30 @@ def head_leaves(head: Head, hidden: int) -> Iterator[Leaf]:
         yield Leaf(path, weight.flax_shape(sizes), head.folder, (weight.torch,), weight, sizes)
 
 
-def classifier_leaves(layout: Layout, prefix: str) -> Iterator[Leaf]:
+def classifier_leaves(spec: ModelSpec, prefix: str) -> Iterator[Leaf]:
     """The leaves of a reranker's head, which lie with the encoder; the pooler's torch names have its prefix."""
-    scorer, hidden = layout.architecture.scorer, layout.config.hidden_size
+    scorer, hidden = spec.architecture.scorer, spec.config.hidden_size
     assert scorer
     sizes = {"D": hidden, "P": hidden, "E": CLASSIFIER.dim}
     for before, weights in ((prefix, scorer.pooler), ("", scorer.classifier)):
         for weight in weights:
             path = f"heads/{CLASSIFIER.folder}/{weight.flax}"
-            yield Leaf(path, weight.flax_shape(sizes), layout.transformer, (before + weight.torch,), weight, sizes)
+            yield Leaf(path, weight.flax_shape(sizes), spec.transformer, (before + weight.torch,), weight, sizes)
 
 
-def all_leaves(layout: Layout, prefix: str) -> Iterator[Leaf]:
+def all_leaves(spec: ModelSpec, prefix: str) -> Iterator[Leaf]:
     """The leaves of the encoder and of all heads."""
-    yield from encoder_leaves(layout, prefix)
-    if layout.is_reranker:
-        yield from classifier_leaves(layout, prefix)
+    yield from encoder_leaves(spec, prefix)
+    if spec.is_reranker:
+        yield from classifier_leaves(spec, prefix)
     else:
-        for head in layout.heads.values():
-            yield from head_leaves(head, layout.config.hidden_size)
+        for head in spec.heads.values():
+            yield from head_leaves(head, spec.config.hidden_size)
 
 
-def carried_leaf(layout: Layout, name: str, shape: tuple[int, ...]) -> Leaf:
+def passthrough_leaf(spec: ModelSpec, name: str, shape: tuple[int, ...]) -> Leaf:
     """The leaf of a tensor that is kept but not used."""
-    return Leaf("carried/" + name.replace(".", "/"), shape, layout.transformer, (name,), None, {})
+    return Leaf("passthrough/" + name.replace(".", "/"), shape, spec.transformer, (name,), None, {})
 
 
 class TorchWeights:
@@ -117,20 +117,20 @@ class TorchWeights:
       StellaError: one error that lists every tensor that is missing, unknown, duplicate, or of a wrong shape or dtype.
     """
 
-    def __init__(self, directory: Directory, layout: Layout):
+    def __init__(self, directory: Directory, spec: ModelSpec):
         self.leaves: dict[str, Leaf] = {}
         self.dtypes: dict[str, np.dtype] = {}
         self.headers: dict[str, str] = {}
         self._tensors: dict[tuple[str, str], Tensor] = {}
-        shards, tensors = self._open(directory, layout.transformer)
-        self.prefix = _prefix(layout, tensors)
-        _check_labels(layout, tensors)
-        leaves = [*all_leaves(layout, self.prefix)]
+        shards, tensors = self._open(directory, spec.transformer)
+        self.prefix = _prefix(spec, tensors)
+        _check_labels(spec, tensors)
+        leaves = [*all_leaves(spec, self.prefix)]
         used = {name for leaf in leaves for name in leaf.torch_names}
-        passthrough = [name for name in layout.architecture.passthrough if name in tensors and name not in used]
-        leaves += [carried_leaf(layout, name, tensors[name].shape) for name in passthrough]
+        passthrough = [name for name in spec.architecture.passthrough if name in tensors and name not in used]
+        leaves += [passthrough_leaf(spec, name, tensors[name].shape) for name in passthrough]
         for folder in dict.fromkeys(leaf.folder for leaf in leaves):
-            if folder != layout.transformer:
+            if folder != spec.transformer:
                 shards, tensors = self._open(directory, folder)
             self._add(shards, folder, tensors, [leaf for leaf in leaves if leaf.folder == folder])
 
@@ -174,15 +174,15 @@ class TorchWeights:
             self.dtypes[leaf.path] = DTYPES[tensors[leaf.torch_names[0]].dtype]
 
 
-def _prefix(layout: Layout, tensors: Iterable[str]) -> str:
+def _prefix(spec: ModelSpec, tensors: Iterable[str]) -> str:
     """What stands before the encoder's torch names."""
-    known = layout.architecture.prefixes
+    known = spec.architecture.prefixes
     return next((prefix for prefix in known if any(name.startswith(prefix) for name in tensors)), "")
 
 
-def _check_labels(layout: Layout, tensors: Mapping[str, Tensor]) -> None:
+def _check_labels(spec: ModelSpec, tensors: Mapping[str, Tensor]) -> None:
     """Refuses a reranker's classifier of several labels, which give a pair no score."""
-    scorer = layout.architecture.scorer if layout.is_reranker else None
+    scorer = spec.architecture.scorer if spec.is_reranker else None
     for weight in scorer.classifier if scorer else ():
         shape: tuple[int, ...] = tensors[weight.torch].shape if weight.torch in tensors else ()
         labels = shape[0] if shape else CLASSIFIER.dim

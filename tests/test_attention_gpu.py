@@ -76,7 +76,7 @@ def test_its_gradient_is_cudnns_too(gpu) -> None:
 @pytest.mark.parametrize("policy", [None, jax.checkpoint_policies.nothing_saveable])
 def test_the_encoder_and_its_gradient_are_cudnns(gpu, policy) -> None:
     gpu(9)
-    config = Checkpoint.open(GOLDENS / "stella").layout.config
+    config = Checkpoint.open(GOLDENS / "stella").spec.config
     graphdef, state = abstract_encoder(config, jnp.bfloat16)
     ids = jax.ShapeDtypeStruct((4, 32), jnp.int32)
 

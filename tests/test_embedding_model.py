@@ -486,7 +486,7 @@ def test_explicit_axes_are_refused() -> None:
 
 
 def test_an_abstract_model_has_shapes_without_numbers() -> None:
-    config = Checkpoint.open(GOLDENS / "stella").layout.config
+    config = Checkpoint.open(GOLDENS / "stella").spec.config
     model = EmbeddingModel.abstract(config, [None], dtype="float32", param_dtype="bfloat16", pooling="mean")
     params = model.params()
     assert sorted(params) == [name for name in NAMES if not name.startswith("head/")]
@@ -495,9 +495,9 @@ def test_an_abstract_model_has_shapes_without_numbers() -> None:
 
 def test_an_abstract_model_takes_numbers(model: EmbeddingModel, plain: np.ndarray) -> None:
     """All of them, or those without which the rest stays a shape."""
-    layout = Checkpoint.open(GOLDENS / "stella").layout
+    spec = Checkpoint.open(GOLDENS / "stella").spec
     options: dict[str, Any] = {"dtype": "float32", "param_dtype": "float32", "pooling": "mean"}
-    abstract = EmbeddingModel.abstract(layout.config, [layout.head(None)], **options)
+    abstract = EmbeddingModel.abstract(spec.config, [spec.head(None)], **options)
     same(jax.jit(abstract.with_params(model.params()))(IDS, LENGTHS), plain)
     half = abstract.with_params({"head/bias": model.params()["head/bias"]}).params()
     assert isinstance(half["head/bias"], jax.Array) and isinstance(half["head/kernel"], jax.ShapeDtypeStruct)

@@ -81,7 +81,7 @@ def cosines(a: np.ndarray, b: np.ndarray) -> np.ndarray:
 
 
 def pooling(name: str):
-    return model(name).checkpoint.layout.pooling
+    return model(name).checkpoint.spec.pooling
 
 
 @pytest.mark.parametrize(("name", "prompt_name"), cases())
@@ -134,7 +134,7 @@ def test_normalized_vectors(name, prompt_name):
 @pytest.mark.parametrize(("name", "prompt_name"), cases())
 def test_every_head(name, prompt_name):
     expected = golden(name)
-    assert expected.heads(prompt_name) == sorted(model(name).checkpoint.layout.heads)
+    assert expected.heads(prompt_name) == sorted(model(name).checkpoint.spec.heads)
     states, lengths = hidden_states(name, prompt_name, "float32")
     pooled = pool(states[-1], lengths, pooling(name))
     for dim in expected.heads(prompt_name):
@@ -147,7 +147,7 @@ def test_every_head(name, prompt_name):
 def embeddings(name: str, prompt_name: str | None, dim: int | None) -> np.ndarray:
     """What `encode` is to return."""
     expected = golden(name)
-    if model(name).checkpoint.layout.normalize:
+    if model(name).checkpoint.spec.normalize:
         pooled = expected[prompt_name, "pooled"]
         return pooled / np.linalg.norm(pooled, axis=-1, keepdims=True)
     return expected[prompt_name, f"embedding.{dim}" if dim else "pooled"]
@@ -160,7 +160,7 @@ def test_encode_from_text_to_embedding(name, dim, monkeypatch):
     stella = model(name, dim=dim)
     for prompt_name in golden(name).prompt_names:
         found = stella.encode(golden(name).texts, prompt_name=prompt_name)
-        expected = embeddings(name, prompt_name, dim or stella.checkpoint.layout.default_dim)
+        expected = embeddings(name, prompt_name, dim or stella.checkpoint.spec.default_dim)
         np.testing.assert_allclose(found, expected, rtol=0, atol=FLOAT32)
 
 

@@ -181,7 +181,7 @@ def test_a_save_of_the_class_for_generation_reads_as_the_bare_model(random_check
     model = peers.as_causal(peers.random_model(SHAPES["qwen2-like"]))
     bare, whole = Checkpoint.open(path).weights, Checkpoint.open(peers.save(model, tmp_path, BYTES)).weights
     assert (bare.prefix, whole.prefix) == ("", "model.")
-    assert whole.leaves.keys() - bare.leaves.keys() == {"carried/lm_head/weight"}
+    assert whole.leaves.keys() - bare.leaves.keys() == {"passthrough/lm_head/weight"}
     for leaf in bare.leaves:
         np.testing.assert_array_equal(whole.read(leaf), bare.read(leaf))
 

@@ -58,4 +58,4 @@ def test_the_query_prompt_is_written_as_text(checkpoint_copy, tmp_path: Path):
     source = checkpoint_copy()
     settings(prompts={"s2p_query": "Frage 北京: "})(source)
     to_torch(Checkpoint.open(source), tmp_path / "native", native=True)
-    assert Checkpoint.open(tmp_path / "native").layout.prompts["query"] == "Frage 北京: "
+    assert Checkpoint.open(tmp_path / "native").spec.prompts["query"] == "Frage 北京: "

@@ -140,7 +140,7 @@ def test_a_mesh_must_divide_the_heads_of_keys() -> None:
 def test_each_device_holds_its_share_alone() -> None:
     """Split over `data`, too."""
     checkpoint, mesh = Checkpoint.open(GOLDENS / "stella-qwen2"), make_mesh("data=4,model=2")
-    model = checkpoint.load_model([checkpoint.layout.head(None)], mesh, fsdp=True)
+    model = checkpoint.load_model([checkpoint.spec.head(None)], mesh, fsdp=True)
     for name, leaf in model.params().items():
         split = 8 if name.removeprefix("encoder/") in QWEN2.specs else 4
         assert leaf.addressable_shards[0].data.size * split == leaf.size, name
@@ -171,7 +171,7 @@ def test_the_table_of_a_conversion(tmp_path: Path, capsys: pytest.CaptureFixture
     assert convert.__main__.main([str(GOLDENS / "gte-qwen2"), str(tmp_path / "flax"), "--dry-run"]) == 0
     rows = capsys.readouterr().out.splitlines()
     assert any("model.layers.{0..2}.self_attn.k_proj.weight" in row and "attention/k/kernel" in row for row in rows)
-    assert any("lm_head.weight" in row and "carried/lm_head/weight" in row for row in rows)
+    assert any("lm_head.weight" in row and "passthrough/lm_head/weight" in row for row in rows)
     assert not (tmp_path / "flax").exists()
 
 

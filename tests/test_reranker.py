@@ -14,8 +14,8 @@ from paths import GOLDENS
 from safetensors.numpy import load_file
 
 from stella_jax import Reranker, Stella, StellaError, load
+from stella_jax.directory import SETTINGS
 from stella_jax.heads import pool
-from stella_jax.layout import SETTINGS
 from stella_jax.scores import activate
 from stella_jax.tokenizer import Tokens
 

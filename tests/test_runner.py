@@ -42,7 +42,7 @@ def test_a_layer_at_a_time_holds_no_second_copy_of_the_weights() -> None:
 
 @pytest.mark.parametrize("dtype", [jnp.float32, jnp.bfloat16])
 def test_a_scan_needs_no_second_copy_of_the_layers(dtype: jnp.dtype) -> None:
-    config = dataclasses.replace(Checkpoint.open(GOLDENS / "stella").layout.config, num_hidden_layers=48)
+    config = dataclasses.replace(Checkpoint.open(GOLDENS / "stella").spec.config, num_hidden_layers=48)
     graphdef, state = nnx.split(abstract_model(config, dtype))
     layers = sum(prod(leaf.shape) * leaf.dtype.itemsize for leaf in jax.tree.leaves(state["encoder"]["layers"]))
     ids, lengths = jax.ShapeDtypeStruct((1, 8), jnp.int32), jax.ShapeDtypeStruct((1,), jnp.int32)
@@ -56,7 +56,7 @@ def test_a_mesh_of_cpus_runs_that_scan() -> None:
 
 
 def test_on_cpu_every_product_of_bfloat16_is_float32_as_only_that_is_fast_there() -> None:
-    config = Checkpoint.open(GOLDENS / "stella").layout.config
+    config = Checkpoint.open(GOLDENS / "stella").spec.config
     graphdef, state = nnx.split(abstract_model(config, jnp.bfloat16))
     ids, lengths = jax.ShapeDtypeStruct((1, 8), jnp.int32), jax.ShapeDtypeStruct((1,), jnp.int32)
     program = last_hidden.lower(graphdef, state, ids, lengths).as_text()

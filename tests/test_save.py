@@ -446,7 +446,7 @@ from stella_jax.save import save_params
 source, out = Path(sys.argv[1]), Path(sys.argv[2])
 checkpoint = Checkpoint.open(source)
 params = {"encoder/layers/mlp_norm/bias": checkpoint.weights.read("encoder/layers/mlp_norm/bias") + np.float32(0.5)}
-save = lambda name: save_params(checkpoint, [checkpoint.layout.head(48)], params, out / name, native=True)
+save = lambda name: save_params(checkpoint, [checkpoint.spec.head(48)], params, out / name, native=True)
 calls, last, parent = 0, -1, os.getpid()
 
 def strike(event, arguments):

@@ -62,10 +62,10 @@ def test_axes_are_split_as_published():
     np.testing.assert_array_equal(out[0, 3], o_proj[:, 3 * head_dim :].T)
 
 
-def test_tensors_beside_the_encoder_are_carried():
+def test_unused_tensors_pass_through():
     weights = Checkpoint.open(GOLDENS / "gte-multilingual").weights
-    carried = [path for path in weights.leaves if path.startswith("carried/")]
-    assert carried == ["carried/classifier/weight", "carried/classifier/bias"]
+    passthrough = [path for path in weights.leaves if path.startswith("passthrough/")]
+    assert passthrough == ["passthrough/classifier/weight", "passthrough/classifier/bias"]
     assert {str(dtype) for dtype in weights.dtypes.values()} == {"float16"}
 
 

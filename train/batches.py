@@ -90,7 +90,7 @@ class Batcher:
         if model.source is None:
             raise StellaError("model: not loaded from a checkpoint, so it has no tokenizer; pass one to Batcher.")
         checkpoint = Checkpoint.open(Path(model.source))
-        return cls(checkpoint.tokenizer(max_length), checkpoint.layout.config.pad_token_id, batch_size, **options)
+        return cls(checkpoint.tokenizer(max_length), checkpoint.spec.config.pad_token_id, batch_size, **options)
 
     def fit(self, batches: Iterable[Sequence[Sequence[str]]], all_seen: bool = False) -> "Batcher":
         """Chooses shapes that pad batches like these little; returns self.

@@ -10,7 +10,7 @@ from typing import Any
 from stella_jax.errors import join_words
 from stella_jax.heads import Head
 from stella_jax.hub import REPO_ID
-from stella_jax.layout import Layout
+from stella_jax.model_spec import ModelSpec
 from stella_jax.side_files import ADAPTER
 from stella_jax.tokenizer import Tokenizer
 from train.card_rows import loss_names, row_sections, table
@@ -49,7 +49,7 @@ class Origin:
 def card(
     origin: Origin,
     metrics: Metrics,
-    layout: Layout,
+    spec: ModelSpec,
     head: Head | None,
     stale_heads: Sequence[str],
     has_curves: bool,
@@ -58,22 +58,22 @@ def card(
     """The card as Markdown.
 
     Args:
-      layout: the base checkpoint's.
+      spec: the base checkpoint's.
       head: the trained head, if any.
       stale_heads: folders of heads that belong to the encoder before training.
       has_curves: whether there is a plot to show.
       tokenizer: as in training.
     """
     recipe = origin.recipe
-    dim = head.dim if head else layout.config.hidden_size
+    dim = head.dim if head else spec.config.hidden_size
     sections = [
         _front_matter(origin),
         f"# {Path(recipe.model).name}, fine-tuned",
         f"{recipe.model}{_revision(recipe)}, fine-tuned for {origin.step} steps with {_loss(recipe)}. It maps a text "
-        f"to a {'unit ' if layout.normalize else ''}vector of {dim} dimensions; its similarity function is "
-        f"{layout.similarity}.",
+        f"to a {'unit ' if spec.normalize else ''}vector of {dim} dimensions; its similarity function is "
+        f"{spec.similarity}.",
         "## Model description",
-        _description(origin, layout, head, tokenizer.max_length),
+        _description(origin, spec, head, tokenizer.max_length),
         "## Usage",
         _loading(recipe),
         *_heads(head, stale_heads),
@@ -109,13 +109,13 @@ def _front_matter(origin: Origin) -> str:
     return "\n".join(["---", *lines, "---"])
 
 
-def _description(origin: Origin, layout: Layout, head: Head | None, max_length: int) -> str:
-    config, recipe = layout.config, origin.recipe
+def _description(origin: Origin, spec: ModelSpec, head: Head | None, max_length: int) -> str:
+    config, recipe = spec.config, origin.recipe
     modules = [
         f"{config.num_hidden_layers} layers of {config.hidden_size} dimensions",
-        f"{layout.pooling} pooling",
+        f"{spec.pooling} pooling",
         *([f"a Dense head to {head.dim} dimensions ({head.activation})"] if head else []),
-        *(["normalization to unit length"] if layout.normalize else []),
+        *(["normalization to unit length"] if spec.normalize else []),
     ]
     return "\n".join(
         [
@@ -123,7 +123,7 @@ def _description(origin: Origin, layout: Layout, head: Head | None, max_length: 
             f"- **Base model:** {recipe.model}{_revision(recipe)}",
             f"- **Maximum sequence length:** {max_length} tokens",
             f"- **Output dimensionality:** {head.dim if head else config.hidden_size} dimensions",
-            f"- **Similarity function:** {layout.similarity}",
+            f"- **Similarity function:** {spec.similarity}",
             f"- **Training datasets:** {join_words(each.name for each in origin.data['train'])}",
             f"- **Architecture:** {join_words(modules)}",
         ]

@@ -52,7 +52,7 @@ class Trained:
     def stale_heads(self) -> list[str]:
         """Folders of heads that belong to the encoder before training, sorted by dimension."""
         moved = any(name.startswith("encoder/") for name in self.params)
-        heads = self.base.layout.heads
+        heads = self.base.spec.heads
         return [heads[dim].folder for dim in sorted(heads) if moved and heads[dim] != self.head]
 
 
@@ -75,7 +75,7 @@ def export(trained: Trained, origin: Origin, metrics: Metrics, destination: Path
             write_adapter(trained.params, trained.lora, origin.recipe.model, directory / ADAPTER)
         has_curves = curves.draw(metrics, directory / curves.FILE, origin.recipe.loop.best)
         tokenizer = base.tokenizer(longest)
-        text = card(origin, metrics, base.layout, trained.head, trained.stale_heads, has_curves, tokenizer)
+        text = card(origin, metrics, base.spec, trained.head, trained.stale_heads, has_curves, tokenizer)
         (directory / "README.md").write_text(text, encoding="utf-8")
         (directory / PROVENANCE).write_text(json.dumps(origin.as_dict(), indent=2) + "\n", encoding="utf-8")
 
@@ -85,7 +85,7 @@ def export(trained: Trained, origin: Origin, metrics: Metrics, destination: Path
         trained.merged,
         working,
         native=not _is_native(base),
-        settings=replace(base.layout, max_seq_length=longest) if longest else None,
+        settings=replace(base.spec, max_seq_length=longest) if longest else None,
         finish=finish,
     )
     _replace(destination, working)
@@ -101,8 +101,8 @@ def is_exported(destination: Path, origin: Origin) -> bool:
 
 def _is_native(base: Checkpoint) -> bool:
     """Whether transformers loads the base's config.json and tokenizer.json unchanged."""
-    fields = base.directory.json_object(base.layout.file("config.json"))
-    return fields | base.layout.config.native_json() == fields and native_tokenizer(base) is None
+    fields = base.directory.json_object(base.spec.file("config.json"))
+    return fields | base.spec.config.native_json() == fields and native_tokenizer(base) is None
 
 
 def _replace(destination: Path, working: Path) -> None:

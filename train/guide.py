@@ -68,10 +68,10 @@ def open_guide(name: str, base: Checkpoint, max_length: int) -> Checkpoint:
             f"loss.guide {short_repr(name)}: its tokenizer differs from the model's; choose a guide with the model's "
             "tokenizer.json."
         )
-    if guide.layout.max_seq_length < max_length:
+    if guide.spec.max_seq_length < max_length:
         raise StellaError(
-            f"loss.guide {short_repr(name)}: its limit is {guide.layout.max_seq_length} tokens, but texts have up to "
-            f"{max_length}; set data.max_length = {guide.layout.max_seq_length}."
+            f"loss.guide {short_repr(name)}: its limit is {guide.spec.max_seq_length} tokens, but texts have up to "
+            f"{max_length}; set data.max_length = {guide.spec.max_seq_length}."
         )
     return guide
 
@@ -79,6 +79,6 @@ def open_guide(name: str, base: Checkpoint, max_length: int) -> Checkpoint:
 def _tokenizer(checkpoint: Checkpoint) -> Any:
     """The parts of a tokenizer that decide a text's ids; padding and truncation are switched off."""
     checkpoint.tokenizer()  # raises if it is not valid
-    path = checkpoint.directory.path(checkpoint.layout.file("tokenizer.json"))
+    path = checkpoint.directory.path(checkpoint.spec.file("tokenizer.json"))
     tree: dict[str, Any] = json.loads(path.read_bytes())
-    return tree | {"padding": None, "truncation": None, "lower": checkpoint.layout.lower}
+    return tree | {"padding": None, "truncation": None, "lower": checkpoint.spec.lower}

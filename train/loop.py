@@ -23,8 +23,8 @@ from stella_jax.errors import StellaError
 from stella_jax.fingerprint import fingerprint
 from stella_jax.graceful_shutdown import GracefulShutdown
 from stella_jax.hub import resolve
-from stella_jax.layout import Layout
 from stella_jax.lora import LoraConfig, kernels, with_lora
+from stella_jax.model_spec import ModelSpec
 from stella_jax.storage.new_directory import check_destination
 from train import checks, optimizers
 from train.batches import Batch, Batcher
@@ -126,11 +126,11 @@ class Run:
         base.check_embeds("train an embedding model")
         self.base = with_new_head(base, recipe.new_head, recipe.seed) if recipe.new_head else base
         for dataset, batches in self._first_passes:
-            for sentence in checks.warnings_for(recipe, dataset, batches, base.layout.normalize):
+            for sentence in checks.warnings_for(recipe, dataset, batches, base.spec.normalize):
                 self.warn(sentence)
         if sentence := missing_plot_library():
             self.warn(sentence)
-        self.head = self.base.layout.head(recipe.dim)
+        self.head = self.base.spec.head(recipe.dim)
         mesh = self.hosts.mesh(loop.mesh)
         model = self.base.load_model([self.head], mesh, dtype=loop.dtype, fsdp=loop.fsdp)
         model, may_train = _with_adapters(model, recipe.lora, recipe.seed)
@@ -151,24 +151,24 @@ class Run:
         )
         for dataset, batches in self._first_passes:
             self.step.check(self.batcher(*dataset.take(min(batches, key=len))))
-        place = (self._tokenizer, self.base.layout.config.pad_token_id, self.hosts.local_mesh(mesh))
+        place = (self._tokenizer, self.base.spec.config.pad_token_id, self.hosts.local_mesh(mesh))
         self.evaluation = Evaluation(model, *place, self._prompts, loss, loop.batch_size, self._needs, guide)
         self.state: State = self.step.init(model.params())
 
     def _make_batcher(self, mesh: Mesh) -> None:
         """Makes the batcher, its shapes chosen from batches of the first pass of each set."""
-        recipe, layout = self.recipe, self.base.layout
+        recipe, spec = self.recipe, self.base.spec
         self._tokenizer = self.base.tokenizer(recipe.data.max_length)
-        given = {column: _prompt(layout, recipe.data.prompts.get(column, "")) for column in COLUMNS}
+        given = {column: _prompt(spec, recipe.data.prompts.get(column, "")) for column in COLUMNS}
         names = text_names(max(len(each.texts) for sets in self.data.values() for each in sets))
         self._prompts = {name: given.get(name, given["negative"]) for name in names}
         self._named: dict[str, list[Named]] = {"eval": [], "test": []}
         for each in recipe.evaluators:
-            prompts = {key: _prompt(layout, text) for key, text in prompts_of(each, recipe.data.prompts).items()}
+            prompts = {key: _prompt(spec, text) for key, text in prompts_of(each, recipe.data.prompts).items()}
             self._named[each.split].append(Named(each.name, self.evaluators[each.name], prompts))
         self.batcher = Batcher(
             self._tokenizer,
-            layout.config.pad_token_id,
+            spec.config.pad_token_id,
             recipe.loop.batch_size,
             prompts=list(self._prompts.values()),
             devices=mesh.shape["data"],
@@ -183,7 +183,7 @@ class Run:
         if not (name := self.recipe.loss.guide):
             return None
         guide = open_guide(name, self.base, self._tokenizer.max_length)
-        head = guide.layout.head(None)
+        head = guide.spec.head(None)
         self._guide = {"guide": fingerprint(guide, [head])}
         return guide.load_model([head], mesh, dtype=self.recipe.loop.dtype)
 
@@ -392,9 +392,9 @@ def _with_adapters(
     return model, {name: model.params()[name] for name in names}
 
 
-def _prompt(layout: Layout, given: str) -> str:
+def _prompt(spec: ModelSpec, given: str) -> str:
     """The text of a prompt; `given` is its name, or the text itself if it contains a space."""
-    return given if not given or any(c.isspace() for c in given) else layout.prompt(given)
+    return given if not given or any(c.isspace() for c in given) else spec.prompt(given)
 
 
 def _not_shared(output: Path, what: str) -> StellaError:

@@ -9,7 +9,7 @@ import numpy as np
 
 from stella_jax.checkpoint import Checkpoint
 from stella_jax.heads import Head
-from stella_jax.layout import POOLINGS
+from stella_jax.modules_json import POOLINGS
 from stella_jax.weights import Leaf, Weights, head_leaves
 from train.recipe import NewHeadSection
 
@@ -39,26 +39,26 @@ def with_new_head(base: Checkpoint, section: NewHeadSection, seed: int) -> Check
     folder = f"2_Dense_{section.dim}"
     activation: Any = section.activation
     head = Head(folder, section.dim, section.bias, activation)
-    hidden, rng = base.layout.config.hidden_size, np.random.default_rng(seed)
+    hidden, rng = base.spec.config.hidden_size, np.random.default_rng(seed)
     leaves = {leaf.path: leaf for leaf in head_leaves(head, hidden)}
     bound = 1 / np.sqrt(hidden)
     arrays = {path: rng.uniform(-bound, bound, leaf.shape).astype(np.float32) for path, leaf in leaves.items()}
-    layout = dataclasses.replace(
-        base.layout,
-        heads={dim: old for dim, old in base.layout.heads.items() if dim != section.dim} | {section.dim: head},
+    spec = dataclasses.replace(
+        base.spec,
+        heads={dim: old for dim, old in base.spec.heads.items() if dim != section.dim} | {section.dim: head},
         default_dim=section.dim,
-        pooling=next((known for known in POOLINGS if known == section.pooling), base.layout.pooling),
+        pooling=next((known for known in POOLINGS if known == section.pooling), base.spec.pooling),
     )
-    return dataclasses.replace(base, layout=layout, weights=WithHead(base.weights, leaves, arrays))
+    return dataclasses.replace(base, spec=spec, weights=WithHead(base.weights, leaves, arrays))
 
 
 def write_new_head(base: Checkpoint, working: Path) -> None:
     """Writes a new head's config.json into a saved directory, and the pooling's if its mode changed."""
-    head = base.layout.head(None)
+    head = base.spec.head(None)
     assert head
     activation = {"identity": "torch.nn.modules.linear.Identity", "tanh": "torch.nn.modules.activation.Tanh"}
     fields = {
-        "in_features": base.layout.config.hidden_size,
+        "in_features": base.spec.config.hidden_size,
         "out_features": head.dim,
         "bias": head.bias,
         "activation_function": activation[head.activation],
@@ -68,7 +68,7 @@ def write_new_head(base: Checkpoint, working: Path) -> None:
     folder = next(str(m["path"]) for m in modules if str(m["type"]).endswith("Pooling"))
     pooling = working / folder / "config.json"
     before = json.loads(pooling.read_bytes())
-    if (after := _with_pooling(before, base.layout.pooling)) != before:
+    if (after := _with_pooling(before, base.spec.pooling)) != before:
         _write(pooling, after)
 
 

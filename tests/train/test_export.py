@@ -64,7 +64,7 @@ def exported(tmp_path: Path, metrics: Metrics) -> Export:
         origin = origin_of(str(GOLDENS / source), **more)
         base = Checkpoint.open(GOLDENS / source)
         base = with_new_head(base, origin.recipe.new_head, 0) if origin.recipe.new_head else base
-        head = base.layout.head(dim)
+        head = base.spec.head(dim)
         params = base.load_model([head], make_mesh()).params()
         rng = np.random.default_rng(0)
         trained = {name: np.asarray(leaf) for name, leaf in params.items() if name.startswith(moved)}
@@ -86,7 +86,7 @@ def fields(path: Path) -> dict[str, Any]:
 def params_of(path: Path) -> dict[str, np.ndarray]:
     base = Checkpoint.open(path)
     return {
-        name: np.asarray(leaf) for name, leaf in base.load_model([base.layout.head(None)], make_mesh()).params().items()
+        name: np.asarray(leaf) for name, leaf in base.load_model([base.spec.head(None)], make_mesh()).params().items()
     }
 
 
@@ -170,10 +170,10 @@ def test_a_new_head_is_the_one_that_modules_json_names(exported, dim, bias):
     path, trained = exported("stella", moved="head/", new_head=new_head)
     assert {*trained} == ({"head/kernel", "head/bias"} if bias else {"head/kernel"})
     assert_equal({name: leaf for name, leaf in params_of(path).items() if name.startswith("head/")}, trained)
-    layout = Checkpoint.open(path).layout
-    assert layout.pooling == "cls" and layout.head(None) == layout.heads[dim]
-    assert (layout.heads[dim].activation, layout.heads[dim].bias) == ("tanh", bias)
-    assert layout.dims == tuple(sorted({32, 48, 64, 128, dim}))
+    spec = Checkpoint.open(path).spec
+    assert spec.pooling == "cls" and spec.head(None) == spec.heads[dim]
+    assert (spec.heads[dim].activation, spec.heads[dim].bias) == ("tanh", bias)
+    assert spec.dims == tuple(sorted({32, 48, 64, 128, dim}))
 
 
 def test_a_base_without_heads_gets_its_first(exported):
@@ -190,9 +190,9 @@ def test_adapters_are_merged_and_lie_beside_as_peft_reads_them(tmp_path, metrics
     for targets in (["q_proj", "down_proj"], ["k_proj"]):
         origin = origin_of(str(source), lora={"rank": 2, "targets": targets})
         base = Checkpoint.open(source)
-        model = with_lora(base.load_model([base.layout.head(None)], make_mesh()), 2, targets=targets)
+        model = with_lora(base.load_model([base.spec.head(None)], make_mesh()), 2, targets=targets)
         params = {name: leaf + 0.1 if name in model.trainable else leaf for name, leaf in model.params().items()}
-        export(Trained(base, base.layout.head(None), params, model.encoder.lora), origin, metrics, tmp_path / "export")
+        export(Trained(base, base.spec.head(None), params, model.encoder.lora), origin, metrics, tmp_path / "export")
         merged = merge_lora(model.with_params(params)).params()
         assert_equal(params_of(tmp_path / "export"), {name: np.asarray(leaf) for name, leaf in merged.items()})
         assert fields(tmp_path / "export/adapter/adapter_config.json")["target_modules"] == targets
@@ -286,7 +286,7 @@ def test_the_card_has_the_fields_of_sentence_transformers(monkeypatch, metrics, 
     data = {"train": (some, more), "eval": (ROWS,)}
     base = Checkpoint.open(GOLDENS / "stella")
     origin = Origin(recipe, identity(recipe, data, {"encoder": "e", "heads": {}}), data, 2)
-    text = card(origin, metrics, base.layout, base.layout.head(64), [], False, base.tokenizer())
+    text = card(origin, metrics, base.spec, base.spec.head(64), [], False, base.tokenizer())
     for line in FIELDS.strip().splitlines():
         assert line in text, line
     assert 'tags: ["sentence-transformers", "sentence-similarity", "feature-extraction", "stella-jax", ' in text
@@ -364,7 +364,7 @@ base = Checkpoint.open(test_export.GOLDENS / "stella")
 origin = test_export.origin_of("base")
 metrics = Metrics(Path(output), 0, to_file=False)
 setattr(owner, name, killed)
-export.export(export.Trained(base, base.layout.head(None), {}), origin, metrics, Path(output) / "export")
+export.export(export.Trained(base, base.spec.head(None), {}), origin, metrics, Path(output) / "export")
 """
 
 

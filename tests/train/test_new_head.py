@@ -27,7 +27,7 @@ def with_head(name: str, seed: int = 42, **keys: Any) -> Checkpoint:
 
 
 def load(checkpoint: Checkpoint) -> Any:
-    return checkpoint.load_model([checkpoint.layout.head(None)], make_mesh())
+    return checkpoint.load_model([checkpoint.spec.head(None)], make_mesh())
 
 
 @pytest.fixture
@@ -37,7 +37,7 @@ def saved(tmp_path: Path) -> Callable[..., Path]:
     def saved(checkpoint: Checkpoint, moved: str = "head/", native: bool = True) -> Path:
         params = {name: leaf + 0.01 for name, leaf in load(checkpoint).params().items() if name.startswith(moved)}
         finish = partial(write_new_head, checkpoint)
-        save_params(checkpoint, [checkpoint.layout.head(None)], params, tmp_path / "x", native=native, finish=finish)
+        save_params(checkpoint, [checkpoint.spec.head(None)], params, tmp_path / "x", native=native, finish=finish)
         return tmp_path / "x"
 
     return saved
@@ -65,16 +65,16 @@ def test_it_is_drawn_as_torch_draws_a_linear():
 def test_it_is_the_default_head_and_leaves_the_others():
     base = Checkpoint.open(GOLDENS / "stella")
     found = with_head("stella")
-    assert found.layout.dims == (*sorted((*base.layout.dims, 96)),)
+    assert found.spec.dims == (*sorted((*base.spec.dims, 96)),)
     assert load(found).dims == (96,)
-    before, after = (c.load_model([c.layout.head(48)], make_mesh()).params()["head/kernel"] for c in (base, found))
+    before, after = (c.load_model([c.spec.head(48)], make_mesh()).params()["head/kernel"] for c in (base, found))
     np.testing.assert_array_equal(before, after)
 
 
 @pytest.mark.parametrize("name", ["stella", "stella-finetuned-st6"])
 def test_it_takes_the_place_of_one_of_its_dimension(saved, name):
     checkpoint = with_head(name, dim=64)
-    assert checkpoint.layout.dims == Checkpoint.open(GOLDENS / name).layout.dims
+    assert checkpoint.spec.dims == Checkpoint.open(GOLDENS / name).spec.dims
     path = saved(checkpoint)
     np.testing.assert_allclose(
         load(Checkpoint.open(path)).params()["head/kernel"], load(checkpoint).params()["head/kernel"] + 0.01, rtol=1e-6
@@ -101,8 +101,8 @@ def test_what_was_saved_gives_the_same_vectors(saved, name, keys):
     checkpoint = with_head(name, **keys)
     path = saved(checkpoint)
     again = Checkpoint.open(path)
-    assert again.layout.pooling == checkpoint.layout.pooling
-    assert again.layout.head(None) == checkpoint.layout.head(None)
+    assert again.spec.pooling == checkpoint.spec.pooling
+    assert again.spec.head(None) == checkpoint.spec.head(None)
     expected = load(checkpoint).params()
     for key, leaf in load(again).params().items():
         np.testing.assert_array_equal(leaf, expected[key] + 0.01 if key.startswith("head/") else expected[key])

@@ -63,7 +63,7 @@ DROPPED = Run(config=StepConfig())
 
 
 def load(run: Run) -> EmbeddingModel:
-    return CHECKPOINT.load_model([CHECKPOINT.layout.head(None)], make_mesh(run.mesh), dtype=run.dtype, fsdp=run.fsdp)
+    return CHECKPOINT.load_model([CHECKPOINT.spec.head(None)], make_mesh(run.mesh), dtype=run.dtype, fsdp=run.fsdp)
 
 
 @cache

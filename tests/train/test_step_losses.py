@@ -19,9 +19,9 @@ from train.batches import Batch, Batcher
 from train.step import State, Step, make_step
 
 CHECKPOINT = Checkpoint.open(GOLDENS / "stella")
-HEAD = CHECKPOINT.layout.head(None)
+HEAD = CHECKPOINT.spec.head(None)
 ROWS, STEPS = 16, 2
-DIMS = (CHECKPOINT.layout.default_dim or 0, 16)
+DIMS = (CHECKPOINT.spec.default_dim or 0, 16)
 
 # Columns of texts, further columns of so many numbers a row, and the loss.
 LOSSES: dict[str, tuple[int, dict[str, tuple[int, ...]], Any]] = {

@@ -71,7 +71,7 @@ def make(source: Path, out: Path, stop: GracefulShutdown) -> str:
     data = read_recipe(WORDNET).data
     held_out = {text for path in (data.eval, data.test) for text in read_dataset(str(path)).texts["positive"]}
     write_pairs(rows, pairs)
-    write_questions(rows, read_dataset(str(data.train)), held_out, list(base.layout.prompts.values()), questions)
+    write_questions(rows, read_dataset(str(data.train)), held_out, list(base.spec.prompts.values()), questions)
 
     def run(recipe: str, name: str, model: Path, file: Path, **changes: object) -> Path:
         changes |= {"model": str(model), "data.train": str(file), "output": str(work / name)}
@@ -81,10 +81,10 @@ def make(source: Path, out: Path, stop: GracefulShutdown) -> str:
 
     encoder = run("pairs.toml", "pairs", untrained, pairs)
     encoder = run("questions.toml", "questions", encoder, questions)
-    *dims, _ = sorted(base.layout.heads)
+    *dims, _ = sorted(base.spec.heads)
     only_head: dict[str, object] = {"optimizer.train_only": ["head/*"], "loop.epochs": 1}
     heads = {
-        base.layout.heads[dim].folder: run("questions.toml", f"head-{dim}", encoder, questions, dim=dim, **only_head)
+        base.spec.heads[dim].folder: run("questions.toml", f"head-{dim}", encoder, questions, dim=dim, **only_head)
         for dim in dims
     }
     join(base, encoder, heads, out)

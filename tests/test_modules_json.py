@@ -11,17 +11,18 @@ from stella_jax import StellaError
 from stella_jax.directory import Directory
 from stella_jax.errors import join_words
 from stella_jax.heads import Head
-from stella_jax.layout import Layout, read_layout
+from stella_jax.model_spec import ModelSpec
+from stella_jax.modules_json import read_model_spec
 
 S2P = "Instruct: Given a web search query, retrieve relevant passages that answer the query.\nQuery: "
 
 
-def layout(path: Path) -> Layout:
-    return read_layout(Directory(path))
+def spec(path: Path) -> ModelSpec:
+    return read_model_spec(Directory(path))
 
 
 def test_stella():
-    found = layout(GOLDENS / "stella")
+    found = spec(GOLDENS / "stella")
     assert (found.transformer, found.pooling, found.normalize, found.similarity) == ("", "mean", False, "cosine")
     assert found.dims == (32, 48, 64, 128)
     assert found.default_dim == 64
@@ -31,13 +32,13 @@ def test_stella():
 
 
 def test_the_schema_of_sentence_transformers_6():
-    found = layout(GOLDENS / "stella-finetuned-st6")
+    found = spec(GOLDENS / "stella-finetuned-st6")
     assert (found.pooling, found.dims, found.default_dim) == ("mean", (64,), 64)
     assert found.head(None) == Head("2_Dense", 64)
 
 
 def test_no_head():
-    found = layout(GOLDENS / "arctic-m-v2")
+    found = spec(GOLDENS / "arctic-m-v2")
     assert (found.pooling, found.normalize, found.heads, found.default_dim) == ("cls", True, {}, None)
     assert found.dims == (64,)
     assert found.head(None) is None
@@ -58,7 +59,7 @@ def test_no_head():
 def test_pooling(checkpoint_copy, flags, mode):
     path = checkpoint_copy()
     pooling(**flags)(path)
-    assert layout(path).pooling == mode
+    assert spec(path).pooling == mode
 
 
 @pytest.mark.parametrize(
@@ -72,7 +73,7 @@ def test_pooling(checkpoint_copy, flags, mode):
 def test_activations_by_class_name(checkpoint_copy, activation, read):
     path = checkpoint_copy()
     edited("2_Dense_64/config.json", activation_function=activation)(path)
-    head = layout(path).head(None)
+    head = spec(path).head(None)
     assert head is not None
     assert head.activation == read
 
@@ -80,15 +81,15 @@ def test_activations_by_class_name(checkpoint_copy, activation, read):
 def test_the_head_of_modules_json_wins_over_a_leftover_of_its_size(checkpoint_copy):
     path = checkpoint_copy()
     shutil.copytree(path / "2_Dense_64", path / "2_Dense")
-    assert layout(path).heads[64].folder == "2_Dense_64"
+    assert spec(path).heads[64].folder == "2_Dense_64"
     modules("Transformer:", "Pooling:1_Pooling", "Dense:2_Dense")(path)
-    assert layout(path).heads[64].folder == "2_Dense"
+    assert spec(path).heads[64].folder == "2_Dense"
 
 
 def test_heads_without_one_in_modules_json(checkpoint_copy):
     path = checkpoint_copy()
     modules("Transformer:", "Pooling:1_Pooling")(path)
-    found = layout(path)
+    found = spec(path)
     assert (found.default_dim, found.head(None)) == (None, None)
     assert found.dims == (32, 48, 64, 128)
     assert found.head(32) is not None
@@ -100,7 +101,7 @@ def test_a_transformer_in_a_folder_of_its_own(checkpoint_copy):
     for name in ("config.json", "tokenizer.json", "model.safetensors", "sentence_bert_config.json"):
         (path / name).rename(path / "0_Transformer" / name)
     modules("Transformer:0_Transformer", "Pooling:1_Pooling", "Dense:2_Dense_64")(path)
-    found = layout(path)
+    found = spec(path)
     assert found.file("tokenizer.json") == "0_Transformer/tokenizer.json"
     assert found.max_seq_length == 64
 
@@ -109,22 +110,22 @@ def test_a_transformer_in_a_folder_of_its_own(checkpoint_copy):
 def test_max_seq_length_is_capped_by_the_encoder(checkpoint_copy, value):
     path = checkpoint_copy()
     longest(value)(path)
-    assert layout(path).max_seq_length == min(value, 512)
+    assert spec(path).max_seq_length == min(value, 512)
 
 
 def test_max_seq_length_of_the_tokenizer_where_nothing_else_says(checkpoint_copy):
     path = checkpoint_copy()
     removed("sentence_bert_config.json")(path)
     edited("tokenizer_config.json", model_max_length=100)(path)
-    assert layout(path).max_seq_length == 100
+    assert spec(path).max_seq_length == 100
     removed("tokenizer_config.json")(path)
-    assert layout(path).max_seq_length == 512
+    assert spec(path).max_seq_length == 512
 
 
 def test_missing_settings_mean_defaults(checkpoint_copy):
     path = checkpoint_copy()
     removed("config_sentence_transformers.json")(path)
-    found = layout(path)
+    found = spec(path)
     assert (found.prompts, found.default_prompt_name, found.similarity) == ({}, None, "cosine")
 
 
@@ -132,30 +133,30 @@ def test_missing_settings_mean_defaults(checkpoint_copy):
 def test_similarity(checkpoint_copy, name):
     path = checkpoint_copy()
     settings(similarity_fn_name=name)(path)
-    assert layout(path).similarity == name
+    assert spec(path).similarity == name
 
 
 def test_default_prompt(checkpoint_copy):
     path = checkpoint_copy()
     settings(default_prompt_name="s2s_query")(path)
-    assert layout(path).default_prompt_name == "s2s_query"
+    assert spec(path).default_prompt_name == "s2s_query"
 
 
 def test_a_byte_order_mark_is_no_fault(checkpoint_copy):
     path = checkpoint_copy()
-    expected = layout(path)
+    expected = spec(path)
     (path / "config.json").write_bytes(b"\xef\xbb\xbf" + (path / "config.json").read_bytes())
-    assert layout(path) == expected
+    assert spec(path) == expected
 
 
 def test_unknown_fields_and_files_are_ignored(checkpoint_copy):
     path = checkpoint_copy()
-    expected = layout(path)
+    expected = spec(path)
     config(a_new_field={"x": [1]})(path)
     settings(another={"y": None})(path)
     write_json(path / "unheard_of.json", [])
     (path / "2_Dense_64_old").mkdir()
-    assert layout(path) == expected
+    assert spec(path) == expected
 
 
 @pytest.mark.parametrize(

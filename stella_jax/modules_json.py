@@ -1,19 +1,17 @@
-"""The sentence-transformers layout of a directory: which modules a checkpoint is made of, and its settings."""
+"""Reads a directory in the sentence-transformers layout: modules.json, the modules' configurations, and settings."""
 
 import re
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass, replace
-from numbers import Integral
 from typing import Any
 
 from stella_jax.config import EncoderConfig
-from stella_jax.directory import Directory
+from stella_jax.cross_encoder import reranker_fields
+from stella_jax.directory import SETTINGS, Directory
 from stella_jax.errors import StellaError, join_words, short_repr
-from stella_jax.heads import CLASSIFIER, Activation, Head, Pooling
+from stella_jax.heads import Activation, Head, Pooling
+from stella_jax.model_spec import ModelSpec, check_similarity
 from stella_jax.models import class_name, find_architecture
-from stella_jax.models.architecture import Architecture
 from stella_jax.prompts import check_default_prompt, check_prompts
-from stella_jax.scores import ScoreActivation
 
 ACTIVATIONS: dict[str, Activation] = {"Identity": "identity", "Tanh": "tanh"}
 OLD_POOLING_FLAGS: dict[str, Pooling] = {
@@ -22,109 +20,12 @@ OLD_POOLING_FLAGS: dict[str, Pooling] = {
     "pooling_mode_lasttoken": "lasttoken",
 }
 POOLINGS: tuple[Pooling, ...] = ("cls", "mean", "lasttoken")
-SIMILARITIES = ("cosine", "dot", "euclidean", "manhattan")
 MODULES = ("Transformer", "Pooling", "Dense", "Normalize")
-# Of a reranker's scores, by the class that sentence-transformers' CrossEncoder names.
-SCORES: dict[str, ScoreActivation] = {"Sigmoid": "sigmoid", "Identity": "none"}
-SETTINGS = "config_sentence_transformers.json"
 EOS_TOKEN = re.compile(r"[^\s$:]{1,100}")  # what a template takes as a token, not as a text or a number
 HEAD_FOLDER = re.compile(r"\d+_Dense(_\d+)?")
 
 
-@dataclass(frozen=True, slots=True)
-class Layout:
-    """Everything a checkpoint says apart from its weights.
-
-    Attributes:
-      transformer: folder of config.json, tokenizer.json and the encoder's weights; "" is the top.
-      heads: every Dense head there is, by its dimension.
-      default_dim: dimension of the head that modules.json names; None where it names none.
-      normalize: whether modules.json ends with Normalize.
-      prompts: name -> text put before a text.
-      lower: whether texts are lowercased before the tokenizer.
-      end_of_text: token that ends each text where tokenizer.json adds none (tokenizer_config.json's `add_eos_token`).
-      dropout_rate: of the encoder's training.
-      score_activation: of a reranker's scores; None: an embedding model.
-    """
-
-    transformer: str
-    architecture: Architecture
-    config: EncoderConfig
-    pooling: Pooling
-    heads: dict[int, Head]
-    default_dim: int | None
-    normalize: bool
-    prompts: dict[str, str]
-    default_prompt_name: str | None
-    similarity: str
-    max_seq_length: int
-    lower: bool
-    end_of_text: str | None
-    dropout_rate: float
-    score_activation: ScoreActivation | None = None
-
-    @property
-    def is_reranker(self) -> bool:
-        """Whether it scores pairs of texts, and embeds none."""
-        return self.score_activation is not None
-
-    def head(self, dim: int | None) -> Head | None:
-        """The head of this dimension (None: the default one), or None where the checkpoint has no heads.
-
-        Raises:
-          StellaError: no such head; lists those there are.
-        """
-        if dim is None:
-            return None if self.default_dim is None else self.heads[self.default_dim]
-        if isinstance(dim, Integral) and dim in self.heads:
-            return self.heads[dim]
-        if not self.heads and isinstance(dim, Integral) and dim == self.config.hidden_size:
-            return None
-        raise StellaError(
-            f"there is no head of dimension {short_repr(dim)}; this checkpoint has {join_words(self.dims)}."
-        )
-
-    def changed(
-        self,
-        prompts: Mapping[str, str] | None = None,
-        default_prompt_name: str | None = None,
-        similarity: str | None = None,
-    ) -> "Layout":
-        """With a caller's settings in place of its own: prompts by their name, the others where they are not None.
-
-        Raises:
-          StellaError: says which of them is malformed or unknown.
-        """
-        merged = self.prompts | check_prompts({} if prompts is None else prompts)
-        name = self.default_prompt_name if default_prompt_name is None else default_prompt_name
-        return replace(
-            self,
-            prompts=merged,
-            default_prompt_name=check_default_prompt(name, merged),
-            similarity=self.similarity if similarity is None else _similarity(similarity),
-        )
-
-    @property
-    def dims(self) -> tuple[int, ...]:
-        """The dimensions of its embeddings, one a head."""
-        return tuple(sorted(self.heads)) or (self.config.hidden_size,)
-
-    def prompt(self, name: str) -> str:
-        """The prompt of this name.
-
-        Raises:
-          StellaError: there is none; lists those there are.
-        """
-        if not isinstance(name, str) or name not in self.prompts:
-            raise StellaError(f"there is no prompt {short_repr(name)}; this checkpoint has {join_words(self.prompts)}.")
-        return self.prompts[name]
-
-    def file(self, name: str) -> str:
-        """Relative name of a file of the transformer module."""
-        return f"{self.transformer}/{name}" if self.transformer else name
-
-
-def read_layout(directory: Directory) -> Layout:
+def read_model_spec(directory: Directory) -> ModelSpec:
     """Reads modules.json and all that it leads to; a reranker's directory may lack it.
 
     Raises:
@@ -142,11 +43,11 @@ def read_layout(directory: Directory) -> Layout:
     settings = _optional(directory, SETTINGS)
     bert = _optional(directory, f"{prefix}sentence_bert_config.json")
     own = (
-        _reranker(modules, fields, settings if modules else {})
+        reranker_fields(modules, fields, settings if modules else {})
         if is_reranker
-        else _embedding(directory, modules, settings, config)
+        else _embedding_fields(directory, modules, settings, config)
     )
-    return Layout(
+    return ModelSpec(
         transformer=transformer,
         architecture=architecture,
         config=config,
@@ -158,10 +59,10 @@ def read_layout(directory: Directory) -> Layout:
     )
 
 
-def _embedding(
+def _embedding_fields(
     directory: Directory, modules: Mapping[str, str], settings: Mapping[str, Any], config: EncoderConfig
 ) -> dict[str, Any]:
-    """What a layout has of the modules after an embedding model's encoder."""
+    """The fields of a `ModelSpec` that come from the modules after an embedding model's encoder."""
     if not modules:
         raise _without_modules(directory)
     if "Pooling" not in modules:
@@ -175,55 +76,8 @@ def _embedding(
         "normalize": _normalize(directory, modules),
         "prompts": prompts,
         "default_prompt_name": check_default_prompt(settings.get("default_prompt_name"), prompts, f"{SETTINGS}: "),
-        "similarity": _similarity(settings.get("similarity_fn_name") or "cosine", f"{SETTINGS}: "),
+        "similarity": check_similarity(settings.get("similarity_fn_name") or "cosine", f"{SETTINGS}: "),
     }
-
-
-def _reranker(modules: Mapping[str, str], fields: Mapping[str, Any], settings: Mapping[str, Any]) -> dict[str, Any]:
-    """What a layout has of a reranker, whose head lies in the encoder's files."""
-    if more := [kind for kind in modules if kind != "Transformer"]:
-        raise StellaError(
-            f"modules.json lists {join_words(more)}, but config.json's {class_name(fields)} is a reranker, which has "
-            "none; one of the two files belongs to another checkpoint."
-        )
-    _check_one_label(fields)
-    if settings.get("default_prompt_name") is not None:
-        name = short_repr(settings["default_prompt_name"])
-        raise StellaError(f"{SETTINGS}: default_prompt_name = {name} is not implemented for a reranker; only null is.")
-    return {
-        "pooling": "cls",
-        "heads": {CLASSIFIER.dim: CLASSIFIER},
-        "default_dim": CLASSIFIER.dim,
-        "normalize": False,
-        "prompts": {},
-        "default_prompt_name": None,
-        "similarity": "cosine",
-        "score_activation": _score_activation(settings, fields),
-    }
-
-
-def _check_one_label(fields: Mapping[str, Any]) -> None:
-    labels = fields.get("id2label")
-    count = fields.get("num_labels", len(labels) if isinstance(labels, Mapping) else 1)
-    if count != 1:
-        raise StellaError(
-            f"config.json: num_labels = {short_repr(count)} is not implemented for a reranker; only 1 is."
-        )
-
-
-def _score_activation(settings: Mapping[str, Any], fields: Mapping[str, Any]) -> ScoreActivation:
-    """What CrossEncoder applies, which versions 6, 4 and 3 of sentence-transformers write in a place each."""
-    older = fields.get("sentence_transformers")
-    places = {
-        f"{SETTINGS}: activation_fn": settings.get("activation_fn"),
-        "config.json: sentence_transformers.activation_fn": isinstance(older, Mapping) and older.get("activation_fn"),
-        "config.json: sbert_ce_default_activation_function": fields.get("sbert_ce_default_activation_function"),
-    }
-    where, name = next(((where, name) for where, name in places.items() if name), ("", "Sigmoid"))
-    last = str(name).rpartition(".")[2]
-    if last not in SCORES:
-        raise StellaError(f"{where} = {short_repr(name)} is not implemented; {join_words(SCORES)} are.")
-    return SCORES[last]
 
 
 def _modules(directory: Directory) -> dict[str, str]:
@@ -361,13 +215,6 @@ def _dropout_rate(fields: dict[str, Any], default: float) -> float:
 
 def _optional(directory: Directory, name: str) -> dict[str, Any]:
     return directory.json_object(name) if directory.has(name) else {}
-
-
-def _similarity(name: object, where: str = "") -> str:
-    value = getattr(name, "value", name)  # sentence-transformers has an Enum of them
-    if isinstance(value, str) and value in SIMILARITIES:
-        return value
-    raise StellaError(f"{where}similarity_fn_name {short_repr(name)} is unknown; known are {join_words(SIMILARITIES)}.")
 
 
 def _max_seq_length(directory: Directory, prefix: str, bert: dict[str, Any], config: EncoderConfig) -> int:

@@ -1,4 +1,4 @@
-"""What a device takes of a leaf, and a leaf's hash: the numbers of the whole leaf, in either layout."""
+"""A device's slice of a leaf and a leaf's hash: the same numbers in both layouts."""
 
 import ml_dtypes
 import numpy as np
@@ -10,8 +10,8 @@ from safetensors.numpy import load_file
 from convert.flax_layout import to_flax
 from stella_jax import Stella, StellaError
 from stella_jax.checkpoint import Checkpoint
+from stella_jax.device_slices import read_slices, sha256_of_leaf
 from stella_jax.sharding import make_mesh
-from stella_jax.shares import read_shares, sha256_of_leaf
 
 KERNEL = "encoder/layers/attention/qkv/kernel"
 
@@ -26,8 +26,8 @@ def checkpoint(request, tmp_path_factory):
     return Checkpoint.open(path)
 
 
-def plain(path):
-    """A leaf as its table row says, with nothing of ours but that row."""
+def expected_leaf(path):
+    """A leaf, built by the test from the files and its row of the weight table."""
     leaf = Checkpoint.open(GOLDENS / "stella").weights.leaves[path]
     assert leaf.weight
     file = load_file(GOLDENS / "stella" / leaf.folder / "model.safetensors")
@@ -38,20 +38,20 @@ def plain(path):
 @pytest.mark.parametrize("dtype", [np.float32, ml_dtypes.bfloat16])
 def test_the_whole_leaf_to_the_bit(checkpoint, dtype):
     for path, leaf in checkpoint.weights.leaves.items():
-        [share] = read_shares(checkpoint.weights, path, dtype, [(slice(None),) * len(leaf.shape)])
-        expected = plain(path).astype(dtype)
-        assert (share.shape, share.dtype) == (leaf.shape, dtype)
-        assert share.tobytes() == expected.tobytes()
-        assert share.ctypes.data % 64 == 0
+        [found] = read_slices(checkpoint.weights, path, dtype, [(slice(None),) * len(leaf.shape)])
+        expected = expected_leaf(path).astype(dtype)
+        assert (found.shape, found.dtype) == (leaf.shape, dtype)
+        assert found.tobytes() == expected.tobytes()
+        assert found.ctypes.data % 64 == 0
 
 
-def test_shares_of_it(checkpoint):
+def test_slices_of_a_leaf(checkpoint):
     whole = slice(None)
     indices = [(whole, whole, whole, slice(start, start + 2), whole) for start in (0, 2)]
-    shares = read_shares(checkpoint.weights, KERNEL, np.float32, indices)
-    for index, share in zip(indices, shares, strict=True):
-        np.testing.assert_array_equal(share, plain(KERNEL)[index])
-        assert share.flags.c_contiguous
+    slices = read_slices(checkpoint.weights, KERNEL, np.float32, indices)
+    for index, part in zip(indices, slices, strict=True):
+        np.testing.assert_array_equal(part, expected_leaf(KERNEL)[index])
+        assert part.flags.c_contiguous
 
 
 @pytest.mark.parametrize("mesh", [None, "data=3", "data=2,model=4"])
@@ -59,7 +59,7 @@ def test_parameters_on_any_mesh_are_the_files(checkpoint, mesh):
     model = Stella(checkpoint, mesh=make_mesh(mesh)).model
     for name, array in model.params().items():
         path = name.replace("head/", "heads/2_Dense_64/")
-        assert np.asarray(array).tobytes() == plain(path).tobytes()
+        assert np.asarray(array).tobytes() == expected_leaf(path).tobytes()
 
 
 def test_devices_of_a_host_share_what_is_the_same(checkpoint):
@@ -98,4 +98,4 @@ def test_nan_is_refused(checkpoint_copy):
     path = checkpoint_copy()
     tensors(lambda arrays: arrays[QKV].fill(np.nan))(path)
     with pytest.raises(StellaError, match=f"{QKV} holds NaN"):
-        read_shares(Checkpoint.open(path).weights, KERNEL, np.float32, [(slice(None),) * 5])
+        read_slices(Checkpoint.open(path).weights, KERNEL, np.float32, [(slice(None),) * 5])

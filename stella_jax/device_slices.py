@@ -1,4 +1,4 @@
-"""Leaves read layer by layer: the share of one that each device takes, and its hash."""
+"""Reads leaves layer by layer: the slice of a leaf that each device holds, or a hash of the leaf."""
 
 import hashlib
 from collections.abc import Callable, Sequence
@@ -12,26 +12,29 @@ from stella_jax.weights import TorchWeights, Weights
 Index = tuple[slice, ...]
 
 
-def read_shares(weights: Weights, path: str, dtype: Any, indices: Sequence[Index]) -> list[np.ndarray]:
-    """The shares of a leaf that the indices cut out, none through the axis of layers: contiguous, aligned, in `dtype`.
+def read_slices(weights: Weights, path: str, dtype: Any, indices: Sequence[Index]) -> list[np.ndarray]:
+    """Slices of a leaf: contiguous, aligned, in `dtype`.
 
-    The leaf is read once, and in the PyTorch layout is nowhere whole but in shares that are the whole.
+    The leaf is read once. In the PyTorch layout it is never whole in memory, unless a slice is the whole leaf.
+
+    Args:
+      indices: one index a slice; none of them cuts the axis of layers.
 
     Raises:
       StellaError: it cannot be read, or holds NaN or infinity.
     """
     leaf = weights.leaves[path]
-    shares = [aligned(_shape(leaf.shape, index), dtype) for index in indices]
+    slices = [aligned(_shape(leaf.shape, index), dtype) for index in indices]
     read = _layer_reader(weights, path)
 
     def take(layer: int) -> None:
         source = read(layer)
-        for index, share in zip(indices, shares, strict=True):
+        for index, part in zip(indices, slices, strict=True):
             cut = (*index[leaf.stacked :], ...)
-            copy(source[cut], share[layer] if leaf.stacked else share)
+            copy(source[cut], part[layer] if leaf.stacked else part)
 
     in_threads(take, len(leaf.torch_names))
-    return shares
+    return slices
 
 
 def sha256_of_leaf(weights: Weights, path: str) -> str:
@@ -50,7 +53,7 @@ def _shape(shape: Sequence[int], index: Index) -> list[int]:
 
 
 def _layer_reader(weights: Weights, path: str) -> Callable[[int], np.ndarray]:
-    """What gives a layer of a leaf by its number, all of it as number 0 where it is not stacked."""
+    """A function from a layer's number to the layer; a leaf that is not stacked is number 0."""
     if isinstance(weights, TorchWeights):
         return lambda layer: weights.layer(path, layer)
     whole = weights.read(path)
