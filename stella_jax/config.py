@@ -3,6 +3,7 @@
 Each architecture adds its own fields to `EncoderConfig`; what all of them read alike stands here.
 """
 
+from abc import ABC, abstractmethod
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any, Self
@@ -51,7 +52,7 @@ class Rope:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class EncoderConfig:
+class EncoderConfig(ABC):
     """Sizes and constants that every encoder has; the names are those of config.json."""
 
     vocab_size: int
@@ -68,17 +69,42 @@ class EncoderConfig:
         return self.hidden_size // self.num_attention_heads
 
     @classmethod
+    @abstractmethod
     def from_json(cls, fields: Mapping[str, Any]) -> Self:
         """Reads the fields of a config.json, old or new spelling.
 
         Raises:
           StellaError: names the first field that is missing, malformed, absurd, or not implemented.
         """
-        raise NotImplementedError
 
+    @abstractmethod
     def native_json(self) -> dict[str, Any]:
-        """The same function spelt as transformers' own class reads it, without remote code."""
-        raise NotImplementedError
+        """The fields of a config.json that transformers' own class reads, without remote code."""
+
+
+def read_common_fields(
+    fields: Mapping[str, Any],
+    sizes: Iterable[str],
+    implemented: Mapping[str, Any],
+    pad_token: str = "pad_token_id",
+) -> dict[str, Any]:
+    """The fields that `EncoderConfig` has, and further sizes.
+
+    Args:
+      sizes: names of all sizes to read.
+      implemented: fields with the one value that is implemented.
+      pad_token: the field that holds the id of the padding token.
+
+    Raises:
+      StellaError: names the first field that is missing, malformed, absurd or not implemented.
+    """
+    refuse_unimplemented(fields, implemented)
+    found = read_sizes(fields, sizes)
+    return {
+        **found,
+        "pad_token_id": read_token_id(fields, pad_token, found["vocab_size"]),
+        "rope": read_rope(fields, found["hidden_size"] // found["num_attention_heads"]),
+    }
 
 
 def refuse_unimplemented(fields: Mapping[str, Any], implemented: Mapping[str, Any]) -> None:

@@ -24,13 +24,11 @@ from stella_jax.arguments import (
 )
 from stella_jax.checkpoint import Checkpoint
 from stella_jax.errors import StellaError
-from stella_jax.hub import resolve
 from stella_jax.model_card import ModelCardData
 from stella_jax.output_format import OutputFormat
-from stella_jax.pretrained import PretrainedModel
+from stella_jax.pretrained import PretrainedModel, open_pretrained
 from stella_jax.prompts import query_prompt_name
 from stella_jax.runner import OnBatch
-from stella_jax.sharding import make_mesh
 from stella_jax.tokenizer import Tokens, check_text
 from stella_jax.torch_tensors import like, to_numpy
 
@@ -92,12 +90,8 @@ class Stella(PretrainedModel):
         Raises:
           StellaError: one sentence on what is wrong with the checkpoint or the arguments.
         """
-        mesh = make_mesh(mesh)
-        check_device(device, mesh.devices.flat[0].platform)
-        path = resolve(
-            name_or_path, revision, cache_folder=cache_folder, local_files_only=local_files_only, token=token
-        )
-        checkpoint = Checkpoint.open(path)
+        hub = {"cache_folder": cache_folder, "local_files_only": local_files_only, "token": token}
+        checkpoint, mesh = open_pretrained(name_or_path, revision, mesh, device, **hub)
         spec = checkpoint.spec.changed(prompts, default_prompt_name, similarity_fn_name)
         model = cls(replace(checkpoint, spec=spec), dim=dim, dtype=dtype, mesh=mesh)
         model.truncate_dim = truncate_dim

@@ -1,5 +1,6 @@
 """What a user's models have in common: a checkpoint, its weights on a mesh, its tokenizer."""
 
+from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -9,18 +10,28 @@ from typing import Any, Self
 import numpy as np
 from jax.sharding import Mesh
 
-from stella_jax.arguments import check_whole
+from stella_jax.arguments import check_device, check_whole
 from stella_jax.checkpoint import Checkpoint, compute_dtype
 from stella_jax.config import EncoderConfig
 from stella_jax.embedding_model import EmbeddingModel
 from stella_jax.errors import StellaError, short_repr
+from stella_jax.hub import resolve
 from stella_jax.runner import OnBatch, Runner
 from stella_jax.save import save_model
 from stella_jax.sharding import make_mesh
 from stella_jax.tokenizer import Tokens
 
 
-class PretrainedModel:
+def open_pretrained(
+    name_or_path: str | Path, revision: str | None, mesh: Mesh | str | None, device: object, **hub: Any
+) -> tuple[Checkpoint, Mesh]:
+    """The checkpoint and the mesh of a call of `from_pretrained`; `hub` has the other arguments of `resolve`."""
+    mesh = make_mesh(mesh)
+    check_device(device, mesh.devices.flat[0].platform)
+    return Checkpoint.open(resolve(name_or_path, revision, **hub)), mesh
+
+
+class PretrainedModel(ABC):
     """A checkpoint that takes what a user has to be tokenized: `embedder.Stella` or `reranker.Reranker`."""
 
     def __new__(cls, checkpoint: object = None, *_: Any, **__: Any) -> Self:
@@ -97,9 +108,9 @@ class PretrainedModel:
         settings = replace(self.checkpoint.spec, max_seq_length=self.max_seq_length)
         save_model(self.model, directory, native=native, settings=settings)
 
+    @abstractmethod
     def tokenize(self, texts: Sequence[Any], prompt: str = "") -> list[Tokens]:
         """Token ids of each text after the prompt, cut at `max_seq_length`; a reranker's texts are pairs."""
-        raise NotImplementedError
 
     def run_tokens(
         self, tokens: Sequence[Tokens], max_rows: int | None = None, on_batch: OnBatch | None = None

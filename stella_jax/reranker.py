@@ -11,7 +11,6 @@ from tqdm import tqdm
 from stella_jax.arguments import (
     MOST_ROWS,
     check_choice,
-    check_device,
     check_not_traced,
     check_pairs,
     check_texts,
@@ -19,11 +18,9 @@ from stella_jax.arguments import (
 )
 from stella_jax.checkpoint import Checkpoint
 from stella_jax.errors import StellaError
-from stella_jax.hub import resolve
 from stella_jax.pair_tokenizer import Pair, PairTokenizer
-from stella_jax.pretrained import PretrainedModel
+from stella_jax.pretrained import PretrainedModel, open_pretrained
 from stella_jax.scores import SCORE_ACTIVATIONS, activate
-from stella_jax.sharding import make_mesh
 from stella_jax.tokenizer import Tokens, check_text
 
 
@@ -70,12 +67,9 @@ class Reranker(PretrainedModel):
         Raises:
           StellaError: one sentence on what is wrong with the checkpoint or the arguments.
         """
-        mesh = make_mesh(mesh)
-        check_device(device, mesh.devices.flat[0].platform)
-        path = resolve(
-            name_or_path, revision, cache_folder=cache_folder, local_files_only=local_files_only, token=token
-        )
-        model = cls(Checkpoint.open(path), dtype=dtype, mesh=mesh)
+        hub = {"cache_folder": cache_folder, "local_files_only": local_files_only, "token": token}
+        checkpoint, mesh = open_pretrained(name_or_path, revision, mesh, device, **hub)
+        model = cls(checkpoint, dtype=dtype, mesh=mesh)
         if max_length is not None:
             model.max_length = max_length
         return model

@@ -12,7 +12,7 @@ import jax
 import jax.numpy as jnp
 from flax import nnx
 
-from stella_jax.config import COMMON_SIZES, EncoderConfig, read_number, read_rope, read_sizes, read_token_id
+from stella_jax.config import COMMON_SIZES, EncoderConfig, read_common_fields, read_number
 from stella_jax.models.architecture import AXES, Architecture, native_fields, native_rope
 from stella_jax.models.encoder import Encoder
 from stella_jax.models.layers import Dropout, GatedMLP, SelfAttention, linear, with_adapters
@@ -25,13 +25,8 @@ class ToyConfig(EncoderConfig):
 
     @classmethod
     def from_json(cls, fields: Mapping[str, Any]) -> Self:
-        sizes = read_sizes(fields, COMMON_SIZES)
-        return cls(
-            **sizes,
-            pad_token_id=read_token_id(fields, "pad_token_id", sizes["vocab_size"]),
-            layer_norm_eps=read_number(fields, "layer_norm_eps"),
-            rope=read_rope(fields, sizes["hidden_size"] // sizes["num_attention_heads"]),
-        )
+        common = read_common_fields(fields, COMMON_SIZES, implemented={})
+        return cls(**common, layer_norm_eps=read_number(fields, "layer_norm_eps"))
 
     def native_json(self) -> dict[str, Any]:
         rest = {"layer_norm_eps": self.layer_norm_eps, "rope_parameters": native_rope(self.rope)}

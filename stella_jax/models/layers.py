@@ -4,6 +4,7 @@ Axes: B batch, T tokens, D hidden, N heads, G heads of keys and values, H head_d
 """
 
 import math
+from abc import abstractmethod
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import partial
@@ -84,15 +85,15 @@ def with_adapters(out: jax.Array, adapters: nnx.Dict, names: Sequence[str], x: j
 
 
 class SelfAttention(nnx.Module):
-    """Attention over rotated queries and keys: (B, T, D) -> (B, T, D); how these are made is the subclass's."""
+    """Attention over rotated queries and keys: (B, T, D) -> (B, T, D). A subclass makes the projections."""
 
     rope: Rope
     out: nnx.LinearGeneral
     lora: nnx.Dict  # see `lora.with_lora`
 
+    @abstractmethod
     def project(self, x: jax.Array, dropout: Dropout | None) -> tuple[jax.Array, jax.Array, jax.Array]:
         """Queries (B, T, N, H), keys and values (B, T, G, H)."""
-        raise NotImplementedError
 
     def __call__(self, x: jax.Array, lengths: jax.Array, dropout: Dropout | None = None) -> jax.Array:
         q, k, v = self.project(x, dropout)
@@ -116,15 +117,15 @@ def gated(up: jax.Array, gate: jax.Array, activation: Literal["gelu", "silu"]) -
 
 
 class GatedMLP(nnx.Module):
-    """(activation(x W_gate) * (x W_up)) W_down: (B, T, D) -> (B, T, D); how both are made is the subclass's."""
+    """(activation(x W_gate) * (x W_up)) W_down: (B, T, D) -> (B, T, D). A subclass makes the projections."""
 
     activation: Literal["gelu", "silu"]
     down: nnx.LinearGeneral
     lora: nnx.Dict
 
+    @abstractmethod
     def project(self, x: jax.Array, dropout: Dropout | None) -> tuple[jax.Array, jax.Array]:
         """x W_up and x W_gate, (B, T, F) each."""
-        raise NotImplementedError
 
     def __call__(self, x: jax.Array, dropout: Dropout | None = None) -> jax.Array:
         hidden = drop(gated(*self.project(x, dropout), self.activation), dropout)

@@ -12,15 +12,7 @@ import jax
 import jax.numpy as jnp
 from flax import nnx
 
-from stella_jax.config import (
-    COMMON_SIZES,
-    EncoderConfig,
-    read_number,
-    read_rope,
-    read_sizes,
-    read_token_id,
-    refuse_unimplemented,
-)
+from stella_jax.config import COMMON_SIZES, EncoderConfig, read_common_fields, read_number
 from stella_jax.models.architecture import AXES, Architecture, Scorer, native_fields, native_rope
 from stella_jax.models.encoder import Encoder
 from stella_jax.models.layers import Dropout, GatedMLP, SelfAttention, drop, layer_norm, linear, with_adapters
@@ -49,13 +41,9 @@ class NewConfig(EncoderConfig):
     @classmethod
     def from_json(cls, fields: Mapping[str, Any]) -> Self:
         """As in `EncoderConfig`."""
-        refuse_unimplemented(fields, IMPLEMENTED)
-        sizes = read_sizes(fields, SIZES)
         return cls(
-            **sizes,
-            pad_token_id=read_token_id(fields, "pad_token_id", sizes["vocab_size"]),
+            **read_common_fields(fields, SIZES, IMPLEMENTED),
             layer_norm_eps=read_number({"layer_norm_eps": 1e-12, **fields}, "layer_norm_eps"),
-            rope=read_rope(fields, sizes["hidden_size"] // sizes["num_attention_heads"]),
         )
 
     def native_json(self) -> dict[str, Any]:

@@ -12,15 +12,7 @@ import jax
 import jax.numpy as jnp
 from flax import nnx
 
-from stella_jax.config import (
-    COMMON_SIZES,
-    EncoderConfig,
-    read_number,
-    read_rope,
-    read_sizes,
-    read_token_id,
-    refuse_unimplemented,
-)
+from stella_jax.config import COMMON_SIZES, EncoderConfig, read_common_fields, read_number, refuse_unimplemented
 from stella_jax.errors import StellaError, short_repr
 from stella_jax.models.architecture import AXES, Architecture, native_fields, native_rope
 from stella_jax.models.encoder import Encoder
@@ -44,15 +36,12 @@ class Qwen2Config(EncoderConfig):
 
     @classmethod
     def from_json(cls, fields: Mapping[str, Any]) -> Self:
-        """As in `EncoderConfig`; padding is the end-of-text token where no token is named for it."""
-        refuse_unimplemented(fields, IMPLEMENTED)
+        """As in `EncoderConfig`; the padding token is the end-of-text token unless config.json names another."""
         _refuse_causal(fields)
-        sizes = read_sizes(fields, SIZES)
+        pad_token = "pad_token_id" if fields.get("pad_token_id") is not None else "eos_token_id"
         config = cls(
-            **sizes,
-            pad_token_id=_pad_token_id(fields, sizes["vocab_size"]),
+            **read_common_fields(fields, SIZES, IMPLEMENTED, pad_token),
             rms_norm_eps=read_number({"rms_norm_eps": 1e-6, **fields}, "rms_norm_eps"),
-            rope=read_rope(fields, sizes["hidden_size"] // sizes["num_attention_heads"]),
         )
         if config.num_attention_heads % config.num_key_value_heads:
             raise StellaError(
@@ -86,11 +75,6 @@ def _refuse_causal(fields: Mapping[str, Any]) -> None:
         f"config.json: is_causal = {short_repr(causal)} and auto_map.AutoModel = {short_repr(named)}: this is a "
         "decoder for text generation; pass an embedding checkpoint (is_causal false), such as stella_en_1.5B_v5."
     )
-
-
-def _pad_token_id(fields: Mapping[str, Any], vocab_size: int) -> int:
-    name = "pad_token_id" if fields.get("pad_token_id") is not None else "eos_token_id"
-    return read_token_id(fields, name, vocab_size)
 
 
 class Embeddings(nnx.Module):
