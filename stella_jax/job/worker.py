@@ -32,7 +32,7 @@ from stella_jax.tokenizer import Tokens
 # builds around the ids of a text is many times their size.
 CHUNK_ROWS = 256
 
-# Chunks read while one is on the device, and parts that wait to be written.
+# Chunks read while one is tokenized, and tokenized while one is on the device; parts that wait to be written.
 READ_AHEAD = 2
 WRITTEN_BEHIND = 1
 
@@ -51,6 +51,15 @@ class PartEnd(NamedTuple):
     is_last: bool
     after: Position
     read: int
+
+
+class ReadRows(NamedTuple):
+    """Some rows of a part as they were read; the last ones have the part's `end`."""
+
+    name: PartName
+    rows: list[PositionedRow]
+    is_first: bool
+    end: PartEnd | None
 
 
 @dataclass(frozen=True, slots=True)
@@ -131,11 +140,11 @@ class Worker:
         failed: list[StellaError] = []
         model = self._model
         open_rows = OPEN_ROWS.get(model.platform, DEFAULT_OPEN_ROWS)
-        prepared = self._prepared(splits, failed, stop)
         with (
             stop.deferred(),
             BackgroundWriter(WRITTEN_BEHIND, on_commit) as writer,
-            prefetch(prepared, READ_AHEAD) as coming,
+            prefetch(self._read(splits, failed, stop), READ_AHEAD) as reading,
+            prefetch(map(self._tokenized, reading), READ_AHEAD) as coming,
         ):
             chunks = takewhile(lambda chunk: not (chunk.is_first and stop.requested), coming)
             groups = _tokens(chunks, opened, parts)
@@ -154,19 +163,19 @@ class Worker:
         if sure > self._max_rejected * self._rows:
             raise too_many_rejected(self._rejected, self._rows, self._max_rejected, commit.rejected)
 
-    def _prepared(
+    def _read(
         self, splits: Iterable[tuple[Split, SplitCommits]], failed: list[StellaError], stop: GracefulShutdown
-    ) -> Iterator[Chunk]:
-        """Reads and tokenizes one missing part after the other, until it is asked to stop or an input is damaged."""
+    ) -> Iterator[ReadRows]:
+        """Reads one missing part after the other, until it is asked to stop or an input is damaged."""
         for split, done in splits:
-            for chunk in self._missing_parts(split, done, failed):
-                if chunk.is_first and stop.requested:
+            for read in self._missing_parts(split, done, failed):
+                if read.is_first and stop.requested:
                     return
-                yield chunk
+                yield read
             if failed:
                 return
 
-    def _missing_parts(self, split: Split, done: SplitCommits, failed: list[StellaError]) -> Iterator[Chunk]:
+    def _missing_parts(self, split: Split, done: SplitCommits, failed: list[StellaError]) -> Iterator[ReadRows]:
         numbers = set(done.numbers)
         if self._job.was_repaired(split):
             rows = _Rows(self._job, split, Position())
@@ -179,10 +188,10 @@ class Worker:
                 number += 1
                 continue
             number, start = self._resume(split, numbers, number)
-            for chunk in self._parts(split, _Rows(self._job, split, start), number, numbers, failed):
-                yield chunk
-                number = chunk.name.number + 1
-                if chunk.end and chunk.end.is_last:
+            for read in self._parts(split, _Rows(self._job, split, start), number, numbers, failed):
+                yield read
+                number = read.name.number + 1
+                if read.end and read.end.is_last:
                     return
             if failed:
                 return
@@ -202,8 +211,8 @@ class Worker:
 
     def _parts(
         self, split: Split, rows: "_Rows", number: int, committed: set[int], failed: list[StellaError]
-    ) -> Iterator[Chunk]:
-        """The chunks of parts from `number` on, up to the next part that is committed."""
+    ) -> Iterator[ReadRows]:
+        """The rows of parts from `number` on, up to the next part that is committed."""
         while number not in committed:
             yield from self._part(split, PartName(split.number, number), rows)
             if rows.error:
@@ -214,8 +223,8 @@ class Worker:
                 return
             number += 1
 
-    def _part(self, split: Split, name: PartName, rows: "_Rows") -> Iterator[Chunk]:
-        """The chunks of a part, none where an input is damaged before its first row."""
+    def _part(self, split: Split, name: PartName, rows: "_Rows") -> Iterator[ReadRows]:
+        """The rows of a part in chunks, none where an input is damaged before its first row."""
         left, digest, after, end, is_first = self._job.fingerprint["part_rows"], RowsDigest(), rows.start, None, True
         while end is None:
             taken = rows.take(min(left, CHUNK_ROWS))
@@ -229,7 +238,7 @@ class Worker:
                 is_last = rows.is_at_end and not rows.error
                 read = split.size if is_last else _bytes_before(self._job, split, after)
                 end = PartEnd(split, digest.hexdigest(), is_last, after, read)
-            yield self._chunk(name, taken, is_first, end)
+            yield ReadRows(name, taken, is_first, end)
             is_first = False
 
     def _require_same_rows(self, split: Split, rows: "_Rows") -> int:
@@ -249,12 +258,12 @@ class Worker:
                 raise StellaError(f"{name} was damaged, and its rows before that are now different; use another --out.")
         return len(names)
 
-    def _chunk(self, name: PartName, rows: list[PositionedRow], is_first: bool, end: PartEnd | None) -> Chunk:
-        texts = [item.text for item, *_ in rows if isinstance(item, Row)]
-        kept = [row._replace(row=row.row._replace(text="")) if isinstance(row.row, Row) else row for row in rows]
+    def _tokenized(self, read: ReadRows) -> Chunk:
+        texts = [row.row.text for row in read.rows if isinstance(row.row, Row)]
+        kept = [row._replace(row=row.row._replace(text="")) if isinstance(row.row, Row) else row for row in read.rows]
         tokens = self._model.tokenize(texts, self._job.fingerprint["prompt"])
         packed = [Tokens(array("i", text.ids), text.truncated) for text in tokens]  # a tenth of a list's memory
-        return Chunk(name, kept, packed, is_first, end)
+        return Chunk(read.name, kept, packed, read.is_first, read.end)
 
     def _commit(self, part: OpenPart) -> tuple[PartEnd, Commit]:
         """Writes a part's files, and commits it."""
