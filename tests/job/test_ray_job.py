@@ -8,13 +8,15 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+from paths import GOLDENS
 
-from stella_jax import Stella, StellaError
+from stella_jax import Reranker, Stella, StellaError
 from stella_jax.graceful_shutdown import GracefulShutdown, Stopped
 from stella_jax.job.options import JobCommand, JobOptions, ModelOptions, RunOptions
 from stella_jax.job.progress import Counts, Progress
 from stella_jax.job.ray_job import run_ray_job
 from stella_jax.job.run import run_job
+from stella_jax.readers.rows import Fields
 
 # Ray forks, which JAX minds where it runs, as beside other tests; in a driver it does not. And it leaves files of its
 # logs open, some versions more, some less.
@@ -91,6 +93,17 @@ def test_the_bytes_of_one_process_with_an_actor_killed_amid_a_part(command, tmp_
     assert content(tmp_path / "ray") == undisturbed(command("alone"))
     lines = [json.loads(line) for line in (tmp_path / "ray" / "_job" / "progress.jsonl").read_text().splitlines()]
     assert lines[-1]["phase"] == "done"
+
+
+def test_actors_score_pairs(tmp_path: Path) -> None:
+    pairs = tmp_path / "pairs.jsonl"
+    pairs.write_text("".join(json.dumps({"query": "tea", "text": "green tea " * (i % 5)}) + "\n" for i in range(20)))
+    path, fields = str(GOLDENS / "gte-reranker"), Fields(query="query")
+    model = ModelOptions(path, max_length=16, scores=True)
+    command = JobCommand((str(pairs),), str(tmp_path / "ray"), model, JobOptions(fields=fields, part_rows=3))
+    assert run_ray_job(command, options()).rows == 20
+    run_job(Reranker.from_pretrained(path, max_length=16), model.origin(), [pairs], tmp_path / "alone", command.job)
+    assert content(tmp_path / "ray") == content(tmp_path / "alone")
 
 
 def test_what_is_missing_is_done_again_alone_and_new_inputs_are_added(command, tmp_path: Path) -> None:

@@ -12,7 +12,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
-from jobs import content, environment, struck
+from jobs import content, environment, running, struck
 from paths import GOLDENS
 
 from stella_jax import Reranker, StellaError
@@ -152,6 +152,21 @@ def test_a_process_killed_for_real(reranker, corpus, tmp_path):
         assert main(["score", str(corpus), "--out", str(out), *SHORT]) == 0
     assert content(tmp_path / "out") == content(undisturbed)
     np.testing.assert_array_equal(table(undisturbed)["score"].to_numpy(), reranker.predict(PAIRS))
+
+
+@pytest.mark.soak
+def test_two_processes_write_the_same_bytes(corpus, tmp_path):
+    def command(out: str, *options: str) -> list[str]:
+        arguments = ("score", str(corpus), "--out", str(tmp_path / out), *SHORT, *options)
+        return [sys.executable, "-m", "stella_jax", *arguments]
+
+    many = ("--executor", "distributed", "--processes", "2", "--process")
+    for commands in ([command("one")], [command("two", *many, "0"), command("two", *many, "1")]):
+        with running(commands, env=environment(tmp_path / "c"), stderr=subprocess.PIPE, text=True) as processes:
+            assert [(process.communicate(timeout=300)[1], process.returncode) for process in processes] == [
+                ("", 0)
+            ] * len(commands)
+    assert content(tmp_path / "two") == content(tmp_path / "one")
 
 
 def test_only_missing_parts_are_scored_again(reranker, corpus, tmp_path):
