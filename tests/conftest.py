@@ -1,19 +1,21 @@
-"""What all tests run under, and the checkpoints that they share."""
+"""Settings of all tests, and fixtures that they share."""
 
 import os
 import shutil
+import warnings
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager
 from pathlib import Path
 
-# Before any import that reads it: no test may reach for the hub.
+# Set before any import that reads it: no test may access the hub.
 os.environ["HF_HUB_OFFLINE"] = "1"
 
-# Torch's threads wait for each other by spinning, beside other workers for most of a test's time.
+# Torch's threads spin while they wait for each other, which takes most of a test's time beside other workers.
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 
 import jax
 import pytest
+from corruptions import assert_readable
 from hypothesis import settings
 from paths import GOLDENS, ROOT
 from syrupy.assertion import SnapshotAssertion
@@ -28,13 +30,13 @@ if jax.__version_info__ < (0, 11):  # later ones do not know it, and end
     FLAGS.append("--xla_cpu_use_fusion_emitters=false")
 os.environ.setdefault("XLA_FLAGS", " ".join(FLAGS))
 
-# A broadcast that was not asked for is a bug that happens to have fitting shapes.
+# An accidental broadcast is a bug whose shapes happen to fit.
 jax.config.update("jax_numpy_rank_promotion", "raise")
 
-# Simulated, for what runs over a mesh; everything else runs on the first of them.
+# Simulated devices, for meshes; everything else runs on the first of them.
 jax.config.update("jax_num_cpu_devices", 8)
 
-# Compiling a shape takes a second, at whichever example meets it first.
+# No deadline: the first example of a shape compiles for a second.
 settings.register_profile("stella", deadline=None, derandomize=True)
 settings.load_profile("stella")
 
@@ -61,12 +63,22 @@ def tiny() -> Stella:
 
 @pytest.fixture
 def checkpoint_copy(tmp_path: Path) -> Callable[..., Path]:
-    """Copies a golden checkpoint to where a test may damage it."""
+    """Copies a golden checkpoint to a folder where a test may change it."""
 
     def copy(name: str = "stella") -> Path:
         return Path(shutil.copytree(GOLDENS / name, tmp_path / name))
 
     return copy
+
+
+@pytest.fixture(scope="module")
+def torch_reference():
+    """The module torch_reference, PyTorch's side of a comparison. Warnings of its packages are ignored."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        import torch_reference
+
+        yield torch_reference
 
 
 class MessageFile(AmberSnapshotExtension):
@@ -77,26 +89,39 @@ class MessageFile(AmberSnapshotExtension):
         return str(Path(__file__).parent / "messages")
 
 
-Refused = Callable[..., AbstractContextManager[pytest.ExceptionInfo[Exception]]]
-
-
 @pytest.fixture
-def refused(snapshot: SnapshotAssertion, tmp_path: Path) -> Refused:
-    """`with refused("corpus.xml"): ...` expects an error that names corpus.xml.
+def check_message(snapshot: SnapshotAssertion, tmp_path: Path) -> Callable[..., None]:
+    """`check_message(message, "corpus.xml")` expects a readable message that names corpus.xml.
 
-    The error's wording is in tests/messages, which `make messages` rewrites.
+    Its wording is in tests/messages, which `make messages` rewrites.
     """
     messages = snapshot.use_extension(MessageFile)
 
-    @contextmanager
-    def block(*names: str, error: type[Exception] = StellaError) -> Iterator[pytest.ExceptionInfo[Exception]]:
-        with pytest.raises(error) as raised:
-            yield raised
-        message = str(raised.value)
+    def check(message: str, *names: str, varies: bool = False) -> None:
+        """With `varies`, where the wording depends on the system or on a version, only the names are compared."""
+        assert_readable(message)
         for name in names:
             assert name in message
         for folder, placeholder in ((tmp_path, "TMP"), (ROOT, "ROOT")):
             message = message.replace(str(folder), placeholder)
-        assert message == messages
+        assert varies or message == messages
+
+    return check
+
+
+Refused = Callable[..., AbstractContextManager[pytest.ExceptionInfo[Exception]]]
+
+
+@pytest.fixture
+def refused(check_message: Callable[..., None]) -> Refused:
+    """`with refused("corpus.xml"): ...` expects an error that names corpus.xml; see check_message."""
+
+    @contextmanager
+    def block(
+        *names: str, error: type[Exception] = StellaError, varies: bool = False
+    ) -> Iterator[pytest.ExceptionInfo[Exception]]:
+        with pytest.raises(error) as raised:
+            yield raised
+        check_message(str(raised.value), *names, varies=varies)
 
     return block

@@ -1,9 +1,10 @@
-"""Mutates the files of sound checkpoints and loads them, in a process with limits; a seed is a mutation.
+"""Mutates the files of valid checkpoints and loads them, in a process with limits; each seed gives one mutation.
 
-python mutations.py KIND FIRST COUNT SOURCE...
+python mutations.py KIND FIRST_SEED COUNT SOURCE...
 
-Each loads, or is refused in a readable sentence. A hang ends the process by SIGALRM, and memory beyond the limit in an
-error; the last line on stdout is the seed that did it, or a summary. A new kind of mutation is a line in KINDS.
+Every mutated checkpoint must load, or be refused in a readable sentence. SIGALRM ends a process that hangs, an error
+one that takes too much memory; the last line on stdout is the seed at fault, or a summary. A new kind of mutation is a
+row in KINDS.
 """
 
 import ctypes
@@ -21,7 +22,7 @@ from pathlib import Path
 from random import Random
 from typing import Any
 
-from damage import assert_readable, gone
+from corruptions import assert_readable, remove
 
 from stella_jax import StellaError
 from stella_jax.checkpoint import Checkpoint
@@ -37,9 +38,9 @@ from stella_jax.tokenizer_parts import (
 )
 
 SECONDS = 20
-# Kinds that take seconds each: so many in place of thousands.
+# Kinds whose mutations take seconds each: their largest counts.
 FEW = {"largest tokenizers": 12}
-LIMIT = 2**30  # bytes above the model: the most that any file may take
+LIMIT = 2**30  # bytes of memory that loading may take beyond the valid model's
 
 TEXTS = [
     "",
@@ -49,7 +50,7 @@ TEXTS = [
     " " * 9999,
 ]
 
-# Links lead here: whoever opens it waits until the alarm.
+# A pipe that links lead to: opening it blocks until the alarm.
 OUTSIDE = "outside"
 
 ODD: list[Any] = [
@@ -74,7 +75,7 @@ ODD: list[Any] = [
 ]
 ODD += ["x" * 100_000, [], {}, [[]] * 10_000, ["a", "b"], {"type": "Sequence"}, {"Regex": "(x+x+)+y"}, {"String": "x"}]
 
-# What fields of a tokenizer's parts may hold, and what they must not.
+# Allowed and forbidden values for fields of a tokenizer's parts.
 VALUES: list[Any] = [None, True, False, 0, 1, 100, "", "x", " ", "\u2581", "\u0301", "x" * 16, "[UNK]", [], {}]
 VALUES += ["always", "first", "never", "Isolated", "Removed", "MergedWithPrevious", "MergedWithNext", "Contiguous"]
 VALUES += [{"Regex": regex} for regex in (" {2,}", *SPLIT_PATTERNS, "(x+x+)+y")]
@@ -98,8 +99,8 @@ def files(path: Path, *patterns: str) -> list[Path]:
     return sorted(file for pattern in patterns for file in path.rglob(pattern) if file.is_file())
 
 
-def bytes_of(content: bytes, random: Random, within: int | None = None) -> bytes:
-    """A few bytes replaced, removed, doubled or put in."""
+def mutated_bytes(content: bytes, random: Random, within: int | None = None) -> bytes:
+    """The content with a few bytes replaced, removed, doubled or inserted."""
     for _ in range(random.randint(1, 4)):
         at = random.randrange(min(len(content), within or len(content)) + 1)
         size = random.choice((0, 1, 1, 2, 8, 64))
@@ -111,7 +112,7 @@ def bytes_of(content: bytes, random: Random, within: int | None = None) -> bytes
 
 
 def node(value: Any, random: Random) -> tuple[Any, Any]:
-    """A list or object within, and one of its places; the deeper the rarer."""
+    """A nested list or object and one of its keys; deep ones are rare."""
     while True:
         place = random.choice(sorted(value)) if isinstance(value, dict) else random.randrange(len(value))
         below = value[place]
@@ -120,8 +121,8 @@ def node(value: Any, random: Random) -> tuple[Any, Any]:
         value = below
 
 
-def json_of(value: Any, random: Random) -> Any:
-    """A parsed file with a few of its values replaced, removed, repeated, exchanged or nested."""
+def mutated_json(value: Any, random: Random) -> Any:
+    """A parsed file with a few values replaced, removed, repeated, swapped or nested."""
     for _ in range(random.choice((1, 1, 1, 2, 3))):
         if not isinstance(value, dict | list) or not value:
             return value
@@ -144,8 +145,8 @@ def json_of(value: Any, random: Random) -> Any:
 
 def rewrite(file: Path, random: Random) -> None:
     try:
-        text = json.dumps(json_of(json.loads(file.read_bytes()), random))
-    except ValueError:  # of a value that holds itself, or a number that has no text
+        text = json.dumps(mutated_json(json.loads(file.read_bytes()), random))
+    except ValueError:  # a value that contains itself, or a number with too many digits
         text = "[" * random.randrange(1, 100_000)
     file.write_text(text)
 
@@ -156,22 +157,22 @@ def settings(path: Path, random: Random) -> None:
 
 def any_json_bytes(path: Path, random: Random) -> None:
     file = random.choice(files(path, "*.json", ".zarray"))
-    file.write_bytes(bytes_of(file.read_bytes(), random))
+    file.write_bytes(mutated_bytes(file.read_bytes(), random))
 
 
 def header_bytes(path: Path, random: Random) -> None:
     file = random.choice(files(path, "*.safetensors"))
     content = file.read_bytes()
-    file.write_bytes(bytes_of(content, random, 8 + struct.unpack("<Q", content[:8])[0]))
+    file.write_bytes(mutated_bytes(content, random, 8 + struct.unpack("<Q", content[:8])[0]))
 
 
 def header_json(path: Path, random: Random) -> None:
-    """The header and, by chance, its size; the numbers after it stay."""
+    """Changes the header and sometimes its size; the numbers after it stay."""
     file = random.choice(files(path, "*.safetensors"))
     content = file.read_bytes()
     size = 8 + struct.unpack("<Q", content[:8])[0]
     try:
-        header = json.dumps(json_of(json.loads(content[8:size]), random)).encode()
+        header = json.dumps(mutated_json(json.loads(content[8:size]), random)).encode()
     except ValueError:
         header = b"[]"
     claimed = random.choice((len(header), len(header), len(header), 2 ** random.randrange(64)))
@@ -180,7 +181,7 @@ def header_json(path: Path, random: Random) -> None:
 
 def numbers(path: Path, random: Random) -> None:
     file = random.choice(files(path, "*.safetensors"))
-    file.write_bytes(bytes_of(file.read_bytes(), random))
+    file.write_bytes(mutated_bytes(file.read_bytes(), random))
 
 
 def tokenizer_json(path: Path, random: Random) -> None:
@@ -189,11 +190,11 @@ def tokenizer_json(path: Path, random: Random) -> None:
 
 def tokenizer_bytes(path: Path, random: Random) -> None:
     file = path / "tokenizer.json"
-    file.write_bytes(bytes_of(file.read_bytes(), random, random.choice((None, 6000))))
+    file.write_bytes(mutated_bytes(file.read_bytes(), random, random.choice((None, 6000))))
 
 
 def part(kinds: Mapping[str, Fields], kind: str, random: Random) -> dict[str, Any]:
-    """A part whose fields hold what they may, but for one in thirty."""
+    """A part with allowed values in its fields; one field in thirty gets any value."""
     fields = {}
     for name, field in kinds[kind].items():
         values = VALUES if random.random() < 0.03 else [value for value in VALUES if field.accepts(value)]
@@ -202,7 +203,7 @@ def part(kinds: Mapping[str, Fields], kind: str, random: Random) -> dict[str, An
 
 
 def tokenizer_parts(path: Path, random: Random) -> None:
-    """Parts as they may be, in any order and number, around those that are there."""
+    """Adds allowed parts, in any order and number, to the parts of the file."""
     file = path / "tokenizer.json"
     fields = json.loads(file.read_bytes())
     for name, (kinds, members) in CHAINS.items():
@@ -219,11 +220,11 @@ def tokenizer_parts(path: Path, random: Random) -> None:
         token = {"id": random.choice((0, 5, 2**20)), "content": random.choice(("x", " ", "\u0301", "\u2581", "\0"))}
         flags = ("single_word", "lstrip", "rstrip", "normalized", "special")
         fields["added_tokens"].append(token | {flag: random.random() < 0.5 for flag in flags})
-    file.write_text(json.dumps(fields if random.random() < 0.8 else json_of(fields, random)))
+    file.write_text(json.dumps(fields if random.random() < 0.8 else mutated_json(fields, random)))
 
 
 def largest_tokenizer(path: Path, random: Random) -> None:
-    """As much of something as is accepted, or nearly."""
+    """Fills the file with nearly as much of something as is accepted."""
     file = path / "tokenizer.json"
     fields = json.loads(file.read_bytes())
     size = random.choice((9, 60, LONGEST_TOKEN))
@@ -240,7 +241,7 @@ def largest_tokenizer(path: Path, random: Random) -> None:
         flags = dict.fromkeys(("single_word", "lstrip", "rstrip", "normalized", "special"), random.random() < 0.5)
         words = [word[:25] for word in words[:MAX_ADDED]]
         fields["added_tokens"] = [{"id": 5, "content": word} | flags for word in words]
-    if random.random() < 0.5:  # a character for which Python takes four bytes for all others
+    if random.random() < 0.5:  # with this character, Python stores all of the text's characters in four bytes each
         fields["added_tokens"].append(fields["added_tokens"][0] | {"content": "\U0001fa00"})
     text = json.dumps(fields, ensure_ascii=False)
     if kind > 2:
@@ -254,11 +255,11 @@ def leaf_headers(path: Path, random: Random) -> None:
 
 def leaf_bytes(path: Path, random: Random) -> None:
     file = random.choice(files(path / "params", "*"))
-    file.write_bytes(bytes_of(file.read_bytes(), random))
+    file.write_bytes(mutated_bytes(file.read_bytes(), random))
 
 
 def entries(path: Path, random: Random) -> None:
-    """What is in a place of the directory is removed, moved, or something else."""
+    """Removes, moves, truncates or replaces a file or folder."""
     entry = random.choice(sorted(entry for entry in path.rglob("*") if "expected" not in entry.name))
     other = random.choice(sorted(path.rglob("*")))
     targets = ("/dev/zero", path.parent / OUTSIDE, path.parent, "nowhere", entry.name, other, "/proc/self/environ", "/")
@@ -266,10 +267,10 @@ def entries(path: Path, random: Random) -> None:
     if kind == 0 and entry.is_file():
         os.truncate(entry, random.choice((0, 1, entry.stat().st_size // 2, 2**40)))
     elif kind == 1 and not other.is_relative_to(entry) and not entry.is_relative_to(other):
-        gone(other)
+        remove(other)
         entry.rename(other)
     else:
-        gone(entry)
+        remove(entry)
         if kind == 2:
             os.mkfifo(entry)
         elif kind == 3:
@@ -278,7 +279,7 @@ def entries(path: Path, random: Random) -> None:
             entry.symlink_to(random.choice(targets))
 
 
-# Kind -> what mutates, and the layout that it is for.
+# Kind -> the mutation, and the layout of the checkpoints that it mutates.
 KINDS: dict[str, tuple[Mutation, str]] = {
     "settings": (settings, "torch"),
     "bytes of JSON": (any_json_bytes, "torch"),
@@ -298,7 +299,7 @@ KINDS: dict[str, tuple[Mutation, str]] = {
 
 
 def use(path: Path) -> bool:
-    """Reads all of a checkpoint; False where it is refused."""
+    """Reads all of a checkpoint; False if it is refused."""
     try:
         checkpoint = Checkpoint.open(path)
         checkpoint.tokenizer().encode(TEXTS)
@@ -311,13 +312,13 @@ def use(path: Path) -> bool:
 
 
 def status(field: str) -> int:
-    """Bytes that /proc/self/status tells."""
+    """A field of /proc/self/status, in bytes."""
     lines = Path("/proc/self/status").read_text().splitlines()
     return next(int(line.split()[1]) * 1024 for line in lines if line.startswith(field))
 
 
 def mutated(kind: str, seeds: range, sources: list[Path]) -> Iterator[tuple[int, Path]]:
-    """Each seed and its checkpoint, which stands until the next."""
+    """Yields each seed and its checkpoint, which is removed before the next."""
     mutate, _ = KINDS[kind]
     with tempfile.TemporaryDirectory() as folder:
         os.mkfifo(Path(folder) / OUTSIDE)
@@ -330,8 +331,8 @@ def mutated(kind: str, seeds: range, sources: list[Path]) -> Iterator[tuple[int,
             assert os.listdir(folder) == [OUTSIDE]
 
 
-def forget() -> None:
-    """Gives free memory back to the system, and has it measure the peak anew."""
+def reset_peak_memory() -> None:
+    """Returns free memory to the system and resets its record of the peak."""
     ctypes.CDLL(None).malloc_trim(0)
     Path("/proc/self/clear_refs").write_text("5")
 
@@ -343,7 +344,7 @@ def main(kind: str, first: str, count: str, *sources: str) -> None:
     resource.setrlimit(resource.RLIMIT_DATA, (most, most))
     for seed, path in mutated(kind, range(int(first), int(first) + int(count)), [*map(Path, sources)]):
         print(seed, flush=True)
-        forget()
+        reset_peak_memory()
         signal.alarm(SECONDS)
         loaded += use(path)
         signal.alarm(0)

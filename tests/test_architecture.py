@@ -8,6 +8,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from checkpoint_files import write_json, write_layout
 from jobs import write_corpus
 from safetensors.numpy import load_file, save_file
 from toy_architecture import TOY, ToyConfig
@@ -57,16 +58,8 @@ def toy(tmp_path_factory: pytest.TempPathFactory) -> Path:
             tensors[weight.torch.format(i=i)] = rng.standard_normal(shape, np.float32) * np.float32(scale)
     shutil.copytree(TINY, path, ignore=shutil.ignore_patterns("*.safetensors", "2_Dense_*"))
     save_file(tensors, path / "model.safetensors", {"format": "pt"})
-    kinds = {"": "Transformer", "1_Pooling": "Pooling"}
-    modules = [{"path": path, "type": f"sentence_transformers.models.{kind}"} for path, kind in kinds.items()]
-    files = {
-        "config.json": CONFIG.native_json(),
-        "modules.json": modules,
-        "1_Pooling/config.json": {"embedding_dimension": CONFIG.hidden_size, "pooling_mode": "mean"},
-        "sentence_bert_config.json": {"max_seq_length": 32},
-    }
-    for name, fields in files.items():
-        (path / name).write_text(json.dumps(fields))
+    write_json(path / "config.json", CONFIG.native_json())
+    write_layout(path, CONFIG.hidden_size, "mean", max_length=32)
     return path
 
 

@@ -3,7 +3,7 @@
 import ml_dtypes
 import numpy as np
 import pytest
-from damage import QKV, tensors
+from corruptions import QKV, tensors
 from paths import GOLDENS
 from safetensors.numpy import load_file
 

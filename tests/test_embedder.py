@@ -7,7 +7,7 @@ from typing import Any
 import jax
 import numpy as np
 import pytest
-from damage import settings
+from corruptions import settings
 from hypothesis import example, given
 from hypothesis import settings as few
 from hypothesis import strategies as st

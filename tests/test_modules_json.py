@@ -4,7 +4,8 @@ import shutil
 from pathlib import Path
 
 import pytest
-from damage import config, edited, longest, modules, pooling, removed, settings, write_json
+from checkpoint_files import write_json
+from corruptions import config, edited, max_seq_length, modules, pooling, removed, settings
 from paths import GOLDENS
 
 from stella_jax import StellaError
@@ -109,7 +110,7 @@ def test_a_transformer_in_a_folder_of_its_own(checkpoint_copy):
 @pytest.mark.parametrize("value", [10, 512, 10**30, float("inf"), 100.0])
 def test_max_seq_length_is_capped_by_the_encoder(checkpoint_copy, value):
     path = checkpoint_copy()
-    longest(value)(path)
+    max_seq_length(value)(path)
     assert spec(path).max_seq_length == min(value, 512)
 
 

@@ -1,6 +1,5 @@
 """Random checkpoints written by transformers and sentence-transformers, read by us, against what they compute."""
 
-import warnings
 from functools import cache, partial
 from pathlib import Path
 
@@ -28,23 +27,15 @@ BERT, UNIGRAM, BYTES = GOLDENS / "stella", GOLDENS / "arctic-m-v2", GOLDENS / "s
 
 
 @pytest.fixture(scope="module")
-def peers():
-    """The PyTorch side; its own warnings are not ours."""
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")
-        import peers
-
-        yield peers
-
-
-@pytest.fixture(scope="module")
-def random_checkpoint(peers, tmp_path_factory):
+def random_checkpoint(torch_reference, tmp_path_factory):
     """Name of a shape -> (the model in float64, the directory that it was saved to)."""
 
     @cache
     def make(name: str):
-        model = peers.random_model(SHAPES[name])
-        return peers.exact(model), peers.save(model, tmp_path_factory.mktemp(name), tokenizer_of(name))
+        model = torch_reference.random_model(SHAPES[name])
+        return torch_reference.exact(model), torch_reference.save(
+            model, tmp_path_factory.mktemp(name), tokenizer_of(name)
+        )
 
     return make
 
@@ -97,13 +88,13 @@ def states(graphdef, state, ids, lengths) -> jax.Array:
     return jnp.concatenate([encoder.embeddings(ids)[None], each[:-1], last[None]])
 
 
-def test_module_by_module(checkpoint, peers):
+def test_module_by_module(checkpoint, torch_reference):
     exact, path = checkpoint
     ids, lengths = batch(exact.config.pad_token_id)
     mask = mask_of(ids, lengths)
     x = np.random.default_rng(1).standard_normal((*ids.shape, exact.config.hidden_size), dtype=np.float32)
     layer = exact.config.num_hidden_layers - 1
-    expected = peers.stages(exact, ids, mask, x, layer)
+    expected = torch_reference.stages(exact, ids, mask, x, layer)
     found = modules(*split_encoder(path), ids, lengths, x, layer)
     assert found.keys() == expected.keys()
     for name, value in found.items():
@@ -115,36 +106,36 @@ def test_module_by_module(checkpoint, peers):
     [(160000.0, 2.0, 64), (500000.0, 2.0, 64), (20000.0, 8.0, 64), (160000.0, 1.0, 64), (1000000.0, 1.0, 128)],
     ids=lambda value: f"{value:g}",
 )
-def test_rope_tables_of_the_published_checkpoints_at_every_position(peers, theta, factor, head_dim):
+def test_rope_tables_of_the_published_checkpoints_at_every_position(torch_reference, theta, factor, head_dim):
     """A frequency one float32 step away turns 8192 positions by 5e-4; the same roundings leave at most 5e-5."""
     rope = Rope(theta * factor, factor ** (2 / head_dim))
-    cos, sin = peers.rotary(rope.theta, rope.divisor, head_dim=head_dim, num_tokens=8192)
+    cos, sin = torch_reference.rotary(rope.theta, rope.divisor, head_dim=head_dim, num_tokens=8192)
     for found, expected in zip(rope_tables(rope, 8192, head_dim), (cos, sin), strict=True):
         np.testing.assert_allclose(found, expected, rtol=0, atol=5e-5)
 
 
-def test_rotation(peers):
+def test_rotation(torch_reference):
     tables = rope_tables(Rope(160000.0), 12, 64)
     x = np.random.default_rng(2).standard_normal((2, 12, 3, 64), dtype=np.float32)
-    assert_close_to_scale(rotate(jnp.asarray(x), *tables), peers.rotated(x, *tables), "rotate")
+    assert_close_to_scale(rotate(jnp.asarray(x), *tables), torch_reference.rotated(x, *tables), "rotate")
 
 
-def test_whole_encoder_on_a_right_padded_batch(checkpoint, peers):
+def test_whole_encoder_on_a_right_padded_batch(checkpoint, torch_reference):
     exact, path = checkpoint
     ids, lengths = batch(exact.config.pad_token_id)
     mask = mask_of(ids, lengths)
-    expected = peers.hidden_states(exact, ids, mask)
+    expected = torch_reference.hidden_states(exact, ids, mask)
     found = np.asarray(states(*split_encoder(path), ids, lengths))
     assert np.isfinite(found).all()
     np.testing.assert_allclose(found[:, mask == 1], expected[:, mask == 1], rtol=0, atol=ENCODER)
 
 
-def test_attention_is_peaked(checkpoint, peers):
+def test_attention_is_peaked(checkpoint, torch_reference):
     """The comparison is sharp only if it is: uniform attention hides a wrong mask or rotation."""
     exact, _ = checkpoint
     ids, lengths = batch(exact.config.pad_token_id)
-    with peers.torch.no_grad():
-        tensors = (peers.torch.tensor(array) for array in (ids[:1], mask_of(ids, lengths)[:1]))
+    with torch_reference.torch.no_grad():
+        tensors = (torch_reference.torch.tensor(array) for array in (ids[:1], mask_of(ids, lengths)[:1]))
         attention = exact(*tensors, output_attentions=True).attentions[-1]
     assert attention.max(dim=-1).values.mean() > 0.4  # of 24 tokens, on one
 
@@ -152,22 +143,22 @@ def test_attention_is_peaked(checkpoint, peers):
 # Bucket edges and one beyond, the shortest, and lengths at which attention runs in blocks.
 @pytest.mark.parametrize("name", ["stella-like", "qwen2-like"])
 @pytest.mark.parametrize("counts", [(1, 2, 8, 9), (128, 129), (512, 513), (2100,)])
-def test_lengths_through_the_buckets(random_checkpoint, peers, name, counts):
+def test_lengths_through_the_buckets(random_checkpoint, torch_reference, name, counts):
     exact, path = random_checkpoint(name)
     rng = np.random.default_rng(3)
     tokens = [Tokens(rng.integers(5, 2048, count).tolist(), False) for count in counts]
     found = Stella.from_pretrained(path, dtype="float32").run_tokens(tokens)
     for text, embedding in zip(tokens, found, strict=True):
         ids = np.array([text.ids])
-        expected = peers.hidden_states(exact, ids, np.ones_like(ids))[-1, 0].mean(axis=0)
+        expected = torch_reference.hidden_states(exact, ids, np.ones_like(ids))[-1, 0].mean(axis=0)
         np.testing.assert_allclose(embedding, expected, rtol=0, atol=ENCODER, err_msg=f"{len(text.ids)} tokens")
 
 
 @pytest.mark.parametrize("name", ["stella-like", "qwen2-like"])
-def test_a_sharded_save_reads_as_the_single_file(random_checkpoint, peers, tmp_path, name):
+def test_a_sharded_save_reads_as_the_single_file(random_checkpoint, torch_reference, tmp_path, name):
     _, path = random_checkpoint(name)
-    model = peers.random_model(SHAPES[name])
-    sharded = peers.save(model, tmp_path, tokenizer_of(name), max_shard_size="300KB")
+    model = torch_reference.random_model(SHAPES[name])
+    sharded = torch_reference.save(model, tmp_path, tokenizer_of(name), max_shard_size="300KB")
     assert len(list(sharded.glob("model-*-of-*.safetensors"))) > 2
     assert not (sharded / "model.safetensors").exists()
     whole, parts = Checkpoint.open(path).weights, Checkpoint.open(sharded).weights
@@ -176,10 +167,10 @@ def test_a_sharded_save_reads_as_the_single_file(random_checkpoint, peers, tmp_p
         np.testing.assert_array_equal(parts.read(leaf), whole.read(leaf))
 
 
-def test_a_save_of_the_class_for_generation_reads_as_the_bare_model(random_checkpoint, peers, tmp_path):
+def test_a_save_of_the_class_for_generation_reads_as_the_bare_model(random_checkpoint, torch_reference, tmp_path):
     _, path = random_checkpoint("qwen2-like")
-    model = peers.as_causal(peers.random_model(SHAPES["qwen2-like"]))
-    bare, whole = Checkpoint.open(path).weights, Checkpoint.open(peers.save(model, tmp_path, BYTES)).weights
+    model = torch_reference.as_causal(torch_reference.random_model(SHAPES["qwen2-like"]))
+    bare, whole = Checkpoint.open(path).weights, Checkpoint.open(torch_reference.save(model, tmp_path, BYTES)).weights
     assert (bare.prefix, whole.prefix) == ("", "model.")
     assert whole.leaves.keys() - bare.leaves.keys() == {"passthrough/lm_head/weight"}
     for leaf in bare.leaves:
@@ -189,14 +180,14 @@ def test_a_save_of_the_class_for_generation_reads_as_the_bare_model(random_check
 @pytest.mark.parametrize(
     ("name", "dtype"), [("arctic-like", "float16"), ("arctic-like", "bfloat16"), ("qwen2-like", "bfloat16")]
 )
-def test_half_precision_files(random_checkpoint, peers, tmp_path, name, dtype):
-    model = peers.random_model(SHAPES[name]).to(getattr(peers.torch, dtype))
-    path = peers.save(model, tmp_path, tokenizer_of(name))
+def test_half_precision_files(random_checkpoint, torch_reference, tmp_path, name, dtype):
+    model = torch_reference.random_model(SHAPES[name]).to(getattr(torch_reference.torch, dtype))
+    path = torch_reference.save(model, tmp_path, tokenizer_of(name))
     opened = Checkpoint.open(path)
     assert {str(found) for found in opened.weights.dtypes.values()} == {dtype}
     ids, lengths = batch(model.config.pad_token_id)
     mask = mask_of(ids, lengths)
-    expected = peers.hidden_states(peers.exact(model), ids, mask)
+    expected = torch_reference.hidden_states(torch_reference.exact(model), ids, mask)
     found = np.asarray(states(*split_encoder(opened), ids, lengths))
     np.testing.assert_allclose(found[:, mask == 1], expected[:, mask == 1], rtol=0, atol=ENCODER)
 
@@ -220,7 +211,7 @@ PIPELINES = {
 
 
 @pytest.fixture(scope="module")
-def pipeline(peers, random_checkpoint, tmp_path_factory):
+def pipeline(torch_reference, random_checkpoint, tmp_path_factory):
     """Name of a pipeline -> (it in sentence-transformers, it in ours, read from what sentence-transformers saved)."""
 
     @cache
@@ -228,9 +219,9 @@ def pipeline(peers, random_checkpoint, tmp_path_factory):
         options = dict(PIPELINES[name])
         if options["dense"]:
             dim, activation = options["dense"]
-            options["dense"] = (dim, getattr(peers.nn, activation)())
+            options["dense"] = (dim, getattr(torch_reference.nn, activation)())
         _, path = random_checkpoint(options.pop("shape"))
-        theirs = peers.sentence_transformer(path, prompts=PROMPTS, similarity_fn_name="manhattan", **options)
+        theirs = torch_reference.sentence_transformer(path, prompts=PROMPTS, similarity_fn_name="manhattan", **options)
         theirs.max_seq_length = 64
         saved = tmp_path_factory.mktemp(name)
         theirs.save(str(saved))
@@ -308,7 +299,7 @@ def test_sentence_transformers_own_similarity_and_limits(both):
 
 
 @pytest.mark.parametrize("name", ["cosine", "dot", "euclidean", "manhattan"])
-def test_similarity_functions(peers, name):
+def test_similarity_functions(torch_reference, name):
     from sentence_transformers import SimilarityFunction
 
     rng = np.random.default_rng(5)

@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 import tokenizers
-from damage import tokenizer as changed
+from corruptions import tokenizer as changed
 from hypothesis import given
 from hypothesis import strategies as st
 from paths import GOLDENS

@@ -4,7 +4,7 @@ import json
 from pathlib import Path
 
 import pytest
-from damage import settings
+from corruptions import settings
 
 from convert import to_torch
 from stella_jax.checkpoint import Checkpoint

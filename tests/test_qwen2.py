@@ -12,7 +12,7 @@ import jax
 import numpy as np
 import pyarrow.parquet as pq
 import pytest
-from damage import assert_refused, config, edited, removed
+from corruptions import config, edited, removed
 from jobs import write_corpus
 from paths import GOLDENS
 from safetensors.numpy import load_file
@@ -245,13 +245,16 @@ def test_what_is_not_implemented_is_refused_by_name(changes: dict, message: str)
     assert "\n" not in str(error.value)
 
 
-def test_a_decoder_without_modules_json_is_told_as_one(checkpoint_copy: Callable[..., Path]) -> None:
+def test_decoder_without_modules_json(checkpoint_copy: Callable[..., Path], refused) -> None:
     path = checkpoint_copy("gte-qwen2")
     config(is_causal=..., auto_map=...)(path)
-    assert_refused(path, removed("modules.json"), "decoder for text generation")
+    removed("modules.json")(path)
+    with refused("config.json"):
+        Stella.from_pretrained(path)
 
 
-def test_a_head_that_is_missing(checkpoint_copy: Callable[..., Path]) -> None:
+def test_missing_head(checkpoint_copy: Callable[..., Path], refused) -> None:
     path = checkpoint_copy("stella-qwen2")
-    missing = "2_Dense_64/config.json is missing; the head folders there are: 2_Dense_128, 2_Dense_32"
-    assert_refused(path, lambda path: shutil.rmtree(path / "2_Dense_64"), missing)
+    shutil.rmtree(path / "2_Dense_64")
+    with refused("2_Dense_64/config.json"):
+        Stella.from_pretrained(path)

@@ -3,13 +3,14 @@
 import json
 from collections.abc import Callable
 from functools import cache
-from pathlib import Path
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from damage import Damage, assert_readable, config, edited, modules, removed, tensors, tokenizer, write_json
+from bad_rerankers import labels, saved_by_cross_encoder
+from checkpoint_files import write_json
+from corruptions import assert_readable, config, edited, modules
 from paths import GOLDENS
 from safetensors.numpy import load_file
 
@@ -229,108 +230,19 @@ def test_max_length_cuts_the_longer_text(reranker):
 # --- the wrong call, and the wrong directory
 
 
-def test_a_reranker_embeds_nothing():
-    with pytest.raises(
-        StellaError, match=r"a reranker, .*; use Reranker\.from_pretrained or the command score"
-    ) as error:
+def test_a_reranker_does_not_embed(refused):
+    with refused("gte-reranker"):
         Stella.from_pretrained(GOLDEN)
-    assert_readable(str(error.value))
 
 
 @pytest.mark.parametrize("name", ["stella", "gte-multilingual", "gte-qwen2"])
-def test_an_embedding_model_scores_nothing(name):
-    with pytest.raises(
-        StellaError, match=r"an embedding model, .*; use Stella\.from_pretrained or the command"
-    ) as error:
+def test_an_embedding_model_does_not_score(name, refused):
+    with refused(name):
         Reranker.from_pretrained(GOLDENS / name)
-    assert_readable(str(error.value))
-
-
-def saved_by_cross_encoder(**fields: object) -> Damage:
-    """With the settings of sentence-transformers, which it reads where there is a modules.json."""
-
-    def damage(path: Path) -> None:
-        modules("Transformer:")(path)
-        write_json(path / SETTINGS, fields)
-
-    return damage
-
-
-def labels(count: int) -> Damage:
-    return config(id2label={str(i): f"LABEL_{i}" for i in range(count)})
-
-
-def rows_of_classifier(count: int) -> Damage:
-    def change(arrays: dict[str, np.ndarray]) -> None:
-        arrays["classifier.weight"] = np.ones((count, 64), np.float16)
-        arrays["classifier.bias"] = np.ones(count, np.float16)
-
-    return tensors(change)
-
-
-def without(*names: str) -> Damage:
-    return tensors(lambda arrays: [arrays.pop(name) for name in names])
-
-
-BAD: dict[str, tuple[Damage, str]] = {
-    "three labels": (labels(3), r"config\.json: num_labels = 3 is not implemented"),
-    "num_labels": (config(num_labels=2), r"config\.json: num_labels = 2 is not implemented"),
-    "no label": (labels(0), r"num_labels = 0 is not implemented"),
-    "a classifier of three": (
-        rows_of_classifier(3),
-        r"classifier\.weight has 3 rows, .*num_labels 3 is not",
-    ),
-    "no pooler": (
-        without("new.pooler.dense.weight", "new.pooler.dense.bias"),
-        r"missing: new\.pooler\.dense\.bias \[64\]\n *missing: new\.pooler\.dense\.weight \[64, 64\]",
-    ),
-    "no classifier": (
-        without("classifier.weight", "classifier.bias"),
-        r"missing: classifier\.bias \[1\]\n *missing: classifier\.weight \[1, 64\]",
-    ),
-    "a narrow pooler": (
-        tensors(lambda arrays: arrays.update({"new.pooler.dense.weight": np.ones((32, 64), np.float16)})),
-        r"shape: new\.pooler\.dense\.weight is \[32, 64\]",
-    ),
-    "modules of an embedding model": (
-        modules("Transformer:", "Pooling:1_Pooling"),
-        r"modules\.json lists Pooling, but config\.json's NewForSequenceClassification is a reranker",
-    ),
-    "another activation": (
-        config(sentence_transformers={"activation_fn": "torch.nn.modules.activation.Tanh"}),
-        r"config\.json: sentence_transformers\.activation_fn = '.*Tanh' is not implemented; Sigmoid and Identity are",
-    ),
-    "another activation, older": (
-        config(sbert_ce_default_activation_function="torch.nn.ReLU"),
-        r"sbert_ce_default_activation_function = 'torch\.nn\.ReLU' is not implemented",
-    ),
-    "a prompt": (
-        saved_by_cross_encoder(prompts={"q": "q: "}, default_prompt_name="q"),
-        r"default_prompt_name = 'q' is not implemented for a reranker",
-    ),
-    "no tokenizer": (removed("tokenizer.json"), r"tokenizer\.json is missing"),
-    "no weights": (removed("model.safetensors"), r"has no model\.safetensors"),
-    "no config": (removed("config.json"), r"modules\.json is missing"),
-    "an unknown architecture": (config(architectures=["NewForTokenClassification"]), r"is unknown; known are"),
-    "ids beyond the vocabulary": (
-        tokenizer(lambda fields: fields["post_processor"]["special_tokens"]["</s>"].update(ids=[70_000])),
-        r"token ids up to 70000",
-    ),
-}
-
-
-@pytest.mark.parametrize("name", BAD)
-def test_is_refused_in_one_sentence(name, checkpoint_copy):
-    damage, expected = BAD[name]
-    path = checkpoint_copy("gte-reranker")
-    damage(path)
-    with pytest.raises(StellaError, match=expected) as error:
-        Reranker.from_pretrained(path)
-    assert_readable(str(error.value))
 
 
 @pytest.mark.parametrize(
-    ("damage", "activation"),
+    ("corrupt", "activation"),
     [
         (labels(1), "sigmoid"),
         (config(sentence_transformers={"activation_fn": "torch.nn.modules.linear.Identity"}), "none"),
@@ -342,9 +254,9 @@ def test_is_refused_in_one_sentence(name, checkpoint_copy):
         (modules("Transformer:"), "sigmoid"),
     ],
 )
-def test_the_activation_that_the_checkpoint_names(checkpoint_copy, reranker, damage, activation):
+def test_the_activation_that_the_checkpoint_names(checkpoint_copy, reranker, corrupt, activation):
     path = checkpoint_copy("gte-reranker")
-    damage(path)
+    corrupt(path)
     found = Reranker.from_pretrained(path)
     assert found.activation == activation
     pairs, _ = golden()

@@ -15,7 +15,7 @@ import jax.numpy as jnp
 import ml_dtypes
 import numpy as np
 import pytest
-from damage import modules
+from corruptions import modules
 from flax import nnx
 from paths import GOLDENS
 from safetensors.numpy import load_file, save_file

@@ -6,7 +6,7 @@ import struct
 import ml_dtypes
 import numpy as np
 import pytest
-from damage import WEIGHTS, sharded
+from corruptions import WEIGHTS, sharded
 from paths import GOLDENS
 from safetensors.numpy import load_file, save_file
 

@@ -7,7 +7,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import tokenizers
-from damage import tokenizer as changed
+from corruptions import tokenizer as changed
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from paths import GOLDENS

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 import tokenizers
-from damage import tokenizer as changed
+from corruptions import tokenizer as changed
 from paths import GOLDENS
 
 from stella_jax.tokenizer import Tokenizer

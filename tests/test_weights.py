@@ -6,7 +6,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from damage import QKV, tensors
+from corruptions import QKV, tensors
 from encoders import abstract_encoder
 from flax import nnx
 from paths import GOLDENS

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from damage import config
+from corruptions import config
 from paths import GOLDENS
 from safetensors.numpy import load_file, save_file
 
