@@ -1,4 +1,4 @@
-"""Jobs of tests: small corpora, the command that embeds them, and what must come out the same."""
+"""Jobs for tests: small corpora, commands that embed them, and the files that must come out the same."""
 
 import json
 import os
@@ -17,15 +17,15 @@ from stella_jax.job.job import FOLDERS
 from stella_jax.job.progress import progress_name
 from stella_jax.storage.store import open_store
 
-# Of the embedded checkpoint: one shape is compiled, for texts cut at eight tokens.
+# Options for the embedded checkpoint: texts are truncated at eight tokens, so that one shape is compiled.
 SHORT = ("--dim", "32", "--max-length", "8")
 
-# A call that nobody makes, for a command that is not to be struck.
+# Arguments of kill_at_call for a command that no signal interrupts.
 NEVER = ("os:replace", -1)
 
 
 def content(out: Path | str) -> dict[str, bytes]:
-    """Files of a job by name, but for those that tell the time or what is under way."""
+    """Files of a job by name, without those about times and running processes."""
     store = open_store(out)
     folders = ("", *FOLDERS)
     names = [f"{folder}/{name}".lstrip("/") for folder in folders for name in store.sizes(folder)]
@@ -34,17 +34,17 @@ def content(out: Path | str) -> dict[str, bytes]:
 
 
 def leftovers(out: Path) -> list[str]:
-    """Temporary files that somebody left, by name."""
+    """Names of temporary files left behind."""
     return sorted(path.name for path in out.rglob("*.tmp"))
 
 
-def journal(out: Path, process: int = 0) -> list[dict]:
-    """The lines of a process's journal."""
+def progress_lines(out: Path, process: int = 0) -> list[dict]:
+    """The lines of a process's progress log."""
     return [json.loads(line) for line in (out / progress_name(process)).read_text().splitlines()]
 
 
 def wait_for_lines(out: Path, count: int, process: int = 0) -> None:
-    """Returns when the process's journal has so many."""
+    """Waits until the process's progress log has `count` lines."""
     path = out / progress_name(process)
     while not path.exists() or path.read_bytes().count(b"\n") < count:
         time.sleep(0.01)
@@ -57,25 +57,34 @@ def write_corpus(path: Path, texts: Iterable[str]) -> Path:
 
 
 def embed_command(inputs: Iterable[Path | str], out: Path | str, *options: str) -> list[str]:
-    """What starts a job in a process of its own."""
+    """A command that runs a job in its own process."""
     return [sys.executable, "-m", "stella_jax", "embed", *map(str, inputs), "--out", str(out), *SHORT, *options]
 
 
-def struck(
+def kill_at_call(
     command: list[str],
     place: str,
     call: int,
     kind: signal.Signals = signal.SIGKILL,
-    patience: float = 120,
-    silence: float = 0,
+    heartbeat_timeout: float = 120,
+    log_interval: float = 0,
 ) -> list[str]:
-    """The same command, struck by a signal on its way (see struck.py)."""
-    script = str(Path(__file__).with_name("struck.py"))
-    return [sys.executable, script, place, str(call), kind.name, str(patience), str(silence), *command[3:]]
+    """The same command, with a signal at a call of a function (see kill_at_call.py)."""
+    script = str(Path(__file__).with_name("kill_at_call.py"))
+    return [
+        sys.executable,
+        script,
+        place,
+        str(call),
+        kind.name,
+        str(heartbeat_timeout),
+        str(log_interval),
+        *command[3:],
+    ]
 
 
 def runs(pid: int) -> bool:
-    """Whether there is such a process; a dead one has no command line, even if nobody has asked after it."""
+    """Whether the process runs; a zombie has no command line."""
     try:
         return bool(Path(f"/proc/{pid}/cmdline").read_bytes())
     except (FileNotFoundError, ProcessLookupError):
@@ -84,7 +93,7 @@ def runs(pid: int) -> bool:
 
 @contextmanager
 def running(commands: Iterable[Sequence[str]], **options: Any) -> Iterator[list[subprocess.Popen]]:
-    """Processes of these commands, none of which outlives the block, whatever happens in it."""
+    """Starts the commands; kills them at the end of the block, whatever happens in it."""
     with ExitStack() as stack:
         processes = []
         for command in commands:
@@ -94,25 +103,25 @@ def running(commands: Iterable[Sequence[str]], **options: Any) -> Iterator[list[
 
 
 def wait_until_stopped(processes: Sequence[subprocess.Popen], seconds: float = 300) -> None:
-    """Returns when SIGSTOP has reached them all."""
+    """Waits until SIGSTOP has stopped all processes."""
     deadline = time.monotonic() + seconds
     while not all("\nState:\tT" in Path(f"/proc/{process.pid}/status").read_text() for process in processes):
         ended = [process.communicate() for process in processes if process.poll() is not None]
         assert not ended, ended
-        assert time.monotonic() < deadline, "they never came to where they are stopped"
+        assert time.monotonic() < deadline, "the processes did not stop"
         time.sleep(0.02)
 
 
-def go_on(processes: Iterable[subprocess.Popen]) -> None:
-    """Lets those go on that were stopped."""
+def resume(processes: Iterable[subprocess.Popen]) -> None:
+    """Continues stopped processes."""
     for process in processes:
         process.send_signal(signal.SIGCONT)
 
 
 def environment(cache: Path) -> dict[str, str]:
-    """Of a process with the package under test, that shares its compiled programs with others in `cache`.
+    """Environment variables for a process with the package under test and a cache of compiled programs.
 
-    JAX warns of proxies where processes meet, and some would be asked for this machine's own addresses.
+    Without proxies: JAX warns about them when processes connect, and some would be used for local addresses.
     """
     own = {name: value for name, value in os.environ.items() if not name.lower().endswith("_proxy")}
     return own | {
@@ -123,7 +132,7 @@ def environment(cache: Path) -> dict[str, str]:
 
 
 def free_port() -> int:
-    """A port of this machine at which nobody listens."""
+    """An unused local port."""
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         return probe.getsockname()[1]

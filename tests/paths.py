@@ -1,4 +1,4 @@
-"""Where the tests' data lies."""
+"""Paths of the repository and of the golden checkpoints."""
 
 from pathlib import Path
 

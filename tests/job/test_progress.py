@@ -4,7 +4,7 @@ from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
-from jobs import journal
+from jobs import progress_lines
 
 from stella_jax.batching import Batch
 from stella_jax.job import progress as progress_module
@@ -51,7 +51,7 @@ def test_a_line_has_what_the_job_has_come_to(store: Store, tmp_path: Path, clock
     progress.committed(split(900), 300, rejected=2)
     clock.now += 5
     progress.committed(split(900), 600, rejected=0)
-    line = journal(tmp_path, 2)[-1]
+    line = progress_lines(tmp_path, 2)[-1]
     assert (line["process"], line["phase"], line["bytes"], line["bytes_left"]) == (2, "embedding", 1400, 600)
     assert (line["parts"], line["rows"], line["rejected"], line["tokens"]) == (2, 3, 2, 24)
     assert (line["seconds"], line["tokens_per_second"], line["padding_share"]) == (10.0, 2.4, 0.4)
@@ -61,8 +61,8 @@ def test_a_line_has_what_the_job_has_come_to(store: Store, tmp_path: Path, clock
 def test_before_the_first_commit_nothing_is_foretold(store: Store, tmp_path: Path, clock: Clock) -> None:
     progress = Progress(store)
     progress.begin(20, 10)
-    assert [(line["phase"], line["eta_seconds"]) for line in journal(tmp_path)] == [("embedding", None)]
-    assert journal(tmp_path)[-1]["padding_share"] is None
+    assert [(line["phase"], line["eta_seconds"]) for line in progress_lines(tmp_path)] == [("embedding", None)]
+    assert progress_lines(tmp_path)[-1]["padding_share"] is None
 
 
 def test_lines_are_no_nearer_than_the_store_likes(store: Store, tmp_path: Path, clock: Clock) -> None:
@@ -71,7 +71,7 @@ def test_lines_are_no_nearer_than_the_store_likes(store: Store, tmp_path: Path, 
     for _ in range(100):
         clock.now += 0.1
         progress.embedded(batch(1))
-    assert len(journal(tmp_path)) == 1 + 10 // LocalStore.log_interval
+    assert len(progress_lines(tmp_path)) == 1 + 10 // LocalStore.log_interval
 
 
 def test_what_is_taken_over_is_added(store: Store, tmp_path: Path, clock: Clock) -> None:
@@ -83,7 +83,7 @@ def test_what_is_taken_over_is_added(store: Store, tmp_path: Path, clock: Clock)
     progress.add_work(60)
     clock.now += 10
     progress.committed(split(60, 1), 20, 0)
-    line = journal(tmp_path)[-1]
+    line = progress_lines(tmp_path)[-1]
     assert (line["phase"], line["bytes"], line["bytes_left"], line["eta_seconds"]) == ("embedding", 50, 40, 16.0)
 
 
@@ -113,7 +113,7 @@ def test_the_last_line_says_how_it_ended(store: Store, tmp_path: Path, clock: Cl
             run()
     else:
         run()
-    assert journal(tmp_path)[-1]["phase"] == ("stopped" if error else "done")
+    assert progress_lines(tmp_path)[-1]["phase"] == ("stopped" if error else "done")
 
 
 def test_counts_of_others_are_added(store: Store, clock: Clock) -> None:

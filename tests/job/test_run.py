@@ -12,7 +12,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
-from jobs import content, embed_command, environment, struck
+from jobs import content, embed_command, environment, kill_at_call
 
 from stella_jax import Stella, StellaError
 from stella_jax.job.hosts import Hosts
@@ -260,7 +260,7 @@ def test_a_process_killed_for_real(tiny, corpus, tmp_path):
     out = tmp_path / "out"
     command = embed_command(corpus, out, "--part-rows", "3", "--max-rejected", "90%")
     ended = subprocess.run(
-        struck(command, "os:replace", 7),
+        kill_at_call(command, "os:replace", 7),
         env=environment(tmp_path / "cache"),
         capture_output=True,
         text=True,

@@ -12,7 +12,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
-from jobs import content, environment, running, struck
+from jobs import content, environment, kill_at_call, running
 from paths import GOLDENS
 
 from stella_jax import Reranker, StellaError
@@ -143,7 +143,11 @@ def test_a_row_of_a_pair():
 def test_a_process_killed_for_real(reranker, corpus, tmp_path):
     command = [sys.executable, "-m", "stella_jax", "score", str(corpus), "--out", str(tmp_path / "out"), *SHORT]
     ended = subprocess.run(
-        struck(command, "os:replace", 7), env=environment(tmp_path / "c"), capture_output=True, text=True, check=False
+        kill_at_call(command, "os:replace", 7),
+        env=environment(tmp_path / "c"),
+        capture_output=True,
+        text=True,
+        check=False,
     )
     assert (ended.returncode, ended.stdout, ended.stderr) == (-signal.SIGKILL, "", "")
     assert len(list((tmp_path / "out").glob("part-*.parquet"))) == 2

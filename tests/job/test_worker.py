@@ -11,7 +11,7 @@ from pathlib import Path
 import numpy as np
 import pyarrow.parquet as pq
 import pytest
-from jobs import content, journal, leftovers, write_corpus
+from jobs import content, leftovers, progress_lines, write_corpus
 
 from stella_jax import Stella, StellaError
 from stella_jax.cli import main
@@ -192,7 +192,7 @@ def test_asked_to_stop_it_finishes_the_open_parts_and_no_more(tiny, tmp_path, mo
     done = len(parts(out))
     assert 2 <= done < 40
     assert leftovers(out) == []
-    assert journal(out)[-1]["phase"] == "stopped"
+    assert progress_lines(out)[-1]["phase"] == "stopped"
     summary = embed(tiny, corpus, out)
     assert summary.job_rows == 120
     assert summary.rows == 120 - 2 * done

@@ -1,4 +1,4 @@
-"""What the long tests share; they run where they are asked for, with -m soak, and say what they saw."""
+"""Fixtures of the long tests, which run with -m soak and print what they saw."""
 
 import gzip
 import itertools
@@ -53,7 +53,7 @@ def medium_corpus(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="session")
 def long_corpus(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """All of them ten times over, by new ids."""
+    """All of them ten times, with new ids."""
     path = tmp_path_factory.mktemp("corpus") / "corpus_200k.jsonl"
     with gzip.open(CORPUS) as file:
         rows = [json.loads(line) for line in file]
@@ -65,7 +65,7 @@ def long_corpus(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture
 def tell(capsys: pytest.CaptureFixture) -> Callable[[str], None]:
-    """Says something that is seen whether the test passes or not."""
+    """Prints a sentence even if the test passes."""
 
     def say(sentence: str) -> None:
         with capsys.disabled():

@@ -13,10 +13,10 @@ from jobs import (
     content,
     embed_command,
     environment,
-    go_on,
-    journal,
+    kill_at_call,
+    progress_lines,
+    resume,
     running,
-    struck,
     wait_until_stopped,
 )
 
@@ -24,24 +24,28 @@ pytestmark = pytest.mark.soak
 
 
 class Ran:
-    """What became of a command: its summary, seconds, and the most memory it took in KiB."""
+    """A finished command: its summary, seconds, and peak memory in KiB."""
 
     def __init__(self, command: list[str], cache: Path):
         begin = time.monotonic()
         ended = subprocess.run(
-            struck(command, *NEVER, silence=5), env=environment(cache), capture_output=True, text=True, check=False
+            kill_at_call(command, *NEVER, log_interval=5),
+            env=environment(cache),
+            capture_output=True,
+            text=True,
+            check=False,
         )
         said = [line for line in ended.stderr.splitlines() if not line.startswith("embedding: ")]  # one a minute
         assert (ended.returncode, said) == (0, [])
         self.seconds = time.monotonic() - begin
-        [found] = re.findall(r"most memory: (\d+) KiB", ended.stdout)
-        self.most_memory = int(found)
+        [found] = re.findall(r"peak memory: (\d+) KiB", ended.stdout)
+        self.peak_memory = int(found)
         self.summary = ended.stdout.splitlines()[0]
 
 
 @pytest.fixture(scope="module")
 def warm(short_corpus: Path, cache: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The cache, with all that the others need compiled in it: compiling takes memory too."""
+    """A cache with all compiled programs, as compiling takes memory too."""
     Ran(embed_command([short_corpus], tmp_path_factory.mktemp("warm") / "out"), cache)
     return cache
 
@@ -53,20 +57,20 @@ def alone(corpus: Path, warm: Path, tmp_path_factory: pytest.TempPathFactory) ->
     return out, Ran(embed_command([corpus], out), warm)
 
 
-def test_two_processes_write_what_one_does(alone, corpus, warm, tmp_path, tell):
+def test_two_processes_write_the_same_bytes_as_one(alone, corpus, warm, tmp_path, tell):
     out = tmp_path / "out"
     many = ("--executor", "distributed", "--processes", "2", "--process")
     commands = [
-        struck(embed_command([corpus], out, *many, str(i)), "stella_jax.runner:pad", 0, signal.SIGSTOP)
+        kill_at_call(embed_command([corpus], out, *many, str(i)), "stella_jax.runner:pad", 0, signal.SIGSTOP)
         for i in range(2)
     ]
     pipe = subprocess.PIPE
     with running(commands, env=environment(warm), stdout=pipe, stderr=pipe) as processes:
         wait_until_stopped(processes)
-        go_on(processes)
+        resume(processes)
         assert [(process.communicate()[1], process.returncode) for process in processes] == [(b"", 0)] * 2
     assert content(out) == content(alone[0])
-    shares = [journal(out, i)[-1]["rows"] for i in range(2)]
+    shares = [progress_lines(out, i)[-1]["rows"] for i in range(2)]
     assert min(shares) > 5000
     verified = subprocess.run(
         [*embed_command([], out)[:3], "verify", str(out), "--sample", "200"],
@@ -81,11 +85,11 @@ def test_two_processes_write_what_one_does(alone, corpus, warm, tmp_path, tell):
     tell(f"one process: {alone[1].summary.partition('; ')[2]}; two: {shares[0]} and {shares[1]} rows, the same bytes")
 
 
-def test_ten_times_the_rows_take_no_more_memory(alone, long_corpus: Path, warm, tmp_path, tell: Callable[[str], None]):
-    less = alone[1].most_memory
+def test_memory_does_not_grow_with_rows(alone, long_corpus: Path, warm, tmp_path, tell: Callable[[str], None]):
+    less = alone[1].peak_memory
     more = Ran(embed_command([long_corpus], tmp_path / "out"), warm)
     tell(
-        f"most memory: {less} KiB for 20,000 rows, {more.most_memory} for 200,000 ({more.most_memory / less - 1:+.1%})"
+        f"peak memory: {less} KiB for 20,000 rows, {more.peak_memory} for 200,000 ({more.peak_memory / less - 1:+.1%})"
     )
     assert "200000 rows embedded, 0 rejected" in more.summary
-    assert more.most_memory < 1.05 * less
+    assert more.peak_memory < 1.05 * less

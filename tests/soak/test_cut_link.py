@@ -1,4 +1,4 @@
-"""Two machines that share a folder meet over a network, and then need it no more."""
+"""Two machines share a folder; they connect over a network once, and then do not need it."""
 
 import json
 import os
@@ -10,14 +10,24 @@ from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
-from jobs import content, embed_command, environment, go_on, journal, leftovers, running, struck, wait_until_stopped
+from jobs import (
+    content,
+    embed_command,
+    environment,
+    kill_at_call,
+    leftovers,
+    progress_lines,
+    resume,
+    running,
+    wait_until_stopped,
+)
 
 pytestmark = pytest.mark.soak
 
-PATIENCE = 10.0
+TIMEOUT = 10.0
 PART_ROWS = ("--part-rows", "100")
 
-# A batch in the midst of a process's share.
+# A batch in the middle of each process's work.
 AT_WORK = ("stella_jax.runner:pad", 40)
 ADDRESSES = ("10.213.7.1", "10.213.7.2")
 
@@ -56,7 +66,7 @@ def cable_is_up(machine: str) -> bool:
 
 
 def wait_until_cut(machine: str) -> None:
-    """The kernel tells the other end when it comes to it."""
+    """Waits until the other end notices; the kernel reports it with a delay."""
     deadline = time.monotonic() + 10
     while cable_is_up(machine):
         assert time.monotonic() < deadline
@@ -65,12 +75,12 @@ def wait_until_cut(machine: str) -> None:
 
 @contextmanager
 def both_at_work(machines: tuple[str, str], corpus: Path, out: Path, cache: Path) -> Iterator[list[subprocess.Popen]]:
-    """Both processes, which have met at the first's address, stopped in the midst of their work."""
+    """Both processes, connected and stopped in the middle of their work."""
     together = ("--executor", "distributed", "--processes", "2", "--coordinator", f"{ADDRESSES[0]}:7654", "--process")
     commands = []
     for i, machine in enumerate(machines):
         command = embed_command([corpus], out, *PART_ROWS, *together, str(i))
-        command = struck(command, *AT_WORK, signal.SIGSTOP, patience=PATIENCE, silence=PATIENCE / 10)
+        command = kill_at_call(command, *AT_WORK, signal.SIGSTOP, heartbeat_timeout=TIMEOUT, log_interval=TIMEOUT / 10)
         commands.append(["ip", "netns", "exec", machine, *command])
     with running(commands, env=environment(cache), stderr=subprocess.PIPE, text=True) as processes:
         wait_until_stopped(processes)
@@ -78,7 +88,7 @@ def both_at_work(machines: tuple[str, str], corpus: Path, out: Path, cache: Path
 
 
 def rows_done(out: Path) -> list[int]:
-    return [journal(out, i)[-1]["rows"] for i in range(2)]
+    return [progress_lines(out, i)[-1]["rows"] for i in range(2)]
 
 
 @pytest.fixture(scope="module")
@@ -90,14 +100,14 @@ def alone(medium_corpus: Path, cache: Path, tmp_path_factory: pytest.TempPathFac
     return content(out)
 
 
-def test_the_link_is_cut_and_both_go_on(machines, medium_corpus, cache, alone, tmp_path, tell):
+def test_cut_link(machines, medium_corpus, cache, alone, tmp_path, tell):
     out = tmp_path / "out"
     with both_at_work(machines, medium_corpus, out, cache) as processes:
         before = rows_done(out)
         assert cable_is_up(machines[0])
         ip("-n", machines[1], "link", "set", "cable", "down")
         wait_until_cut(machines[0])
-        go_on(processes)
+        resume(processes)
         assert [(process.communicate(timeout=300)[1], process.returncode) for process in processes] == [("", 0)] * 2
     after = rows_done(out)
     assert all(new > old + 1000 for new, old in zip(after, before, strict=True))
@@ -106,14 +116,14 @@ def test_the_link_is_cut_and_both_go_on(machines, medium_corpus, cache, alone, t
 
 
 @pytest.mark.parametrize("dead", [0, 1])
-def test_the_link_is_cut_and_one_dies(machines, medium_corpus, cache, alone, tmp_path, tell, dead):
+def test_cut_link_and_a_killed_process(machines, medium_corpus, cache, alone, tmp_path, tell, dead):
     out = tmp_path / "out"
     with both_at_work(machines, medium_corpus, out, cache) as processes:
         before = rows_done(out)
         ip("-n", machines[1], "link", "set", "cable", "down")
         processes[dead].kill()
         living = processes[1 - dead]
-        go_on([living])
+        resume([living])
         assert (living.communicate(timeout=300)[1], living.returncode) == ("", 0)
         assert processes[dead].communicate()[1] == ""
     done = rows_done(out)[1 - dead]

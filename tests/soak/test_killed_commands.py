@@ -1,5 +1,5 @@
-"""Converter, trainer and export are killed at any call and moment: nothing half-written has the name, and the command
-given again ends in the same bytes."""
+"""Converter, trainer and export are killed at any call and moment: no output is half-written, and the repeated command
+writes the same bytes."""
 
 import json
 import shutil
@@ -41,8 +41,8 @@ def compiled(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture
 def kill(tmp_path: Path, compiled: Path, tell) -> Callable[..., list[Path]]:
     def kill(*command: str, kills: int = KILLS, seed: int = 0) -> list[Path]:
-        """The outputs of a command whose processes were killed until they ended, those of undisturbed ones first."""
-        script = str(Path(__file__).parents[1] / "killed.py")
+        """Outputs of a command that was killed and repeated until it finished; first those of undisturbed runs."""
+        script = str(Path(__file__).parents[1] / "kill_repeatedly.py")
         arguments = [sys.executable, script, str(tmp_path), str(kills), str(seed), *command]
         ended = subprocess.run(arguments, env=environment(compiled), capture_output=True, text=True, check=False)
         assert ended.returncode == 0, ended.stdout + ended.stderr
@@ -58,14 +58,14 @@ def files(folder: Path) -> dict[str, bytes]:
 
 
 def leaves(folder: Path) -> dict[str, bytes]:
-    """What a Flax directory holds; Orbax gives its files names of their own each time."""
+    """Contents of a Flax directory by parameter; the names of Orbax's files vary."""
     weights = Checkpoint.open(folder).weights
     side = {name: content for name, content in files(folder).items() if not name.startswith("params/")}
     return side | {path: weights.read(path).tobytes() for path in weights.leaves}
 
 
 @pytest.mark.parametrize("to", ["flax", "torch", "transformers"])
-def test_a_conversion(kill, tmp_path: Path, to: str):
+def test_conversion(kill, tmp_path: Path, to: str):
     whole, *others = kill("convert", str(GOLDENS / "stella"), "OUT", "--to", to)
     content = leaves if to == "flax" else files
     assert all(content(out) == content(whole) for out in others)
@@ -83,7 +83,7 @@ def recipe(tmp_path: Path) -> Path:
 
 
 def result(run: Path) -> tuple[list[dict], dict[str, bytes]]:
-    """Metrics and exported files; the time is nobody's promise."""
+    """Metrics without times, and exported files."""
     lines = [json.loads(line) for line in (run / "metrics.jsonl").read_text().splitlines()]
     return [line | {"tokens_per_second": 0} for line in lines], files(run / "export")
 
@@ -94,16 +94,16 @@ def check_runs(whole: Path, others: list[Path]) -> None:
     assert left == {path.name for path in whole.iterdir()}
 
 
-def test_a_training_run(kill, recipe: Path):
+def test_training(kill, recipe: Path):
     whole, *others = kill("train", str(recipe), "--set", "output=OUT")
     check_runs(whole, others)
 
 
-def test_an_export(kill, recipe: Path, tmp_path: Path):
-    """Of runs that are at their last step."""
+def test_export(kill, recipe: Path, tmp_path: Path):
+    """The export alone: runs start at their last step."""
     ended, again = kill("train", str(recipe), "--set", "output=OUT", kills=0)
     shutil.rmtree(again)
     shutil.rmtree(ended / "export")
-    ended.rename(tmp_path / "begun")
+    ended.rename(tmp_path / "start")
     whole, *others = kill("train", str(recipe), "--set", "output=OUT")
     check_runs(whole, others)

@@ -1,4 +1,4 @@
-"""Processes of a job are killed again and again, one, two or four of them: the same command ends in the same bytes."""
+"""One, two or four processes of a job are killed repeatedly; the repeated command writes the same bytes."""
 
 import subprocess
 import threading
@@ -10,19 +10,19 @@ from pathlib import Path
 from random import Random
 
 import pytest
-from jobs import NEVER, content, embed_command, environment, leftovers, running, struck
+from jobs import NEVER, content, embed_command, environment, kill_at_call, leftovers, running
 
 from stella_jax.job.progress import progress_name
 from stella_jax.job.verify import verify_job
 
 pytestmark = pytest.mark.soak
 
-PATIENCE = 2.0
+TIMEOUT = 2.0
 
 ANY_MOMENT = "any moment"
 
-# Where a process dies, and up to the which call: early enough to leave work for those that come after. From
-# outside, at no place of its own, up to so many parts.
+# Functions at which a process is killed, and the highest number of the call, low enough to leave work for later kills.
+# ANY_MOMENT: killed from outside, after at most so many parts.
 ONCE = {
     "job.json": ("stella_jax.job.job:Job.key", 0),
     "the close": ("stella_jax.job.run:close_job", 0),
@@ -40,7 +40,7 @@ OFTEN = {
     "renaming": ("os:replace", 10),
 }
 PLACES = ONCE | OFTEN
-ALONE = [name for name in OFTEN if name != "claiming"]  # there is nobody to tell
+ALONE = [name for name in OFTEN if name != "claiming"]  # with one process, nothing is claimed
 
 
 @pytest.fixture(scope="module")
@@ -59,17 +59,17 @@ def started(commands: list[list[str]], cache: Path) -> AbstractContextManager[li
     return running(commands, env=environment(cache), stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
 
 
-def kill_at(process: subprocess.Popen, journal: Path, parts: int) -> threading.Thread:
-    """Kills a process that has begun to write its journal, when so many parts more are finished."""
-    commits = journal.with_name("commits")
+def kill_at(process: subprocess.Popen, log: Path, parts: int) -> threading.Thread:
+    """Kills a process that has started to write its log, once `parts` more parts are finished."""
+    commits = log.with_name("commits")
 
     def finished() -> int:
         return len(list(commits.glob("*.json")))
 
-    size, enough = journal.stat().st_size if journal.exists() else 0, finished() + parts
+    size, enough = log.stat().st_size if log.exists() else 0, finished() + parts
 
     def run() -> None:
-        while process.poll() is None and (not journal.exists() or journal.stat().st_size == size):
+        while process.poll() is None and (not log.exists() or log.stat().st_size == size):
             time.sleep(0.005)
         while process.poll() is None and finished() < enough:
             time.sleep(0.005)
@@ -81,18 +81,18 @@ def kill_at(process: subprocess.Popen, journal: Path, parts: int) -> threading.T
 
 
 def run_round(corpus: Path, out: Path, cache: Path, random: Random, where: Sequence[str]) -> list[str]:
-    """Starts the processes of a job, each to be killed at one of PLACES; returns where those were that died."""
+    """Starts the processes of a job, each to be killed at one of PLACES; returns the places of the killed ones."""
     calls = [random.randint(0, PLACES[name][1]) for name in where]
     commands = []
     for index, (name, call) in enumerate(zip(where, calls, strict=True)):
-        strike = NEVER if name == ANY_MOMENT else (PLACES[name][0], call)
+        signal_place = NEVER if name == ANY_MOMENT else (PLACES[name][0], call)
         arguments = command(corpus, out, index, len(where))
-        commands.append(struck(arguments, *strike, patience=PATIENCE, silence=PATIENCE / 10))
+        commands.append(kill_at_call(arguments, *signal_place, heartbeat_timeout=TIMEOUT, log_interval=TIMEOUT / 10))
     with ExitStack() as threads, started(commands, cache) as processes:
         for index, name in enumerate(where):
             if name == ANY_MOMENT:
-                journal = out / progress_name(index)
-                threads.callback(kill_at(processes[index], journal, calls[index]).join)
+                log = out / progress_name(index)
+                threads.callback(kill_at(processes[index], log, calls[index]).join)
         ends = [(process.communicate(timeout=300)[1], process.returncode) for process in processes]
     for errors, code in ends:
         assert code in (0, -9), (code, errors)
@@ -108,7 +108,7 @@ def finish(corpus: Path, out: Path, cache: Path, count: int) -> None:
     assert verify_job(out).faults == ()
 
 
-def test_one_process_is_killed_everywhere(undisturbed, short_corpus, cache, tmp_path, tell):
+def test_one_process_killed_at_every_place(undisturbed, short_corpus, cache, tmp_path, tell):
     out, random, left = tmp_path / "out", Random(1), 0
     for name in ("job.json", *ALONE, "repeated ids", "rejected.jsonl", "the close"):
         assert run_round(short_corpus, out, cache, random, [name]) == [name]
@@ -119,7 +119,7 @@ def test_one_process_is_killed_everywhere(undisturbed, short_corpus, cache, tmp_
 
 
 @pytest.mark.parametrize("count", [2, 4])
-def test_processes_are_killed_together(undisturbed, short_corpus, cache, tmp_path, tell, count):
+def test_several_processes_killed(undisturbed, short_corpus, cache, tmp_path, tell, count):
     random, died, jobs = Random(count), Counter[str](), 0
     while died.total() < 6:
         assert jobs < 5, "the processes ended before they were killed"

@@ -1,6 +1,6 @@
-"""Thousands of mutated checkpoints, in processes with limits: each loads, or is refused in a sentence, and soon.
+"""Thousands of mutated checkpoints, in processes with limits: each loads or is refused in one sentence, and soon.
 
-MUTATIONS=2000 pytest -m soak tests/soak/test_mutations.py: so many of each kind, by the seeds from 0.
+MUTATIONS=2000 pytest -m soak tests/soak/test_mutations.py runs 2000 mutations of each kind, seeds 0 to 1999.
 """
 
 import os
@@ -32,11 +32,11 @@ def layouts(tmp_path_factory: pytest.TempPathFactory) -> dict[str, list[Path]]:
 
 
 @pytest.mark.parametrize("kind", KINDS)
-def test_no_mutation_hurts(kind, layouts, tell):
+def test_mutated_checkpoints(kind, layouts, tell):
     script = Path(__file__).parents[1] / "mutations.py"
     count = min(COUNT, FEW.get(kind, COUNT))
     command = [sys.executable, str(script), kind, "0", str(count), *map(str, layouts[KINDS[kind][1]])]
     process = subprocess.run(command, capture_output=True, text=True, check=False)
     last = process.stdout.splitlines()[-1:]
-    assert (process.returncode, process.stderr) == (0, ""), f"{kind}: seed {last} ended it"
+    assert (process.returncode, process.stderr) == (0, ""), f"{kind}: seed {last} failed"
     tell(f"{kind}: {last[0]}")

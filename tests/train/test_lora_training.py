@@ -1,7 +1,6 @@
 """Training of adapters: equal to peft's, and nothing but adapters moves."""
 
 import json
-import warnings
 from pathlib import Path
 
 import jax
@@ -108,32 +107,28 @@ ASKS = pytest.mark.filterwarnings("ignore:`is_gradient_checkpointing` is depreca
 
 
 @pytest.fixture(scope="module")
-def peers():
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")
-        import peers
-        import peft
+def peft(torch_reference):
+    import peft
 
-        yield peers, peft
+    return peft
 
 
 TOKENIZERS = {"stella-like": "stella", "qwen2-like": "stella-qwen2"}
 
 
 @pytest.fixture(scope="module", params=TOKENIZERS)
-def checkpoint(request, peers, tmp_path_factory) -> Path:
-    model = peers[0].random_model(SHAPES[request.param])
-    return peers[0].save(model, tmp_path_factory.mktemp(request.param), GOLDENS / TOKENIZERS[request.param])
+def checkpoint(request, torch_reference, tmp_path_factory) -> Path:
+    model = torch_reference.random_model(SHAPES[request.param])
+    return torch_reference.save(model, tmp_path_factory.mktemp(request.param), GOLDENS / TOKENIZERS[request.param])
 
 
-def their_log(peers, checkpoint: Path, adapter: Path) -> tuple[list[float], dict[str, np.ndarray]]:
+def their_log(torch_reference, peft, checkpoint: Path, adapter: Path) -> tuple[list[float], dict[str, np.ndarray]]:
     """The losses of sentence-transformers over a PeftModel in float64, and its tensors after the last step."""
-    peers, peft = peers
     from sentence_transformers.sentence_transformer.losses import TripletLoss
 
-    torch = peers.torch
-    model = peers.sentence_transformer(checkpoint, pooling="mean", dense=None, normalize=False).double()
-    model.max_seq_length = peers.MAX_LENGTH
+    torch = torch_reference.torch
+    model = torch_reference.sentence_transformer(checkpoint, pooling="mean", dense=None, normalize=False).double()
+    model.max_seq_length = torch_reference.MAX_LENGTH
     adapted = peft.PeftModel.from_pretrained(model[0].auto_model, adapter, is_trainable=True).double()
     model[0].auto_model = adapted.base_model.model  # the adapters are within
     model.eval()
@@ -156,13 +151,13 @@ def their_log(peers, checkpoint: Path, adapter: Path) -> tuple[list[float], dict
     return log, {name.replace(".default", ""): p.detach().numpy() for name, p in named.items()}
 
 
-def vectors(peers, checkpoint: Path, adapter: Path) -> np.ndarray:
+def vectors(torch_reference, peft, checkpoint: Path, adapter: Path) -> np.ndarray:
     """Pooled vectors of a PeftModel that reads an adapter."""
-    peers, peft = peers
-    model = peft.PeftModel.from_pretrained(peers.saved(checkpoint), adapter).eval()
+    model = peft.PeftModel.from_pretrained(torch_reference.saved(checkpoint), adapter).eval()
     mask = np.arange(IDS.shape[1])[None] < LENGTHS[:, None]
-    with peers.torch.no_grad():
-        found = model(input_ids=peers.torch.tensor(IDS).long(), attention_mask=peers.torch.tensor(mask).long())
+    torch = torch_reference.torch
+    with torch.no_grad():
+        found = model(input_ids=torch.tensor(IDS).long(), attention_mask=torch.tensor(mask).long())
     return (found.last_hidden_state.numpy() * mask[:, :, None]).sum(axis=1) / LENGTHS[:, None]
 
 
@@ -171,12 +166,12 @@ def vectors(peers, checkpoint: Path, adapter: Path) -> np.ndarray:
 @pytest.mark.parametrize(
     "targets", ["all-linear", pytest.param(("q_proj", "v_proj", "up_proj"), marks=pytest.mark.soak)]
 )
-def test_ten_steps_are_those_of_peft(peers, checkpoint, tmp_path, targets) -> None:
+def test_ten_steps_are_those_of_peft(torch_reference, peft, checkpoint, tmp_path, targets) -> None:
     """Losses and adapters to 1e-4, and then the vectors of the adapted, the merged, and peft's own model to 1e-5."""
     model = with_lora(load(checkpoint), RANK, ALPHA, targets=targets, seed=1)
     save_adapter(model, tmp_path / "start")
     log, state = trained(model)
-    theirs, tensors = their_log(peers, checkpoint, tmp_path / "start")
+    theirs, tensors = their_log(torch_reference, peft, checkpoint, tmp_path / "start")
     np.testing.assert_allclose(log, theirs, rtol=1e-4)
     adapted = model.with_params(state.params)
     save_adapter(adapted, tmp_path / "end")
@@ -186,15 +181,14 @@ def test_ten_steps_are_those_of_peft(peers, checkpoint, tmp_path, targets) -> No
         np.testing.assert_allclose(ours[name], expected, atol=1e-4, err_msg=name)
     expected = np.asarray(jax.jit(adapted)(IDS, LENGTHS))
     np.testing.assert_allclose(jax.jit(merge_lora(adapted))(IDS, LENGTHS), expected, atol=1e-5)
-    np.testing.assert_allclose(vectors(peers, checkpoint, tmp_path / "end"), expected, atol=1e-5)
+    np.testing.assert_allclose(vectors(torch_reference, peft, checkpoint, tmp_path / "end"), expected, atol=1e-5)
     assert np.abs(expected - np.asarray(jax.jit(load(checkpoint))(IDS, LENGTHS))).max() > 1e-2
 
 
 @ASKS
 @pytest.mark.torch
-def test_all_linear_is_what_peft_takes_it_for(peers, checkpoint, tmp_path) -> None:
-    peers, peft = peers
+def test_all_linear_is_what_peft_takes_it_for(torch_reference, peft, checkpoint, tmp_path) -> None:
     save_adapter(with_lora(load(checkpoint), RANK), tmp_path / "adapter")
     config = peft.LoraConfig(r=RANK, target_modules="all-linear", task_type="FEATURE_EXTRACTION")
-    theirs = peft.get_peft_model(peers.saved(checkpoint), config)
+    theirs = peft.get_peft_model(torch_reference.saved(checkpoint), config)
     assert {*peft.get_peft_model_state_dict(theirs)} == {*load_file(tmp_path / "adapter/adapter_model.safetensors")}

@@ -1,6 +1,5 @@
 """Training of a Qwen2 encoder: gradients of transformers' own class, and the same steps over any mesh."""
 
-import warnings
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -24,23 +23,14 @@ IDS = np.random.default_rng(0).integers(5, 1500, (6, 12))
 
 
 @pytest.fixture(scope="module")
-def peers():
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")
-        import peers
-
-        yield peers
+def checkpoint(torch_reference, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    model = torch_reference.random_model(SHAPE)
+    return torch_reference.save(model, tmp_path_factory.mktemp("qwen2"), GOLDENS / "stella-qwen2")
 
 
-@pytest.fixture(scope="module")
-def checkpoint(peers, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    model = peers.random_model(SHAPE)
-    return peers.save(model, tmp_path_factory.mktemp("qwen2"), GOLDENS / "stella-qwen2")
-
-
-def their_gradients(peers) -> tuple[float, dict[str, np.ndarray]]:
+def their_gradients(torch_reference) -> tuple[float, dict[str, np.ndarray]]:
     """The triplet loss over mean-pooled vectors in float64, and its gradient by torch name."""
-    torch, model = peers.torch, peers.exact(peers.random_model(SHAPE))
+    torch, model = torch_reference.torch, torch_reference.exact(torch_reference.random_model(SHAPE))
     mask = torch.tensor(np.arange(12) < LENGTHS[:, None])
     states = model(torch.tensor(IDS), mask.long()).last_hidden_state
     pooled = (states * mask[:, :, None]).sum(1) / mask.sum(1, keepdim=True)
@@ -52,7 +42,7 @@ def their_gradients(peers) -> tuple[float, dict[str, np.ndarray]]:
 
 
 @pytest.mark.torch
-def test_gradients_are_those_of_torch(peers, checkpoint: Path) -> None:
+def test_gradients_are_those_of_torch(torch_reference, checkpoint: Path) -> None:
     """Of every tensor, to 1e-4 of its largest number."""
     opened = Checkpoint.open(checkpoint)
     model = opened.load_model([None], make_mesh())
@@ -63,7 +53,7 @@ def test_gradients_are_those_of_torch(peers, checkpoint: Path) -> None:
         return losses.triplet(tuple(jnp.split(embeddings, 3)), margin=MARGIN).mean()
 
     value, found = jax.jit(loss)(model.params())
-    expected_value, expected = their_gradients(peers)
+    expected_value, expected = their_gradients(torch_reference)
     assert expected_value > 1
     np.testing.assert_allclose(value, expected_value, rtol=1e-5)
     for path, gradient in found.items():

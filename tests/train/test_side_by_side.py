@@ -1,7 +1,6 @@
 """Trainings side by side: sentence-transformers' losses and torch's AdamW on transformers' own GteModel."""
 
 import json
-import warnings
 from functools import partial
 
 import numpy as np
@@ -53,26 +52,23 @@ SCORED = {
 
 
 @pytest.fixture(scope="module")
-def peers():
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")
-        import peers
-        from sentence_transformers.sentence_transformer import losses
+def torch_losses(torch_reference):
+    from sentence_transformers.sentence_transformer import losses
 
-        yield peers, losses
+    return losses
 
 
 @pytest.fixture(scope="module")
-def checkpoint(peers, tmp_path_factory):
-    model = peers[0].random_model(SHAPES["stella-like"])
-    return peers[0].save(model, tmp_path_factory.mktemp("stella"), GOLDENS / "stella")
+def checkpoint(torch_reference, tmp_path_factory):
+    model = torch_reference.random_model(SHAPES["stella-like"])
+    return torch_reference.save(model, tmp_path_factory.mktemp("stella"), GOLDENS / "stella")
 
 
 @pytest.fixture(scope="module")
-def guide(peers, tmp_path_factory):
+def guide(torch_reference, tmp_path_factory):
     """Other weights with the same tokenizer."""
-    model = peers[0].random_model(SHAPES["stella-like"], seed=1)
-    return peers[0].save(model, tmp_path_factory.mktemp("guide"), GOLDENS / "stella")
+    model = torch_reference.random_model(SHAPES["stella-like"], seed=1)
+    return torch_reference.save(model, tmp_path_factory.mktemp("guide"), GOLDENS / "stella")
 
 
 def batch_of(name: str, step: int) -> tuple[list[list[str]], dict[str, np.ndarray]]:
@@ -99,25 +95,25 @@ def our_log(checkpoint, guide, name: str, steps: int) -> list[tuple[float, float
     return log
 
 
-def their_model(peers, checkpoint):
+def their_model(torch_reference, checkpoint):
     # In float64: torch's own float32 is up to 4e-4 from it after 50 steps.
-    model = peers.sentence_transformer(checkpoint, pooling="mean", dense=None, normalize=False).double()
-    model.max_seq_length = peers.MAX_LENGTH
+    model = torch_reference.sentence_transformer(checkpoint, pooling="mean", dense=None, normalize=False).double()
+    model.max_seq_length = torch_reference.MAX_LENGTH
     return model.eval()  # no dropout
 
 
-def their_loss(peers, losses, model, guide, name: str):
+def their_loss(torch_reference, losses, model, guide, name: str):
     from sentence_transformers.util import pairwise_cos_sim
 
     distance = losses.TripletDistanceMetric
     ranking, cosent = losses.MultipleNegativesRankingLoss(model), losses.CoSENTLoss(model)
 
     def gist(**options):
-        return losses.GISTEmbedLoss(model, their_model(peers, guide), **options)
+        return losses.GISTEmbedLoss(model, their_model(torch_reference, guide), **options)
 
     def stella(features, teacher):
         texts = [model(each)["sentence_embedding"] for each in features]
-        return stella_in_float64(peers.torch, texts, teacher, DIMS)
+        return stella_in_float64(torch_reference.torch, texts, teacher, DIMS)
 
     return {
         "triplet_euclidean": lambda: losses.TripletLoss(model),
@@ -137,9 +133,9 @@ def their_loss(peers, losses, model, guide, name: str):
     }[name]()
 
 
-def their_log(peers, losses, checkpoint, guide, name: str, steps: int) -> list[tuple[float, float]]:
-    torch, model = peers.torch, their_model(peers, checkpoint)
-    loss = their_loss(peers, losses, model, guide, name)
+def their_log(torch_reference, losses, checkpoint, guide, name: str, steps: int) -> list[tuple[float, float]]:
+    torch, model = torch_reference.torch, their_model(torch_reference, checkpoint)
+    loss = their_loss(torch_reference, losses, model, guide, name)
     named = list(model.named_parameters())
     free = [parameter for name, parameter in named if name.endswith("bias") or "norm" in name.lower() or "_ln" in name]
     rest = [parameter for _, parameter in named if not any(parameter is each for each in free)]
@@ -163,24 +159,24 @@ def their_log(peers, losses, checkpoint, guide, name: str, steps: int) -> list[t
     return log
 
 
-def both(peers, checkpoint, guide, name: str, steps: int) -> tuple[np.ndarray, np.ndarray]:
+def both(torch_reference, torch_losses, checkpoint, guide, name: str, steps: int) -> tuple[np.ndarray, np.ndarray]:
     """Loss and gradient norm of each step, (steps, 2): ours and theirs."""
     ours = np.array(our_log(checkpoint, guide, name, steps))
-    theirs = np.array(their_log(peers[0], peers[1], checkpoint, guide, name, steps))
+    theirs = np.array(their_log(torch_reference, torch_losses, checkpoint, guide, name, steps))
     print(f"{name}, {steps} steps: largest difference of loss and gradient norm {np.abs(ours - theirs).max(axis=0)},")
     print(f"relative where they are above 0.1 {(np.abs(ours - theirs) / np.maximum(np.abs(theirs), 0.1)).max(axis=0)}")
     return ours, theirs
 
 
 @pytest.mark.parametrize("name", SCORED)
-def test_ten_steps(peers, checkpoint, guide, name: str) -> None:
-    ours, theirs = both(peers, checkpoint, guide, name, 10)
+def test_ten_steps(torch_reference, torch_losses, checkpoint, guide, name: str) -> None:
+    ours, theirs = both(torch_reference, torch_losses, checkpoint, guide, name, 10)
     assert (theirs[:, 1] > 0).sum() >= 8  # a guide may leave out every candidate of a batch so small
     np.testing.assert_allclose(ours, theirs, rtol=1e-4, atol=1e-5)
 
 
 @pytest.mark.parametrize("name", LOSSES)
-def test_fifty_steps(peers, checkpoint, guide, name: str) -> None:
-    ours, theirs = both(peers, checkpoint, guide, name, 50)
+def test_fifty_steps(torch_reference, torch_losses, checkpoint, guide, name: str) -> None:
+    ours, theirs = both(torch_reference, torch_losses, checkpoint, guide, name, 50)
     assert theirs[-5:, 0].mean() < 0.5 * theirs[0, 0]  # it learned
     np.testing.assert_allclose(ours, theirs, rtol=1e-4, atol=1e-5)

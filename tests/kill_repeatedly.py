@@ -1,11 +1,11 @@
-"""Runs a command again and again in children, each killed on its way, until enough have died and the last has ended.
+"""Runs a command in child processes and kills them, until enough were killed and two ended by themselves.
 
-python killed.py FOLDER KILLS SEED COMMAND...
+python kill_repeatedly.py FOLDER KILLS SEED COMMAND...
 
-OUT in the command stands for FOLDER/out, which becomes FOLDER/out-0, out-1 and so on when a child has ended by itself.
-The first two are of children that nobody killed, to learn how long they take. Where FOLDER/begun is, each is a copy of
-it at first. A child dies at a random one of its calls that concern files in FOLDER, or at a random moment. Prints how
-many were killed, how many of them at a call, how many calls an undisturbed one makes, and how many ended.
+OUT in the command stands for FOLDER/out, which is renamed to FOLDER/out-0, out-1 and so on when a child finishes. The
+first two children are not killed; they show how long the command takes. If FOLDER/start exists, every output starts as
+a copy of it. A child is killed at a random call that concerns files in FOLDER, or at a random moment. Prints how many
+were killed, how many of them at a call, how many calls an undisturbed child makes, and how many finished.
 """
 
 import json
@@ -19,10 +19,10 @@ from pathlib import Path
 from random import Random
 from typing import Any
 
-KINDS = ("open", "os", "shutil")  # of audit events
-MARGIN = 1.2  # some of the calls and moments lie behind the end
+KINDS = ("open", "os", "shutil")  # of audit events that count as calls
+MARGIN = 1.2  # some calls and moments come after the end
 
-# Imported once, as most of a command's time goes there; nothing of it may start threads before the forks.
+# Imported once, as imports take most of a command's time; they must not start threads before the forks.
 MODULES = ("convert.flax_layout", "convert.report", "stella_jax.embedder", "train.loop", "train.mining")
 
 
@@ -42,7 +42,7 @@ class Children:
             self._calls += 1
 
     def run(self, last: int = -1, seconds: float = 3600) -> tuple[int, str]:
-        """Exit code, and what it said; killed before its call of this number, or after so many seconds."""
+        """Runs a child; kills it at call number `last` or after `seconds`. Returns exit code and output."""
         self._last = last
         self._report.write_text("")
         child = os.fork()
@@ -71,12 +71,12 @@ class Children:
 
 
 def run(folder: Path, kills: int, random: Random, command: list[str]) -> dict[str, int]:
-    children, out, begun = Children(folder, command), folder / "out", folder / "begun"
+    children, out, start = Children(folder, command), folder / "out", folder / "start"
     found = {"killed": 0, "at calls": 0, "calls": 0, "ended": 0}
     seconds = 0.0
     while found["killed"] < kills or found["ended"] < 2:
-        if begun.exists():
-            shutil.copytree(begun, out)
+        if start.exists():
+            shutil.copytree(start, out)
         code, said, started = -signal.SIGKILL, "", 0.0
         while code:
             limit: dict[str, Any] = {}
@@ -86,7 +86,7 @@ def run(folder: Path, kills: int, random: Random, command: list[str]) -> dict[st
                 limit = {"last": last} if at_call else {"seconds": moment}
             started = time.monotonic()
             code, said = children.run(**limit)
-            if code == 1 and "exists already" in said:  # the last one died between its last rename and its end
+            if code == 1 and "exists already" in said:  # the previous child was killed after its last rename
                 break
             assert code in (0, -signal.SIGKILL), (code, said)
             found["killed"] += code != 0

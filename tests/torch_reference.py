@@ -1,15 +1,15 @@
-"""The PyTorch side of the comparisons: transformers' models and sentence-transformers, with random weights.
+"""PyTorch references: models of transformers and sentence-transformers with random weights.
 
 Imported by the fixtures of tests marked `torch`, never at the top of a test file.
 """
 
-import json
 import shutil
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
+from checkpoint_files import write_layout
 from sentence_transformers import SentenceTransformer
 from sentence_transformers.base.modules import Dense, Normalize, Transformer
 from sentence_transformers.sentence_transformer.modules import Pooling
@@ -41,7 +41,7 @@ def gte_config(shape: Shape) -> GteConfig:
 
 
 def qwen2_config(shape: Shape) -> Qwen2Config:
-    """Of an encoder: every token sees every other."""
+    """The config of an encoder: every token attends to every other."""
     config = Qwen2Config(
         vocab_size=2048,
         hidden_size=shape.hidden,
@@ -88,36 +88,23 @@ def exact(model: PreTrainedModel) -> PreTrainedModel:
 
 
 def as_causal(model: Any) -> PreTrainedModel:
-    """A Qwen2 as the published one was saved: `model.` before its names, and an `lm_head.weight` beside it."""
+    """A Qwen2 as published: names start with `model.`, and there is an `lm_head.weight`."""
     whole = Qwen2ForCausalLM(model.config)
     whole.model.load_state_dict(model.state_dict())
     return whole
 
 
-def write_json(path: Path, value: object) -> None:
-    path.parent.mkdir(parents=True, exist_ok=True)
-    path.write_text(json.dumps(value))
-
-
 def save(model: PreTrainedModel, path: Path, tokenizer: Path, pooling: str = "mean", **options: Any) -> Path:
-    """The model as `save_pretrained` writes it, with a tokenizer and what else makes a checkpoint of it."""
+    """Saves the model by `save_pretrained`, with a tokenizer and the other files of a checkpoint."""
     model.save_pretrained(path, **options)
-    modules = [("", "Transformer"), ("1_Pooling", "Pooling")]
-    listing = [
-        {"idx": i, "name": str(i), "path": folder, "type": f"sentence_transformers.models.{kind}"}
-        for i, (folder, kind) in enumerate(modules)
-    ]
-    write_json(path / "modules.json", listing)
-    hidden = model.config.hidden_size
-    write_json(path / "1_Pooling/config.json", {"embedding_dimension": hidden, "pooling_mode": pooling})
-    write_json(path / "sentence_bert_config.json", {"max_seq_length": MAX_LENGTH})
+    write_layout(path, model.config.hidden_size, pooling, MAX_LENGTH)
     for name in TOKENIZER_FILES:
         shutil.copy(tokenizer / name, path / name)
     return path
 
 
 def saved(path: Path) -> PreTrainedModel:
-    """The model of a directory, by transformers' own class."""
+    """Loads the model of a directory with transformers."""
     return AutoModel.from_pretrained(path, attn_implementation="eager")
 
 
@@ -155,7 +142,7 @@ def rotary(theta: float, divisor: float, head_dim: int, num_tokens: int) -> tupl
 
 
 def rotated(x: np.ndarray, cos: np.ndarray, sin: np.ndarray) -> np.ndarray:
-    """x (B, T, N, H), rotated by tables (T, H/2)."""
+    """Rotates x (B, T, N, H) by tables (T, H/2)."""
     cos_, sin_ = (torch.tensor(np.concatenate([table, table], axis=-1))[None] for table in (cos, sin))
     heads = torch.tensor(x.transpose(0, 2, 1, 3))
     return apply_rotary_pos_emb(heads, heads, cos_, sin_)[0].numpy().transpose(0, 2, 1, 3)
