@@ -11,7 +11,7 @@ from bench.report import read_tables
 STUB = "import sys; open(sys.argv[1], 'a').write('## fine\\n\\n| n |\\n| --- |\\n| 1 |\\n\\n')"
 
 
-def test_a_script_that_fails_is_reported_and_the_others_go_on(tmp_path, capfd) -> None:
+def test_failed_script_is_reported_and_others_run(tmp_path, capfd) -> None:
     out = tmp_path / "results.md"
     commands = {"bad": ["-c", "raise SystemExit('no such luck')"], "good": ["-c", STUB, str(out)]}
     assert run.run(commands, out) == ["bad"]
@@ -37,21 +37,21 @@ def driver(tmp_path, monkeypatch):
     return drive
 
 
-def test_the_exit_code_is_1_where_one_failed(driver) -> None:
+def test_exit_code_after_a_failure(driver) -> None:
     driver(["limits"], STUB)
     with pytest.raises(SystemExit, match="failed: limits") as caught:
         driver(["limits"], "raise SystemExit(3)")
     assert caught.value.code != 0
 
 
-def test_an_unknown_name_is_wrong_usage(driver, capsys) -> None:
+def test_unknown_name(driver, capsys) -> None:
     with pytest.raises(SystemExit) as caught:
         driver(["speed"], STUB)
     assert caught.value.code == 2
     assert "benchmark speed" in capsys.readouterr().err
 
 
-def test_a_day_has_several_files(tmp_path) -> None:
+def test_several_files_a_day(tmp_path) -> None:
     names = []
     for _ in range(3):
         file = run.new_file(tmp_path, "some-gpu")
@@ -61,7 +61,7 @@ def test_a_day_has_several_files(tmp_path) -> None:
 
 
 @pytest.mark.parametrize("kind", ["cpu", "accelerator", "small"])
-def test_every_script_has_its_arguments(kind: str, tmp_path) -> None:
+def test_arguments_of_every_script(kind: str, tmp_path) -> None:
     commands = run.commands(list(run.ARGUMENTS), kind, tmp_path / "stella", tmp_path / "out.md")
     for name, command in commands.items():
         assert (run.BENCH.parent / command[0]).is_file()
@@ -71,7 +71,7 @@ def test_every_script_has_its_arguments(kind: str, tmp_path) -> None:
 
 @pytest.mark.soak
 @pytest.mark.torch
-def test_all_scripts_run_on_a_small_encoder(tmp_path, monkeypatch) -> None:
+def test_all_scripts_with_a_small_encoder(tmp_path, monkeypatch) -> None:
     folder = tmp_path / "results"
     monkeypatch.setattr(
         sys, "argv", ["run.py", "--small", "memory", *run.DEFAULT, "--folder", str(folder), "--work", str(tmp_path)]

@@ -16,11 +16,11 @@ def layers(x: jax.Array, weights: jax.Array) -> jax.Array:
     return jax.lax.scan(lambda x, w: (jnp.tanh(x @ w), None), x, weights)[0]
 
 
-def test_a_scanned_matmul_counts_as_often_as_it_runs() -> None:
+def test_matmul_in_a_scan() -> None:
     assert compiled(layers, (32, 64), (5, 64, 64)).matmul_flops == 5 * 2 * 32 * 64 * 64
 
 
-def test_a_scan_in_a_scan_multiplies() -> None:
+def test_nested_scans() -> None:
     def nested(x, weights):
         return jax.lax.scan(lambda x, _: (layers(x, weights), None), x, None, length=3)[0]
 
@@ -36,7 +36,7 @@ def test_matmuls_over_several_dimensions() -> None:
     )
 
 
-def test_a_convolution_counts_what_meets_its_input() -> None:
+def test_convolution() -> None:
     def convolve(x, kernel):
         return jax.lax.conv_general_dilated(x, kernel, (1, 1), [(2, 2), (0, 0)])
 
@@ -44,7 +44,7 @@ def test_a_convolution_counts_what_meets_its_input() -> None:
     assert compiled(convolve, (2, 3, 5, 4), (6, 3, 3, 1)).matmul_flops == 2 * 2 * 3 * 6 * 15 * 4
 
 
-def test_traffic_is_each_array_once_and_slices_of_what_is_sliced() -> None:
+def test_traffic_counts_arrays_once_and_slices_by_size() -> None:
     size = 4 * 256 * 256
     once = compiled(lambda x, y: x + y, (256, 256), (256, 256))
     assert once.hbm_bytes == 3 * size
@@ -53,7 +53,7 @@ def test_traffic_is_each_array_once_and_slices_of_what_is_sliced() -> None:
     assert 5 * 3 * size <= looped < 5 * 8 * size
 
 
-def test_a_gpu_takes_a_slice_beside_other_work_and_attends_by_cudnn() -> None:
+def test_gpu_async_slice_and_cudnn_attention() -> None:
     program = Program("""
 %sliced (p: bf16[24,512,512], i: s32[]) -> bf16[1,512,512] {
   %p = bf16[24,512,512]{2,1,0} parameter(0)
@@ -128,7 +128,7 @@ ENTRY %main (x: bf16[32,512,1024], stack: bf16[24,1024,3,64]) -> bf16[32,512,102
 """  # noqa: E501
 
 
-def test_a_program_for_a_tpu() -> None:
+def test_tpu_program() -> None:
     program = Program(TPU)
     assert program.matmul_flops == 24 * 2 * 32 * 512 * 1024 * 3 * 64
     assert program.kernel_flops == 24 * 1000
@@ -148,7 +148,7 @@ def test_a_program_for_a_tpu() -> None:
         ("copy(%qkv)", "conditional(%qkv)", "is a branch"),
     ],
 )
-def test_what_cannot_be_counted_is_refused(old: str, new: str, sentence: str) -> None:
+def test_unsupported_programs(old: str, new: str, sentence: str) -> None:
     program = Program(TPU.replace(old, new))
     with pytest.raises(ValueError, match=sentence):
         print(program.matmul_flops, program.kernel_flops)

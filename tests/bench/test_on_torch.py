@@ -15,7 +15,7 @@ TEXTS = [f"{'tea ' * (i % 40)}{i}" for i in range(50)]
 @pytest.mark.soak  # it compiles
 @pytest.mark.torch
 @pytest.mark.filterwarnings("ignore")  # theirs
-def test_it_embeds_as_we_do_compiled_or_not(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_same_vectors_compiled_or_not(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     from torch._dynamo.utils import counters
 
     monkeypatch.setattr("bench.on_torch.BATCH_TOKENS", 100)

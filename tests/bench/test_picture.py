@@ -14,19 +14,19 @@ ROWS = [
 TEXT = f"## limits\n\n{table(['a'], [[1]])}\n\n## encode: all\n\n{table(COLUMNS, ROWS)}\n"
 
 
-def test_rates_are_those_of_texts_of_one_length_and_type() -> None:
+def test_rates_for_one_length_and_dtype() -> None:
     rates = {"stella-jax": {128: 349.0, 512: 381.0}, "roofline": {128: 900.0}}
     assert rates_of(TEXT) == (rates, "float32")
     assert rates_of(TEXT, "bfloat16") == ({"stella-jax": {128: 107.0}}, "bfloat16")
 
 
 @pytest.mark.parametrize("text", ["", "## encode: old\n\n| workload |\n| --- |\n| 4 x 128 tokens |\n"])
-def test_a_file_without_such_a_table_is_refused(text: str) -> None:
+def test_file_without_a_table(text: str) -> None:
     with pytest.raises(ValueError, match="no table"):
         rates_of(text)
 
 
-def test_a_picture_is_small_and_the_same_each_time(tmp_path) -> None:
+def test_picture_is_small_and_reproducible(tmp_path) -> None:
     rates, _ = rates_of(TEXT)
     files = [tmp_path / name for name in ("a.svg", "b.svg")]
     for file in files:

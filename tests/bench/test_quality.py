@@ -9,16 +9,16 @@ def vectors() -> np.ndarray:
     return np.random.default_rng(0).standard_normal((40, 16)).astype(np.float32)
 
 
-def test_the_nearest_are_others() -> None:
+def test_nearest_excludes_the_text_itself() -> None:
     places = nearest(np.array([[1, 0], [0.8, 0.6], [0, 1]], np.float32), 2)
     assert places.tolist() == [[1, 2], [0, 2], [1, 0]]
 
 
-def test_scaled_vectors_agree_in_all(vectors) -> None:
+def test_scaled_vectors_agree(vectors) -> None:
     assert agreement(vectors, 3 * vectors) == pytest.approx([1, 1, 1, 1, 1])
 
 
-def test_one_wrong_vector_shows(vectors) -> None:
+def test_one_wrong_vector_is_detected(vectors) -> None:
     other = vectors.copy()
     other[7] = -other[7]
     least, low, median, shared, same = agreement(vectors, other)

@@ -1,7 +1,7 @@
 from bench.report import publish, read_tables, table, timings
 
 
-def test_what_is_published_is_read_again(tmp_path, capsys) -> None:
+def test_published_tables_are_read_back(tmp_path, capsys) -> None:
     file = tmp_path / "new" / "results.md"
     publish("encode: one", table(["system", "tok/s"], [["ours", 123.456], ["theirs", 1.23456]]), file)
     publish("encode: two", "No table, a | bar.", file)
@@ -13,12 +13,12 @@ def test_what_is_published_is_read_again(tmp_path, capsys) -> None:
     assert "encode: two" in capsys.readouterr().out
 
 
-def test_two_tables_under_one_title_are_two() -> None:
+def test_two_tables_under_one_title() -> None:
     text = "## a\n\n| n |\n| --- |\n| 1 |\n\ntext\n\n| m |\n| --- |\n| 2 |"
     assert list(read_tables(text)) == [("a", [{"n": "1"}]), ("a", [{"m": "2"}])]
 
 
-def test_runs_are_timed_in_turns_after_one_that_warms_up() -> None:
+def test_interleaved_timing_after_warm_up() -> None:
     calls: list[str] = []
     seconds = timings({name: lambda name=name: calls.append(name) for name in "ab"}, 2)
     assert calls == list("ababab")

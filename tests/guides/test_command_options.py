@@ -20,7 +20,7 @@ GUIDES = {
 
 
 @pytest.mark.parametrize("command", GUIDES)
-def test_options_are_all_named(command, capsys):
+def test_every_option_is_named(command, capsys):
     with pytest.raises(SystemExit):
         main([command, "--help"])
     shown = set(re.findall(r"(?<![\w-])--?[a-z][a-z-]*", capsys.readouterr().out)) - {"-h", "--help"}

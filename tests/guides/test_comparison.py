@@ -1,4 +1,4 @@
-"""The tables of the page on sentence-transformers leave no argument or method out, and say of each what is true."""
+"""The tables of the page on sentence-transformers list every argument and method, with the right verdict."""
 
 import inspect
 import re
@@ -31,7 +31,7 @@ def table(heading: str) -> dict[str, str]:
     section = re.split(r"^## ", PAGE.read_text().split(f"\n## {heading}\n")[1], maxsplit=1, flags=re.MULTILINE)[0]
     rows = re.findall(r"^\| `(\w+)` \| (\w+) \|", section, re.MULTILINE)
     found = dict(rows)
-    assert len(found) == len(rows), f"{heading}: a name stands twice"
+    assert len(found) == len(rows), f"{heading}: a name is listed twice"
     assert set(found.values()) <= set(VERDICTS)
     return found
 
@@ -57,13 +57,13 @@ def own_names(cls: type) -> Iterator[str]:
 
 @pytest.mark.torch
 @pytest.mark.parametrize("heading", METHODS)
-def test_arguments_are_all_there(heading, theirs):
+def test_every_argument_is_listed(heading, theirs):
     assert table(heading).keys() == defaults(getattr(theirs, METHODS[heading])).keys()
 
 
 @pytest.mark.torch
 @pytest.mark.parametrize("heading", METHODS)
-def test_arguments_that_are_the_same(heading, theirs):
+def test_same_arguments(heading, theirs):
     ours = defaults(getattr(Stella, heading))
     expected = defaults(getattr(theirs, METHODS[heading]))
     for name, verdict in table(heading).items():
@@ -75,15 +75,15 @@ def test_arguments_that_are_the_same(heading, theirs):
 
 @pytest.mark.torch
 @pytest.mark.parametrize("name", ["encode_query", "encode_document"])
-def test_arguments_of_the_others_are_those_of_encode(name, theirs):
+def test_encode_query_and_encode_document_arguments(name, theirs):
     assert defaults(getattr(theirs, name)) == defaults(theirs.encode)
 
 
 @pytest.mark.torch
-def test_methods_are_all_there(theirs):
+def test_every_method_is_listed(theirs):
     assert table("All methods").keys() == set(own_names(theirs))
 
 
-def test_methods_that_are_here():
+def test_existing_methods():
     for name, verdict in table("All methods").items():
         assert (verdict == "missing") != (hasattr(Stella, name) or name in INSTANCE), name

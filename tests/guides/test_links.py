@@ -1,4 +1,4 @@
-"""Links of what the site does not hold lead to files, and so do the paths that any page names."""
+"""Links and paths in README, CONTRIBUTING and the guides lead to files that exist."""
 
 import re
 from pathlib import Path
@@ -14,13 +14,13 @@ NAMED = re.compile(r"`((?:bench|convert|docs|examples|stella_jax|tests|tools|tra
 
 
 def anchors(page: Path) -> set[str]:
-    """Those of a page's headings, as GitHub and mkdocs make them."""
+    """Anchors of a page's headings, as GitHub and mkdocs generate them."""
     headings = re.findall(r"^#+ (.*)$", prose_of(page), re.MULTILINE)
     return {re.sub(r"[^\w\- ]", "", heading.lower()).replace(" ", "-") for heading in headings}
 
 
 @pytest.mark.parametrize("page", [*READMES, *PAGES], ids=lambda page: str(page.relative_to(ROOT)))
-def test_links_lead_to_files(page):
+def test_links(page):
     for link in re.findall(r"\]\(([^)\s]+)\)", prose_of(page)):
         if "://" in link:
             continue
@@ -32,6 +32,6 @@ def test_links_lead_to_files(page):
 
 
 @pytest.mark.parametrize("page", [*READMES, *PAGES], ids=lambda page: str(page.relative_to(ROOT)))
-def test_paths_are_there(page):
+def test_paths_exist(page):
     for path in NAMED.findall(prose_of(page)):
         assert (ROOT / path).exists(), f"{path}: file not found"

@@ -9,7 +9,7 @@ from stella_jax.models import architectures
 
 
 @pytest.mark.parametrize("architecture", architectures(), ids=lambda architecture: architecture.class_names[0])
-def test_names_are_all_there(architecture):
+def test_every_parameter_is_listed(architecture):
     rows = set(re.findall(r"^\| `(.+)` \| `(.+)` \| (.+) \|$", (DOCS / "convert.md").read_text(), re.MULTILINE))
     for weight in architecture.weights:
         axes = ("L" if weight.stacked else "") + weight.flax_axes.replace(" ", "")

@@ -1,4 +1,4 @@
-"""The reference of recipes, which the site makes of docstrings, describes every key by itself."""
+"""The recipe reference, generated from docstrings, describes every key."""
 
 import dataclasses
 import re
@@ -11,12 +11,12 @@ from train import recipe
 SECTIONS = re.findall(r"^::: train\.recipe\.(\w+)$", (DOCS / "api" / "recipe.md").read_text(), re.MULTILINE)
 
 
-def test_sections_are_all_there():
+def test_every_section_is_listed():
     assert {name for name in vars(recipe) if name.endswith("Section")} | {"Recipe"} == set(SECTIONS)
 
 
 @pytest.mark.parametrize("name", SECTIONS)
-def test_keys_are_described(name):
+def test_every_key_is_described(name):
     section = getattr(recipe, name)
     described = re.findall(r"^      (\w+): ", section.__doc__.split("Attributes:")[1], re.MULTILINE)
     assert set(described) == {field.name for field in dataclasses.fields(section)}

@@ -1,4 +1,4 @@
-"""The guide's blocks on reading vectors find what is nearest, at the precision that each is about."""
+"""The guide's code blocks that read vectors find the nearest texts, each at its precision."""
 
 import json
 from collections.abc import Mapping
@@ -22,10 +22,10 @@ TEXTS = ["green tea", "a game", "brew tea", "the sea", "how do I brew green tea?
 
 @pytest.fixture(scope="module")
 def blocks() -> list[str]:
-    """On pyarrow, DuckDB, FAISS, levels and signs, all of them reading the directory `tea`."""
+    """Blocks on pyarrow, DuckDB, FAISS, levels and signs, changed to read the directory `tea`."""
     found = [block.text for block in blocks_of(DOCS / "vectors.md") if block.language == "python" and block.is_run]
-    told_by = ("pyarrow", "duckdb", "IndexFlatIP", "ranges", "IndexBinary")
-    assert all(word in block for word, block in zip(told_by, found, strict=True))
+    markers = ("pyarrow", "duckdb", "IndexFlatIP", "ranges", "IndexBinary")
+    assert all(word in block for word, block in zip(markers, found, strict=True))
     return [block.replace("tea-int8", "tea").replace("tea-binary", "tea") for block in found]
 
 
@@ -62,7 +62,7 @@ def write(vectors, tmp_path, monkeypatch):
 
 
 def run(blocks: list[str], names: Mapping[str, Any] = MappingProxyType({})) -> dict[str, Any]:
-    """What the blocks define, one after the other, beside these names."""
+    """Runs the blocks in order with these names; returns all names."""
     defined = dict(names)
     for block in blocks:
         exec(block, defined)

@@ -27,14 +27,14 @@ class Shape:
 '''
 
 
-def test_a_row_is_a_sentence_and_the_code_without_it():
+def test_rows_are_first_sentence_and_code():
     assert list(rows_of(SOURCE)) == [
         ("Return the area of a rectangle.", "def area(width, height):\n    return width * height"),
         ("What people call it", "async def name(self):\n    return self._name"),
     ]
 
 
-def test_a_file_is_in_one_split_and_others_copyright_in_none(tmp_path: Path):
+def test_files_stay_in_one_split_and_other_licenses_are_left_out(tmp_path: Path):
     library, out = tmp_path / "library", tmp_path / "out"
     (library / "test").mkdir(parents=True)
     function = 'def f{0}():\n    "The function number {0}"\n    return {0}\n'

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 from safetensors.numpy import load_file
 
-from stella_jax import Stella, StellaError
+from stella_jax import Stella
 from stella_jax.checkpoint import Checkpoint
 from stella_jax.hub import TINY
 from tools.tiny import untrained as weights
@@ -30,7 +30,7 @@ def untrained(tmp_path: Path) -> Path:
     return directory
 
 
-def test_the_same_texts_give_the_same_checkpoint(untrained):
+def test_same_texts_give_same_checkpoint(untrained):
     texts = ["the quick brown fox jumps over the lazy dog", "pack my box with five dozen jugs"]
     found = []
     for _ in range(2):
@@ -41,12 +41,12 @@ def test_the_same_texts_give_the_same_checkpoint(untrained):
     assert found[0] == found[1]
 
 
-def test_too_few_texts_for_the_tokens_wanted(untrained):
-    with pytest.raises(StellaError, match="only 7 of 60 tokens"):
+def test_too_few_texts_for_the_vocabulary(untrained, refused):
+    with refused("7 of 60 tokens"):
         weights.write_tokenizer(untrained, ["a b"])
 
 
-# A word is an anchor that is no gloss; a gloss that is an anchor names its kind.
+# Anchors are words, or glosses whose positive is their category.
 PAIRS = dataset_of(
     [
         ("oak", "a tree with acorns"),
@@ -64,7 +64,7 @@ def lines(path: Path) -> list[dict[str, str]]:
     return [json.loads(line) for line in path.read_text().splitlines()]
 
 
-def test_pairs_and_what_follows_from_them(tmp_path):
+def test_pairs_with_derived_pairs(tmp_path):
     write_pairs(PAIRS, tmp_path / "pairs.jsonl")
     found = [(row["anchor"], row["positive"]) for row in lines(tmp_path / "pairs.jsonl")]
     assert found[:8] == [
@@ -77,7 +77,7 @@ def test_pairs_and_what_follows_from_them(tmp_path):
         assert sorted(" ".join(halves).split()) in [sorted(gloss.split()) for gloss in glosses]
 
 
-def test_questions_have_a_wrong_gloss_of_the_same_kind(tmp_path):
+def test_negatives_of_questions_are_of_the_same_kind(tmp_path):
     ready = dataset_of([("What is ash?", "what is left of a fire", "a plant of wood"), ("h", "held", "n")], "here")
     file = tmp_path / "questions.jsonl"
     write_questions(PAIRS, ready, {"held"}, ["query: "], file)
@@ -90,7 +90,7 @@ def test_questions_have_a_wrong_gloss_of_the_same_kind(tmp_path):
     assert words >= {"oak", "elm"} and not any("acorns" in anchor for anchor, _, _ in found)
 
 
-def test_encoder_and_heads_of_several_trainings_in_one_checkpoint(untrained, tmp_path):
+def test_join_encoder_and_heads_of_several_runs(untrained, tmp_path):
     weights.write_tokenizer(
         untrained, ["the quick brown fox jumps over the lazy dog", "pack my box with five dozen jugs"]
     )
@@ -113,7 +113,7 @@ def test_encoder_and_heads_of_several_trainings_in_one_checkpoint(untrained, tmp
     assert Stella.from_pretrained(tmp_path / "out").encode("a fox").shape == (128,)
 
 
-def test_tiny_scores_what_its_card_says():
+def test_scores_match_the_model_card():
     card = (TINY / "README.md").read_text()
     rows = read_dataset(WORDNET / "wordnet_triplets_test.jsonl.gz")
     for dim in (32, 64, 128):
@@ -123,8 +123,7 @@ def test_tiny_scores_what_its_card_says():
         assert stated and triplet_accuracy(*embeddings)["cosine_accuracy"] == pytest.approx(float(stated[1]), abs=2e-3)
 
 
-def test_a_mistake_is_one_sentence(tmp_path, monkeypatch, capsys):
+def test_missing_input(tmp_path, monkeypatch, capsys, check_message):
     monkeypatch.setenv("JAX_COMPILATION_CACHE_DIR", str(tmp_path / "cache"))
     assert main([str(tmp_path / "absent.jsonl"), "--out", str(tmp_path / "tiny")]) == 1
-    errors = capsys.readouterr().err
-    assert errors.startswith("tools.tiny: error: ") and "absent.jsonl" in errors and errors.count("\n") == 1
+    check_message(capsys.readouterr().err.rstrip("\n"), "tools.tiny: error: ", "absent.jsonl")
