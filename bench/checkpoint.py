@@ -2,7 +2,7 @@
 
     python bench/checkpoint.py DIR [--model stella|qwen2] [--layers N]
 
-transformers reads its config.json without remote code. stella's tokenizer is that of `tiny`; qwen2's is trained on the
+transformers reads its config.json without remote code. stella's tokenizer is tiny's; qwen2's is trained on the
 tests' corpus with 16,384 tokens and is otherwise as published.
 """
 
@@ -37,7 +37,7 @@ STELLA = NewConfig(
     layer_norm_eps=1e-12,
     rope=Rope(320000.0, 2.0 ** (2 / 64)),
 )
-# stella_en_1.5B_v5 and gte-Qwen2-1.5B-instruct, except for pad_token_id, which is that of our tokenizer.
+# stella_en_1.5B_v5 and gte-Qwen2-1.5B-instruct, except for pad_token_id, which is our tokenizer's.
 QWEN2 = Qwen2Config(
     vocab_size=151646,
     hidden_size=1536,

@@ -4,7 +4,7 @@
                            [--peers NAME ...] [--out FILE]
 
 All systems have the same random weights of a published size, texts and cores, and take turns in one run. Only useful
-tokens count, not padding. Compilation and warm-up are excluded. The roofline is that of limits.py, measured in this
+tokens count, not padding. Compilation and warm-up are excluded. The roofline comes from limits.py, measured in this
 run, for all texts of a workload as one batch without padding. The peers need the extras `test` and `bench` on Python
 3.11; missing ones are left out. They run 32 sorted texts at a time, as sentence-transformers does; on an accelerator
 torch also runs 65,536 tokens at a time: eager, compiled, and with flash attention without padding.

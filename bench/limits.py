@@ -2,7 +2,7 @@
 
     python bench/limits.py [--checkpoint DIR] [--dtype float32 bfloat16] [--out FILE]
 
-The matmul rate is that of a layer's four jitted matmuls with 256 to 131,072 tokens, the best of JAX and, on a CPU,
+The matmul rate is measured on a layer's four jitted matmuls with 256 to 131,072 tokens, the best of JAX and, on a CPU,
 torch if installed. The bandwidth is the best of a triad and a sum over arrays larger than any cache. The roofline is
 the smaller rate of the encoder's FLOPs at the first and its minimum traffic at the second. Each is the best of a few
 runs; other work on the machine lowers it.

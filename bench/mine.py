@@ -3,8 +3,8 @@
     python bench/mine.py [--rows N] [--anchors N] [--dim E] [-k K] [--repeats N] [--out FILE]
 
 Both search the k nearest of random unit vectors by inner product, exactly, in float32, on the same cores, in turns,
-after a warm-up call. Results are compared. The time is that of a call from and to NumPy; FAISS's index has its vectors
-already. FAISS runs on the CPU only.
+after a warm-up call. Results are compared. The time of a call from and to NumPy is measured;
+FAISS's index has its vectors already. FAISS runs on the CPU only.
 """
 
 import argparse

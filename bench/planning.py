@@ -3,8 +3,7 @@
     python bench/planning.py [--inputs N] [--ids N] [--out FILE]
 
 Inputs are simulated: many small files, and a sparse file of 10 GB with rows in its first megabytes only. The time to
-the first batch is compared with a corpus of 10 MB in the same run. Bytes are those that the process read from the
-input.
+the first batch is compared with a corpus of 10 MB in the same run. Bytes are counted as read from the input.
 """
 
 import argparse

@@ -60,7 +60,7 @@ def check_whole(name: str, value: object, highest: int) -> None:
 
 
 def check_flags(**flags: object) -> None:
-    """Flags by their names: an array, whose truth is ambiguous, is none of them, nor is a text."""
+    """Refuses flags that are arrays, whose truth is ambiguous, or texts."""
     for name, value in flags.items():
         if not isinstance(value, bool | np.bool_ | int | None):
             raise StellaError(f"{name} {short_repr(value)} must be True or False.")

@@ -70,7 +70,7 @@ def rotate_by_matmul(x: jax.Array, cos: jax.Array, sin: jax.Array) -> jax.Array:
 def attend(q: jax.Array, k: jax.Array, v: jax.Array, lengths: jax.Array) -> jax.Array:
     """softmax(q k^T / sqrt(H)) v over the first `lengths[b]` keys of each row, scores and softmax in float32.
 
-    One implementation a platform, which is that of the mesh in context.
+    One implementation per platform, chosen by the mesh in context.
 
     Args:
       q: (B, T, N, H).
@@ -181,7 +181,7 @@ def cudnn_takes(heads: jax.Array) -> bool:
 def attend_by_cudnn(q: jax.Array, k: jax.Array, v: jax.Array, lengths: jax.Array) -> jax.Array:
     """`attend` by cuDNN's flash kernel, scores and softmax in float32 on the chip, and its gradient by cuDNN's own.
 
-    Queries in the padding attend too: told their number, the kernel need not write their output. The keys' padding is
+    Queries in the padding attend too: with their number, the kernel need not write their output. The keys' padding is
     set to 0 for the way back: whatever the kernel leaves there as its gradient, none of it goes further.
     """
     real = (jnp.arange(k.shape[1])[None] < lengths[:, None])[:, :, None, None]

@@ -35,7 +35,7 @@ MODULES = {
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Runs a command; returns the exit code: 1 after an error, told in one sentence on stderr, 2 for wrong usage."""
+    """Runs a command; returns the exit code: 1 after an error (one sentence on stderr), 2 for wrong usage."""
     argv = sys.argv[1:] if argv is None else argv
     if argv and argv[0] in MODULES:
         return _run_module(argv[0], argv[1:])

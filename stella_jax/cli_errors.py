@@ -17,11 +17,11 @@ PIPE_CLOSED = 141  # and SIGPIPE
 
 
 def exit_code(program: str, work: Callable[[], None], when_interrupted: str = "") -> int:
-    """Does the work; returns 0, or after an error that a user can mend 1, having said it.
+    """Does the work; returns 0, or prints an error that a user can fix and returns 1.
 
     Args:
-      program: the name to speak under.
-      when_interrupted: what Ctrl-C leaves, for the sentence about it.
+      program: the name before the message.
+      when_interrupted: the end of the message about Ctrl-C: what is left behind.
     """
     if isinstance(sys.stdout, io.TextIOWrapper):
         sys.stdout.reconfigure(errors="backslashreplace")  # texts of any script, on terminals that lack it
@@ -48,7 +48,7 @@ def exit_code(program: str, work: Callable[[], None], when_interrupted: str = ""
 
 
 def _silence_late_tasks() -> None:
-    """Drops what Orbax's threads and tasks still say after its error has been told; no command has tasks of its own."""
+    """Drops messages of Orbax's threads and tasks after its error; no command has tasks of its own."""
     logging.getLogger("asyncio").setLevel(logging.CRITICAL + 1)
     before = sys.unraisablehook
 

@@ -24,7 +24,7 @@ class CompileAhead:
         self._pool = ThreadPoolExecutor(THREADS, "compile")
 
     def begin(self, shapes: Iterable[Shape]) -> None:
-        """Begins with those that are not there yet, in this order."""
+        """Starts to compile missing programs, in this order."""
         for shape in shapes:
             if shape not in self._shapes:
                 self._shapes[shape] = self._pool.submit(self._compile, shape)
@@ -36,7 +36,7 @@ class CompileAhead:
                 compiled.result()
 
     def cancel(self) -> None:
-        """Gives up those that no thread works on yet."""
+        """Cancels compilations that have not started."""
         for shape, compiled in list(self._shapes.items()):
             if compiled.cancel():
                 self._shapes.pop(shape, None)

@@ -1,4 +1,4 @@
-"""How many processors this process may use, of those that the machine has."""
+"""How many of the machine's processors this process may use."""
 
 import math
 import os
@@ -25,7 +25,7 @@ def _quotas() -> Iterator[float]:
         _, controllers, group = line.split(":", 2)
         if controllers and "cpu" not in controllers.split(","):
             continue
-        # In a container, the group may be told as the machine names it, while its limits lie at the top.
+        # In a container, the group may have the machine's name for it, while its limits are at the top.
         for folder in (path := PurePosixPath(group), *path.parents):
             yield from _old_quota(folder) if controllers else _new_quota(folder)
 
@@ -33,7 +33,7 @@ def _quotas() -> Iterator[float]:
 def _new_quota(folder: PurePosixPath) -> Iterator[float]:
     """Of a group of version 2; see cpu.max in docs.kernel.org/admin-guide/cgroup-v2.html."""
     quota, _, period = _read(GROUPS / folder.relative_to("/") / "cpu.max").partition(" ")
-    if quota.isdecimal():  # "max" is no limit
+    if quota.isdecimal():  # "max" means unlimited
         yield int(quota) / int(period)
 
 
@@ -41,7 +41,7 @@ def _old_quota(folder: PurePosixPath) -> Iterator[float]:
     """Of a group of version 1; see docs.kernel.org/scheduler/sched-bwc.html."""
     group = GROUPS / "cpu" / folder.relative_to("/")
     quota, period = (_read(group / f"cpu.cfs_{name}_us").strip() for name in ("quota", "period"))
-    if quota.isdecimal():  # -1 is no limit
+    if quota.isdecimal():  # -1 means unlimited
         yield int(quota) / int(period)
 
 

@@ -60,7 +60,7 @@ def _verdict(model: Stella, task: str | None, found: np.ndarray, expected: list[
 
 
 def _comparable(model: Stella, task: str | None) -> bool:
-    """Whether the shapes and settings are those that the model card's numbers were made with."""
+    """Whether shapes and settings are the ones of the model card's numbers."""
     config = model.config
     shape = (config.hidden_size, config.num_hidden_layers, config.vocab_size, model.dim)
     return shape == (1024, 24, 30528, 1024) and "s2p_query" in model.prompts and task in (None, "s2p")

@@ -77,7 +77,7 @@ class Stella(PretrainedModel):
           mesh: devices to share the work, as a mesh of the axes `data` (rows) and `model` (the encoder's own split) or
             as text, "data=8" or "data=4,model=2"; None is one device. Over `data` a text's bits stay the same.
           revision: branch, tag or commit of a repo.
-          truncate_dim: how many numbers `encode` keeps where it is not told otherwise.
+          truncate_dim: how many numbers `encode` keeps by default.
           prompts: texts by their name, beside or in place of the checkpoint's.
           default_prompt_name: the one that `encode` takes where none is named.
           similarity_fn_name: "cosine", "dot", "euclidean" or "manhattan" in place of the checkpoint's.

@@ -131,7 +131,7 @@ class EmbeddingModel(nnx.Module):
         return ["/".join(map(str, path)) for path, _ in nnx.to_flat_state(nnx.state(self, kind))]
 
     def with_params(self, params: Mapping[str, jax.Array]) -> "EmbeddingModel":
-        """This model with other parameters, by the names of `params`; it shares the arrays of those that are not named.
+        """This model with other parameters, by the names of `params`; it shares the arrays of all others.
 
         Raises:
           StellaError: a name is not one of them, or an array has another shape.

@@ -30,7 +30,7 @@ SYMMETRIC = (
 class MtebEncoder:
     """mteb's EncoderProtocol.
 
-    Queries take the prompt that `encode_query` takes, documents that of `encode_document`, and texts of tasks without
+    Queries take the prompt of `encode_query`, documents the one of `encode_document`, and texts of tasks without
     either (STS, clustering, ...) `s2s_query`, where the checkpoint has them.
 
     Args:

@@ -7,7 +7,7 @@ import numpy as np
 from stella_jax.errors import StellaError
 
 PRECISIONS = ("float32", "float16", "int8", "uint8", "binary", "ubinary")
-# Those that need ranges: 256 levels between the minimum and the maximum of each dimension.
+# Precisions that need ranges: 256 levels between the minimum and the maximum of each dimension.
 SCALAR = ("int8", "uint8")
 PACKED = ("binary", "ubinary")
 

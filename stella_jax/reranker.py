@@ -111,7 +111,7 @@ class Reranker(PretrainedModel):
           [n] float32 in the order of the pairs, (0,) for none, one number for a pair by itself.
 
         Raises:
-          StellaError: a pair is none of two str (says which), an argument is unknown, or the call is inside of a
+          StellaError: a pair does not have two str (names it), an argument is unknown, or the call is inside a
             function that JAX transforms.
         """
         activation = self.activation if activation is None else activation

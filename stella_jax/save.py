@@ -90,8 +90,8 @@ def save_params(
     """Writes a checkpoint with some parameters in place of its own into a new directory.
 
     Args:
-      heads: those that the model has; the first becomes the one that modules.json names.
-      params: by the names of `EmbeddingModel.params`; those that are left out are as they were.
+      heads: the model's heads; modules.json names the first.
+      params: by the names of `EmbeddingModel.params`; all others stay as they were.
       settings: prompts, similarity and max_seq_length; None for those of the checkpoint.
       native, finish: as in `to_torch`.
 

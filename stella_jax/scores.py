@@ -1,4 +1,4 @@
-"""From a reranker's raw scores to those that it gives."""
+"""Activations of a reranker's raw scores."""
 
 from typing import Literal
 

@@ -101,7 +101,7 @@ def shard_as(array: Any, sharding: Sharding) -> jax.Array:
 
 
 def platform() -> str:
-    """Platform of the mesh in context; without one, that of JAX's first device."""
+    """Platform of the mesh in context, or of JAX's first device."""
     device = jax.sharding.get_abstract_mesh().abstract_device
     return device.platform if device else jax.default_backend()
 

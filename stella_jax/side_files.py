@@ -1,4 +1,4 @@
-"""The files beside the weights: configuration, tokenizer and cards, carried along byte by byte."""
+"""The files beside the weights: configuration, tokenizer and cards, copied byte by byte."""
 
 import shutil
 from collections.abc import Iterator
@@ -39,7 +39,7 @@ def side_files(directory: Directory) -> list[str]:
 
 
 def left_behind(directory: Directory) -> list[str]:
-    """Relative names of the files that are neither carried along nor weights: Python, pickles, exports."""
+    """Relative names of the files that are neither copied nor weights: Python, pickles, exports."""
     return sorted(n for n in _files(directory) if not _wanted(directory, n) and not n.endswith(".safetensors"))
 
 

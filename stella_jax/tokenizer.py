@@ -101,11 +101,11 @@ class Tokenizer:
         first = self._first_read
         short = [self._prepare(prompt, text) for text in texts if len(text) <= first]
         long = [self._prepare(prompt, cut_text(text, first)) for text in texts if len(text) > first]
-        whole, begun = iter(self._tokenizer.encode_batch_fast(short)), iter(self._tokenizer.encode_batch(long))
+        whole, truncated = iter(self._tokenizer.encode_batch_fast(short)), iter(self._tokenizer.encode_batch(long))
         for text in texts:
             if len(text) <= first:
                 yield self._tokens(next(whole))
-            elif _is_settled(encoding := next(begun)):
+            elif _is_settled(encoding := next(truncated)):
                 yield self._tokens(encoding)
             else:
                 yield self._read_on(text, prompt)
@@ -165,7 +165,7 @@ def append_end_of_text(tokenizer: tokenizers.Tokenizer, token: str) -> bool:
 
 
 def cut_text(text: str, read: int) -> str:
-    """No more than so many characters, up to where the normalization of what follows begins; empty without such."""
+    """At most `read` characters, cut where the rest normalizes by itself; empty if there is no such place."""
     found = _BOUNDARY.search(text[read : read // 2 : -1])
     return text[: read - found.start()] if found else ""
 

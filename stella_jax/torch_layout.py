@@ -54,7 +54,7 @@ def to_torch(
       source: an opened checkpoint in either layout.
       native: write the encoder's names without prefix, a config.json that transformers' own class reads (and so
         sentence-transformers, without remote code), and the prompt of queries under the name `query` as well.
-      accept_changes: take leaves whose hash is not that of provenance.json: they were changed on purpose.
+      accept_changes: accept leaves whose hash differs from provenance.json: they were changed on purpose.
       progress: called with the path of each leaf written.
       finish: called at the end with the directory, which still has another name, to change or add files.
 

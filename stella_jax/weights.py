@@ -36,7 +36,7 @@ class Leaf:
 
     @property
     def stacked(self) -> bool:
-        """Whether its first axis is that of the layers."""
+        """Whether its first axis is the layer axis."""
         return self.weight is not None and self.weight.stacked
 
     def torch_shape(self) -> tuple[int, ...]:

@@ -13,12 +13,12 @@ _architectures = [NEW, QWEN2]
 
 
 def architectures() -> tuple[Architecture, ...]:
-    """Those that checkpoints are looked up among."""
+    """All registered architectures."""
     return tuple(_architectures)
 
 
 def register(architecture: Architecture) -> None:
-    """Adds an architecture to those that checkpoints are looked up among."""
+    """Registers an architecture."""
     _architectures.append(architecture)
 
 

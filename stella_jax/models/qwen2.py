@@ -23,7 +23,7 @@ from stella_jax.weight_map import Linear, WeightSpec
 IMPLEMENTED = {"hidden_act": "silu", "use_sliding_window": False, "rope_scaling": None}
 SIZES = (*COMMON_SIZES, "num_key_value_heads")
 
-# The published remote code's class, whose attention sees both ways unless it is told otherwise.
+# The published remote code's class, whose attention is bidirectional by default.
 BIDIRECTIONAL = "modeling_qwen.Qwen2Model"
 
 
@@ -64,7 +64,7 @@ class Qwen2Config(EncoderConfig):
 
 
 def _refuse_causal(fields: Mapping[str, Any]) -> None:
-    """A decoder is told by `is_causal`; without it, by the class that the published encoders name in `auto_map`."""
+    """Recognizes a decoder by `is_causal`; without it, by the class that published encoders name in `auto_map`."""
     causal, auto_map = fields.get("is_causal"), fields.get("auto_map")
     if causal is False:
         return
