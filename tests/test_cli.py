@@ -17,8 +17,7 @@ SHORT = ["--dim", "32", "--max-length", "8", "--max-rejected", "25%"]
 
 
 @pytest.fixture(autouse=True)
-def no_cache_at_home(monkeypatch, tmp_path):
-    monkeypatch.setenv("JAX_COMPILATION_CACHE_DIR", str(tmp_path / "cache"))
+def width(monkeypatch):
     monkeypatch.setenv("COLUMNS", "100")
 
 

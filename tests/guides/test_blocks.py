@@ -38,7 +38,6 @@ def clone(tmp_path_factory) -> Path:
 def folder(clone: Path, monkeypatch) -> None:
     monkeypatch.chdir(clone)
     monkeypatch.setenv("COLUMNS", "100")
-    monkeypatch.setenv("JAX_COMPILATION_CACHE_DIR", str(clone / ".cache"))
     monkeypatch.setenv("PATH", f"{Path(sys.executable).parent}:{os.environ['PATH']}")
 
 

@@ -35,8 +35,7 @@ ORIGIN = {"model": str(MODEL), "revision": None}
 
 
 @pytest.fixture(autouse=True)
-def no_cache_at_home(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    monkeypatch.setenv("JAX_COMPILATION_CACHE_DIR", str(tmp_path / "cache"))
+def width(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("COLUMNS", "100")
 
 

@@ -23,11 +23,6 @@ TEXTS = [f"{'tea ' * (i % 5)}{i}" for i in range(40)]
 OPTIONS = JobOptions(normalize=True, part_rows=8)
 
 
-@pytest.fixture(autouse=True)
-def no_cache_at_home(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    monkeypatch.setenv("JAX_COMPILATION_CACHE_DIR", str(tmp_path / "cache"))
-
-
 @pytest.fixture(scope="module")
 def model() -> Stella:
     model = Stella.from_pretrained("tiny", dim=(32, 64))

@@ -212,7 +212,6 @@ def test_after_the_grace_period_open_parts_are_left(tiny, tmp_path, monkeypatch)
 
 
 def test_a_command_that_is_stopped_says_so(corpus, tmp_path, monkeypatch, capsys):
-    monkeypatch.setenv("JAX_COMPILATION_CACHE_DIR", str(tmp_path / "cache"))
     during(monkeypatch, "replace", 3, lambda: os.kill(os.getpid(), signal.SIGTERM))
     arguments = ["embed", str(corpus), "--out", str(tmp_path / "out"), "--dim", "32", "--max-length", "8"]
     assert main([*arguments, "--part-rows", "2", "--progress"]) == 143

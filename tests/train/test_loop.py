@@ -7,13 +7,11 @@ import shutil
 import signal
 import subprocess
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-import jax
 import pytest
-from jax.experimental.compilation_cache import compilation_cache
 from paths import GOLDENS
 
 from stella_jax import StellaError
@@ -44,21 +42,6 @@ TIMES = ("tokens_per_second",)
 def write_rows(path: Path, rows: list[dict]) -> str:
     path.write_text("".join(json.dumps(row) + "\n" for row in rows))
     return str(path)
-
-
-@pytest.fixture(scope="module", autouse=True)
-def compiled(tmp_path_factory) -> Iterator[Path]:
-    """Programs are compiled once for all runs, those in other processes too."""
-    folder = tmp_path_factory.mktemp("xla")
-    settings = {"jax_compilation_cache_dir": str(folder), "jax_persistent_cache_min_compile_time_secs": 0}
-    before = {name: getattr(jax.config, name) for name in settings}
-    for name, value in settings.items():
-        jax.config.update(name, value)
-    compilation_cache.reset_cache()
-    yield folder
-    for name, value in before.items():
-        jax.config.update(name, value)
-    compilation_cache.reset_cache()
 
 
 @pytest.fixture(scope="session")
@@ -103,7 +86,7 @@ def weights(output: Path) -> dict[str, bytes]:
 
 
 @pytest.fixture(scope="module")
-def uninterrupted(data, compiled, tmp_path_factory) -> Path:
+def uninterrupted(data, tmp_path_factory) -> Path:
     """The output of a run that nothing happened to."""
     output = tmp_path_factory.mktemp("uninterrupted") / "run"
     train(tree(data, output))
@@ -293,12 +276,12 @@ export.card = ended
 
 
 @pytest.fixture
-def child(tmp_path: Path, compiled: Path) -> Callable[..., subprocess.CompletedProcess]:
+def child(tmp_path: Path) -> Callable[..., subprocess.CompletedProcess]:
     """Runs `python -m train` in a process of its own, patched."""
 
     def child(recipe: dict, patch: str = "") -> subprocess.CompletedProcess:
         (tmp_path / "recipe.toml").write_text(to_toml(recipe_of(recipe)))
-        environment = os.environ | {"JAX_COMPILATION_CACHE_DIR": str(compiled), "PYTHONPATH": str(ROOT)}
+        environment = os.environ | {"PYTHONPATH": str(ROOT)}
         command = [sys.executable, "-c", CHILD.format(patch=patch), str(tmp_path / "recipe.toml")]
         return subprocess.run(command, env=environment, capture_output=True, text=True, cwd=tmp_path)
 
