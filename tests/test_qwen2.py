@@ -37,13 +37,22 @@ def texts(name: str) -> list[str]:
     return json.loads((GOLDENS / name / "expected_texts.json").read_text())["texts"]
 
 
+# Of the golden's texts: of a few lengths, each of which is compiled, the empty one and the longest among them.
+SOME = [1, 2, 6, 7]
+
+
+def some(name: str) -> list[str]:
+    return [texts(name)[i] for i in SOME]
+
+
 def difference(model: Stella, name: str) -> float:
-    return float(np.abs(model.encode(texts(name)) - expected(name)).max())
+    return float(np.abs(model.encode(some(name)) - expected(name)[SOME]).max())
 
 
 @pytest.mark.parametrize("name", NAMES)
 def test_as_it_is(name: str) -> None:
-    assert difference(Stella.from_pretrained(GOLDENS / name, dtype="float32"), name) < BOUND / 10
+    found = Stella.from_pretrained(GOLDENS / name, dtype="float32").encode(texts(name))
+    np.testing.assert_allclose(found, expected(name), rtol=0, atol=BOUND / 10)
 
 
 def causal(q, k, v, lengths):
@@ -117,17 +126,17 @@ def model_of(name: str, dtype: str = "float32", mesh: str | None = None) -> Stel
 @pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
 def test_the_same_text_has_the_same_bits(name: str, dtype: str) -> None:
     """Whatever its neighbours, and over `data`."""
-    all_at_once = model_of(name, dtype).encode(texts(name))
-    one_by_one = [model_of(name, dtype).encode([text])[0] for text in texts(name)]
+    all_at_once = model_of(name, dtype).encode(some(name))
+    one_by_one = [model_of(name, dtype).encode([text])[0] for text in some(name)]
     np.testing.assert_array_equal(all_at_once, one_by_one)
-    np.testing.assert_array_equal(model_of(name, dtype, "data=4").encode(texts(name)), all_at_once)
+    np.testing.assert_array_equal(model_of(name, dtype, "data=4").encode(some(name)), all_at_once)
 
 
 @pytest.mark.parametrize("name", NAMES)
 @pytest.mark.parametrize("mesh", ["model=2", "data=4,model=2"])
 def test_over_model_it_keeps_its_numbers(name: str, mesh: str) -> None:
-    found = model_of(name, "float32", mesh).encode(texts(name))
-    np.testing.assert_allclose(found, model_of(name).encode(texts(name)), rtol=0, atol=1e-5)
+    found = model_of(name, "float32", mesh).encode(some(name))
+    np.testing.assert_allclose(found, model_of(name).encode(some(name)), rtol=0, atol=1e-5)
 
 
 def test_a_mesh_must_divide_the_heads_of_keys() -> None:
@@ -152,18 +161,18 @@ def test_each_device_holds_its_share_alone() -> None:
 
 @pytest.mark.parametrize("name", NAMES)
 def test_a_job(name: str, tmp_path: Path, capsys: pytest.CaptureFixture) -> None:
-    corpus, out = write_corpus(tmp_path / "corpus.jsonl", texts(name)), str(tmp_path / "out")
+    corpus, out = write_corpus(tmp_path / "corpus.jsonl", some(name)), str(tmp_path / "out")
     command = ["embed", str(corpus), "--out", out, "--model", str(GOLDENS / name), "--dtype", "float32"]
     assert main([*command, "--dry-run"]) == 0
-    tokens = [len(each.ids) for each in model_of(name).tokenize(texts(name))]
+    tokens = [len(each.ids) for each in model_of(name).tokenize(some(name))]
     assert f"{sum(tokens):,}" in capsys.readouterr().out
     assert main(command) == 0
     found = pq.read_table(out)
-    np.testing.assert_array_equal(np.stack(found["embedding"].to_pylist()), model_of(name).encode(texts(name)))
+    np.testing.assert_array_equal(np.stack(found["embedding"].to_pylist()), model_of(name).encode(some(name)))
     assert found["n_tokens"].to_pylist() == tokens
     assert main(["verify", out]) == 0 and main(["verify", out, "--sample", "5", "--input", str(corpus)]) == 0
     capsys.readouterr()
-    assert main(["search", out, texts(name)[0], "--prompt", "none", "-k", "1"]) == 0
+    assert main(["search", out, some(name)[0], "--prompt", "none", "-k", "1"]) == 0
     assert "r0" in capsys.readouterr().out
 
 

