@@ -17,6 +17,7 @@ from train import Batcher, losses, make_step
 
 ROWS = [json.loads(line) for line in (Path(__file__).parent / "porsche_triplets.jsonl").read_text().splitlines()]
 TEXTS = [[row[column] for row in ROWS] for column in ("anchor", "positive", "negative")]
+STEPS = 20
 
 
 def nearer(model: Stella) -> int:
@@ -35,7 +36,7 @@ def main(output: str) -> None:
 
     state, step = make_step(model, losses.triplet, optax.adamw(5e-3))  # the adapters only
     batcher = Batcher.for_model(model, batch_size=len(ROWS))
-    for number in range(20):
+    for number in range(STEPS):
         state, metrics = step(state, batcher(TEXTS))
         print(number, f"loss {metrics['loss']:.4f}")
 

@@ -20,7 +20,7 @@ from train.negatives import MiningOptions
 
 EXAMPLES = Path(__file__).parent
 PAIRS, CORPUS = EXAMPLES / "porsche_triplets.jsonl", EXAMPLES / "corpus.jsonl"
-MAX_LENGTH = 32  # tokens at which texts are truncated
+MAX_LENGTH, STEPS = 32, 40  # tokens at which texts are truncated, and training steps
 
 
 def column(path: Path, name: str) -> list[str]:
@@ -46,7 +46,7 @@ def main(output: str) -> None:
     trained = load("tiny")
     state, step = make_step(trained, losses.multiple_negatives_ranking, optax.adamw(2e-3))
     batcher = Batcher.for_model(trained, batch_size=len(texts[0]), max_length=MAX_LENGTH)
-    for _ in range(40):
+    for _ in range(STEPS):
         state, metrics = step(state, batcher(texts))
     trained.with_params(state.params).save_pretrained(f"{output}/trained")
     before, after = found_first("tiny"), found_first(f"{output}/trained")

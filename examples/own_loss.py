@@ -16,6 +16,7 @@ from train.loop import train
 from train.recipe import recipe_of
 
 TRIPLETS = str(Path(__file__).parent / "porsche_triplets.jsonl")
+EPOCHS = 10
 
 
 def hardest(embeddings, columns, margin=0.2):
@@ -35,7 +36,7 @@ def main(output: str) -> None:
         "data": {"train": TRIPLETS, "eval": TRIPLETS},
         "loss": {"name": "own_loss:hardest", "args": {"margin": 0.3}},
         "optimizer": {"learning_rate": 2e-3},
-        "loop": {"epochs": 10, "batch_size": 11, "eval_every": 10, "save_every": 10},
+        "loop": {"epochs": EPOCHS, "batch_size": 11, "eval_every": 10, "save_every": 10},
     }
     print(train(recipe_of(recipe), GracefulShutdown(grace=float("inf"))))
 

@@ -30,6 +30,12 @@ LOSSES = {
     "matryoshka_mnrl": losses.matryoshka(losses.multiple_negatives_ranking, (64, 32, 16)),
 }
 
+# Two trainings; with -m soak, the others too, whose values and gradients test_losses.py compares.
+QUICK = ("triplet_euclidean", "matryoshka_mnrl")
+every_loss = pytest.mark.parametrize(
+    "name", [name if name in QUICK else pytest.param(name, marks=pytest.mark.soak) for name in LOSSES]
+)
+
 # Relative, and absolute near zero; PyTorch's two stacks are 1e-5 and 3e-6 apart.
 RELATIVE, ABSOLUTE = 1e-4, 1e-5
 
@@ -80,7 +86,7 @@ def test_the_settings_are_those_of_the_golden() -> None:
     assert (EXPECTED["settings"]["batch_size"], EXPECTED["settings"]["epochs"]) == (BATCH_SIZE, EPOCHS)
 
 
-@pytest.mark.parametrize("name", LOSSES)
+@every_loss
 @pytest.mark.parametrize("metric", ["loss", "grad_norm"])
 def test_the_first_ten_steps(name: str, metric: str) -> None:
     expected = [step[metric] for step in EXPECTED["runs"][name]["steps"]]
@@ -89,13 +95,13 @@ def test_the_first_ten_steps(name: str, metric: str) -> None:
     np.testing.assert_allclose(found[:10], expected[:10], rtol=RELATIVE, atol=ABSOLUTE)
 
 
-@pytest.mark.parametrize("name", LOSSES)
+@every_loss
 def test_learning_rates_to_float32(name: str) -> None:
     expected = np.array([step["learning_rate"] for step in EXPECTED["runs"][name]["steps"]], np.float32)
     assert np.array_equal(np.array([step["learning_rate"] for step in trained(name)[0]], np.float32), expected)
 
 
-@pytest.mark.parametrize("name", LOSSES)
+@every_loss
 def test_embeddings_after_the_last_step(name: str) -> None:
     found, expected = embedded(name)[0], load_file(FOLDER / f"{name}.safetensors")["anchor_embeddings"]
     if name in ("triplet_euclidean", "triplet_manhattan"):
@@ -105,7 +111,7 @@ def test_embeddings_after_the_last_step(name: str) -> None:
     np.testing.assert_allclose(found, expected, rtol=0, atol=1e-4)
 
 
-@pytest.mark.parametrize("name", LOSSES)
+@every_loss
 def test_accuracies_before_and_after(name: str) -> None:
     run = EXPECTED["runs"][name]
     for found, expected in ((embedded(), "evaluator_before"), (embedded(name), "evaluator_after")):
