@@ -53,12 +53,12 @@ def medium_corpus(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="session")
 def long_corpus(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """All of them ten times, with new ids."""
-    path = tmp_path_factory.mktemp("corpus") / "corpus_200k.jsonl"
+    """All of them five times, with new ids."""
+    path = tmp_path_factory.mktemp("corpus") / "corpus_100k.jsonl"
     with gzip.open(CORPUS) as file:
         rows = [json.loads(line) for line in file]
     with path.open("w") as file:
-        for i, row in itertools.product(range(10), rows):
+        for i, row in itertools.product(range(5), rows):
             file.write(json.dumps({"id": f"{i}-{row['id']}", "text": row["text"]}) + "\n")
     return path
 

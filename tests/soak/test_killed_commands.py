@@ -9,14 +9,12 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
-from jobs import environment
+from jobs import KILLS, environment
 from paths import GOLDENS
 
 from stella_jax.checkpoint import Checkpoint
 
 pytestmark = pytest.mark.soak
-
-KILLS = 12
 
 RECIPE = """
 model = "tiny"

@@ -10,7 +10,7 @@ from pathlib import Path
 from random import Random
 
 import pytest
-from jobs import NEVER, content, embed_command, environment, kill_at_call, leftovers, running
+from jobs import KILLS, NEVER, content, embed_command, environment, kill_at_call, leftovers, running
 
 from stella_jax.job.progress import progress_name
 from stella_jax.job.verify import verify_job
@@ -121,11 +121,11 @@ def test_one_process_killed_at_every_place(undisturbed, short_corpus, cache, tmp
 @pytest.mark.parametrize("count", [2, 4])
 def test_several_processes_killed(undisturbed, short_corpus, cache, tmp_path, tell, count):
     random, died, jobs = Random(count), Counter[str](), 0
-    while died.total() < 6:
+    while died.total() < KILLS:
         assert jobs < 5, "the processes ended before they were killed"
         out = tmp_path / f"out-{jobs}"
         jobs += 1
-        while died.total() < 6 and not (out / "_job" / "manifest.json").exists():
+        while died.total() < KILLS and not (out / "_job" / "manifest.json").exists():
             first = random.choice(sorted(PLACES))
             others = random.choices(sorted(OFTEN), k=count - 1)
             died.update(run_round(short_corpus, out, cache, random, [first, *others]))
