@@ -45,7 +45,7 @@ def test_custom_loop(tmp_path, capsys, monkeypatch, steps) -> None:
     assert same == {name for name in before if name.startswith("encoder/embeddings/word")}
 
 
-@all_steps(10, quick=1)
+@all_steps(10, quick=2)
 def test_own_loss(tmp_path, capsys, monkeypatch, steps) -> None:
     monkeypatch.syspath_prepend(EXAMPLES)
     example("own_loss", EPOCHS=steps).main(str(tmp_path / "run"))

@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 import tokenizers
 from corruptions import tokenizer as changed
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from paths import GOLDENS
 
@@ -77,6 +77,7 @@ long_texts = runs.map(lambda runs: "".join("".join(unit) * count for unit, count
 
 
 @BOTH
+@settings(max_examples=40)
 @given(pair=st.tuples(long_texts, long_texts), max_length=st.integers(6, 13))
 def test_long_pairs_have_the_tokens_of_the_whole(path, pair, max_length):
     tokenizer = PairTokenizer(path, max_length=max_length)

@@ -22,8 +22,7 @@ def test_there_are_eight_devices() -> None:
     assert len(jax.devices()) == 8
 
 
-@pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
-@pytest.mark.parametrize("mesh", ["data=8", "data=3"])
+@pytest.mark.parametrize(("mesh", "dtype"), [("data=8", "float32"), ("data=3", "bfloat16")])
 def test_over_data_a_text_keeps_its_bits(mesh: str, dtype: str) -> None:
     ours = Stella.from_pretrained(GOLDENS / "stella", mesh=mesh, dtype=dtype)
     alone = Stella.from_pretrained(GOLDENS / "stella", dtype=dtype)
