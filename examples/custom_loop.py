@@ -18,7 +18,6 @@ from train import Batcher, make_step
 
 ROWS = [json.loads(line) for line in (Path(__file__).parent / "porsche_triplets.jsonl").read_text().splitlines()]
 TEXTS = [[row[column] for row in ROWS] for column in ("anchor", "positive", "negative")]
-STEPS = 20
 
 
 def softplus_triplet(embeddings, columns):
@@ -34,12 +33,12 @@ def main(output: str) -> None:
     mesh = f"data={jax.device_count()}"
     model = load("tiny", dim=64, mesh=mesh)
     labels = {name: "freeze" if name.startswith("encoder/embeddings/word") else "train" for name in model.params()}
-    adamw = optax.chain(optax.clip_by_global_norm(1.0), optax.adamw(optax.cosine_decay_schedule(1e-3, STEPS)))
+    adamw = optax.chain(optax.clip_by_global_norm(1.0), optax.adamw(optax.cosine_decay_schedule(1e-3, 20)))
     optimizer = optax.multi_transform({"train": adamw, "freeze": optax.set_to_zero()}, labels)
 
     state, step = make_step(model, softplus_triplet, optimizer)  # jitted, the state donated
     batcher = Batcher.for_model(model, batch_size=len(ROWS), devices=jax.device_count())
-    for number in range(STEPS):
+    for number in range(20):
         state, metrics = step(state, batcher(TEXTS))
         print(number, f"loss {metrics['loss']:.4f}", f"gradient norm {metrics['grad_norm']:.4f}")
 

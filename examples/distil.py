@@ -16,7 +16,6 @@ from train.metrics import read_lines
 from train.recipe import recipe_of
 
 CORPUS = str(Path(__file__).parent / "corpus.jsonl")  # rows with an id and a text
-EPOCHS = 6
 
 
 def main(output: str) -> None:
@@ -32,7 +31,7 @@ def main(output: str) -> None:
         "data": {"sets": [texts, texts | {"split": "eval"}], "max_length": 32},
         "loss": {"name": "stella_distillation", "matryoshka_dims": [96, 48]},
         "optimizer": {"learning_rate": 1e-2, "train_only": ["head/*"]},
-        "loop": {"epochs": EPOCHS, "batch_size": 32, "eval_every": 24, "save_every": 24},
+        "loop": {"epochs": 6, "batch_size": 32, "eval_every": 24, "save_every": 24},
     }
     print(train(recipe_of(recipe), GracefulShutdown(grace=float("inf"))))
     losses = [line["eval"]["loss"] for line in read_lines(Path(recipe["output"], "metrics.jsonl")) if "eval" in line]

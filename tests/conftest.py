@@ -67,7 +67,7 @@ def arctic() -> Stella:
     return Stella.from_pretrained(GOLDENS / "arctic-m-v2")
 
 
-@pytest.fixture(scope="module")
+@pytest.fixture(scope="session")
 def tiny() -> Stella:
     """The embedded checkpoint for jobs: texts are cut at eight tokens, so that one shape is compiled."""
     model = Stella.from_pretrained("tiny", dim=32)

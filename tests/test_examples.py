@@ -30,16 +30,15 @@ def all_steps(number: int, *, quick: int) -> pytest.MarkDecorator:
     return pytest.mark.parametrize("steps", [quick, pytest.param(number, marks=pytest.mark.soak)])
 
 
-@all_steps(20, quick=4)
-def test_custom_loop(tmp_path, capsys, monkeypatch, steps) -> None:
+@pytest.mark.soak
+def test_custom_loop(tmp_path, capsys, monkeypatch) -> None:
     """Over two of the simulated devices: on two cores eight would take four times as long."""
     monkeypatch.setattr(jax, "device_count", lambda: 2)
-    example("custom_loop", STEPS=steps).main(str(tmp_path / "trained"))
-    *lines, said = capsys.readouterr().out.splitlines()
-    losses = [float(line.split()[2]) for line in lines]
-    assert len(losses) == steps and losses[-1] < (0.1 if steps == 20 else 1) * losses[0]
-    assert re.fullmatch(r"\d+ of 11 anchors are nearer to their positive than to their negative", said)
-    assert steps < 20 or said.startswith("11 ")
+    example("custom_loop").main(str(tmp_path / "trained"))
+    *steps, said = capsys.readouterr().out.splitlines()
+    losses = [float(line.split()[2]) for line in steps]
+    assert len(losses) == 20 and losses[-1] < 0.1 * losses[0]
+    assert said == "11 of 11 anchors are nearer to their positive than to their negative"
     before, after = load("tiny", dim=64).params(), load(tmp_path / "trained").params()
     same = {name for name in before if np.array_equal(before[name], after[name])}
     assert same == {name for name in before if name.startswith("encoder/embeddings/word")}
@@ -54,11 +53,11 @@ def test_own_loss(tmp_path, capsys, monkeypatch, steps) -> None:
     assert before < 0.6 and (after > 0.8 or steps < 10)
 
 
-@all_steps(6, quick=1)
-def test_distil(tmp_path, capsys, steps) -> None:
-    example("distil", EPOCHS=steps).main(str(tmp_path))
+@pytest.mark.soak
+def test_distil(tmp_path, capsys) -> None:
+    example("distil").main(str(tmp_path))
     before, after = map(float, re.findall(r"teachers: (\S+) before, (\S+) after", capsys.readouterr().out)[0])
-    assert after < (0.5 if steps == 6 else 1) * before
+    assert after < 0.5 * before
 
 
 @all_steps(20, quick=4)

@@ -164,6 +164,9 @@ def vectors(torch_reference, peft, checkpoint: Path, adapter: Path) -> np.ndarra
 @ASKS
 @pytest.mark.torch
 @pytest.mark.parametrize(
+    "checkpoint", ["stella-like", pytest.param("qwen2-like", marks=pytest.mark.soak)], indirect=True
+)
+@pytest.mark.parametrize(
     "targets", ["all-linear", pytest.param(("q_proj", "v_proj", "up_proj"), marks=pytest.mark.soak)]
 )
 def test_ten_steps_are_those_of_peft(torch_reference, peft, checkpoint, tmp_path, targets) -> None:

@@ -90,7 +90,7 @@ def test_parts_and_eight_devices_are_the_whole_batch_on_one(name: str) -> None:
     assert_same(log(name, mesh="data=4,model=2", fsdp=True, parts=2), expected)
 
 
-@pytest.mark.parametrize("name", ["gist", "stella"])
+@pytest.mark.parametrize("name", ["gist", pytest.param("stella", marks=pytest.mark.soak)])
 def test_parts_and_devices_are_the_whole_batch(name: str) -> None:
     expected = log(name, steps=1, head_only=True)
     assert_same(log(name, steps=1, head_only=True, parts=4, mesh="data=2"), expected)
