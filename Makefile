@@ -25,7 +25,7 @@ demo: $(VENV)/installed  ## Embed the sample corpus with the embedded checkpoint
 ASKED := gpu and not weights and not soak
 MARKS = $$($(BIN)/python -c "import torch" 2>/dev/null && echo "not $(ASKED)" || echo "not torch and not $(ASKED)")
 
-# A worker a core; a file's tests share what they compile, so they stay together, in the order of tests/conftest.py.
+# A worker per core; the tests of a file share compiled programs, so they stay together, in the order of tests/conftest.py.
 WORKERS := -n auto --dist loadfile --no-loadscope-reorder
 
 test: $(VENV)/installed-test  ## Run the tests, offline, some minutes on two cores
@@ -44,7 +44,7 @@ VERSIONS := tests/test_embedding_model.py tests/test_embedder.py tests/test_cli.
 test-versions: $(VENV)/installed-test  ## Run what depends on the versions of Python and JAX
 	$(BIN)/python -m pytest -q $(WORKERS) -m "$(MARKS)" $(VERSIONS)
 
-# Minutes: jobs and training runs through kills, full disks, cut links; Ray. For a night: make soak KILLS=12 MUTATIONS=2000
+# Takes minutes. For a nightly run: make soak KILLS=12 MUTATIONS=2000
 soak: $(VENV)/installed-test  ## Kill whole jobs and training runs again and again, for minutes
 	$(BIN)/python -m pytest -q $(WORKERS) -m soak
 

@@ -37,7 +37,7 @@ def texts(name: str) -> list[str]:
     return json.loads((GOLDENS / name / "expected_texts.json").read_text())["texts"]
 
 
-# Of the golden's texts: of a few lengths, each of which is compiled, the empty one and the longest among them.
+# Indices of four texts of the golden, among them the empty and the longest one: each length is compiled.
 SOME = [1, 2, 6, 7]
 
 
