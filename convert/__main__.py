@@ -21,8 +21,8 @@ if TYPE_CHECKING:
     from stella_jax.torch_layout import Progress
 
 DESCRIPTION = """
-Converts a checkpoint between the PyTorch layout and the Flax layout (Orbax parameters and provenance.json). SRC may
-have either layout, or be a repo id or 'tiny'. DST must not exist; it is written atomically.
+Converts a checkpoint between the PyTorch layout and the Flax layout (Orbax parameters and provenance.json). SRC is a
+directory in either layout, a repo id, or 'tiny'. DST must not exist; it is written atomically.
 """
 
 
@@ -38,20 +38,20 @@ def parser(prog: str) -> argparse.ArgumentParser:
         "transformers and sentence-transformers load without remote code",
     )
     parser.add_argument("--revision", help="branch, tag or commit of a repo")
-    parser.add_argument("--dry-run", action="store_true", help="print how each tensor is mapped, and write nothing")
+    parser.add_argument("--dry-run", action="store_true", help="print how each tensor is mapped; write nothing")
     parser.add_argument(
         "--verify",
         action="store_true",
-        help="compare hashes and embeddings of SRC and DST afterwards; an existing DST is only verified",
+        help="compare hashes and embeddings of SRC and DST afterwards; do not write an existing DST",
     )
     parser.add_argument(
-        "--accept-changes", action="store_true", help="accept parameters that were changed after a conversion"
+        "--accept-changes", action="store_true", help="accept parameters that were changed after the conversion"
     )
     return parser
 
 
 def run(arguments: argparse.Namespace) -> None:
-    # Imported here so that --help answers at once.
+    # Imported here, so that --help is fast.
     from tqdm import tqdm
 
     from convert.report import mapping_table
@@ -88,7 +88,7 @@ def _convert(source: "Checkpoint", destination: Path, arguments: argparse.Namesp
 
 def main(argv: Sequence[str] | None = None, prog: str = "python -m convert") -> int:
     arguments = parser(prog).parse_args(argv)
-    os.environ.setdefault("JAX_PLATFORMS", "cpu")  # a conversion needs no accelerator, and should not reserve one
+    os.environ.setdefault("JAX_PLATFORMS", "cpu")  # a conversion needs no accelerator
     return exit_code("convert", partial(run, arguments), "; nothing was written")
 
 

@@ -1,4 +1,4 @@
-"""Writer of the Flax layout: Orbax parameters, the checkpoint's other files, and provenance.json."""
+"""Writes the Flax layout: Orbax parameters, the checkpoint's other files, and provenance.json."""
 
 import json
 from importlib.metadata import version
@@ -32,13 +32,13 @@ def to_flax(
 
     Args:
       source: an open checkpoint in either layout.
-      name: the source as the user named it, for provenance.json.
+      name: the user's name of the source, for provenance.json.
       destination: the directory to write.
       accept_changes: accept leaves whose hash differs from that in provenance.json.
       progress: called with the path of each written leaf.
 
     Raises:
-      StellaError: a tensor is damaged, a leaf was changed after its conversion, the destination exists, or the disk is
+      StellaError: a tensor is damaged, a leaf has changed since its conversion, the destination exists, or the disk is
         full. Nothing is left behind.
     """
     weights = source.weights

@@ -1,4 +1,4 @@
-"""Report of a dry run: the mapping of tensors as a table."""
+"""The table that a dry run prints: how tensors are mapped."""
 
 from collections.abc import Iterator
 
@@ -9,7 +9,7 @@ from stella_jax.side_files import left_behind, side_files
 
 
 def mapping_table(source: Checkpoint) -> Iterator[str]:
-    """Lines of the table (torch name, shape and dtype -> leaf and shape), then totals and files."""
+    """The lines of the table (torch name, shape and dtype -> leaf and shape), totals, and files."""
     leaves = source.weights.leaves
     rows = []
     for path, leaf in leaves.items():

@@ -1,4 +1,4 @@
-"""Verification of a conversion: hashes of all tensors and files, and embeddings of a few texts."""
+"""Verifies a conversion: hashes of all tensors and files, and embeddings of a few texts."""
 
 from collections.abc import Iterator
 from typing import Any
@@ -28,17 +28,17 @@ TEXTS = (
 def verify(
     source: Checkpoint, converted: Checkpoint, native: bool = False, accept_changes: bool = False
 ) -> Iterator[str]:
-    """Compares two checkpoints that should be equal; yields a sentence for each check that passed.
+    """Compares two checkpoints that should be equal; yields one sentence per passed check.
 
     Args:
       source: the original checkpoint.
       converted: the result.
-      native: `converted` has transformers' names, config.json and shards; its settings may add the prompt `query`, and
-        its tokenizer.json an end-of-text token.
-      accept_changes: do not compare leaves with the hashes in provenance.json.
+      native: whether `converted` has transformers' names, config.json and shards; its settings may then add the prompt
+        `query`, and its tokenizer.json an end-of-text token.
+      accept_changes: whether to ignore the hashes in provenance.json.
 
     Raises:
-      StellaError: lists what differs.
+      StellaError: lists the differences.
     """
     yield _compare_leaves(source, converted, accept_changes)
     yield _compare_files(source, converted, native)
@@ -57,7 +57,7 @@ def _compare_leaves(source: Checkpoint, converted: Checkpoint, accept_changes: b
         hashes = {sha256_of_array(checkpoint.weights.read(path)) for checkpoint in (source, converted)}
         hashes |= {leaves.get(path, {}).get("sha256") for leaves in recorded}
         faults += [f"differs: {path}"] if len(hashes) > 1 else []
-    raise_faults("the weights differ:", faults)
+    raise_faults(f"{converted.directory.root}: weights differ from the source:", faults)
     places = f"both checkpoints and in {len(recorded)} provenance.json"
     return f"{len(source.weights.leaves)} leaves have the same sha256 in {places}"
 
@@ -76,7 +76,7 @@ def _compare_files(source: Checkpoint, converted: Checkpoint, native: bool) -> s
         faults.append(f"differs, by more than the prompt `query`: {SETTINGS}")
     if tokenizer and converted.directory.path(spec.file("tokenizer.json")).read_text(encoding="utf-8") != tokenizer:
         faults.append(f"differs, by more than the end-of-text token: {spec.file('tokenizer.json')}")
-    raise_faults("files other than the weights differ:", faults)
+    raise_faults(f"{converted.directory.root}: files other than the weights differ from the source:", faults)
     return f"{len(ours)} files other than the weights have the same sha256"
 
 
@@ -85,15 +85,15 @@ def _settings(checkpoint: Checkpoint) -> dict[str, Any]:
 
 
 def _compare_weight_files(source: Checkpoint, converted: Checkpoint) -> str:
-    """Compares the safetensors files with their headers, from disk or from provenance.json."""
+    """Compares headers and hashes of the safetensors files, from disk or from provenance.json."""
     ours, theirs = (_weight_files(c) for c in (source, converted))
     faults = [f"differs: {name}" for name in ours.keys() | theirs.keys() if ours.get(name) != theirs.get(name)]
-    raise_faults("safetensors files differ from provenance.json:", faults)
+    raise_faults(f"{converted.directory.root}: safetensors files differ from provenance.json:", faults)
     return f"{len(ours)} safetensors files have the same header and sha256, or are recorded with them"
 
 
 def _weight_files(checkpoint: Checkpoint) -> dict[str, tuple[str, object]]:
-    """Header, and size with sha256, of each safetensors file by relative name."""
+    """Header, and size with sha256, of each safetensors file, by relative path."""
     weights = checkpoint.weights
     if isinstance(weights, FlaxWeights):
         files = weights.provenance.get("files", {})
@@ -106,12 +106,15 @@ def _compare_results(source: Checkpoint, converted: Checkpoint) -> str:
     ours, theirs = map(_results, (source, converted))
     what = "pairs have the same scores" if source.spec.is_reranker else "texts have the same embeddings"
     if not np.array_equal(ours, theirs):
-        raise StellaError(f"{what.split()[-1]} of {len(ours)} texts differ by up to {np.abs(ours - theirs).max():.2e}.")
+        what = what.split()[-1]
+        raise StellaError(
+            f"{converted.directory.root}: {what} differ from the source's by up to {np.abs(ours - theirs).max():.2e}."
+        )
     return f"{len(ours)} {what}, bit for bit"
 
 
 def _results(checkpoint: Checkpoint) -> np.ndarray:
-    """Embeddings of a few texts, or raw scores of pairs of them."""
+    """Embeddings of a few texts, or raw scores of pairs of these texts."""
     if checkpoint.spec.is_reranker:
         return Reranker(checkpoint, dtype="float32").predict([*zip(TEXTS, TEXTS[::-1], strict=True)], activation="none")
     return Stella(checkpoint, dtype="float32").encode(list(TEXTS))

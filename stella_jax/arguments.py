@@ -1,4 +1,4 @@
-"""What a caller passes to `Stella`, checked: each mistake gets a sentence."""
+"""Checks of the arguments that callers pass to `Stella` and `Reranker`."""
 
 from collections.abc import Sequence
 
@@ -10,33 +10,33 @@ from stella_jax.errors import StellaError, join_words, short_repr
 from stella_jax.pair_tokenizer import Pair
 from stella_jax.tokenizer import check_text, describe
 
-# What torch calls a device of JAX's platforms.
+# torch's names of JAX's platforms.
 DEVICE_NAMES = {"gpu": ("gpu", "cuda")}
 
-# The most that `batch_size` or `top_k` may be.
+# Maximum of `batch_size` and `top_k`.
 MOST_ROWS = 1_000_000
 
 
 def check_texts(sentences: object, name: str = "sentences") -> list[str]:
-    """The texts as a list; `name` is the argument's.
+    """The texts as a list; `name` is the argument's name.
 
     Raises:
-      StellaError: it is no list of str; says which element is what.
+      StellaError: it is not a list of str; the error names the element.
     """
     lone = isinstance(sentences, np.ndarray) and not sentences.ndim
     if lone or isinstance(sentences, bytes) or not isinstance(sentences, Sequence | np.ndarray):
-        raise StellaError(f"{name} is {describe(sentences)}; pass a str or a list of str.")
+        raise StellaError(f"{name}: expected a str or a list of str, got {describe(sentences)}.")
     return [check_text(text, f"{name}[{i}]") for i, text in enumerate(sentences)]
 
 
 def check_pairs(pairs: object) -> tuple[list[Pair], bool]:
-    """The pairs as a list, and whether it was one pair by itself.
+    """The pairs as a list, and whether the argument was a single pair.
 
     Raises:
-      StellaError: it is neither a pair of str nor a list of them; says which element is what.
+      StellaError: it is neither a pair of str nor a list of them; the error names the element.
     """
     if isinstance(pairs, str | bytes) or not isinstance(pairs, Sequence | np.ndarray):
-        raise StellaError(f"pairs is {describe(pairs)}; pass (query, text) or a list of such pairs.")
+        raise StellaError(f"pairs: expected (query, text) or a list of such pairs, got {describe(pairs)}.")
     if len(pairs) == 2 and all(isinstance(each, str) for each in pairs):
         return [_pair(pairs, "pair")], True
     return [_pair(pair, f"pairs[{i}]") for i, pair in enumerate(pairs)], False
@@ -44,51 +44,51 @@ def check_pairs(pairs: object) -> tuple[list[Pair], bool]:
 
 def _pair(pair: object, where: str) -> Pair:
     if isinstance(pair, str | bytes) or not isinstance(pair, Sequence | np.ndarray) or len(pair) != 2:
-        raise StellaError(f"{where} is {describe(pair)}, not a pair; pass (query, text).")
+        raise StellaError(f"{where}: expected a pair (query, text), got {describe(pair)}.")
     query, text = (check_text(each, f"{where}[{i}]") for i, each in enumerate(pair))
     return query, text
 
 
 def check_choice(name: str, value: object, choices: tuple[str, ...]) -> None:
     if not isinstance(value, str) or value not in choices:
-        raise StellaError(f"unsupported {name} {short_repr(value)}; choose one of {join_words(choices)}.")
+        raise StellaError(f"unsupported {name} {short_repr(value)}; choose {join_words(choices, 'or')}.")
 
 
 def check_whole(name: str, value: object, highest: int) -> None:
     if isinstance(value, bool) or not isinstance(value, int | np.integer) or not 1 <= value <= highest:
-        raise StellaError(f"{name} {short_repr(value)} must be a whole number from 1 to {highest}.")
+        raise StellaError(f"{name} must be a whole number from 1 to {highest}, not {short_repr(value)}.")
 
 
 def check_flags(**flags: object) -> None:
-    """Refuses flags that are arrays, whose truth is ambiguous, or texts."""
+    """Checks flags by name; an array, whose truth value is ambiguous, and a text are not flags."""
     for name, value in flags.items():
         if not isinstance(value, bool | np.bool_ | int | None):
-            raise StellaError(f"{name} {short_repr(value)} must be True or False.")
+            raise StellaError(f"{name} must be True or False, not {short_repr(value)}.")
 
 
 def check_device(device: object, platform: str) -> None:
-    """None, or a name of the platform that the model runs on anyway."""
+    """Accepts None, and a name of the platform that the model runs on anyway."""
     if device is not None and str(device).removesuffix(":0") not in DEVICE_NAMES.get(platform, (platform,)):
         raise StellaError(
-            f"device {short_repr(device)}: the model runs on {platform}; leave it out, and choose devices with the "
+            f"device {short_repr(device)}: the model runs on {platform}; leave device out, and choose devices with the "
             "mesh= of from_pretrained or with JAX_PLATFORMS."
         )
 
 
 def check_no_processes(pool: object, chunk_size: object) -> None:
-    """sentence-transformers shares texts among processes; here devices share them."""
+    """sentence-transformers spreads texts over processes; here a mesh spreads them over devices."""
     for name, value in (("pool", pool), ("chunk_size", chunk_size)):
         if value is not None:
-            raise StellaError(f"{name}: there are no pools of processes; use the mesh= of from_pretrained.")
+            raise StellaError(f"{name}: process pools are not supported; use the mesh= of from_pretrained.")
 
 
 def check_not_traced(mesh: Mesh) -> None:
-    """Texts cannot be traced, so embedding them cannot be a part of a transformed function."""
+    """Refuses a call inside a function that JAX traces: texts cannot be traced."""
     try:
         with jax.set_mesh(mesh):
             pass
-    except ValueError as error:  # the public sign of an open trace: a mesh can be set outside of one only
+    except ValueError as error:  # the only public sign of an open trace: a mesh cannot be set inside one
         raise StellaError(
-            "encode: called inside of a function that JAX transforms (jit, grad, vmap); call it outside, and pass the "
+            "encode: called inside a function that JAX transforms (jit, grad, vmap); call it outside, and pass the "
             "embeddings to the function."
         ) from error

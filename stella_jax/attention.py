@@ -1,4 +1,4 @@
-"""Rotary positions and attention: one meaning, `attend`."""
+"""Rotary positions, and attention: one function, `attend`, with one implementation per platform."""
 
 import math
 from collections.abc import Callable
@@ -11,15 +11,15 @@ import numpy as np
 from stella_jax.config import Rope
 from stella_jax.sharding import cuda_generation, per_device, platform
 
-# Queries scored at a time in plain XLA: T x 512 float32 scores of one head stay within a core's cache up to a few
-# thousand tokens, and those of a GPU's batch within its memory.
+# Number of queries scored at a time in plain XLA: T x 512 float32 scores of one head stay in a core's cache up to a few
+# thousand tokens, and those of a GPU's batch in its memory.
 QUERY_CHUNK = 512
 
-# The first NVIDIA GPUs for which cuDNN has flash attention, and the longest heads that it takes on all of them.
+# The first NVIDIA GPUs for which cuDNN has flash attention, and the largest head_dim that it supports on all of them.
 AMPERE = 8
 CUDNN_HEAD_DIM = 128
 
-# What the TPU kernel works in, and the most tokens of a step: its default of 128 is slow, more fill the chip's memory.
+# The TPU kernel's tile, and the maximum tokens per step: its default of 128 is slow, and more fill the chip's memory.
 FLASH_TILE = 128
 FLASH_TOKENS = 1024
 
@@ -27,8 +27,8 @@ FLASH_TOKENS = 1024
 def rope_tables(rope: Rope, num_tokens: int, head_dim: int) -> tuple[np.ndarray, np.ndarray]:
     """Cosines and sines of the positions 0..T-1, each (T, H/2) float32.
 
-    Every step is rounded to float32, as in the reference: at 8192 tokens a frequency that is more exact by its last bit
-    would turn a head by 5e-4.
+    Every step is rounded to float32, as in the reference: at 8192 tokens, one more exact bit of a frequency would
+    rotate a head by 5e-4.
     """
     exponents = np.arange(0, head_dim, 2, dtype=np.float32) / np.float32(head_dim)
     powers = (np.float64(rope.theta) ** exponents).astype(np.float32)
@@ -41,7 +41,7 @@ def rotate(x: jax.Array, cos: jax.Array | np.ndarray, sin: jax.Array | np.ndarra
     """Rotates the halves of each head by its position's angle, in float32.
 
     Args:
-      x: (B, T, ..., H), any float dtype; the result has the same.
+      x: (B, T, ..., H), any float dtype; the result has the same dtype.
       cos, sin: (T, H/2) float32, from `rope_tables`.
     """
     between = (1,) * (x.ndim - 3)
@@ -55,9 +55,9 @@ def rotate_by_halves(x: jax.Array, cos: jax.Array, sin: jax.Array) -> jax.Array:
 
 
 def rotate_by_matmul(x: jax.Array, cos: jax.Array, sin: jax.Array) -> jax.Array:
-    """`rotate` where the matrix unit swaps the halves: exact, as every number is multiplied by 1 once.
+    """`rotate` with the matrix unit swapping the halves, which is exact: every number is multiplied by 1 once.
 
-    A TPU keeps halves of 32 numbers in 128 lanes each, and cutting and joining them goes through memory three times.
+    A TPU keeps halves of 32 numbers in 128 lanes each, and splitting and joining them goes through memory three times.
     """
     half = x.shape[-1] // 2
     swap = jnp.roll(jnp.eye(2 * half, dtype=x.dtype), half, axis=1)
@@ -70,12 +70,12 @@ def rotate_by_matmul(x: jax.Array, cos: jax.Array, sin: jax.Array) -> jax.Array:
 def attend(q: jax.Array, k: jax.Array, v: jax.Array, lengths: jax.Array) -> jax.Array:
     """softmax(q k^T / sqrt(H)) v over the first `lengths[b]` keys of each row, scores and softmax in float32.
 
-    One implementation per platform, chosen by the mesh in context.
+    There is one implementation per platform, chosen by the mesh in context.
 
     Args:
       q: (B, T, N, H).
       k, v: (B, T, G, H), where G divides N: queries of head n attend to keys of head n // (N / G).
-      lengths: (B,) int32, at least 1 each; keys from there on are padding.
+      lengths: (B,) int32, at least 1 each; later keys are padding.
 
     Returns:
       (B, T, N, H) in q's dtype.
@@ -94,10 +94,9 @@ def _implementation(q: jax.Array) -> Callable[..., jax.Array]:
 
 
 def by_group(attend: Callable[..., jax.Array]) -> Callable[..., jax.Array]:
-    """`attend` for N heads of queries and G of keys by one for equal numbers, whose queries may be more than its keys.
+    """Extends an `attend` for equally many query and key heads to N query heads and G key heads.
 
-    Heads that share keys stand one after the other, as if they were one head with more queries: (B, N / G * T, G, H).
-    No key is repeated.
+    Query heads that share keys become one head with more queries, (B, N / G * T, G, H), so no key is repeated.
     """
 
     @wraps(attend)
@@ -117,8 +116,8 @@ def by_group(attend: Callable[..., jax.Array]) -> Callable[..., jax.Array]:
 def attend_by_head(q: jax.Array, k: jax.Array, v: jax.Array, lengths: jax.Array) -> jax.Array:
     """`attend` in plain XLA.
 
-    It maps over rows and heads, and over blocks of queries, so that one block's scores exist at a time and memory grows
-    with T, not with N * T * T.
+    It maps over rows, heads and blocks of queries, so that the scores of only one block exist at a time and memory
+    grows with T, not with N * T * T.
     """
     B, T, N, H = q.shape
     S = k.shape[1]
@@ -143,16 +142,16 @@ def attend_by_head(q: jax.Array, k: jax.Array, v: jax.Array, lengths: jax.Array)
 
 @by_group
 def attend_on_tpu(q: jax.Array, k: jax.Array, v: jax.Array, lengths: jax.Array) -> jax.Array:
-    """`attend` by the flash kernel, but not where most of its tile would be padding: 16 times the work at 8 tokens."""
+    """`attend` with the flash kernel, except for short rows, which would be mostly padding (16 times the work at 8)."""
     return (attend_at_once if k.shape[1] < FLASH_TILE else attend_flash)(q, k, v, lengths)
 
 
 @by_group
 def attend_at_once(q: jax.Array, k: jax.Array, v: jax.Array, lengths: jax.Array) -> jax.Array:
-    """`attend` in plain XLA, all rows and heads together, as wide chips want it, over blocks of queries.
+    """`attend` in plain XLA over blocks of queries, all rows and heads at once, which suits wide chips.
 
-    B * T * N * min(T, 512) float32 scores exist at a time, and as many weights: at 16 heads 512 MiB each for a batch of
-    16,384 tokens, however long its rows are.
+    B * T * N * min(T, 512) float32 scores exist at a time, and as many weights: with 16 heads 512 MiB each for a batch
+    of 16,384 tokens, for any row length.
     """
     B, T, N, H = q.shape
     chunk = _query_chunk(T)
@@ -169,20 +168,20 @@ def attend_at_once(q: jax.Array, k: jax.Array, v: jax.Array, lengths: jax.Array)
 
 
 def cudnn_takes(heads: jax.Array) -> bool:
-    """Whether cuDNN has attention for heads (B, T, N, H) of this kind on this process's GPUs.
+    """Whether cuDNN supports attention over such heads (B, T, N, H) on this process's GPUs.
 
-    It has none in 32 bits, on AMD's GPUs, and on NVIDIA's before Ampere. That there is a cuDNN need not be asked: JAX
-    does not start on CUDA without.
+    It does not in 32 bits, on AMD GPUs, and on NVIDIA GPUs before Ampere. cuDNN is always there: JAX does not start on
+    CUDA without it.
     """
     H = heads.shape[-1]
     return heads.dtype.itemsize == 2 and H % 8 == 0 and H <= CUDNN_HEAD_DIM and cuda_generation() >= AMPERE
 
 
 def attend_by_cudnn(q: jax.Array, k: jax.Array, v: jax.Array, lengths: jax.Array) -> jax.Array:
-    """`attend` by cuDNN's flash kernel, scores and softmax in float32 on the chip, and its gradient by cuDNN's own.
+    """`attend` with cuDNN's flash kernel and its gradient; scores and softmax are float32 on the chip.
 
-    Queries in the padding attend too: with their number, the kernel need not write their output. The keys' padding is
-    set to 0 for the way back: whatever the kernel leaves there as its gradient, none of it goes further.
+    Queries in the padding attend too: given their lengths, the kernel may leave their output unwritten. The keys'
+    padding is set to 0, so that whatever gradient the kernel leaves there goes no further.
     """
     real = (jnp.arange(k.shape[1])[None] < lengths[:, None])[:, :, None, None]
     k, v = jnp.where(real, k, 0), jnp.where(real, v, 0)
@@ -191,11 +190,11 @@ def attend_by_cudnn(q: jax.Array, k: jax.Array, v: jax.Array, lengths: jax.Array
 
 
 def attend_flash(q: jax.Array, k: jax.Array, v: jax.Array, lengths: jax.Array) -> jax.Array:
-    """`attend` by the TPU's flash kernel: scores stay on the chip. Tokens are padded to a multiple of 128.
+    """`attend` with the TPU's flash kernel: scores stay on the chip. Tokens are padded to a multiple of 128.
 
-    A step takes several short rows, or a block of a long one.
+    A step processes several short rows, or a block of a long one.
     """
-    # Imported here: other platforms need not know of Pallas.
+    # Imported here: other platforms do not need Pallas.
     from jax.experimental.pallas.ops.tpu.flash_attention import BlockSizes, SegmentIds, flash_attention
 
     B, T, _, H = q.shape
@@ -219,10 +218,10 @@ def attend_flash(q: jax.Array, k: jax.Array, v: jax.Array, lengths: jax.Array) -
 
 
 def _query_chunk(T: int) -> int:
-    """Queries of a block: all up to 512, else as many as divide T."""
+    """Number of queries per block: T up to 512, else the greatest common divisor of T and 512."""
     return T if T <= QUERY_CHUNK else math.gcd(T, QUERY_CHUNK)
 
 
 def _largest_divisor(n: int, limit: int) -> int:
-    """The largest divisor of n up to `limit`; 1 where there is no other."""
+    """The largest divisor of n up to `limit`, at least 1."""
     return max((divisor for divisor in range(1, limit + 1) if n % divisor == 0), default=1)

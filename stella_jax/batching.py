@@ -1,7 +1,7 @@
 """Token counts -> batches of a few fixed shapes.
 
-Every text goes to the shortest length ("bucket") that holds it, and a bucket always has the same number of rows, so the
-shape that a text is computed at depends on its own length only. That is what keeps its bits free of its neighbours.
+Every text goes to the shortest length ("bucket") that holds it, and a bucket always has the same number of rows. The
+shape that a text is computed at therefore depends on its own length only, so its bits do not depend on its neighbors.
 """
 
 from bisect import bisect_left
@@ -10,7 +10,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-# (up to this length, in steps of): 32 lengths to 512, then four to each doubling.
+# (up to this length, in steps of): 32 lengths up to 512, then four per doubling.
 STEPS = ((128, 8), (256, 16), (512, 32), (1024, 128), (2048, 256), (4096, 512), (8192, 1024))
 
 
@@ -19,7 +19,7 @@ class Batch:
     """`rows` x `length` tokens on the device, of which `tokens` belong to texts.
 
     Attributes:
-      texts: at most `rows`, each as (group, number in the group).
+      texts: at most `rows`, each as (group, index in the group).
     """
 
     length: int
@@ -29,7 +29,7 @@ class Batch:
 
 
 def bucket_lengths(longest: int) -> list[int]:
-    """The fixed lengths, ascending, as many as it takes to hold `longest` tokens."""
+    """The fixed lengths, ascending, up to the first that holds `longest` tokens."""
     lengths, low = [], 0
     for high, step in STEPS:
         lengths += range(low + step, high + 1, step)
@@ -40,37 +40,37 @@ def bucket_lengths(longest: int) -> list[int]:
 
 
 def rows_of(length: int, token_budget: int, max_rows: int | None = None) -> int:
-    """Rows of the bucket of this length on one device."""
+    """Number of rows of the bucket of this length on one device."""
     return max(1, min(token_budget // length, max_rows or token_budget))
 
 
 class Packer:
-    """Fills batches with the texts of one group after another.
+    """Packs the texts of one group after another into batches.
 
-    A group's last texts of each length wait for the next group's, so that short batches come at the very end only.
+    The last texts of a group wait for the next group's, bucket by bucket, so that only the very last batches are short.
 
     Args:
-      longest: most tokens of a text.
+      longest: maximum number of tokens of a text.
       token_budget: tokens of a batch on one device; a bucket has as many rows as fit, at least one.
-      max_rows: most rows of any bucket on one device, where that is less.
-      devices: how many share each batch.
+      max_rows: maximum number of rows of a bucket on one device.
+      devices: number of devices that share each batch.
     """
 
     def __init__(self, longest: int, token_budget: int, max_rows: int | None = None, devices: int = 1):
         self._lengths = bucket_lengths(longest)
         self._rows = [devices * rows_of(length, token_budget, max_rows) for length in self._lengths]
-        # Of each bucket: (group, number in the group, tokens).
+        # For each bucket: (group, index in the group, tokens).
         self._waiting: list[list[tuple[int, int, int]]] = [[] for _ in self._lengths]
 
     def shapes(self, counts: Sequence[int]) -> list[tuple[int, int]]:
-        """Rows and length of the batches that texts of these token counts go to, longest first."""
+        """(rows, length) of the batches that texts of these token counts go to, longest first."""
         buckets = np.unique(np.searchsorted(self._lengths, np.asarray(counts, dtype=np.int64)))[::-1]
         return [(self._rows[bucket], self._lengths[bucket]) for bucket in buckets.tolist()]
 
     def add(self, group: int, counts: Sequence[int]) -> Iterator[Batch]:
-        """Takes in a group's texts, of these token counts; yields the batches that are full, longest first.
+        """Adds the texts of a group, by their token counts; yields full batches, the longest first.
 
-        Memory then runs out at once or never.
+        If memory is too small, that shows at the first batch.
         """
         buckets = np.searchsorted(self._lengths, np.asarray(counts, dtype=np.int64))
         for bucket in np.unique(buckets)[::-1]:
@@ -80,13 +80,13 @@ class Packer:
             yield from self._batches(bucket, full)
 
     def flush(self, last: int) -> Iterator[Batch]:
-        """Yields the batches that hold what still waits of groups up to `last`, and of the others what fits beside."""
+        """Yields batches of all waiting texts of the groups up to `last`, filled up with texts of later groups."""
         for bucket in reversed(range(len(self._lengths))):
             if self._waiting[bucket] and self._waiting[bucket][0][0] <= last:
                 yield from self._batches(bucket, len(self._waiting[bucket]))
 
     def _batches(self, bucket: int, count: int) -> Iterator[Batch]:
-        """Takes the first `count` texts that wait in a bucket."""
+        """Packs the first `count` waiting texts of a bucket."""
         taken, self._waiting[bucket] = self._waiting[bucket][:count], self._waiting[bucket][count:]
         rows = self._rows[bucket]
         for i in range(0, count, rows):
@@ -95,9 +95,9 @@ class Packer:
 
 
 def pad(token_ids: Sequence[Sequence[int]], batch: Batch, pad_id: int) -> tuple[np.ndarray, np.ndarray]:
-    """The ids (rows, length) and lengths (rows,) of a batch of these texts, int32.
+    """Ids (rows, length) and lengths (rows,) of a batch, int32.
 
-    Rows without a text are one padding token long.
+    Rows without a text hold one padding token.
     """
     ids = np.full((batch.rows, batch.length), pad_id, dtype=np.int32)
     lengths = np.ones(batch.rows, dtype=np.int32)

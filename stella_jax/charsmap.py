@@ -1,4 +1,4 @@
-"""The character map of a Precompiled normalizer: SentencePiece's table of what each character becomes."""
+"""The character map of a Precompiled normalizer: SentencePiece's table of character replacements."""
 
 import base64
 import binascii
@@ -7,15 +7,15 @@ import numpy as np
 
 # XLM-RoBERTa's has 240 kB.
 MAX_BYTES = 2**20
-# What NFKC makes of U+FDFA, the most of any character.
+# Bytes of NFKC's replacement of U+FDFA, the longest of any character.
 LONGEST_REPLACEMENT = 33
 
 
 def charsmap_fault(encoded: str) -> str | None:
-    """What is wrong with a character map, None where a reader stays within it and no character grows beyond NFKC's.
+    """What is wrong with a character map, or None: a reader then stays inside it, and no text grows more than by NFKC.
 
-    Layout: the size in bytes of a trie (uint32), the trie's units (uint32; those of darts-clone), and what characters
-    become, each with a NUL after it. The reader checks no bounds.
+    Layout: the size in bytes of a trie (uint32), the trie's units (uint32, as in darts-clone), and the replacements,
+    each with a NUL after it. The tokenizers library does not check bounds.
     """
     if len(encoded) > MAX_BYTES * 4 // 3:
         return f"longer than {MAX_BYTES} bytes"
@@ -35,7 +35,7 @@ def charsmap_fault(encoded: str) -> str | None:
 
 
 def _trie_fault(units: np.ndarray, replacements: bytes) -> str | None:
-    """A unit's children lie at its own place, changed by its offset and their byte; the leaf of a word at byte 0."""
+    """Checks the trie: a unit's children are at its index xor its offset xor their byte; byte 0 is a word's leaf."""
     try:
         replacements.decode()
     except UnicodeDecodeError:
@@ -43,7 +43,7 @@ def _trie_fault(units: np.ndarray, replacements: bytes) -> str | None:
     offsets = (units >> 10) << ((units & 512) >> 6)
     children = np.arange(len(units), dtype=np.uint32) ^ offsets
     inner = units < 2**31  # others are leaves
-    if (children[inner] >= len(units)).any():  # a block is whole or not there, so all its bytes are
+    if (children[inner] >= len(units)).any():  # a block is there or not as a whole
         return "with a trie that leads out of itself"
     leaves = units[children[inner & ((units >> 8) & 1 == 1)]] & (2**31 - 1)
     begins = np.frombuffer(replacements, np.uint8) & 0xC0 != 0x80  # of a character

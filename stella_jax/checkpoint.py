@@ -1,4 +1,4 @@
-"""A checkpoint on disk: its layout, its weights in either form, and its tokenizer."""
+"""A checkpoint on disk: its description, its weights in either layout, and its tokenizer."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -32,7 +32,7 @@ DTYPES = ("float32", "bfloat16")
 
 @dataclass(frozen=True, slots=True)
 class Checkpoint:
-    """An opened directory: everything is checked, no weight is read yet."""
+    """An opened directory: everything is checked, and no weight is read yet."""
 
     directory: Directory
     spec: ModelSpec
@@ -40,10 +40,10 @@ class Checkpoint:
 
     @classmethod
     def open(cls, path: Path) -> "Checkpoint":
-        """Opens a directory in the sentence-transformers layout or in the one that `convert` writes.
+        """Opens a directory in the sentence-transformers layout or the layout that `convert` writes.
 
         Raises:
-          StellaError: what is wrong with it.
+          StellaError: the checkpoint is not valid or not supported.
         """
         try:
             directory = Directory(path)
@@ -51,37 +51,39 @@ class Checkpoint:
             kind = FlaxWeights if FlaxWeights.present(directory) else TorchWeights
             return cls(directory, spec, kind(directory, spec))
         except OSError as error:
-            raise StellaError(f"{error.filename or path} cannot be read: {error.strerror}.") from error
+            raise StellaError(f"{error.filename or path}: cannot be read ({error.strerror}).") from error
 
     def check_embeds(self, advice: str) -> None:
         """Refuses a reranker.
 
         Raises:
-          StellaError: it is one; ends with the advice.
+          StellaError: it is a reranker; the error ends with the advice.
         """
         if self.spec.is_reranker:
-            raise StellaError(f"{self.directory.root}: a reranker, which scores pairs and embeds no texts; {advice}.")
+            raise StellaError(f"{self.directory.root}: a reranker, not an embedding model; {advice}.")
 
     def tokenizer(self, max_length: int | None = None) -> Tokenizer:
-        """Its tokenizer, cutting at this many tokens, or at the checkpoint's max_seq_length.
+        """The tokenizer, which cuts texts at `max_length` tokens, or at the checkpoint's max_seq_length.
 
         Raises:
-          StellaError: it cannot be read, or the encoder does not reach that far.
+          StellaError: it cannot be read, or `max_length` is more than the encoder supports.
         """
         longest = self.spec.config.max_position_embeddings
         if max_length is not None and not 1 <= max_length <= longest:
-            raise StellaError(f"max_length {short_repr(max_length)}: not a whole number from 1 to {longest}.")
+            raise StellaError(f"max_length must be a whole number from 1 to {longest}, not {short_repr(max_length)}.")
         name = self.spec.file("tokenizer.json")
         if not self.directory.has(name):
-            raise StellaError(f"{self.directory.path(name)} is missing; vocab files alone do not define a tokenizer.")
+            raise StellaError(
+                f"{self.directory.path(name)}: file not found; vocabulary files alone do not define a tokenizer."
+            )
         max_length = self.spec.max_seq_length if max_length is None else max_length
         options: dict[str, Any] = {"lower": self.spec.lower, "end_of_text": self.spec.end_of_text}
         kind = PairTokenizer if self.spec.is_reranker else Tokenizer
         tokenizer = kind(self.directory.path(name), max_length=max_length, **options)
         if tokenizer.vocab_size > self.spec.config.vocab_size:
             raise StellaError(
-                f"{self.directory.path(name)} gives token ids up to {tokenizer.vocab_size - 1}, but config.json's "
-                f"vocab_size is {self.spec.config.vocab_size}; they belong to different models."
+                f"{self.directory.path(name)}: token ids up to {tokenizer.vocab_size - 1} do not fit config.json's "
+                f"vocab_size {self.spec.config.vocab_size}; the two files belong to different models."
             )
         return tokenizer
 
@@ -94,12 +96,12 @@ class Checkpoint:
         param_dtype: str = "float32",
         fsdp: bool = False,
     ) -> EmbeddingModel:
-        """The encoder and these heads as one module, its parameters on the mesh.
+        """Loads the encoder and these heads as one module, with its parameters on the mesh.
 
         Args:
-          dtype: what is computed in.
-          param_dtype: what parameters are kept in, apart from those of norms and heads, which are float32.
-          fsdp: split parameters over the mesh's axis `data`, too.
+          dtype: of the computation.
+          param_dtype: of the parameters, except those of norms and heads, which are float32.
+          fsdp: whether to split parameters over the mesh's axis `data` as well.
 
         Raises:
           StellaError: the mesh does not fit the encoder, or a weight cannot be read.
@@ -119,11 +121,11 @@ class Checkpoint:
         return nnx.merge(graphdef, state)
 
     def _largest_first(self, paths: Mapping[str, str]) -> list[tuple[str, str]]:
-        """Names and leaves in the order in which what a leaf takes while it is read adds least to the peak."""
+        """Names and leaves, the largest first, so that what a leaf takes while it is read adds least to the peak."""
         return sorted(paths.items(), key=lambda item: -prod(self.weights.leaves[item[1]].shape))
 
     def _load(self, path: str, dtype: Any, mesh: Mesh, partition: P) -> jax.Array:
-        """A leaf on the mesh, each device's slice read straight into its own memory where that is the host's."""
+        """Loads a leaf onto the mesh; on CPU each slice is read straight into its device's memory."""
         shape, sharding = self.weights.leaves[path].shape, NamedSharding(mesh, partition)
         indices = sharding.addressable_devices_indices_map(shape)
         different = {str(index): index for index in indices.values() if index is not None}
@@ -141,17 +143,17 @@ def load(
     *,
     param_dtype: str = "float32",
 ) -> EmbeddingModel:
-    """Loads a checkpoint as a module of arrays, to be used and trained in programs of one's own.
+    """Loads a checkpoint as a Flax module of token ids, to use or train in your own programs.
 
-    `Stella.from_pretrained` is the one that takes texts, and `Reranker.from_pretrained` pairs: of a reranker the
-    module's (B, 1) are raw scores.
+    `Stella.from_pretrained` takes texts, and `Reranker.from_pretrained` pairs. For a reranker the module returns raw
+    scores, (B, 1).
 
     Args:
       name_or_path, dim, dtype, mesh, revision: as in `Stella.from_pretrained`.
-      param_dtype: what parameters are kept in, apart from those of norms and heads; training wants float32.
+      param_dtype: of the parameters, except those of norms and heads; use float32 for training.
 
     Raises:
-      StellaError: one sentence on what is wrong with the checkpoint or the arguments.
+      StellaError: the checkpoint or an argument is not valid or not supported.
     """
     mesh = make_mesh(mesh)
     checkpoint = Checkpoint.open(resolve(name_or_path, revision))
@@ -161,10 +163,10 @@ def load(
 
 
 def compute_dtype(dtype: str | None, mesh: Mesh) -> str:
-    """The dtype to compute in on this mesh: the given one, else float32 on CPU and bfloat16 elsewhere.
+    """The dtype to compute in on this mesh: the one given, or float32 on CPU and bfloat16 elsewhere.
 
     Raises:
-      StellaError: it is not offered.
+      StellaError: it is not supported.
     """
     if dtype is None:
         return "float32" if mesh.devices.flat[0].platform == "cpu" else "bfloat16"
@@ -174,15 +176,15 @@ def compute_dtype(dtype: str | None, mesh: Mesh) -> str:
 
 
 def abstract_model(spec: ModelSpec, heads: Sequence[Head | None], **options: Any) -> EmbeddingModel:
-    """A checkpoint's model with shapes in place of arrays; the options are those of `EmbeddingModel.abstract`."""
+    """A checkpoint's model with shapes in place of arrays; `options` as in `EmbeddingModel.abstract`."""
     fixed = {"pooling": spec.pooling, "normalize": spec.normalize, "dropout_rate": spec.dropout_rate}
     return EmbeddingModel.abstract(spec.config, heads, **fixed, **options)
 
 
 def leaf_paths(heads: Sequence[Head | None], weights: Weights) -> dict[str, str]:
-    """Name of each of a model's parameters -> path of the checkpoint's leaf.
+    """Name of each parameter of a model -> path of the checkpoint's leaf.
 
-    The encoder's are the same; "head/kernel" is "heads/<folder>/kernel", and so are those of "more_heads/<i>".
+    The encoder's names and paths are the same; "head/kernel", or "more_heads/<i>/kernel", is "heads/<folder>/kernel".
     """
     paths = {path: path for path in weights.leaves if path.startswith("encoder/")}
     for i, head in enumerate(heads):

@@ -1,11 +1,11 @@
-"""Accelerators by name, with the peaks that their makers publish. Without JAX, for the command line reads it first."""
+"""Accelerators by name, with the peaks that their makers publish. Does not import JAX, so that --help is fast."""
 
 from dataclasses import dataclass
 from typing import NamedTuple
 
 
 class Chip(NamedTuple):
-    """A chip: its platform in JAX, dense bfloat16 FLOPs a second, and bytes of memory."""
+    """A chip: its platform in JAX, dense bfloat16 FLOPs per second, and bytes of memory."""
 
     platform: str
     bf16_flops: float
@@ -24,13 +24,13 @@ CHIPS = {
     "h200": Chip("gpu", 989e12, 141e9),
 }
 
-# Of the peak that the encoder is taken to reach.
+# Share of the peak that estimates assume for the encoder.
 ASSUMED_SHARE = 0.4
 
 
 @dataclass(frozen=True, slots=True)
 class Chips:
-    """So many chips of a kind."""
+    """A number of chips of one kind."""
 
     name: str
     count: int

@@ -1,4 +1,4 @@
-"""The command line: its options, and what becomes of errors."""
+"""The command line: parsers of all commands, and exit codes."""
 
 import argparse
 import sys
@@ -13,7 +13,7 @@ from pathlib import Path
 from stella_jax import __version__
 from stella_jax.chips import CHIPS, Chips
 from stella_jax.cli_errors import exit_code
-from stella_jax.errors import quoted, short_repr
+from stella_jax.errors import join_words, quoted, short_repr
 from stella_jax.option_types import byte_count, positive, whole
 from stella_jax.quantization import PRECISIONS
 from stella_jax.scores import SCORE_ACTIVATIONS
@@ -25,33 +25,33 @@ EXECUTORS = ("local", "distributed", "ray")
 
 RERANKER = "Alibaba-NLP/gte-multilingual-reranker-base"
 
-# Packages of their own, beside this one, and the commands that are modules of theirs.
+# Packages beside this one, and the commands that are their modules.
 PACKAGES = ("convert", "train")
 MODULES = {
-    "convert": ("convert.__main__", "convert a checkpoint between the PyTorch layout and the Flax one"),
-    "train": ("train.__main__", "fine-tune a checkpoint as a recipe says"),
+    "convert": ("convert.__main__", "convert a checkpoint between the PyTorch and the Flax layout"),
+    "train": ("train.__main__", "fine-tune a checkpoint with a recipe"),
     "mine": ("train.mine", "add hard negatives to pairs for training"),
 }
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Runs a command; returns the exit code: 1 after an error (one sentence on stderr), 2 for wrong usage."""
+    """Runs a command and returns the exit code: 1 after an error, with one sentence on stderr, 2 for wrong usage."""
     argv = sys.argv[1:] if argv is None else argv
     if argv and argv[0] in MODULES:
         return _run_module(argv[0], argv[1:])
     arguments, unknown = _parser().parse_known_args(argv)
-    if unknown:  # argparse itself would print the usage of all commands
+    if unknown:  # argparse would print the usage of all commands
         arguments.usage_error(f"unrecognized arguments: {' '.join(map(quoted, unknown))}")
     is_job = arguments.command in JOBS
     if is_job:
         _check_job(arguments)
     writes = is_job and not arguments.dry_run
-    kept = "; finished parts are kept, and the same command goes on" if writes else ""
+    kept = "; finished parts are kept, run the same command again to continue" if writes else ""
     return exit_code("stella-jax", partial(_run, arguments), kept)
 
 
 def _run(arguments: argparse.Namespace) -> None:
-    from stella_jax.commands import COMMANDS  # here: it imports JAX, which --help and wrong usage need not wait for
+    from stella_jax.commands import COMMANDS  # here, since it imports JAX, which takes seconds
 
     COMMANDS[arguments.command](arguments)
 
@@ -63,7 +63,7 @@ def _run_module(name: str, argv: Sequence[str]) -> int:
 
 
 def _import_sibling(package: str) -> None:
-    """Imports the package that is installed beside this one, even if a user's convert.py or train.py comes first."""
+    """Imports the package that is installed beside this one, even if the user has a convert.py or train.py."""
     if package not in sys.modules:
         spec = PathFinder.find_spec(package, [str(Path(__file__).parents[1])])
         assert spec and spec.loader
@@ -87,14 +87,14 @@ def _parser() -> argparse.ArgumentParser:
 
 
 def _check_job(arguments: argparse.Namespace) -> None:
-    """Ends with the usage where options do not go together."""
+    """Exits with the usage if options do not go together."""
     if arguments.dry_run:
         return
     if arguments.out is None:
-        arguments.usage_error("--out is missing; only --dry-run goes without")
+        arguments.usage_error("--out is required, except with --dry-run")
     for option in ("all_rows", "chips", "tokens_per_second"):
         if getattr(arguments, option):
-            arguments.usage_error(f"--{option.replace('_', '-')} goes with --dry-run")
+            arguments.usage_error(f"--{option.replace('_', '-')} requires --dry-run")
 
 
 def _add_embed(commands) -> None:
@@ -102,13 +102,17 @@ def _add_embed(commands) -> None:
     kinds = ".jsonl, .csv, .txt (or .gz, .zst), .parquet"
     _add_job(command, "tiny", kinds)
     heads = command.add_mutually_exclusive_group()
-    heads.add_argument("--dim", type=positive, help="which head, by its dimension (default: the checkpoint's)")
-    heads.add_argument("--dims", type=_dims, metavar="D,D", help="several heads, a column embedding_D each")
-    command.add_argument("--prompt", metavar="NAME", help="put before each text, or 'none' (default: documents')")
-    command.add_argument("--normalize", action=argparse.BooleanOptionalAction, default=False, help="to unit length")
-    command.add_argument("--precision", choices=PRECISIONS, default="float32", help="of the numbers written (float32)")
+    heads.add_argument("--dim", type=positive, help="dimension of the head to use (default: the checkpoint's)")
+    heads.add_argument("--dims", type=_dims, metavar="D,D", help="several heads, one column embedding_D each")
     command.add_argument(
-        "--ranges", metavar="FILE", help="of int8 and uint8: .npy, .npz or .json (default: a sample's)"
+        "--prompt", metavar="NAME", help="prompt to put before each text, or 'none' (default: the documents' prompt)"
+    )
+    command.add_argument(
+        "--normalize", action=argparse.BooleanOptionalAction, default=False, help="scale to unit length"
+    )
+    command.add_argument("--precision", choices=PRECISIONS, default="float32", help="of the embeddings (float32)")
+    command.add_argument(
+        "--ranges", metavar="FILE", help="ranges for int8 and uint8: .npy, .npz or .json (default: from a sample)"
     )
     command.set_defaults(query_field=None, activation=None)
 
@@ -116,101 +120,135 @@ def _add_embed(commands) -> None:
 def _add_score(commands) -> None:
     command = _command(commands, "score", "score the pairs of files into a directory of Parquet parts")
     _add_job(command, RERANKER, ".jsonl, .csv (or .gz, .zst), .parquet")
-    command.add_argument("--query-field", default="query", metavar="FIELD", help="of the query (query)")
+    command.add_argument("--query-field", default="query", metavar="FIELD", help="field or column of the query (query)")
     _add_activation(command)
     command.set_defaults(dim=None, dims=None, prompt=None, normalize=False, precision="float32", ranges=None)
 
 
 def _add_activation(command: argparse.ArgumentParser) -> None:
     group = command.add_mutually_exclusive_group()
-    group.add_argument("--activation", choices=SCORE_ACTIVATIONS, help="of the scores (default: the checkpoint's)")
-    raw = "as --activation none"
+    group.add_argument(
+        "--activation", choices=SCORE_ACTIVATIONS, help="activation of the scores (default: the checkpoint's)"
+    )
+    raw = "same as --activation none"
     group.add_argument("--raw-scores", dest="activation", action="store_const", const="none", help=raw)
 
 
 def _add_job(command: argparse.ArgumentParser, model: str, kinds: str) -> None:
-    """What commands that write a job have in common."""
+    """Arguments of all commands that write a job."""
     inputs = f"file, directory, pattern or URL: {kinds}"
     command.add_argument("inputs", nargs="+", metavar="INPUT", help=inputs)
-    command.add_argument("--out", metavar="DIR", help="or URL; new, or of the same job to finish")
+    command.add_argument("--out", metavar="DIR", help="output directory or URL: new, or of the same job to continue")
     command.set_defaults(usage_error=command.error)
     _add_model(command, model)
-    command.add_argument("--dtype", choices=("float32", "bfloat16"), help="to compute in (default: float32 on CPU)")
+    command.add_argument(
+        "--dtype", choices=("float32", "bfloat16"), help="of the computation (default: float32 on CPU, else bfloat16)"
+    )
     command.add_argument("--text-field", default="text", metavar="FIELD", help="field or column of the text (text)")
-    command.add_argument("--id-field", metavar="FIELD", help="of the id (default: 'id' where there, else file and row)")
-    command.add_argument("--keep", type=_names, default=(), metavar="COLUMN,...", help="columns of the inputs to copy")
-    command.add_argument("--max-length", type=positive, metavar="TOKENS", help="cut texts here (default: the model's)")
-    command.add_argument("--mesh", metavar="SIZES", help="such as data=4,model=2 (default: rows over all accelerators)")
-    command.add_argument("--part-rows", type=positive, metavar="ROWS", help="rows of an output file")
-    command.add_argument("--split-bytes", type=byte_count, metavar="BYTES", help="of an input, that are read at a time")
-    command.add_argument("--max-rejected", type=_share, default=0.01, metavar="SHARE", help="of the rows (1%%)")
-    command.add_argument("--progress", action=argparse.BooleanOptionalAction, help="a bar (default: on a terminal)")
+    command.add_argument(
+        "--id-field", metavar="FIELD", help="field or column of the id (default: 'id' if it exists, else file and row)"
+    )
+    command.add_argument(
+        "--keep", type=_names, default=(), metavar="COLUMN,...", help="input columns to copy to the output"
+    )
+    command.add_argument(
+        "--max-length", type=positive, metavar="TOKENS", help="truncate texts to this length (default: the model's)"
+    )
+    command.add_argument("--mesh", metavar="SIZES", help="for example data=4,model=2 (default: all accelerators)")
+    command.add_argument("--part-rows", type=positive, metavar="ROWS", help="rows per output file")
+    command.add_argument("--split-bytes", type=byte_count, metavar="BYTES", help="bytes of an input file per split")
+    command.add_argument(
+        "--max-rejected", type=_share, default=0.01, metavar="SHARE", help="maximum share of rejected rows (1%%)"
+    )
+    command.add_argument(
+        "--progress", action=argparse.BooleanOptionalAction, help="show a bar (default: on a terminal)"
+    )
     _add_dry_run(command)
     _add_executor(command)
 
 
 def _add_dry_run(command: argparse.ArgumentParser) -> None:
-    group = command.add_argument_group("what the job would be")
-    group.add_argument("--dry-run", action="store_true", help="estimate it from a sample in seconds; write nothing")
-    group.add_argument("--all-rows", action="store_true", help="read all, and list faulty rows and repeated ids")
+    group = command.add_argument_group("estimate")
+    group.add_argument(
+        "--dry-run", action="store_true", help="estimate the job from a sample in seconds; write nothing"
+    )
+    group.add_argument("--all-rows", action="store_true", help="read all rows; list faulty rows and repeated ids")
     rate = group.add_mutually_exclusive_group()
-    chips = f"where it will run, such as v5e:64 ({', '.join(CHIPS)}; default: here, measured)"
+    chips = f"hardware of the job, such as v5e:64 ({', '.join(CHIPS)}; default: measure this machine)"
     rate.add_argument("--chips", type=_chips, metavar="KIND:N", help=chips)
-    rate.add_argument("--tokens-per-second", type=_rate, metavar="N", help="of a chip")
+    rate.add_argument("--tokens-per-second", type=_rate, metavar="N", help="speed of one chip")
 
 
 def _add_executor(command: argparse.ArgumentParser) -> None:
-    group = command.add_argument_group("who does the work")
+    group = command.add_argument_group("processes")
     group.add_argument(
-        "--executor", choices=EXECUTORS, default="local", help="this process; each of many; Ray's actors"
+        "--executor",
+        choices=EXECUTORS,
+        default="local",
+        help="local: this process; distributed: one of many processes; ray: actors",
     )
-    group.add_argument("--processes", type=positive, metavar="N", help="distributed: how many, if nothing tells")
-    group.add_argument("--process", type=whole, metavar="I", help="distributed: which of them this is, from 0")
-    group.add_argument("--coordinator", metavar="HOST:PORT", help="distributed: of process 0, if nothing tells")
     group.add_argument(
-        "--ray-address", metavar="ADDRESS", help="ray: of the cluster (default: found, or one made here)"
+        "--processes",
+        type=positive,
+        metavar="N",
+        help="distributed: number of processes (default: from the environment)",
     )
-    group.add_argument("--grace", type=whole, default=30, metavar="SECONDS", help="after SIGTERM, for open parts (30)")
+    group.add_argument("--process", type=whole, metavar="I", help="distributed: index of this process, from 0")
+    group.add_argument(
+        "--coordinator", metavar="HOST:PORT", help="distributed: address of process 0 (default: from the environment)"
+    )
+    group.add_argument(
+        "--ray-address",
+        metavar="ADDRESS",
+        help="ray: address of the cluster (default: a running one, or a new local one)",
+    )
+    group.add_argument(
+        "--grace", type=whole, default=30, metavar="SECONDS", help="time to finish open parts after SIGTERM (30)"
+    )
 
 
 def _add_verify(commands) -> None:
-    command = _command(commands, "verify", "check every byte of finished jobs; embed redoes what is damaged")
-    command.add_argument("out", nargs="+", metavar="DIR", help="what embed wrote")
-    command.add_argument("--sample", type=positive, default=0, metavar="ROWS", help="embed so many again besides")
-    where = "for --sample: an input, or a pattern, if it is not where it was; again for each"
+    command = _command(commands, "verify", "check every byte of finished jobs")
+    command.add_argument("out", nargs="+", metavar="DIR", help="output of embed")
+    command.add_argument("--sample", type=positive, default=0, metavar="ROWS", help="also embed this many rows again")
+    where = "for --sample: an input that has moved, or a pattern; can be repeated"
     command.add_argument("--input", action="append", default=[], dest="inputs", metavar="INPUT", help=where)
     _add_model(command, None)
 
 
 def _add_search(commands) -> None:
     command = _command(commands, "search", "find the rows of finished jobs nearest to a query")
-    command.add_argument("out", nargs="+", metavar="DIR", help="what embed wrote")
+    command.add_argument("out", nargs="+", metavar="DIR", help="output of embed")
     command.add_argument("query")
-    command.add_argument("--dim", type=positive, help="which of the job's heads (default: the first)")
-    command.add_argument("-k", type=positive, default=10, help="how many (10)")
+    command.add_argument("--dim", type=positive, help="dimension of the head to search (default: the job's first)")
+    command.add_argument("-k", type=positive, default=10, help="number of results (10)")
     _add_model(command, None)
-    command.add_argument("--prompt", metavar="NAME", help="put before the query, or 'none' (default: queries')")
+    command.add_argument(
+        "--prompt", metavar="NAME", help="prompt to put before the query, or 'none' (default: the queries' prompt)"
+    )
 
 
 def _add_rank(commands) -> None:
-    command = _command(commands, "rank", "rank what search finds by a reranker")
-    command.add_argument("out", nargs="+", metavar="DIR", help="what embed wrote, with its inputs where they were")
+    command = _command(commands, "rank", "search, then rank the results with a reranker")
+    command.add_argument("out", nargs="+", metavar="DIR", help="output of embed, whose inputs must still be there")
     command.add_argument("query")
-    command.add_argument("--rerank", metavar="MODEL", default=RERANKER, help=f"a directory, or a repo id ({RERANKER})")
+    command.add_argument("--rerank", metavar="MODEL", default=RERANKER, help=f"directory or repo id ({RERANKER})")
     command.add_argument("--rerank-revision", metavar="REVISION", help="branch, tag or commit of that repo")
     _add_activation(command)
-    command.add_argument("-k", type=positive, default=10, help="how many (10)")
-    command.add_argument("--candidates", type=positive, default=100, metavar="N", help="that search finds (100)")
-    command.add_argument("--dim", type=positive, help="which of the job's heads (default: the first)")
+    command.add_argument("-k", type=positive, default=10, help="number of results (10)")
+    command.add_argument(
+        "--candidates", type=positive, default=100, metavar="N", help="number of search results to rank (100)"
+    )
+    command.add_argument("--dim", type=positive, help="dimension of the head to search (default: the job's first)")
     _add_model(command, None)
-    command.add_argument("--prompt", metavar="NAME", help="put before the query of search, or 'none'")
+    command.add_argument("--prompt", metavar="NAME", help="prompt to put before the query for the search, or 'none'")
 
 
 def _add_demo(commands) -> None:
-    command = _command(commands, "demo", "the example of stella's model card")
+    command = _command(commands, "demo", "run the example of stella's model card")
     _add_model(command, "tiny")
-    command.add_argument("--dim", type=positive, help="which head, by its dimension (default: the checkpoint's)")
-    command.add_argument("--task", choices=("s2p", "s2s"), help="the queries' prompt (default: the checkpoint's own)")
+    command.add_argument("--dim", type=positive, help="dimension of the head to use (default: the checkpoint's)")
+    command.add_argument("--task", choices=("s2p", "s2s"), help="prompt of the queries (default: the checkpoint's)")
 
 
 def _command(commands, name: str, description: str) -> argparse.ArgumentParser:
@@ -220,8 +258,8 @@ def _command(commands, name: str, description: str) -> argparse.ArgumentParser:
 
 
 def _add_model(command: argparse.ArgumentParser, default: str | None) -> None:
-    shown = f"({default})" if default else "(default: the one that embedded)"
-    command.add_argument("--model", default=default, help=f"tiny, a directory, or a repo id {shown}")
+    note = f"({default})" if default else "(default: the job's)"
+    command.add_argument("--model", default=default, help=f"tiny, a directory or a repo id {note}")
     command.add_argument("--revision", help="branch, tag or commit of a repo")
 
 
@@ -229,7 +267,7 @@ def _chips(text: str) -> Chips:
     """Chips from "v5e" or "v5e:64"."""
     name, _, count = text.partition(":")
     if name not in CHIPS:
-        raise argparse.ArgumentTypeError(f"{short_repr(text)} names no known chip; known: {', '.join(CHIPS)}")
+        raise argparse.ArgumentTypeError(f"unknown chip {short_repr(text)}; choose {join_words(CHIPS, 'or')}")
     return Chips(name, positive(count or "1"))
 
 
@@ -246,7 +284,7 @@ def _rate(text: str) -> float:
 def _dims(text: str) -> tuple[int, ...]:
     dims = tuple(positive(item) for item in text.split(","))
     if len(set(dims)) != len(dims):
-        raise argparse.ArgumentTypeError(f"{short_repr(text)} names a dimension twice")
+        raise argparse.ArgumentTypeError(f"repeated dimension in {short_repr(text)}")
     return dims
 
 
@@ -261,5 +299,5 @@ def _share(text: str) -> float:
     except ValueError:
         share = -1.0
     if not 0 <= share <= 1:
-        raise argparse.ArgumentTypeError(f"{short_repr(text)} is no share such as 1% or 0.01")
+        raise argparse.ArgumentTypeError(f"{short_repr(text)} is not a share such as 1% or 0.01")
     return share

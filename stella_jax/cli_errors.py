@@ -1,4 +1,4 @@
-"""How a command of this project ends: exit codes, and one sentence on stderr in place of a traceback."""
+"""Exit codes of the commands, and one sentence on stderr in place of a traceback."""
 
 import io
 import logging
@@ -17,14 +17,14 @@ PIPE_CLOSED = 141  # and SIGPIPE
 
 
 def exit_code(program: str, work: Callable[[], None], when_interrupted: str = "") -> int:
-    """Does the work; returns 0, or prints an error that a user can fix and returns 1.
+    """Does the work and returns the exit code: 0, or 1 after an error that a user can fix, with a line on stderr.
 
     Args:
-      program: the name before the message.
-      when_interrupted: the end of the message about Ctrl-C: what is left behind.
+      program: the name at the start of the line.
+      when_interrupted: the end of the line after Ctrl-C or SIGTERM.
     """
     if isinstance(sys.stdout, io.TextIOWrapper):
-        sys.stdout.reconfigure(errors="backslashreplace")  # texts of any script, on terminals that lack it
+        sys.stdout.reconfigure(errors="backslashreplace")  # for characters that the terminal cannot show
     _silence_late_tasks()
     try:
         work()
@@ -39,7 +39,7 @@ def exit_code(program: str, work: Callable[[], None], when_interrupted: str = ""
         print(f"{program}: stopped by SIGTERM{when_interrupted}", file=sys.stderr)
         return TERMINATED
     except BrokenPipeError:
-        # Whoever read has left, as `head` does; what is still buffered must not raise again at exit.
+        # The reader is gone, as with `head`; what is still buffered must not raise again at exit.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return PIPE_CLOSED
     except OSError as error:
@@ -48,7 +48,7 @@ def exit_code(program: str, work: Callable[[], None], when_interrupted: str = ""
 
 
 def _silence_late_tasks() -> None:
-    """Drops messages of Orbax's threads and tasks after its error; no command has tasks of its own."""
+    """Silences what Orbax's threads and tasks still log after an error; no command has asyncio tasks of its own."""
     logging.getLogger("asyncio").setLevel(logging.CRITICAL + 1)
     before = sys.unraisablehook
 

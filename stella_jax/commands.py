@@ -1,4 +1,4 @@
-"""What the command line's commands do with their arguments."""
+"""Runs the commands of the command line."""
 
 import shutil
 import sys
@@ -27,7 +27,7 @@ from stella_jax.storage.store import open_store
 
 
 def run(arguments: Namespace) -> None:
-    """`embed INPUT... --out DIR`, or `score`: writes the job, ends with a line of its numbers."""
+    """`embed INPUT... --out DIR`, or `score`: writes the job and prints a summary."""
     command = _job_command(arguments)
     stop = GracefulShutdown(arguments.grace)
     on_terminal = sys.stderr.isatty() if arguments.progress is None else arguments.progress
@@ -37,7 +37,7 @@ def run(arguments: Namespace) -> None:
         if arguments.dry_run:
             _dry_run(arguments, command)
         elif arguments.executor == "ray":
-            from stella_jax.job.ray_job import run_ray_job  # here: Ray is an extra
+            from stella_jax.job.ray_job import run_ray_job  # here, since Ray is an extra
 
             print(f"{command.out}: {run_ray_job(command, run, arguments.ray_address)}")
         else:
@@ -45,9 +45,9 @@ def run(arguments: Namespace) -> None:
 
 
 def verify(arguments: Namespace) -> None:
-    """`verify DIR...`: says that all is well, or names every fault."""
+    """`verify DIR...`: checks jobs, and lists every fault."""
     if arguments.inputs and not arguments.sample:
-        raise StellaError("--input goes with --sample.")
+        raise StellaError("--input: requires --sample.")
     if arguments.sample:
         start_jax()
     damaged = [fault for out in arguments.out if (fault := _verify(out, arguments))]
@@ -56,15 +56,15 @@ def verify(arguments: Namespace) -> None:
 
 
 def _verify(out: str, arguments: Namespace) -> str:
-    """Prints that a job is whole, or returns what is wrong with it."""
+    """Prints that a job is intact, or returns its faults."""
     verdict = verify_job(out, arguments.sample, arguments.model, arguments.revision, arguments.inputs)
     if not verdict.faults:
-        sampled = f"; {verdict.sampled} computed again came out the same" if verdict.sampled else ""
-        print(f"{out}: {verdict.rows} rows are whole: hashes, pages, counts, values and ids{sampled}")
+        sampled = f"; {verdict.sampled} computed again gave the same result" if verdict.sampled else ""
+        print(f"{out}: {verdict.rows} rows are intact: hashes, pages, counts, values and ids{sampled}")
         return ""
     again = join_words(verdict.invalidated)
-    redo = f"run its command again: it makes {again} again." if again else ""
-    return "\n  ".join([f"{out} is damaged:", *verdict.faults, *([redo] if redo else [])])
+    redo = f"run its command again to make {again} again." if again else ""
+    return "\n  ".join([f"{out}: damaged:", *verdict.faults, *([redo] if redo else [])])
 
 
 def search(arguments: Namespace) -> None:
@@ -75,14 +75,14 @@ def search(arguments: Namespace) -> None:
 
 
 def rank(arguments: Namespace) -> None:
-    """`rank DIR QUERY --rerank MODEL`: prints what `search` finds, in the order and with the scores of a reranker."""
+    """`rank DIR QUERY --rerank MODEL`: prints the results of `search` in a reranker's order, with its scores."""
     start_jax()
     reranker = Reranker.from_pretrained(arguments.rerank, revision=arguments.rerank_revision)
     found = _search(arguments, max(arguments.k, arguments.candidates))
     if gone := [hit.id for hit, text in found if text is None]:
         raise StellaError(
-            f"{join_words(arguments.out)}: the texts of {len(gone)} of {len(found)} rows are not where they were, such "
-            f"as that of {gone[0]}; put the job's inputs back."
+            f"{join_words(arguments.out)}: texts of {len(gone)} of {len(found)} rows not found, such as {gone[0]}; "
+            "move the job's inputs back."
         )
     texts = [text or "" for _, text in found]
     ranked = reranker.rank(arguments.query, texts, arguments.k, activation=arguments.activation)
@@ -91,7 +91,7 @@ def rank(arguments: Namespace) -> None:
 
 
 def _search(arguments: Namespace, k: int) -> list[tuple[Hit, str | None]]:
-    """The k rows nearest to the query, with their texts as far as these are there."""
+    """The k rows nearest to the query, with their texts if the inputs are still there."""
     index = Index.open(arguments.out, arguments.model, arguments.revision, arguments.dim)
     prompt = resolve_prompt(index.model, arguments.prompt) if arguments.prompt is not None else None
     hits = index.search(arguments.query, k, prompt)
@@ -106,7 +106,7 @@ def _show(rows: Sequence[tuple[Hit, str]]) -> None:
 
 
 def demo(arguments: Namespace) -> None:
-    """`demo`: prints stella's own example."""
+    """`demo`: prints the example of stella's model card."""
     start_jax()
     model = Stella.from_pretrained(arguments.model, arguments.dim, revision=arguments.revision)
     print(run_demo(model, arguments.task))
@@ -166,26 +166,26 @@ def _run(command: JobCommand, run: RunOptions) -> Summary:
 
 
 def _hosts(arguments: Namespace) -> Hosts:
-    """Which process of how many this is; nothing of JAX may be used before."""
+    """Resolves which process this is, of how many; must run before anything uses JAX."""
     given = (arguments.coordinator, arguments.processes, arguments.process)
     if arguments.executor != "distributed":
         if any(value is not None for value in given):
-            raise StellaError("--processes, --process and --coordinator go with --executor distributed.")
+            raise StellaError("--processes, --process and --coordinator: require --executor distributed.")
         return Hosts()
     if (arguments.processes is None) != (arguments.process is None):
-        raise StellaError("--processes and --process go together.")
+        raise StellaError("--processes and --process: pass both or neither.")
     if arguments.process is not None and arguments.process >= arguments.processes:
-        raise StellaError(f"--process {arguments.process} is none of {arguments.processes}, counted from 0.")
+        raise StellaError(f"--process {arguments.process}: must be below --processes {arguments.processes}.")
     return meet(*given)
 
 
 def _line(rank: int, hit: Hit, text: str, id_width: int) -> str:
-    """One line of the terminal."""
+    """One line of output, cut at the terminal's width."""
     line = f"{rank:3}  {hit.score:.4f}  {_printable(hit.id):{id_width}}  {_printable(text)}".rstrip()
     width = max(60, shutil.get_terminal_size().columns)
     return line if len(line) <= width else line[: width - 1] + "…"
 
 
 def _printable(text: str) -> str:
-    """The text on one line, and without characters that would steer the terminal."""
+    """The text on one line, without control characters."""
     return "".join(c if c.isprintable() else "\N{REPLACEMENT CHARACTER}" for c in " ".join(text.split()))

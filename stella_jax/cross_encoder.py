@@ -1,4 +1,4 @@
-"""A reranker's settings, where sentence-transformers' CrossEncoder keeps them."""
+"""Reads a reranker's settings from where sentence-transformers' CrossEncoder writes them."""
 
 from collections.abc import Mapping
 from typing import Any
@@ -9,7 +9,7 @@ from stella_jax.heads import CLASSIFIER
 from stella_jax.models import class_name
 from stella_jax.scores import ScoreActivation
 
-# By the class that CrossEncoder names.
+# torch's class -> our name.
 SCORES: dict[str, ScoreActivation] = {"Sigmoid": "sigmoid", "Identity": "none"}
 
 
@@ -19,13 +19,13 @@ def reranker_fields(
     """The fields of a reranker's `ModelSpec`; its head is in the encoder's files."""
     if more := [kind for kind in modules if kind != "Transformer"]:
         raise StellaError(
-            f"modules.json lists {join_words(more)}, but config.json's {class_name(fields)} is a reranker, which has "
-            "none; one of the two files belongs to another checkpoint."
+            f"modules.json: {join_words(more)} do not belong to a reranker (config.json: {class_name(fields)}); one of "
+            "the two files belongs to another checkpoint."
         )
     _check_one_label(fields)
     if settings.get("default_prompt_name") is not None:
         name = short_repr(settings["default_prompt_name"])
-        raise StellaError(f"{SETTINGS}: default_prompt_name = {name} is not implemented for a reranker; only null is.")
+        raise StellaError(f"{SETTINGS}: default_prompt_name = {name} is not supported for a reranker; supported: null.")
     return {
         "pooling": "cls",
         "heads": {CLASSIFIER.dim: CLASSIFIER},
@@ -43,12 +43,12 @@ def _check_one_label(fields: Mapping[str, Any]) -> None:
     count = fields.get("num_labels", len(labels) if isinstance(labels, Mapping) else 1)
     if count != 1:
         raise StellaError(
-            f"config.json: num_labels = {short_repr(count)} is not implemented for a reranker; only 1 is."
+            f"config.json: num_labels = {short_repr(count)} is not supported for a reranker; supported: 1."
         )
 
 
 def _score_activation(settings: Mapping[str, Any], fields: Mapping[str, Any]) -> ScoreActivation:
-    """What CrossEncoder applies, which versions 6, 4 and 3 of sentence-transformers write in a place each."""
+    """The activation of CrossEncoder, which sentence-transformers 6, 4 and 3 write to three different places."""
     older = fields.get("sentence_transformers")
     places = {
         f"{SETTINGS}: activation_fn": settings.get("activation_fn"),
@@ -58,5 +58,5 @@ def _score_activation(settings: Mapping[str, Any], fields: Mapping[str, Any]) ->
     where, name = next(((where, name) for where, name in places.items() if name), ("", "Sigmoid"))
     last = str(name).rpartition(".")[2]
     if last not in SCORES:
-        raise StellaError(f"{where} = {short_repr(name)} is not implemented; {join_words(SCORES)} are.")
+        raise StellaError(f"{where} = {short_repr(name)} is not supported; supported: {join_words(SCORES)}.")
     return SCORES[last]

@@ -1,4 +1,4 @@
-"""Stella's own example: two queries, two documents, and the cosines that its model card gives for them."""
+"""The example of stella's model card: two queries, two documents, and their published cosines."""
 
 import json
 from dataclasses import dataclass
@@ -16,7 +16,7 @@ TOLERANCE = 1e-3
 
 @dataclass(frozen=True, slots=True)
 class Demo:
-    """The example, the model's similarities for it [queries, documents], and how they compare with the model card."""
+    """The example, the model's similarities [queries, documents], and how they compare with the model card."""
 
     example: dict[str, Any]
     similarity: np.ndarray
@@ -33,10 +33,10 @@ class Demo:
 
 
 def run_demo(model: Stella, task: str | None = None) -> Demo:
-    """Embeds the example: queries with the prompt of the task, or the checkpoint's own where it is None.
+    """Embeds the example; queries take the prompt of the task, or the checkpoint's default if it is None.
 
     Raises:
-      StellaError: the checkpoint has no prompt for the task; lists those it has.
+      StellaError: the checkpoint has no prompt for the task; the error lists all.
     """
     example = json.loads(EXAMPLE.read_text())
     queries = model.encode_query(example["queries"], PROMPTS[task] if task else None)
@@ -48,19 +48,19 @@ def _verdict(model: Stella, task: str | None, found: np.ndarray, expected: list[
     published = " and ".join(f"{score:.4f}" for score in expected)
     if not _comparable(model, task):
         return (
-            "These numbers cannot be compared with the model card's: those are of the published weights of "
+            "These numbers cannot be compared with the model card's, which are for the published weights of "
             f"stella_en_400M_v5, head 1024, task s2p (diagonal {published}); this is another model or setting."
         )
     if np.allclose(found, expected, rtol=0, atol=TOLERANCE):
         return f"The diagonal matches the model card's {published} within {TOLERANCE}: these are the published weights."
     return (
-        f"The diagonal does NOT match the model card's {published} within {TOLERANCE}, though the shapes are those of "
-        "stella_en_400M_v5: these are other weights than the published ones, or something is wrong."
+        f"The diagonal does NOT match the model card's {published} within {TOLERANCE}, although the shapes are those "
+        "of stella_en_400M_v5: these are not the published weights, or something is wrong."
     )
 
 
 def _comparable(model: Stella, task: str | None) -> bool:
-    """Whether shapes and settings are the ones of the model card's numbers."""
+    """Whether shapes and settings are the same as for the model card's numbers."""
     config = model.config
     shape = (config.hidden_size, config.num_hidden_layers, config.vocab_size, model.dim)
     return shape == (1024, 24, 30528, 1024) and "s2p_query" in model.prompts and task in (None, "s2p")

@@ -1,4 +1,4 @@
-"""Stella: what a user holds. Texts in, embeddings out."""
+"""Stella: texts in, embeddings out."""
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -36,9 +36,9 @@ Texts = str | Sequence[str]
 
 
 class Stella(PretrainedModel):
-    """An embedding model of the `NewModel` family; make one with `Stella.from_pretrained`.
+    """An embedding model; load one with `Stella.from_pretrained`.
 
-    Methods and arguments are those of sentence-transformers' SentenceTransformer, whose evaluators take it as it is.
+    Methods and arguments are those of sentence-transformers' SentenceTransformer, and its evaluators accept a `Stella`.
     """
 
     _truncate_dim: int | None = None
@@ -69,26 +69,26 @@ class Stella(PretrainedModel):
         """Loads a checkpoint.
 
         Args:
-          name_or_path: "tiny" (embedded), a directory (sentence-transformers layout, or what `convert` wrote), or a
-            repo id on the hub.
-          dim: which Dense head, by its dimension; None takes the one that the checkpoint names. Of several, `encode`
+          name_or_path: "tiny" (embedded), a directory (sentence-transformers layout, or written by `convert`), or a
+            repo id on the Hugging Face Hub.
+          dim: dimension of the Dense head to use; None is the one that the checkpoint names. Given several, `encode`
             uses the first, and `runner` all.
-          dtype: "float32" or "bfloat16" to compute in; None is float32 on CPU and bfloat16 elsewhere.
-          mesh: devices to share the work, as a mesh of the axes `data` (rows) and `model` (the encoder's own split) or
-            as text, "data=8" or "data=4,model=2"; None is one device. Over `data` a text's bits stay the same.
+          dtype: "float32" or "bfloat16", for the computation; None is float32 on CPU and bfloat16 elsewhere.
+          mesh: devices that share the work: a mesh with the axes `data` (rows) and `model` (tensor parallelism), or a
+            text such as "data=8" or "data=4,model=2"; None is one device. A text's bits do not depend on `data`.
           revision: branch, tag or commit of a repo.
-          truncate_dim: how many numbers `encode` keeps by default.
-          prompts: texts by their name, beside or in place of the checkpoint's.
-          default_prompt_name: the one that `encode` takes where none is named.
-          similarity_fn_name: "cosine", "dot", "euclidean" or "manhattan" in place of the checkpoint's.
-          cache_folder: where repos are downloaded to; None is the hub's own cache.
-          local_files_only: take a repo from the cache, or not at all.
-          token: for a private repo; None is the one of `hf auth login`.
-          trust_remote_code: a permission that is not used: code of a checkpoint is never run.
-          device: None; or "cpu", "cuda" or "tpu", where the model runs on it anyway.
+          truncate_dim: default of `encode`: how many numbers of an embedding to keep.
+          prompts: texts by name, added to the checkpoint's prompts or replacing them.
+          default_prompt_name: the prompt that `encode` uses by default.
+          similarity_fn_name: "cosine", "dot", "euclidean" or "manhattan"; None is the checkpoint's own.
+          cache_folder: folder for downloads; None is the hub's own cache.
+          local_files_only: use only the cache, and download nothing.
+          token: for a private repo; None is the token of `hf auth login`.
+          trust_remote_code: ignored; code of a checkpoint is never run.
+          device: None, or the platform that the model runs on anyway ("cpu", "cuda", "tpu").
 
         Raises:
-          StellaError: one sentence on what is wrong with the checkpoint or the arguments.
+          StellaError: the checkpoint or an argument is not valid or not supported.
         """
         hub = {"cache_folder": cache_folder, "local_files_only": local_files_only, "token": token}
         checkpoint, mesh = open_pretrained(name_or_path, revision, mesh, device, **hub)
@@ -99,17 +99,17 @@ class Stella(PretrainedModel):
 
     @property
     def dim(self) -> int:
-        """Numbers in an embedding, after `truncate_dim`."""
+        """Size of an embedding, after `truncate_dim`."""
         return self.truncate_dim or self.head_dims[0]
 
     @property
     def dims(self) -> tuple[int, ...]:
-        """The dimensions that `from_pretrained(dim=...)` can pick from."""
+        """The dimensions that `from_pretrained(dim=...)` accepts."""
         return self.checkpoint.spec.dims
 
     @property
     def truncate_dim(self) -> int | None:
-        """How many numbers of an embedding `encode` keeps; None keeps all. May be set."""
+        """How many numbers of an embedding `encode` keeps; None keeps all. Can be set."""
         return self._truncate_dim
 
     @truncate_dim.setter
@@ -120,7 +120,7 @@ class Stella(PretrainedModel):
 
     @contextmanager
     def truncate_embeddings(self, truncate_dim: int | None) -> Iterator[None]:
-        """`truncate_dim` is this one inside of a `with`."""
+        """Sets `truncate_dim` inside a `with` block."""
         before, self.truncate_dim = self.truncate_dim, truncate_dim
         try:
             yield
@@ -130,13 +130,13 @@ class Stella(PretrainedModel):
     truncate_sentence_embeddings = truncate_embeddings
 
     def get_embedding_dimension(self) -> int:
-        """`dim`, by its name in sentence-transformers."""
+        """`dim`, under its name in sentence-transformers."""
         return self.dim
 
     get_sentence_embedding_dimension = get_embedding_dimension
 
     def get_max_seq_length(self) -> int:
-        """`max_seq_length`, by its name in sentence-transformers."""
+        """`max_seq_length`, under its name in sentence-transformers."""
         return self.max_seq_length
 
     def encode(
@@ -158,36 +158,36 @@ class Stella(PretrainedModel):
         pool: None = None,
         chunk_size: None = None,
     ) -> Any:
-        """Embeds texts, as sentence-transformers' method of this name does.
+        """Embeds texts, like the method of the same name in sentence-transformers.
 
-        A text's numbers do not depend on the others in the list, on its place, or on how many there are.
+        The embedding of a text does not depend on the other texts, their number or their order.
 
         Args:
-          sentences: a text, or a list of them.
-          prompt_name: name of one of `prompts`, put before each text.
-          prompt: a prompt itself; wins over `prompt_name`.
-          batch_size: most rows of a batch on a device; None lets the shape decide.
-          show_progress_bar: a bar on stderr.
-          output_value: "sentence_embedding", or "token_embeddings" for the encoder's vectors of each token.
-          precision: "float32" or None; "int8" and "uint8" give 256 levels between the minimum and the maximum of each
-            dimension over these texts (so they do depend on the others; `quantize` takes ranges of your own); "binary"
-            and "ubinary" the signs, packed eight to a byte (int8 and uint8).
-          normalize_embeddings: scale to unit length, after `truncate_dim`.
-          truncate_dim: keep the first numbers only; None keeps as many as the model's own `truncate_dim` says.
-          inputs: another name of `sentences`.
-          convert_to_numpy: False gives a list of torch tensors, one a text.
-          convert_to_tensor: True gives one torch tensor, on the CPU.
-          device: None; or "cpu", "cuda" or "tpu", where the model runs on it anyway.
-          pool: None.
-          chunk_size: None.
+          sentences: a text, or a list of texts.
+          prompt_name: name of the prompt (see `prompts`) to put before each text.
+          prompt: the text of a prompt; takes precedence over `prompt_name`.
+          batch_size: maximum number of rows of a batch on a device; None is the best number for each length.
+          show_progress_bar: whether to show a bar on stderr.
+          output_value: "sentence_embedding", or "token_embeddings" for the encoder's vector of each token.
+          precision: "float32" or None; "int8" and "uint8" have 256 levels from the minimum to the maximum of each
+            dimension over these texts, so a result then depends on the other texts (`quantize` accepts your own
+            ranges); "binary" and "ubinary" are the signs, packed eight to a byte (int8 and uint8).
+          normalize_embeddings: whether to scale to unit length, after `truncate_dim`.
+          truncate_dim: how many numbers to keep; None is the model's own `truncate_dim`.
+          inputs: another name for `sentences`.
+          convert_to_numpy: False returns a list of torch tensors, one per text.
+          convert_to_tensor: True returns one torch tensor, on the CPU.
+          device: None, or the platform that the model runs on anyway ("cpu", "cuda", "tpu").
+          pool: only None.
+          chunk_size: only None.
 
         Returns:
-          [n, dim] float32 in the order of the texts, (0, dim) for none, [dim] for a lone str; with "token_embeddings"
-          a list of [tokens, hidden_size], or one of them.
+          [n, dim] float32 in the order of the texts, (0, dim) for an empty list, [dim] for a single str; with
+          "token_embeddings" a list of [tokens, hidden_size], or a single one.
 
         Raises:
-          StellaError: a text is not a str (says which), an argument is unknown, torch is asked for and not installed,
-            int8 or uint8 are asked of one text, or the call is inside of a function that JAX transforms.
+          StellaError: a text is not a str (the error says which), an argument is not valid, torch is needed but not
+            installed, int8 or uint8 have only one text, or the call is inside a function that JAX transforms.
         """
         truncate_dim = self.dim if truncate_dim is None else truncate_dim
         check_choice("output_value", output_value, ("sentence_embedding", "token_embeddings"))
@@ -203,22 +203,22 @@ class Stella(PretrainedModel):
         check_no_processes(pool, chunk_size)
         check_not_traced(self.mesh)
         if inputs is not None and sentences is not None:
-            raise StellaError("inputs is another name of sentences; pass one of them.")
+            raise StellaError("inputs: another name for sentences; pass only one of them.")
         output = OutputFormat(truncate_dim, normalize_embeddings, precision, convert_to_numpy, convert_to_tensor)
         sentences = inputs if sentences is None else sentences
-        alone = isinstance(sentences, str)
-        texts = check_texts([sentences] if alone else sentences)
+        is_single = isinstance(sentences, str)
+        texts = check_texts([sentences] if is_single else sentences)
         tokens = self.tokenize(texts, self.resolve_prompt(prompt_name, prompt))
-        max_rows = 1 if alone else batch_size
+        max_rows = 1 if is_single else batch_size
         with tqdm(total=len(texts), unit="text", disable=not show_progress_bar) as bar:
             embed = self._token_embeddings if output_value == "token_embeddings" else self.run_tokens
             found = output(embed(tokens, max_rows, lambda batch: bar.update(len(batch.texts))))
-        return found[0] if alone else found
+        return found[0] if is_single else found
 
     def encode_query(
         self, sentences: Texts | None = None, prompt_name: str | None = None, prompt: str | None = None, **options: Any
     ) -> Any:
-        """`encode` for queries: with the prompt `query` where the checkpoint has one, else `s2p_query`, else none."""
+        """`encode` for queries: with the prompt `query` or else `s2p_query`, if the checkpoint has one of them."""
         if prompt_name is None and prompt is None:
             prompt_name = query_prompt_name(self.prompts)
         return self.encode(sentences, prompt_name, prompt, **options)
@@ -226,14 +226,14 @@ class Stella(PretrainedModel):
     def encode_document(
         self, sentences: Texts | None = None, prompt_name: str | None = None, prompt: str | None = None, **options: Any
     ) -> Any:
-        """`encode` for documents: without a prompt, unless the checkpoint has one named `document`."""
+        """`encode` for documents: with the prompt `document`, if the checkpoint has it."""
         if prompt_name is None and prompt is None:
             return self.encode(sentences, prompt=self.prompts.get("document", ""), **options)
         return self.encode(sentences, prompt_name, prompt, **options)
 
     @property
     def similarity_fn_name(self) -> str:
-        """The measure of `similarity`: the checkpoint's own, cosine where it names none. May be set."""
+        """The function of `similarity`: the checkpoint's own, or cosine. Can be set."""
         return self.checkpoint.spec.similarity
 
     @similarity_fn_name.setter
@@ -242,27 +242,27 @@ class Stella(PretrainedModel):
         self.checkpoint = replace(self.checkpoint, spec=spec)
 
     def similarity(self, a: Any, b: Any) -> Any:
-        """[n, m] similarities, by `similarity_fn_name`, float32: numpy, or a torch tensor where one was passed."""
+        """Similarities [n, m] float32, by `similarity_fn_name`: numpy, or a torch tensor if one was passed."""
         return self._compared(similarity.similarity, a, b)
 
     def similarity_pairwise(self, a: Any, b: Any) -> Any:
-        """[n] similarities of row i with row i, as those of `similarity`."""
+        """Similarities [n] of row i of a and row i of b, otherwise as `similarity`."""
         return self._compared(similarity.similarity_pairwise, a, b)
 
     def _compared(self, function: Callable[[str, Any, Any], np.ndarray], a: Any, b: Any) -> Any:
         return like(function(self.similarity_fn_name, to_numpy(a), to_numpy(b)), a, b)
 
     def evaluate(self, evaluator: Callable[..., Any], output_path: str | None = None) -> Any:
-        """What an evaluator of sentence-transformers returns for this model."""
+        """Runs an evaluator of sentence-transformers on this model, and returns its result."""
         return evaluator(self, output_path)
 
     @cached_property
     def model_card_data(self) -> ModelCardData:
-        """What evaluators have reported."""
+        """The metrics that evaluators have reported."""
         return ModelCardData()
 
     def resolve_prompt(self, prompt_name: str | None = None, prompt: str | None = None) -> str:
-        """The text to put before each text: `prompt`, or the one of this name, or the checkpoint's default, or ""."""
+        """The text to put before each text: `prompt`, or the prompt of this name, or the default prompt, or ""."""
         if prompt is not None:
             return check_text(prompt, "prompt")
         name = self.checkpoint.spec.default_prompt_name if prompt_name is None else prompt_name
@@ -271,7 +271,7 @@ class Stella(PretrainedModel):
         return self.checkpoint.spec.prompt(name)
 
     def tokenize(self, texts: Sequence[str], prompt: str = "") -> list[Tokens]:
-        """Token ids of each text after the prompt, cut at `max_seq_length`."""
+        """Token ids of each text with the prompt before it, cut at `max_seq_length`."""
         return self.tokenizer.encode(texts, prompt)
 
     def _token_embeddings(

@@ -1,4 +1,4 @@
-"""The whole function from token ids to embeddings as one module, for inference and training alike."""
+"""The whole function from token ids to embeddings as one Flax module, for inference and training."""
 
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
@@ -19,7 +19,7 @@ from stella_jax.models.layers import Dropout
 class EmbeddingModel(nnx.Module):
     """Encoder, pooling, Dense head, normalisation: (B, T) token ids to (B, E) embeddings.
 
-    It works under every JAX transform: closed over, or passed as an argument, by itself or as `nnx.split(model)`.
+    It works under every JAX transform: closed over, or passed as an argument, as a module or as `nnx.split(model)`.
 
     Example:
       >>> import jax
@@ -34,11 +34,11 @@ class EmbeddingModel(nnx.Module):
 
     Attributes:
       encoder: token ids and lengths to one vector per token.
-      head: the Dense head, or None where the pooled vector is the embedding.
-      more_heads: further heads on the same pooled vector, for jobs that write several dimensions from one pass.
+      head: the Dense head, or None if the pooled vector is the embedding.
+      more_heads: further heads on the same pooled vector, for jobs that write several dimensions in one pass.
       pooling: "mean", "cls" (the first token) or "lasttoken".
       normalize: whether embeddings are scaled to unit length.
-      dropout_rate: the checkpoint's own, for those who train.
+      dropout_rate: the checkpoint's own, for training.
       source: the directory that the weights came from, whose other files `save_pretrained` copies.
     """
 
@@ -64,7 +64,7 @@ class EmbeddingModel(nnx.Module):
     def abstract(
         cls, config: EncoderConfig, heads: Sequence[Head | None], *, dtype: Any, param_dtype: Any, **options: Any
     ) -> "EmbeddingModel":
-        """A model whose parameters are shapes without numbers; the options are those of the class."""
+        """A model whose parameters are shapes without numbers; `options` as for the class."""
 
         def create() -> EmbeddingModel:
             rngs = nnx.Rngs(0)
@@ -85,7 +85,7 @@ class EmbeddingModel(nnx.Module):
 
         Args:
           ids: (B, T) int32 token ids.
-          lengths: (B,) int32, tokens before the padding of each row, at least 1.
+          lengths: (B,) int32, number of tokens of each row before its padding, at least 1.
           dropout, remat_policy: as in `Encoder`, for training.
 
         Returns:
@@ -100,11 +100,11 @@ class EmbeddingModel(nnx.Module):
         dropout: Dropout | None = None,
         remat_policy: Callable[..., bool] | None = None,
     ) -> jax.Array:
-        """The encoder's last hidden state (B, T, D), float32; the arguments are those of a call."""
+        """The encoder's last hidden state (B, T, D) float32; arguments as for a call."""
         return self.encoder(ids, lengths, dropout, remat_policy)[0]
 
     def embeddings(self, hidden: jax.Array, lengths: jax.Array) -> tuple[jax.Array, ...]:
-        """Embeddings (B, E) of each head, float32, from the last hidden state (B, T, D) and lengths (B,)."""
+        """Each head's embeddings (B, E) float32, from the last hidden state (B, T, D) and lengths (B,)."""
         pooled = pool(hidden, lengths, self.pooling)
         found = (head(pooled) if head else pooled for head in self.heads)
         return tuple(normalize(embedding) if self.normalize else embedding for embedding in found)
@@ -120,53 +120,53 @@ class EmbeddingModel(nnx.Module):
         return tuple(head.spec.dim if head else self.encoder.config.hidden_size for head in self.heads)
 
     def params(self) -> dict[str, jax.Array]:
-        """Its parameters by name, such as "encoder/layers/mlp/down/kernel" or "head/kernel"."""
+        """The parameters by name, such as "encoder/layers/mlp/down/kernel" or "head/kernel"."""
         flat = nnx.to_flat_state(nnx.state(self, nnx.Param))
         return {"/".join(map(str, path)): variable.get_value() for path, variable in flat}
 
     @property
     def trainable(self) -> list[str]:
-        """Names of the parameters that train where nothing else is said: those of adapters, or without any all."""
+        """Names of the parameters that train by default: those of adapters, or all if there are no adapters."""
         kind = nnx.LoRAParam if self.encoder.lora else nnx.Param
         return ["/".join(map(str, path)) for path, _ in nnx.to_flat_state(nnx.state(self, kind))]
 
     def with_params(self, params: Mapping[str, jax.Array]) -> "EmbeddingModel":
-        """This model with other parameters, by the names of `params`; it shares the arrays of all others.
+        """A copy with some parameters replaced, by the names of `params`; it shares all other arrays.
 
         Raises:
-          StellaError: a name is not one of them, or an array has another shape.
+          StellaError: a name is unknown, or an array has another shape.
         """
         mine = self.params()
         unknown = params.keys() - mine.keys()
         if unknown:
-            raise StellaError(f"with_params: no parameter {join_words(sorted(unknown))}; params() has all names.")
+            raise StellaError(f"with_params: unknown parameters {join_words(sorted(unknown))}; params() has all names.")
         for name, array in params.items():
             if array.shape != mine[name].shape:
-                raise StellaError(f"with_params: {name} has the shape {array.shape}; it must have {mine[name].shape}.")
+                raise StellaError(f"with_params: {name} must have the shape {mine[name].shape}, not {array.shape}.")
         all_params = {**mine, **params}
         graphdef, state = nnx.split(self)
         flat = {path: all_params.get("/".join(map(str, path)), leaf) for path, leaf in nnx.to_flat_state(state)}
         return nnx.merge(graphdef, nnx.from_flat_state(flat))
 
     def without_source(self) -> "EmbeddingModel":
-        """The same modules and parameters, from nowhere."""
+        """The same modules and parameters without `source`."""
         return EmbeddingModel(self.encoder, self.heads, pooling=self.pooling, normalize=self.normalize)
 
     def save_pretrained(self, directory: str | Path, *, native: bool = False) -> None:
         """Writes the model in the sentence-transformers layout into a new directory.
 
-        Tokenizer, prompts and the other files, and the heads that were not loaded, are those of `source`. Parameters
-        that are as they were loaded keep the bytes of their file; changed ones are written in float32. The one change
-        beside them: a checkpoint with the prompt `s2p_query` and none named `query` gets that name for it as well.
+        Tokenizer, prompts, other files and the heads that were not loaded are copied from `source`. Unchanged
+        parameters keep the bytes of their file; changed ones are written in float32. One more change: a checkpoint with
+        the prompt `s2p_query` but no `query` gets the same prompt under the name `query` as well.
 
         Args:
-          native: spell names and config.json so that transformers' own class, and with it sentence-transformers,
-            loads the directory without remote code.
+          native: write the names and the config.json of transformers' own class, so that it and
+            sentence-transformers load the directory without remote code.
 
         Raises:
-          StellaError: the directory exists or cannot be written, a parameter is not finite, or the model was not loaded
-            from a checkpoint, or that is gone or no longer fits; nothing is left behind.
+          StellaError: the directory exists or cannot be written, a parameter is not finite, the model was not loaded
+            from a checkpoint, or the checkpoint is gone or no longer fits. Nothing is left behind.
         """
-        from stella_jax.save import save_model  # here: it reads checkpoints, which are read into this class
+        from stella_jax.save import save_model  # here, since save imports this module
 
         save_model(self, directory, native=native)

@@ -1,10 +1,10 @@
-"""The one error a user is meant to read."""
+"""The error that users read, and the words that errors are made of."""
 
 import re
 import reprlib
 from collections.abc import Iterable
 
-# What an error shows of values that a file or a caller may make as long as they like: in all, and of a listing.
+# Limits of an error's length: files and callers may hold values of any size.
 MAX_SENTENCE = 500
 MAX_LINES = 50
 MAX_NAMES = 20
@@ -12,11 +12,10 @@ MAX_VALUE = 100
 
 
 class StellaError(ValueError):
-    """Bad input from outside: a file, a text, an argument.
+    """Invalid input: a file, a text, an argument.
 
-    The message is one readable sentence (or a list under one) that says what is wrong, where, and what to do. The
-    command lines print it to stderr without a traceback and exit with 1. A line longer than MAX_SENTENCE is cut in its
-    middle.
+    The message is one sentence, `<thing>: <what is wrong>; <what to do>.`, or a list under one. The command lines print
+    it to stderr without a traceback and exit with 1. A line longer than MAX_SENTENCE is cut in the middle.
     """
 
     def __init__(self, message: str):
@@ -25,7 +24,7 @@ class StellaError(ValueError):
 
 
 def _printable(line: str) -> str:
-    """A line of an error, which may quote a file, whose control characters must not reach a terminal."""
+    """The line with control characters escaped: it may quote a file, and must not steer a terminal."""
     text = "".join(c if c.isprintable() else ascii(c)[1:-1] for c in _shorten(line))
     return _shorten(text)
 
@@ -36,7 +35,7 @@ def _shorten(text: str) -> str:
 
 
 def short_repr(value: object) -> str:
-    """A value in an error: its repr on one line, cut, since what stands in a file may be of any length and depth."""
+    """A value in an error: its repr on one line, shortened, since a value from a file may have any size and depth."""
     short = reprlib.Repr()
     short.maxlist = short.maxtuple = short.maxset = short.maxfrozenset = short.maxdict = MAX_NAMES
     short.maxstring = short.maxlong = short.maxother = 3 * MAX_VALUE
@@ -48,20 +47,20 @@ def short_repr(value: object) -> str:
 
 
 def quoted(name: object) -> str:
-    """A name in an error: as it is, if it fits in a sentence."""
+    """A name in an error: as it is if it fits in a sentence, else as `short_repr`."""
     text = str(name)
-    return text if text.isprintable() and len(text) <= 200 else short_repr(text)
+    return text if text and text.isprintable() and len(text) <= 200 else short_repr(text)
 
 
-def join_words(names: Iterable[object]) -> str:
-    """Names in words: "a, b and c", the first few of many."""
+def join_words(names: Iterable[object], conjunction: str = "and") -> str:
+    """Joins names: "a, b and c"; of many names, the first MAX_NAMES."""
     names = [*names]
     if len(names) > MAX_NAMES:
         names[MAX_NAMES:] = [f"{len(names) - MAX_NAMES} more"]
     names = [quoted(name) for name in names]
-    return " and ".join([", ".join(names[:-1]), names[-1]] if len(names) > 1 else names) or "none"
+    return f" {conjunction} ".join([", ".join(names[:-1]), names[-1]] if len(names) > 1 else names) or "none"
 
 
 def first_line(error: BaseException) -> str:
-    """What a library's error says in its first line, or its kind where it says nothing."""
+    """The first line of a library's error, or its type where it has no message."""
     return (str(error).strip().splitlines() or [type(error).__name__])[0]

@@ -1,4 +1,4 @@
-"""What makes two checkpoints give the same vectors: hashes of all that a text's numbers depend on."""
+"""Fingerprint of a checkpoint: hashes of everything that an embedding depends on."""
 
 import hashlib
 import json
@@ -12,10 +12,10 @@ from stella_jax.heads import Head
 
 
 def fingerprint(checkpoint: Checkpoint, heads: Sequence[Head | None]) -> dict[str, Any]:
-    """sha256 of the encoder's numbers, of each head's by its dimension, of tokenizer.json, and of the settings.
+    """sha256 of the encoder's numbers, of each head's by dimension, of tokenizer.json, and of the settings.
 
-    Numbers and settings are hashed as they are understood, not as files: a converted checkpoint is the same model, and
-    so is one whose JSON was reformatted or beside which another head has been put.
+    Numbers and settings are hashed by value, not as files: a converted checkpoint has the same fingerprint, and so has
+    one with reformatted JSON or an additional head.
     """
     with checkpoint.directory.path(checkpoint.spec.file("tokenizer.json")).open("rb") as file:
         tokenizer = hashlib.file_digest(file, "sha256").hexdigest()
@@ -34,7 +34,7 @@ def _hash_head(checkpoint: Checkpoint, head: Head) -> str:
 
 
 def _hash_leaves(checkpoint: Checkpoint, section: str) -> "hashlib._Hash":
-    """One hash over the leaves' paths, dtypes, shapes and hashes; a few layers, or a leaf, are in memory at a time."""
+    """One hash of the leaves' paths, dtypes, shapes and hashes; a few layers, or one leaf, are in memory at a time."""
     weights, total = checkpoint.weights, hashlib.sha256()
     for path in sorted(path for path in weights.leaves if path.startswith(section)):
         line = f"{path} {weights.dtypes[path]} {weights.leaves[path].shape} {sha256_of_leaf(weights, path)}\n"

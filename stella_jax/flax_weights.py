@@ -1,4 +1,4 @@
-"""The weights of a converted directory: Orbax parameters under the same leaf paths as `weights.TorchWeights`."""
+"""The weights of a converted directory: Orbax parameters with the same leaf paths as `weights.TorchWeights`."""
 
 from typing import Any
 
@@ -10,15 +10,15 @@ from stella_jax.model_spec import ModelSpec
 from stella_jax.orbax_store import PARAMS, StoredLeaf, stored_leaves
 from stella_jax.weights import Leaf, all_leaves, check_finite, passthrough_leaf, raise_faults
 
-# What `convert` writes beside the parameters: where they came from, and a hash of each leaf.
+# Written by `convert` beside the parameters: their source, and a hash of each leaf.
 PROVENANCE = "provenance.json"
 
 
 class FlaxWeights:
-    """The weights of a directory that `convert` wrote; opening it checks paths and shapes, and reads nothing.
+    """The weights of a directory that `convert` wrote; opening it checks paths and shapes, and reads no weights.
 
     Raises:
-      StellaError: one error that lists every leaf that is missing, unknown, or of a wrong shape or dtype.
+      StellaError: lists every leaf that is missing, unknown, or has a wrong shape or dtype.
     """
 
     def __init__(self, directory: Directory, spec: ModelSpec):
@@ -39,7 +39,7 @@ class FlaxWeights:
 
     @staticmethod
     def present(directory: Directory) -> bool:
-        """Whether a directory is in this layout."""
+        """Whether a directory has this layout."""
         return directory.has(PROVENANCE) and directory.path(PARAMS).is_dir()
 
     def read(self, path: str) -> np.ndarray:
@@ -56,12 +56,12 @@ class FlaxWeights:
         """Refuses a leaf whose hash is not the one in provenance.json.
 
         Raises:
-          StellaError: it has changed since it was converted.
+          StellaError: the leaf has changed since the conversion.
         """
         if self.provenance["leaves"].get(path, {}).get("sha256") != sha256:
             raise StellaError(
-                f"{path} is not what was converted (its sha256 differs from provenance.json): the file is damaged, or "
-                "the parameters were changed; if you changed them, pass --accept-changes."
+                f"{path}: the sha256 differs from provenance.json, so the file is damaged or was changed; if you "
+                "changed it, pass --accept-changes."
             )
 
     def _check(self, stored: dict[str, StoredLeaf]) -> None:
@@ -73,19 +73,19 @@ class FlaxWeights:
             if found.shape != leaf.shape:
                 shapes = f"{short_repr([*found.shape])}, config.json says {[*leaf.shape]}"
                 faults.append(f"shape: {leaf.path} is {shapes}")
-        raise_faults(f"the parameters in {self._params} do not fit config.json:", faults)
+        raise_faults(f"{self._params}: the parameters do not fit config.json:", faults)
 
 
 def _name(path: str) -> str:
-    """What a leaf is stored as."""
+    """The name that a leaf is stored under."""
     return path.replace("/", ".")
 
 
 def _provenance(directory: Directory) -> dict[str, Any]:
-    """What `convert` wrote; those who read it rely on the kinds of its values."""
+    """Reads provenance.json and checks the types of its values."""
     fields = directory.json_object(PROVENANCE)
     for key, kind in (("leaves", dict), ("files", dict), ("headers", str)):
         entries = fields.setdefault(key, {})
         if not isinstance(entries, dict) or not all(isinstance(entry, kind) for entry in entries.values()):
-            raise StellaError(f"{directory.path(PROVENANCE)} is damaged: {key} is not what convert writes.")
+            raise StellaError(f"{directory.path(PROVENANCE)}: damaged ({key}); convert the checkpoint again.")
     return fields

@@ -1,7 +1,7 @@
-"""What the encoder has to compute, by its sizes alone.
+"""FLOPs of an encoder, from its sizes.
 
-FLOPs count a multiply and an add as two. Norms, softmax, rotation, activation, pooling and the Dense head are left out:
-with stella's sizes they are less than 1 % of the products.
+A multiply and an add count as two. Norms, softmax, rotation, activation, pooling and the Dense head are left out: with
+stella's sizes they are less than 1 % of the matrix products.
 """
 
 from stella_jax.config import EncoderConfig
@@ -9,7 +9,7 @@ from stella_jax.models import architecture_of
 
 
 def products(config: EncoderConfig) -> tuple[tuple[int, int], ...]:
-    """The (in, out) sizes of a layer's matrix products with weights, such as qkv, out, up and gate, down."""
+    """(in, out) of each matrix product with weights in a layer, such as qkv, out, up and gate, down."""
     architecture = architecture_of(config)
     sizes = architecture.sizes(config)
     matrices = [w.torch_shape(sizes) for w in architecture.weights if w.stacked and w.flax.endswith("kernel")]
@@ -17,15 +17,15 @@ def products(config: EncoderConfig) -> tuple[tuple[int, int], ...]:
 
 
 def linear_flops(config: EncoderConfig) -> int:
-    """FLOPs of a token in the matrix products with weights, 805,306,368 for stella."""
+    """FLOPs per token of the matrix products with weights; 805,306,368 for stella."""
     return 2 * config.num_hidden_layers * sum(rows * columns for rows, columns in products(config))
 
 
 def attention_flops(config: EncoderConfig, length: int) -> int:
-    """FLOPs of a token in the scores and sums of attention, 4 L N H T: 98,304 T for stella."""
+    """FLOPs per token of attention, 4 L N H T; 98,304 T for stella."""
     return 4 * config.num_hidden_layers * config.num_attention_heads * config.head_dim * length
 
 
 def text_flops(config: EncoderConfig, length: int) -> int:
-    """FLOPs of a text of so many tokens."""
+    """FLOPs of a text of this many tokens."""
     return length * (linear_flops(config) + attention_flops(config, length))

@@ -1,4 +1,4 @@
-"""From token vectors to one embedding: pooling, then a Dense head; both in float32."""
+"""From token vectors to one embedding: pooling, then a Dense head, both in float32."""
 
 from dataclasses import dataclass
 from typing import Literal
@@ -16,8 +16,8 @@ class Head:
     """A linear map from the pooled vector to `dim` numbers, then an activation.
 
     Attributes:
-      folder: `2_Dense_*`; of a reranker's, which has none of its own, the name of its tensors.
-      has_pooler: a reranker's: another Dense layer of the encoder's width, with tanh, comes first.
+      folder: `2_Dense_*`; a reranker's head has no folder, and this is the name of its tensors.
+      has_pooler: for a reranker: whether a Dense layer of the encoder's width, with tanh, comes first.
     """
 
     folder: str
@@ -27,12 +27,12 @@ class Head:
     has_pooler: bool = False
 
 
-# Of a reranker: the score of a pair from the state of its first token.
+# A reranker's head: the score of a pair from the state of its first token.
 CLASSIFIER = Head("classifier", 1, has_pooler=True)
 
 
 def pool(hidden: jax.Array, lengths: jax.Array, mode: Pooling) -> jax.Array:
-    """(B, D) float32 of (B, T, D): the mean of each row's first `lengths[b]` tokens, their first ("cls") or last."""
+    """Pools (B, T, D) to (B, D) float32: the mean, the first ("cls") or the last of each row's `lengths[b]` tokens."""
     if mode == "cls":
         return hidden[:, 0].astype(jnp.float32)
     if mode == "lasttoken":
@@ -46,7 +46,7 @@ class Dense(nnx.Module):
     """A Dense head over (B, D) float32: `activation(x kernel + bias)`, (B, E) float32, in full float32 precision.
 
     Args:
-      head: its sizes and activation.
+      head: the sizes and the activation.
       in_features: D.
     """
 

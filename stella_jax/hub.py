@@ -1,4 +1,4 @@
-"""A model's name -> a directory on this machine: the embedded checkpoint, a directory, or a repo id on the hub."""
+"""Resolves the name of a model: the embedded checkpoint, a directory, or a repo id on the Hugging Face Hub."""
 
 import re
 from pathlib import Path
@@ -8,9 +8,9 @@ from stella_jax.errors import StellaError, first_line, quoted, short_repr
 TINY = Path(__file__).parent / "tiny"
 REPO_ID = re.compile(r"[A-Za-z0-9][\w.-]*/[A-Za-z0-9][\w.-]*")
 
-# JSON, weights and what tokenizers are made of; never pickles, never Python.
+# JSON, weights and tokenizer files; never pickles, never Python.
 PATTERNS = ("*.json", "*.safetensors", "*.txt", "*.model", "*.md")
-# Exports for other runtimes that repositories keep beside the weights.
+# Exports for other runtimes.
 IGNORED = ("onnx/*", "openvino/*", "*.msgpack")
 
 
@@ -22,19 +22,19 @@ def resolve(
     local_files_only: bool = False,
     token: str | bool | None = None,
 ) -> Path:
-    """Directory of the checkpoint: "tiny", an existing directory, or a repo id such as "org/name".
+    """The directory of a checkpoint: "tiny", an existing directory, or a repo id such as "org/name".
 
     A repo is downloaded into the hub's cache, or found there when offline.
 
     Args:
-      name: what to find.
+      name: the name to resolve.
       revision: branch, tag or commit of a repo.
-      cache_folder: a folder in place of the hub's own cache.
-      local_files_only: find a repo in the cache, or not at all.
-      token: of a private repo; None is the one that the hub's own login keeps, False none.
+      cache_folder: folder for downloads; None is the hub's own cache.
+      local_files_only: use only the cache, and download nothing.
+      token: for a private repo; None is the token of the hub's own login, False is no token.
 
     Raises:
-      StellaError: nothing of this name can be had.
+      StellaError: there is no such checkpoint, or it cannot be downloaded.
     """
     for argument, value, kinds in (
         ("revision", revision, str | None),
@@ -42,24 +42,24 @@ def resolve(
         ("token", token, str | bool | None),
     ):
         if not isinstance(value, kinds) or "\0" in str(value):
-            raise StellaError(f"{argument} {short_repr(value)} is not a text without NUL characters.")
+            raise StellaError(f"{argument} must be a text without NUL characters, not {short_repr(value)}.")
     path = TINY if isinstance(name, str) and name == "tiny" else _existing(name)
     if path:
         if revision is not None:
             raise StellaError(
-                f"{quoted(name)} is on this machine and has no revisions; leave out {short_repr(revision)}."
+                f"{quoted(name)}: a local checkpoint has no revisions; leave out revision {short_repr(revision)}."
             )
         return path
     if isinstance(name, str) and REPO_ID.fullmatch(name):
         return _download(name, revision, cache_folder, local_files_only, token)
-    raise StellaError(f"{quoted(name)} is neither a directory here, nor a repo id such as 'org/name', nor 'tiny'.")
+    raise StellaError(f"{quoted(name)}: not a directory, not a repo id such as 'org/name' and not 'tiny'.")
 
 
 def _existing(name: str | Path) -> Path | None:
     try:
         path = Path(name).expanduser()
         return path if name != "" and path.exists() else None
-    except (TypeError, ValueError, OSError, RuntimeError):  # no path at all, NUL, too long, no such user
+    except (TypeError, ValueError, OSError, RuntimeError):  # not a path, NUL, too long, no such user
         return None
 
 
@@ -70,7 +70,7 @@ def _download(
     local_files_only: bool,
     token: str | bool | None,
 ) -> Path:
-    # Imported here: a checkpoint on disk needs neither the hub nor its start-up time.
+    # Imported here, since importing it takes time and local checkpoints do not need it.
     from huggingface_hub import snapshot_download
     from huggingface_hub.errors import HfHubHTTPError, HFValidationError, LocalEntryNotFoundError, OfflineModeIsEnabled
 
@@ -93,5 +93,5 @@ def _download(
         ) from error
     except (HfHubHTTPError, HFValidationError, OSError) as error:
         raise StellaError(
-            f"{repo_id} (revision {revision or 'main'}) could not be downloaded: {first_line(error)}"
+            f"{repo_id}: revision {revision or 'main'} could not be downloaded ({first_line(error)})."
         ) from error

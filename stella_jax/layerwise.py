@@ -1,8 +1,8 @@
-"""The encoder a layer at a time, as a CPU runs it fastest.
+"""Runs the encoder one layer at a time, which is fastest on a CPU.
 
-XLA on CPU cannot multiply with a layer inside the stack: a scan copies its weights out first, 50 MB of stella's in
-float32, which is half of a short query's time and an eighth of a full batch's. Here each layer's weights are arrays of
-their own, though the memory is still the stack's, and one compiled layer is called again and again.
+XLA on CPU cannot multiply with a layer inside the stack: a scan first copies the layer's weights out, 50 MB for stella
+in float32, which takes half of a short query's time and an eighth of a full batch's. Here each layer's weights are
+arrays of their own, in the stack's memory, and one compiled layer is called repeatedly.
 """
 
 from collections.abc import Callable
@@ -21,10 +21,10 @@ Tree = dict[str, Any]
 
 
 class LayerByLayer:
-    """`Encoder.__call__` on a mesh of one CPU, to be called outside of `jax.jit`.
+    """`Encoder.__call__` on a mesh of one CPU device; call it outside of `jax.jit`.
 
     Args:
-      encoder: its arrays must stay as they are.
+      encoder: its arrays must not change.
     """
 
     def __init__(self, encoder: Encoder, mesh: Mesh):
@@ -35,7 +35,7 @@ class LayerByLayer:
         self._embed, self._layer, self._last_norm = _programs(embeddings, layer, norm)
 
     def __call__(self, ids: jax.Array, lengths: jax.Array) -> jax.Array:
-        """The last hidden state (B, T, D), float32, of ids (B, T) and lengths (B,)."""
+        """The last hidden state (B, T, D) float32 for ids (B, T) and lengths (B,)."""
         x = self._embed(self._embeddings, ids)
         for layer in self._layers:
             x = self._layer(layer, x, lengths)
@@ -43,13 +43,13 @@ class LayerByLayer:
 
 
 def _split(module: nnx.Module) -> tuple[nnx.GraphDef, Tree]:
-    """A module's structure, and its parameters as plain dicts, which a call looks through fastest."""
+    """A module's structure, and its parameters as plain dicts, which are the fastest arguments of a call."""
     graphdef, state = nnx.split(module)
     return graphdef, nnx.to_pure_dict(state)
 
 
 def _unstacked(stack: Tree, num_layers: int, mesh: Mesh) -> list[Tree]:
-    """Each layer's part of stacked arrays, in the same memory."""
+    """Each layer's slices of the stacked arrays, in the same memory."""
     leaves, structure = jax.tree.flatten(stack)
     stacked = [np.asarray(leaf) for leaf in leaves]
     return [structure.unflatten(shard(mesh, leaf[i]) for leaf in stacked) for i in range(num_layers)]
@@ -59,9 +59,9 @@ def _unstacked(stack: Tree, num_layers: int, mesh: Mesh) -> list[Tree]:
 def _programs(
     embeddings: nnx.GraphDef, layer: nnx.GraphDef, norm: nnx.GraphDef | None
 ) -> tuple[Callable[..., jax.Array], ...]:
-    """(params, ids) -> x, (params, x, lengths) -> x and (params, x) -> x; compiled once for all encoders alike.
+    """(params, ids) -> x, (params, x, lengths) -> x and (params, x) -> x; compiled once per structure.
 
-    The latter two give the memory of x to their result.
+    The latter two donate the memory of x to their result.
     """
 
     @jax.jit

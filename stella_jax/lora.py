@@ -1,7 +1,7 @@
-"""Low-rank adapters (LoRA, Hu et al. 2021) on the linear maps of an encoder's layers, as peft has them.
+"""Low-rank adapters (LoRA, Hu et al. 2021) on the linear maps of an encoder's layers, compatible with peft.
 
-An adapter adds (alpha / rank) * B A x to a linear map W x, with A and B of a small rank. Only adapters train, so that
-gradients and optimizer state exist for them alone.
+An adapter adds (alpha / rank) * B A x to a linear map W x, where A and B have a small rank. Only adapters are trained,
+so gradients and optimizer state exist only for them.
 
 Axes: L layers, B batch, T tokens, I inputs, O outputs, R rank.
 """
@@ -28,21 +28,21 @@ from stella_jax.sharding import make_mesh, param_spec, shard
 from stella_jax.storage.new_directory import new_directory
 from stella_jax.weight_map import ALL_LINEAR, Linear
 
-FIRST_PLACE = 3  # of dropout within a layer: the encoder's own has those before
+FIRST_PLACE = 3  # number of an adapter's dropout in a layer; the encoder's own use those before
 
 
 @dataclass(frozen=True, slots=True)
 class LoraConfig:
-    """What adapters are.
+    """Configuration of a model's adapters.
 
     Attributes:
       rank: R.
-      alpha: the sum of the adapter is multiplied by alpha / rank.
-      dropout: share of the adapter's inputs that are zeroed in training; its own, whatever the encoder's.
-      linears: the linear maps of every layer that get one, by the names of transformers' class.
+      alpha: an adapter's output is multiplied by alpha / rank.
+      dropout: rate of dropout on an adapter's inputs in training, independent of the encoder's.
+      linears: the linear maps that get an adapter in every layer, by their names in transformers' class.
 
     Raises:
-      StellaError: a value is impossible.
+      StellaError: a value is out of range.
     """
 
     rank: int
@@ -57,16 +57,16 @@ class LoraConfig:
             ("dropout", _is_number(self.dropout) and 0 <= self.dropout < 1, "a number from 0 to below 1"),
         ):
             if not fits:
-                raise StellaError(f"lora.{name} = {short_repr(getattr(self, name))}: pass {what}.")
+                raise StellaError(f"lora.{name} must be {what}, not {short_repr(getattr(self, name))}.")
 
 
 class Adapter(nnx.Module):
-    """(B, T, I) -> (B, T, O): what an adapter adds to a linear map's output; of all layers, stacked, until scanned.
+    """The addition of an adapter to a linear map's output, (B, T, I) -> (B, T, O); outside the scan, of all layers.
 
     Args:
       a, b: (L, I, R) and (L, R, O) float32, the transposes of peft's lora_A and lora_B.
-      place: of its dropout among the others of a layer.
-      dtype: what is computed in.
+      place: number of its dropout in the layer.
+      dtype: of the computation.
     """
 
     def __init__(self, a: jax.Array, b: jax.Array, config: LoraConfig, place: int, dtype: Any):
@@ -90,24 +90,24 @@ def with_lora(
     targets: str | Sequence[str] = ALL_LINEAR,
     seed: int = 0,
 ) -> EmbeddingModel:
-    """The model with new adapters, which change nothing until they are trained; it shares all other arrays.
+    """Adds new adapters, which change nothing until they are trained; all other arrays are shared with the model.
 
-    `make_step` trains the adapters only, unless it is called with other names.
+    `make_step` trains only the adapters, unless it is called with other names.
 
     Args:
-      rank: of the two small matrices of an adapter.
-      alpha: what an adapter adds is multiplied by alpha / rank.
-      dropout: share of an adapter's inputs that are zeroed in training, whatever the encoder's own dropout.
+      rank: rank of an adapter's two matrices.
+      alpha: an adapter's output is multiplied by alpha / rank.
+      dropout: rate of dropout on an adapter's inputs in training, independent of the encoder's.
       targets: names of linear maps, such as ("q_proj", "v_proj"), or "all-linear".
-      seed: A is uniform up to 1 / sqrt(I), drawn by NumPy; B is 0, as in peft.
+      seed: for A, which NumPy draws uniformly from ±1 / sqrt(I); B is 0, as in peft.
 
     Raises:
-      StellaError: as in `LoraConfig`; or the rank is above the size of a map, or the model has adapters already.
+      StellaError: as in `LoraConfig`; or the rank is larger than a linear map, or the model already has adapters.
     """
     architecture = architecture_of(model.encoder.config)
     config = LoraConfig(rank, alpha, dropout, _targeted(architecture, targets))
     if model.encoder.lora:
-        raise StellaError("with_lora: the model has adapters already; pass it without, as stella_jax.load returns it.")
+        raise StellaError("with_lora: the model already has adapters; pass a model as stella_jax.load returns it.")
     params, rng = model.params(), np.random.default_rng(seed)
     adapted = nnx.merge(*nnx.split(model))
     for place, (name, linear) in enumerate(config.linears, FIRST_PLACE):
@@ -120,15 +120,15 @@ def with_lora(
 
 
 def _targeted(architecture: Architecture, targets: str | Sequence[str]) -> tuple[tuple[str, Linear], ...]:
-    """The linear maps that are named, each once."""
+    """The linear maps of these names, each once."""
     linears = architecture.linears
     names = linears if targets == ALL_LINEAR else (targets,) if isinstance(targets, str) else targets
-    known = f"choose from {join_words(linears)}, or {ALL_LINEAR!r} for all of them."
+    known = f"choose from {join_words(linears)}, or {ALL_LINEAR!r} for all."
     if not names:
-        raise StellaError(f"lora.targets: no layer is named; {known}")
+        raise StellaError(f"lora.targets: empty; {known}")
     for name in names:
         if name not in linears:
-            raise StellaError(f"lora.targets: {short_repr(name)} matches no linear layer; {known}")
+            raise StellaError(f"lora.targets: unknown linear layer {short_repr(name)}; {known}")
     return tuple((name, linears[name]) for name in dict.fromkeys(names))
 
 
@@ -140,11 +140,11 @@ def _first_values(
     rank: int,
     rng: np.random.Generator,
 ) -> tuple[jax.Array, jax.Array]:
-    """A and B of a new adapter, on the devices of the kernel of its linear map; `sizes` are L, I, O."""
+    """A and B of a new adapter, on the devices of its linear map's kernel; `sizes` are L, I, O."""
     mesh = getattr(kernel.sharding, "mesh", None) or make_mesh()
     layers, inputs, outputs = sizes
     if rank > min(inputs, outputs):
-        raise StellaError(f"lora.rank = {rank}: {name} is a matrix of {inputs} x {outputs}; choose a lower rank.")
+        raise StellaError(f"lora.rank = {rank}: too large for {name} ({inputs} x {outputs}); choose a lower rank.")
     bound = 1 / math.sqrt(inputs)
     a = rng.uniform(-bound, bound, (layers, inputs, rank)).astype(np.float32)
     b = np.zeros((layers, rank, outputs), np.float32)
@@ -157,9 +157,9 @@ def _first_values(
 
 
 def merge_lora(model: EmbeddingModel) -> EmbeddingModel:
-    """The model without adapters that computes the same: each is added to the matrix of its linear map.
+    """Merges the adapters into the matrices of their linear maps: the same function, without adapters.
 
-    A model without adapters is returned as it is.
+    A model without adapters is returned unchanged.
     """
     config = model.encoder.lora
     if config is None:
@@ -172,7 +172,7 @@ def merge_lora(model: EmbeddingModel) -> EmbeddingModel:
 
 
 def merged_kernels(params: Mapping[str, jax.Array], config: LoraConfig) -> dict[str, jax.Array]:
-    """The kernels that adapters change, by name, with these added."""
+    """The kernels that have adapters, by name, with the adapters merged in."""
     found = {name: params[name] for name in kernels(config)}
     for name, linear in config.linears:
         a, b = (params[f"{linear.adapter(name)}/{leaf}"] for leaf in ("lora_a", "lora_b"))
@@ -181,12 +181,12 @@ def merged_kernels(params: Mapping[str, jax.Array], config: LoraConfig) -> dict[
 
 
 def kernels(config: LoraConfig) -> list[str]:
-    """Names of the kernels that adapters change."""
+    """Names of the kernels that have adapters."""
     return list(dict.fromkeys(linear.kernel for _, linear in config.linears))
 
 
 def _merged(kernel: jax.Array, a: jax.Array, b: jax.Array, scale: float, index: int | None) -> jax.Array:
-    """A stacked kernel, or a part of one that holds several, with an adapter added in float32."""
+    """A stacked kernel with an adapter added, in float32; of a kernel that packs several, to the part `index`."""
     change = scale * jnp.einsum("lir,lro->lio", a, b, precision="highest")
     if index is None:
         return kernel + change.reshape(kernel.shape).astype(kernel.dtype)
@@ -197,16 +197,16 @@ def _merged(kernel: jax.Array, a: jax.Array, b: jax.Array, scale: float, index: 
 def save_adapter(model: EmbeddingModel, directory: str | Path) -> None:
     """Writes the adapters into a new directory, in peft's layout.
 
-    `peft.PeftModel.from_pretrained(base, directory)` loads them, where the base is transformers' own class of the
-    checkpoint (`stella-jax convert MODEL DIR --to transformers` writes it). The class of the remote code has other
-    modules, which they do not fit. A trained head is not in it.
+    `peft.PeftModel.from_pretrained(base, directory)` loads them if base is transformers' own class of the checkpoint
+    (`stella-jax convert MODEL DIR --to transformers` writes that); the class of the remote code has other modules. A
+    trained head is not included.
 
     Raises:
       StellaError: the model has no adapters, or the directory exists or cannot be written.
     """
     config = model.encoder.lora
     if config is None:
-        raise StellaError("save_adapter: the model has no adapters; with_lora adds them.")
+        raise StellaError("save_adapter: the model has no adapters; add them with with_lora.")
     with new_directory(Path(directory), 0) as working:
         write_adapter(model.params(), config, str(model.source or ""), working)
 
@@ -215,7 +215,7 @@ def write_adapter(params: Mapping[str, jax.Array], config: LoraConfig, base: str
     """Writes adapter_config.json and adapter_model.safetensors.
 
     Args:
-      base: path or repo id of the checkpoint that was adapted, for peft's information.
+      base: path or repo id of the base checkpoint, for adapter_config.json.
     """
     directory.mkdir(parents=True, exist_ok=True)
     tensors: dict[str, np.ndarray] = {}

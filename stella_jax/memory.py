@@ -1,4 +1,4 @@
-"""Large arrays: copied to where JAX on a CPU uses them as they are, transposed at memory's speed, and in threads."""
+"""Fast copies of large arrays: aligned as JAX on CPU wants them, transposed in strips, and in threads."""
 
 import math
 import mmap
@@ -12,18 +12,18 @@ from stella_jax.cpu_count import cpu_count
 
 Result = TypeVar("Result")
 
-# Columns of a matrix that are transposed at a time: a line of each stays in the processor's cache until it is full.
+# Columns of a matrix that are transposed at a time: a cache line of each stays in the processor's cache until full.
 STRIP = 32
 
-# Threads that copies and hashes fill memory's bandwidth with.
+# Threads that are enough for copies and hashes to use the memory's bandwidth.
 THREADS = 8
 
 
 def aligned(shape: Sequence[int], dtype: Any) -> np.ndarray:
-    """A contiguous array, without numbers yet, that begins at a page: JAX on a CPU takes it without a copy.
+    """An uninitialized contiguous array that starts at a page, so that JAX on CPU uses it without a copy.
 
-    JAX asks for a multiple of 64 bytes, which numpy's memory seldom is. Numpy also asks for huge pages; with them
-    loading took twice the processor time on the virtual machine where it was measured (bench/LOG.md).
+    JAX needs a multiple of 64 bytes, which numpy's memory rarely is. Numpy also requests huge pages, with which loading
+    took twice the processor time on the virtual machine where it was measured (bench/LOG.md).
     """
     size = math.prod(shape) * np.dtype(dtype).itemsize
     pages = mmap.mmap(-1, max(size, 1), flags=mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS)
@@ -31,7 +31,7 @@ def aligned(shape: Sequence[int], dtype: Any) -> np.ndarray:
 
 
 def copy(source: np.ndarray, into: np.ndarray) -> None:
-    """Does `into[...] = source`, in strips where the source's numbers lie in another order than by its last axis."""
+    """Does `into[...] = source`, in strips if the source's last axis is not its contiguous one."""
     near, last = int(np.argmin([*source.strides, math.inf])), source.ndim - 1
     if source.ndim < 2 or near == last:
         into[...] = source
@@ -44,7 +44,7 @@ def copy(source: np.ndarray, into: np.ndarray) -> None:
 
 
 def in_threads(function: Callable[[int], Result], count: int) -> list[Result]:
-    """What the function gives for 0 to count - 1, computed side by side, as numpy's copies and hashes can be."""
+    """Calls the function with 0 to count - 1 in threads; for copies and hashes, which release Python's lock."""
     if count == 1:
         return [function(0)]
     with ThreadPoolExecutor(min(THREADS, cpu_count())) as pool:

@@ -19,15 +19,15 @@ class ModelSpec:
     """Everything a checkpoint says apart from its weights.
 
     Attributes:
-      transformer: folder of config.json, tokenizer.json and the encoder's weights; "" is the top.
-      heads: every Dense head there is, by its dimension.
-      default_dim: dimension of the head that modules.json names; None where it names none.
-      normalize: whether modules.json ends with Normalize.
-      prompts: name -> text put before a text.
-      lower: whether texts are lowercased before the tokenizer.
-      end_of_text: token that ends each text where tokenizer.json adds none (tokenizer_config.json's `add_eos_token`).
-      dropout_rate: of the encoder's training.
-      score_activation: of a reranker's scores; None: an embedding model.
+      transformer: folder of config.json, tokenizer.json and the encoder's weights; "" is the checkpoint's own folder.
+      heads: all Dense heads, by dimension.
+      default_dim: dimension of the head that modules.json names, or None.
+      normalize: whether embeddings are scaled to unit length (modules.json ends with Normalize).
+      prompts: name -> text to put before a text.
+      lower: whether texts are lowercased before tokenization.
+      end_of_text: token to end each text with (tokenizer_config.json's `add_eos_token`) if tokenizer.json adds none.
+      dropout_rate: of the encoder in training.
+      score_activation: of a reranker's scores; None for an embedding model.
     """
 
     transformer: str
@@ -48,14 +48,14 @@ class ModelSpec:
 
     @property
     def is_reranker(self) -> bool:
-        """Whether it scores pairs of texts, and embeds none."""
+        """Whether it scores pairs of texts and embeds none."""
         return self.score_activation is not None
 
     def head(self, dim: int | None) -> Head | None:
-        """The head of this dimension (None: the default one), or None where the checkpoint has no heads.
+        """The head of this dimension (None: the default head), or None if the checkpoint has no heads.
 
         Raises:
-          StellaError: no such head; lists those there are.
+          StellaError: there is no such head; the error lists all.
         """
         if dim is None:
             return None if self.default_dim is None else self.heads[self.default_dim]
@@ -63,9 +63,7 @@ class ModelSpec:
             return self.heads[dim]
         if not self.heads and isinstance(dim, Integral) and dim == self.config.hidden_size:
             return None
-        raise StellaError(
-            f"there is no head of dimension {short_repr(dim)}; this checkpoint has {join_words(self.dims)}."
-        )
+        raise StellaError(f"dim = {short_repr(dim)}: this checkpoint has no such head; it has {join_words(self.dims)}.")
 
     def changed(
         self,
@@ -73,10 +71,10 @@ class ModelSpec:
         default_prompt_name: str | None = None,
         similarity: str | None = None,
     ) -> "ModelSpec":
-        """With a caller's settings in place of its own: prompts by their name, the others where they are not None.
+        """A copy with a caller's settings: prompts replace those of the same name; None changes nothing.
 
         Raises:
-          StellaError: says which of them is malformed or unknown.
+          StellaError: names the setting that is malformed or unknown.
         """
         merged = self.prompts | check_prompts({} if prompts is None else prompts)
         name = self.default_prompt_name if default_prompt_name is None else default_prompt_name
@@ -89,21 +87,23 @@ class ModelSpec:
 
     @property
     def dims(self) -> tuple[int, ...]:
-        """The dimensions of its embeddings, one a head."""
+        """The dimensions of its embeddings, one per head."""
         return tuple(sorted(self.heads)) or (self.config.hidden_size,)
 
     def prompt(self, name: str) -> str:
         """The prompt of this name.
 
         Raises:
-          StellaError: there is none; lists those there are.
+          StellaError: there is no such prompt; the error lists all.
         """
         if not isinstance(name, str) or name not in self.prompts:
-            raise StellaError(f"there is no prompt {short_repr(name)}; this checkpoint has {join_words(self.prompts)}.")
+            raise StellaError(
+                f"prompt {short_repr(name)}: this checkpoint has no such prompt; it has {join_words(self.prompts)}."
+            )
         return self.prompts[name]
 
     def file(self, name: str) -> str:
-        """Relative name of a file of the transformer module."""
+        """Path of a file of the transformer module, relative to the checkpoint."""
         return f"{self.transformer}/{name}" if self.transformer else name
 
 
@@ -111,4 +111,5 @@ def check_similarity(name: object, where: str = "") -> str:
     value = getattr(name, "value", name)  # sentence-transformers has an Enum of them
     if isinstance(value, str) and value in SIMILARITIES:
         return value
-    raise StellaError(f"{where}similarity_fn_name {short_repr(name)} is unknown; known are {join_words(SIMILARITIES)}.")
+    known = join_words(SIMILARITIES)
+    raise StellaError(f"{where}similarity_fn_name = {short_repr(name)} is not supported; supported: {known}.")

@@ -21,15 +21,15 @@ OLD_POOLING_FLAGS: dict[str, Pooling] = {
 }
 POOLINGS: tuple[Pooling, ...] = ("cls", "mean", "lasttoken")
 MODULES = ("Transformer", "Pooling", "Dense", "Normalize")
-EOS_TOKEN = re.compile(r"[^\s$:]{1,100}")  # what a template takes as a token, not as a text or a number
+EOS_TOKEN = re.compile(r"[^\s$:]{1,100}")  # what a template reads as a token, not as a text or a number
 HEAD_FOLDER = re.compile(r"\d+_Dense(_\d+)?")
 
 
 def read_model_spec(directory: Directory) -> ModelSpec:
-    """Reads modules.json and all that it leads to; a reranker's directory may lack it.
+    """Reads modules.json and the files that it refers to; a reranker's directory may have no modules.json.
 
     Raises:
-      StellaError: names the file and field that is missing, malformed or not implemented.
+      StellaError: names the file and field that is missing, malformed or not supported.
     """
     modules = _modules(directory) if directory.has("modules.json") else {}
     if not modules and not directory.has("config.json"):
@@ -81,12 +81,12 @@ def _embedding_fields(
 
 
 def _modules(directory: Directory) -> dict[str, str]:
-    """Class name -> folder, in order, from modules.json; the class name is what stands last in "type"."""
+    """Class name -> folder, in order, from modules.json; the class name is the last part of "type"."""
     listing = directory.json("modules.json")
     try:
         modules = [(str(m["type"]).rpartition(".")[2], str(m["path"]).strip("/")) for m in listing]
     except (TypeError, KeyError) as error:
-        raise StellaError(f"{directory.path('modules.json')} is not a list of modules with type and path.") from error
+        raise StellaError(f"{directory.path('modules.json')}: not a list of modules with type and path.") from error
     kinds = [kind for kind, _ in modules]
     if kinds != [kind for kind in MODULES if kind in kinds] or "Transformer" not in kinds:
         raise _unimplemented(kinds)
@@ -95,15 +95,15 @@ def _modules(directory: Directory) -> dict[str, str]:
 
 def _unimplemented(kinds: Iterable[str]) -> StellaError:
     return StellaError(
-        f"modules.json lists {join_words(kinds)}; Transformer, Pooling, then at most one Dense and one Normalize are "
-        "implemented."
+        f"modules.json: unsupported modules ({join_words(kinds)}); supported: Transformer, Pooling, at most one Dense, "
+        "at most one Normalize, in this order."
     )
 
 
 def _without_modules(directory: Directory) -> StellaError:
     return StellaError(
-        f"{directory.path('modules.json')} is missing, so how to pool is not known; download the whole checkpoint, not "
-        "the weights alone."
+        f"{directory.path('modules.json')}: file not found, so the pooling is unknown; download the whole checkpoint, "
+        "not the weights alone."
     )
 
 
@@ -111,22 +111,22 @@ def _pooling(directory: Directory, name: str, config: EncoderConfig) -> Pooling:
     fields = directory.json_object(name)
     if fields.get("include_prompt", True) is not True:
         raise StellaError(
-            f"{name}: include_prompt = {short_repr(fields['include_prompt'])} is not implemented; only true is."
+            f"{name}: include_prompt = {short_repr(fields['include_prompt'])} is not supported; supported: true."
         )
     width = fields.get("word_embedding_dimension", fields.get("embedding_dimension"))
     if width != config.hidden_size:
         raise StellaError(
-            f"{name}: its dimension {short_repr(width)} is not the encoder's hidden_size {config.hidden_size}."
+            f"{name}: dimension {short_repr(width)} is not the encoder's hidden_size {config.hidden_size}."
         )
     mode = fields["pooling_mode"] if "pooling_mode" in fields else _old_pooling(fields)
     for known in POOLINGS:
         if mode == known:
             return known
-    raise StellaError(f"{name}: pooling {short_repr(mode)} is not implemented; {join_words(POOLINGS)} are.")
+    raise StellaError(f"{name}: pooling {short_repr(mode)} is not supported; supported: {join_words(POOLINGS)}.")
 
 
 def _old_pooling(fields: dict[str, Any]) -> str:
-    """The mode of the older schema, one boolean a mode; all of them false is the mean, as in sentence-transformers."""
+    """The mode in the older schema, one flag per mode; no flag set is the mean, as in sentence-transformers."""
     flags = [name for name in fields if name.startswith("pooling_mode_")]
     on = [name for name in flags if fields[name]]
     if flags and not on:
@@ -135,14 +135,14 @@ def _old_pooling(fields: dict[str, Any]) -> str:
 
 
 def _heads(directory: Directory, default: Head | None, config: EncoderConfig) -> dict[int, Head]:
-    """Every Dense folder by its dimension; the one that modules.json names wins over a leftover of equal size."""
+    """All Dense folders by dimension; the one that modules.json names wins over a leftover of the same size."""
     heads = {default.dim: default} if default else {}
     for folder in sorted(p.name for p in directory.root.iterdir() if HEAD_FOLDER.fullmatch(p.name)):
         head = _head(directory, folder, config)
         known = heads.setdefault(head.dim, head)
         if known not in (default, head):
             raise StellaError(
-                f"{known.folder} and {folder} are both heads of dimension {head.dim}; remove one of them."
+                f"{known.folder} and {folder}: both are heads of dimension {head.dim}; remove one of them."
             )
     return heads
 
@@ -151,30 +151,31 @@ def _head(directory: Directory, folder: str, config: EncoderConfig) -> Head:
     name = f"{folder}/config.json"
     if not directory.has(name):
         there = sorted(p.name for p in directory.root.iterdir() if HEAD_FOLDER.fullmatch(p.name))
-        raise StellaError(f"{directory.path(name)} is missing; the head folders there are: {join_words(there)}.")
+        raise StellaError(f"{directory.path(name)}: file not found; folders of heads: {join_words(there)}.")
     fields = directory.json_object(name)
     activation = str(fields.get("activation_function", "Tanh")).rpartition(".")[2]
     if activation not in ACTIVATIONS:
         raise StellaError(
-            f"{name}: activation {short_repr(activation)} is not implemented; {join_words(list(ACTIVATIONS))} are."
+            f"{name}: activation {short_repr(activation)} is not supported; supported: {join_words(ACTIVATIONS)}."
         )
     if fields.get("use_residual"):
-        raise StellaError(f"{name}: use_residual is not implemented.")
+        raise StellaError(f"{name}: use_residual is not supported.")
     _check_on_sentence_embedding(name, fields)
     if fields.get("in_features") != config.hidden_size:
         raise StellaError(
-            f"{name}: in_features {short_repr(fields.get('in_features'))} is not hidden_size {config.hidden_size}."
+            f"{name}: in_features {short_repr(fields.get('in_features'))} is not the encoder's hidden_size "
+            f"{config.hidden_size}."
         )
     dim = fields.get("out_features")
     if not isinstance(dim, int) or isinstance(dim, bool) or not 1 <= dim <= 1_000_000:
-        raise StellaError(f"{name}: out_features = {short_repr(dim)} must be a whole number from 1 to 1000000.")
+        raise StellaError(f"{name}: out_features must be a whole number from 1 to 1000000, not {short_repr(dim)}.")
     return Head(folder, dim, bool(fields.get("bias", True)), ACTIVATIONS[activation])
 
 
 def _normalize(directory: Directory, modules: Mapping[str, str]) -> bool:
     if "Normalize" not in modules:
         return False
-    name = f"{modules['Normalize']}/config.json"  # older saves have none
+    name = f"{modules['Normalize']}/config.json"  # not in older saves
     _check_on_sentence_embedding(name, _optional(directory, name))
     return True
 
@@ -183,14 +184,14 @@ def _check_on_sentence_embedding(name: str, fields: dict[str, Any]) -> None:
     for key in ("module_input_name", "module_output_name"):
         if fields.get(key, "sentence_embedding") != "sentence_embedding":
             raise StellaError(
-                f"{name}: {key} = {short_repr(fields[key])} is not implemented; only 'sentence_embedding' is."
+                f"{name}: {key} = {short_repr(fields[key])} is not supported; supported: 'sentence_embedding'."
             )
 
 
 def _lower(bert: dict[str, Any]) -> bool:
     value = bert.get("do_lower_case", False)
     if not isinstance(value, bool):
-        raise StellaError(f"sentence_bert_config.json: do_lower_case = {short_repr(value)} must be true or false.")
+        raise StellaError(f"sentence_bert_config.json: do_lower_case must be true or false, not {short_repr(value)}.")
     return value
 
 
@@ -201,7 +202,7 @@ def _end_of_text(fields: dict[str, Any]) -> str | None:
     token = token.get("content") if isinstance(token, Mapping) else token
     if not isinstance(token, str) or not EOS_TOKEN.fullmatch(token):
         raise StellaError(
-            f"tokenizer_config.json: eos_token = {short_repr(token)} must be a word, since add_eos_token is true."
+            f"tokenizer_config.json: eos_token must be a token, not {short_repr(token)}, since add_eos_token is true."
         )
     return token
 
@@ -209,7 +210,9 @@ def _end_of_text(fields: dict[str, Any]) -> str | None:
 def _dropout_rate(fields: dict[str, Any], default: float) -> float:
     rate = fields.get("hidden_dropout_prob", default)
     if isinstance(rate, bool) or not isinstance(rate, int | float) or not 0 <= rate < 1:
-        raise StellaError(f"config.json: hidden_dropout_prob = {short_repr(rate)} must be a number from 0 to below 1.")
+        raise StellaError(
+            f"config.json: hidden_dropout_prob must be a number from 0 to below 1, not {short_repr(rate)}."
+        )
     return float(rate)
 
 
@@ -218,7 +221,7 @@ def _optional(directory: Directory, name: str) -> dict[str, Any]:
 
 
 def _max_seq_length(directory: Directory, prefix: str, bert: dict[str, Any], config: EncoderConfig) -> int:
-    """The checkpoint's own limit; newer saves state it as the tokenizer's; never above what the encoder reaches."""
+    """The checkpoint's limit, which newer saves state as the tokenizer's; at most the encoder's maximum."""
     value = bert.get("max_seq_length")
     if value is None:
         value = _optional(directory, f"{prefix}tokenizer_config.json").get("model_max_length")
@@ -226,6 +229,6 @@ def _max_seq_length(directory: Directory, prefix: str, bert: dict[str, Any], con
         return config.max_position_embeddings
     if isinstance(value, bool) or not isinstance(value, int | float) or not value >= 1:
         raise StellaError(
-            f"sentence_bert_config.json: max_seq_length = {short_repr(value)} must be a positive whole number."
+            f"sentence_bert_config.json: max_seq_length must be a positive whole number, not {short_repr(value)}."
         )
     return int(min(value, config.max_position_embeddings))

@@ -1,4 +1,4 @@
-"""A model as mteb 2 takes it: `mteb.evaluate(MtebEncoder("tiny"), mteb.get_tasks(...))`; needs the extra `mteb`."""
+"""A model for mteb 2: `mteb.evaluate(MtebEncoder("tiny"), mteb.get_tasks(...))`; needs the extra `mteb`."""
 
 from collections.abc import Mapping
 from functools import cached_property
@@ -14,7 +14,7 @@ from stella_jax.fingerprint import fingerprint
 from stella_jax.hub import REPO_ID
 from stella_jax.prompts import query_prompt_name
 
-# mteb's types of tasks whose texts are alike, not queries and documents.
+# mteb's task types without queries and documents.
 SYMMETRIC = (
     "BitextMining",
     "Classification",
@@ -28,19 +28,19 @@ SYMMETRIC = (
 
 
 class MtebEncoder:
-    """mteb's EncoderProtocol.
+    """Implements mteb's EncoderProtocol.
 
-    Queries take the prompt of `encode_query`, documents the one of `encode_document`, and texts of tasks without
-    either (STS, clustering, ...) `s2s_query`, where the checkpoint has them.
+    Queries have the prompt of `encode_query`, documents that of `encode_document`, and texts of other tasks (STS,
+    clustering, ...) the prompt `s2s_query`, if the checkpoint has it.
 
     Args:
-      model: a `Stella`, or what `Stella.from_pretrained` loads.
-      revision: as there.
-      device: None; or "cpu", "cuda" or "tpu", where the model runs on it anyway.
-      name: "organization/model" in results; by default the repo id, else "stella-jax/" and the directory's name.
-      prompts: texts in place of these, by mteb's keys, the first that is there: "<task>-query", "<task>",
-        "<type>-query", "<type>", "query"; or with "document".
-      options: of `Stella.from_pretrained`, such as dim and dtype.
+      model: a `Stella`, or a name for `Stella.from_pretrained`.
+      revision: as in `Stella.from_pretrained`.
+      device: None, or the platform that the model runs on anyway ("cpu", "cuda", "tpu").
+      name: "organization/model" in results; by default the repo id, or "stella-jax/" and the directory's name.
+      prompts: texts that replace these prompts, by mteb's keys in this order: "<task>-query", "<task>",
+        "<type>-query", "<type>", "query"; for documents with "document" in place of "query".
+      options: further arguments of `Stella.from_pretrained`, such as dim and dtype.
 
     Raises:
       StellaError: as `Stella.from_pretrained`.
@@ -75,14 +75,14 @@ class MtebEncoder:
         precision: str | None = "float32",
         **ignored: Any,
     ) -> np.ndarray:
-        """Embeds the texts of a data loader, all of them at once; its batch size is ignored, as shapes decide rows.
+        """Embeds all texts of a data loader at once; its batch size is ignored.
 
         Args:
-          inputs: batches, {"text": texts, ...} each.
-          task_metadata, prompt_type: what the prompt follows from.
+          inputs: batches {"text": texts, ...}.
+          task_metadata, prompt_type: decide the prompt.
 
         Returns:
-          [n, dim] float32, or as `precision` says.
+          [n, dim] float32, or the dtype of `precision`.
         """
         texts = [text for batch in inputs for text in batch["text"]]
         prompt = self._prompt(task_metadata.name, task_metadata.type, prompt_type and prompt_type.value)
@@ -102,7 +102,7 @@ class MtebEncoder:
 
     @cached_property
     def mteb_model_meta(self) -> Any:
-        """mteb's ModelMeta; the revision is a hash of weights, tokenizer and settings, so that results are of these.
+        """mteb's ModelMeta; the revision is a hash of weights, tokenizer and settings.
 
         Raises:
           StellaError: mteb is not installed.
@@ -110,7 +110,7 @@ class MtebEncoder:
         try:
             models = import_module("mteb.models")
         except ImportError as error:
-            raise StellaError("mteb is not installed; pip install 'stella-jax[mteb]'.") from error
+            raise StellaError("mteb: not installed; run pip install 'stella-jax[mteb]'.") from error
         model = self.model
         sizes = {name: leaf.nbytes for name, leaf in model.model.params().items()}
         count = sum(leaf.size for leaf in model.model.params().values())

@@ -8,29 +8,29 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-# The queries and the rows of the corpus that a product takes at most, 128 MiB of scores; and the numbers in those rows.
+# Maximum queries and corpus rows of one matrix product (128 MiB of scores), and maximum numbers in those rows.
 QUERIES = 512
 ROWS = 65_536
 NUMBERS = 2**26
-UNIT = 1024  # of a block's rows, for even groups of neighbours
+UNIT = 1024  # the rows of a block are a multiple of this, for groups of equal size
 
 
 def nearest(
     queries: np.ndarray, corpus: np.ndarray, k: int, on_block: Callable[[int], Any] = lambda count: None
 ) -> tuple[np.ndarray, np.ndarray]:
-    """The k rows of the corpus with the largest inner product with each query, largest first.
+    """The k rows of the corpus with the largest inner product with each query, the largest first.
 
-    Of equal ones the first in the corpus comes first. In memory are the queries, their best, and two blocks of the
-    corpus, which may be a memory map, at a time.
+    Equal rows keep the order of the corpus. The queries, their results and two blocks of the corpus are in memory at a
+    time; the corpus can be a memory map.
 
     Args:
       queries: (q, E) float32.
       corpus: (n, E) float32.
-      k: how many, at least 1.
-      on_block: called with the number of products that were ranked, q * n in all.
+      k: number of rows per query, at least 1.
+      on_block: called with the number of new products after each step; they add up to q * n.
 
     Returns:
-      Products (q, k) float32 and row numbers (q, k) int32; where the corpus has fewer rows, -inf and -1 at the end.
+      Products (q, k) float32 and row numbers (q, k) int32; if the corpus has fewer than k rows, -inf and -1 at the end.
     """
     width = max(_block(*corpus.shape), -(-k // UNIT) * UNIT)
     blocks = [jnp.asarray(_filled(queries[i : i + QUERIES], QUERIES)) for i in range(0, len(queries), QUERIES)]
@@ -51,25 +51,25 @@ def nearest(
 def _merge(
     scores: jax.Array, numbers: jax.Array, queries: jax.Array, rows: jax.Array, start: int, count: int
 ) -> tuple[jax.Array, jax.Array]:
-    """The best so far with those of a block of rows, of which the first `count` count, numbered from `start`."""
+    """Merges the best rows so far with a block's first `count` rows, whose numbers begin at `start`."""
     products = jnp.einsum("qe,ne->qn", queries, rows, precision=jax.lax.Precision.HIGHEST)
     found, places = _top(products, min(scores.shape[1], len(rows)), count)
     places = jnp.where(found == -jnp.inf, -1, places + start)
-    # Earlier rows stand first: among equals top_k takes those.
+    # Earlier rows come first, since top_k prefers the first of equal values.
     scores, order = jax.lax.top_k(jnp.concatenate([scores, found], axis=1), scores.shape[1])
     return scores, jnp.take_along_axis(jnp.concatenate([numbers, places], axis=1), order, axis=1)
 
 
 def _top(values: jax.Array, k: int, count: int) -> tuple[jax.Array, jax.Array]:
-    """`jax.lax.top_k` of the first `count` of each row (q, n), all others as large as the last of these.
+    """`jax.lax.top_k` of the first `count` values of each row (q, n).
 
-    In two steps where n is large: all of the k largest lie in the k groups of neighbours with the largest maxima, and
-    the first of equal ones in the first of equal groups. The others are taken out of what each step looks at, as that
-    costs less than to go over all values.
+    For a large n in two steps: the k largest values are all in the k groups of neighbors with the largest maxima, and
+    the first of equal values in the first of equal groups. Values from `count` on are masked in each step, which costs
+    less than masking all values first.
     """
     queries, n = values.shape
     size = 1
-    while 4 * size * size * k <= n and n % (2 * size) == 0:  # so that neither step looks at many
+    while 4 * size * size * k <= n and n % (2 * size) == 0:  # neither step has many values
         size *= 2
     maxima = values.reshape(queries, n // size, size).max(axis=2)
     _, groups = jax.lax.top_k(jnp.where(jnp.arange(0, n, size)[None] < count, maxima, -jnp.inf), k)
@@ -81,11 +81,11 @@ def _top(values: jax.Array, k: int, count: int) -> tuple[jax.Array, jax.Array]:
 
 
 def _block(rows: int, dim: int) -> int:
-    """Rows of a block: as many as allowed, much the same in all blocks, a multiple of UNIT."""
+    """Rows per block: the maximum, but about equal in all blocks and a multiple of UNIT."""
     blocks = max(1, -(-rows // min(ROWS, NUMBERS // dim)))
     return max(1, -(-rows // (blocks * UNIT))) * UNIT
 
 
 def _filled(rows: np.ndarray, count: int) -> np.ndarray:
-    """Rows, at least one, and the last of them again up to `count`."""
+    """The rows, at least one, padded to `count` with copies of the last one."""
     return np.pad(rows, ((0, count - len(rows)), (0, 0)), mode="edge")

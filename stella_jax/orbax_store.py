@@ -1,4 +1,4 @@
-"""The Orbax checkpoint of a parameter tree, written leaf by leaf, so that one leaf is in memory, and read as files."""
+"""Orbax checkpoints of parameters: written with one leaf in memory at a time, and read as plain files."""
 
 import logging
 import os
@@ -17,25 +17,25 @@ from orbax.checkpoint import v1 as ocp
 from stella_jax.directory import Directory
 from stella_jax.errors import StellaError, join_words, short_repr
 
-# Folder of a converted checkpoint that holds the parameters.
+# The folder of the parameters in a converted checkpoint.
 PARAMS = "params"
 
-# How Zarr names the dtypes that are read.
+# Zarr's names of the supported dtypes.
 DTYPES: dict[str, np.dtype] = {
     "<f4": np.dtype(np.float32),
     "<f2": np.dtype(np.float16),
     "bfloat16": np.dtype(ml_dtypes.bfloat16),
 }
-# What `.zarray` says of a leaf, beside its shape and dtype.
+# Fields of a leaf's `.zarray` beside shape and dtype.
 ZARRAY = {"zarr_format": 2, "order": "C", "compressor": None, "filters": None, "dimension_separator": "."}
 REMEDY = "convert the checkpoint again, or save it in one chunk a leaf, with use_ocdbt, use_zarr3, use_compression off"
 
-# How the storage library under Orbax, whose errors are texts, gives the system's error number.
+# The system's error number in the messages of TensorStore, whose errors have no errno.
 ERRNO = re.compile(r"os_error_code='(\d+)'")
 
 
 def save_leaf(directory: Path, path: str, array: np.ndarray) -> None:
-    """Adds the leaf "a/b/c"; nothing stands at `directory`, whose name has no leading dot, before `finish_saving`.
+    """Adds the leaf "a/b/c". `directory`, whose name must not start with a dot, appears with `finish_saving`.
 
     Raises:
       OSError: it cannot be written.
@@ -45,7 +45,7 @@ def save_leaf(directory: Path, path: str, array: np.ndarray) -> None:
 
 
 def finish_saving(directory: Path) -> None:
-    """Makes the leaves saved so far the checkpoint at `directory`.
+    """Completes the checkpoint at `directory` with the leaves saved so far.
 
     Raises:
       OSError: it cannot be written.
@@ -56,31 +56,31 @@ def finish_saving(directory: Path) -> None:
 
 @dataclass(frozen=True, slots=True)
 class StoredLeaf:
-    """Where one leaf lies: mapped, not read, until `array` is called."""
+    """The location of one leaf; `array` maps it."""
 
     path: Path
     dtype: np.dtype
     shape: tuple[int, ...]
 
     def array(self) -> np.ndarray:
-        """The stored numbers as a read-only map of the file, which goes away with the array."""
+        """The stored numbers as a read-only map of the file, which is closed with the array."""
         return np.asarray(np.memmap(self.path, self.dtype, mode="r", shape=self.shape))
 
 
 def stored_leaves(directory: Directory) -> dict[str, StoredLeaf]:
-    """Every leaf below a checkpoint's PARAMS by its name; the leaf "a/b/c" has the name "a.b.c".
+    """All leaves of a checkpoint by name; the leaf "a/b/c" has the name "a.b.c".
 
-    Orbax itself never sees these files: links, pipes and archives in them, or sizes that they claim, would be its own
-    affair. A leaf is a Zarr array (format 2) of one uncompressed chunk, so its file has the size of its numbers.
+    Orbax itself does not read these files, since it would follow links, open pipes and archives, and trust the sizes in
+    them. A leaf is a Zarr array (format 2) of one uncompressed chunk, so its file has exactly the size of its numbers.
 
     Raises:
-      StellaError: they are stored in another way, or a leaf's files are not all there, or lead out of the checkpoint.
+      StellaError: the leaves are stored in another format, or a file is missing or outside of the checkpoint.
     """
     state = directory.path(f"{PARAMS}/state")
     if directory.has(f"{PARAMS}/state/manifest.ocdbt"):
         raise StellaError(f"{state}: parameters in an OCDBT database are not supported; {REMEDY}.")
     if not state.is_dir():
-        raise StellaError(f"{state} is missing; convert the checkpoint again.")
+        raise StellaError(f"{state}: folder not found; convert the checkpoint again.")
     names = sorted(entry.name for entry in os.scandir(state) if entry.is_dir())
     return {name: _stored_leaf(directory, f"{PARAMS}/state/{name}") for name in names}
 
@@ -90,11 +90,13 @@ def _stored_leaf(directory: Directory, folder: str) -> StoredLeaf:
     fields = directory.json_object(name)
     shape = fields.get("shape")
     if not isinstance(shape, list) or not shape or not all(type(size) is int and size > 0 for size in shape):
-        raise StellaError(f"{directory.path(name)}: shape = {short_repr(shape)} must list whole numbers; {REMEDY}.")
+        raise StellaError(
+            f"{directory.path(name)}: shape must be a list of whole numbers, not {short_repr(shape)}; {REMEDY}."
+        )
     dtype = fields.get("dtype")
     if not isinstance(dtype, str) or dtype not in DTYPES:
         known = join_words(DTYPES)
-        raise StellaError(f"{directory.path(name)}: dtype = {short_repr(dtype)} is not supported; {known} are.")
+        raise StellaError(f"{directory.path(name)}: dtype = {short_repr(dtype)} is not supported; supported: {known}.")
     for field, value in {**ZARRAY, "chunks": shape}.items():
         if fields.get(field) != value:
             raise StellaError(
@@ -102,26 +104,26 @@ def _stored_leaf(directory: Directory, folder: str) -> StoredLeaf:
             )
     chunk = f"{folder}/{'.'.join('0' for _ in shape)}"
     if not directory.has(chunk):
-        raise StellaError(f"{directory.path(chunk)} is missing; convert the checkpoint again.")
+        raise StellaError(f"{directory.path(chunk)}: file not found; convert the checkpoint again.")
     leaf = StoredLeaf(directory.path(chunk), DTYPES[dtype], tuple(shape))
     size, needed = leaf.path.stat().st_size, prod(shape) * leaf.dtype.itemsize
     if size != needed:
-        raise StellaError(f"{leaf.path} has {size} bytes, not {short_repr(needed)}; convert the checkpoint again.")
+        raise StellaError(f"{leaf.path}: {size} bytes, not {short_repr(needed)}; convert the checkpoint again.")
     return leaf
 
 
 def _context() -> ocp.Context:
     context = ocp.Context()
-    context.array.saving.use_ocdbt = False  # files that can be checked, and mapped
+    context.array.saving.use_ocdbt = False  # plain files can be checked and mapped
     context.array.saving.use_zarr3 = False
     context.array.saving.use_compression = False  # weights shrink by 8 %, at twice the time
-    context.memory.deepcopy_host_arrays = False  # nobody changes a leaf while it is written
+    context.memory.deepcopy_host_arrays = False  # leaves do not change while they are written
     return context
 
 
 @contextmanager
 def writing(directory: Path, *others: str) -> Iterator[None]:
-    """Turns what Orbax raises when the system cannot write into the system's own error."""
+    """Turns Orbax's errors about writing into the system's OSError."""
     try:
         with quiet(*others):
             yield
@@ -134,7 +136,7 @@ def writing(directory: Path, *others: str) -> Iterator[None]:
 
 @contextmanager
 def quiet(*others: str) -> Iterator[None]:
-    """Keeps Orbax, and other loggers, from logging what it then raises or returns, tracebacks of threads included."""
+    """Silences the loggers of Orbax, and others, which log what is raised or returned anyway."""
     loggers = [logging.getLogger(name) for name in ("absl", "asyncio", *others)]
     levels = [logger.level for logger in loggers]
     for logger in loggers:

@@ -1,4 +1,4 @@
-"""The form in which `encode` returns embeddings: cut, scaled, quantized; numpy arrays or torch tensors."""
+"""The format in which `encode` returns embeddings: truncated, normalized, quantized; numpy arrays or torch tensors."""
 
 import logging
 from typing import Any
@@ -10,25 +10,25 @@ from stella_jax.quantization import SCALAR, Ranges, quantize
 from stella_jax.similarity import unit
 from stella_jax.torch_tensors import torch_from_numpy
 
-# Those of sentence-transformers' `encode`.
+# As in sentence-transformers' `encode`.
 PRECISIONS = ("float32", "int8", "uint8", "binary", "ubinary")
-# Ranges of fewer embeddings than these are taken with a warning, as there.
+# Ranges of fewer embeddings give a warning, as in sentence-transformers.
 ENOUGH_FOR_RANGES = 100
 
 
 class OutputFormat:
-    """Turns embeddings [n, E] float32 into what was asked for.
+    """Converts embeddings [n, E] float32 to the requested format.
 
     Args:
-      truncate_dim: how many numbers of each are kept.
-      normalize: whether they are then scaled to unit length.
+      truncate_dim: how many numbers of each embedding to keep.
+      normalize: whether to scale them to unit length afterwards.
       precision: "float32" or None; "int8" or "uint8" for 256 levels in the ranges of these embeddings; "binary" or
         "ubinary" for their signs, eight to a byte.
       numpy: whether to return a numpy array.
-      tensor: whether to return a torch tensor rather; with neither it is a list of tensors.
+      tensor: whether to return a torch tensor instead; with neither, a list of tensors.
 
     Raises:
-      StellaError: the precision is unknown, or torch is not installed.
+      StellaError: the precision is not supported, or torch is not installed.
     """
 
     def __init__(self, truncate_dim: int, normalize: bool, precision: str | None, numpy: bool, tensor: bool):
@@ -36,22 +36,22 @@ class OutputFormat:
         check_choice("precision", self._precision, PRECISIONS)
         self._truncate_dim, self._normalize = truncate_dim, normalize
         self._convert = torch_from_numpy() if tensor or not numpy else np.asarray
-        self._listed = not (tensor or numpy)
+        self._as_list = not (tensor or numpy)
 
     def __call__(self, result: np.ndarray | list[np.ndarray]) -> Any:
-        """Embeddings [n, E], or the token embeddings [tokens, D] of each text, which are not cut or scaled.
+        """Embeddings [n, E], or the token embeddings [tokens, D] of each text, which are not truncated or normalized.
 
         Raises:
-          StellaError: int8 or uint8 have nothing to take ranges from: there is one embedding only.
+          StellaError: int8 or uint8 cannot have ranges, since there is only one embedding.
         """
         if isinstance(result, list):
             return [self._convert(each) for each in self._quantized_list(result)]
         embeddings = result[:, : self._truncate_dim]
         embeddings = self._convert(self._quantized(unit(embeddings) if self._normalize else embeddings))
-        return list(embeddings) if self._listed else embeddings
+        return list(embeddings) if self._as_list else embeddings
 
     def _quantized_list(self, matrices: list[np.ndarray]) -> list[np.ndarray]:
-        """Each matrix quantized, with the ranges of them all."""
+        """Each matrix quantized, with joint ranges."""
         if self._precision == "float32" or not matrices:
             return matrices
         ends = np.cumsum([len(each) for each in matrices])

@@ -1,4 +1,4 @@
-"""A query and a text -> token ids, by the pair template of a checkpoint's tokenizer.json."""
+"""Tokenizes pairs of a query and a text, with the pair template of a checkpoint's tokenizer.json."""
 
 from collections.abc import Iterator, Sequence
 from itertools import product
@@ -16,10 +16,10 @@ Pair = tuple[str, str]
 
 
 class PairTokenizer(Tokenizer):
-    """A tokenizer of pairs; the arguments are those of `Tokenizer`, `max_length` is of both texts together.
+    """A tokenizer of pairs; arguments as for `Tokenizer`, where `max_length` is for both texts together.
 
-    Texts are tokenized one by one and cut and joined here: the library, as it cuts a pair, makes of all that it cuts
-    off every combination, which takes gigabytes for long texts.
+    Texts are tokenized one by one, and truncated and joined here: when the library truncates a pair, it builds all
+    combinations of the parts that it cuts off, which takes gigabytes for long texts.
     """
 
     is_for_pairs = True
@@ -29,9 +29,9 @@ class PairTokenizer(Tokenizer):
         self._template = _template(self._tokenizer, path)
 
     def encode_pairs(self, pairs: Sequence[Pair]) -> list[Tokens]:
-        """Tokens of each pair, cut as transformers' `longest_first` cuts (see `cut_lengths`).
+        """Tokens of each pair, truncated like transformers' `longest_first` (see `cut_lengths`).
 
-        Of long texts only as much is read as settles the tokens, within the bounds of `Tokenizer.encode`.
+        Long texts are read only until their tokens are final, within the limits of `Tokenizer.encode`.
         """
         sizes = (sum(min(len(text), self._first_read) for text in pair) for pair in pairs)
         return [tokens for batch in batches(pairs, sizes) for tokens in self._encode_pairs(batch)]
@@ -47,7 +47,7 @@ class PairTokenizer(Tokenizer):
                 yield self._long_pair(pair)
 
     def _long_pair(self, pair: Pair) -> Tokens:
-        """Tokens of a pair of which the first read may not settle all."""
+        """Tokens of a pair that may need more than the first read."""
         read = self._first_read
         first, second = (self._start(text, read) for text in pair)
         while len({cut_lengths(*counts, self._room) for counts in product(first.counts, second.counts)}) > 1:
@@ -56,7 +56,7 @@ class PairTokenizer(Tokenizer):
         return self._joined(first, second)
 
     def _start(self, text: str, read: int) -> "_Start":
-        """The tokens of so many characters of a text."""
+        """Tokens of the first `read` characters of a text."""
         farthest = max(FARTHEST, self._first_read)
         read = min(read, farthest)
         is_all = len(text) <= read or read == farthest
@@ -80,12 +80,12 @@ class PairTokenizer(Tokenizer):
 
 
 class _Start(NamedTuple):
-    """Tokens of the beginning of a text.
+    """Tokens of the start of a text.
 
     Attributes:
-      settled: how many are the same whatever follows.
-      is_all: whether no more is read of it.
-      is_whole: whether it is all of the text.
+      settled: how many of them do not depend on the rest of the text.
+      is_all: whether no more of the text will be read.
+      is_whole: whether the whole text was read.
     """
 
     encoding: tokenizers.Encoding
@@ -95,15 +95,15 @@ class _Start(NamedTuple):
 
     @property
     def counts(self) -> tuple[int, ...]:
-        """The least and the most tokens that the text may have."""
+        """Minimum and maximum number of tokens that the text can have."""
         return (self.settled,) if self.is_all else (self.settled, maxsize)
 
 
 def cut_lengths(first: int, second: int, room: int) -> tuple[int, int]:
-    """How many tokens are kept of two texts with so many where there is room for `room`.
+    """How many tokens of two texts with `first` and `second` tokens are kept if there is room for `room`.
 
-    The longer one (of equals the second) gives way until both are equally long, then both do. With more tokens in one
-    of the texts it keeps no fewer, and the other no more.
+    The longer text (of equal ones the second) is cut until both are equally long, then both are. If a text gets more
+    tokens, it keeps no fewer, and the other one keeps no more.
     """
     if first + second <= room:
         return first, second
@@ -121,5 +121,5 @@ def _template(tokenizer: tokenizers.Tokenizer, path: Path) -> tuple[list[int], l
         elif text == len(parts) - 1:
             parts.append([])
     if len(parts) != 3:
-        raise StellaError(f"{path}: its template does not join the texts of a pair, the first before the second.")
+        raise StellaError(f"{path}: the template does not join the two texts of a pair in their order.")
     return parts[0], parts[1], parts[2]

@@ -1,4 +1,4 @@
-"""What a user's models have in common: a checkpoint, its weights on a mesh, its tokenizer."""
+"""The base class of `Stella` and `Reranker`: a checkpoint, its weights on a mesh, its tokenizer."""
 
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
@@ -32,12 +32,12 @@ def open_pretrained(
 
 
 class PretrainedModel(ABC):
-    """A checkpoint that takes what a user has to be tokenized: `embedder.Stella` or `reranker.Reranker`."""
+    """A checkpoint with a tokenizer: `embedder.Stella` or `reranker.Reranker`."""
 
     def __new__(cls, checkpoint: object = None, *_: Any, **__: Any) -> Self:
         if isinstance(checkpoint, str | Path):
             name, path = cls.__name__, short_repr(str(checkpoint))
-            raise StellaError(f"{name}: takes an opened checkpoint, not {path}; use {name}.from_pretrained({path}).")
+            raise StellaError(f"{name}: expected an opened checkpoint, got {path}; use {name}.from_pretrained({path}).")
         return super().__new__(cls)
 
     def __init__(
@@ -51,7 +51,7 @@ class PretrainedModel(ABC):
     ):
         spec = checkpoint.spec
         if isinstance(dim, tuple) and not dim:
-            raise StellaError("dim () names no head; pass one dimension at least.")
+            raise StellaError("dim: empty; pass at least one dimension.")
         self.heads = tuple(map(spec.head, dim)) if isinstance(dim, tuple) else (spec.head(dim),)
         self.mesh = make_mesh(mesh)
         self.checkpoint = checkpoint
@@ -63,7 +63,7 @@ class PretrainedModel(ABC):
             self.load_weights()
 
     def load_weights(self) -> tuple[EmbeddingModel, Runner]:
-        """Loads the weights onto the mesh, if that was not done before; may be called from another thread."""
+        """Loads the weights onto the mesh, once; may be called from any thread."""
         with self._loading:
             if self._loaded is None:
                 model = self.checkpoint.load_model(self.heads, self.mesh, dtype=self.dtype, param_dtype=self.dtype)
@@ -80,22 +80,22 @@ class PretrainedModel(ABC):
 
     @property
     def head_dims(self) -> tuple[int, ...]:
-        """The dimension of each head that was chosen."""
+        """The dimension of each chosen head."""
         return tuple(head.dim if head else self.config.hidden_size for head in self.heads)
 
     @property
     def config(self) -> EncoderConfig:
-        """Sizes and constants of the encoder."""
+        """The encoder's sizes and constants."""
         return self.checkpoint.spec.config
 
     @property
     def prompts(self) -> dict[str, str]:
-        """The texts that can be put before a text, by name."""
+        """The prompts, by name: texts to put before a text."""
         return dict(self.checkpoint.spec.prompts)
 
     @property
     def max_seq_length(self) -> int:
-        """Tokens at which a text, or a pair, is cut; may be set, up to the encoder's `max_position_embeddings`."""
+        """Number of tokens at which a text or pair is cut; can be set, up to the config's `max_position_embeddings`."""
         return self.tokenizer.max_length
 
     @max_seq_length.setter
@@ -104,17 +104,17 @@ class PretrainedModel(ABC):
         self.tokenizer.max_length = value
 
     def save_pretrained(self, directory: str | Path, *, native: bool = False) -> None:
-        """`EmbeddingModel.save_pretrained`, with the settings of this model, such as `max_seq_length`."""
+        """`EmbeddingModel.save_pretrained` with this model's settings, such as `max_seq_length`."""
         settings = replace(self.checkpoint.spec, max_seq_length=self.max_seq_length)
         save_model(self.model, directory, native=native, settings=settings)
 
     @abstractmethod
     def tokenize(self, texts: Sequence[Any], prompt: str = "") -> list[Tokens]:
-        """Token ids of each text after the prompt, cut at `max_seq_length`; a reranker's texts are pairs."""
+        """Token ids of each text with the prompt before it, cut at `max_seq_length`; a reranker's texts are pairs."""
 
     def run_tokens(
         self, tokens: Sequence[Tokens], max_rows: int | None = None, on_batch: OnBatch | None = None
     ) -> np.ndarray:
-        """What the first head gives, [n, dim] float32, for tokenized texts, in their order."""
+        """The first head's output for tokenized texts, [n, dim] float32, in their order."""
         [(_, found)] = self.runner.stream([tokens], self.max_seq_length, max_rows, on_batch)
         return found[0]

@@ -1,4 +1,4 @@
-"""Prompts: the texts put before a text, by name, and which of them a query takes."""
+"""Prompts: texts by name that go before a text, and the default prompt of queries."""
 
 from collections.abc import Mapping
 from typing import Any
@@ -8,15 +8,15 @@ from stella_jax.tokenizer import check_text
 
 
 def query_prompt_name(prompts: Mapping[str, str | None]) -> str | None:
-    """The prompt of queries: `query`, or `s2p_query` where `query` is missing or empty; None where neither has text."""
+    """The prompt name of queries: `query`, or else `s2p_query`; None if both are missing or empty."""
     return next((name for name in ("query", "s2p_query") if prompts.get(name)), None)
 
 
 def with_query_prompt(settings: dict[str, Any]) -> dict[str, Any]:
-    """config_sentence_transformers.json as we write it for others: the prompt of queries is named `query` as well.
+    """config_sentence_transformers.json with the prompt of queries under the name `query` as well.
 
-    sentence-transformers' `encode_query` knows that name alone. Nothing else changes; where there is nothing to name,
-    the settings are equal to those passed.
+    sentence-transformers' `encode_query` uses only that name. Nothing else changes; without such a prompt, nothing at
+    all.
     """
     prompts = settings.get("prompts") or {}
     name = query_prompt_name(prompts)
@@ -24,10 +24,10 @@ def with_query_prompt(settings: dict[str, Any]) -> dict[str, Any]:
 
 
 def check_prompts(prompts: Any, where: str = "") -> dict[str, str]:
-    """Prompts by name; None as a text is an empty one.
+    """Checks prompts by name; None as a text becomes "".
 
     Raises:
-      StellaError: they do not map names to texts; `where` comes first in the sentence.
+      StellaError: they do not map names to texts; the error starts with `where`.
     """
     if not isinstance(prompts, dict) or not all(
         isinstance(name, str) and isinstance(text, str | None) for name, text in prompts.items()
@@ -37,13 +37,13 @@ def check_prompts(prompts: Any, where: str = "") -> dict[str, str]:
 
 
 def check_default_prompt(name: Any, prompts: Mapping[str, str], where: str = "") -> str | None:
-    """The name of the default prompt, if it is one of them.
+    """Checks that the default prompt is one of the prompts.
 
     Raises:
-      StellaError: it is not; lists those there are.
+      StellaError: it is not; the error lists all.
     """
     if name is not None and (not isinstance(name, str) or name not in prompts):
         raise StellaError(
-            f"{where}default_prompt_name {short_repr(name)} is not one of its prompts ({join_words(prompts)})."
+            f"{where}default_prompt_name {short_repr(name)} is not one of the prompts ({join_words(prompts)})."
         )
     return name

@@ -1,4 +1,4 @@
-"""Embeddings at a lower precision: the arithmetic of sentence-transformers' `quantize_embeddings`, bit for bit."""
+"""Embeddings at lower precisions, bit for bit as sentence-transformers' `quantize_embeddings`."""
 
 from dataclasses import dataclass
 
@@ -7,7 +7,7 @@ import numpy as np
 from stella_jax.errors import StellaError
 
 PRECISIONS = ("float32", "float16", "int8", "uint8", "binary", "ubinary")
-# Precisions that need ranges: 256 levels between the minimum and the maximum of each dimension.
+# Precisions with ranges: 256 levels from the minimum to the maximum of each dimension.
 SCALAR = ("int8", "uint8")
 PACKED = ("binary", "ubinary")
 
@@ -17,15 +17,15 @@ class Ranges:
     """Minimum and maximum of each dimension, [E] float32 each.
 
     Raises:
-      StellaError: their shapes differ, a value is not finite, a minimum is above its maximum, or they are further
-        apart than float32 holds.
+      StellaError: the shapes differ, a value is not finite, a minimum is above its maximum, or the difference
+        overflows float32.
     """
 
     minimum: np.ndarray
     maximum: np.ndarray
 
     def __post_init__(self):
-        with np.errstate(over="ignore", invalid="ignore"):  # what float32 cannot hold is refused below
+        with np.errstate(over="ignore", invalid="ignore"):  # overflow is refused below
             low, high = np.asarray(self.minimum, np.float32), np.asarray(self.maximum, np.float32)
             object.__setattr__(self, "minimum", low)
             object.__setattr__(self, "maximum", high)
@@ -44,14 +44,14 @@ class Ranges:
 
     @classmethod
     def of(cls, embeddings: np.ndarray) -> "Ranges":
-        """Those of embeddings [n, E] float32 themselves.
+        """The ranges of embeddings [n, E] float32.
 
         Raises:
-          StellaError: there is only one embedding, or none, or one is not finite.
+          StellaError: there are fewer than two embeddings, or one is not finite.
         """
         if len(embeddings) < 2:
             raise StellaError(
-                f"ranges: int8 and uint8 take them from two embeddings or more, not {len(embeddings)}; pass more texts."
+                f"ranges: int8 and uint8 need at least two embeddings, got {len(embeddings)}; pass more texts."
             )
         return cls(embeddings.min(axis=0), embeddings.max(axis=0))
 
@@ -61,30 +61,30 @@ class Ranges:
 
     @property
     def steps(self) -> np.ndarray:
-        """Width of a level in each dimension, [E] float32; 1 where minimum and maximum are equal."""
+        """Width of a level in each dimension, [E] float32; 1 if minimum and maximum are equal."""
         steps = (self.maximum - self.minimum) / np.float32(255)
         return np.where(steps == 0, np.float32(1), steps)
 
 
 def quantize(embeddings: np.ndarray, precision: str, ranges: Ranges | None = None) -> np.ndarray:
-    """Embeddings at another precision; each row follows from itself and the ranges alone.
+    """Embeddings at another precision; each row depends only on itself and the ranges.
 
     Args:
       embeddings: [n, E] float32, finite at this precision (see `finite_rows`).
       precision: one of `PRECISIONS`.
-      ranges: for int8 and uint8, of E dimensions; values outside get the lowest or highest level.
+      ranges: of E dimensions, for int8 and uint8; values outside get the lowest or highest level.
 
     Returns:
-      [n, E] float32, float16, int8 or uint8; for "binary" and "ubinary" the signs (1 where above 0), eight to a byte
-      from the highest bit on, [n, ceil(E / 8)] int8 (shifted by 128) or uint8.
+      [n, E] float32, float16, int8 or uint8; for "binary" and "ubinary" the signs (1 if above 0), eight to a byte
+      starting at the highest bit, [n, ceil(E / 8)] int8 (shifted by 128) or uint8.
 
     Raises:
-      StellaError: there are no ranges where they are needed, or they are of other dimensions.
+      StellaError: ranges are needed but missing, or have another number of dimensions.
     """
     if precision in SCALAR:
         if ranges is None or ranges.dim != embeddings.shape[1]:
-            given = f"ranges of {ranges.dim}" if ranges else "none"
-            raise StellaError(f"ranges: {precision} needs them for {embeddings.shape[1]} dimensions; got {given}.")
+            given = f"{ranges.dim}" if ranges else "none"
+            raise StellaError(f"ranges: {precision} needs {embeddings.shape[1]} dimensions, got {given}.")
         with np.errstate(over="ignore"):  # far outside of the ranges
             levels = np.clip(np.floor((embeddings - ranges.minimum) / ranges.steps), 0, 255)
         return levels.astype(np.uint8) if precision == "uint8" else (levels - 128).astype(np.int8)
@@ -95,7 +95,7 @@ def quantize(embeddings: np.ndarray, precision: str, ranges: Ranges | None = Non
 
 
 def dequantize(embeddings: np.ndarray, precision: str, dim: int, ranges: Ranges | None = None) -> np.ndarray:
-    """[n, dim] float32 of what `quantize` gave: levels in their place in the ranges, bits as 1 and -1."""
+    """Turns the output of `quantize` back into [n, dim] float32: levels by the ranges, bits to 1 and -1."""
     if precision in SCALAR:
         assert ranges is not None
         levels = embeddings.astype(np.float64) + (128 if precision == "int8" else 0)
@@ -107,9 +107,9 @@ def dequantize(embeddings: np.ndarray, precision: str, dim: int, ranges: Ranges 
 
 
 def finite_rows(embeddings: np.ndarray, precision: str) -> np.ndarray:
-    """Which rows of [n, E] float32 can be written at this precision, [n] bool.
+    """Which rows of [n, E] float32 have only finite values at this precision, [n] bool.
 
-    A row with a value that is not finite cannot, nor for float16 one that would round to infinity (65,520 and above).
+    In float16, values of 65,520 and more round to infinity.
     """
     with np.errstate(over="ignore"):
         rounded = embeddings.astype(np.float16) if precision == "float16" else embeddings
@@ -117,7 +117,7 @@ def finite_rows(embeddings: np.ndarray, precision: str) -> np.ndarray:
 
 
 def vector_layout(precision: str, dim: int) -> tuple[np.dtype, int]:
-    """The dtype of a row of `quantize`, and how many of them it has."""
+    """The dtype and the length of a row of `quantize`."""
     if precision in PACKED:
         return np.dtype(np.int8 if precision == "binary" else np.uint8), -(-dim // 8)
     return np.dtype(precision), dim

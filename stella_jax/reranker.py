@@ -1,4 +1,4 @@
-"""Reranker: pairs of a query and a text in, scores out."""
+"""Reranker: scores pairs of a query and a text."""
 
 from collections.abc import Sequence
 from pathlib import Path
@@ -25,7 +25,7 @@ from stella_jax.tokenizer import Tokens, check_text
 
 
 class Reranker(PretrainedModel):
-    """A reranker of the `NewModel` family; make one with `Reranker.from_pretrained`.
+    """A reranker of the `NewModel` family; load one with `Reranker.from_pretrained`.
 
     Methods and arguments are those of sentence-transformers' CrossEncoder.
 
@@ -37,8 +37,8 @@ class Reranker(PretrainedModel):
     def __init__(self, checkpoint: Checkpoint, **options: Any):
         if not checkpoint.spec.is_reranker:
             raise StellaError(
-                f"{checkpoint.directory.root}: an embedding model, which scores no pairs; use Stella.from_pretrained "
-                "or the command embed."
+                f"{checkpoint.directory.root}: an embedding model, not a reranker; use Stella.from_pretrained or the "
+                "command embed."
             )
         super().__init__(checkpoint, **options)
 
@@ -60,12 +60,12 @@ class Reranker(PretrainedModel):
         """Loads a checkpoint.
 
         Args:
-          max_length: tokens at which a pair is cut; None is the checkpoint's own limit.
+          max_length: number of tokens at which a pair is cut; None is the checkpoint's limit.
           name_or_path, dtype, mesh, revision, cache_folder, local_files_only, token, trust_remote_code, device: as in
             `Stella.from_pretrained`.
 
         Raises:
-          StellaError: one sentence on what is wrong with the checkpoint or the arguments.
+          StellaError: the checkpoint or an argument is not valid or not supported.
         """
         hub = {"cache_folder": cache_folder, "local_files_only": local_files_only, "token": token}
         checkpoint, mesh = open_pretrained(name_or_path, revision, mesh, device, **hub)
@@ -76,7 +76,7 @@ class Reranker(PretrainedModel):
 
     @property
     def activation(self) -> str:
-        """What scores are made with where nothing is said: "sigmoid", or "none" where the checkpoint says so."""
+        """The default activation of scores: "sigmoid", or "none" if the checkpoint says so."""
         activation = self.checkpoint.spec.score_activation
         assert activation
         return activation
@@ -97,21 +97,21 @@ class Reranker(PretrainedModel):
         batch_size: int | None = None,
         show_progress_bar: bool | None = None,
     ) -> Any:
-        """Scores pairs of a query and a text: the higher, the better the text answers the query.
+        """Scores pairs of a query and a text: the higher the score, the better the text answers the query.
 
-        A pair's score does not depend on the others in the list, on its place, or on how many there are.
+        The score of a pair does not depend on the other pairs, their number or their order.
 
         Args:
           pairs: (query, text), or a list of such pairs.
-          activation: "sigmoid" for scores between 0 and 1, "none" for raw ones; None is the checkpoint's own.
-          batch_size: most rows of a batch on a device; None lets the shape decide.
-          show_progress_bar: a bar on stderr.
+          activation: "sigmoid" for scores from 0 to 1, "none" for raw scores; None is the checkpoint's own.
+          batch_size: maximum number of rows of a batch on a device; None is the best number for each length.
+          show_progress_bar: whether to show a bar on stderr.
 
         Returns:
-          [n] float32 in the order of the pairs, (0,) for none, one number for a pair by itself.
+          [n] float32 in the order of the pairs, (0,) for an empty list, one number for a single pair.
 
         Raises:
-          StellaError: a pair does not have two str (names it), an argument is unknown, or the call is inside a
+          StellaError: a pair is not two str (the error says which), an argument is not valid, or the call is inside a
             function that JAX transforms.
         """
         activation = self.activation if activation is None else activation
@@ -129,15 +129,15 @@ class Reranker(PretrainedModel):
         batch_size: int | None = None,
         show_progress_bar: bool | None = None,
     ) -> list[dict[str, Any]]:
-        """The texts from the best to the worst answer to a query, equals in their order.
+        """Ranks texts from the best to the worst answer to a query; equal ones keep their order.
 
         Args:
-          top_k: how many; None is all.
-          return_documents: whether to give the texts, too.
+          top_k: how many to return; None returns all.
+          return_documents: whether to return the texts as well.
           activation, batch_size, show_progress_bar: as in `predict`.
 
         Returns:
-          A list of {"corpus_id": the text's place in `texts`, "score": float}, with "text" where that is asked for.
+          A list of {"corpus_id": index in `texts`, "score": float}, with "text" if `return_documents` is set.
 
         Raises:
           StellaError: as in `predict`.
@@ -149,7 +149,7 @@ class Reranker(PretrainedModel):
         query, texts = check_text(query, "query"), check_texts(texts, "texts")
         logits = self._logits([(query, text) for text in texts], batch_size, show_progress_bar)
         scores = activate(logits, activation)
-        best = np.argsort(-logits, kind="stable")[:top_k].tolist()  # sigmoids of high scores are all 1
+        best = np.argsort(-logits, kind="stable")[:top_k].tolist()  # not by sigmoids, which are all 1 for high scores
         found = [{"corpus_id": i, "score": float(scores[i])} for i in best]
         return [each | {"text": texts[each["corpus_id"]]} for each in found] if return_documents else found
 
@@ -160,7 +160,7 @@ class Reranker(PretrainedModel):
     def _logits(
         self, pairs: Sequence[Pair] | Pair, batch_size: int | None, show_progress_bar: bool | None
     ) -> np.ndarray:
-        """Raw scores, [n] float32, or [] of one pair."""
+        """Raw scores, [n] float32, or [] for a single pair."""
         check_whole("batch_size", 1 if batch_size is None else batch_size, MOST_ROWS)
         check_not_traced(self.mesh)
         checked, is_alone = check_pairs(pairs)

@@ -1,4 +1,4 @@
-"""A model on a mesh: groups of tokenized texts in, their embeddings out."""
+"""Runs a model on a mesh: groups of tokenized texts in, their embeddings out."""
 
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Sequence
@@ -18,16 +18,16 @@ from stella_jax.layerwise import LayerByLayer
 from stella_jax.sharding import BATCH_SPEC, shard
 from stella_jax.tokenizer import Tokens
 
-# Tokens in a batch. On CPU rows near one are already efficient, and a short batch must cost little; others need
-# enough to fill a chip.
+# Tokens per batch. On CPU a row or two are already efficient, and a short batch should cost little; other platforms
+# need enough to fill a chip.
 TOKEN_BUDGET = {"cpu": 256}
 DEFAULT_TOKEN_BUDGET = 16_384
 
-# XLA on CPU, in jax 0.10, takes a layer out of a bfloat16 stack by way of float32, and this pass would convert the
-# whole stack before every batch: two to three times the time, and twice the layers' own memory.
+# In jax 0.10, XLA on CPU takes a layer out of a bfloat16 stack through float32, and this pass would convert the whole
+# stack before every batch: two to three times the time, and twice the layers' memory.
 CPU_OPTIONS = {"xla_disable_hlo_passes": "while-loop-invariant-code-motion"}
 
-# Batches on their way: the host pads the next while the device works on this one.
+# Batches in flight: the host pads the next one while the device computes.
 IN_FLIGHT = 2
 
 # Called with each batch once its results are on the host.
@@ -55,15 +55,15 @@ class Runner:
     """Keeps the mesh's devices busy with batches of fixed shapes; `dims` are the dimensions of the model's heads.
 
     Args:
-      model: on the mesh; its arrays must stay as they are while the runner is used.
+      model: on the mesh; its arrays must not change while the runner is used.
       pad_id: the token id of padding.
-      layer_by_layer: on a CPU, run the layers one by one, which is fastest for a model that is used for long.
+      layer_by_layer: on a CPU, run the layers one by one, which is fastest for a model that stays in use.
     """
 
     def __init__(self, model: EmbeddingModel, mesh: Mesh, pad_id: int, layer_by_layer: bool = True):
         self.mesh = mesh
         self.dims = model.dims
-        # Without its source: models of one shape share programs, wherever they came from.
+        # Without its source, so that models of the same shape share programs.
         self.graphdef, self.state = nnx.split(model.without_source())
         platform = mesh.devices.flat[0].platform
         self.token_budget = TOKEN_BUDGET.get(platform, DEFAULT_TOKEN_BUDGET)
@@ -78,13 +78,13 @@ class Runner:
             self._ahead = CompileAhead(self._compile)
 
     def forward(self, ids: jax.Array, lengths: jax.Array) -> tuple[jax.Array, ...]:
-        """Embeddings (B, E) of each head, float32, from ids (B, T) and lengths (B,) on the mesh."""
+        """Each head's embeddings (B, E) float32, from ids (B, T) and lengths (B,) on the mesh."""
         if self._ahead:
             self._ahead.wait((ids.shape[0], ids.shape[1]))
         return embeddings(self.graphdef, self.state, self._encode(ids, lengths), lengths)
 
     def _compile(self, shape: Shape) -> None:
-        """Compiles what `forward` calls, which finds it in the cache of `jax.jit`."""
+        """Compiles the programs of `forward`, which then finds them in the cache of `jax.jit`."""
         split = NamedSharding(self.mesh, BATCH_SPEC)
         ids, lengths = (jax.ShapeDtypeStruct(dims, jnp.int32, sharding=split) for dims in (shape, shape[:1]))
         with jax.set_mesh(self.mesh):
@@ -101,16 +101,16 @@ class Runner:
         on_batch: OnBatch | None = None,
         open_texts: int = 0,
     ) -> Iterator[tuple[int, tuple[np.ndarray, ...]]]:
-        """Embeds groups of texts, each when it comes; at most two are open at a time, or more if they are small.
+        """Embeds groups of texts as they arrive; at most two are open at a time, or more if they are small.
 
         Args:
-          max_length: most tokens of a text.
-          max_batch_rows: most rows of a batch on a device.
+          max_length: maximum number of tokens of a text.
+          max_batch_rows: maximum number of rows of a batch on a device.
           on_batch: called with each batch once its results are on the host.
-          open_texts: how many texts of later groups a group may wait for, so that batches are full.
+          open_texts: how many texts of later groups a group may wait for, to fill its batches.
 
         Yields:
-          (number of the group, its embeddings [n, dim] float32 of each head), groups in the order in which they end.
+          (number of the group, its embeddings [n, dim] float32 for each head), in the order in which groups finish.
         """
         opened: dict[int, _Group] = {}
         packer = self._packer(max_length, max_batch_rows)
@@ -119,8 +119,8 @@ class Runner:
             for batch, results in self._results(self.forward, coming, opened, packer, on_batch, open_texts):
                 for row, (group, number) in enumerate(batch.texts):
                     opened[group].put(number, [result[row] for result in results])
-                yield from _ended(opened)
-            yield from _ended(opened)
+                yield from _finished(opened)
+            yield from _finished(opened)
         finally:
             if self._ahead:
                 self._ahead.cancel()
@@ -132,7 +132,7 @@ class Runner:
         max_batch_rows: int | None = None,
         on_batch: OnBatch | None = None,
     ) -> list[np.ndarray]:
-        """The encoder's vectors [tokens, hidden_size] of each text, float32."""
+        """The encoder's vectors [tokens, hidden_size] float32 of each text."""
         found: list[np.ndarray] = [np.empty(0)] * len(tokens)
         packer = self._packer(max_length, max_batch_rows)
         for batch, states in self._results(self._encode, [_Group(tokens, ())], {}, packer, on_batch):
@@ -144,10 +144,10 @@ class Runner:
         return Packer(max_length, self.token_budget, max_batch_rows, self.mesh.shape["data"])
 
     def _compiling(self, groups: Iterable[Sequence[Tokens]], packer: Packer) -> Iterator[Sequence[Tokens]]:
-        """The groups; what each will run is compiled from now on."""
+        """Passes the groups on, and starts compiling the programs that each one needs."""
         for tokens in groups:
             if self._ahead:
-                self._ahead.begin(packer.shapes([len(text.ids) for text in tokens]))
+                self._ahead.start(packer.shapes([len(text.ids) for text in tokens]))
             yield tokens
 
     def _results(
@@ -159,7 +159,7 @@ class Runner:
         on_batch: OnBatch | None,
         open_texts: int = 0,
     ) -> Iterator[tuple[Batch, Any]]:
-        """Sends every batch through `forward`, a few ahead of the results that it hands out."""
+        """Sends every batch through `forward`, a few batches ahead of the results that it yields."""
         sent: deque[tuple[Batch, Any]] = deque()
         for batch in _batches(groups, opened, packer, open_texts):
             token_ids = [opened[group].tokens[number].ids for group, number in batch.texts]
@@ -173,7 +173,7 @@ class Runner:
 
 
 class _Group:
-    """A group of texts on its way: its tokens, its embeddings so far, and how many texts are left."""
+    """A group of texts in progress: tokens, embeddings so far, and the number of texts left."""
 
     def __init__(self, tokens: Sequence[Tokens], dims: Sequence[int]):
         self.tokens = tokens
@@ -187,8 +187,8 @@ class _Group:
 
 
 def _batches(groups: Iterable[_Group], opened: dict[int, _Group], packer: Packer, open_texts: int) -> Iterator[Batch]:
-    """Opens one group after the other and fills batches; a group's last texts may wait for the next groups'."""
-    last, waiting = -1, deque[int]()  # texts of the groups that may have some waiting
+    """Opens one group after the other and packs batches; a group's last texts may wait for the next groups."""
+    last, waiting = -1, deque[int]()  # number of texts of each group that may have waiting ones
     for last, group in enumerate(groups):
         opened[last] = group
         yield from packer.add(last, [len(text.ids) for text in group.tokens])
@@ -199,8 +199,8 @@ def _batches(groups: Iterable[_Group], opened: dict[int, _Group], packer: Packer
     yield from packer.flush(last)
 
 
-def _ended(opened: dict[int, _Group]) -> Iterator[tuple[int, tuple[np.ndarray, ...]]]:
-    """Takes out the groups of which no text is left."""
+def _finished(opened: dict[int, _Group]) -> Iterator[tuple[int, tuple[np.ndarray, ...]]]:
+    """Removes and yields the groups that are finished."""
     for number in [number for number, group in opened.items() if not group.left]:
         yield number, opened.pop(number).found
 

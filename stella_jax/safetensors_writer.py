@@ -1,4 +1,4 @@
-"""Writes a safetensors file tensor by tensor, in any order: the library's own writer wants them all in memory."""
+"""Writes a safetensors file tensor by tensor, in any order; the library's own writer needs all tensors in memory."""
 
 import json
 import struct
@@ -14,7 +14,7 @@ NAMES = {dtype: name for name, dtype in DTYPES.items()}
 
 
 def new_header(tensors: Mapping[str, tuple[np.dtype, tuple[int, ...]]]) -> str:
-    """A header for these tensors as the library writes it: wider dtypes first, then by name, padded to 8 bytes."""
+    """A header as the library writes it: wider dtypes first, then by name, padded to 8 bytes."""
     order = sorted(tensors, key=lambda name: (-tensors[name][0].itemsize, name))
     entries: dict[str, object] = {"__metadata__": {"format": "pt"}}
     offset = 0
@@ -28,9 +28,9 @@ def new_header(tensors: Mapping[str, tuple[np.dtype, tuple[int, ...]]]) -> str:
 
 
 class SafetensorsWriter:
-    """A file under a given header; `write` puts a tensor where the header says.
+    """A file with a given header; `write` puts a tensor at its offset in the header.
 
-    Leaving the `with` block without an error checks that every tensor was written, and flushes to disk.
+    Leaving the `with` block without an error checks that every tensor was written, and flushes the file.
     """
 
     def __init__(self, path: Path, header: str):
@@ -44,7 +44,7 @@ class SafetensorsWriter:
         return name in self._tensors
 
     def write(self, name: str, array: np.ndarray) -> None:
-        """Writes a tensor; its dtype and shape must be those of the header."""
+        """Writes a tensor, whose dtype and shape must match the header."""
         tensor = self._tensors[name]
         if array.shape != tensor.shape or array.dtype != DTYPES[tensor.dtype]:
             raise ValueError(f"{name}: {array.dtype} {array.shape} is not the header's {tensor.dtype} {tensor.shape}")

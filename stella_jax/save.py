@@ -1,4 +1,4 @@
-"""A model written in the sentence-transformers layout: what changed since it was loaded, and all else as it came."""
+"""Writes a model in the sentence-transformers layout; what has not changed since loading is written byte for byte."""
 
 import dataclasses
 import json
@@ -24,11 +24,11 @@ DENSE = "sentence_transformers.models.Dense"
 
 
 class ChangedWeights:
-    """A checkpoint's weights with some leaves changed, which are float32.
+    """A checkpoint's weights with some leaves changed; changed leaves are float32.
 
     Args:
-      base: the weights as they were.
-      params: path of a leaf -> its array now. One that is as it was, in the array's own dtype, counts as unchanged.
+      base: the original weights.
+      params: path of a leaf -> its new array. An array that equals the original, in its own dtype, is unchanged.
     """
 
     def __init__(self, base: Weights, params: Mapping[str, jax.Array]):
@@ -60,11 +60,16 @@ def _same(stored: np.ndarray, array: jax.Array) -> bool:
 def save_model(
     model: EmbeddingModel, destination: str | Path, *, native: bool = False, settings: ModelSpec | None = None
 ) -> None:
-    """`EmbeddingModel.save_pretrained`; the settings are those of `save_params`."""
+    """Implements `EmbeddingModel.save_pretrained`; `settings` as in `save_params`."""
     if model.source is None:
-        raise StellaError("this model was not loaded from a checkpoint, so it has no tokenizer to be saved with.")
+        raise StellaError(
+            "save_pretrained: the model was not loaded from a checkpoint, so it has no tokenizer; load it with "
+            "stella_jax.load."
+        )
     if not Path(model.source).is_dir():
-        raise StellaError(f"{model.source}: the checkpoint that this model was loaded from is gone; load it again.")
+        raise StellaError(
+            f"{model.source}: the checkpoint that the model was loaded from is gone; load the model again."
+        )
     destination = check_destination(destination, Path(model.source))
     checkpoint = Checkpoint.open(Path(model.source))
     for name in ("pooling", "normalize"):
@@ -74,7 +79,7 @@ def save_model(
     try:
         save_params(checkpoint, heads, merge_lora(model).params(), destination, native=native, settings=settings)
     except OSError as error:
-        raise StellaError(f"{error.filename or destination} cannot be written: {error.strerror}.") from error
+        raise StellaError(f"{error.filename or destination}: cannot be written ({error.strerror}).") from error
 
 
 def save_params(
@@ -87,23 +92,23 @@ def save_params(
     settings: ModelSpec | None = None,
     finish: Callable[[Path], object] = lambda working: None,
 ) -> None:
-    """Writes a checkpoint with some parameters in place of its own into a new directory.
+    """Writes a checkpoint with some parameters replaced into a new directory.
 
     Args:
-      heads: the model's heads; modules.json names the first.
-      params: by the names of `EmbeddingModel.params`; all others stay as they were.
-      settings: prompts, similarity and max_seq_length; None for those of the checkpoint.
+      heads: the model's heads; modules.json will name the first.
+      params: new parameters, by the names of `EmbeddingModel.params`; all others are unchanged.
+      settings: has the prompts, similarity and max_seq_length to write; None is the checkpoint's own.
       native, finish: as in `to_torch`.
 
     Raises:
-      StellaError: as in `to_torch`; or heads or parameters do not fit the checkpoint.
+      StellaError: as in `to_torch`; or a head or a parameter does not fit the checkpoint.
     """
     spec = checkpoint.spec
     settings = settings or spec
     weights = ChangedWeights(checkpoint.weights, _by_path(checkpoint, heads, params))
 
     def complete(working: Path) -> None:
-        if weights.changed:  # also where unchanged weights are stored in less, all is to be computed in float32
+        if weights.changed:  # everything is then computed in float32, even weights that are stored in less
             _update(working / spec.file("config.json"), torch_dtype="float32", dtype="float32")
         if heads[0] and not spec.is_reranker:
             _write_default_head(working / "modules.json", heads[0])
@@ -122,7 +127,7 @@ def _by_path(
     """The parameters by the paths of the checkpoint's leaves.
 
     Raises:
-      StellaError: the checkpoint does not have such heads or parameters, or names a head and there is none.
+      StellaError: the checkpoint does not have these heads or parameters, or it names a head and `heads` has none.
     """
     spec, weights = checkpoint.spec, checkpoint.weights
     if not {*heads} <= {spec.head(None), *spec.heads.values()}:
@@ -136,13 +141,13 @@ def _by_path(
 
 def _misfit(checkpoint: Checkpoint, name: str) -> StellaError:
     return StellaError(
-        f"{checkpoint.directory.root}: its {name} does not fit the model to be saved; one of them was changed after "
-        "loading, so load it again."
+        f"{checkpoint.directory.root}: {name} does not fit the model to be saved, since one of them was changed after "
+        "loading; load the model again."
     )
 
 
 def _write_settings(before: ModelSpec, now: ModelSpec, working: Path) -> None:
-    """Prompts and similarity, where they are no longer those of the directory."""
+    """Writes prompts and similarity if they have changed."""
     fields = {"prompts": "prompts", "default_prompt_name": "default_prompt_name", "similarity": "similarity_fn_name"}
     changed = {key: getattr(now, name) for name, key in fields.items() if getattr(now, name) != getattr(before, name)}
     if changed:
@@ -156,7 +161,7 @@ def _write_default_head(path: Path, head: Head) -> None:
 
 
 def _modules(listing: list[dict[str, Any]], head: Head) -> list[dict[str, Any]]:
-    """modules.json with this head in place of the one it names, or after the pooling."""
+    """modules.json with this head, in place of another one or after the pooling."""
     kinds = [str(module["type"]).rpartition(".")[2] for module in listing]
     if "Dense" in kinds:
         return [m | {"path": head.folder} if kind == "Dense" else m for m, kind in zip(listing, kinds, strict=True)]
@@ -166,7 +171,7 @@ def _modules(listing: list[dict[str, Any]], head: Head) -> list[dict[str, Any]]:
 
 
 def _write_max_seq_length(working: Path, file: Callable[[str], str], value: int) -> None:
-    """Where the layout reads it first: sentence_bert_config.json, or in newer directories the tokenizer's settings."""
+    """Writes it to sentence_bert_config.json if that has it, else (newer directories) to tokenizer_config.json."""
     bert, tokenizer = (working / file(name) for name in ("sentence_bert_config.json", "tokenizer_config.json"))
     if bert.exists() and "max_seq_length" in json.loads(bert.read_bytes()):
         _update(bert, max_seq_length=value)

@@ -1,4 +1,4 @@
-"""Activations of a reranker's raw scores."""
+"""The activation of a reranker's raw scores."""
 
 from typing import Literal
 
@@ -9,8 +9,8 @@ SCORE_ACTIVATIONS: tuple[ScoreActivation, ...] = ("sigmoid", "none")
 
 
 def activate(logits: np.ndarray, activation: str) -> np.ndarray:
-    """Scores of raw ones, float32 of any shape: 1 / (1 + exp(-x)) for "sigmoid", themselves for "none"."""
+    """Applies the activation to raw scores, float32 of any shape: 1 / (1 + exp(-x)) for "sigmoid", x for "none"."""
     if activation == "none":
         return logits
-    small = np.exp(-np.abs(np.asarray(logits, np.float64, order="C")))  # of either sign, this cannot overflow
+    small = np.exp(-np.abs(np.asarray(logits, np.float64, order="C")))  # cannot overflow for either sign
     return (np.where(logits < 0, small, 1) / (1 + small)).astype(np.float32)

@@ -1,4 +1,4 @@
-"""Exact search over the parts of finished jobs."""
+"""Exact search in finished jobs."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -19,7 +19,7 @@ from stella_jax.storage.store import Store, open_store
 
 @dataclass(frozen=True, slots=True)
 class Hit:
-    """A row near the query; it stands in the part of this number of the job in `directory`."""
+    """A row near the query, in part number `part` of the job in `directory`."""
 
     score: float
     id: str
@@ -28,10 +28,10 @@ class Hit:
 
 
 class Index:
-    """Finished jobs with the model that made them.
+    """Finished jobs with the model that embedded them.
 
-    Only complete jobs are opened: the best of a part of a corpus look just like the best of it all, and completing the
-    job is one command.
+    Only complete jobs are opened, since the best rows of a part of a corpus look just like the best rows of all, and
+    finishing the job takes one command.
     """
 
     def __init__(self, jobs: Sequence[tuple[Store, dict[str, Any]]], model: Stella):
@@ -46,15 +46,15 @@ class Index:
         revision: str | None = None,
         dim: int | None = None,
     ) -> "Index":
-        """Reads the manifests and loads the model that the first one names, or the same one from elsewhere.
+        """Reads the manifests, and loads the model that the first one names, or the same model from elsewhere.
 
         Args:
-          directories: of one job, or several by one model, at one precision.
-          dim: which of the jobs' heads; None is the first of the first.
+          directories: of one job, or of several jobs with the same model and precision.
+          dim: which head of the jobs; None is the first head of the first job.
 
         Raises:
-          StellaError: a job is not complete, has no such embeddings, or does not go with the others, or the model is
-            not the one that embedded it.
+          StellaError: a job is not complete, has no such embeddings, or does not fit the others, or the model is not
+            the one that embedded it.
         """
         directories = [directories] if isinstance(directories, str | Path) else directories
         stores = [open_store(directory) for directory in directories]
@@ -65,7 +65,7 @@ class Index:
         for store, manifest in jobs:
             if dim not in manifest["dims"]:
                 held = join_words(manifest["dims"])
-                raise StellaError(f"{store} holds embeddings of {held} numbers, none of {dim}.")
+                raise StellaError(f"{store}: no embeddings of dimension {dim}; it has {held}.")
             _check_together(jobs[0], (store, manifest))
         model = cast(Stella, load_model(*jobs[0], [dim], model_name, revision))
         for store, manifest in jobs[1:]:
@@ -73,27 +73,27 @@ class Index:
         return cls(jobs, model)
 
     def search(self, query: str, k: int, prompt: str | None = None) -> list[Hit]:
-        """The k rows nearest to a query, nearest first and among equals in the corpus's order.
+        """The k rows nearest to a query, the nearest first; equal ones in the order of the corpus.
 
-        The query stays float32. Quantized rows are scored as what they stand for: int8 and uint8 by their levels'
-        places in the ranges, as sentence-transformers rescores them; binary and ubinary as vectors of 1 and -1, which
-        ranks by any of cosine, dot and euclidean as its product of the query with the bits does.
+        The query stays float32. Quantized rows are dequantized for scoring: int8 and uint8 by the ranges, like
+        sentence-transformers' rescoring; binary and ubinary to 1 and -1, which gives the same order by cosine, dot and
+        euclidean as the product of the query with the bits.
 
         Args:
-          prompt: put before the query; None is the one that the checkpoint has for queries.
+          prompt: text to put before the query; None is the checkpoint's prompt for queries.
 
         Raises:
-          StellaError: the query is empty; or a part is missing or damaged, and it says which.
+          StellaError: the query is empty, or a part is missing or damaged (the error says which).
         """
         if not query.strip():
-            raise StellaError("the query is empty; pass a text to search for.")
+            raise StellaError("query: empty; pass a text to search for.")
         normalize = next(iter(self._jobs.values()))[1]["normalize"]
         vector = self.model.encode_query(query, prompt=prompt, normalize_embeddings=normalize)
         best: list[Hit] = []
         for directory, (store, manifest) in self._jobs.items():
             for part in range(len(manifest["parts"])):
                 for ids, vectors in read_vectors(store, manifest, part, self.model.dim):
-                    # Row by row: of equal rows a product of matrices may round one otherwise than the other.
+                    # Row by row: a matrix product may round equal rows differently.
                     scores = self.model.similarity_pairwise(np.broadcast_to(vector, vectors.shape), vectors)
                     nearest = np.argsort(-scores, kind="stable")[:k]
                     best += [Hit(float(scores[i]), ids[int(i)].as_py(), directory, part) for i in nearest]
@@ -101,7 +101,7 @@ class Index:
         return best
 
     def texts(self, hits: Sequence[Hit]) -> dict[Hit, str]:
-        """Texts of the hits, as far as the jobs' inputs are still there; reads the hits' parts of them only."""
+        """Texts of the hits, if the jobs' inputs are still there; reads only the parts of the inputs that have hits."""
         found: dict[Hit, str] = {}
         for directory, (store, manifest) in self._jobs.items():
             here = [hit for hit in hits if hit.directory == directory]
@@ -113,8 +113,8 @@ class Index:
 
 
 def _check_together(first: tuple[Store, dict[str, Any]], other: tuple[Store, dict[str, Any]]) -> None:
-    """Raises StellaError where scores of two jobs do not compare."""
+    """Raises StellaError if scores of the two jobs are not comparable."""
     for name, read in (("precision", precision_of), ("normalize", lambda manifest: manifest["normalize"])):
         one, two = read(first[1]), read(other[1])
         if one != two:
-            raise StellaError(f"{other[0]}: {name} is {two}, and {one} in {first[0]}; search them one by one.")
+            raise StellaError(f"{other[0]}: {name} is {two}, but {one} in {first[0]}; search them separately.")

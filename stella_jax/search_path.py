@@ -1,13 +1,13 @@
-"""Where Python looks for modules: not in the working directory, which may hold anybody's files."""
+"""Removes the working directory, which may hold anybody's files, from Python's module search path."""
 
 import os
 import sys
 
 
 def leave_out_working_directory() -> None:
-    """Undoes that `python -m` looks for modules in the working directory first, unless that is where this package lies.
+    """Removes the working directory, which `python -m` searches first, unless this package is in it.
 
-    Called before other imports: a jax.py in that directory would be run in place of JAX.
+    Called before other imports, since a jax.py in that directory would be imported in place of JAX.
     """
     package = os.path.dirname(os.path.realpath(__file__))
     if not sys.flags.safe_path and sys.path[0] != os.path.dirname(package):

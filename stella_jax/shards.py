@@ -1,4 +1,4 @@
-"""The tensors of a checkpoint's safetensors files: one `model.safetensors`, or shards under an index."""
+"""The tensors in a checkpoint's safetensors files: one `model.safetensors`, or shards with an index."""
 
 import json
 import struct
@@ -21,12 +21,12 @@ DTYPES: dict[str, np.dtype] = {
 }
 MAX_SHARDS = 1000  # the published checkpoints have two
 MAX_DIMENSIONS = 64  # numpy's own limit
-LARGEST_HEADER = 2**20  # ten thousand tensors; the format itself goes to 100 MB, which take 2 GB when parsed
+LARGEST_HEADER = 2**20  # ten thousand tensors; the format allows 100 MB, which take 2 GB when parsed
 
 
 @dataclass(frozen=True, slots=True)
 class Tensor:
-    """Where one tensor lies: mapped, not read, until `array` is called."""
+    """The location of one tensor; `array` maps it."""
 
     path: Path
     name: str
@@ -35,7 +35,7 @@ class Tensor:
     offset: int
 
     def array(self) -> np.ndarray:
-        """The stored numbers as a read-only map of the file, which goes away with the array."""
+        """The stored numbers as a read-only map of the file, which is closed with the array."""
         if 0 in self.shape:
             return np.empty(self.shape, DTYPES[self.dtype])
         return np.memmap(self.path, DTYPES[self.dtype], mode="r", offset=self.offset, shape=self.shape)
@@ -43,7 +43,7 @@ class Tensor:
 
 @dataclass(frozen=True, slots=True)
 class Shard:
-    """One safetensors file, checked; its header is kept as it was written, to write the same file again."""
+    """A checked safetensors file; its header is kept as it is, so that the same file can be written again."""
 
     path: Path
     header: str
@@ -51,10 +51,10 @@ class Shard:
 
 
 def weight_files(directory: Directory, folder: str) -> list[str]:
-    """Relative names of the safetensors files with a module's weights.
+    """Relative paths of a module's safetensors files.
 
     Raises:
-      StellaError: there are none (or only pickles, which are never opened), or the index is unsound.
+      StellaError: there are none (or only pickles, which are never opened), or the index is not valid.
     """
     prefix = f"{folder}/" if folder else ""
     if directory.has(f"{prefix}model.safetensors"):
@@ -65,28 +65,30 @@ def weight_files(directory: Directory, folder: str) -> list[str]:
     where = directory.root / folder
     if list(where.glob("*.bin")):
         raise StellaError(
-            f"{where} has its weights only as .bin pickles, which can run code and are never opened; save them as "
-            "model.safetensors first."
+            f"{where}: the weights are .bin pickles, which can run code and are never opened; save them as "
+            "model.safetensors."
         )
-    raise StellaError(f"{where} has no model.safetensors.")
+    raise StellaError(f"{where}: no model.safetensors; download the whole checkpoint.")
 
 
 def _indexed_files(directory: Directory, index: str) -> list[str]:
     names = directory.json_object(index).get("weight_map")
     if not isinstance(names, dict) or not names or not all(isinstance(name, str) for name in names.values()):
-        raise StellaError(f"{directory.path(index)} has no weight_map from tensor names to files.")
+        raise StellaError(
+            f"{directory.path(index)}: no weight_map from tensor names to files; download the file again."
+        )
     files = sorted(set(names.values()))
     if len(files) > MAX_SHARDS:
-        raise StellaError(f"{directory.path(index)} names {len(files)} shards, and {MAX_SHARDS} are allowed.")
+        raise StellaError(f"{directory.path(index)}: {len(files)} shards; at most {MAX_SHARDS} are allowed.")
     folder = Path(index).parent
     outside = [name for name in files if Path(name).name != name or name in ("", "..")]
     if outside:
         raise StellaError(
-            f"{directory.path(index)} points at {short_repr(outside[0])}; shards must lie beside the index."
+            f"{directory.path(index)}: refers to {short_repr(outside[0])}; shards must be in the folder of the index."
         )
     missing = [name for name in files if not directory.has(str(folder / name))]
     if missing:
-        raise StellaError(f"{directory.path(index)} names shards that are missing: {join_words(missing)}.")
+        raise StellaError(f"{directory.path(index)}: shards not found: {join_words(missing)}; download them.")
     return files
 
 
@@ -100,7 +102,7 @@ def _open(path: Path) -> Shard:
     tensors = tuple(parse_header(path, header))
     duplicated = len({tensor.name for tensor in tensors}) < len(tensors)
     try:
-        if not duplicated:  # a duplicate is reported with all other faults, by name
+        if not duplicated:  # duplicates are reported later, by name, with all other faults
             safe_open(path, framework="np")
     except SafetensorError as error:
         raise StellaError(_what_is_wrong(path, tensors, str(error))) from error
@@ -113,25 +115,25 @@ def _read_header(path: Path) -> str:
         size = struct.unpack("<Q", start)[0] if len(start) == 8 else 0
         header = file.read(size) if 2 <= size <= LARGEST_HEADER else b""
     if len(header) != size or not header.startswith(b"{"):
-        raise StellaError(f"{path} is not a safetensors file: {_guess(path)}.")
+        raise StellaError(f"{path}: {_other_content(path)}.")
     return header.decode(errors="replace")
 
 
-def _guess(path: Path) -> str:
-    """What stands in place of a safetensors file."""
+def _other_content(path: Path) -> str:
+    """Describes a file that is not a safetensors file."""
     with path.open("rb") as file:
         start = file.read(512).lstrip()
     if start.startswith(b"version https://git-lfs"):
-        return "it is a Git LFS pointer; run 'git lfs pull' or download the file itself"
+        return "a Git LFS pointer, not a safetensors file; run 'git lfs pull' or download the file itself"
     if start.startswith(b"<"):
-        return "it is a web page, probably saved in place of the download; download it again"
+        return "a web page, not a safetensors file; download the file again"
     if not start:
-        return "it is empty; download it again"
-    return "its header is damaged or cut off; download it again"
+        return "empty; download the file again"
+    return "not a safetensors file, or damaged at its start; download the file again"
 
 
 def parse_header(path: Path, header: str) -> Iterator[Tensor]:
-    """The tensors that the header of the file at `path` lists, duplicates too (a plain dict would swallow them)."""
+    """The tensors in the header of the file at `path`, including duplicates, which a plain dict would hide."""
     try:
         entries: list[tuple[str, Any]] = json.loads(header, object_pairs_hook=list)
         base = 8 + len(header.encode())
@@ -144,7 +146,7 @@ def parse_header(path: Path, header: str) -> Iterator[Tensor]:
                     raise ValueError(name)
                 yield Tensor(path, name, str(fields["dtype"]), shape, base + int(begin))
     except (ValueError, TypeError, KeyError, OverflowError, RecursionError) as error:
-        raise StellaError(f"{path} is not a safetensors file: its header is damaged; download it again.") from error
+        raise StellaError(f"{path}: damaged safetensors header; download the file again.") from error
 
 
 def _what_is_wrong(path: Path, tensors: tuple[Tensor, ...], error: str) -> str:
@@ -152,8 +154,8 @@ def _what_is_wrong(path: Path, tensors: tuple[Tensor, ...], error: str) -> str:
         ends = [t.offset + int(np.prod(t.shape, dtype=object)) * DTYPES[t.dtype].itemsize for t in tensors]
         size, promised = path.stat().st_size, max(ends)
         if size < promised:
-            return f"{path} is truncated: its header promises {promised} bytes, it has {size}; download it again."
+            return f"{path}: truncated ({size} bytes, but {promised} in its header); download it again."
         if size > promised:
-            return f"{path} has {size - promised} bytes after its last tensor; it is damaged, download it again."
+            return f"{path}: damaged ({size - promised} bytes after the last tensor); download it again."
     reason = error.replace("\n", "\\n")
-    return f"{path} is not a valid safetensors file: {reason}; download it again."
+    return f"{path}: not a valid safetensors file ({reason}); download it again."

@@ -1,4 +1,4 @@
-"""The files beside the weights: configuration, tokenizer and cards, copied byte by byte."""
+"""The files beside the weights (configuration, tokenizer, cards), which are copied byte by byte."""
 
 import shutil
 from collections.abc import Iterator
@@ -10,36 +10,38 @@ from stella_jax.flax_weights import PROVENANCE
 from stella_jax.orbax_store import PARAMS
 
 SUFFIXES = (".json", ".txt", ".md", ".model")
-# Of a card, such as curves.png: at the top, and no larger than this.
+# Pictures of a card, such as curves.png: only in the checkpoint's own folder, and no larger than this.
 PICTURES = (".png", ".svg", ".jpg", ".jpeg")
 MAX_PICTURE_BYTES = 16 * 2**20
-# tokenizer.json, the largest of the others, has 17 MB where it is published.
+# The largest published file of the others is a tokenizer.json of 17 MB.
 MAX_BYTES = 64 * 2**20
 
 NAMES = ("LICENSE", "NOTICE", ".gitattributes")
 
-# Of an export of training: the adapter, whose base is another checkpoint.
+# The adapter in an export of training; its base is another checkpoint.
 ADAPTER = "adapter"
 
-# Exports for other runtimes, and what belongs to one layout or checkpoint only.
+# Exports for other runtimes, and folders that belong to one layout or checkpoint.
 SKIPPED_FOLDERS = ("onnx", "openvino", PARAMS, ADAPTER)
 
 
 def side_files(directory: Directory) -> list[str]:
-    """Relative names of the files to carry along, sorted.
+    """Relative paths of the files to copy, sorted.
 
     Raises:
-      StellaError: one leads out of the directory, or is far larger than such files are.
+      StellaError: a file leads out of the directory, or is too large.
     """
     names = sorted(name for name in _files(directory) if _wanted(directory, name))
     for name in names:
         if (size := directory.path(name).stat().st_size) > MAX_BYTES:
-            raise StellaError(f"{directory.path(name)}: {size} bytes, and {MAX_BYTES} are allowed; remove the file.")
+            raise StellaError(
+                f"{directory.path(name)}: {size} bytes (at most {MAX_BYTES} are allowed); remove the file."
+            )
     return names
 
 
 def left_behind(directory: Directory) -> list[str]:
-    """Relative names of the files that are neither copied nor weights: Python, pickles, exports."""
+    """Relative paths of the files that are neither copied nor weights: Python, pickles, exports."""
     return sorted(n for n in _files(directory) if not _wanted(directory, n) and not n.endswith(".safetensors"))
 
 
@@ -58,7 +60,7 @@ def _wanted(directory: Directory, name: str) -> bool:
 
 
 def _files(directory: Directory) -> Iterator[str]:
-    """Files at the top and one folder down (a module's folder), hidden folders aside."""
+    """Files in the checkpoint's folder and in its subfolders (modules), except hidden ones."""
     for path in directory.root.iterdir():
         if path.is_file():
             yield path.name

@@ -1,4 +1,4 @@
-"""Similarity of embeddings in float32; the names and signs are those of sentence-transformers."""
+"""Similarity of embeddings in float32, with the names and signs of sentence-transformers."""
 
 from collections.abc import Callable
 
@@ -11,7 +11,7 @@ from stella_jax.errors import StellaError, short_repr
 def _rows(a: ArrayLike, b: ArrayLike) -> tuple[np.ndarray, np.ndarray]:
     rows = _matrix(a), _matrix(b)
     if rows[0].ndim != 2 or rows[1].ndim != 2 or rows[0].shape[1] != rows[1].shape[1]:
-        raise StellaError(f"embeddings of shapes {np.shape(a)} and {np.shape(b)} cannot be compared.")
+        raise StellaError(f"embeddings: shapes {np.shape(a)} and {np.shape(b)} cannot be compared.")
     return rows
 
 
@@ -20,12 +20,12 @@ def _matrix(x: ArrayLike) -> np.ndarray:
         if np.iscomplexobj(x):
             raise TypeError
         return np.atleast_2d(np.asarray(x, dtype=np.float32))
-    except (ValueError, TypeError) as error:  # texts, objects, rows of different lengths
-        raise StellaError(f"embeddings {short_repr(x)} are not real numbers in rows of one length.") from error
+    except (ValueError, TypeError) as error:  # texts, objects, rows of unequal length
+        raise StellaError(f"embeddings: expected rows of real numbers of equal length, got {short_repr(x)}.") from error
 
 
 def unit(x: np.ndarray) -> np.ndarray:
-    """Rows scaled to length 1; a zero row stays zero."""
+    """Rows scaled to length 1; a row of zeros stays zero."""
     x = np.asarray(x, dtype=np.float32)
     return x / np.maximum(np.linalg.norm(x, axis=-1, keepdims=True), np.float32(1e-12))
 
@@ -61,21 +61,21 @@ PAIRWISE: dict[str, Callable[[np.ndarray, np.ndarray], np.ndarray]] = {
 
 
 def similarity(name: str, a: ArrayLike, b: ArrayLike) -> np.ndarray:
-    """The matrix [n, m] of every row of a with every row of b; distances are negated, so larger is nearer.
+    """Similarities [n, m] of every row of a with every row of b; distances are negated, so larger is nearer.
 
     Raises:
-      StellaError: they are not numbers, or their rows are of different lengths.
+      StellaError: they are not numbers, or their rows have different lengths.
     """
     return MATRIX[name](*_rows(a, b))
 
 
 def similarity_pairwise(name: str, a: ArrayLike, b: ArrayLike) -> np.ndarray:
-    """The vector [n] of row i of a with row i of b.
+    """Similarities [n] of row i of a with row i of b.
 
     Raises:
       StellaError: they are not numbers, or their shapes differ.
     """
     rows = _rows(a, b)
     if rows[0].shape != rows[1].shape:
-        raise StellaError(f"embeddings of shapes {np.shape(a)} and {np.shape(b)} cannot be compared in pairs.")
+        raise StellaError(f"embeddings: shapes {np.shape(a)} and {np.shape(b)} cannot be compared in pairs.")
     return PAIRWISE[name](*rows)

@@ -1,4 +1,4 @@
-"""Text -> token ids, with the checkpoint's own tokenizer.json."""
+"""Turns text into token ids, with the checkpoint's own tokenizer.json."""
 
 import re
 from collections.abc import Iterable, Iterator, Sequence
@@ -13,36 +13,36 @@ from stella_jax.tokenizer_json import library_errors, load_tokenizer
 # A character so rare that no vocabulary has it.
 UNKNOWN = "\U0001fa00"
 
-# Bounds in characters: a tokenizer takes 0.1 to 0.4 kB for each (1.8 kB for the few that NFKC makes twenty of).
+# Limits in characters: a tokenizer takes 0.1 to 0.4 kB for each (1.8 kB for the few that NFKC expands to twenty).
 BATCH_CHARACTERS = 2**20
 FARTHEST = 2**20
-# Of a long text, so many characters a token are read first; its words are 4 to 10 characters long.
+# Characters per token that are read first of a long text, whose words have 4 to 10 characters.
 FIRST_READ = 32
-# Words between the last token that is kept and the cut: how far a pre-tokenizer may look ahead, and more.
+# Words between the last kept token and the cut: more than a pre-tokenizer may look ahead.
 MARGIN_WORDS = 16
-# What no normalization joins to the characters before it; nor does it let them see further, as final sigmas do.
+# Characters that no normalizer joins to those before them, or lets look beyond them, as a final sigma does.
 _BOUNDARY = re.compile("[\t\n 0-9]")
 
 T = TypeVar("T")
 
 
 class Tokens(NamedTuple):
-    """Token ids of one text, special tokens included, and whether its end was cut off."""
+    """Token ids of one text, including special tokens, and whether the text was truncated."""
 
     ids: Sequence[int]
     truncated: bool
 
 
 class Tokenizer:
-    """A tokenizer.json, cut at `max_length` tokens.
+    """A tokenizer.json that truncates texts to `max_length` tokens.
 
-    Padding and truncation baked into the file are switched off: they are settings of whoever saved it.
+    Padding and truncation in the file itself are ignored.
 
     Args:
       path: a tokenizer.json.
-      max_length: most tokens of a text, special tokens included.
-      lower: lowercase texts first (sentence_bert_config.json's `do_lower_case`).
-      end_of_text: a token to end each text with, where the file adds no special tokens itself.
+      max_length: maximum number of tokens of a text, including special tokens.
+      lower: whether to lowercase texts first (sentence_bert_config.json's `do_lower_case`).
+      end_of_text: token to end each text with if the file adds no special tokens itself.
     """
 
     is_for_pairs = False
@@ -52,10 +52,13 @@ class Tokenizer:
         with library_errors(path):
             if end_of_text is not None:
                 append_end_of_text(self._tokenizer, end_of_text)
-            # Some faults show only here.
+            # Some faults show only when a text is encoded.
             probe = self._tokenizer.encode(UNKNOWN, UNKNOWN if self.is_for_pairs else None)
         if not self._special_tokens:
-            raise StellaError(f"{path} adds no special tokens, so an empty text would have no tokens; the family's do.")
+            raise StellaError(
+                f"{path}: adds no special tokens, so an empty text would have no tokens; use the tokenizer that the "
+                "checkpoint was published with."
+            )
         self._largest_special = max(probe.ids, default=-1)
         self._lower = lower
         self.max_length = max_length
@@ -68,7 +71,7 @@ class Tokenizer:
     def max_length(self, value: int) -> None:
         shortest = self._special_tokens + 1 + self.is_for_pairs
         if value < shortest:
-            raise StellaError(f"max_seq_length {value} leaves no room for a token; the least is {shortest}.")
+            raise StellaError(f"max_seq_length {value}: too small for any text; the minimum is {shortest}.")
         self._max_length = value
         if self.is_for_pairs:
             self._tokenizer.no_truncation()
@@ -77,8 +80,8 @@ class Tokenizer:
 
     @property
     def vocab_size(self) -> int:
-        """One more than the largest id it can give."""
-        # The special tokens of a template need not stand in the vocabulary.
+        """One more than the largest possible token id."""
+        # The special tokens of a template may be missing from the vocabulary.
         return max([*self._tokenizer.get_vocab(with_added_tokens=True).values(), self._largest_special]) + 1
 
     @property
@@ -86,11 +89,11 @@ class Tokenizer:
         return self._tokenizer.num_special_tokens_to_add(is_pair=self.is_for_pairs)
 
     def encode(self, texts: Sequence[str], prompt: str = "") -> list[Tokens]:
-        """Tokens of each text after the prompt.
+        """Tokens of each text with the prompt before it.
 
-        Of a long text only as much is read as settles its first `max_length` tokens; they are those of the whole text.
-        The exception is a text whose first million characters (128 a token, if that is more) do not settle them, such
-        as one without a space and with more than that many letters: it is cut there, and is `truncated`.
+        A long text is read only until its first `max_length` tokens are final; they are the same as for the whole text.
+        If the first million characters (128 per token, if that is more) are not enough, as in a text of more letters
+        without a space, the text is cut there, and is `truncated`.
         """
         return [tokens for batch in self._batches(texts) for tokens in self._encode(batch, prompt)]
 
@@ -101,17 +104,17 @@ class Tokenizer:
         first = self._first_read
         short = [self._prepare(prompt, text) for text in texts if len(text) <= first]
         long = [self._prepare(prompt, cut_text(text, first)) for text in texts if len(text) > first]
-        whole, truncated = iter(self._tokenizer.encode_batch_fast(short)), iter(self._tokenizer.encode_batch(long))
+        whole, starts = iter(self._tokenizer.encode_batch_fast(short)), iter(self._tokenizer.encode_batch(long))
         for text in texts:
             if len(text) <= first:
                 yield self._tokens(next(whole))
-            elif _is_settled(encoding := next(truncated)):
+            elif _is_settled(encoding := next(starts)):
                 yield self._tokens(encoding)
             else:
                 yield self._read_on(text, prompt)
 
     def _read_on(self, text: str, prompt: str) -> Tokens:
-        """Tokens of a text that are not settled by what was read first."""
+        """Tokens of a text that needs more than the first read."""
         read = 4 * self._first_read
         farthest = max(FARTHEST, read)
         while read < min(len(text), farthest):
@@ -132,12 +135,12 @@ class Tokenizer:
 
     def _tokens(self, encoding: tokenizers.Encoding) -> Tokens:
         ids = encoding.ids
-        # The pieces cut off are copied when asked for: ask only where the text fills its length.
+        # `overflowing` copies the parts that were cut off, so it is read only if the text fills its length.
         return Tokens(ids, len(ids) == self._max_length and bool(encoding.overflowing))
 
 
 def batches(items: Sequence[T], sizes: Iterable[int]) -> Iterator[Sequence[T]]:
-    """The items, of which so many characters are read, some at a time that have no more than BATCH_CHARACTERS."""
+    """Groups items, whose sizes are given in characters, into batches of at most BATCH_CHARACTERS."""
     first, total = 0, 0
     for i, size in enumerate(sizes):
         if total and total + size > BATCH_CHARACTERS:
@@ -148,10 +151,10 @@ def batches(items: Sequence[T], sizes: Iterable[int]) -> Iterator[Sequence[T]]:
 
 
 def append_end_of_text(tokenizer: tokenizers.Tokenizer, token: str) -> bool:
-    """Makes a tokenizer end each text with a token, unless it adds special tokens already or does not know this one.
+    """Makes a tokenizer end each text with a token, unless it adds special tokens already or does not know the token.
 
     Returns:
-      Whether it was changed.
+      Whether the tokenizer was changed.
     """
     token_id = tokenizer.token_to_id(token)
     if token_id is None or tokenizer.num_special_tokens_to_add(is_pair=False):
@@ -165,15 +168,16 @@ def append_end_of_text(tokenizer: tokenizers.Tokenizer, token: str) -> bool:
 
 
 def cut_text(text: str, read: int) -> str:
-    """At most `read` characters, cut where the rest normalizes by itself; empty if there is no such place."""
+    """At most `read` characters, cut before a character that is normalized by itself; "" if there is none."""
     found = _BOUNDARY.search(text[read : read // 2 : -1])
     return text[: read - found.start()] if found else ""
 
 
 def _is_settled(encoding: tokenizers.Encoding) -> bool:
-    """Whether the tokens are the same whatever follows the text that was read.
+    """Whether the tokens do not depend on the text after the part that was read.
 
-    Normalizers act within what `cut_text` leaves whole, models on one word at a time: only words near the cut change.
+    Normalizers do not look across the cut of `cut_text`, and models see one word at a time, so only words near the cut
+    can change.
     """
     beyond = encoding.overflowing
     return bool(beyond) and _last_word(beyond[-1]) - _last_word(encoding) >= MARGIN_WORDS
@@ -184,25 +188,25 @@ def _last_word(encoding: tokenizers.Encoding) -> int:
 
 
 def check_text(text: object, where: str) -> str:
-    """The text itself, if it is one.
+    """Returns the text if it is a valid str.
 
     Raises:
-      StellaError: says what it is instead, and `where`.
+      StellaError: it is not; the error starts with `where`.
     """
     if not isinstance(text, str):
-        raise StellaError(f"{where} is {describe(text)}, not a text; pass str.")
+        raise StellaError(f"{where}: expected a str, got {describe(text)}.")
     try:
         text.encode()
     except UnicodeEncodeError as error:
         raise StellaError(
-            f"{where} holds a lone surrogate (U+{ord(text[error.start]):04X} at character {error.start}), which is no "
-            "Unicode text; decode the source with errors='replace'."
+            f"{where}: lone surrogate (U+{ord(text[error.start]):04X} at character {error.start}), not valid Unicode; "
+            "decode the source with errors='replace'."
         ) from None
     return text
 
 
 def describe(value: object) -> str:
-    """What a value is, in words short enough for an error."""
+    """The type and the value, short enough for an error."""
     if value is None:
         return "None"
     return f"{type(value).__name__} {short_repr(value):.40}"

@@ -1,7 +1,7 @@
-"""tokenizer.json, read within bounds: only what the family's tokenizers are made of reaches the tokenizers library.
+"""Reads tokenizer.json within limits: only known parts of known sizes reach the tokenizers library.
 
-The library trusts its file: patterns may backtrack without end, normalizers may multiply a text, and templates that it
-does not expect end in a panic.
+The library trusts its file: patterns may backtrack forever, normalizers may multiply a text, and unexpected templates
+make it panic.
 """
 
 import itertools
@@ -41,20 +41,20 @@ MAX_COMMAS = 4_000_000
 MAX_OBJECTS = 100_000
 MAX_VOCABULARY = 1_000_000
 MAX_VOCABULARY_BYTES = 8_000_000
-MAX_TRIE_NODES = 2_600_000  # of a Unigram vocabulary: the library takes 330 bytes for each
+MAX_TRIE_NODES = 2_600_000  # of a Unigram vocabulary; the library takes 330 bytes per node
 MAX_ADDED = 10_000
 MAX_ADDED_CHARACTERS = 250_000
 
-# Of these, one makes up to 18 characters of one; the next would make as many of each.
+# Each of these can turn one character into 18; a second one could do so again.
 UNICODE_FORMS = ("NFC", "NFD", "NFKC", "NFKD", "Precompiled")
 
 
 class Fault(Exception):
-    """What is wrong with a field; becomes the error's sentence when the file's name is known."""
+    """What is wrong with a field; `load_tokenizer` adds the name of the file."""
 
 
 def load_tokenizer(path: Path) -> tokenizers.Tokenizer:
-    """The tokenizer of a file that holds nothing but what is accepted, without the padding and truncation in it.
+    """Loads a tokenizer.json, without its padding and truncation.
 
     Raises:
       StellaError: names the part or field that is not accepted.
@@ -73,19 +73,19 @@ def load_tokenizer(path: Path) -> tokenizers.Tokenizer:
 
 @contextmanager
 def library_errors(path: Path) -> Iterator[None]:
-    """Turns what the tokenizers library raises over this file into a StellaError."""
+    """Turns the errors of the tokenizers library about this file into a StellaError."""
     try:
         yield
     except (KeyboardInterrupt, SystemExit, StellaError, Fault):
         raise
-    except BaseException as error:  # the library raises bare Exception, and its panics are not even that
-        raise StellaError(f"{path}: the tokenizers library cannot use it: {first_line(error)[:200]}.") from error
+    except BaseException as error:  # the library raises Exception, and its panics are BaseException
+        raise StellaError(f"{path}: rejected by the tokenizers library ({first_line(error)[:200]}).") from error
 
 
 def _read(path: Path) -> bytes:
     size = path.stat().st_size
     if size > MAX_BYTES:
-        raise StellaError(f"{path}: {size} bytes, and {MAX_BYTES} are allowed; download the tokenizer again.")
+        raise StellaError(f"{path}: {size} bytes (at most {MAX_BYTES} are allowed); download the tokenizer again.")
     content = path.read_bytes()
     try:
         _check(_parse(content.decode()))
@@ -95,14 +95,14 @@ def _read(path: Path) -> bytes:
 
 
 def _check_normalized(tokenizer: tokenizers.Tokenizer) -> None:
-    """The library looks for added tokens as they are normalized; it finds one of no characters within characters."""
+    """Refuses added tokens that are empty after normalization, which the library would find inside characters."""
     for token in tokenizer.get_added_tokens_decoder().values():
         if token.normalized and tokenizer.normalizer and not tokenizer.normalizer.normalize_str(token.content):
-            raise Fault(f"nothing is left of the added token {short_repr(token.content)} once it is normalized")
+            raise Fault(f"the added token {short_repr(token.content)} is empty after normalization")
 
 
 def _parse(text: str) -> Any:
-    """The parsed text, in which no name is given twice: the library might take the other."""
+    """Parses the text, and refuses a repeated key, since the library might use the other value."""
     if text.count(",") > MAX_COMMAS or text.count("{") > MAX_OBJECTS:
         raise Fault(f"more than {MAX_COMMAS} values or {MAX_OBJECTS} objects")
     return json.loads(text, object_pairs_hook=_unique)
@@ -113,7 +113,7 @@ def _unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
     if len(fields) < len(pairs):
         names = [name for name, _ in pairs]
         repeated = next(name for name in fields if names.count(name) > 1)
-        raise Fault(f"the name {short_repr(repeated)} stands twice in an object")
+        raise Fault(f"the key {short_repr(repeated)} appears twice in an object")
     return fields
 
 
@@ -130,14 +130,14 @@ def _check(fields: Any) -> None:
 
 
 def _check_fields(where: str, fields: Any, known: Fields) -> None:
-    """Refuses fields that are not known, or hold what they must not; those left out are the library's own default."""
+    """Refuses unknown fields and values that are not accepted; missing fields have the library's defaults."""
     if not isinstance(fields, dict):
-        raise Fault(f"{where or 'the file'} must hold an object, not {short_repr(fields)}")
+        raise Fault(f"{where or 'the file'} must be an object, not {short_repr(fields)}")
     for name, value in fields.items():
         if name not in known:
-            raise Fault(f"{_join(where, name)} is unknown; known are {join_words(known)}")
+            raise Fault(f"unknown field {_join(where, name)} (known: {join_words(known)})")
         if not known[name].accepts(value):
-            raise Fault(f"{_join(where, name)} = {short_repr(value)} must be {known[name].expected}")
+            raise Fault(f"{_join(where, name)} must be {known[name].expected}, not {short_repr(value)}")
 
 
 def _join(where: str, name: str) -> str:
@@ -146,10 +146,10 @@ def _join(where: str, name: str) -> str:
 
 
 def _check_part(where: str, part: Any, known: Mapping[str, Fields]) -> str:
-    """Refuses a part that is not known by its type; returns the type."""
+    """Refuses a part of an unknown type; returns the type."""
     kind = part.get("type") if isinstance(part, dict) else None
     if not isinstance(kind, str) or kind not in known:
-        raise Fault(f"{where} {short_repr(kind)} is not supported; {join_words(known)} are")
+        raise Fault(f"{where} {short_repr(kind)} is not supported (supported: {join_words(known)})")
     _check_fields(where, part, {"type": ANY, **known[kind]})
     if kind in CHECKS:
         CHECKS[kind](where, part)
@@ -157,7 +157,7 @@ def _check_part(where: str, part: Any, known: Mapping[str, Fields]) -> str:
 
 
 def _check_chain(where: str, part: Any, known: Mapping[str, Fields], members: str) -> None:
-    """Checks a part that may be absent, or a Sequence of several."""
+    """Checks a part that may be missing, or a Sequence of several."""
     parts = [] if part is None else [part]
     if isinstance(part, dict) and part.get("type") == "Sequence":
         _check_fields(where, part, {"type": ANY, members: PIECES})
@@ -171,7 +171,7 @@ def _check_chain(where: str, part: Any, known: Mapping[str, Fields], members: st
 
 
 def _check_replace(where: str, part: dict[str, Any]) -> None:
-    """A text must not grow; spaces and the sign for them have a character each."""
+    """Refuses a replacement that is longer than its pattern, since a text must not grow."""
     pattern = part.get("pattern", {})
     shortest = len(pattern["String"]) if "String" in pattern else REPLACED_PATTERNS.get(pattern.get("Regex"), 0)
     if len(part.get("content", "")) > shortest:
@@ -194,15 +194,15 @@ def _check_template(where: str, part: dict[str, Any]) -> None:
     for template, texts in (("single", ["A"]), ("pair", ["A", "B"])):
         pieces = [_piece(f"{where}.{template}", piece, tokens) for piece in part.get(template, [])]
         if template in part and sorted(filter(None, pieces)) != texts:
-            raise Fault(f"{where}.{template} must have {join_words('$' + text for text in texts)} once")
+            raise Fault(f"{where}.{template} must contain {join_words('$' + text for text in texts)} exactly once")
 
 
 def _piece(where: str, piece: Any, tokens: dict[str, Any]) -> str | None:
-    """The text that a piece of a template stands for, None for a special token."""
+    """The text (A or B) that a piece of a template stands for, or None for a special token."""
     kind = next(iter(piece)) if isinstance(piece, dict) and len(piece) == 1 else None
     names = {"Sequence": ("A", "B"), "SpecialToken": tuple(tokens)}
     if kind not in names:
-        raise Fault(f"{where} has a piece {short_repr(piece)} that is neither Sequence nor SpecialToken")
+        raise Fault(f"{where} has a piece that is neither Sequence nor SpecialToken ({short_repr(piece)})")
     _check_fields(where, piece[kind], {"id": one_of(*names[kind]), "type_id": whole(0, 1)})
     return piece[kind].get("id") if kind == "Sequence" else None
 
@@ -212,7 +212,7 @@ CHECKS = {"Replace": _check_replace, "Precompiled": _check_precompiled, "Templat
 
 def _check_added_tokens(tokens: list[Any]) -> None:
     if len(tokens) > MAX_ADDED:
-        raise Fault(f"added_tokens has {len(tokens)} tokens, and {MAX_ADDED} are allowed")
+        raise Fault(f"added_tokens has {len(tokens)} tokens (at most {MAX_ADDED} are allowed)")
     for token in tokens:
         _check_fields("added_tokens", token, ADDED_TOKEN)
     if sum(len(token.get("content", "")) for token in tokens) > MAX_ADDED_CHARACTERS:
@@ -224,7 +224,7 @@ def _check_vocabulary(model: dict[str, Any]) -> None:
     if model["type"] == "Unigram":
         tokens = _scored_tokens(vocabulary)
         if model.get("unk_id") is None or model["unk_id"] >= len(tokens):
-            raise Fault(f"model.unk_id = {short_repr(model.get('unk_id'))} must be a place in model.vocab")
+            raise Fault(f"model.unk_id must be an index of model.vocab, not {short_repr(model.get('unk_id'))}")
     else:
         tokens = _numbered_tokens(vocabulary)
         if model.get("unk_token") is not None and model["unk_token"] not in vocabulary:
@@ -233,13 +233,13 @@ def _check_vocabulary(model: dict[str, Any]) -> None:
     if max(map(len, tokens)) > LONGEST_TOKEN:
         raise Fault(f"model.vocab has a token of more than {LONGEST_TOKEN} characters")
     if (size := len("".join(tokens).encode())) > MAX_VOCABULARY_BYTES:
-        raise Fault(f"model.vocab has {size} bytes, and {MAX_VOCABULARY_BYTES} are allowed")
+        raise Fault(f"model.vocab has {size} bytes (at most {MAX_VOCABULARY_BYTES} are allowed)")
     if model["type"] == "Unigram" and size > MAX_TRIE_NODES and _trie_nodes(tokens) > MAX_TRIE_NODES:
-        raise Fault(f"model.vocab has more than {MAX_TRIE_NODES} different beginnings of tokens")
+        raise Fault(f"model.vocab has more than {MAX_TRIE_NODES} different prefixes of tokens")
 
 
 def _trie_nodes(tokens: Iterable[str]) -> int:
-    """The number of different beginnings of tokens, in bytes."""
+    """The number of different prefixes of tokens, in bytes."""
     words = sorted(token.encode() for token in tokens)
     nodes = len(words[0])
     for before, word in itertools.pairwise(words):
@@ -262,7 +262,7 @@ def _scored_tokens(vocabulary: Any) -> list[str]:
         raise Fault(f"model.vocab must be a list of 1 to {MAX_VOCABULARY} tokens")
     for entry in vocabulary:
         if not isinstance(entry, list) or [*map(type, entry)] not in ([str, float], [str, int]):
-            raise Fault(f"model.vocab holds {short_repr(entry)}, not a token and its score")
+            raise Fault(f"model.vocab holds {short_repr(entry)}, not a token and a score")
         if not entry[0] or not abs(entry[1]) <= 1e6:
             raise Fault(f"model.vocab: {short_repr(entry)} has no token, or a score beyond a million")
     return [token for token, _ in vocabulary]
@@ -276,4 +276,4 @@ def _check_merges(merges: Any, vocabulary: Any) -> None:
         if len(pair) != 2 or {*map(type, pair)} != {str}:
             raise Fault(f"model.merges holds {short_repr(merge)}, not two tokens")
         if not vocabulary.keys() >= {*pair, pair[0] + pair[1]}:
-            raise Fault(f"model.merges holds {short_repr(merge)}, of which model.vocab lacks a token")
+            raise Fault(f"model.merges holds {short_repr(merge)}, with a token that is not in model.vocab")

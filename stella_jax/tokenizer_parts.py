@@ -1,4 +1,4 @@
-"""What the family's tokenizers are made of: each part of a tokenizer.json by its type, and what its fields may hold."""
+"""The accepted parts of a tokenizer.json, by type, and the accepted values of their fields."""
 
 from collections.abc import Callable, Iterable, Mapping
 from typing import Any, NamedTuple
@@ -8,15 +8,15 @@ from stella_jax.errors import join_words
 LONGEST_TOKEN = 512
 MAX_PARTS = 16
 
-# What Qwen2's tokenizer splits a text by, and what collapses spaces; any other pattern might never end.
+# The split pattern of Qwen2's tokenizer, and patterns that collapse spaces; others might run forever.
 SPLIT_PATTERNS = (
     r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}| ?[^\s\p{L}\p{N}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+",
 )
-REPLACED_PATTERNS = {" {2,}": 2, r"\A +| +\z": 1}  # with the fewest characters that each matches
+REPLACED_PATTERNS = {" {2,}": 2, r"\A +| +\z": 1}  # and the fewest characters that each matches
 
 
 class Field(NamedTuple):
-    """What a field may hold: a test, and the same in words."""
+    """The accepted values of a field: as a test, and in words."""
 
     accepts: Callable[[Any], bool]
     expected: str
@@ -26,7 +26,7 @@ Fields = Mapping[str, Field]
 
 
 def one_of(*values: str) -> Field:
-    return Field(lambda value: value in values, join_words(map(repr, values)).replace(" and ", " or "))
+    return Field(lambda value: value in values, join_words(map(repr, values), "or"))
 
 
 def text(longest: int, shortest: int = 0) -> Field:
@@ -52,13 +52,13 @@ def pattern(known: Iterable[str]) -> Field:
             return False
         return value.get("Regex") in tuple(known) or SHORT.accepts(value.get("String"))
 
-    return Field(accepts, "a plain string, or one of the regular expressions that the family's tokenizers have")
+    return Field(accepts, "a plain string, or one of the regular expressions of supported tokenizers")
 
 
 ANY = Field(lambda value: True, "anything")
 FLAG = Field(lambda value: isinstance(value, bool), "true or false")
 SHORT = text(16, 1)
-NO_AFFIX = Field(lambda value: value in (None, ""), "null")  # merges of what is shorter than a prefix panic
+NO_AFFIX = Field(lambda value: value in (None, ""), "null")  # merges shorter than a prefix make the library panic
 PIECES = Field(lambda value: isinstance(value, list) and len(value) <= MAX_PARTS, f"a list of up to {MAX_PARTS} pieces")
 ID = whole(0, 2**31 - 1)
 LARGE = Field(lambda value: isinstance(value, dict | list), "an object or a list")
@@ -114,11 +114,11 @@ MODELS: Mapping[str, Fields] = {
     "WordPiece": {
         "unk_token": text(LONGEST_TOKEN),
         "continuing_subword_prefix": text(16),
-        "max_input_chars_per_word": whole(1, 200),  # time grows with its square
+        "max_input_chars_per_word": whole(1, 200),  # time grows quadratically
         "vocab": LARGE,
     },
     "BPE": {
-        "dropout": Field(lambda value: value is None or value == 0, "null: tokens must not be drawn by chance"),
+        "dropout": Field(lambda value: value is None or value == 0, "null or 0"),
         "unk_token": or_null(text(LONGEST_TOKEN)),
         "continuing_subword_prefix": NO_AFFIX,
         "end_of_word_suffix": NO_AFFIX,
@@ -132,7 +132,7 @@ MODELS: Mapping[str, Fields] = {
 }
 TOP: Fields = {
     "version": ANY,
-    "truncation": or_null(LARGE),  # neither acts
+    "truncation": or_null(LARGE),  # both are ignored
     "padding": or_null(LARGE),
     "added_tokens": Field(lambda value: isinstance(value, list), "a list"),
     **dict.fromkeys(("normalizer", "pre_tokenizer", "post_processor", "decoder", "model"), ANY),

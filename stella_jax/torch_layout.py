@@ -1,4 +1,4 @@
-"""Any checkpoint -> the PyTorch layout: the safetensors files as they came, or in the spelling of transformers."""
+"""Writes a checkpoint in the PyTorch layout: the original safetensors files, or those of transformers' own class."""
 
 import json
 from collections.abc import Callable, Iterator
@@ -20,7 +20,7 @@ from stella_jax.tokenizer import append_end_of_text
 from stella_jax.tokenizer_json import load_tokenizer
 from stella_jax.weights import Leaf
 
-# Fields of config.json that transformers' classes know, and that our function does not depend on.
+# Fields of config.json that transformers' classes read, but our computation does not.
 KEPT = (
     "attention_dropout",
     "attention_probs_dropout_prob",
@@ -48,19 +48,20 @@ def to_torch(
     progress: Progress = lambda path: None,
     finish: Callable[[Path], object] = lambda working: None,
 ) -> None:
-    """Writes `source` into the new directory `destination` with the names, prefix, dtypes, bits and files it came with.
+    """Writes a checkpoint into a new directory with its original names, prefix, dtypes, bits and files.
 
     Args:
       source: an opened checkpoint in either layout.
-      native: write the encoder's names without prefix, a config.json that transformers' own class reads (and so
-        sentence-transformers, without remote code), and the prompt of queries under the name `query` as well.
-      accept_changes: accept leaves whose hash differs from provenance.json: they were changed on purpose.
-      progress: called with the path of each leaf written.
-      finish: called at the end with the directory, which still has another name, to change or add files.
+      destination: the directory to write; must not exist.
+      native: write the names and the config.json of transformers' own class (so that sentence-transformers loads the
+        directory without remote code), and the prompt of queries under the name `query` as well.
+      accept_changes: accept leaves whose hash differs from provenance.json, since they were changed on purpose.
+      progress: called with the path of each written leaf.
+      finish: called at the end with the directory under its temporary name, to change or add files.
 
     Raises:
-      StellaError: a leaf is not what was converted, a file would lie outside, the destination exists, or the disk is
-        full; nothing is left behind.
+      StellaError: a leaf has changed since the conversion, a file would be outside of the directory, the destination
+        exists, or the disk is full. Nothing is left behind.
     """
     headers = _headers(source, native)
     check_inside([*headers, source.spec.file("config.json")])
@@ -89,7 +90,7 @@ def to_torch(
 
 
 def _native_name(source: Checkpoint, leaf: Leaf, name: str) -> str:
-    """As transformers' own class saves a tensor: without prefix, or with another one where it scores pairs."""
+    """The name of a tensor in transformers' own class: without prefix, or with another prefix for a reranker."""
     bare, scorer = name.removeprefix(source.weights.prefix), source.spec.architecture.scorer
     if not source.spec.is_reranker or scorer is None or leaf.weight in scorer.classifier:
         return bare
@@ -97,7 +98,7 @@ def _native_name(source: Checkpoint, leaf: Leaf, name: str) -> str:
 
 
 def _remove_stale_indexes(working: Path, headers: Headers) -> None:
-    """An index of shards belongs to shards: it goes where they became one file."""
+    """Removes the index of shards that became one file."""
     for file in headers:
         if Path(file).name == "model.safetensors":
             (working / f"{file}.index.json").unlink(missing_ok=True)
@@ -117,20 +118,20 @@ def _folder(file: str) -> str:
 
 
 def _headers(source: Checkpoint, native: bool) -> Headers:
-    """The header of each file to write: the one it came with where that still fits, else a new one for the module."""
+    """The header of each file to write: the original one if it still fits, else a new one for the module."""
     original = {} if native else source.weights.headers
     headers: Headers = {}
     for folder, tensors in _tensors(source, native).items():
-        came = {file: header for file, header in original.items() if _folder(file) == folder}
-        if _described(came) == tensors:
-            headers |= came
+        originals = {file: header for file, header in original.items() if _folder(file) == folder}
+        if _described(originals) == tensors:
+            headers |= originals
         else:
             headers[f"{folder}/model.safetensors".lstrip("/")] = new_header(tensors)
     return headers
 
 
 def _tensors(source: Checkpoint, native: bool) -> dict[str, dict[str, tuple[np.dtype, tuple[int, ...]]]]:
-    """Folder -> torch name -> dtype and shape of everything to write."""
+    """Folder -> torch name -> dtype and shape, of all tensors to write."""
     folders: dict[str, dict[str, tuple[np.dtype, tuple[int, ...]]]] = {}
     for path, leaf in source.weights.leaves.items():
         for name in leaf.torch_names:
@@ -155,10 +156,7 @@ def _write_native_config(source: Checkpoint, working: Path) -> None:
 
 
 def native_tokenizer(source: Checkpoint) -> str | None:
-    """tokenizer.json with the end-of-text token, which transformers does not add by itself.
-
-    None where the file needs no change.
-    """
+    """tokenizer.json with the end-of-text token, which transformers does not add by itself; None if it is unchanged."""
     spec = source.spec
     if spec.end_of_text is None:
         return None
@@ -167,7 +165,7 @@ def native_tokenizer(source: Checkpoint) -> str | None:
 
 
 def write_query_prompt(working: Path) -> None:
-    """The settings keep their bytes where there is nothing to name."""
+    """Adds the prompt `query` to the settings; without such a change, the file keeps its bytes."""
     path = working / SETTINGS
     if path.exists():
         old = json.loads(path.read_bytes())

@@ -1,4 +1,4 @@
-"""torch tensors in and out, for callers who work with them; torch is no dependency, and is imported when asked for."""
+"""Converts torch tensors for callers who use them. torch is not a dependency; it is imported only if requested."""
 
 import sys
 from collections.abc import Callable
@@ -23,7 +23,7 @@ def torch_from_numpy() -> Callable[[np.ndarray], Any]:
 
 
 def to_numpy(value: Any) -> Any:
-    """A tensor, or a list of them, as numpy arrays, floating point as float32; anything else as it is."""
+    """Converts tensors, also in a list, to numpy arrays, floating point to float32; anything else is unchanged."""
     if isinstance(value, list):
         return [to_numpy(each) for each in value]
     if not _is_tensor(value):
@@ -33,13 +33,13 @@ def to_numpy(value: Any) -> Any:
 
 
 def like(array: np.ndarray, *examples: Any) -> Any:
-    """The array; as a tensor, on the device of the first, where an example is a tensor or a list of them."""
+    """The array; or if an example is a tensor or a list of tensors, a tensor on its device."""
     first = (example[0] if isinstance(example, list) and example else example for example in examples)
     tensor: Any = next((each for each in first if _is_tensor(each)), None)
     return array if tensor is None else torch_from_numpy()(array).to(tensor.device)
 
 
 def _is_tensor(value: Any) -> bool:
-    """Whoever holds a tensor has imported torch."""
+    """Does not import torch: a caller with a tensor has imported it."""
     torch = sys.modules.get("torch")
     return torch is not None and isinstance(value, torch.Tensor)

@@ -1,8 +1,8 @@
-"""How tensors of model.safetensors map to leaves of the parameter tree, both ways: rows of a table.
+"""The rows of a weight table: how tensors of model.safetensors map to leaves of the parameter tree, both ways.
 
 Axes: D hidden, N heads, G heads of keys and values, H head_dim, F intermediate, V vocabulary, K token types,
-E embedding dimension; 2 and 3 are themselves. Torch stores Linear weights as (out, in) and packs axes into one; here
-each axis is one of its own.
+E embedding dimension; 2 and 3 stand for themselves. Torch stores Linear weights as (out, in) and packs axes into one;
+leaves have separate axes.
 """
 
 import math
@@ -25,14 +25,14 @@ class WeightSpec:
 
     @property
     def stacked(self) -> bool:
-        """Whether the leaf holds all layers along a leading L axis."""
+        """Whether the leaf holds all layers, along a leading L axis."""
         return "{i}" in self.torch
 
     def torch_shape(self, sizes: Sizes) -> tuple[int, ...]:
         return tuple(math.prod(sizes[axis] for axis in group) for group in self.torch_axes.split())
 
     def flax_shape(self, sizes: Sizes) -> tuple[int, ...]:
-        """Shape of the leaf, of one layer of it where it is stacked."""
+        """Shape of the leaf, or of one layer if it is stacked."""
         return tuple(sizes[axis] for axis in self.flax_axes.replace(" ", ""))
 
     def to_flax(self, tensor: np.ndarray, sizes: Sizes) -> np.ndarray:
@@ -42,7 +42,7 @@ class WeightSpec:
         return split.transpose([axes.index(axis) for axis in wanted])
 
     def to_torch(self, leaf: np.ndarray, sizes: Sizes) -> np.ndarray:
-        """A contiguous torch tensor from a leaf (from one layer of it where it is stacked)."""
+        """A contiguous torch tensor from a leaf, or from one layer if it is stacked."""
         axes, wanted = self.flax_axes.replace(" ", ""), self.torch_axes.replace(" ", "")
         moved = leaf.transpose([axes.index(axis) for axis in wanted])
         return np.ascontiguousarray(moved).reshape(self.torch_shape(sizes))
@@ -56,12 +56,12 @@ HEAD = (
 
 @dataclass(frozen=True, slots=True)
 class Linear:
-    """A linear map of the layers as transformers has it, where a checkpoint may pack several into one tensor.
+    """A linear map of the layers in transformers' class; a checkpoint may pack several into one tensor.
 
     Attributes:
-      module, kernel: where it lies in the parameter tree.
-      torch: the module that holds it in transformers' class, whose names need not be those of the checkpoint.
-      index: its place in a kernel that holds several; None where that is its own.
+      module, kernel: its place in the parameter tree.
+      torch: the module that holds it in transformers' class, whose names may differ from the checkpoint's.
+      index: its index in a kernel that packs several; None if the kernel holds only this map.
     """
 
     module: str
@@ -70,7 +70,7 @@ class Linear:
     index: int | None = None
 
     def adapter(self, name: str) -> str:
-        """Where the adapter of the map of this name lies."""
+        """The path of the adapter of the map of this name."""
         return f"encoder/layers/{self.module}/lora/{name}"
 
 

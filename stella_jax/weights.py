@@ -1,4 +1,4 @@
-"""A PyTorch checkpoint's weights, as leaves of the parameter tree.
+"""The weights of a PyTorch checkpoint, as leaves of the parameter tree.
 
 Leaf paths: `encoder/...` as in the architecture's table, `heads/<folder>/{kernel,bias}`, and `passthrough/...` for
 tensors that are kept but not used. A leaf of the encoder's layers holds all layers, stacked.
@@ -22,9 +22,10 @@ from stella_jax.weight_map import HEAD, Sizes, WeightSpec
 
 @dataclass(frozen=True, slots=True)
 class Leaf:
-    """One leaf and the torch tensors it is made of, one a layer where it is stacked.
+    """One leaf and its torch tensors, one per layer if it is stacked.
 
-    `folder` is the module whose files hold them, `weight` the table row, None for tensors that are passed through.
+    `folder` is the module whose files hold the tensors, `weight` the row of the weight table, None for tensors that
+    pass through.
     """
 
     path: str
@@ -36,7 +37,7 @@ class Leaf:
 
     @property
     def stacked(self) -> bool:
-        """Whether its first axis is the layer axis."""
+        """Whether its first axis is the layers."""
         return self.weight is not None and self.weight.stacked
 
     def torch_shape(self) -> tuple[int, ...]:
@@ -44,7 +45,7 @@ class Leaf:
         return self.shape if self.weight is None else self.weight.torch_shape(self.sizes)
 
     def to_torch(self, array: np.ndarray) -> Iterator[tuple[str, np.ndarray]]:
-        """The torch tensors of the leaf's numbers, by name, contiguous."""
+        """The torch tensors of an array of this leaf, by name, contiguous."""
         for i, name in enumerate(self.torch_names):
             if self.weight is None:
                 yield name, np.ascontiguousarray(array)
@@ -53,12 +54,12 @@ class Leaf:
 
 
 class Weights(Protocol):
-    """The weights of an opened checkpoint, in whichever layout they lie."""
+    """The weights of an opened checkpoint, in either layout."""
 
     leaves: dict[str, Leaf]
     dtypes: dict[str, np.dtype]
-    prefix: str  # before the encoder's torch names
-    headers: dict[str, str]  # of each safetensors file that it came in, by the file's relative name
+    prefix: str  # of the encoder's torch names
+    headers: dict[str, str]  # of each original safetensors file, by its relative path
 
     def read(self, path: str) -> np.ndarray:
         """One leaf, contiguous, in its stored dtype."""
@@ -66,7 +67,7 @@ class Weights(Protocol):
 
 
 def encoder_leaves(spec: ModelSpec, prefix: str) -> Iterator[Leaf]:
-    """The leaves of the encoder; `prefix` stands before its torch names."""
+    """The leaves of the encoder; `prefix` is the prefix of its torch names."""
     sizes = spec.architecture.sizes(spec.config)
     for weight in spec.architecture.weights_of(spec.config):
         layers = range(sizes["L"]) if weight.stacked else [0]
@@ -85,7 +86,7 @@ def head_leaves(head: Head, hidden: int) -> Iterator[Leaf]:
 
 
 def classifier_leaves(spec: ModelSpec, prefix: str) -> Iterator[Leaf]:
-    """The leaves of a reranker's head, which lie with the encoder; the pooler's torch names have its prefix."""
+    """The leaves of a reranker's head, in the encoder's files; the pooler's torch names have the encoder's prefix."""
     scorer, hidden = spec.architecture.scorer, spec.config.hidden_size
     assert scorer
     sizes = {"D": hidden, "P": hidden, "E": CLASSIFIER.dim}
@@ -111,10 +112,10 @@ def passthrough_leaf(spec: ModelSpec, name: str, shape: tuple[int, ...]) -> Leaf
 
 
 class TorchWeights:
-    """The weights of a directory in the PyTorch layout; opening it checks names, shapes and dtypes, and reads nothing.
+    """The weights of a directory in the PyTorch layout; opening it checks names, shapes and dtypes, and reads none.
 
     Raises:
-      StellaError: one error that lists every tensor that is missing, unknown, duplicate, or of a wrong shape or dtype.
+      StellaError: lists every tensor that is missing, unknown, duplicate, or has a wrong shape or dtype.
     """
 
     def __init__(self, directory: Directory, spec: ModelSpec):
@@ -149,7 +150,7 @@ class TorchWeights:
         return array
 
     def layer(self, path: str, number: int) -> np.ndarray:
-        """One layer of a leaf, all of it as number 0 where it is not stacked: a view of the mapped file.
+        """One layer of a leaf (number 0 is the whole leaf if it is not stacked): a view of the mapped file.
 
         Raises:
           StellaError: it holds NaN or infinity.
@@ -166,7 +167,7 @@ class TorchWeights:
         return shards, {tensor.name: tensor for shard in shards for tensor in shard.tensors}
 
     def _add(self, shards: list[Shard], folder: str, tensors: dict[str, Tensor], leaves: list[Leaf]) -> None:
-        """Takes a module's leaves, having compared what they need with what is there."""
+        """Checks a module's tensors against its leaves, and adds the leaves."""
         _check(shards, tensors, leaves)
         self._tensors |= {(folder, name): tensor for name, tensor in tensors.items()}
         for leaf in leaves:
@@ -175,34 +176,34 @@ class TorchWeights:
 
 
 def _prefix(spec: ModelSpec, tensors: Iterable[str]) -> str:
-    """What stands before the encoder's torch names."""
+    """The prefix of the encoder's torch names."""
     known = spec.architecture.prefixes
     return next((prefix for prefix in known if any(name.startswith(prefix) for name in tensors)), "")
 
 
 def _check_labels(spec: ModelSpec, tensors: Mapping[str, Tensor]) -> None:
-    """Refuses a reranker's classifier of several labels, which give a pair no score."""
+    """Refuses a reranker with several labels, which do not give a single score."""
     scorer = spec.architecture.scorer if spec.is_reranker else None
     for weight in scorer.classifier if scorer else ():
         shape: tuple[int, ...] = tensors[weight.torch].shape if weight.torch in tensors else ()
         labels = shape[0] if shape else CLASSIFIER.dim
         if labels != CLASSIFIER.dim:
             raise StellaError(
-                f"{weight.torch} has {labels} rows, one a label: num_labels {labels} is not implemented; pass a "
-                "reranker with one."
+                f"{weight.torch}: {labels} rows (num_labels = {labels}) are not supported; pass a reranker with one "
+                "label."
             )
 
 
 def check_finite(array: np.ndarray, name: str) -> None:
-    """Refuses NaN and infinity. The sum is finite unless a term is not (or, rarely, it overflows): one fast pass."""
+    """Refuses NaN and infinity. If the sum is finite, so is every term: usually one fast pass is enough."""
     with np.errstate(over="ignore", invalid="ignore"):
         finite = (array.dtype == np.float32 and np.isfinite(array.sum())) or np.isfinite(array).all()
     if not finite:
-        raise StellaError(f"tensor {name} holds NaN or infinity; the checkpoint is damaged or its training diverged.")
+        raise StellaError(f"{name}: holds NaN or infinity; the checkpoint is damaged, or its training diverged.")
 
 
 def _check(shards: list[Shard], tensors: dict[str, Tensor], leaves: list[Leaf]) -> None:
-    """Lists every fault of a module's tensors at once."""
+    """Raises one error with all faults of a module's tensors."""
     expected = {name: leaf.torch_shape() for leaf in leaves for name in leaf.torch_names}
     counts = Counter(tensor.name for shard in shards for tensor in shard.tensors)
     faults = [f"missing: {name} {list(shape)}" for name, shape in expected.items() if name not in tensors]
@@ -212,16 +213,16 @@ def _check(shards: list[Shard], tensors: dict[str, Tensor], leaves: list[Leaf]) 
         if tensors[name].shape != expected[name]:
             faults.append(f"shape: {name} is {list(tensors[name].shape)}, config.json says {list(expected[name])}")
         if tensors[name].dtype not in DTYPES:
-            faults.append(f"dtype: {name} is {tensors[name].dtype}; F32, F16 and BF16 are read")
+            faults.append(f"dtype: {name} is {tensors[name].dtype}; supported: F32, F16 and BF16")
     for leaf in leaves:
         dtypes = {tensors[name].dtype for name in leaf.torch_names if name in tensors}
         if len(dtypes) > 1:
             faults.append(f"dtype: the layers of {leaf.path} are stored as {' and '.join(sorted(dtypes))}")
-    raise_faults(f"the tensors in {shards[0].path.parent} do not fit its config.json:", faults)
+    raise_faults(f"{shards[0].path.parent}: the tensors do not fit config.json:", faults)
 
 
 def raise_faults(title: str, faults: list[str]) -> None:
-    """One error that lists all faults, the first forty in full; none, no error."""
+    """Raises one error that lists the faults, at most forty of them; does nothing without faults."""
     if faults:
-        shown = sorted(faults) if len(faults) <= 40 else [*sorted(faults)[:40], f"... and {len(faults) - 40} more"]
-        raise StellaError("\n  ".join([title, *(fault.replace("\n", "\\n") for fault in shown)]))
+        lines = sorted(faults) if len(faults) <= 40 else [*sorted(faults)[:40], f"... and {len(faults) - 40} more"]
+        raise StellaError("\n  ".join([title, *(fault.replace("\n", "\\n") for fault in lines)]))

@@ -22,8 +22,8 @@ def test_a_shape_is_compiled_once_and_waited_for() -> None:
         compiled.append(shape)
 
     ahead = CompileAhead(compile)
-    ahead.begin([(1, 8), (2, 4)])
-    ahead.begin([(1, 8)])
+    ahead.start([(1, 8), (2, 4)])
+    ahead.start([(1, 8)])
     assert not compiled
     may.set()
     ahead.wait((2, 4))
@@ -38,7 +38,7 @@ def test_what_compiling_raises_is_raised_where_it_is_waited_for() -> None:
         raise MemoryError(shape)
 
     ahead = CompileAhead(compile)
-    ahead.begin([(1, 8)])
+    ahead.start([(1, 8)])
     with pytest.raises(MemoryError):
         ahead.wait((1, 8))
 
@@ -52,7 +52,7 @@ def test_what_nobody_works_on_is_given_up() -> None:
 
     ahead = CompileAhead(compile)
     shapes = [(1, i) for i in range(THREADS + 3)]
-    ahead.begin(shapes)
+    ahead.start(shapes)
     while ahead._pool._work_queue.qsize() > 3:
         pass
     ahead.cancel()
@@ -60,7 +60,7 @@ def test_what_nobody_works_on_is_given_up() -> None:
     for shape in shapes:
         ahead.wait(shape)
     assert sorted(compiled) == shapes[:THREADS]
-    ahead.begin(shapes[-1:])
+    ahead.start(shapes[-1:])
     ahead.wait(shapes[-1])
     assert compiled[-1] == shapes[-1]
 

@@ -1,4 +1,4 @@
-"""Architectures: one file each, with one record that the rest of the library reads."""
+"""Architectures: one file each, which ends with one record for the rest of the library."""
 
 from collections.abc import Mapping
 from typing import Any
@@ -13,17 +13,17 @@ _architectures = [NEW, QWEN2]
 
 
 def architectures() -> tuple[Architecture, ...]:
-    """All registered architectures."""
+    """All architectures that a checkpoint can have."""
     return tuple(_architectures)
 
 
 def register(architecture: Architecture) -> None:
-    """Registers an architecture."""
+    """Adds an architecture."""
     _architectures.append(architecture)
 
 
 def class_name(fields: Mapping[str, Any]) -> Any:
-    """The model's class, as a config.json has it."""
+    """The class name of the model, from config.json."""
     named = fields.get("architectures")
     return named[0] if isinstance(named, list) and named else None
 
@@ -32,27 +32,27 @@ def find_architecture(fields: Mapping[str, Any]) -> Architecture:
     """The architecture of a config.json.
 
     Raises:
-      StellaError: it is not one of those known, or its model_type is another one's.
+      StellaError: it is not supported, or its model_type belongs to another architecture.
     """
     name = class_name(fields)
     known = {name: each for each in _architectures for name in each.class_names}
     known |= {name: each for each in _architectures if each.scorer for name in each.scorer.class_names}
     if not isinstance(name, str) or name not in known:
-        raise StellaError(f"config.json: architecture {short_repr(name)} is unknown; known are {join_words(known)}.")
+        raise StellaError(f"config.json: unsupported architecture {short_repr(name)}; supported: {join_words(known)}.")
     architecture = known[name]
     if fields.get("model_type") not in architecture.model_types:
         raise StellaError(
-            f"config.json: model_type {short_repr(fields.get('model_type'))} is unknown for {name}; "
-            f"known are {join_words(architecture.model_types)}."
+            f"config.json: unsupported model_type {short_repr(fields.get('model_type'))} for {name}; supported: "
+            f"{join_words(architecture.model_types)}."
         )
     return architecture
 
 
 def read_config(fields: Mapping[str, Any]) -> EncoderConfig:
-    """The numbers of a config.json, as `EncoderConfig.from_json` of its architecture's class."""
+    """Reads a config.json with the config class of its architecture."""
     return find_architecture(fields).config.from_json(fields)
 
 
 def architecture_of(config: EncoderConfig) -> Architecture:
-    """The architecture whose config this is."""
+    """The architecture that a config belongs to."""
     return next(each for each in _architectures if each.config is type(config))

@@ -1,4 +1,4 @@
-"""What the rest of the library knows of an architecture: one record."""
+"""The record that describes an architecture to the rest of the library."""
 
 import math
 from collections.abc import Callable, Mapping
@@ -12,7 +12,7 @@ from stella_jax.config import EncoderConfig, Rope
 from stella_jax.models.encoder import Encoder
 from stella_jax.weight_map import Linear, Sizes, WeightSpec
 
-# Axis letter -> the config's attribute that is its size; an architecture adds its own.
+# Axis letter -> the attribute of the config that holds its size; an architecture adds its own.
 AXES = {
     "V": "vocab_size",
     "D": "hidden_size",
@@ -25,15 +25,15 @@ AXES = {
 
 @dataclass(frozen=True)
 class Scorer:
-    """The classes of an architecture that score pairs of texts, by the encoder's state of the first token.
+    """The classes of an architecture that score pairs of texts, from the encoder's state of the first token.
 
     The score is classifier(tanh(pooler(x))), see `heads.Head`.
 
     Attributes:
-      class_names: in config.json's `architectures`; the last is transformers' own.
-      pooler: rows of its tensors, which lie beside the encoder's, under the same prefix.
-      classifier: rows of its tensors, which have no prefix.
-      native_prefix: before the encoder's tensors as transformers' own class saves them.
+      class_names: as in config.json's `architectures`; the last one is transformers' own.
+      pooler: rows of the pooler's tensors, which have the encoder's prefix.
+      classifier: rows of the classifier's tensors, which have no prefix.
+      native_prefix: the encoder's prefix in a save of transformers' own class.
     """
 
     class_names: tuple[str, ...]
@@ -42,7 +42,7 @@ class Scorer:
     native_prefix: str
 
     def native_json(self) -> dict[str, Any]:
-        """What config.json has for transformers' own class beside the encoder's fields."""
+        """The fields that transformers' own class needs in config.json beside the encoder's."""
         return {
             "architectures": [self.class_names[-1]],
             "id2label": {"0": "LABEL_0"},
@@ -52,21 +52,21 @@ class Scorer:
 
 @dataclass(frozen=True, eq=False)
 class Architecture:
-    """An encoder, its weights on disk, and how they are split; loading, converting, jobs and training know it alone.
+    """An encoder, its weights on disk and how they are sharded; all that loading, converting, jobs and training need.
 
     Attributes:
-      class_names: of the models in config.json's `architectures`.
-      model_types: of config.json.
-      config: reads config.json; the record is found by this class.
+      class_names: the model's classes in config.json's `architectures`.
+      model_types: accepted values of `model_type` in config.json.
+      config: the class that reads config.json; `architecture_of` finds the record by it.
       encoder: (config, *, dtype, param_dtype, rngs) -> Encoder.
-      weights: one row a tensor, with the axes on both sides.
-      linears: the linear maps of its layers by the names that adapters go by.
-      axes: letter of each axis -> the config's attribute that is its size; a row with an axis of size 0 is left out.
-      split_axes: the letters that are split over the mesh's axis `model`.
-      prefixes: what some classes put before the encoder's tensors.
-      passthrough: tensors that published files hold beside the encoder; they are kept, and not used.
-      dropout_rate: of hidden states in training, where config.json says nothing.
-      scorer: its classes that score pairs, where it has some.
+      weights: one row per tensor, with the axes on both sides.
+      linears: the linear maps of the layers, by the names that adapters use.
+      axes: axis letter -> the attribute of the config that holds its size; rows with an axis of size 0 are left out.
+      split_axes: the letters of the axes that are split over the mesh's axis `model`.
+      prefixes: prefixes that some classes put before the encoder's tensor names.
+      passthrough: other tensors of published files, which are kept but not used.
+      dropout_rate: dropout of hidden states in training if config.json does not say.
+      scorer: the classes that score pairs, if there are any.
     """
 
     class_names: tuple[str, ...]
@@ -87,22 +87,22 @@ class Architecture:
         return self.scorer is not None and class_name in self.scorer.class_names
 
     def sizes(self, config: EncoderConfig) -> Sizes:
-        """The size of every axis letter; digits are themselves."""
+        """The size of every axis letter; digits stand for themselves."""
         return {letter: getattr(config, name) for letter, name in self.axes.items()} | {"2": 2, "3": 3}
 
     def weights_of(self, config: EncoderConfig) -> tuple[WeightSpec, ...]:
-        """The rows that a checkpoint of this configuration has."""
+        """The rows of a checkpoint with this config."""
         sizes = self.sizes(config)
         return tuple(weight for weight in self.weights if math.prod(weight.flax_shape(sizes)))
 
     @property
     def split_fields(self) -> tuple[str, ...]:
-        """Fields of the config that the mesh's axis `model` must divide."""
+        """Fields of the config that must be divisible by the mesh's axis `model`."""
         return tuple(self.axes[letter] for letter in self.split_axes)
 
     @cached_property
     def specs(self) -> dict[str, P]:
-        """How parameters that are split over `model` lie, by their name below "encoder/"; all others are whole."""
+        """Partition specs of the parameters that are split over `model`, by name below "encoder/"."""
         specs = {weight.flax: self._spec(weight) for weight in self.weights}
         for name, linear in self.linears.items():
             outputs, inputs = self.weight(linear.kernel).torch_axes.split()
@@ -133,7 +133,7 @@ class Architecture:
 
 
 def native_fields(config: EncoderConfig, names: tuple[str, ...], class_name: str, model_type: str) -> dict[str, Any]:
-    """What every config.json that transformers reads has: the class, and these sizes of the config."""
+    """Fields that transformers needs in every config.json: the class, and these sizes of the config."""
     return {
         "architectures": [class_name],
         "model_type": model_type,

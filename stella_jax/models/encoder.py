@@ -1,6 +1,6 @@
-"""The encoder of every architecture: embeddings, layers stacked and scanned, and a last norm where there is one.
+"""The encoder of every architecture: embeddings, stacked layers under a scan, and optionally a last norm.
 
-Inference passes no dropout, and there is then none in the program.
+Inference passes no dropout, so the compiled program has none.
 
 Axes: B batch, T tokens, D hidden, L layers.
 """
@@ -19,16 +19,14 @@ from stella_jax.models.layers import Dropout, drop
 class Encoder(nnx.Module):
     """Token ids to one vector per token.
 
-    The parameters of the layers are stacked along a leading L axis and scanned, so that compile time does not grow with
-    depth.
+    The layers' parameters are stacked along a leading L axis and scanned, so compile time does not grow with depth.
 
     Args:
       config: the sizes.
       embeddings: (B, T) ids -> (B, T, D) float32.
       layer: makes one layer, (x (B, T, D), lengths, dropout) -> (B, T, D) float32.
-      norm: of the last layer's output.
-      dtype: what matmuls and activations are computed in; the residual stream, norms, softmax and rotary angles stay
-        float32.
+      norm: applied to the last layer's output.
+      dtype: of matmuls and activations; the residual stream, norms, softmax and rotary angles stay float32.
     """
 
     def __init__(
@@ -43,7 +41,7 @@ class Encoder(nnx.Module):
     ):
         self.config = config
         self.dtype = jnp.dtype(dtype)
-        self.lora: Any = None  # the `lora.LoraConfig` of its adapters, if it has some
+        self.lora: Any = None  # the `lora.LoraConfig` of its adapters, if it has any
         self.embeddings = embeddings
         self.layers: Any = nnx.split_rngs(splits=config.num_hidden_layers)(nnx.vmap(lambda rngs: layer(rngs=rngs)))(
             rngs
@@ -62,15 +60,15 @@ class Encoder(nnx.Module):
         Args:
           ids: (B, T) int32 token ids, T up to `max_position_embeddings`.
           lengths: (B,) int32, tokens before the padding of each row, at least 1.
-          dropout: in training, on the embeddings and where the layers have it.
-          remat_policy: what of a layer stays in memory for its gradient, a policy of `jax.checkpoint`; the rest is
-            computed again. None keeps all but the steps of the gate.
+          dropout: for training; applied to the embeddings and inside the layers.
+          remat_policy: a policy of `jax.checkpoint` that says what a layer keeps for its gradient; the rest is
+            recomputed. None keeps everything but the intermediate values of the gate.
 
         Returns:
-          The last hidden state (B, T, D) float32, after the last norm where there is one, and the states after each
-          layer (L, B, T, D), before it, which cost nothing under jit where they are not used.
+          The last hidden state (B, T, D) float32, after the last norm if there is one, and the states after each layer
+          (L, B, T, D), before that norm. Under jit the latter cost nothing if they are not used.
         """
-        # Where the user asked for float32, no chip may quietly multiply in less.
+        # If the user asked for float32, no chip may silently multiply at a lower precision.
         with jax.default_matmul_precision("highest" if self.dtype == jnp.float32 else "default"):
             return self._run(ids, lengths, dropout, remat_policy)
 
@@ -81,8 +79,8 @@ class Encoder(nnx.Module):
         dropout: Dropout | None,
         remat_policy: Callable[..., bool] | None,
     ) -> tuple[jax.Array, jax.Array]:
-        # The layers are split by hand and scanned by JAX: nnx.scan over a module that a transform has closed over
-        # raises. Called here and in every transform, this is the same program.
+        # Split by hand and scanned by JAX: nnx.scan raises over a module that a transform has closed over. This is the
+        # same program with and without a transform.
         graphdef, layers = nnx.split(self.layers)
 
         def layer(x: jax.Array, state: nnx.State, dropout: Dropout | None) -> jax.Array:

@@ -1,4 +1,4 @@
-"""What architectures are built of: dropout, norms, attention over rotated heads, a gated MLP.
+"""Building blocks of architectures: dropout, norms, attention with rotary positions, a gated MLP.
 
 Axes: B batch, T tokens, D hidden, N heads, G heads of keys and values, H head_dim, F intermediate.
 """
@@ -19,24 +19,24 @@ from stella_jax.attention import attend, rope_tables, rotate
 from stella_jax.config import Rope
 from stella_jax.sharding import platform
 
-# The name of dropout's masks for policies of `jax.checkpoint`: a byte a number, and slow to draw again.
+# The name of dropout masks for policies of `jax.checkpoint`: one byte per number, and slow to draw again.
 DROPOUT_MASK = "dropout_mask"
 
 
 @partial(jax.tree_util.register_dataclass, data_fields=["key"], meta_fields=["rate"])
 @dataclass(frozen=True, slots=True)
 class Dropout:
-    """Zeroes a share `rate` of the numbers, drawn by `key`, and scales up the others."""
+    """Zeroes each number with probability `rate`, drawn from `key`, and scales up the others."""
 
     rate: float
     key: jax.Array
 
     def fold_in(self, data: int | jax.Array) -> "Dropout":
-        """A dropout that draws independently of those of other numbers, as `jax.random.fold_in`."""
+        """An independent dropout for each number, as `jax.random.fold_in`."""
         return Dropout(self.rate, jax.random.fold_in(self.key, data))
 
     def with_rate(self, rate: float) -> "Dropout":
-        """A dropout of another share."""
+        """The same key with another rate."""
         return Dropout(rate, self.key)
 
     def __call__(self, x: jax.Array) -> jax.Array:
@@ -47,8 +47,8 @@ class Dropout:
 def dot(x: jax.Array, kernel: jax.Array, *dimensions: Any, **options: Any) -> jax.Array:
     """`jax.lax.dot_general`, rounded to x's dtype.
 
-    XLA on CPU, in jax 0.10, multiplies bfloat16 as it is only where the product is float32; else it converts the
-    factors first and takes twice the time.
+    In jax 0.10, XLA on CPU multiplies bfloat16 directly only if the product is float32; otherwise it converts the
+    operands first, which takes twice the time.
     """
     if platform() == "cpu":
         options["preferred_element_type"] = jnp.float32
@@ -63,20 +63,20 @@ def drop(x: jax.Array, dropout: Dropout | None, place: int = 0) -> jax.Array:
 
 
 def layer_norm(size: int, epsilon: float, *, rngs: nnx.Rngs) -> nnx.LayerNorm:
-    """LayerNorm in float32, whatever its input; the variance as published, not E[x^2] - E[x]^2.
+    """LayerNorm in float32 for any input dtype; the variance as published, not E[x^2] - E[x]^2.
 
-    Its output, the residual stream, stays float32 too: rounded to bfloat16 it is what costs most accuracy there.
+    Its output, the residual stream, stays float32 too: rounding it to bfloat16 would cost the most accuracy.
     """
     return nnx.LayerNorm(size, epsilon=epsilon, use_fast_variance=False, dtype=jnp.float32, rngs=rngs)
 
 
 def rms_norm(size: int, epsilon: float, *, rngs: nnx.Rngs) -> nnx.RMSNorm:
-    """x / sqrt(mean(x^2) + epsilon) * scale, in float32, whatever its input."""
+    """x / sqrt(mean(x^2) + epsilon) * scale, in float32 for any input dtype."""
     return nnx.RMSNorm(size, epsilon=epsilon, dtype=jnp.float32, rngs=rngs)
 
 
 def with_adapters(out: jax.Array, adapters: nnx.Dict, names: Sequence[str], x: jax.Array, dropout: Any) -> jax.Array:
-    """What linear maps of x (B, T, I) give together, (B, T, ...), with what the adapters of these names add to it."""
+    """Adds what the adapters of these names make of x (B, T, I) to the joint output (B, T, ...) of the linear maps."""
     added = {name: adapters[name](x, dropout) for name in names if name in adapters}
     if not added:
         return out
@@ -103,14 +103,14 @@ class SelfAttention(nnx.Module):
 
 
 def gelu(x: jax.Array) -> jax.Array:
-    """By erf, as in the reference; JAX's own takes erfc's time."""
+    """GELU by erf, as in the reference; JAX's own uses erfc, which is slower."""
     return 0.5 * x * (1 + jax.lax.erf(x / math.sqrt(2)))
 
 
 ACTIVATIONS: dict[str, Callable[[jax.Array], jax.Array]] = {"gelu": gelu, "silu": jax.nn.silu}
 
 
-@partial(jax.checkpoint, prevent_cse=False, static_argnums=2)  # a gradient computes it again, and keeps no steps of it
+@partial(jax.checkpoint, prevent_cse=False, static_argnums=2)  # the gradient recomputes it and keeps nothing
 def gated(up: jax.Array, gate: jax.Array, activation: Literal["gelu", "silu"]) -> jax.Array:
     """up * activation(gate), all (B, T, F), in float32."""
     return ACTIVATIONS[activation](gate.astype(jnp.float32)) * up.astype(jnp.float32)

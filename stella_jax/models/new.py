@@ -1,4 +1,4 @@
-"""`NewModel` (stella_en_400M, gte-*-v1.5, gte-multilingual, arctic-embed-m-v2): post-norm layers, all in one file.
+"""`NewModel` (stella_en_400M, gte-*-v1.5, gte-multilingual, arctic-embed-m-v2): post-norm layers.
 
 Axes: B batch, T tokens, D hidden, N heads, H head_dim, F intermediate, K token types.
 """
@@ -18,7 +18,7 @@ from stella_jax.models.encoder import Encoder
 from stella_jax.models.layers import Dropout, GatedMLP, SelfAttention, drop, layer_norm, linear, with_adapters
 from stella_jax.weight_map import Linear, WeightSpec
 
-# Fields of which exactly one value is implemented.
+# Fields of which only this value is implemented.
 IMPLEMENTED = {
     "hidden_act": "gelu",
     "layer_norm_type": "layer_norm",
@@ -40,14 +40,14 @@ class NewConfig(EncoderConfig):
 
     @classmethod
     def from_json(cls, fields: Mapping[str, Any]) -> Self:
-        """As in `EncoderConfig`."""
+        """See `EncoderConfig.from_json`."""
         return cls(
             **read_common_fields(fields, SIZES, IMPLEMENTED),
             layer_norm_eps=read_number({"layer_norm_eps": 1e-12, **fields}, "layer_norm_eps"),
         )
 
     def native_json(self) -> dict[str, Any]:
-        """As transformers' own `GteConfig` (>= 5.23) reads it."""
+        """For transformers' own `GteConfig` (>= 5.23)."""
         return native_fields(self, SIZES, "GteModel", "gte") | {
             "hidden_act": "gelu",
             "layer_norm_eps": self.layer_norm_eps,
@@ -72,7 +72,7 @@ class Embeddings(nnx.Module):
 
 
 class Attention(SelfAttention):
-    """Queries, keys and values from one product."""
+    """Attention with one product for queries, keys and values."""
 
     def __init__(self, config: NewConfig, *, dtype: Any, param_dtype: Any, rngs: nnx.Rngs):
         options: dict[str, Any] = {"dtype": dtype, "param_dtype": param_dtype, "rngs": rngs}
@@ -88,7 +88,7 @@ class Attention(SelfAttention):
 
 
 class MLP(GatedMLP):
-    """(gelu(x W_gate) * (x W_up)) W_down + b, gate and up from one product."""
+    """(gelu(x W_gate) * (x W_up)) W_down + b, with one product for gate and up."""
 
     activation = "gelu"
 
@@ -119,7 +119,7 @@ class Layer(nnx.Module):
 
 
 def encoder(config: NewConfig, *, dtype: Any, param_dtype: Any, rngs: nnx.Rngs) -> Encoder:
-    """Makes the encoder; `dtype` as in `Encoder`, `param_dtype` is what parameters but those of norms are kept in."""
+    """Makes the encoder; `dtype` is as in `Encoder`, `param_dtype` is of all parameters but those of norms."""
     options: dict[str, Any] = {"dtype": dtype, "param_dtype": param_dtype}
     embeddings = Embeddings(config, **options, rngs=rngs)
     return Encoder(config, embeddings, partial(Layer, config, **options), dtype=dtype, rngs=rngs)

@@ -1,4 +1,4 @@
-"""Qwen2 as an encoder (stella_en_1.5B_v5, gte-Qwen2-*-instruct): pre-norm layers, every token sees every other.
+"""Qwen2 as an encoder (stella_en_1.5B_v5, gte-Qwen2-*-instruct): pre-norm layers, bidirectional attention.
 
 Axes: B batch, T tokens, D hidden, N heads, G heads of keys and values, H head_dim, F intermediate.
 """
@@ -19,11 +19,11 @@ from stella_jax.models.encoder import Encoder
 from stella_jax.models.layers import Dropout, GatedMLP, SelfAttention, linear, rms_norm, with_adapters
 from stella_jax.weight_map import Linear, WeightSpec
 
-# Fields of which exactly one value is implemented.
+# Fields of which only this value is implemented.
 IMPLEMENTED = {"hidden_act": "silu", "use_sliding_window": False, "rope_scaling": None}
 SIZES = (*COMMON_SIZES, "num_key_value_heads")
 
-# The published remote code's class, whose attention is bidirectional by default.
+# The class of the published remote code, whose attention is bidirectional unless is_causal is set.
 BIDIRECTIONAL = "modeling_qwen.Qwen2Model"
 
 
@@ -36,7 +36,7 @@ class Qwen2Config(EncoderConfig):
 
     @classmethod
     def from_json(cls, fields: Mapping[str, Any]) -> Self:
-        """As in `EncoderConfig`; the padding token is the end-of-text token unless config.json names another."""
+        """See `EncoderConfig.from_json`; padding is the end-of-text token unless config.json names another."""
         _refuse_causal(fields)
         pad_token = "pad_token_id" if fields.get("pad_token_id") is not None else "eos_token_id"
         config = cls(
@@ -53,7 +53,7 @@ class Qwen2Config(EncoderConfig):
         return config
 
     def native_json(self) -> dict[str, Any]:
-        """As transformers' own `Qwen2Config` reads it."""
+        """For transformers' own `Qwen2Config`."""
         return native_fields(self, SIZES, "Qwen2Model", "qwen2") | {
             "hidden_act": "silu",
             "is_causal": False,
@@ -64,7 +64,7 @@ class Qwen2Config(EncoderConfig):
 
 
 def _refuse_causal(fields: Mapping[str, Any]) -> None:
-    """Recognizes a decoder by `is_causal`; without it, by the class that published encoders name in `auto_map`."""
+    """Refuses a decoder: `is_causal` is not false, nor does `auto_map` name the class of the published encoders."""
     causal, auto_map = fields.get("is_causal"), fields.get("auto_map")
     if causal is False:
         return
@@ -72,8 +72,8 @@ def _refuse_causal(fields: Mapping[str, Any]) -> None:
     if causal is None and isinstance(named, str) and named.rpartition("--")[2] == BIDIRECTIONAL:
         return
     raise StellaError(
-        f"config.json: is_causal = {short_repr(causal)} and auto_map.AutoModel = {short_repr(named)}: this is a "
-        "decoder for text generation; pass an embedding checkpoint (is_causal false), such as stella_en_1.5B_v5."
+        f"config.json: a decoder for text generation (is_causal = {short_repr(causal)}, auto_map.AutoModel = "
+        f"{short_repr(named)}); pass an embedding checkpoint (is_causal false), such as stella_en_1.5B_v5."
     )
 
 
@@ -88,7 +88,7 @@ class Embeddings(nnx.Module):
 
 
 class Attention(SelfAttention):
-    """Grouped-query attention: N / G heads of queries share each head of keys and values."""
+    """Grouped-query attention: N / G query heads share each key/value head."""
 
     def __init__(self, config: Qwen2Config, *, dtype: Any, param_dtype: Any, rngs: nnx.Rngs):
         options: dict[str, Any] = {"dtype": dtype, "param_dtype": param_dtype, "rngs": rngs}
@@ -138,7 +138,7 @@ class Layer(nnx.Module):
 
 
 def encoder(config: Qwen2Config, *, dtype: Any, param_dtype: Any, rngs: nnx.Rngs) -> Encoder:
-    """Makes the encoder; `dtype` as in `Encoder`, `param_dtype` is what parameters but those of norms are kept in."""
+    """Makes the encoder; `dtype` is as in `Encoder`, `param_dtype` is of all parameters but those of norms."""
     options: dict[str, Any] = {"dtype": dtype, "param_dtype": param_dtype}
     embeddings = Embeddings(config, **options, rngs=rngs)
     norm = rms_norm(config.hidden_size, config.rms_norm_eps, rngs=rngs)
