@@ -75,6 +75,14 @@ def tiny() -> Stella:
     return model
 
 
+@pytest.fixture(scope="module")
+def two_buckets() -> Iterator[None]:
+    """Batches of two lengths only, since each length is a compilation. test_oracle.py tests all lengths."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("stella_jax.batching.bucket_lengths", lambda longest: [16, max(longest, 17)])
+        yield
+
+
 @pytest.fixture
 def checkpoint_copy(tmp_path: Path) -> Callable[..., Path]:
     """Copies a golden checkpoint to a folder where a test may change it."""

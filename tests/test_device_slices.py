@@ -8,7 +8,7 @@ from paths import GOLDENS
 from safetensors.numpy import load_file
 
 from convert.flax_layout import to_flax
-from stella_jax import Stella, StellaError
+from stella_jax import Stella
 from stella_jax.checkpoint import Checkpoint
 from stella_jax.device_slices import read_slices, sha256_of_leaf
 from stella_jax.sharding import make_mesh
@@ -94,8 +94,8 @@ def test_layers_that_change_places_change_the_hash(checkpoint_copy):
     assert sha256_of_leaf(Checkpoint.open(path).weights, KERNEL) != before
 
 
-def test_nan_is_refused(checkpoint_copy):
+def test_nan_is_refused(checkpoint_copy, refused):
     path = checkpoint_copy()
     tensors(lambda arrays: arrays[QKV].fill(np.nan))(path)
-    with pytest.raises(StellaError, match=f"{QKV} holds NaN"):
+    with refused(QKV):
         read_slices(Checkpoint.open(path).weights, KERNEL, np.float32, [(slice(None),) * 5])

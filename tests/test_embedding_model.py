@@ -16,7 +16,7 @@ from jax.sharding import AxisType, Mesh, NamedSharding
 from jax.sharding import PartitionSpec as P
 from paths import GOLDENS
 
-from stella_jax import EmbeddingModel, Stella, StellaError, embedding_model, load
+from stella_jax import EmbeddingModel, Stella, embedding_model, load
 from stella_jax.checkpoint import Checkpoint
 from stella_jax.heads import normalize, pool
 from stella_jax.sharding import make_mesh
@@ -403,8 +403,8 @@ def test_with_params_shares_the_others_and_leaves_the_model_alone(model: Embeddi
     np.testing.assert_array_equal(model(IDS, LENGTHS), plain)
 
 
-def test_unknown_names_are_refused(model: EmbeddingModel) -> None:
-    with pytest.raises(StellaError, match="no parameter head/scale"):
+def test_unknown_parameter_names(model: EmbeddingModel, refused) -> None:
+    with refused("head/scale"):
         model.with_params({"head/scale": jnp.zeros(64), "head/bias": jnp.zeros(64)})
 
 
@@ -446,42 +446,48 @@ def test_dtypes(dtype: str | None, param_dtype: str, plain: np.ndarray) -> None:
 
 
 @pytest.mark.parametrize(
-    ("options", "message"),
+    ("option", "value"),
     [
-        ({"mesh": 5}, "mesh 5: neither a mesh nor a text"),
-        ({"mesh": "data=99"}, "needs 99 devices"),
-        ({"mesh": jax.sharding.AbstractMesh((1, 1), ("data", "model"))}, "neither a mesh nor a text"),
-        ({"dtype": "float16"}, "unsupported dtype 'float16'; choose float32 or bfloat16"),
-        ({"dtype": jnp.float16}, "unsupported dtype .*float16.*; choose float32 or bfloat16"),
-        ({"param_dtype": "int8"}, "unsupported dtype 'int8'; choose float32 or bfloat16"),
-        ({"dim": 99}, "no head of dimension 99; this checkpoint has 32, 48, 64 and 128"),
-        ({"dim": (48, 65)}, "no head of dimension 65"),
-        ({"dim": "64"}, "no head of dimension '64'"),
-        ({"dim": True}, "no head of dimension True"),
-        ({"revision": "main"}, "has no revisions"),
+        ("mesh", 5),
+        ("mesh", "data=99"),
+        ("dtype", "float16"),
+        ("param_dtype", "int8"),
+        ("dim", 99),
+        ("dim", (48, 65)),
+        ("dim", "64"),
+        ("dim", True),
+        ("revision", "main"),
     ],
 )
-def test_bad_arguments_are_one_sentence(options: dict[str, Any], message: str) -> None:
-    with pytest.raises(StellaError, match=message) as caught:
-        load(GOLDENS / "stella", **options)
-    assert "\n" not in str(caught.value)
+def test_invalid_arguments_of_load(option: str, value: Any, refused) -> None:
+    with refused(option.removeprefix("param_")):
+        load(GOLDENS / "stella", **{option: value})
+
+
+@pytest.mark.parametrize(
+    ("option", "value"),
+    [("mesh", jax.sharding.AbstractMesh((1, 1), ("data", "model"))), ("dtype", jnp.float16)],
+    ids=["mesh", "dtype"],
+)
+def test_arguments_of_other_types(option: str, value: Any, refused) -> None:
+    with refused(option, varies=True):
+        load(GOLDENS / "stella", **{option: value})
 
 
 @pytest.mark.parametrize("name", ["no such name", "nobody/no-such-model", "", GOLDENS / "nowhere", None, 7])
-def test_unknown_names_of_checkpoints(name: Any) -> None:
-    with pytest.raises(StellaError) as caught:
+def test_unknown_checkpoints(name: Any, refused) -> None:
+    with refused(str(name)):
         load(name)
-    assert "\n" not in str(caught.value)
 
 
-def test_a_dimension_of_a_checkpoint_without_heads() -> None:
-    with pytest.raises(StellaError, match="no head of dimension 32; this checkpoint has 64"):
+def test_dim_of_a_checkpoint_without_heads(refused) -> None:
+    with refused("dim = 32"):
         load(GOLDENS / "arctic-m-v2", dim=32)
     assert load(GOLDENS / "arctic-m-v2", dim=64).dims == (64,)
 
 
-def test_explicit_axes_are_refused() -> None:
-    with pytest.raises(StellaError, match="axes not of type Auto"):
+def test_explicit_axes(refused) -> None:
+    with refused("mesh"):
         load(GOLDENS / "stella", mesh=jax.make_mesh((8, 1), ("data", "model"), axis_types=(AxisType.Explicit,) * 2))
 
 

@@ -11,7 +11,7 @@ import pytest
 from paths import GOLDENS
 from safetensors.numpy import load_file
 
-from stella_jax import EmbeddingModel, StellaError, load
+from stella_jax import EmbeddingModel, load
 from stella_jax.lora import merge_lora, save_adapter, with_lora
 from stella_jax.models.new import NEW
 from stella_jax.runner import Runner
@@ -104,13 +104,13 @@ def test_over_a_mesh(base) -> None:
     np.testing.assert_allclose(vectors(moved(model)), vectors(moved(with_lora(base, RANK))), atol=1e-5)
 
 
-def test_it_is_saved_merged(base, tmp_path: Path) -> None:
+def test_saved_model_is_merged(base, tmp_path: Path) -> None:
     model = moved(with_lora(base, RANK, 8))
     model.save_pretrained(tmp_path / "merged")
     np.testing.assert_allclose(vectors(load(tmp_path / "merged")), vectors(model), atol=1e-5)
 
 
-def test_the_file_is_pefts(base, tmp_path: Path) -> None:
+def test_adapter_files_are_in_the_format_of_peft(base, tmp_path: Path, refused) -> None:
     model = moved(with_lora(base, RANK, 8, dropout=0.1, targets=("q_proj", "down_proj")))
     save_adapter(model, tmp_path / "adapter")
     tensors = load_file(tmp_path / "adapter/adapter_model.safetensors")
@@ -126,35 +126,34 @@ def test_the_file_is_pefts(base, tmp_path: Path) -> None:
     fields: dict[str, Any] = json.loads((tmp_path / "adapter/adapter_config.json").read_text())
     assert (fields["r"], fields["lora_alpha"], fields["lora_dropout"]) == (RANK, 8, 0.1)
     assert fields["target_modules"] == ["q_proj", "down_proj"]
-    with pytest.raises(StellaError, match="exists already"):
+    with refused("adapter"):
         save_adapter(model, tmp_path / "adapter")
 
 
 @pytest.mark.parametrize(
-    ("options", "said"),
+    ("option", "value"),
     [
-        ({"rank": 0}, "lora.rank = 0: "),
-        ({"rank": True}, "lora.rank = True: "),
-        ({"rank": 2.0}, "lora.rank = 2.0: "),
-        ({"rank": HIDDEN + 1}, f"lora.rank = {HIDDEN + 1}: q_proj is a matrix of {HIDDEN} x {HIDDEN}"),
-        ({"alpha": float("inf")}, "lora.alpha = inf: "),
-        ({"alpha": 0}, "lora.alpha = 0: "),
-        ({"dropout": 1.0}, "lora.dropout = 1.0: "),
-        ({"dropout": float("nan")}, "lora.dropout = nan: "),
-        ({"targets": ()}, "lora.targets: no layer is named; choose from q_proj, "),
-        ({"targets": "qkv_proj"}, "lora.targets: 'qkv_proj' matches no linear layer; choose from q_proj, "),
-        ({"targets": ["q_proj", 3]}, "lora.targets: 3 matches no linear layer"),
+        ("rank", 0),
+        ("rank", True),
+        ("rank", 2.0),
+        ("rank", HIDDEN + 1),
+        ("alpha", float("inf")),
+        ("alpha", 0),
+        ("dropout", 1.0),
+        ("dropout", float("nan")),
+        ("targets", ()),
+        ("targets", "qkv_proj"),
+        ("targets", ["q_proj", 3]),
     ],
 )
-def test_impossible_adapters_are_refused(base, options: dict[str, Any], said: str) -> None:
-    with pytest.raises(StellaError) as caught:
-        with_lora(base, **options)
-    assert said in str(caught.value) and "\n" not in str(caught.value)
+def test_invalid_adapters(base, option: str, value: Any, refused) -> None:
+    with refused(f"lora.{option}"):
+        with_lora(base, **{option: value})
 
 
-def test_adapters_are_asked_for_where_there_are_none_or_some(base, tmp_path: Path) -> None:
-    with pytest.raises(StellaError, match="has no adapters"):
+def test_saving_without_adapters_and_adding_them_twice(base, tmp_path: Path, refused) -> None:
+    with refused("save_adapter"):
         save_adapter(base, tmp_path / "adapter")
-    with pytest.raises(StellaError, match="has adapters already"):
+    with refused("with_lora"):
         with_lora(with_lora(base, RANK), RANK)
     assert merge_lora(base) is base

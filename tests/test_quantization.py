@@ -6,7 +6,6 @@ from hypothesis import given
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as arrays
 
-from stella_jax import StellaError
 from stella_jax.quantization import PRECISIONS, SCALAR, Ranges, dequantize, finite_rows, quantize, vector_layout
 
 MAX = float(np.finfo(np.float32).max)
@@ -103,30 +102,33 @@ def test_rows_that_cannot_be_written():
 
 
 @pytest.mark.parametrize(
-    ("minimum", "maximum", "message"),
+    ("minimum", "maximum", "named"),
     [
-        ([0.0, np.nan], [1.0, 1.0], r"ranges: dimension 1 \(nan to 1.0\) is not finite"),
-        ([0.0], [1e39], r"ranges: dimension 0 \(0.0 to inf\) is not finite"),
-        ([0.0, 2.0], [1.0, 1.0], r"ranges: dimension 1 \(2.0 to 1.0\) has its minimum above"),
-        ([-MAX], [MAX], "ranges: dimension 0 .* is wider than float32 holds"),
-        ([0.0], [1.0, 2.0], r"ranges: shapes \(1,\) and \(2,\)"),
-        ([[0.0]], [[1.0]], r"ranges: shapes \(1, 1\)"),
+        ([0.0, np.nan], [1.0, 1.0], "dimension 1"),
+        ([0.0], [1e39], "dimension 0"),
+        ([0.0, 2.0], [1.0, 1.0], "dimension 1"),
+        ([-MAX], [MAX], "dimension 0"),
+        ([0.0], [1.0, 2.0], "(1,) and (2,)"),
+        ([[0.0]], [[1.0]], "(1, 1)"),
     ],
 )
-def test_faulty_ranges(minimum, maximum, message):
-    with pytest.raises(StellaError, match=message):
+def test_invalid_ranges(minimum, maximum, named, refused):
+    with refused("ranges", named):
         Ranges(np.array(minimum), np.array(maximum))
 
 
-def test_ranges_of_too_little():
-    for rows in (0, 1):
-        with pytest.raises(StellaError, match=f"from two embeddings or more, not {rows}"):
-            Ranges.of(np.ones((rows, 3), np.float32))
-    with pytest.raises(StellaError, match=r"dimension 1 .* is not finite"):
+@pytest.mark.parametrize("rows", [0, 1])
+def test_ranges_of_fewer_than_two_embeddings(rows, refused):
+    with refused("ranges", str(rows)):
+        Ranges.of(np.ones((rows, 3), np.float32))
+
+
+def test_ranges_of_infinite_embeddings(refused):
+    with refused("dimension 1"):
         Ranges.of(np.array([[1, 2], [1, np.inf]], np.float32))
 
 
 @pytest.mark.parametrize("ranges", [None, Ranges(np.zeros(3), np.ones(3))])
-def test_ranges_of_other_dimensions(ranges):
-    with pytest.raises(StellaError, match=r"ranges: int8 needs them for 2 dimensions; got (none|ranges of 3)"):
+def test_ranges_of_other_dimensions(ranges, refused):
+    with refused("ranges", "int8"):
         quantize(np.ones((4, 2), np.float32), "int8", ranges)

@@ -18,7 +18,7 @@ from paths import GOLDENS
 from safetensors.numpy import load_file
 
 import convert.__main__
-from stella_jax import Stella, StellaError
+from stella_jax import Stella
 from stella_jax.checkpoint import Checkpoint
 from stella_jax.cli import main
 from stella_jax.models.qwen2 import QWEN2, Qwen2Config
@@ -89,10 +89,10 @@ def test_a_wrong_mask_or_grouping_shows(name: str, attend: Callable, monkeypatch
     jax.clear_caches()
 
 
-def test_without_its_end_of_text_token(tmp_path: Path) -> None:
+def test_without_the_end_of_text_token(tmp_path: Path, refused) -> None:
     path = Path(shutil.copytree(GOLDENS / "gte-qwen2", tmp_path / "model"))
     edited("tokenizer_config.json", add_eos_token=...)(path)
-    with pytest.raises(StellaError, match="adds no special tokens"):
+    with refused("tokenizer.json"):
         Stella.from_pretrained(path)
 
 
@@ -139,10 +139,10 @@ def test_over_model_it_keeps_its_numbers(name: str, mesh: str) -> None:
     np.testing.assert_allclose(found, model_of(name).encode(some(name)), rtol=0, atol=1e-5)
 
 
-def test_a_mesh_must_divide_the_heads_of_keys() -> None:
-    with pytest.raises(StellaError, match="model=3 does not divide this encoder's num_key_value_heads 2 and inter"):
+def test_mesh_must_divide_the_key_heads(refused) -> None:
+    with refused("model=3", "num_key_value_heads 2"):
         model_of("gte-qwen2", "float32", "model=3")
-    with pytest.raises(StellaError, match=r"model=4 does not divide this .* 6 and num_key_value_heads 2"):
+    with refused("model=4", "num_attention_heads 6"):
         model_of("gte-qwen2", "float32", "model=4")
 
 
@@ -232,26 +232,26 @@ def test_both_spellings_mean_the_same() -> None:
     assert Qwen2Config.from_json(replace(found, num_key_value_heads=4).native_json()).num_key_value_heads == 4
 
 
-REFUSED = {
-    "a decoder": ({"auto_map": None}, "is_causal = None .* decoder"),
-    "causal": ({"is_causal": True}, "is_causal = True .* decoder"),
-    "another class": ({"auto_map": {"AutoModel": "modeling_other.Qwen2Model"}}, "modeling_other.* decoder"),
-    "a sliding window": ({"use_sliding_window": True}, "use_sliding_window = True"),
+UNSUPPORTED = {
+    "decoder": ({"auto_map": None}, "is_causal = None"),
+    "causal": ({"is_causal": True}, "is_causal = True"),
+    "another class": ({"auto_map": {"AutoModel": "modeling_other.Qwen2Model"}}, "modeling_other"),
+    "sliding window": ({"use_sliding_window": True}, "use_sliding_window"),
     "some layers with a window": ({"layer_types": ["full_attention", "sliding_attention"] * 14}, "layer_types"),
     "yarn": ({"rope_scaling": {"type": "yarn", "factor": 4.0}}, "rope_scaling"),
-    "another head_dim": ({"head_dim": 64}, "head_dim = 64"),
-    "keys that do not divide": ({"num_key_value_heads": 5}, "num_key_value_heads 5 does not divide"),
-    "no keys": ({"num_key_value_heads": 0}, "num_key_value_heads = 0"),
-    "gelu": ({"hidden_act": "gelu"}, "hidden_act = 'gelu'"),
-    "epsilon": ({"rms_norm_eps": 0}, "rms_norm_eps = 0"),
+    "another head_dim": ({"head_dim": 64}, "head_dim"),
+    "key heads that do not divide": ({"num_key_value_heads": 5}, "num_key_value_heads"),
+    "no key heads": ({"num_key_value_heads": 0}, "num_key_value_heads"),
+    "gelu": ({"hidden_act": "gelu"}, "hidden_act"),
+    "epsilon": ({"rms_norm_eps": 0}, "rms_norm_eps"),
 }
 
 
-@pytest.mark.parametrize(("changes", "message"), REFUSED.values(), ids=REFUSED)
-def test_what_is_not_implemented_is_refused_by_name(changes: dict, message: str) -> None:
-    with pytest.raises(StellaError, match=message) as error:
+@pytest.mark.parametrize("name", UNSUPPORTED)
+def test_unsupported_configs(name: str, refused) -> None:
+    changes, named = UNSUPPORTED[name]
+    with refused("config.json", named):
         Qwen2Config.from_json(PUBLISHED | changes)
-    assert "\n" not in str(error.value)
 
 
 def test_decoder_without_modules_json(checkpoint_copy: Callable[..., Path], refused) -> None:

@@ -10,11 +10,11 @@ import numpy as np
 import pytest
 from bad_rerankers import labels, saved_by_cross_encoder
 from checkpoint_files import write_json
-from corruptions import assert_readable, config, edited, modules
+from corruptions import config, edited, modules
 from paths import GOLDENS
 from safetensors.numpy import load_file
 
-from stella_jax import Reranker, Stella, StellaError, load
+from stella_jax import Reranker, Stella, load
 from stella_jax.directory import SETTINGS
 from stella_jax.heads import pool
 from stella_jax.scores import activate
@@ -156,41 +156,40 @@ def test_pairs_in_every_form(reranker):
 
 
 @pytest.mark.parametrize(
-    ("pairs", "message"),
+    ("pairs", "named"),
     [
-        ("tea", "pairs is str 'tea'; pass"),
-        (None, "pairs is None; pass"),
-        ({"a": "b"}, "pairs is dict"),
-        ([("a", "b"), "tea"], r"pairs\[1\] is str 'tea', not a pair"),
-        ([("a", "b"), ("a",)], r"pairs\[1\] is tuple .*, not a pair"),
-        ([("a", "b", "c")], r"pairs\[0\] is tuple"),
-        ([("a", None)], r"pairs\[0\]\[1\] is None, not a text"),
-        ([(5, "a")], r"pairs\[0\]\[0\] is int 5, not a text"),
-        ([("a", "\ud800")], r"pairs\[0\]\[1\] holds a lone surrogate"),
-        (("a", None), r"pairs\[0\] is str 'a', not a pair"),
-        (["a", "\ud800"], r"pair\[1\] holds a lone surrogate"),
+        ("tea", "pairs"),
+        (None, "pairs"),
+        ({"a": "b"}, "pairs"),
+        ([("a", "b"), "tea"], "pairs[1]"),
+        ([("a", "b"), ("a",)], "pairs[1]"),
+        ([("a", "b", "c")], "pairs[0]"),
+        ([("a", None)], "pairs[0][1]"),
+        ([(5, "a")], "pairs[0][0]"),
+        ([("a", "\ud800")], "pairs[0][1]"),
+        (("a", None), "pairs[0]"),
+        (["a", "\ud800"], "pair[1]"),
     ],
 )
-def test_what_is_no_pair_is_named(reranker, pairs, message):
-    with pytest.raises(StellaError, match=message) as error:
+def test_invalid_pairs(reranker, pairs, named, refused):
+    with refused(named):
         reranker.predict(pairs)
-    assert_readable(str(error.value))
 
 
-def test_arguments_that_are_not_offered(reranker):
-    with pytest.raises(StellaError, match="unsupported activation 'softmax'; choose one of sigmoid and none"):
+def test_invalid_arguments(reranker, refused):
+    with refused("activation"):
         reranker.predict(PAIRS, activation="softmax")
-    with pytest.raises(StellaError, match="batch_size 0 must be"):
+    with refused("batch_size"):
         reranker.predict(PAIRS, batch_size=0)
-    with pytest.raises(StellaError, match="top_k 0 must be"):
+    with refused("top_k"):
         reranker.rank("tea", ["a"], top_k=0)
-    with pytest.raises(StellaError, match=r"texts\[0\] is int 5"):
+    with refused("texts[0]"):
         reranker.rank("tea", [5])  # pyright: ignore[reportArgumentType]
-    with pytest.raises(StellaError, match="query is None"):
+    with refused("query"):
         reranker.rank(None, ["a"])  # pyright: ignore[reportArgumentType]
-    with pytest.raises(StellaError, match="max_seq_length 513 must be a whole number from 1 to 512"):
+    with refused("max_seq_length"):
         reranker.max_length = 513
-    with pytest.raises(StellaError, match=r"use Reranker\.from_pretrained\('x'\)"):
+    with refused("Reranker.from_pretrained('x')"):
         Reranker("x")  # pyright: ignore[reportArgumentType]
 
 

@@ -8,7 +8,7 @@ import numpy as np
 import pyarrow.parquet as pq
 import pytest
 
-from stella_jax import Stella, StellaError, search, similarity
+from stella_jax import Stella, search, similarity
 from stella_jax.job import vectors
 from stella_jax.job.computed import column_of
 from stella_jax.job.options import JobOptions, RunOptions
@@ -80,39 +80,39 @@ def test_texts_of_inputs_that_have_gone_or_changed_are_left_out(tiny, tmp_path):
     assert {hit.id: text for hit, text in index.texts(index.search("b", 3)).items()} == {"c.txt:1": "c"}
 
 
-def test_an_unfinished_job_is_refused(copied):
+def test_unfinished_job(copied, refused):
     (copied / "_job" / "manifest.json").unlink()
     (copied / "_job" / "commits" / "part-000000-0002.json").unlink()
-    with pytest.raises(StellaError, match=r"is not complete \(3 parts so far\); run its command again"):
+    with refused(str(copied)):
         Index.open(copied)
-    with pytest.raises(StellaError, match="not the output of embed or score"):
+    with refused("_job"):
         Index.open(copied / "_job")
 
 
-def test_damaged_and_missing_parts_are_named(copied):
+def test_damaged_and_missing_parts(copied, refused):
     index = Index.open(copied)
     path = copied / "part-000000-0001.parquet"
     content = bytearray(path.read_bytes())
     for damaged in (content[:-1], b"", bytes([*content[:300], content[300] ^ 1, *content[301:]])):
         path.write_bytes(damaged)
-        with pytest.raises(StellaError, match=r"part-000000-0001\.parquet is damaged \("):
+        with refused("part-000000-0001.parquet", varies=True):
             index.search("owl", 3)
     path.unlink()
-    with pytest.raises(StellaError, match=r"part-000000-0001\.parquet is missing; run its command again"):
+    with refused("part-000000-0001.parquet"):
         index.search("owl", 3)
     (copied / "_job" / "manifest.json").write_text("{")
-    with pytest.raises(StellaError, match=r"manifest\.json is damaged"):
+    with refused("manifest.json", varies=True):
         Index.open(copied)
 
 
-def test_only_the_model_that_embedded_may_search(job, copied, checkpoint_copy):
+def test_another_model(job, copied, checkpoint_copy, refused):
     elsewhere = shutil.copytree(Path(search.__file__).parent / "tiny", copied.parent / "moved")
     assert Index.open(copied, str(elsewhere)).search("owl", 1)
     tokenizer = elsewhere / "tokenizer.json"
     tokenizer.write_text(tokenizer.read_text() + " ")
-    with pytest.raises(StellaError, match=r"is not the model that embedded .*: tokenizer differ"):
+    with refused("tokenizer"):
         Index.open(copied, str(elsewhere))
-    with pytest.raises(StellaError, match="encoder, heads, tokenizer, settings differ"):
+    with refused("encoder", "heads", "tokenizer", "settings"):
         Index.open(copied, str(checkpoint_copy()))
 
 
@@ -157,11 +157,11 @@ def test_the_nearest_at_every_precision(tiny, copied, monkeypatch, precision, k)
     assert [hit.id for hit in index.search("fog", 12, prompt="")][:2] == ["r0", "r11"]
 
 
-def test_a_part_of_another_precision(copied):
+def test_part_of_another_precision(copied, refused):
     at_precision(copied, "float16")
     store = open_store(copied)
     store.write_json("_job/manifest.json", store.read_json("_job/manifest.json") | {"precision": "binary"})
-    with pytest.raises(StellaError, match=r"0000\.parquet: embedding is .*halffloat.* not .*int8.*another job's"):
+    with refused("0000.parquet", "halffloat", "int8", varies=True):
         Index.open(copied).search("owl", 1)
 
 
@@ -191,19 +191,19 @@ def test_several_directories_as_if_they_were_one(job, other):
     assert [hit.directory for hit in hits] == [second, first]
 
 
-def test_directories_that_do_not_go_together(job, other, copied):
+def test_directories_that_do_not_fit_together(job, other, copied, refused):
     at_precision(other, "binary")
-    with pytest.raises(StellaError, match=r"other: precision is binary, and float32 in .*out; search them one by one"):
+    with refused("precision", varies=True):
         Index.open([job / "out", other])
     store = open_store(copied)
     manifest = store.read_json("_job/manifest.json")
     store.write_json("_job/manifest.json", manifest | {"normalize": True})
-    with pytest.raises(StellaError, match="normalize is True, and False in"):
+    with refused("normalize", varies=True):
         Index.open([job / "out", copied])
     manifest["fingerprint"]["model"]["encoder"] = "0" * 64
     store.write_json("_job/manifest.json", manifest)
-    with pytest.raises(StellaError, match=r"The model of .* is not the model that embedded .*: encoder differ"):
+    with refused("encoder", varies=True):
         Index.open([job / "out", copied])
     store.write_json("_job/manifest.json", manifest | {"dims": [64]})
-    with pytest.raises(StellaError, match="holds embeddings of 64 numbers, none of 32"):
+    with refused("64", "32"):
         Index.open([job / "out", copied])

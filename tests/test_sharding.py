@@ -9,7 +9,7 @@ import pytest
 from jax.sharding import AxisType, Mesh
 from paths import GOLDENS
 
-from stella_jax import Stella, StellaError
+from stella_jax import Stella
 from stella_jax.runner import last_hidden
 from stella_jax.sharding import BATCH_SPEC, make_mesh, shard
 
@@ -58,7 +58,7 @@ def test_collectives(name: str, mesh: str) -> None:
     assert found == ({} if model.mesh.shape["model"] == 1 else {"all-reduce": 2})
 
 
-def test_a_device_holds_its_share_only() -> None:
+def test_each_device_holds_only_its_slice() -> None:
     model = Stella.from_pretrained(GOLDENS / "stella", mesh="data=2,model=4")
     kernel = model.model.encoder.layers.mlp.down.kernel[...]
     assert kernel.shape == (3, 128, 64)
@@ -66,26 +66,26 @@ def test_a_device_holds_its_share_only() -> None:
 
 
 @pytest.mark.parametrize(
-    ("mesh", "message"),
+    ("mesh", "named"),
     [
-        ("model=8", "does not divide this encoder's num_attention_heads 4"),
-        ("model=3", "does not divide this encoder's num_attention_heads 4 and intermediate_size 128"),
-        ("data=16", "needs 16 devices; there are 8"),
-        ("rows=2", "not of the form"),
-        ("data=0", "not of the form"),
-        ("data", "not of the form"),
+        ("model=8", "num_attention_heads 4"),
+        ("model=3", "num_attention_heads 4 and intermediate_size 128"),
+        ("data=16", "16 devices"),
+        ("rows=2", "rows=2"),
+        ("data=0", "data=0"),
+        ("data", "'data'"),
     ],
 )
-def test_what_cannot_be_is_refused(mesh: str, message: str) -> None:
-    with pytest.raises(StellaError, match=message):
+def test_invalid_meshes(mesh: str, named: str, refused) -> None:
+    with refused("mesh", named):
         Stella.from_pretrained(GOLDENS / "stella", mesh=mesh)
 
 
-def test_a_mesh_of_other_axes_is_refused() -> None:
+def test_mesh_with_other_axes(refused) -> None:
     mesh = Mesh(np.array(jax.devices()), ("batch",), axis_types=(AxisType.Auto,))
-    with pytest.raises(StellaError, match="it must have"):
+    with refused("batch"):
         Stella.from_pretrained(GOLDENS / "stella", mesh=mesh)
 
 
-def test_a_mesh_object_and_its_text_are_one() -> None:
+def test_mesh_object_and_text_are_equal() -> None:
     assert Stella.from_pretrained(GOLDENS / "stella", mesh=make_mesh("data=2")).mesh == make_mesh("data=2")

@@ -13,7 +13,7 @@ from paths import GOLDENS
 from safetensors.numpy import load_file
 from test_config import PUBLISHED, published
 
-from stella_jax import EncoderConfig, Stella, StellaError
+from stella_jax import EncoderConfig, Stella
 from stella_jax.checkpoint import Checkpoint
 from stella_jax.models import architecture_of, read_config
 from stella_jax.weights import check_finite
@@ -109,16 +109,16 @@ def test_finite_numbers_whose_sum_is_not_are_accepted():
 
 @pytest.mark.parametrize("dtype", [np.float32, np.float16])
 @pytest.mark.parametrize("value", [np.nan, np.inf, -np.inf])
-def test_others_are_refused_by_name(dtype, value):
+def test_numbers_that_are_not_finite(dtype, value, refused):
     array = np.zeros((3, 3), dtype)
     array[1, 1] = value
-    with pytest.raises(StellaError, match="tensor x holds NaN or infinity"):
-        check_finite(array, "x")
+    with refused("kernel"):
+        check_finite(array, "kernel")
 
 
-def test_reading_is_what_finds_nan_and_opening_reads_nothing(checkpoint_copy):
+def test_nan_is_found_when_it_is_read(checkpoint_copy, refused):
     path = checkpoint_copy()
     tensors(lambda arrays: arrays[QKV].fill(np.nan))(path)
     weights = Checkpoint.open(path).weights
-    with pytest.raises(StellaError, match=f"{QKV} holds NaN"):
+    with refused(QKV):
         weights.read("encoder/layers/attention/qkv/kernel")
