@@ -43,10 +43,9 @@ def console(*arguments: str, **options) -> subprocess.CompletedProcess:
 def test_embed_and_search(corpus, tmp_path, capsys):
     out = str(tmp_path / "out")
     assert main(["embed", str(corpus), "--out", out, "--part-rows", "2", *SHORT]) == 0
-    shown, errors = capsys.readouterr()
-    assert shown.startswith(f"{out}: 3 rows embedded, 1 rejected; ")
-    assert "tokens/s" in shown
-    assert "tokens/s" in shown
+    output, errors = capsys.readouterr()
+    assert output.startswith(f"{out}: 3 rows embedded, 1 rejected; ")
+    assert "tokens/s" in output
     assert errors == ""
     assert main(["embed", str(corpus), "--out", out, "--part-rows", "2", *SHORT]) == 0
     assert capsys.readouterr().out == f"{out}: 3 rows embedded, 1 rejected; nothing was left to do\n"
@@ -59,21 +58,20 @@ def test_embed_and_search(corpus, tmp_path, capsys):
     assert "owl\ufffd[31m owl" in long
 
 
-def test_a_mesh_writes_the_same_bytes(corpus, tmp_path, capsys):
+def test_mesh_writes_the_same_bytes(corpus, tmp_path, capsys):
     written = []
     for name, mesh in (("one", []), ("two", ["--mesh", "data=2"])):
         assert main(["embed", str(corpus), "--out", str(tmp_path / name), *mesh, *SHORT]) == 0
         written.append((tmp_path / name / "part-000000-0000.parquet").read_bytes())
     assert written[0] == written[1]
     assert main(["embed", str(corpus), "--out", str(tmp_path / "three"), "--mesh", "model=3", *SHORT]) == 1
-    assert "does not divide this encoder's num_attention_heads" in capsys.readouterr().err
+    assert "num_attention_heads" in capsys.readouterr().err
 
 
-def test_a_bar_where_it_is_asked_for(corpus, tmp_path, capsys):
+def test_progress_bar(corpus, tmp_path, capsys):
     assert main(["embed", str(corpus), "--out", str(tmp_path / "out"), "--progress", *SHORT]) == 0
     errors = capsys.readouterr().err
     assert "100%" in errors and "rows" in errors
-    assert "tokens/s" in errors
     assert "tokens/s" in errors
 
 
@@ -94,7 +92,7 @@ def test_options_reach_the_job(corpus, tmp_path, arguments, manifest):
     assert {name: found[name] for name in manifest} == manifest
 
 
-def test_a_model_is_found_again_from_elsewhere(corpus, tmp_path, monkeypatch):
+def test_search_from_another_directory(corpus, tmp_path, monkeypatch):
     (tmp_path / "here").symlink_to(Path(stella_jax.__file__).parent / "tiny")
     monkeypatch.chdir(tmp_path)
     assert main(["embed", str(corpus), "--out", "out", "--model", "here", *SHORT]) == 0
@@ -103,48 +101,41 @@ def test_a_model_is_found_again_from_elsewhere(corpus, tmp_path, monkeypatch):
 
 
 @pytest.mark.parametrize(
-    ("arguments", "sentence"),
+    ("arguments", "named"),
     [
-        (["embed", "absent.jsonl", "--out", "out"], "absent.jsonl does not exist."),
-        (["embed", "{corpus}", "--out", "out", "--dim", "7"], "there is no head of dimension 7; this checkpoint has"),
-        (["embed", "{corpus}", "--out", "out", "--prompt", "query"], "there is no prompt 'query'"),
-        (["embed", "{corpus}", "--out", "out", "--model", "absent"], "absent is neither a directory here, nor"),
-        (["embed", "{corpus}", "--out", "out", "--max-length", "9999"], "max_seq_length 9999 must be a whole number"),
-        (["embed", "{corpus}", "--out", "."], "corpus.jsonl lies in the output directory .; use another --out."),
-        (["embed", "{corpus}", "--out", "out", "--processes", "2"], "go with --executor distributed."),
-        (["embed", "{corpus}", "--out", "{corpus}/out", *SHORT], "Not a directory."),
-        (["search", "absent", "query"], "absent: not the output of embed or score"),
-        (["demo", "--model", "."], "modules.json is missing"),
+        (["embed", "absent.jsonl", "--out", "out"], "absent.jsonl"),
+        (["embed", "{corpus}", "--out", "out", "--dim", "7"], "dim = 7"),
+        (["embed", "{corpus}", "--out", "out", "--prompt", "query"], "prompt 'query'"),
+        (["embed", "{corpus}", "--out", "out", "--model", "absent"], "absent"),
+        (["embed", "{corpus}", "--out", "out", "--max-length", "9999"], "max_seq_length"),
+        (["embed", "{corpus}", "--out", "."], "corpus.jsonl"),
+        (["embed", "{corpus}", "--out", "out", "--processes", "2"], "--processes"),
+        (["embed", "{corpus}", "--out", "{corpus}/out", *SHORT], "corpus.jsonl/out"),
+        (["search", "absent", "query"], "absent"),
+        (["demo", "--model", "."], "modules.json"),
     ],
 )
-def test_mistakes_are_told_in_one_sentence(corpus, tmp_path, monkeypatch, capsys, arguments, sentence):
+def test_errors(corpus, tmp_path, monkeypatch, capsys, arguments, named, check_message):
     monkeypatch.chdir(tmp_path)
     before = sorted(tmp_path.rglob("*"))
     assert main([argument.format(corpus=corpus) for argument in arguments]) == 1
-    shown, errors = capsys.readouterr()
-    assert shown == ""
+    output, errors = capsys.readouterr()
+    assert output == ""
     assert errors.startswith("stella-jax: error: ")
-    assert sentence in errors
     assert errors.count("\n") == 1
+    check_message(errors, named)
     assert sorted(tmp_path.rglob("*")) == before
 
 
 @pytest.mark.parametrize(
-    ("arguments", "sentence"),
-    [
-        (
-            ["--text-field", "body"],
-            "4 of 4 rows are rejected (100.00%), and --max-rejected allows 1.00%; for exam",
-        ),
-        ([], "1 of 4 rows are rejected (25.00%), and --max-rejected allows"),
-    ],
+    ("arguments", "named"), [(["--text-field", "body"], "4 of 4 rows"), ([], "1 of 4 rows")], ids=["all", "one"]
 )
-def test_rows_that_cannot_be_embedded(corpus, tmp_path, capsys, arguments, sentence):
-    """What could be embedded is kept, for the same command with a higher --max-rejected."""
+def test_too_many_rejected_rows(corpus, tmp_path, capsys, arguments, named, check_message):
+    """Embedded rows are kept for another run with a higher --max-rejected."""
     short = ("--dim", "32", "--max-length", "8", "--max-rejected", "1%")
     command = ["embed", str(corpus), "--out", str(tmp_path / "out"), *short, *arguments]
     assert main(command) == 1
-    assert capsys.readouterr().err.startswith(f"stella-jax: error: {sentence}")
+    check_message(capsys.readouterr().err, "stella-jax: error: ", named, "--max-rejected")
     assert not (tmp_path / "out" / "_job" / "manifest.json").exists()
 
 
@@ -168,7 +159,7 @@ def test_wrong_usage(arguments, capsys):
     assert capsys.readouterr().err.startswith("usage: stella-jax")
 
 
-def test_a_file_that_may_not_be_read(corpus, tmp_path, capsys, monkeypatch):
+def test_unreadable_file(corpus, tmp_path, capsys, monkeypatch):
     def forbidden(*_, **__):
         raise PermissionError(13, "Permission denied", "secret.jsonl")
 
@@ -177,18 +168,18 @@ def test_a_file_that_may_not_be_read(corpus, tmp_path, capsys, monkeypatch):
     assert capsys.readouterr().err == "stella-jax: error: secret.jsonl: Permission denied.\n"
 
 
-def test_an_interrupt(corpus, tmp_path, capsys, monkeypatch):
+def test_interrupt(corpus, tmp_path, capsys, monkeypatch):
     def interrupted(*_, **__):
         raise KeyboardInterrupt
 
     monkeypatch.setattr("stella_jax.commands.run_job", interrupted)
     assert main(["embed", str(corpus), "--out", str(tmp_path / "out"), *SHORT]) == 130
     assert capsys.readouterr().err.strip() == (
-        "stella-jax: interrupted; finished parts are kept, and the same command goes on"
+        "stella-jax: interrupted; finished parts are kept, run the same command again to continue"
     )
 
 
-def test_the_compile_cache_is_the_users_own(monkeypatch, tmp_path):
+def test_compile_cache(monkeypatch, tmp_path):
     import jax
 
     from stella_jax.devices import _use_compile_cache
@@ -197,7 +188,7 @@ def test_the_compile_cache_is_the_users_own(monkeypatch, tmp_path):
     monkeypatch.setattr(jax.config, "update", updates.__setitem__)
     monkeypatch.delenv("JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS", raising=False)
     _use_compile_cache()
-    assert updates == {"jax_persistent_cache_min_compile_time_secs": 0}  # where the user says, but all
+    assert updates == {"jax_persistent_cache_min_compile_time_secs": 0}  # in the user's folder, but of all programs
     monkeypatch.setenv("JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS", "5")
     updates.clear()
     _use_compile_cache()
@@ -213,20 +204,20 @@ def test_the_compile_cache_is_the_users_own(monkeypatch, tmp_path):
 
 
 @pytest.mark.parametrize(("command", "argument"), [("embed", "INPUT"), ("convert", "SRC"), ("train", "RECIPE")])
-def test_help_does_not_wait_for_jax(command, argument):
+def test_help_does_not_import_jax(command, argument):
     script = "import atexit, sys, stella_jax.cli; atexit.register(lambda: print('jax' in sys.modules));"
     script += f"stella_jax.cli.main([{command!r}, '--help'])"
-    shown = subprocess.check_output([sys.executable, "-c", script], text=True)
-    assert shown.startswith(f"usage: stella-jax {command} ") and argument in shown
-    assert shown.endswith("\nFalse\n")
+    output = subprocess.check_output([sys.executable, "-c", script], text=True)
+    assert output.startswith(f"usage: stella-jax {command} ") and argument in output
+    assert output.endswith("\nFalse\n")
 
 
 def test_all_commands_are_listed(capsys):
     with pytest.raises(SystemExit) as ended:
         main(["--help"])
     assert ended.value.code == 0
-    shown = capsys.readouterr().out
-    assert all(f"\n    {name} " in shown for name in ("embed", "verify", "search", "demo", "convert", "train"))
+    output = capsys.readouterr().out
+    assert all(f"\n    {name} " in output for name in ("embed", "verify", "search", "demo", "convert", "train"))
 
 
 @pytest.mark.parametrize("command", ["convert", "train"])
@@ -238,7 +229,7 @@ def test_wrong_usage_of_a_package(command, capsys):
     assert errors.startswith(f"usage: stella-jax {command} ") and f"\nstella-jax {command}: error: " in errors
 
 
-def test_convert_and_train_do_what_their_packages_do(tmp_path, capsys):
+def test_convert_and_train_run_their_packages(tmp_path, capsys):
     assert main(["convert", "tiny", str(tmp_path / "flax"), "--dry-run"]) == 0
     command = [sys.executable, "-m", "convert", "tiny", str(tmp_path / "flax"), "--dry-run"]
     assert subprocess.check_output(command, text=True) == capsys.readouterr().out != ""
@@ -247,7 +238,7 @@ def test_convert_and_train_do_what_their_packages_do(tmp_path, capsys):
 
 
 @pytest.mark.parametrize("run", [console, shell])
-def test_a_users_own_train_and_convert_are_not_run(tmp_path, run):
+def test_files_named_train_and_convert_are_not_run(tmp_path, run):
     for name in ("train.py", "convert.py"):
         (tmp_path / name).write_text("print('not this one')\n")
     ended = run("train", "absent.toml", cwd=tmp_path)
@@ -256,14 +247,14 @@ def test_a_users_own_train_and_convert_are_not_run(tmp_path, run):
     assert (ended.returncode, ended.stdout) == (1, "") and ended.stderr.startswith("convert: error: ")
 
 
-def test_train_imports_our_convert_even_if_the_user_has_one(tmp_path):
+def test_train_imports_our_convert(tmp_path):
     (tmp_path / "convert.py").write_text("print('not this one')\n")
     script = "from stella_jax.cli import main; main(['train', 'absent.toml']); import train.export"
     ended = subprocess.run([sys.executable, "-c", script], cwd=tmp_path, capture_output=True, text=True, check=True)
     assert ended.stdout == ""
 
 
-def test_a_process_of_its_own_says_nothing_else(corpus, tmp_path):
+def test_output_of_a_process(corpus, tmp_path):
     ended = shell("embed", str(corpus), "--out", str(tmp_path / "out"), *SHORT)
     assert (ended.returncode, ended.stderr) == (0, "")
     assert ended.stdout.count("\n") == 1
@@ -271,7 +262,7 @@ def test_a_process_of_its_own_says_nothing_else(corpus, tmp_path):
     ended = shell("search", str(tmp_path / "out"), "owl", env=ascii_only)
     assert (ended.returncode, ended.stderr) == (0, "")
     assert "\\u2026" in ended.stdout
-    # A reader that leaves, as `head` does.
+    # A reader that closes its end, as `head` does.
     reading, writing = os.pipe()
     os.close(reading)
     command = [sys.executable, "-m", "stella_jax", "search", str(tmp_path / "out"), "owl"]
@@ -280,7 +271,7 @@ def test_a_process_of_its_own_says_nothing_else(corpus, tmp_path):
     assert (left.returncode, left.stderr) == (128 + signal.SIGPIPE, "")
 
 
-def test_without_a_stdout_it_still_runs():
+def test_closed_stdout():
     process = subprocess.run(
         ["bash", "-c", f"{sys.executable} -m stella_jax demo --dim 32 >&-"], capture_output=True, text=True, check=False
     )
@@ -288,14 +279,14 @@ def test_without_a_stdout_it_still_runs():
 
 
 @pytest.mark.parametrize("platform", ["bogus", "rocm"])
-def test_a_platform_that_jax_does_not_have(corpus, tmp_path, platform):
+def test_unavailable_platform(corpus, tmp_path, platform):
     process = shell("embed", str(corpus), "--out", str(tmp_path / "out"), env=os.environ | {"JAX_PLATFORMS": platform})
     assert process.returncode == 1
-    assert process.stderr.startswith("stella-jax: error: JAX cannot start")
+    assert process.stderr.startswith("stella-jax: error: JAX: cannot start (")
     assert process.stderr.count("\n") == 1
 
 
-def test_a_dry_run_tells_and_writes_nothing(corpus, tmp_path, capsys):
+def test_dry_run_writes_nothing(corpus, tmp_path, capsys):
     command = ["embed", str(corpus), *SHORT, "--part-rows", "3", "--dry-run"]
     assert main([*command, "--tokens-per-second", "2"]) == 0
     lines = capsys.readouterr().out.splitlines()
@@ -320,22 +311,22 @@ def test_several_heads_are_columns(corpus, tmp_path, capsys):
         assert table[f"embedding_{dim}"].equals(pq.read_table(single / "part-000000-0000.parquet")["embedding"])
         assert main(["search", out, "tea", "--dim", dim, "-k", "1"]) == 0
     assert main(["verify", out, "--sample", "3"]) == 0
-    assert "; 3 computed again came out the same" in capsys.readouterr().out
+    assert "; 3 computed again gave the same result" in capsys.readouterr().out
     assert main(["search", out, "tea", "--dim", "128"]) == 1
-    assert "holds embeddings of 64 and 32 numbers, none of 128." in capsys.readouterr().err
+    assert "no embeddings of dimension 128; it has 64 and 32." in capsys.readouterr().err
 
 
 @pytest.mark.parametrize("command", ["stella_jax demo", "convert x y", "train x", "train.mine x --out y"])
 def test_nothing_is_imported_from_the_working_directory(tmp_path, command):
-    """`python -m` looks there first: only the interpreter's own beginnings, before our first line, still do."""
+    """`python -m` searches it first; only the interpreter's own imports before our first line still do."""
     for name in ("jax", "numpy", "orbax", "argparse", "pathlib"):
         (tmp_path / f"{name}.py").write_text("print('not this one')\n")
     ended = subprocess.run([sys.executable, "-m", *command.split()], cwd=tmp_path, capture_output=True, text=True)
     assert (ended.returncode, "not this one" in ended.stdout) == (command != "stella_jax demo", False), ended.stderr
 
 
-def test_a_checkout_is_its_own_working_directory(tmp_path):
-    """Where nothing is installed, the commands find their packages there."""
+def test_checkout_as_working_directory(tmp_path):
+    """Without an installation, the commands find their packages in the working directory."""
     checkout = Path(stella_jax.__file__).parents[1]
     command = [sys.executable, "-m", "train", str(tmp_path / "absent.toml")]
     ended = subprocess.run(command, cwd=checkout, capture_output=True, text=True)

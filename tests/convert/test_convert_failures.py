@@ -204,7 +204,7 @@ def test_provenance_of_another_kind_is_refused(flax: Path, key: str, capsys) -> 
     provenance = json.loads((flax / "provenance.json").read_text())
     (flax / "provenance.json").write_text(json.dumps(provenance | {key: {"x": 1}}))
     assert main([STELLA, str(flax), "--verify"]) == 1
-    assert f"provenance.json is damaged: {key}" in capsys.readouterr().err
+    assert f"provenance.json: damaged ({key})" in capsys.readouterr().err
 
 
 def test_verify_of_the_native_form_allows_the_query_prompt_alone(tmp_path: Path, capsys) -> None:

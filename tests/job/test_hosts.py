@@ -147,11 +147,11 @@ def test_sigterm_at_the_meeting_ends_as_it_does_later(struck_at_the_meeting, tmp
 @pytest.mark.parametrize(
     ("options", "sentence"),
     [
-        (["--executor", "distributed", "--processes", "2"], "--processes and --process go together."),
-        (["--executor", "distributed", "--process", "0"], "--processes and --process go together."),
-        (["--executor", "distributed", "--processes", "2", "--process", "2"], "--process 2 is none of 2, counted from"),
-        (["--processes", "2", "--process", "0"], "go with --executor distributed."),
-        (["--coordinator", "127.0.0.1:1"], "go with --executor distributed."),
+        (["--executor", "distributed", "--processes", "2"], "--processes and --process: pass both or neither."),
+        (["--executor", "distributed", "--process", "0"], "--processes and --process: pass both or neither."),
+        (["--executor", "distributed", "--processes", "2", "--process", "2"], "--process 2: must be below --processes 2"),
+        (["--processes", "2", "--process", "0"], "require --executor distributed."),
+        (["--coordinator", "127.0.0.1:1"], "require --executor distributed."),
     ],
 )
 def test_numbers_that_do_not_fit_are_refused(tmp_path, monkeypatch, capsys, options, sentence):

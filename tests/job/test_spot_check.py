@@ -155,20 +155,20 @@ def test_inputs_that_have_moved_are_taken_from_where_they_are_now(embed, corpus,
     (tmp_path / "elsewhere").mkdir()
     moved = corpus.rename(tmp_path / "elsewhere" / corpus.name)
     assert main(["verify", str(out), "--sample", "5", "--input", f"{moved.parent}/*.jsonl"]) == 0
-    assert capsys.readouterr().out.endswith("; 5 computed again came out the same\n")
+    assert capsys.readouterr().out.endswith("; 5 computed again gave the same result\n")
     assert main(["verify", str(out), "--sample", "5", "--input", str(moved.rename(corpus.with_name("b.jsonl")))]) == 1
     assert (
         "was started with different inputs: they were a.jsonl and are now b.jsonl; a sample is"
         in capsys.readouterr().err
     )
     assert main(["verify", str(out), "--input", "b.jsonl"]) == 1
-    assert capsys.readouterr().err == "stella-jax: error: --input goes with --sample.\n"
+    assert capsys.readouterr().err == "stella-jax: error: --input: requires --sample.\n"
 
 
 def test_the_command_says_how_many(embed, capsys):
     out = embed()
     assert main(["verify", str(out), "--sample", "5"]) == 0
-    assert capsys.readouterr().out.endswith("; 5 computed again came out the same\n")
+    assert capsys.readouterr().out.endswith("; 5 computed again gave the same result\n")
 
 
 def test_heads_of_a_job_are_searched_by_their_dimension(embed, capsys):

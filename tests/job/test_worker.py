@@ -218,6 +218,6 @@ def test_a_command_that_is_stopped_says_so(corpus, tmp_path, monkeypatch, capsys
     shown, errors = capsys.readouterr()
     assert shown == ""
     assert errors.splitlines()[-1] == (
-        "stella-jax: stopped by SIGTERM; finished parts are kept, and the same command goes on"
+        "stella-jax: stopped by SIGTERM; finished parts are kept, run the same command again to continue"
     )
     assert leftovers(tmp_path / "out") == []

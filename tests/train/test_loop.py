@@ -535,10 +535,10 @@ def test_nothing_to_learn_is_told(data, tmp_path):
         ({"optimizer": {"train_only": ["heads/*"]}}, "optimizer.train_only: 'heads/*' matches no parameter"),
         ({"loop": {"epochs": 1, "batch_size": 64}}, "warmup_ratio: the learning rate is 0 in all 1"),
         ({"loop": {"batch_size": 64}, "data": {"drop_last": True}}, ": 11 rows, fewer than loop.batch_size = 64"),
-        ({"data": {"prompts": {"anchor": "q"}}}, "there is no prompt 'q'"),
+        ({"data": {"prompts": {"anchor": "q"}}}, "prompt 'q'"),
         ({"data": {"train": "none.jsonl"}}, "none.jsonl: file not found"),
-        ({"dim": 33}, "there is no head of dimension 33"),
-        ({"model": "nowhere"}, "nowhere is neither a directory here"),
+        ({"dim": 33}, "dim = 33"),
+        ({"model": "nowhere"}, "nowhere: not a directory"),
         ({"loss": {"matryoshka_dims": [33]}}, "loss.matryoshka_dims: 33 is above the embedding dimension 32"),
         ({"loss": {"name": "gist_embed", "guide": str(GOLDENS / "stella")}}, "its tokenizer differs from the model's"),
         ({"loop": {"mesh": "data=99"}}, "mesh 'data=99' needs 99 devices"),
@@ -562,7 +562,7 @@ def test_two_processes_do_not_train_in_one_output(data, tmp_path):
 def test_errors_of_the_command_line(child, data, tmp_path):
     done = child(tree(data, tmp_path / "run", model="nowhere"))
     assert (done.returncode, done.stdout) == (1, "")
-    assert done.stderr.startswith("train: error: nowhere is neither a directory here")
+    assert done.stderr.startswith("train: error: nowhere: not a directory")
     assert done.stderr.count("\n") == 1
 
 
