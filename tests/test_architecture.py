@@ -63,7 +63,7 @@ def toy(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return path
 
 
-def test_weights_are_where_its_table_says(toy: Path) -> None:
+def test_weights_follow_the_table(toy: Path) -> None:
     found, tensor = load(toy).params()[LAYER], load_file(toy / "model.safetensors")["blocks.1.wk"]
     np.testing.assert_array_equal(np.asarray(found[1]).reshape(16, 16), tensor.T)
 
@@ -84,7 +84,7 @@ def test_mesh_gives_the_same_vectors(toy: Path, dtype: str, refused) -> None:
         load(toy, mesh="model=4")
 
 
-def test_it_converts_both_ways_byte_for_byte(toy: Path, tmp_path: Path) -> None:
+def test_conversion_round_trip(toy: Path, tmp_path: Path) -> None:
     assert main([str(toy), str(tmp_path / "flax"), "--verify"]) == 0
     assert main([str(tmp_path / "flax"), str(tmp_path / "torch"), "--to", "torch", "--verify"]) == 0
     before, after = (
@@ -125,7 +125,7 @@ def test_training_ends_in_an_export(toy: Path, tmp_path: Path, lora: bool) -> No
     assert moved == (linears if lora else {*before})
 
 
-def test_merged_adapters_give_the_adapted_vectors(toy: Path) -> None:
+def test_merged_adapters_give_the_same_vectors(toy: Path) -> None:
     model, rng = with_lora(load(toy), rank=2), np.random.default_rng(1)
     b = {name: model.params()[name] for name in model.trainable if name.endswith("lora_b")}
     model = model.with_params(

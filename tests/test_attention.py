@@ -40,7 +40,7 @@ def heads(shape: tuple[int, ...], seed: int = 0, scale: float = 3.0) -> np.ndarr
     seed=st.integers(0, 99),
     scale=st.sampled_from([0.1, 1.0, 3.0, 100.0]),
 )
-def test_attend_is_a_masked_softmax(rows, tokens, num_heads, head_dim, seed, scale):
+def test_attend_is_masked_softmax(rows, tokens, num_heads, head_dim, seed, scale):
     q, k, v = heads((rows, tokens, num_heads, head_dim), seed, scale)
     lengths = np.random.default_rng(seed).integers(1, tokens + 1, rows)
     found = np.asarray(attend(jnp.asarray(q), jnp.asarray(k), jnp.asarray(v), jnp.asarray(lengths)))
@@ -49,7 +49,7 @@ def test_attend_is_a_masked_softmax(rows, tokens, num_heads, head_dim, seed, sca
     np.testing.assert_allclose(found / scale, plain_attention(q, k, v, lengths) / scale, rtol=0, atol=error)
 
 
-def test_what_stands_in_the_padding_changes_no_bit():
+def test_padding_changes_no_bit():
     q, k, v = heads((1, 16, 2, 8))
     lengths = jnp.array([5])
     found = attend(q, k, v, lengths)
@@ -92,7 +92,7 @@ def test_short_texts_are_scored_in_one_block(tokens):
     assert tokens * tokens in array_sizes(jaxpr.jaxpr)
 
 
-def test_rotation_turns_each_pair_by_position_times_frequency():
+def test_rotation_angle_is_position_times_frequency():
     rope, head_dim = Rope(theta=10_000.0, divisor=1.5), 8
     x = np.random.default_rng(0).standard_normal((2, 5, 3, head_dim), dtype=np.float32)
     found = np.asarray(rotate(jnp.asarray(x), *rope_tables(rope, 5, head_dim)))

@@ -51,7 +51,7 @@ def kernels(function: Callable[..., Any], *arguments: Any) -> dict[str, dict]:
             for name, config in CALL.findall(text)}  # fmt: skip
 
 
-def test_cudnn_attends_to_the_keys_before_the_padding(gpu) -> None:
+def test_cudnn_ignores_padding(gpu) -> None:
     gpu(9)
     ((name, config),) = cudnn_calls(attend).items()
     assert name == "__cudnn$fmhaSoftmax"
@@ -62,7 +62,7 @@ def test_cudnn_attends_to_the_keys_before_the_padding(gpu) -> None:
     assert config["intermediate_tensor_shape"]["dimensions"] == ["4", "16", "64", "64"]
 
 
-def test_its_gradient_is_cudnns_too(gpu) -> None:
+def test_gradient_uses_cudnn(gpu) -> None:
     gpu(8)
 
     def gradient(q, k, v, lengths):
@@ -74,7 +74,7 @@ def test_its_gradient_is_cudnns_too(gpu) -> None:
 
 
 @pytest.mark.parametrize("policy", [None, jax.checkpoint_policies.nothing_saveable])
-def test_the_encoder_and_its_gradient_are_cudnns(gpu, policy) -> None:
+def test_encoder_and_gradient_use_cudnn(gpu, policy) -> None:
     gpu(9)
     config = Checkpoint.open(GOLDENS / "stella").spec.config
     graphdef, state = abstract_encoder(config, jnp.bfloat16)
@@ -90,7 +90,7 @@ def test_the_encoder_and_its_gradient_are_cudnns(gpu, policy) -> None:
     assert shapes == {("4", str(config.num_attention_heads), "32", "32")}
 
 
-def test_every_gpu_has_its_own_rows_and_heads(gpu) -> None:
+def test_each_gpu_has_its_own_rows_and_heads(gpu) -> None:
     gpu(9)
     with jax.set_mesh(make_mesh("data=2,model=4")):
         (config,) = cudnn_calls(attend).values()
@@ -107,7 +107,7 @@ def test_every_gpu_has_its_own_rows_and_heads(gpu) -> None:
         (9, jnp.bfloat16, 256),
     ],
 )
-def test_what_cudnn_has_not_is_plain(gpu, generation: int, dtype: Any, head_dim: int) -> None:
+def test_unsupported_heads_do_not_use_cudnn(gpu, generation: int, dtype: Any, head_dim: int) -> None:
     gpu(generation)
     assert cudnn_calls(attend, dtype, (*SHAPE[:3], head_dim)) == {}
 
@@ -115,7 +115,7 @@ def test_what_cudnn_has_not_is_plain(gpu, generation: int, dtype: Any, head_dim:
 @pytest.mark.parametrize(
     ("capabilities", "generation"), [(["9.0"], 9), (["12.0", "8.6"], 8), (["gfx942"], 0), (["8.0", None], 0)]
 )
-def test_the_oldest_gpu_counts(monkeypatch: pytest.MonkeyPatch, capabilities: list, generation: int) -> None:
+def test_oldest_gpu_decides(monkeypatch: pytest.MonkeyPatch, capabilities: list, generation: int) -> None:
     devices = [SimpleNamespace(compute_capability=c) if c else SimpleNamespace() for c in capabilities]
     monkeypatch.setattr("jax.local_devices", lambda backend: devices)
     assert cuda_generation() == generation
@@ -159,13 +159,13 @@ def cudnn(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 @pytest.mark.parametrize("tokens", [8, 64, 200])
-def test_around_the_kernel_nothing_changes(cudnn, tokens: int) -> None:
+def test_results_around_the_kernel(cudnn, tokens: int) -> None:
     q, k, v, lengths = peaked(tokens)
     found = jax.jit(attend_by_cudnn)(q, k, v, lengths)
     np.testing.assert_allclose(found, jax.jit(stand_in)(q, k, v, lengths), atol=2e-5, rtol=0)
 
 
-def test_no_nan_comes_out_of_padding_or_its_gradient(cudnn) -> None:
+def test_padding_gives_no_nan(cudnn) -> None:
     q, k, v, lengths = peaked(48)
     real = jnp.arange(48)[None, :, None, None] < lengths[:, None, None, None]
     poisoned = [jnp.where(real, x, jnp.nan) for x in (k, v)]
@@ -177,13 +177,13 @@ def test_no_nan_comes_out_of_padding_or_its_gradient(cudnn) -> None:
 
 
 @pytest.mark.parametrize("tokens", [24, 512, 640, 1024])
-def test_rows_and_heads_together_are_attention(tokens: int) -> None:
+def test_attention_at_once(tokens: int) -> None:
     heads = peaked(tokens)
     np.testing.assert_allclose(attend_at_once(*heads), attend_by_head(*heads), atol=2e-5, rtol=0)
 
 
 @pytest.mark.parametrize("tokens", [128, 512, 2048, 8192])
-def test_memory_of_a_batch_does_not_grow_with_its_rows(tokens: int) -> None:
+def test_memory_does_not_grow_with_row_length(tokens: int) -> None:
     """Of 16,384 tokens and 16 heads: 512 MiB of scores, as many of their softmax, and some copies of q."""
     rows = 16_384 // tokens
     heads = jax.ShapeDtypeStruct((rows, tokens, 16, 64), jnp.float32)

@@ -27,7 +27,7 @@ def peaked(tokens: int) -> list[jax.Array]:
 
 
 @pytest.mark.parametrize("tokens", [8, 48, 128, 300, 640])
-def test_flash_is_attention(tokens: int) -> None:
+def test_flash_attention(tokens: int) -> None:
     q, k, v, lengths = peaked(tokens)
     with pltpu.force_tpu_interpret_mode():
         found = jax.jit(attend_flash)(q, k, v, lengths)
@@ -35,7 +35,7 @@ def test_flash_is_attention(tokens: int) -> None:
     np.testing.assert_allclose(found, attend_by_head(q, k, v, lengths), atol=2e-5, rtol=0)
 
 
-def test_rows_of_one_step_do_not_meet() -> None:
+def test_rows_of_one_step_are_independent() -> None:
     rows = [peaked(tokens)[:3] for tokens in (130, 130, 130)]
     q, k, v = (jnp.concatenate([row[i] for row in rows]) for i in range(3))
     lengths = jnp.array([130, 1, 60, 129, 128, 7], jnp.int32)
@@ -46,13 +46,13 @@ def test_rows_of_one_step_do_not_meet() -> None:
 
 
 @pytest.mark.parametrize("tokens", [1, 8, 120])
-def test_short_texts_need_no_kernel(tokens: int) -> None:
+def test_short_texts_do_not_use_the_kernel(tokens: int) -> None:
     q, k, v, lengths = peaked(tokens)
     found = attend_on_tpu(q, k, v, lengths)  # a kernel would not run here
     np.testing.assert_allclose(found, attend_by_head(q, k, v, lengths), atol=2e-5, rtol=0)
 
 
-def test_attention_at_once_takes_no_bit_from_padding_or_neighbours() -> None:
+def test_padding_and_neighbors_change_no_bit() -> None:
     q, k, v, lengths = peaked(24)
     found = attend_at_once(q, k, v, lengths)
     real = jnp.arange(24)[None, :, None, None] < lengths[:, None, None, None]
@@ -63,7 +63,7 @@ def test_attention_at_once_takes_no_bit_from_padding_or_neighbours() -> None:
 
 
 @pytest.mark.parametrize("dtype", [jnp.float32, jnp.bfloat16])
-def test_rotation_by_matmul_is_rotation(dtype: jnp.dtype, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_rotation_by_matmul(dtype: jnp.dtype, monkeypatch: pytest.MonkeyPatch) -> None:
     x = jnp.asarray(np.random.default_rng(0).standard_normal((2, 40, 3, 64), dtype=np.float32)).astype(dtype)
     tables = rope_tables(Rope(320000.0), 40, 64)
     expected = rotate(x, *tables)
@@ -75,7 +75,7 @@ def test_rotation_by_matmul_is_rotation(dtype: jnp.dtype, monkeypatch: pytest.Mo
     np.testing.assert_allclose(np.float32(found), np.float32(expected), atol=rounding, rtol=0)
 
 
-def test_the_matrix_unit_swaps_exactly() -> None:
+def test_matrix_unit_swaps_exactly() -> None:
     x = jnp.asarray(np.random.default_rng(1).standard_normal((1, 5, 2, 64), dtype=np.float32))
     zeros, ones = jnp.zeros((1, 5, 1, 32)), jnp.ones((1, 5, 1, 32))
     found = rotate_by_matmul(x, zeros, ones)  # by 90 degrees

@@ -34,13 +34,13 @@ def test_the_number_of_shapes_stays_small():
 
 
 @given(longest=st.integers(1, 8192), longer=st.integers(1, 8192))
-def test_a_text_keeps_its_bucket_whatever_the_limit(longest, longer):
+def test_bucket_of_a_text_does_not_depend_on_the_limit(longest, longer):
     short, long = sorted((bucket_lengths(longest), bucket_lengths(longer)), key=len)
     assert long[: len(short)] == short
 
 
 @given(st.lists(st.integers(1, 8192), max_size=200))
-def test_little_is_padded(counts):
+def test_share_of_padding(counts):
     """A bucket is less than a quarter longer than its texts, or eight tokens."""
     for batch in packed([counts], 8192, 512):
         for _, index in batch.texts:
@@ -56,7 +56,7 @@ groups_of = st.lists(st.lists(st.integers(1, 700), max_size=30), max_size=4)
     max_rows=st.none() | st.integers(1, 5),
     devices=st.integers(1, 4),
 )
-def test_every_text_is_in_one_batch_of_the_shape_of_its_length(groups, budget, max_rows, devices):
+def test_each_text_is_in_one_batch_of_its_bucket(groups, budget, max_rows, devices):
     lengths = bucket_lengths(700)
     batches = packed(groups, 700, budget, max_rows=max_rows, devices=devices)
     expected = [(group, i) for group, counts in enumerate(groups) for i in range(len(counts))]
@@ -71,7 +71,7 @@ def test_every_text_is_in_one_batch_of_the_shape_of_its_length(groups, budget, m
 
 
 @given(groups_of, st.randoms(use_true_random=False))
-def test_the_shape_of_a_text_depends_on_its_own_length_only(groups, random):
+def test_shape_depends_only_on_the_length_of_the_text(groups, random):
     shapes = {}
     for _ in range(3):
         random.shuffle(groups)
@@ -82,7 +82,7 @@ def test_the_shape_of_a_text_depends_on_its_own_length_only(groups, random):
 
 
 @given(counts=st.lists(st.integers(1, 512), max_size=40))
-def test_shapes_are_those_of_the_batches(counts):
+def test_shapes_match_the_batches(counts):
     shapes = Packer(512, 256, devices=2).shapes(counts)
     assert len(shapes) == len(set(shapes))
     assert set(shapes) == {(batch.rows, batch.length) for batch in packed([counts], 512, 256, devices=2)}
@@ -94,12 +94,12 @@ def test_short_batches_wait_for_the_next_group():
     assert [len(batch.texts) for batch in batches] == [4, 4, 4, 4, 4, 4, 4, 2]
 
 
-def test_the_longest_run_first():
+def test_longest_batches_come_first():
     lengths = [batch.length for batch in packed([[3, 500, 40, 41, 7]], 512, 512)]
     assert lengths == sorted(lengths, reverse=True)
 
 
-def test_no_texts_no_batches():
+def test_no_texts():
     assert packed([], 512, 512) == packed([[], []], 512, 512) == []
 
 

@@ -13,7 +13,7 @@ from stella_jax import Stella
 from stella_jax.compile_ahead import THREADS, CompileAhead
 
 
-def test_a_shape_is_compiled_once_and_waited_for() -> None:
+def test_each_shape_is_compiled_once() -> None:
     compiled: list[tuple[int, int]] = []
     may = threading.Event()
 
@@ -33,7 +33,7 @@ def test_a_shape_is_compiled_once_and_waited_for() -> None:
     ahead.wait((9, 9))  # nobody began with it
 
 
-def test_what_compiling_raises_is_raised_where_it_is_waited_for() -> None:
+def test_compile_error_is_raised_by_wait() -> None:
     def compile(shape: tuple[int, int]) -> None:
         raise MemoryError(shape)
 
@@ -43,7 +43,7 @@ def test_what_compiling_raises_is_raised_where_it_is_waited_for() -> None:
         ahead.wait((1, 8))
 
 
-def test_what_nobody_works_on_is_given_up() -> None:
+def test_cancel_drops_waiting_shapes() -> None:
     may, compiled = threading.Event(), []
 
     def compile(shape: tuple[int, int]) -> None:
@@ -79,7 +79,7 @@ def compilations() -> Iterator[list[str]]:
     monitoring.unregister_event_duration_listener(listen)
 
 
-def test_a_batch_runs_what_was_compiled_ahead(compilations: list[str]) -> None:
+def test_batches_use_the_compiled_program(compilations: list[str]) -> None:
     jax.clear_caches()
     stella = Stella.from_pretrained(GOLDENS / "stella", mesh="data=2")
     texts = ["a", "a b c d e f g h i j k l", " ".join("abcdefghijklmnopqrst")]

@@ -68,7 +68,7 @@ def test_published_configs(name):
 
 
 @pytest.mark.parametrize("name", PUBLISHED)
-def test_the_native_spelling_means_the_same(name):
+def test_native_config_is_equivalent(name):
     config = read_config(published(name))
     assert read_config(config.native_json()) == config
 
@@ -81,7 +81,7 @@ def test_the_native_spelling_means_the_same(name):
         ({"rope_theta": 1e4, "partial_rotary_factor": 1.0}, Rope(1e4)),
     ],
 )
-def test_newer_rope_parameters_win_over_the_older_fields(parameters, rope):
+def test_rope_parameters_take_precedence(parameters, rope):
     fields = published("stella_en_400M_v5") | {"rope_parameters": parameters}
     assert read_config(fields).rope == rope
 
@@ -104,7 +104,7 @@ def test_missing_required_fields(field, refused):
         read_config(fields)
 
 
-def test_it_is_frozen_and_hashable():
+def test_config_is_frozen_and_hashable():
     config = read_config(published("stella_en_400M_v5"))
     assert hash(config) == hash(read_config(published("stella_en_400M_v5")))
     with pytest.raises(dataclasses.FrozenInstanceError):

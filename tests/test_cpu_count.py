@@ -59,7 +59,7 @@ def test_version_1(cpu_count_of, line, folder, quota, expected):
     assert cpu_count_of(f"9:name=systemd:/\n4:cpuset:/docker/1\n{line}\n0::/\n", files) == expected
 
 
-def test_the_narrowest_group_counts(cpu_count_of):
+def test_smallest_quota_counts(cpu_count_of):
     files = {"a/b/cpu.max": "500000 100000", "a/cpu.max": "300000 100000", "cpu.max": "max 100000"}
     assert cpu_count_of("0::/a/b\n", files) == 3
 
@@ -73,5 +73,5 @@ def test_affinity_alone(monkeypatch, tmp_path):
     assert cpu_count() == 1
 
 
-def test_here():
+def test_this_machine():
     assert 1 <= cpu_count() <= (os.cpu_count() or 1)

@@ -31,7 +31,7 @@ class Published:
         return self._similarity
 
 
-def test_the_published_weights_are_recognised():
+def test_published_weights_are_recognized():
     shown = str(run_demo(Published(PUBLISHED), "s2p"))  # pyright: ignore[reportArgumentType]
     lines = shown.splitlines()
     assert lines[:4] == ["0.8398  0.2990", "0.3282  0.8095", "", "0.8398  What are some ways to reduce stress?"]
@@ -49,11 +49,11 @@ def test_the_published_weights_are_recognised():
         (Published(PUBLISHED, vocab_size=100), "s2p", "These numbers cannot be compared"),
     ],
 )
-def test_other_weights_and_settings_are_not_taken_for_them(model, task, start):
+def test_other_weights_and_settings_are_not_recognized(model, task, start):
     assert run_demo(model, task).verdict.startswith(start)
 
 
-def test_the_embedded_checkpoint():
+def test_embedded_checkpoint():
     model = Stella.from_pretrained("tiny", dim=32)
     model.max_seq_length = 32
     demo = run_demo(model, "s2s")

@@ -36,7 +36,7 @@ def expected_leaf(path):
 
 
 @pytest.mark.parametrize("dtype", [np.float32, ml_dtypes.bfloat16])
-def test_the_whole_leaf_to_the_bit(checkpoint, dtype):
+def test_whole_leaf(checkpoint, dtype):
     for path, leaf in checkpoint.weights.leaves.items():
         [found] = read_slices(checkpoint.weights, path, dtype, [(slice(None),) * len(leaf.shape)])
         expected = expected_leaf(path).astype(dtype)
@@ -55,20 +55,20 @@ def test_slices_of_a_leaf(checkpoint):
 
 
 @pytest.mark.parametrize("mesh", [None, "data=3", "data=2,model=4"])
-def test_parameters_on_any_mesh_are_the_files(checkpoint, mesh):
+def test_parameters_on_any_mesh_equal_the_files(checkpoint, mesh):
     model = Stella(checkpoint, mesh=make_mesh(mesh)).model
     for name, array in model.params().items():
         path = name.replace("head/", "heads/2_Dense_64/")
         assert np.asarray(array).tobytes() == expected_leaf(path).tobytes()
 
 
-def test_devices_of_a_host_share_what_is_the_same(checkpoint):
+def test_devices_of_a_host_share_equal_slices(checkpoint):
     model = Stella.from_pretrained(checkpoint.directory.root, mesh="data=4,model=2").model
     kernel = model.encoder.layers.mlp.down.kernel[...]
     assert len({shard.data.unsafe_buffer_pointer() for shard in kernel.addressable_shards}) == 2
 
 
-def test_a_leaf_has_one_hash_in_both_layouts(checkpoint):
+def test_same_hash_in_both_layouts(checkpoint):
     torch = Checkpoint.open(GOLDENS / "stella").weights
     hashes = {path: sha256_of_leaf(checkpoint.weights, path) for path in torch.leaves}
     assert hashes == {path: sha256_of_leaf(torch, path) for path in torch.leaves}
@@ -76,14 +76,14 @@ def test_a_leaf_has_one_hash_in_both_layouts(checkpoint):
     assert len({hashes[path] for path in kernels}) == len(kernels)
 
 
-def test_a_changed_number_changes_the_hash(checkpoint_copy):
+def test_changed_number_changes_the_hash(checkpoint_copy):
     before = sha256_of_leaf(Checkpoint.open(GOLDENS / "stella").weights, KERNEL)
     path = checkpoint_copy()
     tensors(lambda arrays: arrays[QKV].__setitem__((3, 4), 0.5))(path)
     assert sha256_of_leaf(Checkpoint.open(path).weights, KERNEL) != before
 
 
-def test_layers_that_change_places_change_the_hash(checkpoint_copy):
+def test_swapped_layers_change_the_hash(checkpoint_copy):
     def swap(arrays):
         first, second = (f"new.encoder.layer.{i}.attention.qkv_proj.weight" for i in (0, 1))
         arrays[first], arrays[second] = arrays[second], arrays[first]

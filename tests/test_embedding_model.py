@@ -97,14 +97,14 @@ def states(model: EmbeddingModel) -> np.ndarray:
     return np.asarray(states)
 
 
-def test_the_encoder_in_jit(model: EmbeddingModel, states: np.ndarray) -> None:
+def test_encoder_in_jit(model: EmbeddingModel, states: np.ndarray) -> None:
     hidden, found = jax.jit(model.encoder)(IDS, LENGTHS)
     same(found, states, atol=2e-5)
     np.testing.assert_array_equal(hidden, found[-1])
 
 
 @pytest.mark.parametrize("call", ["vmap", "scan", "checkpoint"])
-def test_the_encoder_closed_over(model: EmbeddingModel, states: np.ndarray, call: str) -> None:
+def test_encoder_closed_over(model: EmbeddingModel, states: np.ndarray, call: str) -> None:
     same(CALLS[call](lambda ids, lengths: model.encoder(ids, lengths)[0])(IDS, LENGTHS), states[-1], atol=2e-5)
 
 
@@ -119,7 +119,7 @@ def test_passed_as_an_argument(model: EmbeddingModel, plain: np.ndarray, call: s
     same(run(model), plain)
 
 
-def test_every_way_into_jit_is_one_program(model: EmbeddingModel) -> None:
+def test_every_way_into_jit_gives_the_same_bits(model: EmbeddingModel) -> None:
     graphdef, state = nnx.split(model)
     expected = jax.jit(lambda model: model(IDS, LENGTHS))(model)
     for found in (
@@ -131,7 +131,7 @@ def test_every_way_into_jit_is_one_program(model: EmbeddingModel) -> None:
         np.testing.assert_array_equal(found, expected)
 
 
-def test_an_argument_of_vmap_and_checkpoint(model: EmbeddingModel, plain: np.ndarray) -> None:
+def test_passed_to_vmap_and_checkpoint(model: EmbeddingModel, plain: np.ndarray) -> None:
     rows = jax.vmap(lambda model, ids, lengths: by_row(model)(ids, lengths), in_axes=(None, 0, 0))
     same(rows(model, IDS, LENGTHS), plain)
     same(jax.checkpoint(lambda model, *batch: model(*batch))(model, IDS, LENGTHS), plain)
@@ -144,7 +144,7 @@ def test_vmap_over_models(model: EmbeddingModel, plain: np.ndarray) -> None:
     same(found, np.stack([plain, plain + 1]))
 
 
-def test_shapes_alone(model: EmbeddingModel) -> None:
+def test_eval_shape(model: EmbeddingModel) -> None:
     batch = jax.ShapeDtypeStruct((5, 7), jnp.int32), jax.ShapeDtypeStruct((5,), jnp.int32)
     assert jax.eval_shape(model, *batch) == jax.ShapeDtypeStruct((5, 64), jnp.float32)
     assert jax.eval_shape(model.encoder, *batch)[0] == jax.ShapeDtypeStruct((5, 7, 64), jnp.float32)
@@ -160,13 +160,13 @@ def test_copies(model: EmbeddingModel, plain: np.ndarray, copied: Callable[[Embe
     np.testing.assert_array_equal(copied(model)(IDS, LENGTHS), plain)
 
 
-def test_padding_changes_no_bit_and_length_does(model: EmbeddingModel, plain: np.ndarray) -> None:
+def test_padding_changes_no_bit_but_length_does(model: EmbeddingModel, plain: np.ndarray) -> None:
     real = np.arange(12) < LENGTHS[:, None]
     np.testing.assert_array_equal(model(jnp.where(real, IDS, 7), LENGTHS), plain)
     assert np.abs(np.asarray(model(IDS, np.minimum(LENGTHS + 1, 12)))[1:4] - plain[1:4]).max() > 0.1
 
 
-def test_float32_is_multiplied_as_such_on_every_chip(model: EmbeddingModel) -> None:
+def test_float32_products_have_the_highest_precision(model: EmbeddingModel) -> None:
     def total(params: dict[str, jax.Array]) -> jax.Array:
         return model.with_params(params).encoder(IDS, LENGTHS)[0].sum()
 
@@ -180,7 +180,7 @@ def test_float32_is_multiplied_as_such_on_every_chip(model: EmbeddingModel) -> N
     ("name", "dtype"),
     [("stella", "float32"), ("stella", "bfloat16"), ("gte-multilingual", "float32"), ("arctic-m-v2", "float32")],
 )
-def test_it_computes_what_stella_encodes(name: str, dtype: str) -> None:
+def test_same_embeddings_as_stella(name: str, dtype: str) -> None:
     """Also where the pooling is cls, there is no head, and embeddings are normalised."""
     stella, model = Stella.from_pretrained(GOLDENS / name, dtype=dtype), load(GOLDENS / name, dtype=dtype)
     texts = ["what is tea?", "A drink made of leaves.", "北京"]
@@ -253,7 +253,7 @@ def gradient(model: EmbeddingModel) -> dict[str, np.ndarray]:
 
 
 @pytest.mark.parametrize("form", GRADIENTS)
-def test_gradients_are_one(model: EmbeddingModel, gradient: dict[str, np.ndarray], form: str) -> None:
+def test_all_gradients_agree(model: EmbeddingModel, gradient: dict[str, np.ndarray], form: str) -> None:
     found = named(GRADIENTS[form](model))
     assert sorted(found) == NAMES
     for name, leaf in gradient.items():
@@ -261,7 +261,7 @@ def test_gradients_are_one(model: EmbeddingModel, gradient: dict[str, np.ndarray
 
 
 @pytest.mark.parametrize("name", ["encoder/layers/mlp/up_gate/kernel", "encoder/embeddings/norm/scale", "head/kernel"])
-def test_the_gradient_is_the_slope(model: EmbeddingModel, gradient: dict[str, np.ndarray], name: str) -> None:
+def test_gradient_is_the_slope(model: EmbeddingModel, gradient: dict[str, np.ndarray], name: str) -> None:
     """Along a direction between a random one and its own, so that the slope is far above rounding."""
     leaf = model.params()[name]
     parts = (np.random.default_rng(2).normal(size=leaf.shape).astype(np.float32), gradient[name])
@@ -272,7 +272,7 @@ def test_the_gradient_is_the_slope(model: EmbeddingModel, gradient: dict[str, np
     assert slope == pytest.approx((gradient[name] * direction).sum(), rel=2e-2)
 
 
-def test_the_gradient_in_the_input_embeddings(model: EmbeddingModel) -> None:
+def test_gradient_of_the_input_embeddings(model: EmbeddingModel) -> None:
     """A perturbation (B, T, D) of the embedded tokens: none comes from the padding."""
 
     def perturbed(change: jax.Array) -> jax.Array:
@@ -299,7 +299,7 @@ class Perturbed(nnx.Module):
         return self.embeddings(ids) + self.change
 
 
-def test_an_optimizer_of_nnx_trains_it(model: EmbeddingModel, gradient: dict[str, np.ndarray]) -> None:
+def test_nnx_optimizer(model: EmbeddingModel, gradient: dict[str, np.ndarray]) -> None:
     trained = nnx.clone(model)
     optimizer = nnx.Optimizer(trained, optax.sgd(0.1), wrt=nnx.Param)
 
@@ -331,7 +331,7 @@ def test_over_a_mesh(meshed: tuple[Mesh, EmbeddingModel], plain: np.ndarray, cal
         same(CALLS[call](model)(*jax.device_put((IDS, LENGTHS), P("data"))), plain)
 
 
-def test_over_a_mesh_that_is_not_set(meshed: tuple[Mesh, EmbeddingModel], plain: np.ndarray) -> None:
+def test_mesh_that_is_not_set(meshed: tuple[Mesh, EmbeddingModel], plain: np.ndarray) -> None:
     same(jax.jit(meshed[1])(IDS, LENGTHS), plain)
 
 
@@ -370,7 +370,7 @@ def test_gradients_through_a_shard_map(meshed: tuple[Mesh, EmbeddingModel], grad
         same(found[name], leaf, atol=2e-5 * np.abs(leaf).max() + 1e-5)
 
 
-def test_a_mesh_of_other_names(model: EmbeddingModel, plain: np.ndarray) -> None:
+def test_mesh_with_other_axis_names(model: EmbeddingModel, plain: np.ndarray) -> None:
     """Parameters put on a mesh of one's own: rows stay where they are."""
     mesh = Mesh(np.array(jax.devices()), ("batch",), axis_types=(AxisType.Auto,))
     model = model.with_params(jax.device_put(model.params(), NamedSharding(mesh, P())))
@@ -394,7 +394,7 @@ def test_params_by_name(model: EmbeddingModel, plain: np.ndarray) -> None:
     np.testing.assert_array_equal(again(IDS, LENGTHS), plain)
 
 
-def test_with_params_shares_the_others_and_leaves_the_model_alone(model: EmbeddingModel, plain: np.ndarray) -> None:
+def test_with_params_shares_all_other_arrays(model: EmbeddingModel, plain: np.ndarray) -> None:
     changed = model.with_params({"head/bias": model.params()["head/bias"] + 1})
     same(jax.jit(changed)(IDS, LENGTHS), plain + 1)
     for name, leaf in changed.params().items():
@@ -491,7 +491,7 @@ def test_explicit_axes(refused) -> None:
         load(GOLDENS / "stella", mesh=jax.make_mesh((8, 1), ("data", "model"), axis_types=(AxisType.Explicit,) * 2))
 
 
-def test_an_abstract_model_has_shapes_without_numbers() -> None:
+def test_abstract_model_has_shapes_without_numbers() -> None:
     config = Checkpoint.open(GOLDENS / "stella").spec.config
     model = EmbeddingModel.abstract(config, [None], dtype="float32", param_dtype="bfloat16", pooling="mean")
     params = model.params()
@@ -499,7 +499,7 @@ def test_an_abstract_model_has_shapes_without_numbers() -> None:
     assert all(isinstance(leaf, jax.ShapeDtypeStruct) for leaf in params.values())
 
 
-def test_an_abstract_model_takes_numbers(model: EmbeddingModel, plain: np.ndarray) -> None:
+def test_abstract_model_with_params(model: EmbeddingModel, plain: np.ndarray) -> None:
     """All of them, or those without which the rest stays a shape."""
     spec = Checkpoint.open(GOLDENS / "stella").spec
     options: dict[str, Any] = {"dtype": "float32", "param_dtype": "float32", "pooling": "mean"}
@@ -509,5 +509,5 @@ def test_an_abstract_model_takes_numbers(model: EmbeddingModel, plain: np.ndarra
     assert isinstance(half["head/bias"], jax.Array) and isinstance(half["head/kernel"], jax.ShapeDtypeStruct)
 
 
-def test_the_example_runs() -> None:
+def test_docstring_example() -> None:
     assert doctest.testmod(embedding_model) == (0, 7)

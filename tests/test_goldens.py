@@ -85,7 +85,7 @@ def pooling(name: str):
 
 
 @pytest.mark.parametrize(("name", "prompt_name"), cases())
-def test_token_ids_and_masks_are_exactly_those_of_the_reference(name, prompt_name):
+def test_token_ids_and_masks_equal_the_reference(name, prompt_name):
     expected = golden(name)
     ids, mask = expected[prompt_name, "input_ids"], expected[prompt_name, "attention_mask"]
     stella = model(name)
@@ -96,7 +96,7 @@ def test_token_ids_and_masks_are_exactly_those_of_the_reference(name, prompt_nam
 
 
 @pytest.mark.parametrize("name", FAMILY)
-def test_the_text_that_fills_its_length_is_marked_as_cut(name):
+def test_text_that_fills_its_length_is_truncated(name):
     stella, expected = model(name), golden(name)
     tokens = stella.tokenize(expected.texts)
     assert [t.truncated for t in tokens] == [len(t.ids) == stella.max_seq_length for t in tokens]
@@ -201,7 +201,7 @@ def test_bfloat16(name, prompt_name):
         assert cosines(np.asarray(embedding), expected[prompt_name, f"embedding.{dim}"]).min() >= bound
 
 
-def test_the_bound_would_notice_a_wrong_rotation():
+def test_tolerance_detects_a_wrong_rotation():
     """The goldens are sharp: half a percent off in the rope's base is far outside the bound."""
     stella, expected = model("stella"), golden("stella")
     wrong = replace(stella.config, rope=replace(stella.config.rope, theta=stella.config.rope.theta * 1.005))

@@ -34,29 +34,29 @@ def cache(tmp_path, monkeypatch) -> Path:
     return repo
 
 
-def test_a_cached_repo_is_found_and_loads_through_its_links(cache):
+def test_cached_repo(cache):
     assert resolve(REPO) == cache / "snapshots" / COMMIT
     model = Stella.from_pretrained(REPO, dim=32)
     assert model.dims == (32, 48, 64, 128)
 
 
-def test_a_revision_is_pinned(cache):
+def test_revision(cache):
     assert resolve(REPO, revision=OLDER) == cache / "snapshots" / OLDER
     assert Stella.from_pretrained(REPO, revision=OLDER).dims == (64,)
 
 
 @pytest.mark.parametrize("revision", ["v9", "c" * 40])
-def test_a_revision_that_is_not_there(cache, revision, refused):
+def test_missing_revision(cache, revision, refused):
     with refused(REPO):
         resolve(REPO, revision=revision)
 
 
-def test_a_repo_that_is_not_there(cache, refused):
+def test_missing_repo(cache, refused):
     with refused("nobody/nothing"):
         resolve("nobody/nothing")
 
 
-def test_a_cache_of_the_callers_own(cache, tmp_path, monkeypatch, refused):
+def test_own_cache_folder(cache, tmp_path, monkeypatch, refused):
     monkeypatch.setattr(constants, "HF_HUB_CACHE", str(tmp_path / "empty"))
     options = {"cache_folder": tmp_path, "local_files_only": True, "token": "hf_secret"}
     assert resolve(REPO, **options) == cache / "snapshots" / COMMIT
@@ -65,13 +65,13 @@ def test_a_cache_of_the_callers_own(cache, tmp_path, monkeypatch, refused):
         resolve(REPO)
 
 
-def test_local_files_only_asks_nobody(cache, monkeypatch, refused):
+def test_local_files_only(cache, monkeypatch, refused):
     monkeypatch.setattr(constants, "HF_HUB_OFFLINE", False)
     with refused("nobody/nothing"):
         resolve("nobody/nothing", local_files_only=True)
 
 
-def test_a_link_from_a_snapshot_to_elsewhere_is_refused(cache, tmp_path, refused):
+def test_link_out_of_a_snapshot(cache, tmp_path, refused):
     outside = tmp_path / "outside.json"
     shutil.copy(GOLDENS / "stella/config.json", outside)
     link = cache / "snapshots" / COMMIT / "config.json"
@@ -81,17 +81,17 @@ def test_a_link_from_a_snapshot_to_elsewhere_is_refused(cache, tmp_path, refused
         Stella.from_pretrained(REPO)
 
 
-def test_the_embedded_checkpoint():
+def test_embedded_checkpoint():
     assert resolve("tiny") == TINY
     assert resolve(TINY) == TINY
 
 
 @pytest.mark.parametrize("name", [str(GOLDENS / "stella"), GOLDENS / "stella"])
-def test_a_directory(name):
+def test_directory(name):
     assert resolve(name) == GOLDENS / "stella"
 
 
-def test_a_directory_wins_over_a_repo_of_its_name(tmp_path, monkeypatch):
+def test_directory_takes_precedence_over_a_repo(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     Path(REPO).mkdir(parents=True)
     assert resolve(REPO) == Path(REPO)
@@ -117,18 +117,18 @@ def test_home_is_expanded(tmp_path, monkeypatch):
         "a/b\n",
     ],
 )
-def test_what_is_no_name_of_a_model(name, refused):
+def test_invalid_model_names(name, refused):
     with refused():
         resolve(name)
 
 
 @pytest.mark.parametrize("name", [None, 5, b"tiny", ["tiny"]])
-def test_what_is_no_name_at_all(name, refused):
+def test_names_of_other_types(name, refused):
     with refused():
         resolve(name)
 
 
-def test_what_is_fetched_can_not_run():
+def test_no_executable_file_is_fetched():
     wanted = ["config.json", "model.safetensors", "model-00001-of-00002.safetensors", "2_Dense_256/config.json"]
     wanted += ["model.safetensors.index.json", "2_Dense_256/model.safetensors", "tokenizer.json", "vocab.txt"]
     never = ["modeling.py", "configuration.py", "pytorch_model.bin", "2_Dense_256/pytorch_model.bin", "model.pt"]
@@ -146,6 +146,6 @@ def test_what_is_fetched_can_not_run():
 
 
 @pytest.mark.parametrize("name", ["tiny", GOLDENS / "stella"])
-def test_what_lies_here_has_no_revisions(name, refused):
+def test_local_checkpoints_have_no_revisions(name, refused):
     with refused(str(name), "main"):
         resolve(name, "main")

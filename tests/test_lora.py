@@ -39,7 +39,7 @@ def vectors(model: EmbeddingModel) -> np.ndarray:
     return np.asarray(jax.jit(lambda model: model(IDS, LENGTHS))(model))
 
 
-def test_new_adapters_are_as_pefts_and_change_nothing(base) -> None:
+def test_new_adapters_are_like_pefts_and_change_nothing(base) -> None:
     model = with_lora(base, RANK, seed=3)
     shapes = {"q_proj": (HIDDEN, HIDDEN), "gate_proj": (HIDDEN, INTERMEDIATE), "down_proj": (INTERMEDIATE, HIDDEN)}
     for name, (inputs, outputs) in shapes.items():
@@ -53,7 +53,7 @@ def test_new_adapters_are_as_pefts_and_change_nothing(base) -> None:
     assert any((other[name] != leaf).any() for name, leaf in model.params().items())
 
 
-def test_the_model_itself_stays_as_it_is_and_shares_its_arrays(base) -> None:
+def test_base_model_is_unchanged_and_shares_its_arrays(base) -> None:
     before = base.params()
     model = with_lora(base, RANK)
     assert base.params().keys() == before.keys() and base.trainable == [*before]
@@ -62,7 +62,7 @@ def test_the_model_itself_stays_as_it_is_and_shares_its_arrays(base) -> None:
 
 
 @pytest.mark.parametrize("targets", ["all-linear", *LINEARS])
-def test_merged_weights_give_the_vectors_of_the_adapted_model(base, targets: str) -> None:
+def test_merged_weights_give_the_same_vectors(base, targets: str) -> None:
     model = moved(with_lora(base, RANK, 8, targets=targets))
     merged, found = merge_lora(model), vectors(model)
     assert merged.params().keys() == base.params().keys()
@@ -70,7 +70,7 @@ def test_merged_weights_give_the_vectors_of_the_adapted_model(base, targets: str
     assert np.abs(found - vectors(base)).max() > 1e-3
 
 
-def test_an_adapter_is_added_to_its_own_map_alone(base) -> None:
+def test_adapter_is_added_to_its_own_map_only(base) -> None:
     """The sum by NumPy, in the place that the checkpoint gives the map."""
     params = moved(with_lora(base, RANK, 12, targets=["k_proj"])).params()
     a, b = (np.asarray(params[f"encoder/layers/attention/lora/k_proj/{leaf}"]) for leaf in ("lora_a", "lora_b"))
@@ -81,13 +81,13 @@ def test_an_adapter_is_added_to_its_own_map_alone(base) -> None:
 
 
 @pytest.mark.parametrize("layer_by_layer", [True, False])
-def test_texts_are_embedded_with_adapters(base, layer_by_layer: bool) -> None:
+def test_embedding_with_adapters(base, layer_by_layer: bool) -> None:
     model = moved(with_lora(base, RANK))
     runner = Runner(model, make_mesh(), 0, layer_by_layer=layer_by_layer)
     np.testing.assert_allclose(runner.forward(IDS, LENGTHS)[0], vectors(model), atol=1e-5)
 
 
-def test_bfloat16_is_near(base) -> None:
+def test_bfloat16(base) -> None:
     model = moved(with_lora(load(GOLDENS / "stella", dtype="bfloat16"), RANK))
     expected = vectors(moved(with_lora(base, RANK)))
     cosines = np.sum(vectors(model) * expected, axis=1) / np.prod(

@@ -12,7 +12,7 @@ from stella_jax.memory import STRIP, aligned, copy, in_threads
 
 @pytest.mark.parametrize("dtype", [np.float32, np.float16, ml_dtypes.bfloat16])
 @pytest.mark.parametrize("shape", [(), (0, 4), (1,), (3, 5), (2, STRIP + 1, 3)])
-def test_jax_takes_an_aligned_array_without_a_copy(shape, dtype):
+def test_jax_uses_an_aligned_array_without_a_copy(shape, dtype):
     array = aligned(shape, dtype)
     array[...] = 1
     assert (array.shape, array.dtype) == (shape, dtype)
@@ -22,7 +22,7 @@ def test_jax_takes_an_aligned_array_without_a_copy(shape, dtype):
         assert taken.unsafe_buffer_pointer() == array.ctypes.data
 
 
-def test_what_jax_took_is_not_written_over_by_a_donation():
+def test_donation_does_not_overwrite_the_array():
     array = aligned((100,), np.float32)
     array[...] = 1
     jax.jit(lambda x: x + 1, donate_argnums=0)(jax.device_put(array)).block_until_ready()
@@ -31,7 +31,7 @@ def test_what_jax_took_is_not_written_over_by_a_donation():
 
 @pytest.mark.parametrize("dtype", [np.float32, np.float16, ml_dtypes.bfloat16])
 @pytest.mark.parametrize("axes", [*itertools.permutations(range(3))])
-def test_a_copy_is_an_assignment(axes, dtype):
+def test_copy_is_an_assignment(axes, dtype):
     source = np.random.default_rng(0).standard_normal((3, STRIP + 5, 2 * STRIP), np.float32).transpose(axes)
     into = aligned(source.shape, dtype)
     copy(source, into)
@@ -39,7 +39,7 @@ def test_a_copy_is_an_assignment(axes, dtype):
 
 
 @pytest.mark.parametrize("shape", [(), (0, 3), (1,), (1, 1), (5, 0), (7, 1), (1, 7)])
-def test_small_ones_too(shape):
+def test_small_arrays(shape):
     source, into = np.ones(shape, np.float32).T, aligned(shape[::-1], np.float32)
     copy(source, into)
     np.testing.assert_array_equal(into, source)
@@ -53,11 +53,11 @@ def test_parts_of_arrays():
 
 
 @pytest.mark.parametrize("count", [0, 1, 20])
-def test_threads_answer_in_order(count):
+def test_threads_return_in_order(count):
     assert in_threads(lambda i: i * i, count) == [i * i for i in range(count)]
 
 
-def test_the_first_error_is_the_one_that_is_raised():
+def test_first_error_is_raised():
     def fail(i: int) -> None:
         raise ValueError(str(i))
 

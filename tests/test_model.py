@@ -32,7 +32,7 @@ def dropout(seed: int, rate: float = 0.1) -> Dropout:
     return Dropout(rate, jax.random.key(seed))
 
 
-def test_it_zeroes_a_share_and_keeps_the_mean() -> None:
+def test_rate_and_mean() -> None:
     x = jnp.full((400, 500), 3.0)
     dropped = np.asarray(dropout(0, 0.3)(x))
     assert np.unique(dropped).tolist() == [0.0, np.float32(3) / np.float32(0.7)]
@@ -53,11 +53,11 @@ def test_the_same_key_is_the_same_dropout(encode) -> None:
     assert (once == again).all() and (once != other).all()
 
 
-def test_without_a_rate_it_is_the_encoder_without(encode) -> None:
+def test_zero_rate_is_no_dropout(encode) -> None:
     np.testing.assert_allclose(encode(dropout(0, 0.0))[0], encode(None)[0], rtol=0, atol=1e-5)
 
 
-def test_every_layer_draws_its_own() -> None:
+def test_layers_draw_independently() -> None:
     """A stack of the same layer: what each zeroes inside itself differs."""
     drawn = jax.vmap(dropout(0).fold_in)(jnp.arange(1, 4))
     masks = [np.asarray(Dropout(0.5, drawn.key[i])(jnp.ones(64))) == 0 for i in range(3)]

@@ -31,7 +31,7 @@ def test_stella():
     assert (found.default_prompt_name, found.max_seq_length, found.lower) == (None, 64, False)
 
 
-def test_the_schema_of_sentence_transformers_6():
+def test_schema_of_sentence_transformers_6():
     found = spec(GOLDENS / "stella-finetuned-st6")
     assert (found.pooling, found.dims, found.default_dim) == ("mean", (64,), 64)
     assert found.head(None) == Head("2_Dense", 64)
@@ -78,7 +78,7 @@ def test_activations_by_class_name(checkpoint_copy, activation, read):
     assert head.activation == read
 
 
-def test_the_head_of_modules_json_wins_over_a_leftover_of_its_size(checkpoint_copy):
+def test_head_of_modules_json_takes_precedence_over_a_leftover(checkpoint_copy):
     path = checkpoint_copy()
     shutil.copytree(path / "2_Dense_64", path / "2_Dense")
     assert spec(path).heads[64].folder == "2_Dense_64"
@@ -95,7 +95,7 @@ def test_heads_without_one_in_modules_json(checkpoint_copy):
     assert found.head(32) is not None
 
 
-def test_a_transformer_in_a_folder_of_its_own(checkpoint_copy):
+def test_transformer_in_a_subfolder(checkpoint_copy):
     path = checkpoint_copy()
     (path / "0_Transformer").mkdir()
     for name in ("config.json", "tokenizer.json", "model.safetensors", "sentence_bert_config.json"):
@@ -113,7 +113,7 @@ def test_max_seq_length_is_capped_by_the_encoder(checkpoint_copy, value):
     assert spec(path).max_seq_length == min(value, 512)
 
 
-def test_max_seq_length_of_the_tokenizer_where_nothing_else_says(checkpoint_copy):
+def test_max_seq_length_defaults_to_the_tokenizers(checkpoint_copy):
     path = checkpoint_copy()
     removed("sentence_bert_config.json")(path)
     edited("tokenizer_config.json", model_max_length=100)(path)
@@ -142,7 +142,7 @@ def test_default_prompt(checkpoint_copy):
     assert spec(path).default_prompt_name == "s2s_query"
 
 
-def test_a_byte_order_mark_is_no_fault(checkpoint_copy):
+def test_byte_order_mark_is_accepted(checkpoint_copy):
     path = checkpoint_copy()
     expected = spec(path)
     (path / "config.json").write_bytes(b"\xef\xbb\xbf" + (path / "config.json").read_bytes())

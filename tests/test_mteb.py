@@ -103,7 +103,7 @@ def evaluated(mteb, encoder: MtebEncoder, task: Any) -> dict[str, float]:
     return scores
 
 
-def test_retrieval_scores_are_ours(mteb, encoder, tiny, retrieval_task) -> None:
+def test_retrieval_scores(mteb, encoder, tiny, retrieval_task) -> None:
     found = evaluated(mteb, encoder, retrieval_task)
     cutoffs = (1, 3, 5, 10)
     ours = retrieval(tiny.encode_query(QUERIES), tiny.encode_document(CORPUS), RELEVANT, "cosine", *[cutoffs] * 4)
@@ -114,7 +114,7 @@ def test_retrieval_scores_are_ours(mteb, encoder, tiny, retrieval_task) -> None:
     assert 0.1 < found["ndcg_at_10"] < 0.95
 
 
-def test_sts_scores_are_ours_and_texts_take_the_prompt_of_alike_texts(mteb, encoder, tiny, sts_task) -> None:
+def test_sts_scores_and_prompt(mteb, encoder, tiny, sts_task) -> None:
     found = evaluated(mteb, encoder, sts_task)
     first, second = (tiny.encode(texts, "s2s_query") for texts in (QUERIES, CORPUS[: len(QUERIES)]))
     ours = sts(first, second, SCORES)
@@ -147,7 +147,7 @@ def test_prompts_by_task_type_and_kind(mteb, tiny) -> None:
     np.testing.assert_array_equal(own, tiny.encode(QUERIES, prompt="own: "))
 
 
-def test_it_is_an_encoder_of_mteb_with_jax_as_its_framework(mteb, encoder) -> None:
+def test_model_meta(mteb, encoder) -> None:
     from mteb.models import EncoderProtocol
 
     assert isinstance(encoder, EncoderProtocol)

@@ -14,7 +14,7 @@ def expected(queries: np.ndarray, corpus: np.ndarray, k: int) -> tuple[np.ndarra
 
 
 @pytest.mark.parametrize(("rows", "k"), [(1, 1), (7, 3), (100, 100), (1000, 5), (5000, 40), (5000, 1)])
-def test_is_what_a_sort_gives(monkeypatch, rows: int, k: int) -> None:
+def test_equals_a_sort(monkeypatch, rows: int, k: int) -> None:
     """In blocks of both, of which the last are not full."""
     monkeypatch.setattr(module, "ROWS", 2048)
     monkeypatch.setattr(module, "QUERIES", 16)
@@ -26,7 +26,7 @@ def test_is_what_a_sort_gives(monkeypatch, rows: int, k: int) -> None:
     np.testing.assert_allclose(scores, products, atol=1e-5)
 
 
-def test_the_first_of_equals_comes_first(monkeypatch) -> None:
+def test_equal_rows_keep_their_order(monkeypatch) -> None:
     """Among products that are whole numbers, most of them equal, over several blocks and groups."""
     monkeypatch.setattr(module, "ROWS", 1024)
     rng = np.random.default_rng(1)
@@ -37,7 +37,7 @@ def test_the_first_of_equals_comes_first(monkeypatch) -> None:
     np.testing.assert_array_equal(scores, products)
 
 
-def test_fewer_rows_than_asked_for() -> None:
+def test_fewer_rows_than_k() -> None:
     """Rows that only fill a block are never found."""
     queries, corpus = np.ones((2, 3), np.float32), -np.ones((5, 3), np.float32)
     scores, numbers = nearest(queries, corpus, 8)
@@ -45,13 +45,13 @@ def test_fewer_rows_than_asked_for() -> None:
     np.testing.assert_array_equal(scores, [[-3.0] * 5 + [-np.inf] * 3] * 2)
 
 
-def test_no_queries_and_no_corpus() -> None:
+def test_empty_queries_and_empty_corpus() -> None:
     for queries, rows in ((0, 5), (2, 0)):
         scores, numbers = nearest(np.ones((queries, 3), np.float32), np.ones((rows, 3), np.float32), 4)
         assert scores.shape == numbers.shape == (queries, 4)
 
 
-def test_tells_how_many_products_are_ranked(monkeypatch) -> None:
+def test_on_block_counts_products(monkeypatch) -> None:
     monkeypatch.setattr(module, "ROWS", 64)
     monkeypatch.setattr(module, "QUERIES", 16)
     told: list[int] = []

@@ -155,7 +155,7 @@ def test_lengths_through_the_buckets(random_checkpoint, torch_reference, name, c
 
 
 @pytest.mark.parametrize("name", ["stella-like", "qwen2-like"])
-def test_a_sharded_save_reads_as_the_single_file(random_checkpoint, torch_reference, tmp_path, name):
+def test_sharded_save_equals_a_single_file(random_checkpoint, torch_reference, tmp_path, name):
     _, path = random_checkpoint(name)
     model = torch_reference.random_model(SHAPES[name])
     sharded = torch_reference.save(model, tmp_path, tokenizer_of(name), max_shard_size="300KB")
@@ -167,7 +167,7 @@ def test_a_sharded_save_reads_as_the_single_file(random_checkpoint, torch_refere
         np.testing.assert_array_equal(parts.read(leaf), whole.read(leaf))
 
 
-def test_a_save_of_the_class_for_generation_reads_as_the_bare_model(random_checkpoint, torch_reference, tmp_path):
+def test_save_of_the_class_for_generation_equals_the_bare_model(random_checkpoint, torch_reference, tmp_path):
     _, path = random_checkpoint("qwen2-like")
     model = torch_reference.as_causal(torch_reference.random_model(SHAPES["qwen2-like"]))
     bare, whole = Checkpoint.open(path).weights, Checkpoint.open(torch_reference.save(model, tmp_path, BYTES)).weights
@@ -273,7 +273,7 @@ def test_sentence_transformers_levels(both, precision, output_value):
         assert np.abs(a.astype(int) - b).max() <= 1
 
 
-def test_sentence_transformers_queries_documents_and_lone_texts(pipeline):
+def test_sentence_transformers_queries_documents_and_single_texts(pipeline):
     theirs, ours = pipeline("dense-tanh-normalize")
     for method in ("encode", "encode_query", "encode_document"):
         expected, found = getattr(theirs, method)(TEXTS[1]), getattr(ours, method)(TEXTS[1])

@@ -46,7 +46,7 @@ def all_at_once(path: Path, pair: tuple[str, str], max_length: int) -> Tokens:
 
 @BOTH
 @given(pair=st.tuples(texts, texts), max_length=st.integers(6, 17))
-def test_pairs_are_cut_as_the_library_cuts_them(path, pair, max_length):
+def test_pairs_are_truncated_like_in_the_library(path, pair, max_length):
     tokenizer = PairTokenizer(path, max_length=max_length)
     assert tokenizer.encode_pairs([pair]) == [all_at_once(path, pair, max_length)]
 
@@ -56,13 +56,13 @@ words = st.integers(0, 30).map(lambda count: " ".join(["tea"] * count))
 
 @BOTH
 @given(pair=st.tuples(words, words), max_length=st.integers(6, 40))
-def test_words_are_cut_as_the_library_cuts_them(path, pair, max_length):
+def test_words_are_truncated_like_in_the_library(path, pair, max_length):
     tokenizer = PairTokenizer(path, max_length=max_length)
     assert tokenizer.encode_pairs([pair, pair]) == [all_at_once(path, pair, max_length)] * 2
 
 
 @given(first=lengths, second=lengths, room=st.integers(2, 30), more=st.integers(1, 9))
-def test_more_of_one_text_never_keeps_less_of_it(first, second, room, more):
+def test_longer_text_never_keeps_fewer_tokens(first, second, room, more):
     """What reading only the beginning relies on."""
     kept, other = cut_lengths(first, second, room)
     assert kept + other == min(first + second, room)
@@ -78,7 +78,7 @@ long_texts = runs.map(lambda runs: "".join("".join(unit) * count for unit, count
 @BOTH
 @settings(max_examples=40)
 @given(pair=st.tuples(long_texts, long_texts), max_length=st.integers(6, 13))
-def test_long_pairs_have_the_tokens_of_the_whole(path, pair, max_length):
+def test_long_pairs_have_the_tokens_of_the_whole_texts(path, pair, max_length):
     tokenizer = PairTokenizer(path, max_length=max_length)
     expected = [by_hand(path, each, max_length) for each in (pair, ("tea", "x"), pair[::-1])]
     assert tokenizer.encode_pairs([pair, ("tea", "x"), pair[::-1]]) == expected
@@ -95,7 +95,7 @@ def test_the_longer_of_two_long_texts_keeps_one_more(max_length, counts):
     assert tokens == by_hand(UNIGRAM, pair, max_length)
 
 
-def test_no_more_is_read_than_settles_the_tokens():
+def test_no_more_is_read_than_needed():
     tokenizer = PairTokenizer(UNIGRAM, max_length=513)
     began = time.monotonic()
     huge = "green tea, " * 5_000_000
@@ -105,7 +105,7 @@ def test_no_more_is_read_than_settles_the_tokens():
     assert time.monotonic() - began < 2
 
 
-def test_what_lies_beyond_the_bound_is_cut(monkeypatch):
+def test_text_beyond_the_limit_is_cut(monkeypatch):
     monkeypatch.setattr(module, "FARTHEST", 10_000)
     monkeypatch.setattr("stella_jax.pair_tokenizer.FARTHEST", 10_000)
     run = "x" * 10_000
@@ -143,7 +143,7 @@ def test_template_without_special_tokens_for_pairs(checkpoint_copy, refused):
 
 @pytest.mark.torch
 @given(pair=st.tuples(texts | words, texts | words), max_length=st.integers(6, 40))
-def test_as_transformers_itself(transformers_tokenizer, pair, max_length):
+def test_equals_transformers(transformers_tokenizer, pair, max_length):
     """In lists: of a pair by itself it takes an empty second text for none."""
     first, second = pair
     expected = transformers_tokenizer([first], [second], truncation="longest_first", max_length=max_length)

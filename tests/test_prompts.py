@@ -24,7 +24,7 @@ FILE = "config_sentence_transformers.json"
         ({}, None),
     ],
 )
-def test_the_prompt_of_queries_is_named_query_as_well(prompts, name):
+def test_query_prompt_is_named_query_as_well(prompts, name):
     before = {"similarity_fn_name": "dot", "prompts": prompts, "other": [1]}
     kept = json.dumps(before)
     after = with_query_prompt(before)
@@ -40,21 +40,21 @@ def test_no_prompts_stay_none(fields):
 
 
 @pytest.mark.parametrize("prompts", [{"query": "q: ", "s2p_query": "s: "}, {"s2s_query": "s: "}, {}, None])
-def test_settings_with_nothing_to_name_keep_their_bytes(checkpoint_copy, tmp_path: Path, prompts):
+def test_settings_without_a_query_prompt_keep_their_bytes(checkpoint_copy, tmp_path: Path, prompts):
     source = checkpoint_copy()
     settings(prompts=prompts)(source)
     to_torch(Checkpoint.open(source), tmp_path / "native", native=True)
     assert (tmp_path / "native" / FILE).read_bytes() == (source / FILE).read_bytes()
 
 
-def test_a_checkpoint_without_settings(checkpoint_copy, tmp_path: Path):
+def test_checkpoint_without_settings(checkpoint_copy, tmp_path: Path):
     source = checkpoint_copy()
     (source / FILE).unlink()
     to_torch(Checkpoint.open(source), tmp_path / "native", native=True)
     assert not (tmp_path / "native" / FILE).exists()
 
 
-def test_the_query_prompt_is_written_as_text(checkpoint_copy, tmp_path: Path):
+def test_query_prompt_is_written_as_text(checkpoint_copy, tmp_path: Path):
     source = checkpoint_copy()
     settings(prompts={"s2p_query": "Frage 北京: "})(source)
     to_torch(Checkpoint.open(source), tmp_path / "native", native=True)

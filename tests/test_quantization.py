@@ -35,7 +35,7 @@ def check_same(embeddings: np.ndarray, ranges: Ranges) -> None:
 @pytest.mark.torch
 @pytest.mark.parametrize("dim", [1, 7, 8, 20, 64])
 @pytest.mark.parametrize("scale", [1, 1e-38, 1e-42, 3e4, 1e37])
-def test_the_bits_of_sentence_transformers(dim, scale):
+def test_equals_sentence_transformers(dim, scale):
     """Also where a dimension is constant, and far outside of the ranges."""
     rng = np.random.default_rng(dim)
     embeddings = (rng.standard_normal((200, dim)) * scale).astype(np.float32)
@@ -48,13 +48,13 @@ def test_the_bits_of_sentence_transformers(dim, scale):
 
 @pytest.mark.torch
 @given(arrays.arrays(np.float32, (4, 3), elements=FLOATS), arrays.arrays(np.float32, (2, 3), elements=FLOATS))
-def test_the_bits_of_any_numbers_in_any_ranges(embeddings, ranges):
+def test_equals_sentence_transformers_for_any_numbers_and_ranges(embeddings, ranges):
     check_same(embeddings, Ranges(ranges.min(axis=0), ranges.max(axis=0)))
 
 
 @pytest.mark.torch
 @pytest.mark.parametrize("precision", SCALAR)
-def test_ranges_and_levels_undone_as_in_sentence_transformers(precision):
+def test_dequantize_equals_sentence_transformers(precision):
     from sentence_transformers.util import quantization
 
     embeddings = np.random.default_rng(0).standard_normal((120, 9), dtype=np.float32)
@@ -70,7 +70,7 @@ def test_ranges_and_levels_undone_as_in_sentence_transformers(precision):
 
 @pytest.mark.parametrize("precision", PRECISIONS)
 @pytest.mark.parametrize("dim", [8, 13])
-def test_dequantized_is_near_or_has_the_signs(precision, dim):
+def test_dequantize(precision, dim):
     embeddings = np.random.default_rng(1).standard_normal((50, dim), dtype=np.float32)
     ranges = Ranges.of(embeddings)
     found = dequantize(quantize(embeddings, precision, ranges), precision, dim, ranges)
@@ -83,7 +83,7 @@ def test_dequantized_is_near_or_has_the_signs(precision, dim):
 
 
 @pytest.mark.parametrize("precision", PRECISIONS)
-def test_a_row_follows_from_itself(precision):
+def test_rows_are_independent(precision):
     embeddings = np.random.default_rng(2).standard_normal((33, 20), dtype=np.float32)
     ranges = Ranges.of(embeddings[:7])
     whole = quantize(embeddings, precision, ranges)
@@ -92,7 +92,7 @@ def test_a_row_follows_from_itself(precision):
     assert quantize(embeddings[:0], precision, ranges).shape == (0, whole.shape[1])
 
 
-def test_rows_that_cannot_be_written():
+def test_finite_rows():
     rows = np.ones((6, 2), np.float32)
     rows[1:5, 1] = np.nan, -np.inf, 65_519.9, -65_520
     assert finite_rows(rows, "float32").tolist() == [True, False, False, True, True, True]

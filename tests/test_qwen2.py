@@ -50,7 +50,7 @@ def difference(model: Stella, name: str) -> float:
 
 
 @pytest.mark.parametrize("name", NAMES)
-def test_as_it_is(name: str) -> None:
+def test_equals_the_reference(name: str) -> None:
     found = Stella.from_pretrained(GOLDENS / name, dtype="float32").encode(texts(name))
     np.testing.assert_allclose(found, expected(name), rtol=0, atol=BOUND / 10)
 
@@ -82,7 +82,7 @@ def interleaved(q, k, v, lengths):
 
 @pytest.mark.parametrize("name", NAMES)
 @pytest.mark.parametrize("attend", [causal, unmasked, interleaved])
-def test_a_wrong_mask_or_grouping_shows(name: str, attend: Callable, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_tolerance_detects_a_wrong_mask_or_grouping(name: str, attend: Callable, monkeypatch: pytest.MonkeyPatch) -> None:
     jax.clear_caches()
     monkeypatch.setattr("stella_jax.models.layers.attend", attend)
     assert difference(Stella.from_pretrained(GOLDENS / name, dtype="float32"), name) > 1000 * BOUND
@@ -97,14 +97,14 @@ def test_without_the_end_of_text_token(tmp_path: Path, refused) -> None:
 
 
 @pytest.mark.parametrize("name", NAMES)
-def test_the_other_pooling_shows(name: str, tmp_path: Path) -> None:
+def test_tolerance_detects_another_pooling(name: str, tmp_path: Path) -> None:
     path = Path(shutil.copytree(GOLDENS / name, tmp_path / "model"))
     other = {"stella-qwen2": "lasttoken", "gte-qwen2": "mean"}[name]
     edited("1_Pooling/config.json", pooling_mode=other)(path)
     assert difference(Stella.from_pretrained(path, dtype="float32"), name) > 1000 * BOUND
 
 
-def test_end_of_text_is_appended_once_and_kept_by_cuts() -> None:
+def test_end_of_text_is_appended_once_and_survives_truncation() -> None:
     for name in NAMES:
         model = Stella.from_pretrained(GOLDENS / name, dtype="float32")
         ending = model.config.pad_token_id
@@ -124,7 +124,7 @@ def model_of(name: str, dtype: str = "float32", mesh: str | None = None) -> Stel
 
 @pytest.mark.parametrize("name", NAMES)
 @pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
-def test_the_same_text_has_the_same_bits(name: str, dtype: str) -> None:
+def test_same_text_same_bits(name: str, dtype: str) -> None:
     """Whatever its neighbours, and over `data`."""
     all_at_once = model_of(name, dtype).encode(some(name))
     one_by_one = [model_of(name, dtype).encode([text])[0] for text in some(name)]
@@ -134,7 +134,7 @@ def test_the_same_text_has_the_same_bits(name: str, dtype: str) -> None:
 
 @pytest.mark.parametrize("name", NAMES)
 @pytest.mark.parametrize("mesh", ["model=2", "data=4,model=2"])
-def test_over_model_it_keeps_its_numbers(name: str, mesh: str) -> None:
+def test_tensor_parallelism(name: str, mesh: str) -> None:
     found = model_of(name, "float32", mesh).encode(some(name))
     np.testing.assert_allclose(found, model_of(name).encode(some(name)), rtol=0, atol=1e-5)
 
@@ -146,7 +146,7 @@ def test_mesh_must_divide_the_key_heads(refused) -> None:
         model_of("gte-qwen2", "float32", "model=4")
 
 
-def test_each_device_holds_its_share_alone() -> None:
+def test_each_device_holds_only_its_slice() -> None:
     """Split over `data`, too."""
     checkpoint, mesh = Checkpoint.open(GOLDENS / "stella-qwen2"), make_mesh("data=4,model=2")
     model = checkpoint.load_model([checkpoint.spec.head(None)], mesh, fsdp=True)
@@ -176,7 +176,7 @@ def test_a_job(name: str, tmp_path: Path, capsys: pytest.CaptureFixture) -> None
     assert "r0" in capsys.readouterr().out
 
 
-def test_the_table_of_a_conversion(tmp_path: Path, capsys: pytest.CaptureFixture) -> None:
+def test_table_of_a_conversion(tmp_path: Path, capsys: pytest.CaptureFixture) -> None:
     assert convert.__main__.main([str(GOLDENS / "gte-qwen2"), str(tmp_path / "flax"), "--dry-run"]) == 0
     rows = capsys.readouterr().out.splitlines()
     assert any("model.layers.{0..2}.self_attn.k_proj.weight" in row and "attention/k/kernel" in row for row in rows)
@@ -216,14 +216,14 @@ RESAVED = {
 }
 
 
-def test_the_published_checkpoint_has_338_tensors_of_so_many_numbers() -> None:
+def test_tensors_and_parameters_of_the_published_checkpoint() -> None:
     config = Qwen2Config.from_json(PUBLISHED)
     sizes = QWEN2.sizes(config)
     counts = [(28 if each.stacked else 1, math.prod(each.torch_shape(sizes))) for each in QWEN2.weights_of(config)]
     assert (sum(layers for layers, _ in counts), sum(layers * size for layers, size in counts)) == (338, 1_543_268_864)
 
 
-def test_both_spellings_mean_the_same() -> None:
+def test_both_spellings_are_equivalent() -> None:
     found = Qwen2Config.from_json(PUBLISHED)
     assert (found.head_dim, found.num_key_value_heads, found.pad_token_id) == (128, 2, 151643)
     assert Qwen2Config.from_json(RESAVED) == found

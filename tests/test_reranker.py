@@ -48,7 +48,7 @@ def two_buckets():
 # --- against the reference
 
 
-def test_token_ids_are_those_of_the_reference(reranker):
+def test_token_ids_equal_the_reference(reranker):
     pairs, expected = golden()
     lengths = expected["attention_mask"].sum(axis=1)
     rows = [row[:length].tolist() for row, length in zip(expected["input_ids"], lengths, strict=True)]
@@ -63,7 +63,7 @@ def test_logits(reranker):
     np.testing.assert_allclose(scores, expected["logits"][:, 0], rtol=0, atol=BOUND)
 
 
-def test_the_sigmoid_is_what_it_gives_by_itself(reranker):
+def test_sigmoid_is_the_default(reranker):
     pairs, expected = golden()
     wanted = 1 / (1 + np.exp(-expected["logits"][:, 0].astype(np.float64)))
     np.testing.assert_allclose(reranker.predict(pairs), wanted, rtol=0, atol=BOUND)
@@ -112,7 +112,7 @@ def test_stage_by_stage(reranker):
 
 
 @pytest.mark.parametrize("mistake", MISTAKES)
-def test_the_bound_would_notice(reranker, mistake):
+def test_tolerance_detects_mistakes(reranker, mistake):
     pairs, expected = golden()
     assert np.abs(MISTAKES[mistake](reranker, pairs) - expected["logits"][:, 0]).max() > 1e4 * BOUND
 
@@ -120,7 +120,7 @@ def test_the_bound_would_notice(reranker, mistake):
 # --- the same bits
 
 
-def test_bits_do_not_depend_on_neighbours_order_or_devices(reranker):
+def test_bits_do_not_depend_on_neighbors_order_or_devices(reranker):
     together = reranker.predict(PAIRS, activation="none")
     alone = np.concatenate([reranker.predict([pair], activation="none") for pair in PAIRS])
     np.testing.assert_array_equal(together, alone)
@@ -130,13 +130,13 @@ def test_bits_do_not_depend_on_neighbours_order_or_devices(reranker):
     assert (together[2] != together[3]) and len(set(together.tolist())) == len(PAIRS)
 
 
-def test_a_pair_by_itself(reranker):
+def test_single_pair(reranker):
     score = reranker.predict(("tea", "green tea"))
     assert (score.dtype, score.shape) == (np.float32, ())
     np.testing.assert_allclose(score, reranker.predict([["tea", "green tea"]])[0], atol=1e-6)
 
 
-def test_the_module_under_jit():
+def test_module_under_jit():
     _, expected = golden()
     model = load(GOLDEN)
     ids, lengths = jnp.asarray(expected["input_ids"]), jnp.asarray(expected["attention_mask"].sum(axis=1))
@@ -205,14 +205,14 @@ def test_rank(reranker):
     assert with_texts[0]["score"] > 0 and reranker.rank("tea", []) == []
 
 
-def test_scores_that_round_to_one_are_still_ranked(reranker, monkeypatch):
+def test_ranking_of_scores_that_round_to_one(reranker, monkeypatch):
     monkeypatch.setattr(Reranker, "run_tokens", lambda *_: np.array([[30], [40], [35]], np.float32))
     ranked = reranker.rank("a", ["b", "c", "d"])
     assert [each["corpus_id"] for each in ranked] == [1, 2, 0]
     assert {each["score"] for each in ranked} == {1.0}
 
 
-def test_the_sigmoid_of_any_number_is_finite_and_the_same_in_any_shape():
+def test_sigmoid():
     logits = np.array([-1e4, -100, -3.5, 0, 3.5, 100, 1e4], np.float32)
     scores = activate(logits, "sigmoid")
     np.testing.assert_allclose(scores[1:6], [3.78e-44, 0.0293122, 0.5, 0.9706878, 1], rtol=1e-2)
@@ -220,7 +220,7 @@ def test_the_sigmoid_of_any_number_is_finite_and_the_same_in_any_shape():
     np.testing.assert_array_equal([activate(each, "sigmoid") for each in logits], scores)
 
 
-def test_max_length_cuts_the_longer_text(reranker):
+def test_max_length_truncates_the_longer_text(reranker):
     assert Reranker.from_pretrained(GOLDEN).max_length == 512  # the tokenizer's 8192, but no more than the encoder's
     [tokens] = reranker.tokenize([("tea", LOREM * 50)])
     assert (len(tokens.ids), tokens.truncated) == (64, True)
@@ -229,13 +229,13 @@ def test_max_length_cuts_the_longer_text(reranker):
 # --- the wrong call, and the wrong directory
 
 
-def test_a_reranker_does_not_embed(refused):
+def test_stella_refuses_a_reranker(refused):
     with refused("gte-reranker"):
         Stella.from_pretrained(GOLDEN)
 
 
 @pytest.mark.parametrize("name", ["stella", "gte-multilingual", "gte-qwen2"])
-def test_an_embedding_model_does_not_score(name, refused):
+def test_reranker_refuses_an_embedding_model(name, refused):
     with refused(name):
         Reranker.from_pretrained(GOLDENS / name)
 
@@ -253,7 +253,7 @@ def test_an_embedding_model_does_not_score(name, refused):
         (modules("Transformer:"), "sigmoid"),
     ],
 )
-def test_the_activation_that_the_checkpoint_names(checkpoint_copy, reranker, corrupt, activation):
+def test_activation_of_the_checkpoint(checkpoint_copy, reranker, corrupt, activation):
     path = checkpoint_copy("gte-reranker")
     corrupt(path)
     found = Reranker.from_pretrained(path)
@@ -262,7 +262,7 @@ def test_the_activation_that_the_checkpoint_names(checkpoint_copy, reranker, cor
     np.testing.assert_array_equal(found.predict(pairs), reranker.predict(pairs, activation=activation))
 
 
-def test_the_newest_settings_win(checkpoint_copy):
+def test_newest_settings_take_precedence(checkpoint_copy):
     path = checkpoint_copy("gte-reranker")
     saved_by_cross_encoder(activation_fn="torch.nn.modules.activation.Sigmoid")(path)
     edited("config.json", sentence_transformers={"activation_fn": "torch.nn.modules.linear.Identity"})(path)

@@ -20,7 +20,7 @@ from stella_jax.runner import last_hidden, last_hidden_on_cpu
 
 
 @pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
-def test_a_layer_at_a_time_computes_what_the_scan_does(dtype: str) -> None:
+def test_layer_by_layer_equals_the_scan(dtype: str) -> None:
     runner = Stella.from_pretrained(GOLDENS / "stella", dtype=dtype).runner
     assert isinstance(runner._encode, LayerByLayer)
     ids, lengths = jnp.arange(32, dtype=jnp.int32).reshape(2, 16), jnp.array([16, 5], jnp.int32)
@@ -30,7 +30,7 @@ def test_a_layer_at_a_time_computes_what_the_scan_does(dtype: str) -> None:
     np.testing.assert_allclose(found, expected, rtol=0, atol=1e-5 if dtype == "float32" else 5e-2)
 
 
-def test_a_layer_at_a_time_holds_no_second_copy_of_the_weights() -> None:
+def test_layer_by_layer_does_not_copy_the_weights() -> None:
     stella = Stella.from_pretrained(GOLDENS / "stella")
     runner = stella.runner
     assert isinstance(runner._encode, LayerByLayer)
@@ -41,7 +41,7 @@ def test_a_layer_at_a_time_holds_no_second_copy_of_the_weights() -> None:
 
 
 @pytest.mark.parametrize("dtype", [jnp.float32, jnp.bfloat16])
-def test_a_scan_needs_no_second_copy_of_the_layers(dtype: jnp.dtype) -> None:
+def test_scan_does_not_copy_the_layers(dtype: jnp.dtype) -> None:
     config = dataclasses.replace(Checkpoint.open(GOLDENS / "stella").spec.config, num_hidden_layers=48)
     graphdef, state = nnx.split(abstract_model(config, dtype))
     layers = sum(prod(leaf.shape) * leaf.dtype.itemsize for leaf in jax.tree.leaves(state["encoder"]["layers"]))
@@ -50,12 +50,12 @@ def test_a_scan_needs_no_second_copy_of_the_layers(dtype: jnp.dtype) -> None:
     assert memory.temp_size_in_bytes < layers / 4
 
 
-def test_a_mesh_of_cpus_runs_that_scan() -> None:
+def test_mesh_of_cpus_uses_the_scan() -> None:
     encode: Any = Stella.from_pretrained(GOLDENS / "stella", mesh="data=2").runner._encode
     assert encode.func is last_hidden_on_cpu
 
 
-def test_on_cpu_every_product_of_bfloat16_is_float32_as_only_that_is_fast_there() -> None:
+def test_bfloat16_products_on_cpu_are_float32() -> None:
     config = Checkpoint.open(GOLDENS / "stella").spec.config
     graphdef, state = nnx.split(abstract_model(config, jnp.bfloat16))
     ids, lengths = jax.ShapeDtypeStruct((1, 8), jnp.int32), jax.ShapeDtypeStruct((1,), jnp.int32)

@@ -44,7 +44,7 @@ def copied(job: Path, tmp_path: Path) -> Path:
 
 @pytest.mark.parametrize("k", [1, 3, 12, 50])
 @pytest.mark.parametrize("block", [2**23, 32 * 3])
-def test_the_nearest_of_all(tiny, job, monkeypatch, k, block):
+def test_nearest_rows(tiny, job, monkeypatch, k, block):
     monkeypatch.setattr(vectors, "BLOCK", block)
     index = Index.open(job / "out")
     query, embeddings = index.model.encode_query("owl"), tiny.encode(WORDS)
@@ -56,20 +56,20 @@ def test_the_nearest_of_all(tiny, job, monkeypatch, k, block):
     np.testing.assert_allclose([hit.score for hit in hits], scores[expected], atol=1e-6)
 
 
-def test_equals_come_in_the_order_of_the_corpus(job):
+def test_equal_rows_keep_the_order_of_the_corpus(job):
     hits = Index.open(job / "out").search("fog", 12, prompt="")
     assert [hit.id for hit in hits][:2] == ["r0", "r11"]
     assert hits[0].score == pytest.approx(1, abs=1e-5)
 
 
-def test_texts_come_from_the_inputs(job):
+def test_texts_of_hits(job):
     index = Index.open(job / "out")
     hits = index.search("sea", 12)
     assert index.texts(hits) == {hit: WORDS[int(hit.id[1:])] for hit in hits}
     assert set(index.texts(hits[:2])) == set(hits[:2])
 
 
-def test_texts_of_inputs_that_have_gone_or_changed_are_left_out(tiny, tmp_path):
+def test_texts_of_missing_or_changed_inputs_are_left_out(tiny, tmp_path):
     for name in ("a", "b", "c"):
         (tmp_path / f"{name}.txt").write_text(f"{name}\n")
     settings = JobOptions(normalize=False, part_rows=2)
@@ -139,7 +139,7 @@ def at_precision(out: Path, precision: str, ranges: dict[int, Ranges] | None = N
 
 @pytest.mark.parametrize("precision", PRECISIONS)
 @pytest.mark.parametrize("k", [3, 12])
-def test_the_nearest_at_every_precision(tiny, copied, monkeypatch, precision, k):
+def test_nearest_rows_at_every_precision(tiny, copied, monkeypatch, precision, k):
     monkeypatch.setattr(vectors, "BLOCK", 32 * 3)
     embeddings = tiny.encode(WORDS)
     ranges = Ranges.of(embeddings)
@@ -179,7 +179,7 @@ def other(tiny: Stella, tmp_path: Path) -> Path:
     return tmp_path / "other"
 
 
-def test_several_directories_as_if_they_were_one(job, other):
+def test_several_directories(job, other):
     first, second = str(job / "out"), str(other)
     index = Index.open([job / "out", other])
     hits = index.search("fog", 14, prompt="")

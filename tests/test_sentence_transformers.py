@@ -87,7 +87,7 @@ def test_evaluators_write_the_same_tables(both, evaluators, tmp_path: Path):
 
 @pytest.mark.parametrize("options", [{"convert_to_tensor": True}, {"convert_to_numpy": False}])
 @pytest.mark.parametrize("texts", [TEXTS, "one text"])
-def test_tensors_are_theirs_in_kind(both, options, texts):
+def test_tensors_have_the_same_types(both, options, texts):
     import torch
 
     for more in ({}, {"precision": "ubinary"}, {"truncate_dim": 9, "normalize_embeddings": True}):
@@ -121,7 +121,7 @@ def test_similarity_of_tensors(both, name):
     ours.similarity_fn_name = theirs.similarity_fn_name = before
 
 
-def test_their_helpers_take_our_embeddings(both):
+def test_helpers_of_sentence_transformers_accept_our_embeddings(both):
     from sentence_transformers import util
 
     ours, theirs = both

@@ -14,7 +14,7 @@ from stella_jax.directory import Directory
 from stella_jax.shards import open_shards, weight_files
 
 
-def test_tensors_are_those_of_safetensors():
+def test_tensors_equal_safetensors():
     (shard,) = open_shards(Directory(GOLDENS / "stella"), "")
     expected = load_file(GOLDENS / "stella" / WEIGHTS)
     assert {tensor.name for tensor in shard.tensors} == set(expected)
@@ -35,7 +35,7 @@ def test_dtypes_and_shapes(tmp_path, dtype, shape):
     np.testing.assert_array_equal(found.astype(np.float32), array.astype(np.float32))
 
 
-def test_a_header_padded_with_spaces_and_metadata_is_kept_as_it_was(tmp_path):
+def test_header_with_padding_and_metadata_is_kept(tmp_path):
     tensor = {"dtype": "F32", "shape": [2], "data_offsets": [0, 8]}
     text = json.dumps({"__metadata__": {"format": "pt"}, "ä": tensor}, ensure_ascii=False) + "   "
     data = np.array([1.5, -2.0], np.float32).tobytes()
@@ -45,18 +45,18 @@ def test_a_header_padded_with_spaces_and_metadata_is_kept_as_it_was(tmp_path):
     np.testing.assert_array_equal(shard.tensors[0].array(), [1.5, -2.0])
 
 
-def test_shards_in_the_order_of_their_names(checkpoint_copy):
+def test_shards_in_order_of_their_names(checkpoint_copy):
     path = checkpoint_copy()
     sharded(lambda _: None)(path)
     assert weight_files(Directory(path), "") == ["a.safetensors", "b.safetensors"]
     assert [shard.path.name for shard in open_shards(Directory(path), "")] == ["a.safetensors", "b.safetensors"]
 
 
-def test_a_single_file_wins_over_an_index(checkpoint_copy):
+def test_single_file_takes_precedence_over_an_index(checkpoint_copy):
     path = checkpoint_copy()
     (path / "model.safetensors.index.json").write_text("{}")
     assert weight_files(Directory(path), "") == [WEIGHTS]
 
 
-def test_the_files_of_a_module_lie_in_its_folder():
+def test_files_of_a_module_in_its_folder():
     assert weight_files(Directory(GOLDENS / "stella"), "2_Dense_32") == ["2_Dense_32/model.safetensors"]

@@ -17,7 +17,7 @@ def source(checkpoint_copy) -> Path:
     return directory
 
 
-def test_the_pictures_of_a_card_come_along_both_ways(source, tmp_path) -> None:
+def test_pictures_of_a_card_are_converted_both_ways(source, tmp_path) -> None:
     flax, torch = tmp_path / "flax", tmp_path / "torch"
     assert main([str(source), str(flax), "--verify"]) == 0
     assert main([str(flax), str(torch), "--to", "torch", "--verify"]) == 0
@@ -32,7 +32,7 @@ def test_verify_names_a_changed_picture(source, tmp_path, capsys) -> None:
     assert "differs: curves.png" in capsys.readouterr().err
 
 
-def test_large_pictures_and_those_of_folders_are_left_behind(source, tmp_path, monkeypatch, capsys) -> None:
+def test_large_pictures_and_pictures_in_folders_are_not_copied(source, tmp_path, monkeypatch, capsys) -> None:
     monkeypatch.setattr(side_files, "MAX_PICTURE_BYTES", 9)
     (source / "1_Pooling/a.png").touch()
     assert main([str(source), str(tmp_path / "flax"), "--dry-run"]) == 0
@@ -40,7 +40,7 @@ def test_large_pictures_and_those_of_folders_are_left_behind(source, tmp_path, m
 
 
 @pytest.mark.parametrize("options", [(), ("--dry-run",)])
-def test_what_no_checkpoint_has_beside_its_weights_is_refused(source, tmp_path, capsys, options) -> None:
+def test_huge_side_file(source, tmp_path, capsys, options) -> None:
     (source / "docs").symlink_to("/")
     assert main([str(source), str(tmp_path / "flax"), *options]) == 1
     assert "'docs' leads out of" in capsys.readouterr().err

@@ -27,13 +27,13 @@ def ids(path: Path, text: str, max_length: int = LONG, **options) -> list[int]:
 
 
 @BOTH
-def test_an_empty_text_has_the_special_tokens_alone(path):
+def test_empty_text_has_only_special_tokens(path):
     assert len(ids(path, "")) == 2
 
 
 @BOTH
 @pytest.mark.parametrize("max_length", [3, 8, 9])
-def test_a_text_of_exactly_the_length_is_whole_and_one_more_is_cut(path, max_length):
+def test_text_of_exactly_max_length_is_not_truncated(path, max_length):
     tokenizer = Tokenizer(path, max_length=max_length)
     word = len(ids(path, "the")) - 2
     assert word == 1
@@ -44,7 +44,7 @@ def test_a_text_of_exactly_the_length_is_whole_and_one_more_is_cut(path, max_len
 
 
 @given(text=texts, prompt=texts, max_length=st.integers(3, 12))
-def test_cut_texts_are_the_whole_ones_without_their_end(text, prompt, max_length):
+def test_truncated_texts_are_prefixes(text, prompt, max_length):
     whole = ids(WORDPIECE, prompt + text)
     tokens = Tokenizer(WORDPIECE, max_length=max_length).encode([text], prompt)[0]
     assert tokens.truncated == (len(whole) > max_length)
@@ -52,7 +52,7 @@ def test_cut_texts_are_the_whole_ones_without_their_end(text, prompt, max_length
 
 
 @BOTH
-def test_neighbours_change_nothing(path):
+def test_neighbors_change_nothing(path):
     tokenizer = Tokenizer(path, max_length=16)
     several = ["a", "Green tea", "", "北京 🍵", "word " * 50]
     assert tokenizer.encode(several) == [tokenizer.encode([text])[0] for text in several]
@@ -60,7 +60,7 @@ def test_neighbours_change_nothing(path):
 
 
 @BOTH
-def test_a_word_of_a_megabyte_takes_no_time(path):
+def test_word_of_a_megabyte_is_fast(path):
     began = time.monotonic()
     tokens = Tokenizer(path, max_length=64).encode(["x" * 2**20])[0]
     assert 3 <= len(tokens.ids) <= 64
@@ -69,11 +69,11 @@ def test_a_word_of_a_megabyte_takes_no_time(path):
 
 @BOTH
 @pytest.mark.parametrize("text", ["\0", "a\0b", "\ufeffa", "\u202e\u200b", "\uffff", "\r\n\t", "e\u0301" * 30])
-def test_odd_characters_are_texts(path, text):
+def test_unusual_characters(path, text):
     assert len(ids(path, check_text(text, "it"))) >= 2
 
 
-def test_padding_and_truncation_of_the_file_do_not_act(checkpoint_copy):
+def test_padding_and_truncation_of_the_file_are_ignored(checkpoint_copy):
     path = checkpoint_copy()
     padding = {"strategy": {"Fixed": 50}, "direction": "Left", "pad_to_multiple_of": None, "pad_id": 0}
     padding |= {"pad_type_id": 0, "pad_token": "[PAD]"}
@@ -84,7 +84,7 @@ def test_padding_and_truncation_of_the_file_do_not_act(checkpoint_copy):
     assert ids(path / "tokenizer.json", text, max_length=6) == ids(WORDPIECE, text, max_length=6)
 
 
-def test_lowercasing_that_the_checkpoint_asks_for(checkpoint_copy):
+def test_lowercasing(checkpoint_copy):
     path = checkpoint_copy("arctic-m-v2")
     assert ids(path / "tokenizer.json", "Green TEA", lower=True) == ids(UNIGRAM, "green tea")
     assert ids(UNIGRAM, "Green TEA") != ids(UNIGRAM, "green tea")
@@ -113,13 +113,13 @@ def test_invalid_texts(value, refused):
         check_text(value, "x")
 
 
-def test_messages_about_huge_values_are_short():
+def test_short_messages_about_huge_values():
     with pytest.raises(StellaError) as error:
         check_text(b"x" * 10**6, "x")
     assert len(str(error.value)) < 150
 
 
-def test_numpy_strings_are_texts():
+def test_numpy_strings_are_accepted():
     assert check_text(np.array(["a"])[0], "x") == "a"
 
 
@@ -192,7 +192,7 @@ runs = st.lists(st.tuples(st.lists(st.sampled_from(PIECES), min_size=1, max_size
 
 @settings(max_examples=40, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(runs=runs, max_length=st.integers(3, 12), lower=st.booleans(), prompt=st.sampled_from(["", "query: ", "e"]))
-def test_long_texts_have_the_tokens_of_the_whole(tokenizer_file, runs, max_length, lower, prompt):
+def test_long_texts_have_the_tokens_of_the_whole_text(tokenizer_file, runs, max_length, lower, prompt):
     text = "".join("".join(unit) * count for unit, count in runs)
     tokenizer = Tokenizer(tokenizer_file, max_length=max_length, lower=lower)
     whole = (prompt + text).lower() if lower else prompt + text
@@ -200,7 +200,7 @@ def test_long_texts_have_the_tokens_of_the_whole(tokenizer_file, runs, max_lengt
 
 
 @given(runs=runs, max_length=st.integers(2, 12), prompt=st.sampled_from(["", "query: ", "e"]))
-def test_an_end_of_text_that_is_appended_is_kept_by_cuts(runs, max_length, prompt):
+def test_end_of_text_survives_truncation(runs, max_length, prompt):
     text = "".join("".join(unit) * count for unit, count in runs)
     file = GOLDENS / "gte-qwen2/tokenizer.json"
     library = tokenizers.Tokenizer.from_file(str(file))
@@ -219,13 +219,13 @@ def test_unbroken_runs_before_and_after_words(tokenizer_file, unit):
         assert tokenizer.encode([text]) == [all_at_once(tokenizer_file, text, 16)]
 
 
-def test_a_final_sigma_is_seen_beyond_the_first_read():
+def test_final_sigma_beyond_the_first_read():
     text = "x " * 100 + "\u03a3" + "." * 3000 + "a " * 3000
     tokens = Tokenizer(UNIGRAM, max_length=128, lower=True).encode([text])
     assert tokens == [all_at_once(UNIGRAM, text.lower(), 128)]
 
 
-def test_no_more_is_read_than_settles_the_tokens(tokenizer_file):
+def test_no_more_is_read_than_needed(tokenizer_file):
     tokenizer = Tokenizer(tokenizer_file, max_length=512)
     began = time.monotonic()
     [tokens] = tokenizer.encode(["green tea, " * 5_000_000])
@@ -235,7 +235,7 @@ def test_no_more_is_read_than_settles_the_tokens(tokenizer_file):
 
 
 @pytest.mark.parametrize("blank", [False, True])
-def test_what_lies_beyond_the_bound_is_cut(monkeypatch, blank):
+def test_text_beyond_the_limit_is_cut(monkeypatch, blank):
     monkeypatch.setattr(module, "FARTHEST", 10_000)
     tokenizer = Tokenizer(WORDPIECE, max_length=8)
     text = (" " if blank else "x") * 10_000

@@ -22,13 +22,13 @@ def as_the_library(path: Path, text: str = TEXT) -> None:
 
 
 @pytest.mark.parametrize("path", sorted(GOLDENS.glob("*/tokenizer.json")), ids=lambda path: path.parent.name)
-def test_every_member_of_the_family(path):
+def test_every_supported_model(path):
     as_the_library(path)
 
 
 @pytest.mark.torch
 @pytest.mark.parametrize("name", ["BertTokenizer", "XLMRobertaTokenizer", "Qwen2Tokenizer"])
-def test_what_transformers_saves_again(name, tmp_path):
+def test_tokenizers_saved_by_transformers(name, tmp_path):
     import transformers
 
     vocabularies = {
@@ -57,7 +57,7 @@ def test_what_transformers_saves_again(name, tmp_path):
     ],
     ids=lambda parts: json.dumps(parts)[:60],
 )
-def test_parts_that_published_files_have(parts, checkpoint_copy):
+def test_parts_of_published_files(parts, checkpoint_copy):
     path = checkpoint_copy()
     changed(**parts)(path)
     load_tokenizer(path / "tokenizer.json")
@@ -76,7 +76,7 @@ def charsmap(text: str, replacement: str) -> bytes:
     return len(trie).to_bytes(4, "little") + trie + replacement.encode() + b"\0"
 
 
-def test_a_character_map_acts(checkpoint_copy):
+def test_character_map_is_applied(checkpoint_copy):
     path = checkpoint_copy("arctic-m-v2")
     encoded = base64.b64encode(charsmap("\ufb01", "fi")).decode()
     changed(normalizer={"type": "Precompiled", "precompiled_charsmap": encoded})(path)

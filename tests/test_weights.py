@@ -29,7 +29,7 @@ def full_size(name: str) -> EncoderConfig:
 
 
 @pytest.mark.parametrize("name", FAMILY)
-def test_every_tensor_comes_back_as_it_was_to_the_bit(name):
+def test_every_tensor_round_trips(name):
     weights = Checkpoint.open(GOLDENS / name).weights
     folders = {leaf.folder for leaf in weights.leaves.values()}
     expected = {folder: load_file(GOLDENS / name / folder / "model.safetensors") for folder in folders}
@@ -70,7 +70,7 @@ def test_unused_tensors_pass_through():
 
 
 @pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
-def test_what_is_kept_in_which_dtype(dtype):
+def test_parameter_dtypes(dtype):
     """Of a float16 file: norms and heads in float32, all else in what is computed in."""
     model = Stella.from_pretrained(GOLDENS / "gte-multilingual", dtype=dtype)
     for path, leaf in jax.tree_util.tree_leaves_with_path(model.runner.state):
@@ -92,7 +92,7 @@ def test_full_size_encoders_have_the_published_number_of_parameters(name):
     assert len(leaves) == len(rows)
 
 
-def test_a_full_size_encoder_maps_ids_to_states_without_a_number():
+def test_eval_shape_of_full_size_encoders():
     """Shapes alone, at the longest length: nothing is computed."""
     config = full_size("stella_en_400M_v5")
     graphdef, state = abstract_encoder(config, jnp.bfloat16)
@@ -102,7 +102,7 @@ def test_a_full_size_encoder_maps_ids_to_states_without_a_number():
     assert each.shape == (24, 2, 8192, 1024)
 
 
-def test_finite_numbers_whose_sum_is_not_are_accepted():
+def test_finite_numbers_with_an_infinite_sum():
     check_finite(np.full(10, 3e38, np.float32), "x")
     check_finite(np.full(10, 6e4, np.float16), "x")
 

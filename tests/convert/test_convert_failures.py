@@ -65,7 +65,7 @@ def test_killed_half_way_leaves_nothing_at_the_destination(tmp_path: Path) -> No
     assert not working.exists()
 
 
-def test_a_write_that_the_system_refuses_is_one_sentence(tmp_path: Path) -> None:
+def test_write_error_is_one_sentence(tmp_path: Path) -> None:
     """No file may grow beyond 64 KiB: the writers under Orbax fail in threads of their own."""
     script = "import resource, signal, sys; signal.signal(signal.SIGXFSZ, signal.SIG_IGN)\n"
     script += "resource.setrlimit(resource.RLIMIT_FSIZE, (65536, 65536))\n"
@@ -77,7 +77,7 @@ def test_a_write_that_the_system_refuses_is_one_sentence(tmp_path: Path) -> None
     assert list(tmp_path.iterdir()) == []
 
 
-def test_a_second_run_leaves_the_first_alone(tmp_path: Path, capsys) -> None:
+def test_second_run_does_not_disturb_the_first(tmp_path: Path, capsys) -> None:
     with new_directory(tmp_path / "out", 0) as working:
         (working / "half").write_text("")
         assert main([STELLA, str(tmp_path / "out")]) == 1
@@ -87,7 +87,7 @@ def test_a_second_run_leaves_the_first_alone(tmp_path: Path, capsys) -> None:
 
 
 @pytest.mark.parametrize("to", ["torch", "transformers"])
-def test_a_module_path_cannot_lead_the_writer_out(to: str, checkpoint_copy, tmp_path: Path, capsys) -> None:
+def test_module_path_cannot_lead_out_of_the_destination(to: str, checkpoint_copy, tmp_path: Path, capsys) -> None:
     source = checkpoint_copy("stella")
     modules = json.loads((source / "modules.json").read_text())
     modules[2]["path"] = f"../{source.name}/{modules[2]['path']}"
@@ -99,13 +99,13 @@ def test_a_module_path_cannot_lead_the_writer_out(to: str, checkpoint_copy, tmp_
     assert not (tmp_path / "out").exists()
 
 
-def test_whoever_reads_the_table_may_leave(tmp_path: Path) -> None:
+def test_reader_of_the_table_may_leave(tmp_path: Path) -> None:
     command = f"{sys.executable} -m convert {STELLA} {tmp_path}/out --dry-run | true"
     process = subprocess.run(["bash", "-c", command], capture_output=True, text=True, check=False)
     assert process.stderr == ""
 
 
-def test_a_failed_conversion_leaves_nothing(tmp_path: Path, capsys, monkeypatch) -> None:
+def test_failed_conversion_leaves_nothing(tmp_path: Path, capsys, monkeypatch) -> None:
     def broken(*_: object) -> None:
         raise StellaError("tensor x holds NaN or infinity")
 
@@ -129,7 +129,7 @@ def test_dry_run_writes_nothing_and_names_every_tensor(tmp_path: Path, capsys) -
     assert list(tmp_path.iterdir()) == []
 
 
-def test_pickles_and_python_are_left_behind(checkpoint_copy, tmp_path: Path, capsys) -> None:
+def test_pickles_and_python_are_not_copied(checkpoint_copy, tmp_path: Path, capsys) -> None:
     source = checkpoint_copy("stella")
     (source / "modeling.py").write_text("raise SystemExit('executed')")
     (source / "pytorch_model.bin").write_bytes(b"\x80\x04")
@@ -169,7 +169,7 @@ def test_verify_names_a_changed_side_file(flax: Path, capsys) -> None:
 
 
 @pytest.mark.parametrize("fault", ["no params", "half a checkpoint", "empty provenance", "config of another model"])
-def test_a_damaged_converted_directory_is_refused_in_a_sentence(flax: Path, fault: str) -> None:
+def test_damaged_converted_directory(flax: Path, fault: str) -> None:
     if fault == "no params":
         os.rename(flax / "params", flax / "gone")
     elif fault == "half a checkpoint":
@@ -189,7 +189,7 @@ def test_leaves_are_read_one_at_a_time(flax: Path) -> None:
     assert weights.read("encoder/embeddings/norm/scale").shape == (64,)
 
 
-def test_provenance_cannot_lead_the_writer_out(flax: Path, tmp_path: Path, capsys) -> None:
+def test_provenance_cannot_lead_out_of_the_destination(flax: Path, tmp_path: Path, capsys) -> None:
     provenance = json.loads((flax / "provenance.json").read_text())
     # A name at the top of the file system: the only folder other than a module's own that could stand for "".
     provenance["headers"]["/stella-jax-test.safetensors"] = provenance["headers"].pop("model.safetensors")
@@ -200,14 +200,14 @@ def test_provenance_cannot_lead_the_writer_out(flax: Path, tmp_path: Path, capsy
 
 
 @pytest.mark.parametrize("key", ["leaves", "files", "headers"])
-def test_provenance_of_another_kind_is_refused(flax: Path, key: str, capsys) -> None:
+def test_provenance_with_other_types(flax: Path, key: str, capsys) -> None:
     provenance = json.loads((flax / "provenance.json").read_text())
     (flax / "provenance.json").write_text(json.dumps(provenance | {key: {"x": 1}}))
     assert main([STELLA, str(flax), "--verify"]) == 1
     assert f"provenance.json: damaged ({key})" in capsys.readouterr().err
 
 
-def test_verify_of_the_native_form_allows_the_query_prompt_alone(tmp_path: Path, capsys) -> None:
+def test_verify_of_a_native_conversion_allows_only_the_query_prompt(tmp_path: Path, capsys) -> None:
     arguments = [STELLA, str(tmp_path / "native"), "--to", "transformers", "--verify"]
     assert main(arguments) == 0
     path = tmp_path / "native/config_sentence_transformers.json"
@@ -236,7 +236,7 @@ def test_verify_names_a_flipped_byte_in_a_header(flax: Path, tmp_path: Path, cap
     assert "differs: model.safetensors" in capsys.readouterr().err
 
 
-def test_a_damaged_checkpoint_is_told_in_one_sentence_only(flax: Path) -> None:
+def test_damaged_checkpoint_is_one_sentence(flax: Path) -> None:
     leaf = flax / "params/state/encoder.embeddings.norm.scale/.zarray"
     leaf.write_bytes(leaf.read_bytes()[:-1] + b"?")
     command = [sys.executable, "-m", "convert", str(flax), str(flax.parent / "out"), "--to", "torch"]

@@ -43,7 +43,7 @@ def two_buckets():
 
 
 @pytest.mark.parametrize("dtype", ["float16", "float32"])
-def test_there_and_back_byte_for_byte(checkpoint_copy, tmp_path, dtype):
+def test_round_trip_byte_for_byte(checkpoint_copy, tmp_path, dtype):
     source = checkpoint_copy("gte-reranker")
     arrays = load_file(source / "model.safetensors")
     if dtype != "float16":
@@ -56,7 +56,7 @@ def test_there_and_back_byte_for_byte(checkpoint_copy, tmp_path, dtype):
     np.testing.assert_array_equal(raw(tmp_path / "flax"), raw(source))
 
 
-def test_a_dry_run_names_the_head(capsys):
+def test_dry_run_names_the_head(capsys):
     assert main([str(SOURCE), "nowhere", "--dry-run"]) == 0
     shown = capsys.readouterr().out
     for line in (
@@ -72,7 +72,7 @@ def header(path: Path) -> dict[str, dict]:
     return json.loads(content[8 : 8 + struct.unpack("<Q", content[:8])[0]])
 
 
-def test_a_form_of_transformers_converts_back(tmp_path, capsys):
+def test_native_conversion_converts_back(tmp_path, capsys):
     assert main([str(SOURCE), str(tmp_path / "native"), "--to", "transformers", "--verify"]) == 0
     assert "4 pairs have the same scores, bit for bit" in capsys.readouterr().out
     names = header(tmp_path / "native/model.safetensors").keys() - {"__metadata__"}
@@ -85,7 +85,7 @@ def test_a_form_of_transformers_converts_back(tmp_path, capsys):
     assert files(tmp_path / "back") == files(tmp_path / "native")
 
 
-def test_weights_that_differ_are_told(checkpoint_copy, tmp_path, capsys):
+def test_verify_reports_different_weights(checkpoint_copy, tmp_path, capsys):
     source = checkpoint_copy("gte-reranker")
     assert main([str(source), str(tmp_path / "flax")]) == 0
     arrays = load_file(source / "model.safetensors")
@@ -105,7 +105,7 @@ def test_save_pretrained(tmp_path):
     np.testing.assert_array_equal(shorter.predict(PAIRS), model.predict(PAIRS))
 
 
-def test_a_changed_head_is_saved(tmp_path):
+def test_changed_head_is_saved(tmp_path):
     model = Reranker.from_pretrained(SOURCE, dtype="float32").model
     changed = model.with_params({"head/bias": model.params()["head/bias"] + 1})
     changed.save_pretrained(tmp_path / "changed")
@@ -114,7 +114,7 @@ def test_a_changed_head_is_saved(tmp_path):
     assert [name for name in before if not np.array_equal(before[name], after[name])] == ["classifier.bias"]
 
 
-def test_training_takes_no_reranker(tmp_path, capsys):
+def test_training_refuses_a_reranker(tmp_path, capsys):
     from train.__main__ import main as train
 
     (tmp_path / "train.jsonl").write_text('{"anchor": "a", "positive": "b"}\n' * 4)
@@ -174,7 +174,7 @@ def test_cross_encoder(native, cross_encoder):
 
 
 @pytest.mark.torch
-def test_what_cross_encoder_saves(native, cross_encoder, tmp_path):
+def test_saves_of_cross_encoder(native, cross_encoder, tmp_path):
     import torch
 
     theirs = cross_encoder(native)
@@ -191,7 +191,7 @@ def test_what_cross_encoder_saves(native, cross_encoder, tmp_path):
 
 @pytest.mark.torch
 @pytest.mark.parametrize("field", ["sentence_transformers", "sbert_ce_default_activation_function"])
-def test_activations_survive_the_native_form(checkpoint_copy, cross_encoder, tmp_path, field):
+def test_activations_survive_a_native_conversion(checkpoint_copy, cross_encoder, tmp_path, field):
     source, identity = checkpoint_copy("gte-reranker"), "torch.nn.modules.linear.Identity"
     config(**{field: {"activation_fn": identity} if field == "sentence_transformers" else identity})(source)
     assert main([str(source), str(tmp_path / "native"), "--to", "transformers"]) == 0

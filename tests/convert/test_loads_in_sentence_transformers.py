@@ -25,7 +25,7 @@ def sentence_transformer():
 @pytest.mark.parametrize(
     "name", ["stella", "stella-finetuned-st6", "gte-base-en", "arctic-m-v2", "stella-qwen2", "gte-qwen2"]
 )
-def test_native_form_of_each_member(name: str, tmp_path: Path, sentence_transformer) -> None:
+def test_native_conversion_of_each_model(name: str, tmp_path: Path, sentence_transformer) -> None:
     assert main([str(GOLDENS / name), str(tmp_path / "flax")]) == 0
     assert main([str(tmp_path / "flax"), str(tmp_path / "native"), "--to", "transformers", "--verify"]) == 0
     theirs = sentence_transformer(tmp_path / "native")
@@ -37,7 +37,7 @@ def test_native_form_of_each_member(name: str, tmp_path: Path, sentence_transfor
 
 
 @pytest.mark.parametrize("name", ["stella", "stella-finetuned-st6", "arctic-m-v2", "gte-qwen2"])
-def test_encode_query_takes_the_same_prompt_there(name: str, tmp_path: Path, sentence_transformer) -> None:
+def test_encode_query_has_the_same_prompt(name: str, tmp_path: Path, sentence_transformer) -> None:
     assert main([str(GOLDENS / name), str(tmp_path / "native"), "--to", "transformers"]) == 0
     theirs, ours = sentence_transformer(tmp_path / "native"), Stella.from_pretrained(GOLDENS / name)
     assert ours.prompts.keys() <= theirs.prompts.keys()
@@ -48,7 +48,7 @@ def test_encode_query_takes_the_same_prompt_there(name: str, tmp_path: Path, sen
 
 
 @pytest.mark.parametrize("name", ["stella-qwen2", "gte-qwen2"])
-def test_end_of_text_is_appended_there_as_here(name: str, tmp_path: Path, sentence_transformer) -> None:
+def test_end_of_text_is_appended_in_both_libraries(name: str, tmp_path: Path, sentence_transformer) -> None:
     """Also for an empty text, a text that ends in it, and a truncated one; white space at the ends is tokenized."""
     assert main([str(GOLDENS / name), str(tmp_path / "native"), "--to", "transformers"]) == 0
     theirs, ours = sentence_transformer(tmp_path / "native"), Stella.from_pretrained(GOLDENS / name)
@@ -59,7 +59,7 @@ def test_end_of_text_is_appended_there_as_here(name: str, tmp_path: Path, senten
     np.testing.assert_allclose(theirs.encode(texts), ours.encode(texts), atol=1e-4, rtol=0)
 
 
-def test_a_fine_tune_saved_by_sentence_transformers_comes_back_as_it_was(tmp_path: Path, sentence_transformer) -> None:
+def test_round_trip_of_a_fine_tune_saved_by_sentence_transformers(tmp_path: Path, sentence_transformer) -> None:
     """A config that it can load goes in, so `--to torch` gives what it can load."""
     assert main([str(GOLDENS / "stella"), str(tmp_path / "native"), "--to", "transformers"]) == 0
     sentence_transformer(tmp_path / "native").save_pretrained(str(tmp_path / "saved"))

@@ -31,7 +31,7 @@ def files(directory: Path) -> dict[str, bytes]:
 
 
 @pytest.mark.parametrize("name", FAMILY)
-def test_every_file_comes_back_byte_for_byte(name: str, tmp_path: Path) -> None:
+def test_every_file_round_trips(name: str, tmp_path: Path) -> None:
     flax = converted(GOLDENS / name, tmp_path / "flax")
     to_torch(flax, tmp_path / "torch")
     came, went = files(GOLDENS / name), files(tmp_path / "torch")
@@ -41,7 +41,7 @@ def test_every_file_comes_back_byte_for_byte(name: str, tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("name", FAMILY)
-def test_both_layouts_embed_to_the_same_bits(name: str, tmp_path: Path) -> None:
+def test_both_layouts_give_the_same_embeddings(name: str, tmp_path: Path) -> None:
     converted(GOLDENS / name, tmp_path / "flax")
     texts = ["a", "green tea " * 20, ""]
     ours = Stella.from_pretrained(tmp_path / "flax")
@@ -65,7 +65,7 @@ def test_bits_of_every_dtype_survive(dtype: type, checkpoint_copy, tmp_path: Pat
     assert (tmp_path / "torch/model.safetensors").read_bytes() == (source / "model.safetensors").read_bytes()
 
 
-def test_shards_come_back_as_they_were(checkpoint_copy, tmp_path: Path) -> None:
+def test_shards_round_trip(checkpoint_copy, tmp_path: Path) -> None:
     source = checkpoint_copy("stella")
     tensors = load_file(source / "model.safetensors")
     (source / "model.safetensors").unlink()
@@ -103,7 +103,7 @@ def test_modified_parameters(tmp_path: Path, refused) -> None:
         assert np.array_equal(after[name], wanted), name
 
 
-def test_a_tree_in_another_dtype_gets_a_new_header(tmp_path: Path) -> None:
+def test_another_dtype_gets_a_new_header(tmp_path: Path) -> None:
     source = Checkpoint.open(GOLDENS / "gte-multilingual")  # stored as float16
     flax = converted(GOLDENS / "gte-multilingual", tmp_path / "flax")
     shutil.rmtree(tmp_path / "flax" / PARAMS)
@@ -119,14 +119,14 @@ def test_a_tree_in_another_dtype_gets_a_new_header(tmp_path: Path) -> None:
     assert {tensor.dtype for tensor in after.values()} == {np.dtype(np.float32)}
 
 
-def test_a_converted_checkpoint_converts_again(tmp_path: Path) -> None:
+def test_converting_a_converted_checkpoint(tmp_path: Path) -> None:
     first = converted(GOLDENS / "stella", tmp_path / "first")
     to_flax(first, "first", tmp_path / "second")
     to_torch(Checkpoint.open(tmp_path / "second"), tmp_path / "torch")
     assert (tmp_path / "torch/model.safetensors").read_bytes() == (GOLDENS / "stella/model.safetensors").read_bytes()
 
 
-def test_orbax_alone_reads_the_parameters(tmp_path: Path) -> None:
+def test_orbax_reads_the_parameters(tmp_path: Path) -> None:
     from orbax.checkpoint import v1 as ocp
 
     converted(GOLDENS / "stella", tmp_path / "flax")
