@@ -5,7 +5,7 @@ from dataclasses import dataclass
 
 @dataclass(frozen=True)
 class Shape:
-    """An encoder's sizes and its rope: theta and divisor as GteConfig's linear scaling states them.
+    """An encoder's sizes and its rope: theta and divisor as in GteConfig's linear scaling.
 
     With heads of keys it is a Qwen2, else a NewModel.
     """
@@ -25,16 +25,16 @@ class Shape:
 SHAPES = {
     # head_dim 64, two token types and scaled rope, as in stella
     "stella-like": Shape(128, 2, 3, 256, token_types=2, theta=320000.0, divisor=2 ** (2 / 64)),
-    # no token types, as in gte-base-en; an odd number of heads; an epsilon that shows
+    # no token types, as in gte-base-en; an odd number of heads; an epsilon that matters
     "gte-base-like": Shape(48, 3, 3, 96, token_types=0, theta=1e6, divisor=2 ** (2 / 16), eps=1e-3),
     # no rope scaling, one token type, pad id 1, as in arctic
     "arctic-like": Shape(96, 3, 2, 192, token_types=1, theta=160000.0, pad_id=1),
-    # head_dim 64 again, the strongest published scaling, intermediate no multiple of hidden
+    # head_dim 64 again, the strongest published scaling, intermediate is not a multiple of hidden
     "multilingual-like": Shape(256, 4, 2, 320, token_types=1, theta=160000.0, divisor=8 ** (2 / 64), pad_id=1),
-    # six heads of queries on two of keys, padding by the end-of-text token, as in stella's 1.5B
+    # six query heads on two key heads, padding with the end-of-text token, as in stella's 1.5B
     "qwen2-like": Shape(192, 6, 3, 320, token_types=0, theta=1e6, pad_id=1533, eps=1e-6, kv_heads=2),
-    # a head of keys for each of queries; another base
+    # one key head per query head; another base
     "qwen2-ungrouped": Shape(64, 4, 2, 96, token_types=0, theta=1e4, pad_id=1533, eps=1e-6, kv_heads=4),
-    # one head of keys for all; an epsilon that shows
+    # one key head for all; an epsilon that matters
     "qwen2-one-key-head": Shape(128, 8, 2, 200, token_types=0, theta=1e6, pad_id=1533, eps=1e-2, kv_heads=1),
 }

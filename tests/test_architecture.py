@@ -1,4 +1,4 @@
-"""The seam: an architecture of one file (toy_architecture.py) loads, embeds, converts, runs in jobs and trains."""
+"""An architecture in one file (toy_architecture.py) loads, embeds, converts, runs in jobs and trains."""
 
 import json
 import shutil

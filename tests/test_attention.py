@@ -1,4 +1,4 @@
-"""attend and the rotation, against plain formulas in float64, and what they hold in memory."""
+"""`attend` and the rotation against formulas in float64, and their memory."""
 
 from typing import Any
 
@@ -25,7 +25,7 @@ def plain_attention(q: np.ndarray, k: np.ndarray, v: np.ndarray, lengths: np.nda
 
 
 def heads(shape: tuple[int, ...], seed: int = 0, scale: float = 3.0) -> np.ndarray:
-    """q, k and v; at this scale scores reach into the hundreds and attention is one-hot almost everywhere."""
+    """q, k and v; at this scale scores reach hundreds, and attention is almost one-hot."""
     return np.random.default_rng(seed).standard_normal((3, *shape), dtype=np.float32) * scale
 
 
@@ -44,7 +44,7 @@ def test_attend_is_masked_softmax(rows, tokens, num_heads, head_dim, seed, scale
     q, k, v = heads((rows, tokens, num_heads, head_dim), seed, scale)
     lengths = np.random.default_rng(seed).integers(1, tokens + 1, rows)
     found = np.asarray(attend(jnp.asarray(q), jnp.asarray(k), jnp.asarray(v), jnp.asarray(lengths)))
-    # Float32 scores of this size are known to a few of their last bits, which is what the weights inherit.
+    # Float32 scores of this size are exact except for a few last bits, and so are the weights.
     error = 1e-5 * max(1.0, scale**2 * np.sqrt(head_dim) / 10)
     np.testing.assert_allclose(found / scale, plain_attention(q, k, v, lengths) / scale, rtol=0, atol=error)
 
@@ -68,7 +68,7 @@ def test_bfloat16_keeps_its_dtype_and_a_float32_softmax():
 
 
 def array_sizes(jaxpr) -> list[int]:
-    """Elements of every array that a jaxpr and those inside it make."""
+    """Number of elements of every array in a jaxpr, including nested ones."""
     sizes = [int(np.prod(v.aval.shape)) for equation in jaxpr.eqns for v in equation.outvars]
     inner = [p for equation in jaxpr.eqns for p in jax.tree.leaves(equation.params) if hasattr(p, "jaxpr")]
     return sizes + [size for closed in inner for size in array_sizes(closed.jaxpr)]

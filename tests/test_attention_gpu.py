@@ -1,4 +1,4 @@
-"""The GPU's attention: which one, what is asked of cuDNN, and the plain one's memory. No GPU ran it but with -m gpu."""
+"""Attention on GPUs: the choice of implementation, the calls of cuDNN, and memory. Only `-m gpu` runs on a GPU."""
 
 import json
 import re
@@ -27,25 +27,25 @@ LENGTHS = jax.ShapeDtypeStruct((4,), jnp.int32)
 
 @pytest.fixture
 def gpu(monkeypatch: pytest.MonkeyPatch) -> Callable[[int], None]:
-    """Makes this a machine with GPUs of a generation, as far as attention is traced and lowered."""
+    """Simulates GPUs of a generation for tracing and lowering attention."""
 
     def pretend(generation: int) -> None:
         monkeypatch.setattr("stella_jax.attention.platform", lambda: "gpu")
         monkeypatch.setattr("stella_jax.attention.cuda_generation", lambda: generation)
-        # JAX asks for cuDNN's version while it traces; nothing public lets a program for CUDA be lowered without it.
+        # JAX asks for cuDNN's version while it traces; there is no public way to lower for CUDA without it.
         monkeypatch.setattr("jax._src.cudnn.fused_attention_stablehlo.check_cudnn_version", lambda: 91_200)
 
     return pretend
 
 
 def cudnn_calls(function: Callable[..., Any], dtype: Any = jnp.bfloat16, shape: tuple = SHAPE) -> dict[str, dict]:
-    """The cuDNN kernels in a program for CUDA of q, k, v and lengths, by name, each with its settings."""
+    """The cuDNN kernels in a program for CUDA of q, k, v and lengths: names and settings."""
     heads = jax.ShapeDtypeStruct(shape, dtype)
     return kernels(function, heads, heads, heads, LENGTHS)
 
 
 def kernels(function: Callable[..., Any], *arguments: Any) -> dict[str, dict]:
-    fresh = jax.jit(lambda *arguments: function(*arguments))  # not traced before, on another platform
+    fresh = jax.jit(lambda *arguments: function(*arguments))  # so that it was not traced for another platform
     text = fresh.trace(*arguments).lower(lowering_platforms=("cuda",)).as_text()
     return {name: json.loads(config.replace("\\22", '"'))["cudnn_fmha_backend_config"]
             for name, config in CALL.findall(text)}  # fmt: skip
@@ -100,7 +100,7 @@ def test_each_gpu_has_its_own_rows_and_heads(gpu) -> None:
 @pytest.mark.parametrize(
     ("generation", "dtype", "head_dim"),
     [
-        (9, jnp.float32, 64),  # cuDNN has 16 bits only, and who asks for 32 gets them
+        (9, jnp.float32, 64),  # cuDNN has only 16 bits, and float32 must stay float32
         (7, jnp.bfloat16, 64),  # Turing
         (0, jnp.bfloat16, 64),  # AMD
         (9, jnp.bfloat16, 12),
@@ -122,7 +122,7 @@ def test_oldest_gpu_decides(monkeypatch: pytest.MonkeyPatch, capabilities: list,
 
 
 def peaked(tokens: int, dtype: Any = jnp.float32) -> Any:
-    """q, k, v at which a key too many or too few shows, and the lengths of a full and a short row."""
+    """q, k, v for which one key too many or too few matters, and lengths of a full and a short row."""
     rng = np.random.default_rng(tokens)
     heads = [scale * rng.standard_normal((2, tokens, 2, 64), dtype=np.float32) for scale in (3, 3, 1)]
     return [*(jnp.asarray(x, dtype) for x in heads), jnp.array([tokens, max(1, tokens // 3)], jnp.int32)]
@@ -130,7 +130,7 @@ def peaked(tokens: int, dtype: Any = jnp.float32) -> Any:
 
 @jax.custom_vjp
 def stand_in(q, k, v, lengths):
-    """For cuDNN: the same function; the gradient of what is padding stays as it was in memory, here NaN."""
+    """Stands in for cuDNN: the same function, but the padding's gradient is uninitialized memory, here NaN."""
     return PLAIN(q, k, v, key_value_seq_lengths=lengths)
 
 
@@ -184,7 +184,7 @@ def test_attention_at_once(tokens: int) -> None:
 
 @pytest.mark.parametrize("tokens", [128, 512, 2048, 8192])
 def test_memory_does_not_grow_with_row_length(tokens: int) -> None:
-    """Of 16,384 tokens and 16 heads: 512 MiB of scores, as many of their softmax, and some copies of q."""
+    """16,384 tokens and 16 heads: 512 MiB of scores, as much for their softmax, and some copies of q."""
     rows = 16_384 // tokens
     heads = jax.ShapeDtypeStruct((rows, tokens, 16, 64), jnp.float32)
     lengths = jax.ShapeDtypeStruct((rows,), jnp.int32)

@@ -1,4 +1,4 @@
-"""The TPU's attention and rotation: the same functions as those of other platforms; kernels in Pallas' interpreter."""
+"""Attention and rotation on TPU equal those of other platforms; kernels run in Pallas' interpreter."""
 
 import jax
 import jax.numpy as jnp
@@ -20,7 +20,7 @@ from stella_jax.config import Rope
 
 
 def peaked(tokens: int) -> list[jax.Array]:
-    """q, k, v at which a key too many or too few shows, and the lengths of a full and a short row."""
+    """q, k, v for which one key too many or too few matters, and lengths of a full and a short row."""
     rng = np.random.default_rng(tokens)
     heads = [jnp.asarray(scale * rng.standard_normal((2, tokens, 2, 64), dtype=np.float32)) for scale in (3, 3, 1)]
     return [*heads, jnp.array([tokens, max(1, tokens // 3)], jnp.int32)]
@@ -40,7 +40,7 @@ def test_rows_of_one_step_are_independent() -> None:
     q, k, v = (jnp.concatenate([row[i] for row in rows]) for i in range(3))
     lengths = jnp.array([130, 1, 60, 129, 128, 7], jnp.int32)
     with pltpu.force_tpu_interpret_mode():
-        together = jax.jit(attend_flash)(q, k, v, lengths)  # 256 tokens after padding: three rows a step
+        together = jax.jit(attend_flash)(q, k, v, lengths)  # 256 tokens after padding: three rows per step
         alone = jax.jit(attend_flash)(q[2:3], k[2:3], v[2:3], lengths[2:3])
     np.testing.assert_array_equal(together[2:3], alone)
 

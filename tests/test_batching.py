@@ -1,4 +1,4 @@
-"""Token counts to batches of fixed shapes."""
+"""Packing token counts into batches of fixed shapes."""
 
 import numpy as np
 import pytest
@@ -9,7 +9,7 @@ from stella_jax.batching import Batch, Packer, bucket_lengths, pad, rows_of
 
 
 def packed(groups: list[list[int]], longest: int, budget: int, **options) -> list[Batch]:
-    """All batches of groups of texts of these token counts; each group waits for the next, no longer."""
+    """All batches of groups with these token counts; each group waits for the next one only."""
     packer = Packer(longest, budget, **options)
     batches = []
     for number, counts in enumerate(groups):
@@ -41,7 +41,7 @@ def test_bucket_of_a_text_does_not_depend_on_the_limit(longest, longer):
 
 @given(st.lists(st.integers(1, 8192), max_size=200))
 def test_share_of_padding(counts):
-    """A bucket is less than a quarter longer than its texts, or eight tokens."""
+    """A bucket is at most a quarter, or eight tokens, longer than its texts."""
     for batch in packed([counts], 8192, 512):
         for _, index in batch.texts:
             assert batch.length < max(counts[index] * 1.25, counts[index] + 8)
@@ -89,7 +89,7 @@ def test_shapes_match_the_batches(counts):
 
 
 def test_short_batches_wait_for_the_next_group():
-    """Ten groups of three rows each where four fit: eight batches, not ten."""
+    """Ten groups of three rows with four rows per batch: eight batches, not ten."""
     batches = packed([[100] * 3] * 10, 512, 4 * 104)
     assert [len(batch.texts) for batch in batches] == [4, 4, 4, 4, 4, 4, 4, 2]
 

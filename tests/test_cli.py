@@ -1,4 +1,4 @@
-"""The command line as a user meets it: output, sentences, exit codes."""
+"""The command line: output, errors, exit codes."""
 
 import json
 import os

@@ -1,4 +1,4 @@
-"""Shapes compiled beside the work: each once, before its first batch, and what goes wrong is raised there."""
+"""Compiling shapes in threads: once each, before the first batch, and errors are raised there."""
 
 import threading
 from collections.abc import Iterator
@@ -30,7 +30,7 @@ def test_each_shape_is_compiled_once() -> None:
     assert (2, 4) in compiled
     ahead.wait((1, 8))
     assert sorted(compiled) == [(1, 8), (2, 4)]
-    ahead.wait((9, 9))  # nobody began with it
+    ahead.wait((9, 9))  # not started
 
 
 def test_compile_error_is_raised_by_wait() -> None:
@@ -67,7 +67,7 @@ def test_cancel_drops_waiting_shapes() -> None:
 
 @pytest.fixture
 def compilations() -> Iterator[list[str]]:
-    """Names of the threads in which XLA compiled."""
+    """Names of the threads that compiled."""
     threads: list[str] = []
 
     def listen(event: str, duration_secs: float, **fields: str | int) -> None:

@@ -1,4 +1,4 @@
-"""config.json in its old and new spellings, as the published checkpoints have it."""
+"""config.json in its old and new spellings, as published."""
 
 import dataclasses
 

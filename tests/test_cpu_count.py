@@ -1,4 +1,4 @@
-"""How many processors may be used: affinity, and control groups of both versions, also as containers show them."""
+"""The number of usable processors: affinity and control groups of both versions, also inside containers."""
 
 import os
 from collections.abc import Callable
@@ -14,7 +14,7 @@ Machine = Callable[[str, dict[str, str]], int]
 
 @pytest.fixture
 def cpu_count_of(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Machine:
-    """Of a process with eight processors, in these groups, whose files hold this."""
+    """cpu_count of a process with eight processors, in these groups with these files."""
 
     def found(membership: str, files: dict[str, str]) -> int:
         (tmp_path / "membership").write_text(membership)

@@ -1,4 +1,4 @@
-"""The model card's example and what is said about its numbers."""
+"""The model card's example and the verdict on its numbers."""
 
 from types import SimpleNamespace
 
@@ -12,7 +12,7 @@ PUBLISHED = np.array([[0.8398, 0.2990], [0.3282, 0.8095]], np.float32)
 
 
 class Published:
-    """Answers as the published stella would, in shapes and similarities."""
+    """Has the shapes and similarities of the published stella."""
 
     def __init__(self, similarity: np.ndarray, **changed: int):
         sizes = {"hidden_size": 1024, "num_hidden_layers": 24, "vocab_size": 30528} | changed

@@ -1,4 +1,4 @@
-"""Errors: a sentence that a terminal can show, whatever it quotes."""
+"""Errors are printable sentences, whatever they quote."""
 
 import pytest
 

@@ -1,4 +1,4 @@
-"""The examples run, and do what they say."""
+"""The examples run and do what they say."""
 
 import importlib.util
 import re
@@ -32,7 +32,7 @@ def all_steps(number: int, *, quick: int) -> pytest.MarkDecorator:
 
 @pytest.mark.soak
 def test_custom_loop(tmp_path, capsys, monkeypatch) -> None:
-    """Over two of the simulated devices: on two cores eight would take four times as long."""
+    """On two of the simulated devices: eight would take four times as long on two cores."""
     monkeypatch.setattr(jax, "device_count", lambda: 2)
     example("custom_loop").main(str(tmp_path / "trained"))
     *steps, said = capsys.readouterr().out.splitlines()

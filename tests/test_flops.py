@@ -13,6 +13,6 @@ def test_attention_flops_at_8192_tokens() -> None:
 
 
 def test_flops_of_the_1_5b() -> None:
-    """Two heads of keys cost their own products; scores are those of all twelve of queries."""
+    """The products of two key heads, and the scores of all twelve query heads."""
     assert linear_flops(QWEN2) == 2 * 28 * (2 * 1536 * 1536 + 2 * 1536 * 256 + 3 * 1536 * 8960) == 2_620_391_424
     assert attention_flops(QWEN2, 1) == 172_032

@@ -1,4 +1,4 @@
-"""Arbitrary contents in a checkpoint's files: it loads or is refused in one sentence, and soon."""
+"""Arbitrary contents in a checkpoint's files: it loads or is refused in one sentence, and quickly."""
 
 import json
 import shutil

@@ -1,4 +1,4 @@
-"""Every golden checkpoint, stage by stage, against what the reference in PyTorch returns in float64."""
+"""Every golden checkpoint, stage by stage, against the PyTorch reference in float64."""
 
 import json
 from dataclasses import dataclass, replace
@@ -39,7 +39,7 @@ class Golden:
         return self.arrays[f"{prompt_name or 'none'}/{array}"]
 
     def heads(self, prompt_name: str | None) -> list[int]:
-        """The dimensions of the heads whose embeddings are there."""
+        """The dimensions of the heads with stored embeddings."""
         start = f"{prompt_name or 'none'}/embedding."
         return sorted(int(key.removeprefix(start)) for key in self.arrays if key.startswith(start))
 
@@ -145,7 +145,7 @@ def test_every_head(name, prompt_name):
 
 
 def embeddings(name: str, prompt_name: str | None, dim: int | None) -> np.ndarray:
-    """What `encode` is to return."""
+    """The expected result of `encode`."""
     expected = golden(name)
     if model(name).checkpoint.spec.normalize:
         pooled = expected[prompt_name, "pooled"]
@@ -155,7 +155,7 @@ def embeddings(name: str, prompt_name: str | None, dim: int | None) -> np.ndarra
 
 @pytest.mark.parametrize(("name", "dim"), [(name, None) for name in FAMILY] + [("stella", 128)])
 def test_encode_from_text_to_embedding(name, dim, monkeypatch):
-    # One bucket: one shape compiled, not five. The buckets themselves are met in test_oracle.py.
+    # One bucket, so that one shape is compiled, not five; test_oracle.py tests the buckets.
     monkeypatch.setattr("stella_jax.batching.bucket_lengths", lambda longest: [longest])
     stella = model(name, dim=dim)
     for prompt_name in golden(name).prompt_names:
@@ -165,14 +165,14 @@ def test_encode_from_text_to_embedding(name, dim, monkeypatch):
 
 
 def rounded(state: nnx.State) -> nnx.State:
-    """The parameters as bfloat16 keeps them, in float32 again; those of the norms are kept in float32 anyway."""
+    """The parameters rounded to bfloat16, as float32; those of norms are not rounded."""
     return jax.tree.map_with_path(
         lambda path, x: x if "norm" in jax.tree_util.keystr(path) else x.astype(jnp.bfloat16).astype(jnp.float32), state
     )
 
 
 def exact_on_rounded_weights(name: str, prompt_name: str | None) -> np.ndarray:
-    """Pooled vectors of the bfloat16 weights, computed in float32: what is lost before the first multiplication."""
+    """Pooled vectors of the bfloat16 weights, computed in float32: the loss from rounding the weights alone."""
     expected, stella = golden(name), model(name)
     lengths = expected[prompt_name, "attention_mask"].sum(axis=1)
     graphdef, state = nnx.split(stella.model.encoder)
@@ -189,7 +189,7 @@ def test_bfloat16(name, prompt_name):
     assert pooled.dtype == jnp.float32
 
     bound = BFLOAT16
-    if name == "gte-base-en":  # its attention is so peaked that rounding its weights alone is more than the bound
+    if name == "gte-base-en":  # peaked attention: rounding the weights alone exceeds the tolerance
         inherent = cosines(exact_on_rounded_weights(name, prompt_name), reference).min()
         assert inherent < BFLOAT16
         bound = 1 - 2 * (1 - inherent)
@@ -202,7 +202,7 @@ def test_bfloat16(name, prompt_name):
 
 
 def test_tolerance_detects_a_wrong_rotation():
-    """The goldens are sharp: half a percent off in the rope's base is far outside the bound."""
+    """The goldens are sensitive: half a percent in the rope's base is far outside the tolerance."""
     stella, expected = model("stella"), golden("stella")
     wrong = replace(stella.config, rope=replace(stella.config.rope, theta=stella.config.rope.theta * 1.005))
     graphdef, _ = abstract_encoder(wrong, jnp.float32)

@@ -1,4 +1,4 @@
-"""Names of models: directories, the embedded checkpoint, and repos in the hub's cache; offline throughout."""
+"""Names of models: directories, the embedded checkpoint, and repos in the hub's cache; all offline."""
 
 import shutil
 from pathlib import Path
@@ -17,7 +17,7 @@ COMMIT, OLDER = "a" * 40, "b" * 40
 
 @pytest.fixture
 def cache(tmp_path, monkeypatch) -> Path:
-    """A hub cache as downloads leave it: refs, and snapshots of links into blobs; two commits, main is the first."""
+    """A hub cache as after downloads: refs, and snapshots of links into blobs; main is the first of two commits."""
     repo = tmp_path / ("models--" + REPO.replace("/", "--"))
     (repo / "refs").mkdir(parents=True)
     (repo / "refs/main").write_text(COMMIT)

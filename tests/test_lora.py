@@ -1,4 +1,4 @@
-"""Adapters of a model: what they are to begin with, what they add, and how they leave."""
+"""Adapters: initial values, their effect, merging and saving."""
 
 import json
 from pathlib import Path
@@ -29,7 +29,7 @@ def base() -> EmbeddingModel:
 
 
 def moved(model: EmbeddingModel) -> EmbeddingModel:
-    """With adapters that show: B is no longer 0."""
+    """With adapters that have an effect: B is not 0."""
     rng = np.random.default_rng(1)
     params = {name: model.params()[name] for name in model.trainable if name.endswith("lora_b")}
     return model.with_params({name: jnp.asarray(rng.normal(0, 0.1, b.shape), b.dtype) for name, b in params.items()})
@@ -71,7 +71,7 @@ def test_merged_weights_give_the_same_vectors(base, targets: str) -> None:
 
 
 def test_adapter_is_added_to_its_own_map_only(base) -> None:
-    """The sum by NumPy, in the place that the checkpoint gives the map."""
+    """The sum in NumPy, at the map's place in the checkpoint."""
     params = moved(with_lora(base, RANK, 12, targets=["k_proj"])).params()
     a, b = (np.asarray(params[f"encoder/layers/attention/lora/k_proj/{leaf}"]) for leaf in ("lora_a", "lora_b"))
     kernel = np.array(params["encoder/layers/attention/qkv/kernel"])
@@ -97,7 +97,7 @@ def test_bfloat16(base) -> None:
 
 
 def test_over_a_mesh(base) -> None:
-    """Split with their maps."""
+    """Adapters are split like their maps."""
     model = with_lora(load(GOLDENS / "stella", mesh="data=4,model=2"), RANK)
     b = model.params()["encoder/layers/attention/lora/q_proj/lora_b"]
     assert b.addressable_shards[0].data.shape == (LAYERS, RANK, HIDDEN // 2)

@@ -1,4 +1,4 @@
-"""Copies of large arrays: the same numbers, wherever they lie."""
+"""Copies of large arrays are equal, for any memory order."""
 
 import itertools
 

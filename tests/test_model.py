@@ -1,4 +1,4 @@
-"""Dropout in the encoder; its numbers without are those of the goldens and the oracle."""
+"""Dropout in the encoder; test_goldens.py and test_oracle.py test it without dropout."""
 
 from functools import partial
 
@@ -18,7 +18,7 @@ LENGTHS = np.array([12, 7], np.int32)
 
 @pytest.fixture(scope="module")
 def encode():
-    """dropout -> the last hidden state and those of all layers."""
+    """A function from a dropout to the last hidden state and the states of all layers."""
     graphdef, state = split_encoder(GOLDENS / "stella")
 
     @jax.jit
@@ -58,7 +58,7 @@ def test_zero_rate_is_no_dropout(encode) -> None:
 
 
 def test_layers_draw_independently() -> None:
-    """A stack of the same layer: what each zeroes inside itself differs."""
+    """A stack of equal layers: each one zeroes other numbers."""
     drawn = jax.vmap(dropout(0).fold_in)(jnp.arange(1, 4))
     masks = [np.asarray(Dropout(0.5, drawn.key[i])(jnp.ones(64))) == 0 for i in range(3)]
     assert len({mask.tobytes() for mask in masks}) == 3

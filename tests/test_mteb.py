@@ -1,4 +1,4 @@
-"""The real mteb on small tasks of its own kinds, held in memory, against what our evaluators find."""
+"""mteb itself on small tasks in memory, against our evaluators."""
 
 from typing import Any
 
@@ -27,7 +27,7 @@ def mteb():
 
 @pytest.fixture(scope="module")
 def tiny() -> Stella:
-    """With room for a prompt."""
+    """An encoder with room for a prompt."""
     model = Stella.from_pretrained("tiny", dim=32)
     model.max_seq_length = 48
     return model
@@ -39,7 +39,7 @@ def encoder(tiny: Stella) -> MtebEncoder:
 
 
 def described(name: str, type: str, main_score: str) -> dict[str, Any]:
-    """What mteb's TaskMetadata asks for."""
+    """The required fields of mteb's TaskMetadata."""
     unknown = ("date", "domains", "task_subtypes", "license", "annotations_creators", "dialect", "sample_creation")
     return dict.fromkeys(unknown) | {
         "name": name,

@@ -1,4 +1,4 @@
-"""The nearest rows: exact, first of equals first, whatever the blocks."""
+"""The nearest rows are exact and equal ones keep their order, for any blocks."""
 
 import numpy as np
 import pytest
@@ -15,7 +15,7 @@ def expected(queries: np.ndarray, corpus: np.ndarray, k: int) -> tuple[np.ndarra
 
 @pytest.mark.parametrize(("rows", "k"), [(1, 1), (7, 3), (100, 100), (1000, 5), (5000, 40), (5000, 1)])
 def test_equals_a_sort(monkeypatch, rows: int, k: int) -> None:
-    """In blocks of both, of which the last are not full."""
+    """In blocks of queries and rows; the last ones are not full."""
     monkeypatch.setattr(module, "ROWS", 2048)
     monkeypatch.setattr(module, "QUERIES", 16)
     rng = np.random.default_rng(0)
@@ -27,7 +27,7 @@ def test_equals_a_sort(monkeypatch, rows: int, k: int) -> None:
 
 
 def test_equal_rows_keep_their_order(monkeypatch) -> None:
-    """Among products that are whole numbers, most of them equal, over several blocks and groups."""
+    """With products that are whole numbers, mostly equal, over several blocks and groups."""
     monkeypatch.setattr(module, "ROWS", 1024)
     rng = np.random.default_rng(1)
     queries, corpus = (rng.integers(-1, 2, (n, 4)).astype(np.float32) for n in (50, 3000))
@@ -38,7 +38,7 @@ def test_equal_rows_keep_their_order(monkeypatch) -> None:
 
 
 def test_fewer_rows_than_k() -> None:
-    """Rows that only fill a block are never found."""
+    """Padding rows of a block are never found."""
     queries, corpus = np.ones((2, 3), np.float32), -np.ones((5, 3), np.float32)
     scores, numbers = nearest(queries, corpus, 8)
     np.testing.assert_array_equal(numbers, [[0, 1, 2, 3, 4, -1, -1, -1]] * 2)

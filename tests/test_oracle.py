@@ -1,4 +1,4 @@
-"""Random checkpoints written by transformers and sentence-transformers, read by us, against what they compute."""
+"""Random checkpoints saved by transformers and sentence-transformers: our results against theirs."""
 
 from functools import cache, partial
 from pathlib import Path
@@ -107,7 +107,7 @@ def test_module_by_module(checkpoint, torch_reference):
     ids=lambda value: f"{value:g}",
 )
 def test_rope_tables_of_the_published_checkpoints_at_every_position(torch_reference, theta, factor, head_dim):
-    """A frequency one float32 step away turns 8192 positions by 5e-4; the same roundings leave at most 5e-5."""
+    """A frequency one float32 step away is off by 5e-4 at position 8192; equal roundings leave at most 5e-5."""
     rope = Rope(theta * factor, factor ** (2 / head_dim))
     cos, sin = torch_reference.rotary(rope.theta, rope.divisor, head_dim=head_dim, num_tokens=8192)
     for found, expected in zip(rope_tables(rope, 8192, head_dim), (cos, sin), strict=True):
@@ -131,7 +131,7 @@ def test_whole_encoder_on_a_right_padded_batch(checkpoint, torch_reference):
 
 
 def test_attention_is_peaked(checkpoint, torch_reference):
-    """The comparison is sharp only if it is: uniform attention hides a wrong mask or rotation."""
+    """The comparison is sensitive only with peaked attention; uniform attention hides a wrong mask or rotation."""
     exact, _ = checkpoint
     ids, lengths = batch(exact.config.pad_token_id)
     with torch_reference.torch.no_grad():
@@ -212,7 +212,7 @@ PIPELINES = {
 
 @pytest.fixture(scope="module")
 def pipeline(torch_reference, random_checkpoint, tmp_path_factory):
-    """Name of a pipeline -> (it in sentence-transformers, it in ours, read from what sentence-transformers saved)."""
+    """Name of a pipeline -> (sentence-transformers' model, ours, loaded from its save)."""
 
     @cache
     def make(name: str):
@@ -258,14 +258,14 @@ def test_sentence_transformers_end_to_end(both, options):
     theirs, ours = both
     expected, found = theirs.encode(TEXTS, **options), ours.encode(TEXTS, **options)
     assert (found.shape, found.dtype) == (expected.shape, expected.dtype)
-    # Both are float32, at most ENCODER from the exact value; scaled to the numbers' size.
+    # Both are float32, at most ENCODER from the exact value, scaled to the size of the numbers.
     np.testing.assert_allclose(found, expected, rtol=0, atol=2e-5 * np.abs(expected).max())
 
 
 @pytest.mark.parametrize("precision", ["int8", "uint8"])
 @pytest.mark.parametrize("output_value", ["sentence_embedding", "token_embeddings"])
 def test_sentence_transformers_levels(both, precision, output_value):
-    """Float32 rounding may carry a number over the border of a level, where the maximum of a dimension lies."""
+    """Float32 rounding may move a number to the next level, as at the maximum of a dimension."""
     theirs, ours = both
     expected, found = (model.encode(TEXTS, precision=precision, output_value=output_value) for model in (theirs, ours))
     for a, b in zip(found, expected, strict=True):
@@ -304,7 +304,7 @@ def test_similarity_functions(torch_reference, name):
 
     rng = np.random.default_rng(5)
     a, b = rng.standard_normal((4, 32), dtype=np.float32), rng.standard_normal((4, 32), dtype=np.float32)
-    b[0], a[1] = a[0], 0  # a pair that is equal, and a zero vector
+    b[0], a[1] = a[0], 0  # an equal pair, and a zero vector
     matrix = SimilarityFunction.to_similarity_fn(name)
     pairwise = SimilarityFunction.to_similarity_pairwise_fn(name)
     np.testing.assert_allclose(similarity.similarity(name, a, b[:3]), matrix(a, b[:3]), rtol=1e-5, atol=1e-5)

@@ -1,4 +1,4 @@
-"""Pairs to ids: cut as transformers cuts them, and of long texts only as much is read as settles that."""
+"""Pairs to ids: truncated like in transformers, with long texts read only as far as needed."""
 
 import time
 from pathlib import Path
@@ -22,7 +22,7 @@ lengths = st.integers(0, 40)
 
 
 def by_hand(path: Path, pair: tuple[str, str], max_length: int) -> Tokens:
-    """Tokens of the whole texts, cut by the rule: the library takes too much memory for long ones."""
+    """Tokens of the whole texts, truncated by the rule; the library needs too much memory for long texts."""
     tokenizer = tokenizers.Tokenizer.from_file(str(path))
     whole = tokenizer.encode(*pair)
     sequences = whole.sequence_ids
@@ -37,7 +37,7 @@ def by_hand(path: Path, pair: tuple[str, str], max_length: int) -> Tokens:
 
 
 def all_at_once(path: Path, pair: tuple[str, str], max_length: int) -> Tokens:
-    """Tokens by the library itself, of the whole pair."""
+    """The library's tokens of the whole pair."""
     tokenizer = tokenizers.Tokenizer.from_file(str(path))
     whole = len(tokenizer.encode(*pair).ids)
     tokenizer.enable_truncation(max_length, strategy="longest_first")
@@ -63,7 +63,7 @@ def test_words_are_truncated_like_in_the_library(path, pair, max_length):
 
 @given(first=lengths, second=lengths, room=st.integers(2, 30), more=st.integers(1, 9))
 def test_longer_text_never_keeps_fewer_tokens(first, second, room, more):
-    """What reading only the beginning relies on."""
+    """Reading only the start of a text relies on this."""
     kept, other = cut_lengths(first, second, room)
     assert kept + other == min(first + second, room)
     more_kept, less_of_other = cut_lengths(first + more, second, room)
@@ -89,7 +89,7 @@ def test_long_pairs_have_the_tokens_of_the_whole_texts(path, pair, max_length):
     "counts", [(5000, 5000), (5001, 5000), (5000, 5001), (3, 9000), (9000, 3), (31, 9000), (0, 9000)]
 )
 def test_the_longer_of_two_long_texts_keeps_one_more(max_length, counts):
-    """Where the room is odd it is the longer text's, however far that shows."""
+    """Odd room goes to the longer text, even if the difference shows late."""
     pair = tuple("tea " * count for count in counts)
     [tokens] = PairTokenizer(UNIGRAM, max_length=max_length).encode_pairs([pair])
     assert tokens == by_hand(UNIGRAM, pair, max_length)
@@ -144,7 +144,7 @@ def test_template_without_special_tokens_for_pairs(checkpoint_copy, refused):
 @pytest.mark.torch
 @given(pair=st.tuples(texts | words, texts | words), max_length=st.integers(6, 40))
 def test_equals_transformers(transformers_tokenizer, pair, max_length):
-    """In lists: of a pair by itself it takes an empty second text for none."""
+    """In lists, since in a single pair it ignores an empty second text."""
     first, second = pair
     expected = transformers_tokenizer([first], [second], truncation="longest_first", max_length=max_length)
     assert PairTokenizer(UNIGRAM, max_length=max_length).encode_pairs([pair])[0].ids == expected["input_ids"][0]

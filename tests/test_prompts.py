@@ -1,4 +1,4 @@
-"""Which prompt a query takes, and what is written for programs that know `query` alone."""
+"""The prompt of queries, and writing it for programs that use only the name `query`."""
 
 import json
 from pathlib import Path

@@ -1,4 +1,4 @@
-"""Quantized embeddings, bit for bit those of sentence-transformers."""
+"""Quantized embeddings equal those of sentence-transformers bit for bit."""
 
 import numpy as np
 import pytest
@@ -15,7 +15,7 @@ FLOATS = st.floats(-MAX / 2, MAX / 2, width=32)
 def theirs(embeddings: np.ndarray, precision: str, ranges: Ranges | None) -> np.ndarray:
     from sentence_transformers.util import quantize_embeddings
 
-    if precision == "float16":  # which they lack
+    if precision == "float16":  # not in sentence-transformers
         return embeddings.astype(np.float16)
     both = np.stack([ranges.minimum, ranges.maximum]) if ranges else None
     with np.errstate(over="ignore"):
@@ -36,7 +36,7 @@ def check_same(embeddings: np.ndarray, ranges: Ranges) -> None:
 @pytest.mark.parametrize("dim", [1, 7, 8, 20, 64])
 @pytest.mark.parametrize("scale", [1, 1e-38, 1e-42, 3e4, 1e37])
 def test_equals_sentence_transformers(dim, scale):
-    """Also where a dimension is constant, and far outside of the ranges."""
+    """Also with a constant dimension, and far outside of the ranges."""
     rng = np.random.default_rng(dim)
     embeddings = (rng.standard_normal((200, dim)) * scale).astype(np.float32)
     embeddings[:, 0] = scale

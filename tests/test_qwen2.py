@@ -1,4 +1,4 @@
-"""Qwen2 as an encoder: mistakes that the goldens notice, what it runs in, and checkpoints that are refused."""
+"""Qwen2 as an encoder: sensitivity of the goldens, meshes and jobs, and unsupported checkpoints."""
 
 import json
 import math
@@ -56,7 +56,7 @@ def test_equals_the_reference(name: str) -> None:
 
 
 def causal(q, k, v, lengths):
-    """Attention of a decoder: no token sees a later one."""
+    """A decoder's attention: no token sees a later one."""
     import jax.numpy as jnp
 
     del lengths
@@ -71,7 +71,7 @@ def unmasked(q, k, v, lengths):
 
 
 def interleaved(q, k, v, lengths):
-    """Queries of head n on keys of head n % G."""
+    """Query head n attends to key head n % G."""
     import jax.numpy as jnp
 
     from stella_jax.attention import attend_at_once
@@ -82,7 +82,9 @@ def interleaved(q, k, v, lengths):
 
 @pytest.mark.parametrize("name", NAMES)
 @pytest.mark.parametrize("attend", [causal, unmasked, interleaved])
-def test_tolerance_detects_a_wrong_mask_or_grouping(name: str, attend: Callable, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_tolerance_detects_a_wrong_mask_or_grouping(
+    name: str, attend: Callable, monkeypatch: pytest.MonkeyPatch
+) -> None:
     jax.clear_caches()
     monkeypatch.setattr("stella_jax.models.layers.attend", attend)
     assert difference(Stella.from_pretrained(GOLDENS / name, dtype="float32"), name) > 1000 * BOUND
@@ -114,7 +116,7 @@ def test_end_of_text_is_appended_once_and_survives_truncation() -> None:
         assert len(model.tokenize(["word " * 500])[0].ids) == model.max_seq_length
 
 
-# What it runs in
+# Meshes and jobs
 
 
 @cache
@@ -147,7 +149,7 @@ def test_mesh_must_divide_the_key_heads(refused) -> None:
 
 
 def test_each_device_holds_only_its_slice() -> None:
-    """Split over `data`, too."""
+    """With parameters split over `data` as well."""
     checkpoint, mesh = Checkpoint.open(GOLDENS / "stella-qwen2"), make_mesh("data=4,model=2")
     model = checkpoint.load_model([checkpoint.spec.head(None)], mesh, fsdp=True)
     for name, leaf in model.params().items():
@@ -184,7 +186,7 @@ def test_table_of_a_conversion(tmp_path: Path, capsys: pytest.CaptureFixture) ->
     assert not (tmp_path / "flax").exists()
 
 
-# What is read, and what is refused
+# Supported and unsupported configs
 
 PUBLISHED = {
     "architectures": ["Qwen2ForCausalLM"],
@@ -205,7 +207,7 @@ PUBLISHED = {
     "eos_token_id": 151643,
     "vocab_size": 151646,
 }
-# As transformers 5 saves it again.
+# As saved again by transformers 5.
 RESAVED = {
     **{key: value for key, value in PUBLISHED.items() if key not in ("auto_map", "rope_theta")},
     "architectures": ["Qwen2Model"],

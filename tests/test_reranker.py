@@ -1,4 +1,4 @@
-"""The reranker: scores of pairs against the reference and CrossEncoder, and what a caller may pass."""
+"""The reranker: scores against the reference and CrossEncoder, and its arguments."""
 
 import json
 from collections.abc import Callable
@@ -39,7 +39,7 @@ def reranker() -> Reranker:
 
 @pytest.fixture(scope="module", autouse=True)
 def two_buckets():
-    """As many as it takes for pairs to meet; each is a compilation."""
+    """Batches of two lengths only, since each length is a compilation."""
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr("stella_jax.batching.bucket_lengths", lambda longest: [32, max(longest, 33)])
         yield
@@ -79,7 +79,7 @@ def test_bfloat16():
 def logits(
     reranker: Reranker, tokens: list[Tokens], pooling: str = "cls", tanh: bool = True, pooler: bool = True
 ) -> np.ndarray:
-    """Raw scores stage by stage, in numpy after the encoder; the options are mistakes."""
+    """Raw scores stage by stage, in numpy after the encoder; the options introduce mistakes."""
     length = max(len(each.ids) for each in tokens)
     ids = np.array([[*each.ids, *[1] * (length - len(each.ids))] for each in tokens])
     lengths = jnp.array([len(each.ids) for each in tokens])
@@ -143,7 +143,7 @@ def test_module_under_jit():
     np.testing.assert_allclose(jax.jit(model)(ids, lengths), expected["logits"], rtol=0, atol=BOUND)
 
 
-# --- what a caller passes and gets
+# --- arguments and results
 
 
 def test_pairs_in_every_form(reranker):
@@ -221,12 +221,12 @@ def test_sigmoid():
 
 
 def test_max_length_truncates_the_longer_text(reranker):
-    assert Reranker.from_pretrained(GOLDEN).max_length == 512  # the tokenizer's 8192, but no more than the encoder's
+    assert Reranker.from_pretrained(GOLDEN).max_length == 512  # the tokenizer has 8192, the encoder 512
     [tokens] = reranker.tokenize([("tea", LOREM * 50)])
     assert (len(tokens.ids), tokens.truncated) == (64, True)
 
 
-# --- the wrong call, and the wrong directory
+# --- wrong classes and settings
 
 
 def test_stella_refuses_a_reranker(refused):

@@ -1,4 +1,4 @@
-"""What a batch runs on a CPU, and in what memory; what it computes is in the tests of the embedder and the goldens."""
+"""The program and the memory of a batch on CPU; test_embedder.py and test_goldens.py test its results."""
 
 import dataclasses
 import re

@@ -1,4 +1,4 @@
-"""Exact search over a finished job, against all similarities computed at once."""
+"""Exact search in a finished job, against all similarities computed at once."""
 
 import json
 import shutil
@@ -26,7 +26,7 @@ ORIGIN = {"model": "tiny", "revision": None}
 
 @pytest.fixture(scope="module")
 def job(tiny: Stella, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Twelve words over two inputs and four parts, a rejected row among them, the last word equal to the first."""
+    """Twelve words and a rejected row in two inputs and four parts; the last word equals the first."""
     folder = tmp_path_factory.mktemp("job")
     lines = [json.dumps({"id": f"r{i}", "text": word}) for i, word in enumerate(WORDS)]
     (folder / "a.jsonl").write_text("\n".join([*lines[:3], "broken", *lines[3:7]]))
@@ -38,7 +38,7 @@ def job(tiny: Stella, tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture
 def copied(job: Path, tmp_path: Path) -> Path:
-    """A copy of the job to damage; its inputs are still those of the original."""
+    """A copy of the job to damage, with the inputs of the original."""
     return Path(shutil.copytree(job / "out", tmp_path / "out"))
 
 
@@ -120,7 +120,7 @@ def test_another_model(job, copied, checkpoint_copy, refused):
 
 
 def at_precision(out: Path, precision: str, ranges: dict[int, Ranges] | None = None) -> Path:
-    """The job as `embed --precision` writes it."""
+    """Rewrites the job as `embed --precision` would write it."""
     store = open_store(out)
     manifest = store.read_json("_job/manifest.json")
     dims = manifest["dims"]
@@ -170,7 +170,7 @@ def test_part_of_another_precision(copied, refused):
 
 @pytest.fixture
 def other(tiny: Stella, tmp_path: Path) -> Path:
-    """A job of three more words, one of them with an id and a word of the first."""
+    """A job of two more words, one of which has an id and a word of the first job."""
     (tmp_path / "c.jsonl").write_text(
         "\n".join(json.dumps(row) for row in ({"id": "r0", "text": "fog"}, {"text": "owl"}))
     )

@@ -1,4 +1,4 @@
-"""sentence-transformers' evaluators and helpers on a `Stella`, beside its own model of the same weights."""
+"""sentence-transformers' evaluators and helpers on a `Stella` and on its own model with the same weights."""
 
 import csv
 from pathlib import Path
@@ -20,7 +20,7 @@ TEXTS += [f"{a} {b}" for a in ("red", "old", "small") for b in ("house", "tree",
 
 @pytest.fixture(scope="module", params=["stella", "arctic-m-v2"])
 def both(request, tmp_path_factory):
-    """Ours and theirs, of the same weights."""
+    """Our model and theirs with the same weights."""
     from sentence_transformers import SentenceTransformer
 
     path = tmp_path_factory.mktemp("native") / "model"

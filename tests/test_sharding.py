@@ -1,4 +1,4 @@
-"""Inference over a mesh of eight simulated devices: the numbers of one device, and no collective that is not needed."""
+"""Inference over a mesh of eight simulated devices: the numbers of one device, and no unnecessary collective."""
 
 import re
 from collections import Counter
@@ -38,7 +38,7 @@ def test_tensor_parallelism(mesh: str, stella: Stella) -> None:
 def test_one_attention_head_per_device() -> None:
     ours = Stella.from_pretrained(GOLDENS / "gte-base-en", mesh="model=3")
     alone = Stella.from_pretrained(GOLDENS / "gte-base-en")
-    # gte-base-en's numbers are larger than the others': its float32 is 2e-5 from float64 to begin with.
+    # gte-base-en has larger numbers than the others: its float32 is 2e-5 from float64.
     np.testing.assert_allclose(ours.encode(TEXTS), alone.encode(TEXTS), atol=5e-5, rtol=0)
 
 
@@ -47,7 +47,7 @@ def test_one_attention_head_per_device() -> None:
     [*(("stella", mesh) for mesh in MESHES), ("gte-qwen2", "data=8"), ("gte-qwen2", "data=4,model=2")],
 )
 def test_collectives(name: str, mesh: str) -> None:
-    """None over `data`; over `model` the two sums that end a layer's halves, in the loop over layers."""
+    """None over `data`; over `model` the sums after attention and MLP, inside the loop over layers."""
     model = Stella.from_pretrained(GOLDENS / name, mesh=mesh)
     rows = 2 * model.mesh.shape["data"]
     ids = shard(model.mesh, np.ones((rows, 64), np.int32), BATCH_SPEC)

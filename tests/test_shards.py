@@ -1,4 +1,4 @@
-"""Safetensors files: mapped, checked, and refused where they are not what they say."""
+"""Safetensors files are mapped, checked, and refused if they are not valid."""
 
 import json
 import struct

@@ -1,4 +1,4 @@
-"""The files that go with the weights, both ways."""
+"""The files beside the weights, in both directions."""
 
 import os
 from pathlib import Path

@@ -1,4 +1,4 @@
-"""Text to ids: what is cut and marked, what is a text at all, and settings of the file that must not act."""
+"""Text to ids: truncation, valid texts, and settings of the file that are ignored."""
 
 import json
 import time
@@ -123,12 +123,12 @@ def test_numpy_strings_are_accepted():
     assert check_text(np.array(["a"])[0], "x") == "a"
 
 
-# Long texts, of which not all is read
+# Long texts, which are not read to the end
 
 
 @pytest.fixture(scope="session")
 def byte_level(tmp_path_factory) -> Path:
-    """A tokenizer as Qwen2's: NFC, its split, bytes, an end-of-text token."""
+    """A tokenizer like Qwen2's: NFC, its split, bytes, an end-of-text token."""
     split = r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}| ?[^\s\p{L}\p{N}]+[\r\n]*"
     split += r"|\s*[\r\n]+|\s+(?!\S)|\s+"
     made = tokenizers.Tokenizer(tokenizers.models.BPE())
@@ -160,7 +160,7 @@ def tokenizer_file(request, byte_level) -> Path:
 
 
 def all_at_once(path: Path, text: str, max_length: int) -> Tokens:
-    """Tokens by the library itself, of the whole text."""
+    """The library's tokens of the whole text."""
     tokenizer = tokenizers.Tokenizer.from_file(str(path))
     tokenizer.enable_truncation(max_length)
     encoding = tokenizer.encode(text)

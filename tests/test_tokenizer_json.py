@@ -1,4 +1,4 @@
-"""What of a tokenizer.json is accepted: the family's files, those that transformers saves again, and their parts."""
+"""Accepted tokenizer.json files: published ones, those saved by transformers, and their parts."""
 
 import base64
 import json
@@ -16,7 +16,7 @@ TEXT = "Green tea,  has been CONSUMED for 1,000 years!\n\nIt\u2019s \ufb01ne \u4
 
 
 def as_the_library(path: Path, text: str = TEXT) -> None:
-    """The file is accepted, and read as it stands."""
+    """The file is accepted and loaded unchanged."""
     ours = load_tokenizer(path)
     assert ours.encode(text).ids == tokenizers.Tokenizer.from_file(str(path)).encode(text).ids
 
@@ -64,7 +64,7 @@ def test_parts_of_published_files(parts, checkpoint_copy):
 
 
 def charsmap(text: str, replacement: str) -> bytes:
-    """The map of one character, in units as darts-clone has them: a node's children lie in a block of their own."""
+    """The map of one character in units of darts-clone: a node's children are in their own block."""
     units, place, word = [0] * 256 * (len(text.encode()) + 2), 0, text.encode()
     for depth, byte in enumerate(word, 1):
         units[place] |= (place ^ 256 * depth) << 10

@@ -1,4 +1,4 @@
-"""The weight-name table: every tensor of every golden there and back, and the sizes of the published models."""
+"""The weight table: every tensor of every golden in both directions, and the sizes of published models."""
 
 import math
 
@@ -20,7 +20,7 @@ from stella_jax.weights import check_finite
 
 FAMILY = ("stella", "stella-finetuned-st6", "gte-base-en", "gte-large-en", "gte-multilingual", "arctic-m-v2")
 FAMILY += ("stella-qwen2",)
-# Parameters of the dense encoder; stella's is on its card, the others' follow from their sizes.
+# Parameters of the encoder; stella's number is on its card, the others follow from their sizes.
 PARAMETERS = {"stella_en_400M_v5": 434_139_136}
 
 
@@ -71,7 +71,7 @@ def test_unused_tensors_pass_through():
 
 @pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
 def test_parameter_dtypes(dtype):
-    """Of a float16 file: norms and heads in float32, all else in what is computed in."""
+    """For a float16 file: norms and heads in float32, all others in the compute dtype."""
     model = Stella.from_pretrained(GOLDENS / "gte-multilingual", dtype=dtype)
     for path, leaf in jax.tree_util.tree_leaves_with_path(model.runner.state):
         assert str(leaf.dtype) == ("float32" if "norm" in jax.tree_util.keystr(path) else dtype)
@@ -93,7 +93,7 @@ def test_full_size_encoders_have_the_published_number_of_parameters(name):
 
 
 def test_eval_shape_of_full_size_encoders():
-    """Shapes alone, at the longest length: nothing is computed."""
+    """Only shapes, at the maximum length; nothing is computed."""
     config = full_size("stella_en_400M_v5")
     graphdef, state = abstract_encoder(config, jnp.bfloat16)
     ids, lengths = jax.ShapeDtypeStruct((2, 8192), jnp.int32), jax.ShapeDtypeStruct((2,), jnp.int32)

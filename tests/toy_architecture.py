@@ -1,4 +1,4 @@
-"""A third architecture, in one file: pre-norm layers with LayerNorms that have no bias, under names of its own.
+"""A third architecture, in one file: pre-norm layers with LayerNorms without bias, and its own parameter names.
 
 Axes: D hidden, N heads, H head_dim, F intermediate.
 """

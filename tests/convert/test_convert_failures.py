@@ -1,4 +1,4 @@
-"""Conversions with full disks, kills and damaged files: nothing is half-written, nothing is lost."""
+"""Conversions with full disks, kills and damaged files: no partial output, and no data lost."""
 
 import errno
 import json
@@ -66,7 +66,7 @@ def test_killed_half_way_leaves_nothing_at_the_destination(tmp_path: Path) -> No
 
 
 def test_write_error_is_one_sentence(tmp_path: Path) -> None:
-    """No file may grow beyond 64 KiB: the writers under Orbax fail in threads of their own."""
+    """No file may grow beyond 64 KiB, so Orbax's writers fail in their own threads."""
     script = "import resource, signal, sys; signal.signal(signal.SIGXFSZ, signal.SIG_IGN)\n"
     script += "resource.setrlimit(resource.RLIMIT_FSIZE, (65536, 65536))\n"
     script += "from convert.__main__ import main; sys.exit(main(sys.argv[1:]))"
@@ -191,7 +191,7 @@ def test_leaves_are_read_one_at_a_time(flax: Path) -> None:
 
 def test_provenance_cannot_lead_out_of_the_destination(flax: Path, tmp_path: Path, capsys) -> None:
     provenance = json.loads((flax / "provenance.json").read_text())
-    # A name at the top of the file system: the only folder other than a module's own that could stand for "".
+    # A name in the root of the file system, the only other folder that "" could mean.
     provenance["headers"]["/stella-jax-test.safetensors"] = provenance["headers"].pop("model.safetensors")
     (flax / "provenance.json").write_text(json.dumps(provenance))
     assert main([str(flax), str(tmp_path / "out"), "--to", "torch"]) == 1
@@ -227,7 +227,7 @@ def test_verify_names_a_changed_record_of_a_source_file(flax: Path, capsys) -> N
 
 
 def test_verify_names_a_flipped_byte_in_a_header(flax: Path, tmp_path: Path, capsys) -> None:
-    """One that no reader of the tensors would see, but PyTorch's loader refuses."""
+    """Readers of the tensors do not notice it, but PyTorch's loader refuses it."""
     torch = tmp_path / "torch"
     assert main([str(flax), str(torch), "--to", "torch", "--verify"]) == 0
     raw = (torch / "model.safetensors").read_bytes()

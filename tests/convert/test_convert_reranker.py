@@ -1,4 +1,4 @@
-"""A reranker converted both ways, and as transformers' own class and CrossEncoder load it."""
+"""Conversion of a reranker: both ways, and loading in transformers and CrossEncoder."""
 
 import json
 import struct
@@ -15,7 +15,7 @@ from stella_jax import Reranker
 
 SOURCE = GOLDENS / "gte-reranker"
 LOREM = "Green tea has been consumed for centuries. "
-# No white space at the ends: transformers 5 builds XLM-R tokenizers anew and drops it, where tokenizer.json keeps it.
+# No white space at the ends: transformers 5 rebuilds XLM-R tokenizers without it, while tokenizer.json keeps it.
 PAIRS = [("What is Deep Learning?", (LOREM * n).strip()) for n in (1, 2, 3, 9, 30)]
 PAIRS += [
     (LOREM.strip(), "tea"),
@@ -137,7 +137,7 @@ def native(tmp_path_factory) -> Path:
 
 @pytest.fixture
 def cross_encoder():
-    """CrossEncoder in float32, as we compute; the weights are stored in float16."""
+    """CrossEncoder in float32, like ours; the weights are stored in float16."""
     from sentence_transformers import CrossEncoder
 
     options = {"device": "cpu", "local_files_only": True, "model_kwargs": {"dtype": "float32"}}

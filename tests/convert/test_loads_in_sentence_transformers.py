@@ -1,4 +1,4 @@
-"""What `--to torch` and `--to transformers` write, loaded by sentence-transformers itself."""
+"""sentence-transformers loads the output of `--to torch` and `--to transformers`."""
 
 from pathlib import Path
 
@@ -11,7 +11,7 @@ from stella_jax import Stella
 
 pytestmark = pytest.mark.torch
 
-# No white space at the ends: transformers 5 builds XLM-R tokenizers anew and drops it, where tokenizer.json keeps it.
+# No white space at the ends: transformers 5 rebuilds XLM-R tokenizers without it, while tokenizer.json keeps it.
 TEXTS = ["a", "What are some ways to reduce stress?", "Café naïve ÜBER straße — 北京", " ".join(["green tea"] * 40)]
 
 
@@ -60,7 +60,7 @@ def test_end_of_text_is_appended_in_both_libraries(name: str, tmp_path: Path, se
 
 
 def test_round_trip_of_a_fine_tune_saved_by_sentence_transformers(tmp_path: Path, sentence_transformer) -> None:
-    """A config that it can load goes in, so `--to torch` gives what it can load."""
+    """The source has a config that it can load, so `--to torch` writes one, too."""
     assert main([str(GOLDENS / "stella"), str(tmp_path / "native"), "--to", "transformers"]) == 0
     sentence_transformer(tmp_path / "native").save_pretrained(str(tmp_path / "saved"))
     assert main([str(tmp_path / "saved"), str(tmp_path / "flax")]) == 0

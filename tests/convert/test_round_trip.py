@@ -1,4 +1,4 @@
-"""torch -> Flax -> torch: names, dtypes, bits and whole files; and a modified tree back to torch."""
+"""torch -> Flax -> torch: names, dtypes, bits and whole files; and modified parameters back to torch."""
 
 import json
 import shutil
@@ -55,7 +55,7 @@ def test_bits_of_every_dtype_survive(dtype: type, checkpoint_copy, tmp_path: Pat
     source = checkpoint_copy("stella")
     tensors = load_file(source / "model.safetensors")
     rng = np.random.default_rng(0)
-    # Any finite bits at all: subnormals, negative zero and the largest numbers too.
+    # Any finite bits, including subnormals, negative zero and the largest numbers.
     for key, tensor in tensors.items():
         bits = rng.integers(0, 256, tensor.size * np.dtype(dtype).itemsize, dtype=np.uint8).view(dtype)
         with np.errstate(invalid="ignore"):

@@ -149,7 +149,10 @@ def test_sigterm_at_the_meeting_ends_as_it_does_later(struck_at_the_meeting, tmp
     [
         (["--executor", "distributed", "--processes", "2"], "--processes and --process: pass both or neither."),
         (["--executor", "distributed", "--process", "0"], "--processes and --process: pass both or neither."),
-        (["--executor", "distributed", "--processes", "2", "--process", "2"], "--process 2: must be below --processes 2"),
+        (
+            ["--executor", "distributed", "--processes", "2", "--process", "2"],
+            "--process 2: must be below --processes 2",
+        ),
         (["--processes", "2", "--process", "0"], "require --executor distributed."),
         (["--coordinator", "127.0.0.1:1"], "require --executor distributed."),
     ],
