@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 __all__ = ["EmbeddingModel", "Encoder", "EncoderConfig", "Reranker", "Stella", "StellaError", "load"]
 __version__ = "0.1.0"
 
-# Imported when first asked for: JAX takes seconds to import, and the command line must answer --help without it.
+# Imported on first use: importing JAX takes seconds, and --help must not wait for it.
 _MODULES = {
     "EmbeddingModel": "embedding_model",
     "Encoder": "models.encoder",
