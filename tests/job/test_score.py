@@ -273,11 +273,11 @@ def test_score_verify_and_a_dry_run(corpus, tmp_path, capsys):
 @pytest.mark.parametrize(
     ("arguments", "sentence"),
     [
-        (["embed", "{corpus}", "--out", "out", "--model", str(MODEL)], "a reranker, which scores pairs and embeds"),
-        (["score", "{corpus}", "--out", "out", "--model", "tiny"], "an embedding model, which scores no pairs"),
-        (["score", "{corpus}", "--out", "out", *SHORT, "--max-length", "5"], "max_seq_length 5 leaves no room"),
+        (["embed", "{corpus}", "--out", "out", "--model", str(MODEL)], "a reranker, not an embedding model"),
+        (["score", "{corpus}", "--out", "out", "--model", "tiny"], "an embedding model, not a reranker"),
+        (["score", "{corpus}", "--out", "out", *SHORT, "--max-length", "5"], "max_seq_length 5: too small"),
         (["score", "{corpus}", "--out", "out", *SHORT, "--query-field", "q"], "12 of 12 rows are rejected (100.00%)"),
-        (["demo", "--model", str(MODEL)], "a reranker, which scores pairs and embeds no texts"),
+        (["demo", "--model", str(MODEL)], "a reranker, not an embedding model"),
     ],
 )
 def test_mistakes_are_told_in_one_sentence(corpus, tmp_path, monkeypatch, capsys, arguments, sentence):
@@ -339,6 +339,6 @@ def test_rank_without_the_texts(embedded, texts, capsys):
     texts.unlink()
     capsys.readouterr()
     assert main(["rank", out, "tea", "--rerank", str(MODEL)]) == 1
-    assert "the texts of 6 of 6 rows are not where they were, such as that of r" in capsys.readouterr().err
+    assert "texts of 6 of 6 rows not found, such as r" in capsys.readouterr().err
     assert main(["rank", out, "tea", "--rerank", "tiny"]) == 1
-    assert "an embedding model, which scores no pairs" in capsys.readouterr().err
+    assert "an embedding model, not a reranker" in capsys.readouterr().err
