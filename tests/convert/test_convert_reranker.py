@@ -122,7 +122,7 @@ def test_training_refuses_a_reranker(tmp_path, capsys):
     recipe += '[loss]\nname = "multiple_negatives_ranking"\nscale = 20.0\n'
     (tmp_path / "recipe.toml").write_text(recipe)
     assert train([str(tmp_path / "recipe.toml")]) == 1
-    assert "a reranker, which scores pairs and embeds no texts; train an embedding model" in capsys.readouterr().err
+    assert "a reranker, not an embedding model; train an embedding model" in capsys.readouterr().err
 
 
 # --- transformers and sentence-transformers

@@ -263,7 +263,7 @@ def test_score_verify_and_a_dry_run(corpus, tmp_path, capsys):
     assert capsys.readouterr().out.startswith(f"{out}: 9 rows scored, 3 rejected; ")
     assert table(tmp_path / "out")["score"].to_numpy().min() < 0
     assert main(["verify", out, "--sample", "3"]) == 0
-    assert "9 rows are whole" in capsys.readouterr().out
+    assert "9 rows are intact" in capsys.readouterr().out
     assert main(["search", out, "tea"]) == 1
     assert capsys.readouterr().err.count("\n") == 1
     assert main(["score", str(corpus), "--dry-run", "--tokens-per-second", "100", *SHORT]) == 0

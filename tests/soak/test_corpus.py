@@ -80,7 +80,7 @@ def test_two_processes_write_the_same_bytes_as_one(alone, corpus, warm, tmp_path
         check=False,
     )
     assert (verified.returncode, verified.stderr) == (0, "")
-    assert "20000 rows are whole" in verified.stdout
+    assert "20000 rows are intact" in verified.stdout
     assert "; 200 computed again gave the same result" in verified.stdout
     tell(f"one process: {alone[1].summary.partition('; ')[2]}; two: {shares[0]} and {shares[1]} rows, the same bytes")
 
