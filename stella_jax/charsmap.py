@@ -30,7 +30,7 @@ def charsmap_fault(encoded: str) -> str | None:
     if not replacements.endswith(b"\0"):
         return "cut off"
     if max(map(len, replacements.split(b"\0"))) > LONGEST_REPLACEMENT:
-        return f"with a replacement of more than {LONGEST_REPLACEMENT} bytes"
+        return f"a replacement of more than {LONGEST_REPLACEMENT} bytes"
     return _trie_fault(units, replacements)
 
 
@@ -44,9 +44,9 @@ def _trie_fault(units: np.ndarray, replacements: bytes) -> str | None:
     children = np.arange(len(units), dtype=np.uint32) ^ offsets
     inner = units < 2**31  # others are leaves
     if (children[inner] >= len(units)).any():  # a block is there or not as a whole
-        return "with a trie that leads out of itself"
+        return "its trie leads out of itself"
     leaves = units[children[inner & ((units >> 8) & 1 == 1)]] & (2**31 - 1)
     begins = np.frombuffer(replacements, np.uint8) & 0xC0 != 0x80  # of a character
     if (leaves >= len(begins)).any() or not begins[leaves].all():
-        return "with a trie that leads out of its replacements"
+        return "its trie leads out of its replacements"
     return None

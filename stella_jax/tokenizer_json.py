@@ -180,7 +180,7 @@ def _check_replace(where: str, part: dict[str, Any]) -> None:
 
 def _check_precompiled(where: str, part: dict[str, Any]) -> None:
     if fault := charsmap_fault(part.get("precompiled_charsmap", "")):
-        raise Fault(f"{where}.precompiled_charsmap is {fault}")
+        raise Fault(f"{where}.precompiled_charsmap is not valid ({fault})")
 
 
 def _check_template(where: str, part: dict[str, Any]) -> None:
