@@ -19,8 +19,8 @@ def reranker_fields(
     """The fields of a reranker's `ModelSpec`; its head is in the encoder's files."""
     if more := [kind for kind in modules if kind != "Transformer"]:
         raise StellaError(
-            f"modules.json: lists {join_words(more)}, but config.json's {class_name(fields)} is a reranker; one of the two "
-            "files belongs to another checkpoint."
+            f"modules.json: lists {join_words(more)}, but config.json's {class_name(fields)} is a reranker; one of the "
+            "two files belongs to another checkpoint."
         )
     _check_one_label(fields)
     if settings.get("default_prompt_name") is not None:

@@ -141,8 +141,8 @@ def _by_path(
 
 def _misfit(checkpoint: Checkpoint, name: str) -> StellaError:
     return StellaError(
-        f"{checkpoint.directory.root}: the checkpoint and the model differ in {name}, since one of them was changed after "
-        "loading; load the model again."
+        f"{checkpoint.directory.root}: the checkpoint and the model differ in {name}, since one of them was changed "
+        "after loading; load the model again."
     )
 
 
