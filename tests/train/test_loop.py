@@ -541,7 +541,7 @@ def test_nothing_to_learn_is_told(data, tmp_path):
         ({"model": "nowhere"}, "nowhere: not a directory"),
         ({"loss": {"matryoshka_dims": [33]}}, "loss.matryoshka_dims: 33 is above the embedding dimension 32"),
         ({"loss": {"name": "gist_embed", "guide": str(GOLDENS / "stella")}}, "its tokenizer differs from the model's"),
-        ({"loop": {"mesh": "data=99"}}, "mesh 'data=99' needs 99 devices"),
+        ({"loop": {"mesh": "data=99"}}, "mesh 'data=99': needs 99 devices"),
     ],
 )
 def test_what_cannot_be_trained_is_refused_in_a_sentence(data, tmp_path, changes, sentence):
