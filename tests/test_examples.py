@@ -62,7 +62,7 @@ def test_distil(tmp_path, capsys) -> None:
 
 @all_steps(20, quick=4)
 def test_lora(tmp_path, capsys, steps) -> None:
-    """What it says of itself, and that the adapters are in the merged checkpoint."""
+    """Checks its output, and that the merged checkpoint contains the adapters."""
     example("lora", STEPS=steps).main(str(tmp_path / "out"))
     first, *lines, said = capsys.readouterr().out.splitlines()
     trained, total = (int(word.replace(",", "")) for word in (first.split()[0], first.split()[2]))

@@ -127,7 +127,7 @@ def model_of(name: str, dtype: str = "float32", mesh: str | None = None) -> Stel
 @pytest.mark.parametrize("name", NAMES)
 @pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
 def test_same_text_same_bits(name: str, dtype: str) -> None:
-    """Whatever its neighbours, and over `data`."""
+    """With any neighbors, and over `data`."""
     all_at_once = model_of(name, dtype).encode(some(name))
     one_by_one = [model_of(name, dtype).encode([text])[0] for text in some(name)]
     np.testing.assert_array_equal(all_at_once, one_by_one)

@@ -43,7 +43,7 @@ def test_large_pictures_and_pictures_in_folders_are_not_copied(source, tmp_path,
 def test_huge_side_file(source, tmp_path, capsys, options) -> None:
     (source / "docs").symlink_to("/")
     assert main([str(source), str(tmp_path / "flax"), *options]) == 1
-    assert "'docs' leads out of" in capsys.readouterr().err
+    assert "'docs': leads out of" in capsys.readouterr().err
     (source / "docs").unlink()
     (source / "README.md").touch()
     os.truncate(source / "README.md", 2**40)
