@@ -39,7 +39,7 @@ test-numbers: $(VENV)/installed-test  ## Run the tests of numbers and bits, comp
 
 # Only what meets JAX, Flax, Orbax or another Python's library, for a second version of those.
 VERSIONS := $(wildcard tests/test_embedding_model*.py) tests/test_embedder.py tests/test_cli.py tests/test_demo.py \
-  tests/test_examples.py tests/test_weights.py tests/convert/test_round_trip.py tests/readers/test_rows.py \
+  tests/test_examples.py tests/test_weights.py tests/convert/test_round_trip.py tests/readers \
   tests/train/test_checkpoints.py tests/train/test_losses.py tests/train/test_optimizers.py tests/train/test_step.py
 test-versions: $(VENV)/installed-test  ## Run what depends on the versions of Python and JAX
 	$(BIN)/python -m pytest -q $(WORKERS) -m "$(MARKS)" $(VERSIONS)

@@ -31,7 +31,7 @@ from tokenizers import Tokenizer
 from stella_jax import Stella
 from stella_jax.devices import start_jax
 from stella_jax.hub import TINY
-from stella_jax.job import worker
+from stella_jax.job import chunks, worker
 from stella_jax.job.options import JobOptions
 from stella_jax.job.run import run_job
 from stella_jax.runner import DEFAULT_TOKEN_BUDGET
@@ -65,8 +65,8 @@ def bare_tokenizer(corpus: Path) -> tuple[float, float, float]:
     lengths: list[int] = []
 
     def tokenize() -> None:
-        for i in range(0, len(texts), worker.CHUNK_ROWS):
-            encodings = tokenizer.encode_batch_fast(texts[i : i + worker.CHUNK_ROWS])
+        for i in range(0, len(texts), chunks.CHUNK_ROWS):
+            encodings = tokenizer.encode_batch_fast(texts[i : i + chunks.CHUNK_ROWS])
             lengths.extend(len(encoding.ids) for encoding in encodings)
 
     seconds, cpu = seconds_of(tokenize)

@@ -78,15 +78,15 @@ def first_batch(model: Stella, corpus: Path, out: Path) -> float:
     def stop(*_: Any) -> None:
         raise FirstBatch
 
-    real = worker.Progress.embedded
-    worker.Progress.embedded = stop  # pyright: ignore[reportAttributeAccessIssue]
+    real = worker.Progress.on_batch
+    worker.Progress.on_batch = stop  # pyright: ignore[reportAttributeAccessIssue]
     start = time.perf_counter()
     try:
         run_job(model, ORIGIN, [corpus], out, JobOptions())
     except FirstBatch:
         return time.perf_counter() - start
     finally:
-        worker.Progress.embedded = real  # pyright: ignore[reportAttributeAccessIssue]
+        worker.Progress.on_batch = real  # pyright: ignore[reportAttributeAccessIssue]
     raise AssertionError("there was no batch")
 
 

@@ -12,9 +12,9 @@ from stella_jax.embedder import Stella
 from stella_jax.errors import StellaError, join_words
 from stella_jax.graceful_shutdown import GracefulShutdown, stopping_on_sigterm
 from stella_jax.job.estimate import estimate_job
-from stella_jax.job.hosts import Hosts, meet
 from stella_jax.job.kept import resolve_types
 from stella_jax.job.options import JobCommand, JobOptions, ModelOptions, RunOptions, resolve_prompt
+from stella_jax.job.processes import Processes, resolve_processes
 from stella_jax.job.progress import Summary
 from stella_jax.job.row_check import check_rows
 from stella_jax.job.run import heartbeat, run_job
@@ -33,7 +33,7 @@ def run(arguments: Namespace) -> None:
     on_terminal = sys.stderr.isatty() if arguments.progress is None else arguments.progress
     show = "bar" if on_terminal else "lines" if arguments.progress is None else "nothing"
     with stopping_on_sigterm(stop):
-        run = RunOptions(arguments.max_rejected, _hosts(arguments), stop, show)
+        run = RunOptions(arguments.max_rejected, _processes(arguments), stop, show)
         if arguments.dry_run:
             _dry_run(arguments, command)
         elif arguments.executor == "ray":
@@ -160,23 +160,23 @@ def _dry_run(arguments: Namespace, command: JobCommand) -> None:
 
 
 def _run(command: JobCommand, run: RunOptions) -> Summary:
-    with heartbeat(open_store(command.out), run.hosts):
+    with heartbeat(open_store(command.out), run.processes):
         model = command.model.load()
         return run_job(model, command.model.origin(), command.inputs, command.out, command.job, run)
 
 
-def _hosts(arguments: Namespace) -> Hosts:
+def _processes(arguments: Namespace) -> Processes:
     """Resolves which process this is, of how many; must run before anything uses JAX."""
     given = (arguments.coordinator, arguments.processes, arguments.process)
     if arguments.executor != "distributed":
         if any(value is not None for value in given):
             raise StellaError("--processes, --process and --coordinator: require --executor distributed.")
-        return Hosts()
+        return Processes()
     if (arguments.processes is None) != (arguments.process is None):
         raise StellaError("--processes and --process: pass both or neither.")
     if arguments.process is not None and arguments.process >= arguments.processes:
         raise StellaError(f"--process {arguments.process}: must be below --processes {arguments.processes}.")
-    return meet(*given)
+    return resolve_processes(*given)
 
 
 def _line(rank: int, hit: Hit, text: str, id_width: int) -> str:

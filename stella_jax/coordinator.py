@@ -1,4 +1,4 @@
-"""The coordinator's address, HOST:PORT of process 0, and where that process listens."""
+"""The coordinator's address: HOST:PORT at which process 0 listens."""
 
 import os
 import re
@@ -11,31 +11,30 @@ ADDRESS = re.compile(r"(?P<host>[\w.-]+|\[[0-9A-Fa-f:.]+\]):(?P<port>[1-9]\d{0,4
 
 
 def bind_address(coordinator: str | None, index: int | None = None) -> str | None:
-    """Where process 0 listens: at the address that the user named, where JAX would listen at all of the machine's.
+    """The address at which process 0 listens: the one that the user gave, where JAX would listen on all interfaces.
 
-    None leaves it to JAX: to JAX_COORDINATOR_BIND_ADDRESS where that is set, and to all interfaces where nobody named
-    an address.
+    None leaves it to JAX: JAX_COORDINATOR_BIND_ADDRESS if that is set, or all interfaces if no address was given.
 
     Args:
       coordinator: HOST:PORT; None is JAX_COORDINATOR_ADDRESS.
-      index: of this process, where it is known.
+      index: of this process, if known.
 
     Raises:
-      StellaError: it is not of this form, its name is one that this machine takes for itself alone, or this is process
-        0 and cannot listen there.
+      StellaError: it is not HOST:PORT, the host is a name of this machine's loopback interface, or this is process 0
+        and cannot listen there.
     """
     coordinator = coordinator or os.environ.get("JAX_COORDINATOR_ADDRESS")
     if coordinator is None:
         return None
     found = ADDRESS.fullmatch(coordinator)
     if not found or int(found["port"]) > 65535:
-        raise StellaError(f"coordinator {short_repr(coordinator)} is not of the form HOST:PORT; name process 0's.")
+        raise StellaError(f"coordinator {short_repr(coordinator)}: not HOST:PORT; pass the address of process 0.")
     if "JAX_COORDINATOR_BIND_ADDRESS" in os.environ:
         return None
     if _is_hidden(found["host"]):
         raise StellaError(
-            f"coordinator {coordinator}: this machine takes {found['host']} for its loopback interface, which no other "
-            "machine reaches; name an IP address."
+            f"coordinator {coordinator}: {found['host']} is this machine's loopback interface, which others cannot "
+            "reach; pass an IP address."
         )
     if index == 0:
         _check_free(coordinator, found["host"].strip("[]"), int(found["port"]))
@@ -43,7 +42,7 @@ def bind_address(coordinator: str | None, index: int | None = None) -> str | Non
 
 
 def _check_free(coordinator: str, host: str, port: int) -> None:
-    """Raises StellaError where nobody can listen: JAX would crash."""
+    """Raises StellaError if process 0 cannot listen there, in which case JAX would crash."""
     try:
         kind, _, _, _, address = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)[0]
         with socket.socket(kind) as probe:
@@ -51,15 +50,15 @@ def _check_free(coordinator: str, host: str, port: int) -> None:
             probe.bind(address)
     except OSError as error:
         raise StellaError(
-            f"coordinator {coordinator}: process 0 cannot listen there ({error.strerror or error}); name an address of "
+            f"coordinator {coordinator}: process 0 cannot listen there ({error.strerror or error}); pass an address of "
             "its machine and a free port."
         ) from error
 
 
 def _is_hidden(host: str) -> bool:
-    """Whether it is a name, other than localhost, that this machine gives to its loopback interface, as some do."""
+    """Whether it is a name, other than localhost, of this machine's loopback interface."""
     try:
         found = {ip_address(address[0]) for *_, address in socket.getaddrinfo(host.strip("[]"), None)}
-    except OSError:  # JAX tells what nobody can resolve
+    except OSError:  # JAX reports a name that cannot be resolved
         return False
     return all(each.is_loopback and str(each) != host.strip("[]") for each in found) and "localhost" not in host

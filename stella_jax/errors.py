@@ -62,5 +62,6 @@ def join_words(names: Iterable[object], conjunction: str = "and") -> str:
 
 
 def first_line(error: BaseException) -> str:
-    """The first line of a library's error, or its type where it has no message."""
-    return (str(error).strip().splitlines() or [type(error).__name__])[0]
+    """The first line of a library's error without its full stop, or the error's type if it has no message."""
+    lines = str(error).strip().splitlines()
+    return lines[0].rstrip(". ") if lines else type(error).__name__

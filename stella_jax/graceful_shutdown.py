@@ -1,4 +1,4 @@
-"""Ending before the work is done: a wish to stop, and a grace period in which open parts may be finished."""
+"""Stops work early, with a grace period in which open parts can be finished."""
 
 import signal
 import time
@@ -8,16 +8,14 @@ from types import FrameType
 
 
 class Stopped(BaseException):
-    """The job was asked to stop and has; what it finished is kept."""
+    """The work ended because a stop was requested; finished work is kept."""
 
 
 class GracefulShutdown:
-    """Whether to stop.
-
-    Outside `deferred` there is nothing to finish, and asking raises Stopped at once.
+    """A request to stop, and when it takes effect: at once, or, in a `deferred` block, after a grace period.
 
     Args:
-      grace: seconds that open parts get.
+      grace: seconds to finish open work.
     """
 
     def __init__(self, grace: float):
@@ -30,7 +28,7 @@ class GracefulShutdown:
         return self._deadline is not None
 
     def request(self) -> None:
-        """Asks to stop; a second time, at once."""
+        """Requests a stop; raises Stopped outside of `deferred`, or the second time."""
         if self.requested or not self._is_deferred:
             raise Stopped
         self._deadline = time.monotonic() + self.grace
@@ -42,7 +40,7 @@ class GracefulShutdown:
 
     @contextmanager
     def deferred(self) -> Iterator[None]:
-        """A block that looks at `requested` and `check`; afterwards, if it was asked to, it has stopped."""
+        """A block that observes `requested` and `check`; at its end Stopped is raised if a stop was requested."""
         self._is_deferred = True
         try:
             yield
@@ -54,7 +52,7 @@ class GracefulShutdown:
 
 @contextmanager
 def stopping_on_sigterm(stop: GracefulShutdown) -> Iterator[None]:
-    """SIGTERM, as schedulers send it before they kill, asks to stop while the block runs (in the main thread)."""
+    """A block (in the main thread) in which SIGTERM, as schedulers send it before SIGKILL, requests a stop."""
 
     def handle(number: int, frame: FrameType | None) -> None:
         stop.request()

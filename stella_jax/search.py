@@ -12,7 +12,7 @@ from stella_jax.errors import StellaError, join_words
 from stella_jax.job.commits import part_name
 from stella_jax.job.manifest import read_manifest
 from stella_jax.job.model import check_model, load_model
-from stella_jax.job.part_rows import texts_of
+from stella_jax.job.source_rows import texts_by_id
 from stella_jax.job.vectors import check_embeddings, precision_of, read_vectors
 from stella_jax.storage.store import Store, open_store
 
@@ -107,7 +107,7 @@ class Index:
             here = [hit for hit in hits if hit.directory == directory]
             files = sorted({manifest["parts"][hit.part]["file"] for hit in here})
             names = [part_name(file.removesuffix(".parquet")) for file in files]
-            texts = texts_of(store, names, {hit.id for hit in here})
+            texts = texts_by_id(store, names, {hit.id for hit in here})
             found |= {hit: texts[hit.id] for hit in here if hit.id in texts}
         return found
 

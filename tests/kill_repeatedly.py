@@ -86,7 +86,7 @@ def run(folder: Path, kills: int, random: Random, command: list[str]) -> dict[st
                 limit = {"last": last} if at_call else {"seconds": moment}
             started = time.monotonic()
             code, said = children.run(**limit)
-            if code == 1 and "exists already" in said:  # the previous child was killed after its last rename
+            if code == 1 and "already exists" in said:  # the previous child was killed after its last rename
                 break
             assert code in (0, -signal.SIGKILL), (code, said)
             found["killed"] += code != 0

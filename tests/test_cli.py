@@ -291,8 +291,8 @@ def test_dry_run_writes_nothing(corpus, tmp_path, capsys):
     assert main([*command, "--tokens-per-second", "2"]) == 0
     lines = capsys.readouterr().out.splitlines()
     assert lines[0] == "rows        4, of which 1 would be rejected"
-    assert lines[3] == "parts       2 of 3 rows at most, 3.84e-07 GB of vectors"
-    assert lines[4] == "rate        2 tokens/s of a chip (given)"
+    assert lines[3] == "parts       2 of at most 3 rows, 3.84e-07 GB of vectors"
+    assert lines[4] == "rate        2 tokens/s per chip (given)"
     tokens = int(lines[1].split()[1].rstrip(","))
     assert lines[5] == f"chip-hours  {tokens / 2 / 3600:.3g} ({tokens / 2:.0f} s on one chip)"
     assert lines[-1].split() == ["8", "100.0%", "#" * 40]

@@ -1,4 +1,4 @@
-"""A wish to stop: at once outside of work, with a grace period within."""
+"""Stopping: at once outside of a deferred block, after a grace period inside."""
 
 import os
 import signal
@@ -9,73 +9,73 @@ from stella_jax import graceful_shutdown
 from stella_jax.graceful_shutdown import GracefulShutdown, Stopped, stopping_on_sigterm
 
 
-def work(wish: GracefulShutdown, *steps) -> None:
-    with wish.deferred():
+def work(stop: GracefulShutdown, *steps) -> None:
+    with stop.deferred():
         for step in steps:
             step()
 
 
-def test_outside_of_patience_it_stops_at_once():
+def test_a_stop_outside_of_a_deferred_block():
     with pytest.raises(Stopped):
         GracefulShutdown(30).request()
 
 
-def test_without_a_wish_nothing_happens():
-    wish = GracefulShutdown(0)
-    work(wish, wish.check)
-    assert not wish.requested
+def test_no_stop():
+    stop = GracefulShutdown(0)
+    work(stop, stop.check)
+    assert not stop.requested
 
 
-def test_work_goes_on_for_the_grace_period_and_ends_stopped(monkeypatch):
+def test_work_continues_for_the_grace_period(monkeypatch):
     now = 100.0
     monkeypatch.setattr(graceful_shutdown.time, "monotonic", lambda: now)
-    wish, done = GracefulShutdown(30), []
+    stop, done = GracefulShutdown(30), []
 
     def later() -> None:
         nonlocal now
         now = 130.0
 
     with pytest.raises(Stopped):
-        work(wish, wish.request, wish.check, later, wish.check, lambda: done.append(wish.requested))
+        work(stop, stop.request, stop.check, later, stop.check, lambda: done.append(stop.requested))
     assert done == [True]
 
 
-def test_after_the_grace_period_a_check_stops(monkeypatch):
+def test_a_check_after_the_grace_period(monkeypatch):
     now = 100.0
     monkeypatch.setattr(graceful_shutdown.time, "monotonic", lambda: now)
-    wish, done = GracefulShutdown(30), []
+    stop, done = GracefulShutdown(30), []
 
     def later() -> None:
         nonlocal now
         now = 130.1
 
     with pytest.raises(Stopped):
-        work(wish, wish.request, later, wish.check, lambda: done.append("not reached"))
+        work(stop, stop.request, later, stop.check, lambda: done.append("not reached"))
     assert done == []
 
 
-def test_a_second_wish_stops_at_once():
-    wish, done = GracefulShutdown(1000), []
+def test_a_second_request_stops_at_once():
+    stop, done = GracefulShutdown(1000), []
     with pytest.raises(Stopped):
-        work(wish, wish.request, lambda: done.append("reached"), wish.request, lambda: done.append("not reached"))
+        work(stop, stop.request, lambda: done.append("reached"), stop.request, lambda: done.append("not reached"))
     assert done == ["reached"]
 
 
-def test_an_error_in_the_block_is_told_before_the_wish():
-    wish = GracefulShutdown(30)
+def test_an_error_in_the_block_comes_first():
+    stop = GracefulShutdown(30)
     with pytest.raises(ZeroDivisionError):
-        work(wish, wish.request, lambda: 1 / 0)
+        work(stop, stop.request, lambda: 1 / 0)
     with pytest.raises(Stopped):
-        wish.request()
+        stop.request()
 
 
-def test_sigterm_asks_and_the_handler_before_comes_back():
+def test_sigterm_and_its_previous_handler():
     before = signal.getsignal(signal.SIGTERM)
-    wish = GracefulShutdown(30)
+    stop = GracefulShutdown(30)
 
     def run() -> None:
-        with stopping_on_sigterm(wish):
-            work(wish, lambda: os.kill(os.getpid(), signal.SIGTERM), lambda: done.append(wish.requested))
+        with stopping_on_sigterm(stop):
+            work(stop, lambda: os.kill(os.getpid(), signal.SIGTERM), lambda: done.append(stop.requested))
 
     done: list[bool] = []
     with pytest.raises(Stopped):

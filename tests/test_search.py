@@ -10,11 +10,11 @@ import pytest
 
 from stella_jax import Stella, search, similarity
 from stella_jax.job import vectors
-from stella_jax.job.computed import column_of
 from stella_jax.job.options import JobOptions, RunOptions
+from stella_jax.job.output_columns import column_of
+from stella_jax.job.part_file import part_table, write_part
 from stella_jax.job.ranges import ranges_to_json
 from stella_jax.job.run import run_job
-from stella_jax.job.write import part_table, write_part
 from stella_jax.quantization import PRECISIONS, Ranges, quantize
 from stella_jax.search import Index
 from stella_jax.storage.store import open_store
@@ -45,7 +45,7 @@ def copied(job: Path, tmp_path: Path) -> Path:
 @pytest.mark.parametrize("k", [1, 3, 12, 50])
 @pytest.mark.parametrize("block", [2**23, 32 * 3])
 def test_nearest_rows(tiny, job, monkeypatch, k, block):
-    monkeypatch.setattr(vectors, "BLOCK", block)
+    monkeypatch.setattr(vectors, "BLOCK_NUMBERS", block)
     index = Index.open(job / "out")
     query, embeddings = index.model.encode_query("owl"), tiny.encode(WORDS)
     scores = index.model.similarity_pairwise(np.tile(query, (len(WORDS), 1)), embeddings)
@@ -140,7 +140,7 @@ def at_precision(out: Path, precision: str, ranges: dict[int, Ranges] | None = N
 @pytest.mark.parametrize("precision", PRECISIONS)
 @pytest.mark.parametrize("k", [3, 12])
 def test_nearest_rows_at_every_precision(tiny, copied, monkeypatch, precision, k):
-    monkeypatch.setattr(vectors, "BLOCK", 32 * 3)
+    monkeypatch.setattr(vectors, "BLOCK_NUMBERS", 32 * 3)
     embeddings = tiny.encode(WORDS)
     ranges = Ranges.of(embeddings)
     index = Index.open(at_precision(copied, precision, {32: ranges}))

@@ -13,8 +13,9 @@ import numpy as np
 
 from stella_jax.errors import StellaError
 from stella_jax.readers.columns import ID, NUMBERS, TEXT, Column, MissingColumnError, RawRow, RowError, in_json, present
+from stella_jax.readers.expand import expand
 from stella_jax.readers.records import read_rows
-from stella_jax.storage.location import Location, expand, file_not_found, locate
+from stella_jax.storage.location import Location, file_not_found, locate
 from stella_jax.storage.patterns import is_pattern
 from train.faults import SHOWN_FAULTS, Faults
 from train.texts import Texts, TextsBuilder, text_codes, texts_of

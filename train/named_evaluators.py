@@ -13,7 +13,7 @@ import numpy as np
 
 from stella_jax.errors import StellaError
 from stella_jax.readers.columns import ID, NUMBERS, TEXT, Column, Kind, RawRow, RowError, is_list
-from stella_jax.readers.files import open_bytes
+from stella_jax.readers.decompress import open_bytes
 from stella_jax.readers.records import read_rows
 from stella_jax.storage.location import Location, locate, require_file
 from train.evaluators import BLOCK, Scores, Similarities, accuracy, correlation, pairwise, reranking, retrieval

@@ -32,7 +32,7 @@ def check_new_file(path: Path) -> FileType:
     if found is None or found.suffix not in SUFFIXES:
         raise StellaError(f"{path}: unsupported file type; choose .jsonl, .csv (each also .gz, .zst) or .parquet.")
     if path.exists() or path.is_symlink():
-        raise StellaError(f"{path}: the file exists already; remove it or choose another name.")
+        raise StellaError(f"{path}: already exists; remove it or choose another name.")
     return found
 
 

@@ -1,4 +1,4 @@
-"""The end of a job: repeated ids are taken out of the parts, then the manifest says that the job is complete."""
+"""The end of a job: rows with repeated ids are removed from the parts, then the manifest is written."""
 
 import hashlib
 from collections.abc import Sequence
@@ -10,35 +10,35 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from stella_jax.errors import StellaError
 from stella_jax.job.commits import Commit, Committed, PartName, write_commit
 from stella_jax.job.duplicates import Duplicates
 from stella_jax.job.job import FOLDERS, Job
-from stella_jax.job.manifest import MANIFEST, REJECTED, manifest_fields, rejected_lines
+from stella_jax.job.manifest import MANIFEST, manifest_fields
+from stella_jax.job.part_file import write_part
 from stella_jax.job.part_ids import PartIds, read_ids
-from stella_jax.job.worker import too_many_rejected
-from stella_jax.job.write import write_part
+from stella_jax.job.rejected import REJECTED, check_totals, rejected_lines
 from stella_jax.readers.rows import Rejected
 from stella_jax.storage.store import Store
 
 
 def close_job(job: Job, origin: dict[str, Any], max_rejected: float) -> dict[str, int] | None:
-    """Writes rejected.jsonl and, last, the manifest, from the commits of all parts.
+    """Writes rejected.jsonl and finally the manifest, from the commits of all parts.
 
-    Doing it again, after a kill anywhere or by two processes at once, gives the same bytes.
+    It can be repeated after a kill, or run by two processes at once, with the same result.
 
     Args:
       origin: where the model came from ("model", "revision").
       max_rejected: share of the rows that may be rejected.
 
-    Returns the totals (rows, rejected, tokens), or None where commits turned out to be damaged: they were removed, and
-    their parts are to be embedded again.
+    Returns:
+      The totals (rows, rejected, tokens), or None if commits were damaged: they were removed, and their parts must be
+      embedded again.
 
     Raises:
-      StellaError: no row could be embedded, or more are rejected than may be.
+      StellaError: no row could be embedded, or more rows are rejected than allowed.
     """
     store = job.store
-    store.prepare("", *FOLDERS)  # removes what killed processes were writing
+    store.prepare("", *FOLDERS)  # removes temporary files of killed processes
     commits = _commits(job)
     if commits is not None and any(commit.own_ids for commit in commits):
         commits = _without_repeats(job, commits)
@@ -64,19 +64,8 @@ def _write_rejected(store: Store, commits: Sequence[Commit]) -> str:
     return digest.hexdigest()
 
 
-def check_totals(totals: dict[str, int], commits: Sequence[Commit], max_rejected: float) -> None:
-    rows = totals["rows"] + totals["rejected"]
-    examples = next((commit.rejected for commit in commits if commit.rejected), tuple[dict[str, Any], ...]())
-    if not rows:
-        raise StellaError("the inputs hold no rows.")
-    if totals["rejected"] > max_rejected * rows:
-        raise too_many_rejected(totals["rejected"], rows, max_rejected, examples)
-    if not totals["rows"]:
-        raise StellaError(f"all rows of the inputs are rejected; the first: {examples[0]['reason']}.")
-
-
 def _commits(job: Job) -> list[Commit] | None:
-    """The commits of all parts in order; None where some were invalidated, as they are not those of their parts."""
+    """The commits of all parts in order; None if some did not match their parts and were removed."""
     committed, sizes = Committed(job.store), job.store.sizes()
     found: list[Commit] = []
     wrong: list[PartName] = []
@@ -93,7 +82,7 @@ def _commits(job: Job) -> list[Commit] | None:
 
 
 def _without_repeats(job: Job, commits: Sequence[Commit]) -> list[Commit] | None:
-    """The commits after rows with an id that came before, in the order of the inputs, were taken out of their parts."""
+    """Removes rows whose id an earlier row has, in the order of the inputs; returns the commits after that."""
     with Duplicates(job.store.temp_dir) as duplicates:
         bounds = [0]
         for commit in commits:
@@ -120,15 +109,15 @@ def _without_repeats(job: Job, commits: Sequence[Commit]) -> list[Commit] | None
                 owners = np.searchsorted(bounds, firsts[repeats], side="right") - 1
                 rows = firsts[repeats] - np.asarray(bounds)[owners]
                 places = [(commits[owner].name, int(row)) for owner, row in zip(owners, rows, strict=True)]
-                taken = _take_out(job, commit, repeats, places)
-                if taken is None:
+                reduced = _remove_repeats(job, commit, repeats, places)
+                if reduced is None:
                     return _invalidated(job, commit)
-                found.append(taken)
+                found.append(reduced)
         return found
 
 
 def _embedded(commit: Commit) -> int:
-    """Rows of a part before repeats were taken out."""
+    """Rows of a part before repeats were removed."""
     return commit.rows + len(commit.repeats)
 
 
@@ -136,11 +125,13 @@ def _invalidated(job: Job, commit: Commit) -> None:
     Committed(job.store).invalidate(job.store, [commit.name])
 
 
-def _take_out(job: Job, commit: Commit, repeats: np.ndarray, firsts: Sequence[tuple[PartName, int]]) -> Commit | None:
-    """Writes a part without these rows of it, then its commit; None where the part is not what the commit says.
+def _remove_repeats(
+    job: Job, commit: Commit, repeats: np.ndarray, firsts: Sequence[tuple[PartName, int]]
+) -> Commit | None:
+    """Writes a part without these rows, then its commit; None if the part does not match its commit.
 
     Args:
-      firsts: where the first row of the same id is, a part and a row of it as it was embedded.
+      firsts: for each, the part and the original row of the first row with the same id.
     """
     try:
         with job.store.open(commit.name.file) as file:
@@ -159,7 +150,7 @@ def _take_out(job: Job, commit: Commit, repeats: np.ndarray, firsts: Sequence[tu
     ]
     kept = table.filter(pa.array(keep))
     size, sha256 = write_part(job.store, commit.name.file, kept) if kept.num_rows else (0, "")
-    taken = replace(
+    reduced = replace(
         commit,
         rows=kept.num_rows,
         tokens=sum(kept["n_tokens"].to_pylist()),
@@ -168,10 +159,10 @@ def _take_out(job: Job, commit: Commit, repeats: np.ndarray, firsts: Sequence[tu
         rejected=(*commit.rejected, *rejected),
         repeats=tuple(repeats.tolist()),
     )
-    write_commit(job.store, taken)
+    write_commit(job.store, reduced)
     if not kept.num_rows:
         job.store.remove(commit.name.file)
-    return taken
+    return reduced
 
 
 def _repeat(job: Job, ids: PartIds, row: int, row_id: str, first: tuple[PartName, int]) -> Rejected:
@@ -182,4 +173,4 @@ def _repeat(job: Job, ids: PartIds, row: int, row_id: str, first: tuple[PartName
     return Rejected(file.name, int(ids.numbers[row]), row_id, f"duplicate id, first seen at {place}")
 
 
-_cached_ids = lru_cache(16)(read_ids)  # firsts are often in few parts
+_cached_ids = lru_cache(16)(read_ids)  # the first rows are usually in few parts

@@ -1,8 +1,8 @@
-"""Commits: one small file a part, written after the part has its final name; a part without one does not count.
+"""Commits: one small file per part, written after the part; a part without a commit does not count.
 
-The name says where the part belongs and whether it is the last of its split, so that a listing alone tells what is left
-to do. Commits stay after the job has ended: the manifest is made of them, and a part that is found damaged later is
-made again alone.
+The file name holds the part's number, and whether it is the last of its split, so that a listing shows what is left to
+do. Commits stay after the end of the job: the manifest is made from them, and a part that turns out to be damaged later
+can be redone alone.
 """
 
 import re
@@ -18,12 +18,12 @@ from stella_jax.storage.store import Damaged, Store
 FOLDER = "_job/commits"
 NAME = re.compile(r"part-(\d+)-(\d+)(\.last)?\.json")
 
-# Commits read at once: an object store takes tens of milliseconds for each.
+# Commits read in parallel: an object store takes tens of milliseconds for each.
 READERS = 16
 
 
 class PartName(NamedTuple):
-    """A part: the number of its split, and its own in the split."""
+    """The number of a part's split, and its own number in the split."""
 
     split: int
     number: int
@@ -42,18 +42,19 @@ class PartName(NamedTuple):
 
 @dataclass(frozen=True, slots=True)
 class Commit:
-    """What became of the rows of a part.
+    """The record of a finished part.
 
     Attributes:
-      key: of the split in the job (`Job.key`), so that a process of another job cannot pass its part off.
-      is_last: whether it ends its split.
+      key: of the split in the job (`Job.key`), so that parts of other jobs are recognized.
+      is_last: whether it is the last part of its split.
       after: the position in the split after its last row.
-      rows: in the part file, as are `tokens`; without any there is no file.
-      size, sha256: of the part file; `ids_sha256` of the file of its ids.
-      digest: of the rows it was made of.
-      own_ids: whether any row has an id of its own, not made of its position.
-      rejected: rows that are not in the file, as `rejected.jsonl` has them.
-      repeats: those of them that were taken out of the file because an earlier row has their id, by their row in it.
+      rows, tokens: in the part file; without rows there is no file.
+      size, sha256: of the part file.
+      ids_sha256: of the file with the hashes of its ids.
+      digest: of the input rows.
+      own_ids: whether any row has an id other than its position.
+      rejected: the rows that are not in the file, as in `rejected.jsonl`.
+      repeats: which rows were removed from the file because an earlier row has the same id, by their index in it.
     """
 
     key: str
@@ -75,7 +76,7 @@ class Commit:
         return f"{self.name}{'.last' if self.is_last else ''}.json"
 
     def summary(self) -> dict[str, Any]:
-        """What the manifest says of a part."""
+        """The part's entry in the manifest."""
         return {
             "file": self.name.file,
             "rows": self.rows,
@@ -88,7 +89,7 @@ class Commit:
 
 @dataclass(slots=True)
 class SplitCommits:
-    """The numbers of a split's committed parts, and that of its last one, as far as it is known."""
+    """The numbers of a split's committed parts, and the number of its last part, if known."""
 
     numbers: set[int] = field(default_factory=set)
     last: int | None = None
@@ -122,18 +123,22 @@ class Committed:
         return sorted(self.files)
 
     def read(self, store: Store, names: Iterable[PartName]) -> Iterator[Commit | None]:
-        """The commits of parts, in their order; None for a damaged one."""
+        """The commits of these parts, in order; None for a damaged one."""
         with ThreadPoolExecutor(READERS) as pool:
             yield from pool.map(partial(_read, store), [self.files[name] for name in names])
 
+    def read_one(self, store: Store, name: PartName) -> Commit | None:
+        """The commit of a part, None if it is missing or damaged."""
+        return _read(store, self.files[name]) if name in self.files else None
+
     def invalidate(self, store: Store, names: Sequence[PartName]) -> None:
-        """Makes parts count as not done."""
+        """Removes the commits of parts, which are then embedded again."""
         for name in names:
             store.remove(f"{FOLDER}/{self.files[name]}")
 
 
 def write_commit(store: Store, commit: Commit) -> None:
-    """Commits a part, whose files are there already."""
+    """Commits a part, after its files are written."""
     store.write_json(f"{FOLDER}/{commit.file_name}", asdict(commit))
 
 
@@ -149,7 +154,7 @@ def _read(store: Store, file: str) -> Commit | None:
 
 
 def part_name(text: str) -> PartName:
-    """The name that `str` of it gives."""
+    """The inverse of `str(PartName)`."""
     split, number = text.removeprefix("part-").split("-")
     return PartName(int(split), int(number))
 

@@ -1,6 +1,6 @@
-"""Inputs that turned out to be damaged after some of their rows were committed, such as a .gz that was cut short.
+"""Marks inputs that turned out to be damaged after some of their rows were committed, such as a truncated .gz.
 
-Only such an input may be another file at the next run; its committed rows are then read again and compared.
+Only such an input may change between runs; its committed rows are then read again and compared.
 """
 
 from stella_jax.storage.store import Store

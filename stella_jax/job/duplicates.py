@@ -1,8 +1,8 @@
-"""Which rows repeat the id of an earlier one, found in memory that does not grow with the corpus.
+"""Finds rows that repeat the id of an earlier row, in memory that does not grow with the corpus.
 
-Hashes of ids go to a temporary file in sorted runs; then one slice of all hashes at a time, taken from every run, is
-sorted and searched. The answer is one more file, eight bytes a row and sparse where there are no repeats. The files
-have no name, so that even SIGKILL leaves nothing behind.
+Hashes of ids are written to a temporary file in sorted runs. Then one slice of the hash range at a time is read from
+every run, sorted and searched. The result is another file, eight bytes per row, sparse where there are no repeats. The
+files have no names, so that even SIGKILL leaves nothing behind.
 """
 
 import os
@@ -18,10 +18,10 @@ FIRST = np.dtype("<i8")
 
 
 class Duplicates:
-    """Collects hashes of ids, whose positions are the order in which they are added.
+    """Collects hashes of ids; a row's position is its place in the order of adding.
 
     Args:
-      folder: where the temporary files lie: 24 bytes a row, and 8 more for those in a region with repeats.
+      folder: for the temporary files: 24 bytes per row, and 8 more for rows near repeats.
     """
 
     def __init__(self, folder: Path):
@@ -40,7 +40,7 @@ class Duplicates:
         self._firsts.close()
 
     def add(self, high: np.ndarray, low: np.ndarray) -> None:
-        """Adds rows by the two halves of their ids' hashes, (n,) uint64 each."""
+        """Adds rows, by the two halves of the hashes of their ids, (n,) uint64 each."""
         entries = np.empty(len(high), ENTRY)
         entries["high"], entries["low"] = high, low
         entries["position"] = np.arange(self.rows, self.rows + len(high))
@@ -51,18 +51,18 @@ class Duplicates:
             self._flush()
 
     def find(self) -> int:
-        """Searches all that was added; returns how many rows repeat an earlier one."""
+        """Searches all rows; returns how many repeat the id of an earlier one."""
         self._flush()
         return sum(self._search(self._slice(i)) for i in range(SLICES))
 
     def firsts(self, start: int, stop: int) -> np.ndarray:
-        """For rows start to stop: the position of the first row with the same id, -1 where that is the row itself."""
+        """For rows start to stop: the position of the first row with the same id, -1 if it is the row itself."""
         size = (stop - start) * FIRST.itemsize
         stored = os.pread(self._firsts.fileno(), size, start * FIRST.itemsize).ljust(size, b"\0")
         return np.frombuffer(stored, FIRST) - 1
 
     def _flush(self) -> None:
-        """Writes what waits as a run."""
+        """Writes the pending rows as a sorted run."""
         if not self._pending_rows:
             return
         entries = np.concatenate(self._pending)
@@ -83,8 +83,8 @@ class Duplicates:
         return np.frombuffer(os.pread(self._runs.fileno(), size, int(start) * ENTRY.itemsize), ENTRY)
 
     def _search(self, entries: np.ndarray) -> int:
-        """Notes the repeats in one slice."""
-        entries = _doubled(entries)
+        """Records the repeats in a slice; returns their number."""
+        entries = _candidates(entries)
         entries = entries[np.lexsort((entries["position"], entries["low"], entries["high"]))]
         repeats = (entries["high"][1:] == entries["high"][:-1]) & (entries["low"][1:] == entries["low"][:-1])
         if not repeats.any():
@@ -96,11 +96,11 @@ class Duplicates:
         return int(repeats.sum())
 
 
-def _doubled(entries: np.ndarray) -> np.ndarray:
-    """The entries half of whose hash stands in more than one: few as a rule, and only they need to be put in order."""
+def _candidates(entries: np.ndarray) -> np.ndarray:
+    """The entries that share the high half of their hash with another; usually few, so that sorting them is cheap."""
     highs = np.sort(entries["high"])
-    doubled = highs[1:][highs[1:] == highs[:-1]]
-    if not len(doubled):
+    repeated = highs[1:][highs[1:] == highs[:-1]]
+    if not len(repeated):
         return entries[:0]
-    places = np.searchsorted(doubled, entries["high"])
-    return entries[doubled.take(places, mode="clip") == entries["high"]]
+    places = np.searchsorted(repeated, entries["high"])
+    return entries[repeated.take(places, mode="clip") == entries["high"]]

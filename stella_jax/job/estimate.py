@@ -1,4 +1,4 @@
-"""What a job would be, from a sample of its inputs; nothing of it is written."""
+"""Estimates a job from a sample of its inputs, without writing anything."""
 
 import time
 from collections.abc import Iterator, Sequence
@@ -15,6 +15,7 @@ from stella_jax.flops import text_flops
 from stella_jax.job.job import splits_of
 from stella_jax.job.kept import resolve_types
 from stella_jax.job.options import JobCommand, default_part_rows
+from stella_jax.job.progress import Task
 from stella_jax.pretrained import PretrainedModel
 from stella_jax.quantization import vector_layout
 from stella_jax.readers.inputs import open_inputs
@@ -28,7 +29,7 @@ PLUS_MINUS = "\N{PLUS-MINUS SIGN}"
 
 
 class Total(NamedTuple):
-    """A number of the whole job, and its relative standard error; nan where one place tells nothing of others."""
+    """A number of the whole job, and its relative standard error; nan if there is only one place."""
 
     value: float
     error: float = 0.0
@@ -40,7 +41,7 @@ class Total(NamedTuple):
 
 
 class Rate(NamedTuple):
-    """Tokens a second of a chip, padding not counted, and where that comes from."""
+    """Tokens per second of a chip, without padding, and the source of that number."""
 
     value: float
     source: str
@@ -48,14 +49,17 @@ class Rate(NamedTuple):
 
 @dataclass(frozen=True, slots=True)
 class Estimate:
-    """A job before it is run.
+    """The estimate of a job.
 
     Attributes:
-      rows: as are `rejected`, and `cut`, whose texts are too long.
-      tokens: of texts; `computed` counts padding, too.
-      row_bytes: of its vectors.
-      sampled: texts that were looked at.
-      lengths: of the buckets, as are the `shares` of the rows.
+      rows, rejected: numbers of rows.
+      cut: number of rows whose texts are too long.
+      tokens, computed: without and with padding.
+      row_bytes: of a row's vectors or scores.
+      sampled: number of sampled texts.
+      lengths: of the buckets.
+      shares: of the rows, by bucket.
+      task: of the job.
     """
 
     rows: Total
@@ -71,25 +75,26 @@ class Estimate:
     shares: np.ndarray
     rate: Rate
     chips: Chips | None
+    task: Task
 
     @property
     def chip_hours(self) -> Total:
         return Total(self.tokens.value / self.rate.value / 3600, self.tokens.error)
 
     def __str__(self) -> str:
-        embedded, hours = self.rows.value - self.rejected.value, self.chip_hours
+        valid, hours = self.rows.value - self.rejected.value, self.chip_hours
         many, machine = (self.chips.count, str(self.chips)) if self.chips else (1, "one chip")
-        error = f" {PLUS_MINUS} {hours.error:.1%}, the rate's own error aside" if hours.error > 0 else ""
-        each = f"{self.tokens.value / embedded:.1f} a row, {self.cut.value / embedded:.1%} of the rows cut"
-        vectors = f"{embedded * self.row_bytes / 1e9:.3g} GB of vectors"
+        error = f" {PLUS_MINUS} {hours.error:.1%}, without the error of the rate" if hours.error > 0 else ""
+        each = f"{self.tokens.value / valid:.1f} per row, {self.cut.value / valid:.1%} of the rows cut"
+        size = f"{valid * self.row_bytes / 1e9:.3g} GB of {'vectors' if self.task == 'embedding' else 'scores'}"
         lines = [
             f"rows        {self.rows}, of which {self.rejected} would be rejected",
             f"tokens      {self.tokens}, {each} (from {self.sampled} rows)",
-            f"padding     {1 - self.tokens.value / self.computed.value:.1%} of what is computed",
-            f"parts       {self.parts} of {self.part_rows} rows at most, {vectors}",
-            f"rate        {self.rate.value:.4g} tokens/s of a chip ({self.rate.source})",
+            f"padding     {1 - self.tokens.value / self.computed.value:.1%} of the computed tokens",
+            f"parts       {self.parts} of at most {self.part_rows} rows, {size}",
+            f"rate        {self.rate.value:.4g} tokens/s per chip ({self.rate.source})",
             f"chip-hours  {hours.value:.3g}{error} ({hours.value * 3600 / many:.0f} s on {machine})",
-            *([f"{PLUS_MINUS}           one standard error, from the spread over the sample"] if error else []),
+            *([f"{PLUS_MINUS}           one standard error, from the spread of the sample"] if error else []),
             "",
             "bucket  share of rows",
             *self._histogram(),
@@ -104,13 +109,13 @@ class Estimate:
 
 
 class _Counts:
-    """Of k places, each number scaled from the rows that were looked at to all rows of the place, all float64 (k,).
+    """The counts of k places, scaled from the sampled rows to all rows of the place; float64 (k,).
 
     Attributes:
-      weights, sizes: as `Place` has them.
-      rows, rejected, cut: all rows, those without an embedding, those whose text is too long.
-      tokens, computed: without padding, and with it.
-      buckets: (k, buckets), embedded rows.
+      weights, sizes: of the places.
+      rows, rejected, cut: all rows, rejected rows, rows whose text is too long.
+      tokens, computed: without and with padding.
+      buckets: (k, buckets), rows in each bucket.
     """
 
     def __init__(self, places: Sequence[Place], tokens: Sequence[Sequence[Tokens]], lengths: Sequence[int]):
@@ -128,7 +133,7 @@ class _Counts:
         self._is_exact = all(place.is_kept_whole for place in places)
 
     def total(self, numbers: np.ndarray, base: np.ndarray, known: float, is_all: bool) -> Total:
-        """Of the whole job, by the ratio to a base whose total is known."""
+        """The total of the whole job, by the ratio to a base whose total is known."""
         ratio = float(self.weights @ numbers / (self.weights @ base))
         if (is_all and self._is_exact) or not ratio:
             return Total(round(ratio * known))
@@ -141,23 +146,25 @@ class _Counts:
 def estimate_job(
     command: JobCommand, tokens_per_second: float | None = None, chips: Chips | None = None, rows: int | None = None
 ) -> Estimate:
-    """Reads and tokenizes a sample of the inputs, in seconds however large they are.
+    """Reads and tokenizes a sample of the inputs, in seconds, however large they are.
 
     Args:
       tokens_per_second: of a chip; without it and without `chips`, measured on this machine.
-      chips: the machine of the job, whose rate follows from its published peak and a stated share of it.
-      rows: how many there are, where that is known.
+      chips: the machine of the job, whose rate is a stated share of its published peak.
+      rows: the number of rows, if known.
 
     Raises:
-      StellaError: as the job would, as far as the sample shows it; too many rejected rows are no error here.
+      StellaError: as the job would, as far as the sample shows it; too many rejected rows are not an error here.
     """
     if chips and command.model.dtype == "float32":
-        raise StellaError("--chips: the peaks are those of bfloat16; leave out --dtype or give --tokens-per-second.")
+        raise StellaError(
+            "--chips: published peaks are for bfloat16 only; leave out --dtype or pass --tokens-per-second."
+        )
     files = open_inputs(command.inputs, command.job.fields)
     places, is_all = sample_inputs(files, resolve_types([file.location for file in files], command.job.fields))
     texts = [[row.text for row in place.kept if isinstance(row, Row)] for place in places]
     if not any(texts):
-        raise StellaError("all rows looked at are rejected; look at the inputs.")
+        raise StellaError("inputs: all sampled rows are rejected; fix the inputs (--dry-run --all-rows lists them).")
     model = command.model.open()
     prompt = command.job.resolve_prompt(model)
     tokens = [model.tokenize(each, prompt) if each else [] for each in texts]
@@ -191,17 +198,18 @@ def estimate_job(
         shares=buckets / buckets.sum(),
         rate=rate,
         chips=chips,
+        task=command.job.task,
     )
 
 
 def _bytes(dim: int, precision: str) -> int:
-    """Of an embedding in a part."""
+    """The size of an embedding or score in a part."""
     dtype, width = vector_layout(precision, dim)
     return np.dtype(dtype).itemsize * width
 
 
 def _published(chips: Chips, model: PretrainedModel, counts: _Counts, lengths: Sequence[int]) -> Rate:
-    """A stated share of a chip's published peak, over the FLOPs of a token of these texts."""
+    """A stated share of a chip's published peak, divided by the FLOPs of a token of these texts."""
     flops = [text_flops(model.config, length) for length in lengths]
     per_token = float(counts.weights @ counts.buckets @ flops / (counts.weights @ counts.tokens))
     peak = chips.kind.bf16_flops
@@ -210,9 +218,9 @@ def _published(chips: Chips, model: PretrainedModel, counts: _Counts, lengths: S
 
 
 def _measured(model: PretrainedModel, tokens: Sequence[Tokens], lengths: Sequence[int]) -> Rate:
-    """Tokens a second of a chip in the bucket that holds the middle token, and what was measured.
+    """The measured rate in the bucket of the median token, less the sample's share of padding.
 
-    Other buckets differ little: all have about the same number of tokens. Padding is taken off at the sample's rate.
+    Other buckets differ little, since all batches have about the same number of tokens.
     """
     counts = np.array([len(text.ids) for text in tokens])
     computed = np.asarray(lengths)[np.searchsorted(lengths, counts)]

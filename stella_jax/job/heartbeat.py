@@ -1,8 +1,8 @@
 """Which processes of a job are alive, and which splits they are working on.
 
-Every process overwrites an object of its own now and then; another one that sees it unchanged for long enough takes
-its process for dead. No clock is compared with another. Before a process reads a split it writes a claim. All of it
-lies in one folder, so that one listing tells everything; to be wrong costs work that is done twice.
+Every process overwrites a file of its own at intervals; if another process sees it unchanged for long enough, it takes
+the process for dead. Clocks are never compared. Before a process reads a split it writes a claim. Everything is in one
+folder, so that one listing shows it all. A wrong conclusion only means that work is done twice.
 """
 
 import json
@@ -21,11 +21,7 @@ HEARTBEAT_TIMEOUT = 120.0
 
 
 class Heartbeat:
-    """The sign of life of one process: it goes on in a thread of its own until the block ends.
-
-    Args:
-      process: its number.
-    """
+    """The heartbeat of process number `process`, in a thread, while the block runs."""
 
     def __init__(self, store: Store, process: int):
         self._store, self._name = store, f"{FOLDER}/process-{process}.json"
@@ -50,25 +46,25 @@ class Heartbeat:
             self._beat()
 
     def _beat(self) -> None:
-        """The size changes with each beat: not every store tells the time of a change."""
+        """Overwrites the file; its size changes with each beat, since not every store reports modification times."""
         self._beats += 1
         line = json.dumps({"process": self._process, "beats": self._beats})
         with suppress(OSError, StellaError), self._store.replacing(self._name) as file:
             file.write(f"{line}{' ' * (self._beats % 64)}\n".encode())
 
     def _remove(self) -> None:
-        """Leaves nothing that says that this process is alive, or what it works on."""
+        """Removes the heartbeat and all claims of this process."""
         with suppress(OSError, StellaError):
             for name in self._store.sizes(FOLDER):
                 if name == self._name.rpartition("/")[2] or name.endswith(f"-by-{self._process}"):
                     self._store.remove(f"{FOLDER}/{name}")
 
 
-class Others:
-    """What this process knows of the others.
+class OtherProcesses:
+    """The other processes of a job, as of the last `refresh`.
 
     Args:
-      process: its own number.
+      process: number of this process.
     """
 
     def __init__(self, store: Store, process: int):
@@ -77,8 +73,8 @@ class Others:
         self._seen: dict[int, tuple[Any, float]] = {}
         self._claims: set[tuple[int, int]] = set()
 
-    def look(self) -> None:
-        """Lists the folder."""
+    def refresh(self) -> None:
+        """Lists the folder again."""
         listed = self._store.stamps(FOLDER)
         beats = {number: stamp for name, stamp in listed.items() if (number := _process(name)) is not None}
         now = time.monotonic()
@@ -93,25 +89,25 @@ class Others:
         return process in self._seen and time.monotonic() - self._seen[process][1] < HEARTBEAT_TIMEOUT
 
     def is_leader(self) -> bool:
-        """Whether no process of a lower number is alive."""
+        """Whether no process with a lower number is alive."""
         return not any(self.is_alive(process) for process in self._seen if process < self._process)
 
     def is_claimed(self, split: int) -> bool:
-        """Whether another living process works on a split."""
+        """Whether another living process has claimed a split."""
         return any(by != self._process and self.is_alive(by) for claimed, by in self._claims if claimed == split)
 
     def claim(self, split: int) -> bool:
-        """Tells the others that this process works on a split; False where one of a lower number said so, too."""
+        """Claims a split for this process; False if a living process with a lower number has claimed it, too."""
         with self._store.replacing(f"{FOLDER}/split-{split}-by-{self._process}"):
             pass
-        self.look()
+        self.refresh()
         if any(by < self._process and self.is_alive(by) for claimed, by in self._claims if claimed == split):
-            self.release(split)  # two that gave way to a third one would wait for each other
+            self.release(split)  # or two processes that gave way to a third one would wait for each other
             return False
         return True
 
     def release(self, split: int) -> None:
-        """Takes a claim back."""
+        """Withdraws a claim."""
         self._store.remove(f"{FOLDER}/split-{split}-by-{self._process}")
 
 

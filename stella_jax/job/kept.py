@@ -1,4 +1,4 @@
-"""Columns that are copied from the inputs into the parts: one type each, the same in every part of a job."""
+"""Columns that --keep copies from the inputs into the parts; each has one type in all parts of a job."""
 
 from collections.abc import Sequence
 from dataclasses import replace
@@ -13,17 +13,17 @@ from stella_jax.storage.location import Location
 
 
 def resolve_types(locations: Sequence[Location], fields: Fields) -> Fields:
-    """The fields with the types of what they keep: those of the first input, which all others must have.
+    """The fields with the types of copied columns, which are the first input's and must be the same in all others.
 
-    A .parquet file keeps its own types; what .csv and .jsonl files hold is written as strings, other values of JSON as
-    their JSON text. Only the first input is opened. That another has other types, or lacks a column, is found where it
-    is opened, before any of its rows; of a .jsonl file, a row without the field gets null.
+    .parquet files keep their own types. Values of .csv and .jsonl files are written as strings, other JSON values as
+    their JSON text; a .jsonl row without the field gets null. Only the first input is opened. Another with different
+    types, or without a column, is an error when it is opened, before any of its rows is read.
 
     Args:
-      locations: the job's inputs in their order; those that are added later come after the others.
+      locations: the job's inputs in order; inputs that were added later come last.
 
     Raises:
-      StellaError: the first input lacks a column, or another has no types and the first one's is no string.
+      StellaError: the first input lacks a column, or another is text and the first one's type is not string.
     """
     if not fields.keep:
         return fields
@@ -33,14 +33,14 @@ def resolve_types(locations: Sequence[Location], fields: Fields) -> Fields:
         text = next((each for each in locations if type != pa.string() and not _is_parquet(each)), None)
         if text is not None:
             raise StellaError(
-                f"{text}: column {name!r} is text, and of type {type} in {first}; convert one of them, or leave it out "
-                "of --keep."
+                f"{text}: column {name!r} is text here, but {type} in {first}; convert one of them, or leave it out of "
+                "--keep."
             )
     return replace(fields, kept_types=tuple(types))
 
 
 def kept_columns(rows: Sequence[Row], fields: Fields) -> dict[str, pa.Array]:
-    """The columns that n rows are written with beside their embeddings; `fields` as `resolve_types` gave them."""
+    """The copied columns of n rows; `fields` come from `resolve_types`."""
     return {
         name: _column([row.kept[i] for row in rows], type)
         for i, (name, type) in enumerate(zip(fields.keep, fields.kept_types, strict=True))
@@ -62,6 +62,6 @@ def _parquet_types(location: Location, fields: Fields) -> list[pa.DataType]:
         with location.open() as file:
             schema = pq.read_schema(file)
     except (pa.ArrowException, OSError) as error:
-        raise StellaError(f"{location} is not a valid Parquet file: {first_line(error).rstrip('.')}.") from error
+        raise StellaError(f"{location}: not a valid Parquet file ({first_line(error)}).") from error
     present(location, fields.columns, schema.names)
     return [copied_type(schema.field(name).type) for name in fields.keep]

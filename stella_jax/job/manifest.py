@@ -1,17 +1,16 @@
-"""`_job/manifest.json` says that a job is complete and what it holds; `_job/rejected.jsonl` has the rows it lacks."""
+"""`_job/manifest.json`: exists once a job is complete, and lists its parts."""
 
 import hashlib
-import json
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 from stella_jax.errors import StellaError
 from stella_jax.job.commits import Commit, Committed
 from stella_jax.job.job import JOB, Job
+from stella_jax.job.rejected import REJECTED
 from stella_jax.storage.store import Damaged, Store
 
 MANIFEST = "_job/manifest.json"
-REJECTED = "_job/rejected.jsonl"
 
 OPTIONS = (
     "dims",
@@ -48,32 +47,25 @@ def manifest_fields(
     )
 
 
-def rejected_lines(commits: Sequence[Commit]) -> Iterator[bytes]:
-    """The lines of rejected.jsonl."""
-    for commit in commits:
-        for fields in commit.rejected:
-            yield json.dumps(fields).encode() + b"\n"
-
-
 def read_manifest(store: Store) -> dict[str, Any]:
     """The manifest of a complete job.
 
     Raises:
-      StellaError: there is no job, it is not complete (says how far it is), or the manifest is damaged.
+      StellaError: there is no job, it is not complete (says how many parts there are), or the manifest is damaged.
     """
     if store.size(MANIFEST) is not None:
         try:
             return store.read_json(MANIFEST)
         except Damaged as error:
-            raise StellaError(f"{store}/{MANIFEST} is damaged; run its command again.") from error
+            raise StellaError(f"{store}/{MANIFEST}: damaged; run the job again.") from error
     if store.size(JOB) is None:
         raise StellaError(f"{store}: not the output of embed or score; it has no {MANIFEST}.")
     parts = len(Committed(store).files)
-    raise StellaError(f"{store} is not complete ({parts} parts so far); run its command again to finish it.")
+    raise StellaError(f"{store}: not complete ({parts} parts so far); run the job again to finish it.")
 
 
 def finished_totals(job: Job) -> dict[str, int] | None:
-    """The totals of a job that is complete and has all of its files; None otherwise."""
+    """The totals of a complete job with all of its files; None otherwise."""
     store = job.store
     try:
         fields = store.read_json(MANIFEST) if store.size(MANIFEST) is not None else {}

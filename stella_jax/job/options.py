@@ -1,4 +1,4 @@
-"""What a user asked of `embed` or `score`: what decides the bytes of the output, and what does not."""
+"""Options of `embed` and `score`: for the model, for the output, and for the run."""
 
 import os
 from contextlib import suppress
@@ -13,22 +13,19 @@ import jax
 from stella_jax import __version__
 from stella_jax.checkpoint import Checkpoint
 from stella_jax.devices import all_accelerators, start_jax
-from stella_jax.differences import differences
 from stella_jax.embedder import Stella
-from stella_jax.errors import StellaError
 from stella_jax.fingerprint import fingerprint
 from stella_jax.graceful_shutdown import GracefulShutdown
 from stella_jax.hub import resolve
-from stella_jax.job.hosts import Hosts
-from stella_jax.job.progress import Show
+from stella_jax.job.processes import Processes
+from stella_jax.job.progress import Show, Task
 from stella_jax.pretrained import PretrainedModel
 from stella_jax.readers.rows import Fields
 from stella_jax.reranker import Reranker
 from stella_jax.sharding import make_mesh
 from stella_jax.storage.location import locate
-from stella_jax.storage.store import Store
 
-# Rows of a part at most. A part is what a kill can cost: on a CPU the 434M encoder takes half an hour for 2048 rows.
+# Most rows of a part. A kill loses the open part: the 434M encoder takes half an hour for 2048 rows on a CPU.
 PART_ROWS = {"cpu": 2048}
 DEFAULT_PART_ROWS = 65_536
 
@@ -38,11 +35,11 @@ GRACE_SECONDS = 30.0
 
 @dataclass(frozen=True, slots=True)
 class ModelOptions:
-    """Which model embeds or scores, and where; None is the default of the checkpoint or of the platform.
+    """The model, and the devices it runs on; None is the default of the checkpoint or the platform.
 
     Attributes:
-      dim: of the head, or of several.
-      scores: whether it is a reranker.
+      dim: of the head, or of several heads.
+      scores: whether the model is a reranker.
     """
 
     model: str = "tiny"
@@ -54,16 +51,16 @@ class ModelOptions:
     scores: bool = False
 
     def load(self) -> PretrainedModel:
-        """Starts JAX and opens the model; a thread loads its weights, for which whatever needs them waits.
+        """Starts JAX and opens the model; a thread loads its weights.
 
-        So does the end of the process: one that ends amid the work of XLA aborts.
+        Whatever needs the weights waits for the thread. So does the end of the process, which would abort inside XLA.
         """
         model = self.open()
         Thread(target=_try_to_load, args=[model]).start()
         return model
 
     def open(self) -> PretrainedModel:
-        """Starts JAX and opens the model; its weights are loaded once something needs them."""
+        """Starts JAX and opens the model; its weights are loaded when first needed."""
         start_jax()
         checkpoint = Checkpoint.open(resolve(self.model, self.revision))
         mesh = make_mesh(self.mesh or all_accelerators())
@@ -74,21 +71,21 @@ class ModelOptions:
         return model
 
     def origin(self) -> dict[str, Any]:
-        """Where the model comes from, for the manifest."""
-        return {"model": lasting(self.model), "revision": self.revision}
+        """The model's name and revision, for the manifest."""
+        return {"model": absolute_name(self.model), "revision": self.revision}
 
 
 @dataclass(frozen=True, slots=True)
 class JobOptions:
-    """What the bytes of the output depend on, apart from the model.
+    """Options that determine the output, together with the model.
 
     Attributes:
-      prompt: name of the prompt that is put before every text, or "none"; None is the model's for documents.
+      prompt: name of the prompt put before every text, or "none"; None is the model's prompt for documents.
       normalize: whether embeddings are scaled to unit length.
       precision: of the numbers in the parts, one of `quantization.PRECISIONS`.
       ranges: a file with the ranges of int8 and uint8 (see `ranges.read_ranges`); None takes them from a sample.
       part_rows: most rows of a part; None is the platform's default.
-      split_bytes: largest byte range of an input that is read at a time; None follows from the inputs' sizes.
+      split_bytes: most bytes of a split; None follows from the inputs' sizes.
       activation: of a reranker's scores, "sigmoid" or "none"; None is the model's own.
     """
 
@@ -102,20 +99,19 @@ class JobOptions:
     activation: str | None = None
 
     @property
-    def verb(self) -> str:
-        """What the job does to rows."""
-        return "embedded" if self.fields.query is None else "scored"
+    def task(self) -> Task:
+        return "embedding" if self.fields.query is None else "scoring"
 
     def resolve_prompt(self, model: PretrainedModel) -> str:
-        """The text put before every text of the inputs."""
+        """The prompt text put before every text."""
         if self.prompt is not None and isinstance(model, Stella):
             return resolve_prompt(model, self.prompt)
         return model.prompts.get("document", "")
 
     def fingerprint(self, model: PretrainedModel) -> dict[str, Any]:
-        """Everything but the inputs and ranges that the bytes of the output follow from, as JSON values.
+        """All that determines the output except the inputs and ranges, as JSON values.
 
-        The types of what is kept must be known (see `kept.resolve_types`).
+        The types of copied columns must be known (see `kept.resolve_types`).
         """
         return {
             "dims": list(model.head_dims),
@@ -131,13 +127,13 @@ class JobOptions:
             "part_rows": self.part_rows or default_part_rows(jax.default_backend()),
             "model": fingerprint(model.checkpoint, model.heads),
             "platform": model.platform,
-            "model_axis": model.mesh.shape["model"],  # of the mesh; the other axis leaves the bits as they are
+            "model_axis": model.mesh.shape["model"],  # the mesh's other axis does not change the bits
             "versions": {"stella_jax": __version__}
             | {name: version(name) for name in ("jax", "tokenizers", "pyarrow")},
         }
 
     def _scoring(self, model: PretrainedModel) -> dict[str, Any]:
-        """What the fingerprint of a job with scores has besides."""
+        """Further fields of the fingerprint of a scoring job."""
         if not isinstance(model, Reranker):
             return {}
         return {"query_field": self.fields.query, "activation": self.activation or model.activation}
@@ -145,24 +141,24 @@ class JobOptions:
 
 @dataclass(frozen=True, slots=True)
 class RunOptions:
-    """How a job is run; nothing of it changes what is written.
+    """Options that do not change the output.
 
     Attributes:
       max_rejected: share of the rows that may be rejected.
-      hosts: which process of how many this is.
-      stop: how it is asked to end early.
-      show: a bar on stderr, or a line there each minute.
+      processes: this process among those of the job.
+      stop: to end the job early.
+      show: progress on stderr: a bar, or a line each minute.
     """
 
     max_rejected: float = MAX_REJECTED
-    hosts: Hosts = field(default_factory=Hosts)
+    processes: Processes = field(default_factory=Processes)
     stop: GracefulShutdown = field(default_factory=lambda: GracefulShutdown(GRACE_SECONDS))
     show: Show = "nothing"
 
 
 @dataclass(frozen=True, slots=True)
 class JobCommand:
-    """All of an `embed` or `score` command that any process can act on."""
+    """An `embed` or `score` command, for any process to run."""
 
     inputs: tuple[str, ...]
     out: str
@@ -172,13 +168,13 @@ class JobCommand:
     def absolute(self) -> "JobCommand":
         """The same command for a process in another working directory."""
         inputs = tuple(_absolute(text) for text in self.inputs)
-        model = replace(self.model, model=lasting(self.model.model))
+        model = replace(self.model, model=absolute_name(self.model.model))
         job = replace(self.job, ranges=self.job.ranges and _absolute(self.job.ranges))
         return JobCommand(inputs, _absolute(self.out), model, job)
 
 
 def _try_to_load(model: PretrainedModel) -> None:
-    with suppress(Exception):  # raised again to whoever needs the weights
+    with suppress(Exception):  # raised again when the weights are used
         model.load_weights()
 
 
@@ -195,18 +191,7 @@ def resolve_prompt(model: Stella, name: str) -> str:
     return "" if name == "none" else model.resolve_prompt(name)
 
 
-def lasting(model: str) -> str:
-    """The model's name in a form that holds in other working directories too."""
+def absolute_name(model: str) -> str:
+    """The model's name in a form that is valid in every working directory."""
     path = Path(model).expanduser()
     return str(path.resolve()) if model != "tiny" and path.exists() else model
-
-
-def check_same(store: Store, before: Any, now: dict[str, Any]) -> None:
-    """Refuses to go on with a job of another fingerprint.
-
-    Raises:
-      StellaError: names every difference.
-    """
-    found = list(differences(before, now))
-    if found:
-        raise StellaError(f"{store} was started with different settings: {'; '.join(found)}; use another --out.")

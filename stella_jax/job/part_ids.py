@@ -1,4 +1,4 @@
-"""Hashes of a part's ids and where its rows came from, beside the part: by these repeated ids are found at the end."""
+"""Hashes of a part's ids and the positions of its rows, in a file of their own, to find repeated ids at the end."""
 
 import hashlib
 from collections.abc import Sequence
@@ -17,11 +17,11 @@ HASH_BYTES = 16  # two of 1e9 ids collide with a probability of 1e-21
 
 @dataclass(frozen=True, slots=True)
 class PartIds:
-    """Of the n rows of a part as it was embedded, before repeats were taken out.
+    """The n rows of a part before repeats were removed.
 
     Attributes:
       high, low: (n,) uint64, the two halves of the hash of each id.
-      inputs, numbers: (n,) int, the input of each row and its number there.
+      inputs, numbers: (n,) int, the input of each row and its number in it.
     """
 
     high: np.ndarray
@@ -31,6 +31,7 @@ class PartIds:
 
 
 def hash_id(row_id: str) -> bytes:
+    """16 bytes."""
     return hashlib.blake2b(row_id.encode(), digest_size=HASH_BYTES).digest()
 
 
@@ -57,7 +58,7 @@ def write_ids(store: Store, name: PartName, rows: Sequence[PositionedRow]) -> st
 
 
 def read_ids(store: Store, name: PartName) -> PartIds:
-    """Raises FileNotFoundError or pyarrow's errors where the file is missing or damaged."""
+    """The ids of a part; raises FileNotFoundError or pyarrow's errors if the file is missing or damaged."""
     with store.open(name.ids_file) as file:
         table = pq.read_table(file, page_checksum_verification=True)
     hashes = table["hash"].combine_chunks()

@@ -1,4 +1,4 @@
-"""Two threads beside the one that feeds the device: one prepares what comes next, one puts away what is done."""
+"""Threads beside the one that feeds the device: one prepares its next inputs, another stores its results."""
 
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator
@@ -12,18 +12,18 @@ END: Any = object()
 
 @contextmanager
 def prefetch(items: Iterable[T], depth: int) -> Iterator[Iterator[T]]:
-    """The items, of which a thread makes the next `depth` while the caller works on one.
+    """The items, made by a thread up to `depth` ahead of the caller.
 
-    What making one raises is raised where it would have been handed out. At the end of the block the thread has ended.
+    An error is raised in place of the item that it prevented. The thread has ended when the block ends.
     """
     iterator = iter(items)
     pool = ThreadPoolExecutor(1, "prefetch")
 
-    coming: deque[Future[T]] = deque(pool.submit(next, iterator, END) for _ in range(depth))
+    pending: deque[Future[T]] = deque(pool.submit(next, iterator, END) for _ in range(depth))
 
     def stream() -> Iterator[T]:
-        while (item := coming.popleft().result()) is not END:
-            coming.append(pool.submit(next, iterator, END))
+        while (item := pending.popleft().result()) is not END:
+            pending.append(pool.submit(next, iterator, END))
             yield item
 
     try:
@@ -33,25 +33,24 @@ def prefetch(items: Iterable[T], depth: int) -> Iterator[Iterator[T]]:
 
 
 class BackgroundWriter:
-    """Does work in a thread, in order, while the caller goes on; at most `depth` pieces wait.
+    """Runs work in a thread, in order; at most `depth` pieces wait.
 
-    What work raises is raised at a later `do` or at the end of the block. Where the block itself fails, work that was
-    handed over is done all the same.
+    Errors are raised by a later `submit` or at the end of the block. If the block fails, submitted work is still done.
 
     Args:
-      done: called with each result, in the caller's thread.
+      on_result: called with each result, in the caller's thread.
     """
 
-    def __init__(self, depth: int, done: Callable[[Any], object]):
+    def __init__(self, depth: int, on_result: Callable[[Any], object]):
         self._pool = ThreadPoolExecutor(1, "writer")
         self._waiting: deque[Future[Any]] = deque()
         self._depth = depth
-        self._done = done
+        self._on_result = on_result
 
-    def do(self, work: Callable[..., Any], *arguments: Any) -> None:
+    def submit(self, work: Callable[..., Any], *arguments: Any) -> None:
         self._waiting.append(self._pool.submit(work, *arguments))
         while self._waiting and (self._waiting[0].done() or len(self._waiting) > self._depth):
-            self._done(self._waiting.popleft().result())
+            self._on_result(self._waiting.popleft().result())
 
     def __enter__(self) -> "BackgroundWriter":
         return self
@@ -59,6 +58,6 @@ class BackgroundWriter:
     def __exit__(self, kind: type | None, *raised: object) -> None:
         try:
             while self._waiting and kind is None:
-                self._done(self._waiting.popleft().result())
+                self._on_result(self._waiting.popleft().result())
         finally:
             self._pool.shutdown()

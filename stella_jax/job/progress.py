@@ -1,4 +1,4 @@
-"""What a running job tells: a bar or a line a minute on stderr to people, `_job/progress*.jsonl` to programs."""
+"""The progress of a job: a bar or a line each minute on stderr, and `_job/progress*.jsonl` for programs."""
 
 import json
 import sys
@@ -17,19 +17,21 @@ from stella_jax.readers.splits import Split
 from stella_jax.storage.store import Store
 
 Show = Literal["bar", "lines", "nothing"]
+Task = Literal["embedding", "scoring"]
+
+DONE: dict[Task, str] = {"embedding": "embedded", "scoring": "scored"}
 
 LINE_SECONDS = 60.0
 
 
 @dataclass(frozen=True, slots=True)
 class Summary:
-    """Of one run of one process: what it embedded, and what the job holds, where that is known.
+    """The counts of one run of one process, and of the whole job if this process closed it.
 
     Attributes:
-      rows: embedded by this run, as are `tokens`; `computed` counts padding too.
-      job_rows: rows that the complete job holds; None in other processes than the one that closed it.
-      job_rejected: rows that it has set aside.
-      verb: what was done to the rows.
+      rows, tokens: embedded or scored by this run.
+      computed: tokens with padding.
+      job_rows, job_rejected: of the complete job; None if another process closed it.
     """
 
     rows: int
@@ -38,23 +40,24 @@ class Summary:
     seconds: float
     job_rows: int | None
     job_rejected: int | None
-    verb: str = "embedded"
+    task: Task = "embedding"
 
     def __str__(self) -> str:
+        done = DONE[self.task]
         now = f"{self.tokens} tokens in {self.seconds:.1f} s ({self.rows / self.seconds:.1f} texts/s, "
         now += f"{self.tokens / self.seconds:.0f} tokens/s"
         if self.job_rows is None:
-            return f"{self.rows} rows {self.verb} by this process; {now})"
-        held = f"{self.job_rows} rows {self.verb}, {self.job_rejected} rejected"
+            return f"{self.rows} rows {done} by this process; {now})"
+        job = f"{self.job_rows} rows {done}, {self.job_rejected} rejected"
         if not self.rows:
-            return f"{held}; nothing was left to do"
+            return f"{job}; nothing was left to do"
         before = f"; {self.job_rows - self.rows} of the rows by other runs" if self.rows < self.job_rows else ""
-        return f"{held}; {now}{before})"
+        return f"{job}; {now}{before})"
 
 
 @dataclass(frozen=True, slots=True)
 class Counts:
-    """What was done: bytes of inputs, parts, rows and tokens embedded, tokens computed with padding, rows rejected."""
+    """Counts of input bytes, parts, rows, tokens, tokens with padding (`computed`), and rejected rows."""
 
     bytes: int = 0
     parts: int = 0
@@ -72,25 +75,24 @@ def progress_name(process: int) -> str:
 
 
 class Progress:
-    """The counts of one process, and how they are shown.
+    """Counts the work of one process, and shows it.
 
     Args:
-      store: where the progress file goes, once `begin` is called.
-      process: its number among those of the job.
-      show: a bar on stderr, or a line there each minute.
-      verb: what is done to the rows.
+      store: for the progress file, which is written once `start` is called.
+      process: index of this process in the job.
+      show: on stderr: a bar, or a line each minute.
     """
 
-    def __init__(self, store: Store, process: int = 0, show: Show = "nothing", verb: str = "embedded"):
+    def __init__(self, store: Store, process: int = 0, show: Show = "nothing", task: Task = "embedding"):
         self.parts = self.rows = self.tokens = self.computed = self.rejected = 0
         self._store = store
         self._process = process
         self._show = show
-        self._verb = verb
+        self._task: Task = task
         self._bar = tqdm(unit="B", unit_scale=True, disable=show != "bar", dynamic_ncols=True)
-        self._begun = self._shown = time.perf_counter()
+        self._started = self._shown = time.perf_counter()
         self._total = self._done_before = self._done = 0
-        self._splits: dict[int, int] = {}  # bytes done of those that are not finished
+        self._splits: dict[int, int] = {}  # bytes done of each split
         self.phase = "loading"
         self._writes = False
         self._written = float("-inf")
@@ -111,26 +113,26 @@ class Progress:
 
     @property
     def seconds(self) -> float:
-        """Since `begin`."""
-        return time.perf_counter() - self._begun
+        """Seconds since `start`."""
+        return time.perf_counter() - self._started
 
-    def begin(self, total: int, done: int) -> None:
-        """Starts the clock and the progress file: of `total` bytes, `done` are embedded already."""
+    def start(self, total: int, done: int) -> None:
+        """Starts the clock and the progress file; `done` of `total` bytes were done earlier."""
         self._total, self._done, self._done_before = total, done, done
         self._bar.reset(total)
         self._bar.update(done)
-        self._begun = self._shown = time.perf_counter()
-        self.phase, self._writes = "embedding", True
+        self._started = self._shown = time.perf_counter()
+        self.phase, self._writes = self._task, True
         self._line(0)
 
     def add_work(self, size: int) -> None:
-        """So many bytes are taken over from other processes."""
+        """Adds bytes that were taken over from other processes."""
         self._total += size
         self._bar.total = self._total
-        self.phase = "embedding"
+        self.phase = self._task
 
-    def embedded(self, batch: Batch) -> None:
-        """A batch is done."""
+    def on_batch(self, batch: Batch) -> None:
+        """Called with each finished batch."""
         self.tokens += batch.tokens
         self.computed += batch.rows * batch.length
         self.rows += len(batch.texts)
@@ -138,16 +140,16 @@ class Progress:
         self._bar.update(0)
         self._line(self._store.log_interval)
 
-    def committed(self, split: Split, read: int, rejected: int) -> None:
-        """A part is committed, up to so many bytes of its split."""
+    def on_commit(self, split: Split, read: int, rejected: int) -> None:
+        """Called after each commit; `read` is the bytes of the split up to there."""
         self.parts += 1
         self.rejected += rejected
         self._advance(max(0, read - self._splits.get(split.number, 0)))
         self._splits[split.number] = max(read, self._splits.get(split.number, 0))
         self._line(self._store.log_interval / 5)
 
-    def done_elsewhere(self, other: Counts) -> None:
-        """Another process, which has no progress file, did this."""
+    def add(self, other: Counts) -> None:
+        """Adds the work of another process, which has no progress file."""
         self.parts += other.parts
         self.tokens += other.tokens
         self.computed += other.computed
@@ -157,20 +159,20 @@ class Progress:
         self._line(self._store.log_interval / 5)
 
     def waiting(self) -> None:
-        """Others work, this process has nothing to do."""
+        """Called while this process waits for others."""
         self.phase = "waiting"
         self._line(self._store.log_interval)
 
     def closing(self) -> None:
-        """Repeated ids are looked for, and the manifest is written."""
+        """Called before the job is closed."""
         self.phase = "closing"
         self._line(self._store.log_interval)
 
     def end(self, totals: dict[str, int] | None) -> Summary:
-        """Ends the progress file; the counts of this run beside the totals of the job, where they are known."""
+        """Ends the progress file; returns the counts of this run and the totals of the job, if known."""
         self._last_line("done")
         job = (totals["rows"], totals["rejected"]) if totals else (None, None)
-        return Summary(self.rows, self.tokens, self.computed, self.seconds, *job, self._verb)
+        return Summary(self.rows, self.tokens, self.computed, self.seconds, *job, self._task)
 
     def _advance(self, size: int) -> None:
         self._done += size
@@ -181,12 +183,12 @@ class Progress:
         self._line(0)
 
     def _line(self, least_seconds: float) -> None:
-        """Writes a line, if there was none for so long."""
+        """Writes a line, unless there was one less than so many seconds ago."""
         with self._lock:
             now = time.monotonic()
             if self._writes and now - self._written >= least_seconds:
                 self._written = now
-                # A line that is lost is no reason to lose the job.
+                # A lost line must not end the job.
                 with suppress(OSError, StellaError):
                     self._store.append(progress_name(self._process), json.dumps(self._fields()).encode() + b"\n")
             if self._show == "lines" and time.perf_counter() - self._shown >= LINE_SECONDS:
@@ -195,10 +197,10 @@ class Progress:
 
     def _sentence(self) -> str:
         left = self._eta()
-        ends = "" if left is None else f", {tqdm.format_interval(left)} left"
+        eta = "" if left is None else f", {tqdm.format_interval(left)} left"
         share = self._done / max(1, self._total)
         done = f"{tqdm.format_sizeof(self._done, 'B')} of {tqdm.format_sizeof(self._total, 'B')} ({share:.0%})"
-        return f"{self.phase}: {done}, {self.rows} rows, {self.tokens / self.seconds:.0f} tokens/s{ends}"
+        return f"{self.phase}: {done}, {self.rows} rows, {self.tokens / self.seconds:.0f} tokens/s{eta}"
 
     def _eta(self) -> float | None:
         done = self._done - self._done_before

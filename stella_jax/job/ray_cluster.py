@@ -1,4 +1,4 @@
-"""A Ray cluster: the way in, what its nodes hold, and what one actor takes of them."""
+"""A Ray cluster: connecting to it, and the resources of its nodes and of one actor."""
 
 import os
 import re
@@ -11,17 +11,17 @@ from contextlib import chdir, contextmanager
 from importlib import import_module
 from typing import Any
 
-from stella_jax.errors import StellaError
+from stella_jax.errors import StellaError, first_line
 
-# What one actor takes of a node, as Ray's keyword arguments: num_cpus, num_gpus, resources.
-Need = Mapping[str, Any]
+# The resources of one actor, as Ray's keyword arguments: num_cpus, num_gpus, resources.
+Resources = Mapping[str, Any]
 
-# A batch of a CPU keeps about eight cores busy, and every actor holds a copy of the weights.
-SLOT_CPUS = 8
+# A batch keeps about eight cores busy, and every actor holds a copy of the weights.
+ACTOR_CPUS = 8
 
-# A TPU host of four chips may be one of several in a slice, and would wait for the others to compute together with
-# them. These make it a slice of its own. One or two chips Ray describes itself, eight are always a slice of their own.
-LONE_HOST = {
+# A TPU host of four chips may be one of several in a slice, and would wait for the other hosts. These variables make it
+# a slice of its own. Ray sets them itself for one or two chips; eight chips are always a slice of their own.
+SINGLE_TPU_HOST = {
     "TPU_CHIPS_PER_HOST_BOUNDS": "2,2,1",
     "TPU_CHIPS_PER_PROCESS_BOUNDS": "2,2,1",
     "TPU_HOST_BOUNDS": "1,1,1",
@@ -36,16 +36,16 @@ CONNECT_SECONDS = 10.0
 
 ENDPOINT = re.compile(r"(?P<host>[\w.-]+):(?P<port>\d+)")
 
-# Read when Ray is imported: at 0, a cluster that is made here listens at 127.0.0.1 alone, else on every interface. Ray
+# Read when Ray is imported: with 0, a cluster started here listens on 127.0.0.1 only, else on every interface. Ray
 # names it after the systems where 0 is the default.
 LOOPBACK = ("RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER", "0")
 
 
 @contextmanager
 def connected(address: str | None) -> Iterator[Any]:
-    """Ray, connected: as the caller already was, or until the end.
+    """Ray, connected while the block runs, or longer if the caller was connected already.
 
-    A cluster that is made here listens at 127.0.0.1 alone, if this is the process's first import of Ray.
+    A cluster started here listens on 127.0.0.1 only, if this is the process's first import of Ray.
     """
     address = address or os.environ.get("RAY_ADDRESS")
     try:
@@ -53,7 +53,7 @@ def connected(address: str | None) -> Iterator[Any]:
             os.environ.setdefault(*LOOPBACK)
         import ray
     except ImportError as error:
-        raise StellaError("Ray is not installed; pip install 'stella-jax[ray]'.") from error
+        raise StellaError("--executor ray: Ray is not installed; pip install 'stella-jax[ray]'.") from error
     if ray.is_initialized():
         yield ray
         return
@@ -67,7 +67,7 @@ def connected(address: str | None) -> Iterator[Any]:
 
 @contextmanager
 def _quiet() -> Iterator[None]:
-    """Ray prints pages of logs on stdout for every actor and node that is lost; no public setting stops it."""
+    """A block in which Ray does not print pages of logs for every lost actor or node; no public setting stops it."""
     try:
         worker: Any = import_module("ray._private.worker")
     except ImportError:
@@ -83,23 +83,21 @@ def _quiet() -> Iterator[None]:
 def _connect(ray: Any, address: str | None) -> None:
     try:
         if endpoint := ENDPOINT.fullmatch(address or ""):
-            # Ray itself would try for two minutes, deaf to signals.
+            # Ray itself would try for two minutes, ignoring signals.
             socket.create_connection((endpoint["host"], int(endpoint["port"])), CONNECT_SECONDS).close()
-        os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")  # of a cluster that is started here
-        # Of the root: actors look for modules first where the driver was, and that may hold anybody's files.
-        with chdir("/"), _sigterm_kept(), warnings.catch_warnings():
-            warnings.simplefilter(
-                "ignore", FutureWarning
-            )  # of variables for GPUs; older versions have it at each start
+        os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")  # of a cluster started here
+        # Actors look for modules first in the driver's working directory, where any file may be.
+        with chdir("/"), _sigterm_handler_kept(), warnings.catch_warnings():
+            warnings.simplefilter("ignore", FutureWarning)  # about variables for GPUs, at each start of older versions
             ray.init(address, include_dashboard=False, log_to_driver=False, logging_level="ERROR")
     except Exception as error:  # Ray raises whatever its parts raise
         where = f"the Ray cluster at {address}" if address else "Ray on this machine"
-        raise StellaError(f"{where} cannot be used: {first_line(str(error))}.") from error
+        raise StellaError(f"{where}: connection failed ({first_line(error)}).") from error
 
 
 @contextmanager
-def _sigterm_kept() -> Iterator[None]:
-    """Keeps what this process does on SIGTERM, for which Ray sets a handler. Actors end with the process, or soon."""
+def _sigterm_handler_kept() -> Iterator[None]:
+    """A block after which SIGTERM has the handler that it had before; Ray sets one of its own."""
     before = signal.getsignal(signal.SIGTERM)
     main = threading.current_thread() is threading.main_thread()
     try:
@@ -109,61 +107,54 @@ def _sigterm_kept() -> Iterator[None]:
             signal.signal(signal.SIGTERM, before)
 
 
-def default_need(nodes: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
-    """What one actor takes, from `ray.nodes()`.
+def default_resources(nodes: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
+    """The resources of one actor, from `ray.nodes()`.
 
-    Where any node has TPUs, all chips of a host (the smallest, where they differ); else where any has GPUs, one GPU;
-    else CPUs, so many that the largest node splits evenly into slots of at least `SLOT_CPUS`, or is one slot. Nodes
-    without the accelerator then stay idle: another platform would give other bits.
+    If any node has TPUs: all chips of a host (the smallest, if they differ). Else if any node has GPUs: one GPU. Else
+    CPUs, so many that the largest node is divided evenly among actors of at least `ACTOR_CPUS`, or holds one actor.
+    Nodes without the accelerator stay idle, since another platform would give different bits.
 
     Raises:
       StellaError: the nodes have none of these.
     """
-    held = [node["Resources"] for node in nodes if node["Alive"]]
-    tpus, gpus, cpus = ([h[name] for h in held if h.get(name, 0) >= 1] for name in ("TPU", "GPU", "CPU"))
+    nodes_hold = [node["Resources"] for node in nodes if node["Alive"]]
+    tpus, gpus, cpus = ([h[name] for h in nodes_hold if h.get(name, 0) >= 1] for name in ("TPU", "GPU", "CPU"))
     if tpus:
         return {"num_cpus": 1, "resources": {"TPU": int(min(tpus))}}
     if gpus:
         return {"num_cpus": 1, "num_gpus": 1}
     if cpus:
         most = int(max(cpus))
-        return {"num_cpus": most // max(1, most // SLOT_CPUS)}
-    raise StellaError(
-        "the nodes of the Ray cluster have no CPU, GPU or TPU to work with; ray status lists what they have."
-    )
+        return {"num_cpus": most // max(1, most // ACTOR_CPUS)}
+    raise StellaError("the Ray cluster: no node has a CPU, GPU or TPU; see the output of ray status.")
 
 
-def slots(nodes: Sequence[Mapping[str, Any]], need: Need) -> int:
-    """How many actors all the nodes hold, empty, from `ray.nodes()`."""
-    takes = _resources(need)
-    held = [node["Resources"] for node in nodes if node["Alive"]]
-    # Ray counts in ten-thousandths, and a float falls short of them.
-    return sum(min((int(h.get(name, 0) / n + 1e-6) for name, n in takes.items()), default=1) for h in held)
+def slots(nodes: Sequence[Mapping[str, Any]], resources: Resources) -> int:
+    """How many actors fit on all nodes while these are empty, from `ray.nodes()`."""
+    needed = _amounts(resources)
+    nodes_hold = [node["Resources"] for node in nodes if node["Alive"]]
+    # Ray rounds to ten-thousandths.
+    return sum(min((int(h.get(name, 0) / n + 1e-6) for name, n in needed.items()), default=1) for h in nodes_hold)
 
 
-def environment(need: Need) -> Mapping[str, str]:
-    """The variables that hold an actor to what it takes of its node; for before JAX has a backend.
+def environment(resources: Resources) -> Mapping[str, str]:
+    """Environment variables that limit an actor to its resources; they are set before JAX has a backend.
 
-    On CPUs XLA sizes its threads by NPROC, else by all cores of the machine, and tokenizers by RAYON_NUM_THREADS; the
-    number of threads leaves the bits as they are.
+    On CPUs, NPROC sets the number of XLA's threads, and RAYON_NUM_THREADS that of the tokenizer. It does not change the
+    bits.
     """
-    if need.get("resources", {}).get("TPU") == 4:
-        return LONE_HOST
-    if need.get("num_gpus") or need.get("resources") or need.get("num_cpus", 0) < 1:
+    if resources.get("resources", {}).get("TPU") == 4:
+        return SINGLE_TPU_HOST
+    if resources.get("num_gpus") or resources.get("resources") or resources.get("num_cpus", 0) < 1:
         return {}
-    return dict.fromkeys(("NPROC", "RAYON_NUM_THREADS"), str(int(need["num_cpus"])))
+    return dict.fromkeys(("NPROC", "RAYON_NUM_THREADS"), str(int(resources["num_cpus"])))
 
 
-def shown_need(need: Need) -> str:
-    return ", ".join(f"{name} {n:g}" for name, n in _resources(need).items()) or "nothing"
+def format_resources(resources: Resources) -> str:
+    return ", ".join(f"{name} {n:g}" for name, n in _amounts(resources).items()) or "nothing"
 
 
-def _resources(need: Need) -> dict[str, float]:
-    amounts = {"CPU": need.get("num_cpus", 0), "GPU": need.get("num_gpus", 0), **need.get("resources", {})}
+def _amounts(resources: Resources) -> dict[str, float]:
+    cpus, gpus = resources.get("num_cpus", 0), resources.get("num_gpus", 0)
+    amounts = {"CPU": cpus, "GPU": gpus, **resources.get("resources", {})}
     return {name: n for name, n in amounts.items() if n}
-
-
-def first_line(text: str) -> str:
-    """The first line, cut, to stand inside a sentence."""
-    line = text.strip().partition("\n")[0].rstrip(". ")
-    return line if len(line) <= 300 else f"{line[:300]}..."

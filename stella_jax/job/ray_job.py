@@ -1,18 +1,19 @@
-"""A job whose splits are done by the actors of a Ray cluster; the driver loads no model and takes no accelerator."""
+"""Runs a job on the actors of a Ray cluster; the driver loads no model and uses no accelerator."""
 
 from collections.abc import Iterator, Sequence
 from contextlib import suppress
 from functools import partial
 
 from stella_jax.graceful_shutdown import GracefulShutdown, Stopped
-from stella_jax.job.close import check_totals, close_job
+from stella_jax.job.close import close_job
 from stella_jax.job.commits import Committed
 from stella_jax.job.job import recorded_job, splits_of
 from stella_jax.job.manifest import MANIFEST, finished_totals
 from stella_jax.job.options import JobCommand, RunOptions
 from stella_jax.job.progress import Counts, Progress, Summary
-from stella_jax.job.ray_cluster import connected, default_need
+from stella_jax.job.ray_cluster import connected, default_resources
 from stella_jax.job.ray_pool import Pool
+from stella_jax.job.rejected import check_totals
 from stella_jax.job.run import explain_full_disk, start_job
 from stella_jax.job.worker import Worker
 from stella_jax.readers.inputs import open_inputs
@@ -20,7 +21,7 @@ from stella_jax.storage.store import open_store
 
 
 class SplitRunner:
-    """Embeds splits in an actor. The first one starts the job, for only there the platform is known; others find it."""
+    """Embeds splits in an actor. The first actor starts the job, since only actors know the platform."""
 
     def __init__(self, command: JobCommand, max_rejected: float, grace: float):
         model = command.model.load()
@@ -43,16 +44,16 @@ class SplitRunner:
             self._worker.run(missing, self._progress, self._stop)
 
     def stop(self) -> None:
-        with suppress(Stopped):  # where it is not at work
+        with suppress(Stopped):  # if it is idle
             self._stop.request()
 
 
 def run_ray_job(command: JobCommand, run: RunOptions, address: str | None = None) -> Summary:
-    """`run_job` by the actors of the Ray cluster at `address` (None: the one around, or one of this machine).
+    """`run_job` on the Ray cluster at `address` (None: the current one, or a new one on this machine).
 
     Raises:
       StellaError: as `run_job`; or the cluster cannot be used.
-      Stopped: it was asked to stop; finished parts are kept.
+      Stopped: a stop was requested; finished parts are kept.
     """
     command = command.absolute()
     store, stop = open_store(command.out), run.stop
@@ -63,18 +64,19 @@ def run_ray_job(command: JobCommand, run: RunOptions, address: str | None = None
         missing = [split for split in job.splits if not committed.is_finished(split.number)]
         total = sum(split.size for split in job.splits)
         if progress.phase == "loading":
-            progress.begin(total, total - sum(split.size for split in missing))
+            progress.start(total, total - sum(split.size for split in missing))
         return [split.number for split in missing]
 
     with (
         explain_full_disk(store),
         connected(address) as ray,
-        Progress(store, show=run.show, verb=command.job.verb) as progress,
+        Progress(store, show=run.show, task=command.job.task) as progress,
     ):
         while True:
             expected = 1 if store.size(MANIFEST) is not None else len(splits_of(files, command.job.split_bytes))
-            need, factory = default_need(ray.nodes()), partial(SplitRunner, command, run.max_rejected, stop.grace)
-            pool = Pool(ray, factory, need, plan=plan, expected=expected, report=progress.done_elsewhere)
+            resources = default_resources(ray.nodes())
+            factory = partial(SplitRunner, command, run.max_rejected, stop.grace)
+            pool = Pool(ray, factory, resources, plan=plan, expected=expected, on_counts=progress.add)
             with stop.deferred():
                 pool.run(lambda: stop.requested, stop.grace)
             job = recorded_job(store)

@@ -1,4 +1,4 @@
-"""Numbers done by actors of a Ray cluster; Ray starts an actor again that died, elsewhere if need be, and its call."""
+"""A pool of Ray actors that work on numbered tasks; Ray restarts an actor that died, and its call."""
 
 import os
 import socket
@@ -10,19 +10,19 @@ from contextlib import contextmanager, suppress
 from math import inf
 from typing import Any, Protocol
 
-from stella_jax.errors import StellaError
+from stella_jax.errors import StellaError, first_line
 from stella_jax.job.progress import Counts
-from stella_jax.job.ray_cluster import Need, environment, first_line, shown_need, slots
+from stella_jax.job.ray_cluster import Resources, environment, format_resources, slots
 
-RESTARTS = 4  # of an actor, and rounds in which nothing is finished: more is no accident
+RESTARTS = 4  # of an actor; also the number of rounds without progress
 POLL_SECONDS = 0.5
 REFRESH_SECONDS = 5.0
 PLACEMENT_SECONDS = 300.0
-LOGS = "/tmp/ray/session_latest/logs"  # on every node, unless its cluster was started with another --temp-dir
+LOGS = "/tmp/ray/session_latest/logs"  # on every node, unless the cluster was started with another --temp-dir
 
 
 class Runner(Protocol):
-    """What an actor makes once and keeps, as it holds a loaded model; `counts` is of all that it did so far."""
+    """Made once by each actor, since it holds a loaded model; `counts` is the work so far."""
 
     @property
     def counts(self) -> Counts: ...
@@ -30,16 +30,16 @@ class Runner(Protocol):
     def run(self, numbers: Iterator[int]) -> None: ...
 
     def stop(self) -> None:
-        """Makes `run` finish what is open and return; called beside it."""
+        """Makes `run` finish its open work and return; called from another thread."""
 
 
 class Actor:
-    """What lives on a node. Numbers come from a queue one at a time, so that batches cross them."""
+    """Runs on a node. It takes task numbers from a queue one at a time, so that a batch can hold rows of several."""
 
-    def __init__(self, numbers: Any, reports: Any, factory: Callable[[], Runner], need: Need):
+    def __init__(self, numbers: Any, reports: Any, factory: Callable[[], Runner], resources: Resources):
         import ray
 
-        os.environ.update(environment(need))
+        os.environ.update(environment(resources))
         self._numbers, self._reports, self._factory = numbers, reports, factory
         self._runner: Runner | None = None
         self._reported = Counts()
@@ -50,7 +50,7 @@ class Actor:
             self._runner = self._runner or self._factory()
 
     def work(self) -> None:
-        """Does numbers until there are none; Ray calls it again in a new process if this one dies."""
+        """Works until the queue is empty; if this process dies, Ray calls it again in a new one."""
         self.load()
         assert self._runner
         with _explained():
@@ -78,45 +78,46 @@ class Actor:
 
 @contextmanager
 def _explained() -> Iterator[None]:
-    """Turns an actor's errors into sentences, which pickle."""
+    """A block in which other errors become StellaErrors, which can be pickled."""
     try:
         yield
     except StellaError:
         raise
     except Exception as error:
-        traceback.print_exc()  # into the log of the actor
-        what = f"{type(error).__name__}: {first_line(str(error))}"
-        where = f"a Ray worker failed on the node {socket.gethostname()} with"
-        raise StellaError(f"{where} {what}; more is in {LOGS} there.") from None
+        traceback.print_exc()  # into the actor's log
+        what = f"{type(error).__name__}: {first_line(error)}"
+        raise StellaError(
+            f"a Ray worker on node {socket.gethostname()}: failed with {what}; see {LOGS} on that node."
+        ) from None
 
 
 class Pool:
-    """Actors, as many as the cluster holds at any time, each of which loads the model once.
+    """As many actors as fit on the cluster at any time, each of which loads the model once.
 
-    Twice as many are asked for: those without room are the demand that lets an autoscaler add nodes, and they start on
-    a node as soon as it joins. One that finds nothing more to do ends, and leaves its room to one that died and waits.
-    What the dead had in hand is done in another round, when all others have ended.
+    Twice as many are requested: pending actors are the demand that makes an autoscaler add nodes, and start as soon as
+    a node joins. An actor that finds the queue empty ends, which makes room for a pending one. The work that dead
+    actors had taken is done in another round, once all others have ended.
 
     Args:
       ray: connected.
-      factory: makes an actor's runner, there; it is pickled, and the nodes have this package installed.
-      need: of one actor.
-      plan: returns the numbers to do; called when an actor has loaded, and whenever nobody is at work.
-      expected: how many these will be.
-      report: is called with what was done since.
-      say: is told of deaths and of waiting.
+      factory: makes an actor's runner, on its node; it is pickled, and the nodes have this package installed.
+      resources: of one actor.
+      plan: returns the task numbers; called when the first actor has loaded, and at the end of each round.
+      expected: how many tasks there will be.
+      on_counts: called with the work done since the last call.
+      log: called with sentences about deaths and waiting.
     """
 
     def __init__(
         self,
         ray: Any,
         factory: Callable[[], Runner],
-        need: Need,
+        resources: Resources,
         *,
         plan: Callable[[], Sequence[int]],
         expected: int,
-        report: Callable[[Counts], None],
-        say: Callable[[str], None] = lambda sentence: print(sentence, file=sys.stderr),
+        on_counts: Callable[[Counts], None],
+        log: Callable[[str], None] = lambda sentence: print(sentence, file=sys.stderr),
     ):
         from ray.util.queue import Queue
         from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
@@ -124,63 +125,65 @@ class Pool:
         here = NodeAffinitySchedulingStrategy(ray.get_runtime_context().get_node_id(), soft=False)
         options = {"num_cpus": 0, "scheduling_strategy": here}
         self._numbers, self._reports = Queue(actor_options=options), Queue(actor_options=options)
-        self._ray, self._factory, self._need = ray, factory, need
-        self._plan, self._report, self._say = plan, report, say
-        self._loading: dict[Any, Any] = {}  # actors by the call that is under way
+        self._ray, self._factory, self._resources = ray, factory, resources
+        self._plan, self._on_counts, self._log = plan, on_counts, log
+        self._loading: dict[Any, Any] = {}  # actors by their running call
         self._working: dict[Any, Any] = {}
         self._wanted, self._is_planned = max(1, expected), False
-        self._parts = self._futile = 0
+        self._parts = self._rounds_without_progress = 0
         self._slots, self._slots_until, self._placed, self._is_placed = -1, 0.0, time.monotonic(), False
 
     def run(self, stop: Callable[[], bool], grace: float) -> None:
-        """Returns when all is done or, at most some seconds of grace after `stop` turned true, with numbers left.
+        """Returns when all is done, or at most `grace` seconds after `stop` returned true.
 
-        No actor outlives the call.
+        All actors have ended then.
 
         Raises:
-          StellaError: no actor finds room, one met an error of its own, or they die time and again.
+          StellaError: no actor can be placed, one failed with an error, or actors die repeatedly.
         """
         end = inf
         try:
             while time.monotonic() < end and (self._wanted or self._working):
                 if not stop():
-                    self._grow()
+                    self._scale_up()
                 elif end == inf:
-                    end, self._wanted, self._plan = time.monotonic() + grace, 0, tuple  # there is no further round
+                    end, self._wanted, self._plan = time.monotonic() + grace, 0, tuple  # no further round
                     for actor in self._working.values():
                         actor.stop.remote()
-                self._step()
+                self._poll()
         finally:
             for actor in [*self._loading.values(), *self._working.values()]:
                 self._end(actor)
             for queue in (self._numbers, self._reports):
                 queue.shutdown(force=True)
 
-    def _grow(self) -> None:
+    def _scale_up(self) -> None:
         if time.monotonic() >= self._slots_until:
-            before, self._slots = self._slots, slots(self._ray.nodes(), self._need)
+            before, self._slots = self._slots, slots(self._ray.nodes(), self._resources)
             self._slots_until = time.monotonic() + REFRESH_SECONDS
             if not self._slots and before:
-                self._say(f"waiting for a Ray node with room for a worker, which takes {shown_need(self._need)}.")
-        options = {"max_restarts": RESTARTS, "max_task_retries": -1, "max_concurrency": 2, **self._need}
+                self._log(
+                    f"waiting for a Ray node with room for a worker, which needs {format_resources(self._resources)}."
+                )
+        options = {"max_restarts": RESTARTS, "max_task_retries": -1, "max_concurrency": 2, **self._resources}
         for _ in range(min(self._wanted, 2 * self._slots or 1) - len(self._loading) - len(self._working)):
             kind = self._ray.remote(Actor).options(**options)
-            actor = kind.remote(self._numbers, self._reports, self._factory, dict(self._need))
+            actor = kind.remote(self._numbers, self._reports, self._factory, dict(self._resources))
             self._loading[actor.load.remote()] = actor
 
-    def _step(self) -> None:
-        """Takes in what the actors have to say, a moment at most."""
+    def _poll(self) -> None:
+        """Handles what the actors report, and waits briefly if there is nothing."""
         calls = [*self._loading, *self._working]
         done = self._ray.wait(calls, timeout=POLL_SECONDS)[0] if calls else []
         for report in self._reports.get_nowait_batch(self._reports.qsize()):
             self._is_placed = True
             if isinstance(report, Counts):
                 self._parts += report.parts
-                self._report(report)
+                self._on_counts(report)
             elif report:
-                self._say(f"a Ray worker was lost; it starts again on {report}.")
+                self._log(f"a Ray worker was lost; it restarts on {report}.")
         for call in done:
-            self._on_end(call)
+            self._on_call_end(call)
         if not self._wanted:
             for call in [*self._loading]:
                 self._end(self._loading.pop(call))
@@ -188,13 +191,13 @@ class Pool:
             self._placed = time.monotonic()
         elif time.monotonic() - self._placed > PLACEMENT_SECONDS:
             raise StellaError(
-                f"no Ray worker found room in {PLACEMENT_SECONDS:.0f} s: each takes {shown_need(self._need)}, and the "
-                f"nodes hold {self._slots} when empty; add nodes, end what else runs there (ray status), or ask for "
-                "less."
+                f"the Ray cluster: no room for a worker in {PLACEMENT_SECONDS:.0f} s; each needs "
+                f"{format_resources(self._resources)}, and {self._slots} fit on empty nodes; add nodes, or end other "
+                "work there (see ray status)."
             )
 
-    def _on_end(self, call: Any) -> None:
-        """An actor has loaded the model, has nothing more to do, or is dead and Ray has given it up."""
+    def _on_call_end(self, call: Any) -> None:
+        """Handles an actor that has loaded the model, is out of work, or is dead beyond all restarts."""
         was_working = call in self._working
         actor = (self._working if was_working else self._loading).pop(call)
         try:
@@ -204,42 +207,42 @@ class Pool:
             raise StellaError(str(error.cause)) from error
         except self._ray.exceptions.RayError as error:
             if not was_working:
-                raise _deaths(RESTARTS + 1, "before they had loaded the model", _reason(error)) from error
-            self._say(f"a Ray worker is lost: {_reason(error)}; what it had in hand goes to another.")
+                raise _deaths(RESTARTS + 1, "while loading the model", _reason(error)) from error
+            self._log(f"a Ray worker was lost ({_reason(error)}); another one takes over its work.")
             actor = None
         if was_working and actor:
             self._wanted = 0  # it found the queue empty
         if not self._working and not (self._is_planned and not was_working):
-            self._begin_round()
+            self._start_round()
         if actor and self._wanted:
             self._working[actor.work.remote()] = actor
         elif actor:
             self._end(actor)
 
-    def _begin_round(self) -> None:
-        """Puts into the queue what is not done, while nobody is at work."""
+    def _start_round(self) -> None:
+        """Puts all unfinished tasks into the queue, while no actor works."""
         numbers = self._plan()
-        self._futile = 0 if self._parts else self._futile + 1
-        if numbers and self._futile > RESTARTS + 1:
-            raise _deaths(RESTARTS + 1, f"over {len(numbers)} splits of the inputs", "its worker process has died")
+        self._rounds_without_progress = 0 if self._parts else self._rounds_without_progress + 1
+        if numbers and self._rounds_without_progress > RESTARTS + 1:
+            raise _deaths(RESTARTS + 1, f"on {len(numbers)} splits of the inputs", "its worker process has died")
         self._is_planned, self._wanted, self._parts = True, len(numbers), 0
         self._numbers.get_nowait_batch(self._numbers.qsize())
         self._numbers.put_nowait_batch(numbers)
 
     def _end(self, actor: Any) -> None:
-        with suppress(self._ray.exceptions.RayError):  # it may have ended by itself
+        with suppress(self._ray.exceptions.RayError):  # it may have ended already
             self._ray.kill(actor)
 
 
 def _deaths(count: int, where: str, reason: str) -> StellaError:
     return StellaError(
-        f"{count} Ray workers in a row died {where}, the last with: {reason}; see {LOGS} on its node, and whether its "
-        "memory is enough."
+        f"the Ray cluster: {count} workers in a row died {where}, the last with: {reason}; see {LOGS} on its node, and "
+        "check its memory."
     )
 
 
 def _reason(error: Exception) -> str:
-    """The sentence of Ray's many about a death that says what happened."""
+    """The sentence in Ray's message that gives the cause of a death."""
     lines = str(error).strip().splitlines() or [type(error).__name__]
-    told = lines[-1] if type(error).__name__ == "ActorDiedError" else lines[0]
-    return first_line(told.split(". ")[0])
+    cause = lines[-1] if type(error).__name__ == "ActorDiedError" else lines[0]
+    return cause.split(". ")[0].strip().rstrip(".")

@@ -1,4 +1,4 @@
-"""All rows of a job's inputs read beforehand: faulty ones, and ids that come again, in bounded memory."""
+"""Reads all rows of a job's inputs to list invalid rows and repeated ids, in bounded memory."""
 
 import tempfile
 from collections.abc import Callable, Iterator, Sequence
@@ -19,46 +19,46 @@ PLACE = np.dtype([("input", "<u4"), ("number", "<u8"), ("id_start", "<u8"), ("id
 
 
 class RowCheck(NamedTuple):
-    """What was found: rows, with faulty ones, with those whose id an earlier row has; and inputs damaged midway."""
+    """The numbers of rows (including invalid and repeated ones), and of damaged inputs."""
 
     rows: int
-    faulty: int
+    invalid: int
     repeated: int
     damaged: int
 
     def __str__(self) -> str:
-        damaged = f"; {self.damaged} inputs cannot be read to their end" if self.damaged else ""
-        return f"{self.rows} rows: {self.faulty} faulty, {self.repeated} with an id of an earlier row{damaged}"
+        damaged = f"; {self.damaged} inputs cannot be read to the end" if self.damaged else ""
+        return f"{self.rows} rows: {self.invalid} invalid, {self.repeated} with a repeated id{damaged}"
 
 
-def check_rows(files: Sequence[InputFile], fields: Fields, say: Callable[[str], None]) -> RowCheck:
-    """Reads all rows; says of each that the job would reject where it is and why.
+def check_rows(files: Sequence[InputFile], fields: Fields, report: Callable[[str], None]) -> RowCheck:
+    """Reads all rows, and reports the position and reason of each row that the job would reject.
 
-    Temporary files take some 60 bytes a row and the ids.
+    Temporary files take some 60 bytes per row, and the ids.
     """
-    faulty = damaged = 0
+    invalid = damaged = 0
     with _Rows(files) as rows:
         for i, file in enumerate(files):
             split = Split(0, (Piece(i, 0, file.size),))
             try:
                 for row, *_ in read_split(files, split, fields):
                     if isinstance(row, Rejected):
-                        faulty += 1
-                        say(f"{file.position(row.number)}: {row.reason}")
+                        invalid += 1
+                        report(f"{file.position(row.number)}: {row.reason}")
                     else:
                         rows.add(i, row)
             except StellaError as error:
                 damaged += 1
-                say(str(error))
+                report(str(error))
         repeated = 0
         for place, row_id, first in rows.repeats():
             repeated += 1
-            say(f"{place}: duplicate id {quoted(row_id)}, first seen at {first}")
-        return RowCheck(rows.count + faulty, faulty, repeated, damaged)
+            report(f"{place}: duplicate id {quoted(row_id)}, first seen at {first}")
+        return RowCheck(rows.count + invalid, invalid, repeated, damaged)
 
 
 class _Rows:
-    """Rows by the hashes of their ids, and where they are, in temporary files."""
+    """The hashes of ids, and the positions and ids of rows, in temporary files."""
 
     def __init__(self, files: Sequence[InputFile]):
         folder = Path(tempfile.gettempdir())
@@ -90,7 +90,7 @@ class _Rows:
             self._flush()
 
     def repeats(self) -> Iterator[tuple[str, str, str]]:
-        """Of rows whose id an earlier one has: where they are, the id, and where the first one is."""
+        """For each row with a repeated id: its position, the id, and the position of the first row with it."""
         self._flush()
         if not self._duplicates.find():
             return
@@ -107,7 +107,7 @@ class _Rows:
         self._hashes, self._waiting = [], []
 
     def _at(self, row: int) -> tuple[str, str]:
-        """Where a row is, and its id."""
+        """The position and the id of a row."""
         self._places.seek(row * PLACE.itemsize)
         [place] = np.frombuffer(self._places.read(PLACE.itemsize), PLACE).tolist()
         input, number, start, stop = place

@@ -1,4 +1,4 @@
-"""Embeds some rows of a finished job again, from its inputs, and compares."""
+"""Embeds some rows of a finished job again, from its inputs, and compares the results."""
 
 from collections.abc import Iterator, Sequence
 from pathlib import Path
@@ -9,24 +9,24 @@ import pyarrow.parquet as pq
 
 from stella_jax.errors import StellaError
 from stella_jax.job.commits import Committed, PartName, part_name
-from stella_jax.job.computed import column_names, finished, has_scores
 from stella_jax.job.job import Job, load_job
-from stella_jax.job.part_rows import read_part
-from stella_jax.job.write import vectors_of
+from stella_jax.job.output_columns import column_names, has_scores, postprocess
+from stella_jax.job.part_file import vectors_of
+from stella_jax.job.source_rows import read_source_rows
 from stella_jax.pair_tokenizer import Pair
 from stella_jax.pretrained import PretrainedModel
 from stella_jax.quantization import PACKED, SCALAR, quantize
 from stella_jax.storage.store import Store
 
-# Most parts that are read for a sample: each is read whole.
-MOST_PARTS = 16
+# Each part of the sample is read as a whole.
+MAX_PARTS = 16
 
-# Distance over length that another machine's rounding may make: seen are 1e-6 and 1e-2.
+# Relative distance that another machine's rounding may cause: 1e-6 and 1e-2 were seen.
 TOLERANCE = {"float32": 1e-4, "bfloat16": 5e-2}
 
 
 class SpotCheck(NamedTuple):
-    """A part of which so many rows were embedded again; `fault` is empty where they came out as they were written."""
+    """The result for a part: the number of rows embedded again, and their fault, "" for none."""
 
     name: PartName
     rows: int
@@ -36,22 +36,22 @@ class SpotCheck(NamedTuple):
 def spot_check(
     store: Store, manifest: dict[str, Any], model: PretrainedModel, rows: int, inputs: Sequence[str | Path] = ()
 ) -> Iterator[SpotCheck]:
-    """Embeds rows again that are chosen at random.
+    """Embeds random rows again.
 
     Args:
       rows: how many, at most.
-      inputs: where the job's inputs are now, if not where they were.
+      inputs: where the job's inputs are now, if they have moved.
 
     Raises:
-      StellaError: one has gone, or is not what it was.
+      StellaError: an input is missing or has changed.
     """
     job, committed, random = _load(store, inputs), Committed(store), np.random.default_rng()
     parts = [part for part in manifest["parts"] if part["rows"]]
-    count = min(len(parts), rows, MOST_PARTS)
+    count = min(len(parts), rows, MAX_PARTS)
     chosen = sorted(random.choice(len(parts), count, replace=False).tolist())
     for i, number in enumerate(chosen):
         name = part_name(parts[number]["file"].removesuffix(".parquet"))
-        texts = {row.id: row.text for row, is_in_part in read_part(job, committed, name) if is_in_part}
+        texts = {row.id: row.text for row, is_in_part in read_source_rows(job, committed, name) if is_in_part}
         ids = random.permutation(list(texts))[: rows // count + (i < rows % count)].tolist()
         wrong = list(_wrong(job, model, manifest["dims"], name, {row_id: texts[row_id] for row_id in ids}))
         fault = f"{len(wrong)} of {len(ids)} rows computed again differ ({', '.join(wrong[:3])})" if wrong else ""
@@ -62,20 +62,21 @@ def _load(store: Store, inputs: Sequence[str | Path]) -> Job:
     try:
         return load_job(store, inputs)
     except StellaError as error:
-        needs = "a sample is embedded from the job's inputs: put them back, or say where they are now with --input"
-        raise StellaError(f"{str(error).rstrip('.')}; {needs}.") from error
+        raise StellaError(
+            f"{str(error).rstrip('.')}; --sample needs the job's inputs: put them back or use --input."
+        ) from error
 
 
 def _wrong(
     job: Job, model: PretrainedModel, dims: list[int], name: PartName, texts: dict[str, str | Pair]
 ) -> Iterator[str]:
-    """Ids of the texts whose row is missing or differs from what the model makes of it."""
+    """Ids of the texts whose row is missing or differs from the model's result."""
     with job.store.open(name.file) as file:
         table = pq.read_table(file)
     places = {row_id: place for place, row_id in enumerate(table["id"].to_pylist())}
     tokens = model.tokenize(list(texts.values()), job.fingerprint["prompt"])
     [(_, found)] = model.runner.stream([tokens], model.max_seq_length)
-    found = finished(job.fingerprint, found)
+    found = postprocess(job.fingerprint, found)
     precision, least = job.fingerprint["precision"], float(has_scores(job.fingerprint))
     columns = [vectors_of(table[name].combine_chunks()) for name in column_names(job.fingerprint)]
     packed = [quantize(vectors, precision, job.ranges.get(dim)) for dim, vectors in zip(dims, found, strict=True)]
@@ -90,9 +91,10 @@ def _wrong(
 
 
 def _alike(theirs: np.ndarray, ours: np.ndarray, precision: str, dtype: str, least: float) -> bool:
-    """Whether two quantized embeddings, or scores, differ by no more than another machine's rounding.
+    """Whether two quantized embeddings, or scores, are equal within another machine's rounding; NaN never is.
 
-    NaN is like nothing. A length counts as `least` at least: scores near 0 are differences of larger numbers.
+    The distance is relative to the length, or to `least` if that is larger: scores near 0 are differences of larger
+    numbers.
     """
     tolerance = TOLERANCE[dtype]
     if precision in PACKED:

@@ -1,4 +1,4 @@
-"""The embeddings of a finished job, read from its parts."""
+"""Reads the embeddings of a finished job."""
 
 from collections.abc import Iterator
 from typing import Any
@@ -8,20 +8,20 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from stella_jax.errors import StellaError, first_line
-from stella_jax.job.computed import column_of, has_scores
+from stella_jax.job.output_columns import column_of, has_scores
+from stella_jax.job.part_file import vector_type, vectors_of
 from stella_jax.job.ranges import ranges_from_json
-from stella_jax.job.write import vector_type, vectors_of
 from stella_jax.quantization import SCALAR, Ranges, dequantize
 from stella_jax.storage.store import Store
 
-# Numbers of a block of embeddings in memory: 32 MiB as float32.
-BLOCK = 2**23
+# Numbers in memory at a time: 32 MiB as float32.
+BLOCK_NUMBERS = 2**23
 
 
 def check_embeddings(store: Store, manifest: dict[str, Any]) -> None:
-    """Raises StellaError where a job holds scores instead."""
+    """Raises StellaError if the job holds scores."""
     if has_scores(manifest["fingerprint"]):
-        raise StellaError(f"{store}: scores of pairs, not embeddings, which this needs; pass a directory of embed.")
+        raise StellaError(f"{store}: holds scores, not embeddings; pass the output of embed.")
 
 
 def precision_of(manifest: dict[str, Any]) -> str:
@@ -38,13 +38,13 @@ def read_vectors(
       dim: of one of the job's heads.
 
     Raises:
-      StellaError: the part is missing or damaged, or another job's.
+      StellaError: the part is missing or damaged, or belongs to another job.
     """
     file = manifest["parts"][part]["file"]
     if not manifest["parts"][part]["rows"]:
         return
     precision, column, ranges = precision_of(manifest), column_of(dim, manifest["dims"]), _ranges(manifest, dim)
-    for ids, vectors in _blocks(store, file, column, vector_type(dim, precision), max(1, BLOCK // dim)):
+    for ids, vectors in _blocks(store, file, column, vector_type(dim, precision), max(1, BLOCK_NUMBERS // dim)):
         yield ids, dequantize(vectors, precision, dim, ranges)
 
 
@@ -60,12 +60,12 @@ def _blocks(
         with store.open(name) as source, pq.ParquetFile(source, page_checksum_verification=True) as file:
             found = file.schema_arrow.field(column).type
             if found != type:
-                raise StellaError(f"{path}: {column} is {found}, not {type}; it is another job's file.")
+                raise StellaError(f"{path}: column {column} is {found}, not {type}; the file belongs to another job.")
             for batch in file.iter_batches(rows, columns=["id", column]):
                 yield batch.column("id"), vectors_of(batch.column(column))
     except FileNotFoundError:
-        raise StellaError(f"{path} is missing; run its command again to make it anew.") from None
+        raise StellaError(f"{path}: missing; run the job again.") from None
     except PermissionError:
         raise
     except (pa.ArrowException, OSError, KeyError) as error:
-        raise StellaError(f"{path} is damaged ({first_line(error)}); remove it and run its command again.") from error
+        raise StellaError(f"{path}: damaged ({first_line(error)}); remove it and run the job again.") from error

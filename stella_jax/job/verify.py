@@ -1,4 +1,4 @@
-"""Checks every byte of a job, and invalidates the commits of damaged parts, so that `embed` makes them again."""
+"""Checks every byte of a job, and removes the commits of damaged parts, so that the job redoes them."""
 
 import hashlib
 import os
@@ -15,23 +15,26 @@ import pyarrow.parquet as pq
 
 from stella_jax.errors import StellaError, first_line
 from stella_jax.job.commits import Commit, Committed, part_name
-from stella_jax.job.computed import column_names
 from stella_jax.job.duplicates import Duplicates
 from stella_jax.job.job import FOLDERS, JOB
-from stella_jax.job.manifest import MANIFEST, REJECTED, read_manifest, rejected_lines
+from stella_jax.job.manifest import MANIFEST, read_manifest
+from stella_jax.job.output_columns import column_names
+from stella_jax.job.part_file import vectors_of
 from stella_jax.job.part_ids import hash_id
-from stella_jax.job.write import vectors_of
+from stella_jax.job.rejected import REJECTED, rejected_lines
 from stella_jax.storage.atomic import FULL
 from stella_jax.storage.store import Damaged, Store, open_store
 
 
 @dataclass(frozen=True, slots=True)
 class Verdict:
-    """What a check found.
+    """The result of a check.
 
     Attributes:
-      faults: sentences, each about one file.
-      invalidated: the parts that `embed` will make again.
+      rows: in the job.
+      sampled: rows that were computed again.
+      faults: one sentence per fault.
+      invalidated: parts that the job will redo.
     """
 
     rows: int
@@ -49,16 +52,15 @@ def verify_job(
 ) -> Verdict:
     """Checks hashes, pages, row counts, values and ids of a finished job.
 
-    Memory does not grow with the corpus. Nothing but commits of damaged parts is changed, and not even these where the
-    output is read-only.
+    Memory does not grow with the corpus. Only commits of damaged parts are changed, if the output is writable.
 
     Args:
-      sample: how many rows to embed again besides; needs the inputs and the model.
-      model_name: where the model is, if not where it was; at `revision`.
-      inputs: where the inputs are, likewise.
+      sample: number of rows to compute again, which needs the inputs and the model.
+      model_name: where the model is now, at `revision`, if it has moved.
+      inputs: where the inputs are now, if they have moved.
 
     Raises:
-      StellaError: there is no finished job at `out`, its disk is full, or what the sample needs is not there.
+      StellaError: there is no finished job at `out`, its disk is full, or the inputs or the model are missing.
     """
     store = open_store(out)
     manifest, committed = read_manifest(store), Committed(store)
@@ -80,9 +82,9 @@ def verify_job(
         if error.errno not in FULL:
             raise
         raise StellaError(
-            f"the disk of {store} is full, and the check needs 24 bytes a row there; make room and verify again."
+            f"{store}: disk full, and the check needs 24 bytes per row there; free some space and verify again."
         ) from error
-    faults += [f"{repeated} ids stand in more than one row"] if repeated and not damaged else []
+    faults += [f"{repeated} rows repeat the id of another"] if repeated and not damaged else []
     faults += _whole_faults(store, manifest, None if damaged else list(commits.values()))
     sampled = 0
     if sample and not faults:
@@ -95,21 +97,21 @@ def verify_job(
 
 def _invalidate(store: Store, committed: Committed, damaged: Sequence[str]) -> Iterator[str]:
     for name in damaged:
-        with suppress(OSError, StellaError):  # read-only: what is wrong is said all the same
+        with suppress(OSError, StellaError):  # read-only: the faults are reported all the same
             committed.invalidate(store, [each for each in [part_name(name)] if each in committed.files])
             yield name
 
 
 def _temp_dir(store: Store) -> Path:
-    """Where temporary files go: what may only be read can be checked, too."""
+    """The folder for temporary files, elsewhere if the output is read-only."""
     return store.temp_dir if os.access(store.temp_dir, os.W_OK) else Path(tempfile.gettempdir())
 
 
 def _spot_check(
     store: Store, manifest: dict[str, Any], rows: int, inputs: Sequence[str | Path], *model: str | None
 ) -> Iterator[tuple[Any, int, str]]:
-    """Of each part that was looked into: how many rows were embedded again, and what is wrong with them, or ""."""
-    from stella_jax.job.model import load_model  # here: the check of bytes needs no JAX
+    """For each sampled part: its name, the number of rows computed again, and their fault, "" for none."""
+    from stella_jax.job.model import load_model  # here: the other checks need no JAX
     from stella_jax.job.spot_check import spot_check
 
     yield from spot_check(store, manifest, load_model(store, manifest, manifest["dims"], *model), rows, inputs)
@@ -118,22 +120,22 @@ def _spot_check(
 def _part_faults(
     store: Store, entry: dict[str, Any], commit: Commit | None, columns: Sequence[str], ids: Duplicates
 ) -> Iterator[str]:
-    """What is wrong with a part; adds its ids."""
+    """The faults of a part; adds its ids to `ids`."""
     if commit is None or commit.summary() != entry:
-        yield f"its commit is missing, damaged, or not what {MANIFEST} says"
+        yield f"its commit is missing, damaged, or different from {MANIFEST}"
     if commit and commit.ids_sha256 and _sha256(store, commit.name.ids_file) != commit.ids_sha256:
         yield "its ids file is missing or damaged"
     if not entry["rows"]:
         return
     size = store.size(entry["file"])
     if size is None:
-        yield "it is missing"
+        yield "missing"
         return
     if size != entry["size"]:
-        yield f"it has {size} bytes, not the {entry['size']} that were written"
+        yield f"{size} bytes, not the {entry['size']} that were written"
         return
     if _sha256(store, entry["file"]) != entry["sha256"]:
-        yield "its sha256 is not that of what was written"
+        yield "its sha256 is different from when it was written"
         return
     yield from _content_faults(store, entry, columns, ids)
 
@@ -147,7 +149,7 @@ def _sha256(store: Store, name: str) -> str:
 
 
 def _content_faults(store: Store, entry: dict[str, Any], columns: Sequence[str], ids: Duplicates) -> Iterator[str]:
-    """What is wrong with the rows of a file whose bytes are as they were written."""
+    """The faults of the rows of a file whose hash is right."""
     rows = tokens = infinite = 0
     try:
         with store.open(entry["file"]) as source, pq.ParquetFile(source, page_checksum_verification=True) as file:
@@ -160,38 +162,38 @@ def _content_faults(store: Store, entry: dict[str, Any], columns: Sequence[str],
                 infinite += int((~np.isfinite(np.concatenate(vectors, axis=1))).any(axis=1).sum())
                 tokens += int(batch.column("n_tokens").to_numpy().sum())
     except (pa.ArrowException, OSError, KeyError, ValueError) as error:
-        yield f"it cannot be read ({first_line(error)})"
+        yield f"cannot be read ({first_line(error)})"
         return
     if (rows, tokens) != (entry["rows"], entry["tokens"]):
-        yield f"it holds {rows} rows of {tokens} tokens, not {entry['rows']} of {entry['tokens']}"
+        yield f"{rows} rows with {tokens} tokens, not {entry['rows']} with {entry['tokens']}"
     if infinite:
         yield f"{infinite} of its rows are not finite"
 
 
 def _whole_faults(store: Store, manifest: dict[str, Any], commits: Sequence[Commit] | None) -> Iterator[str]:
-    """What is wrong with the job as a whole; commits are None where some of the parts are damaged."""
+    """The faults of the job as a whole; commits are None if some parts are damaged."""
     if commits is not None:
         expected = b"".join(rejected_lines(commits))
         if store.size(REJECTED) is None or store.read(REJECTED) != expected:
-            yield f"{REJECTED} is not what the commits say; run its command again"
+            yield f"{REJECTED}: different from the commits; run the job again"
     yield from _job_faults(store, manifest)
     known = {part["file"] for part in manifest["parts"]}
     strays = sorted(name for name in store.sizes() if name.startswith("part-") and name not in known)
     if strays:
-        yield f"files of no part of this job: {', '.join(strays)}"
+        yield f"files that do not belong to this job: {', '.join(strays)}"
     left = [name for folder in ("", *FOLDERS) for name in store.leftovers(folder)]
     if left:
-        yield f"files that a killed process was writing: {', '.join(left)}; run its command again to remove them"
+        yield f"temporary files of killed processes: {', '.join(left)}; run the job again to remove them"
 
 
 def _job_faults(store: Store, manifest: dict[str, Any]) -> Iterator[str]:
-    """What is wrong with the file that says what the job is."""
+    """The faults of job.json."""
     try:
         fields = store.read_json(JOB)
     except FileNotFoundError:
-        yield f"{JOB} is missing; run its command again"
+        yield f"{JOB}: missing; run the job again"
     except Damaged as error:
-        yield f"{str(error).rstrip('.')}; run its command again"
+        yield f"{str(error).rstrip('.')}; run the job again"
     else:
         if any(fields[key] != manifest[key] for key in ("fingerprint", "inputs")):
-            yield f"{JOB} is of another job than {MANIFEST}; run its command again"
+            yield f"{JOB}: belongs to a different job than {MANIFEST}; run the job again"

@@ -1,4 +1,4 @@
-"""Columns that are read from the records of a file, and what their values must be."""
+"""Columns that are read from files, and the types that their values must have."""
 
 import json
 from collections.abc import Callable, Iterable, Mapping, Sequence
@@ -11,12 +11,12 @@ import pyarrow.types as arrow
 
 from stella_jax.errors import StellaError, join_words, quoted
 
-# The values of one record by column, unchecked; a column that the record lacks is missing.
+# The unchecked values of a record by column, without columns that it lacks.
 RawRow = Mapping[str, Any]
 
 
 class RowError(Exception):
-    """What is wrong with one row, or one value of it."""
+    """A row, or one of its values, is invalid."""
 
 
 def _is_string(kind: pa.DataType) -> bool:
@@ -32,7 +32,7 @@ def _is_number(kind: pa.DataType) -> bool:
 
 
 def is_list(kind: pa.DataType) -> bool:
-    """Whether values of this type are lists, of a fixed size or not."""
+    """Whether the type is a list, of fixed size or not."""
     return arrow.is_list(kind) or arrow.is_large_list(kind) or arrow.is_fixed_size_list(kind)
 
 
@@ -42,13 +42,13 @@ def _is_numbers(kind: pa.DataType) -> bool:
 
 @dataclass(frozen=True, slots=True)
 class Kind:
-    """What a column holds.
+    """The type of a column's values.
 
     Attributes:
-      value, arrow: what a value and a Parquet column's type are called in errors.
-      types: of values, exactly: a bool is no int.
-      is_arrow: whether a Parquet column has a fitting type.
-      copied: whether it is copied as it is (see `Column.copy`).
+      value, arrow: names of the Python and the Arrow types in errors.
+      types: exact Python types: a bool does not count as an int.
+      is_arrow: whether an Arrow type fits.
+      copied: whether values are copied unchecked (see `Column.copy`).
     """
 
     value: str
@@ -69,25 +69,25 @@ NUMBERS = Kind(
 
 
 def copied_type(kind: pa.DataType) -> pa.DataType:
-    """The type that a Parquet column has as a copy: strings of all types are strings, dictionaries are dissolved."""
+    """The type of the copy of a Parquet column: all string types become string, dictionaries are decoded."""
     kind = kind.value_type if arrow.is_dictionary(kind) else kind
     return pa.string() if _is_string(kind) else kind
 
 
 def copied_kind(type: pa.DataType | None = None) -> Kind:
-    """Of a column that is copied: of this type as a copy, or of any."""
+    """The kind of a copied column; with a type, the copy must have that type."""
     return Kind("", (), str(type), lambda found: type is None or copied_type(found) == type, copied=True)
 
 
 class Column(NamedTuple):
-    """A column to read; a file without it is refused if it is `needed`."""
+    """A column to read; if it is `needed`, a file without it is an error."""
 
     name: str
     kind: Kind = TEXT
     needed: bool = True
 
     def value(self, row: RawRow) -> Any:
-        """The row's value; raises RowError where it is missing or of another kind."""
+        """The row's value; raises RowError if it is missing or has the wrong type."""
         if self.name not in row:
             raise RowError(f"{quoted(self.name)} is missing")
         value = row[self.name]
@@ -98,9 +98,9 @@ class Column(NamedTuple):
         return value
 
     def copy(self, row: RawRow) -> str | pa.Array | None:
-        """The row's value for a copy: a string, an array of one value from a Parquet column of another type, or None.
+        """The row's value to copy: None, a string, or, from a Parquet column that is not text, an array of length one.
 
-        Other values of JSON become their JSON text, so that all rows of all files agree on a type.
+        Other JSON values become their JSON text, so that all rows of all files have one type.
 
         Raises:
           RowError: it cannot be written as UTF-8 or JSON.
@@ -112,7 +112,7 @@ class Column(NamedTuple):
             try:
                 value = json.dumps(value, ensure_ascii=False, allow_nan=False)
             except ValueError:
-                raise RowError(f"{quoted(self.name)} holds NaN or Infinity, which JSON lacks") from None
+                raise RowError(f"{quoted(self.name)} holds NaN or Infinity, which JSON does not allow") from None
             except RecursionError:
                 raise RowError(f"{quoted(self.name)} is nested too deeply") from None
         if not value.isascii():
@@ -130,32 +130,32 @@ class Column(NamedTuple):
 
 
 def in_json(value: object) -> str:
-    """A value as JSON would write it, which is what the person who wrote the row has before them, cut."""
+    """A value as JSON, as it stands in the input, shortened."""
     shown = json.dumps(value, default=repr)
     return shown if len(shown) <= 40 else shown[:37] + "..."
 
 
 class MissingColumnError(StellaError):
-    """A file lacks the column `name`; `why` may say what needs it."""
+    """A file lacks the column `name`; `why` may say what it is needed for."""
 
     def __init__(self, location: object, name: str, names: Iterable[str], why: str = ""):
-        super().__init__(f"{location} has no column {name!r}{why}; its columns are {_shown(names)}.")
+        super().__init__(f"{location}: no column {name!r}{why}; its columns are {_shown(names)}.")
         self.location, self.name, self.names = location, name, names
 
 
 def present(location: object, columns: Iterable[Column], names: Sequence[str]) -> list[Column]:
-    """The columns that a file with these column names has.
+    """Those of the columns that a file with these column names has.
 
     Raises:
-      StellaError: one is there more than once.
-      MissingColumnError: one is not there and needed.
+      StellaError: the file has several columns of the same name.
+      MissingColumnError: a needed column is missing.
     """
     columns = [column for column in columns if column.needed or column.name in names]
     for column in columns:
         if column.name not in names:
             raise MissingColumnError(location, column.name, names)
         if names.count(column.name) > 1:
-            raise StellaError(f"{location} has more than one column {column.name!r}; its columns are {_shown(names)}.")
+            raise StellaError(f"{location}: several columns {column.name!r}; its columns are {_shown(names)}.")
     return columns
 
 

@@ -11,24 +11,24 @@ from typing import Any
 
 from stella_jax.errors import StellaError
 from stella_jax.readers.columns import NUMBERS, Column, RawRow, RowError, present
-from stella_jax.readers.files import open_bytes
-from stella_jax.readers.lines import LONGEST
+from stella_jax.readers.decompress import open_bytes
+from stella_jax.readers.lines import MAX_LINE_BYTES
 from stella_jax.storage.location import Location
 
-# A quote that is closed before the cell's end: a fault at a line's beginning and within quotes.
-NO_CSV = '"b"c\n'
+# Invalid both at the start of a line and inside quotes: the quote is closed before the end of the cell.
+INVALID_CSV = '"b"c\n'
 
 
 def read_csv(
     location: Location, columns: Sequence[Column], start: int, offset: None = None
 ) -> Iterator[tuple[RawRow | RowError | None, None]]:
-    """Every record after the header from number `start` (from 0); None for a blank line.
+    """Every record after the header from number `start` (from 0) on; None for a blank line.
 
-    Wrong UTF-8 travels as surrogates, so that it spoils its own record only. A cell is text; in a column of numbers,
-    the number that it spells, or the list as in JSON, if it does.
+    Invalid UTF-8 is decoded to surrogates, so that it affects its own record only. A cell is text; in a column of
+    numbers it is a number, or a list as in JSON, if it can be read as one.
 
     Raises:
-      StellaError: there is no header with the columns, or a quote is never closed and the rest of the file lies in it.
+      StellaError: the header is missing or lacks a column, or a quote is never closed.
     """
     with _open(location) as (header, records):
         found = present(location, columns, header)
@@ -41,7 +41,7 @@ def read_csv(
 @contextmanager
 def _open(location: Location) -> Iterator[tuple[list[str], Iterator[list[str] | RowError]]]:
     """The header, and the records after it."""
-    csv.field_size_limit(LONGEST)  # the module's own, and process-wide: its default of 128 KiB is less than a long text
+    csv.field_size_limit(MAX_LINE_BYTES)  # for the whole process; a long text exceeds the default of 128 KiB
     with open_bytes(location) as file, io.TextIOWrapper(file, "utf-8", "surrogateescape", newline="") as text:
         size = _Size()
         reader = csv.reader(_bounded(text, size), strict=True)
@@ -50,34 +50,34 @@ def _open(location: Location) -> Iterator[tuple[list[str], Iterator[list[str] | 
 
 @dataclass(slots=True)
 class _Size:
-    """Of the record that is read: characters so far, and whether its line is too long."""
+    """Characters of the current record so far, and whether its line is too long."""
 
     characters: int = 0
     is_exceeded: bool = False
 
 
 class _Unbounded(Exception):
-    """A record of too many lines, or of a line too long with a quote that is open at its end."""
+    """A record of too many lines, or a quote that is still open at the end of a line that is too long."""
 
 
 def _bounded(text: io.TextIOWrapper, size: _Size) -> Iterator[str]:
-    """The lines of a file; of one that is too long, one that is no CSV in any place."""
-    readline, longest = text.readline, LONGEST
+    """The lines of a file; a line that is too long is replaced by an invalid one."""
+    readline, longest = text.readline, MAX_LINE_BYTES
     while line := readline(longest):
         size.characters += len(line)
         if size.characters >= longest:
             if size.characters > len(line) or _quotes(line, readline) % 2:
                 raise _Unbounded
             size.is_exceeded = True
-            line = NO_CSV
+            line = INVALID_CSV
         yield line
 
 
 def _quotes(line: str, readline: Callable[[int], str]) -> int:
-    """How many quotes a line has; reads on to its end."""
+    """The number of quotes in a line, which is read to its end."""
     count = line.count('"')
     while line and not line.endswith(("\n", "\r")):
-        line = readline(LONGEST)
+        line = readline(MAX_LINE_BYTES)
         count += line.count('"')
     return count
 
@@ -87,10 +87,10 @@ def _header(location: Location, reader: Any, size: _Size) -> list[str]:
         header = next(reader, None)
     except (csv.Error, _Unbounded) as error:
         is_long = size.is_exceeded or isinstance(error, _Unbounded)
-        reason = f"it is longer than {LONGEST >> 20} MiB" if is_long else str(error)
+        reason = f"it is longer than {MAX_LINE_BYTES >> 20} MiB" if is_long else str(error)
         raise StellaError(f"{location}: invalid header: {reason}.") from None
     if not header:
-        raise StellaError(f"{location} is empty; a .csv needs a first line that names its columns.")
+        raise StellaError(f"{location}: empty file; the first line of a .csv must name its columns.")
     return header
 
 
@@ -104,17 +104,17 @@ def _records(location: Location, reader: Any, size: _Size) -> Iterator[list[str]
             return
         except _Unbounded:
             raise StellaError(
-                f"{location}: the record at line {line} is longer than {LONGEST >> 20} MiB; perhaps a quote in it is "
-                "never closed."
+                f"{location}: the record at line {line} is longer than {MAX_LINE_BYTES >> 20} MiB; check whether all "
+                "of its quotes are closed."
             ) from None
         except csv.Error as error:
             if "end of data" in str(error):
                 raise StellaError(
-                    f"{location}: the quote opened in the record at line {line} is never closed."
+                    f"{location}: a quote opened in the record at line {line} is never closed; close it."
                 ) from None
             if size.is_exceeded:
                 size.is_exceeded = False
-                yield RowError(f"longer than {LONGEST >> 20} MiB without a line end")
+                yield RowError(f"longer than {MAX_LINE_BYTES >> 20} MiB without a line end")
             else:
                 yield RowError(f"not CSV: {error}")
 
@@ -125,7 +125,7 @@ def _select(
     if not record:
         return None
     if len(record) != length:
-        return RowError(f"has {len(record)} cells where the header has {length}")
+        return RowError(f"{len(record)} cells where the header has {length}")
     row: dict[str, object] = {name: record[place] for name, place in places.items()}
     for name in numbers:
         row[name] = _number(record[places[name]])
@@ -140,7 +140,7 @@ def _number(cell: str) -> Any:
 
 
 def csv_row(row: RawRow | None, columns: Sequence[Column]) -> RawRow | None:
-    """The same values, if they were UTF-8."""
+    """The same values; raises RowError if one was not UTF-8."""
     for value in (row or {}).values():
         if isinstance(value, str) and not value.isascii():
             _check_utf8(value)

@@ -1,4 +1,4 @@
-"""Types of input files, told by their names."""
+"""Types of input files, recognized by their names."""
 
 from typing import NamedTuple
 
@@ -10,7 +10,7 @@ SUPPORTED = f"{', '.join(PLAIN)} (each also {', '.join(COMPRESSIONS)}), .parquet
 
 
 class FileType(NamedTuple):
-    """A suffix of `SUFFIXES`, and what the file is compressed with: "gzip", "zstd" or None."""
+    """A suffix of `SUFFIXES`, and the compression: "gzip", "zstd" or None."""
 
     suffix: str
     compression: str | None
@@ -23,6 +23,6 @@ COMPRESSED_TYPES = {
 
 
 def file_type(name: str) -> FileType | None:
-    """The type of a file of this name, in upper or lower case; None if it is not supported."""
+    """The type of a file of this name, whatever its case; None if it is not supported."""
     stem, dot, last = name.lower().rpartition(".")
     return TYPES.get(dot + last) or COMPRESSED_TYPES.get(f".{stem.rpartition('.')[2]}.{last}" if "." in stem else "")

@@ -8,10 +8,11 @@ from typing import Any
 
 from stella_jax.errors import StellaError
 from stella_jax.readers.columns import RowError
+from stella_jax.readers.expand import expand
 from stella_jax.readers.file_types import file_type
 from stella_jax.readers.records import Format, RecordReader, format_of
 from stella_jax.readers.rows import Fields, Rejected, Row, make_row
-from stella_jax.storage.location import Location, expand
+from stella_jax.storage.location import Location
 
 
 @dataclass(frozen=True, slots=True)
@@ -19,9 +20,9 @@ class InputFile:
     """An input file.
 
     Attributes:
-      name: what its rows, and ids made of their positions, are known by.
+      name: unique within the job; part of the ids of rows without an id.
       size: in bytes.
-      version: differs once the file was written to: its time of modification, or an object's etag.
+      version: changes when the file is written to: its modification time, or an object's etag.
       is_cut: whether it is read in byte ranges, because it is larger than a split.
     """
 
@@ -39,26 +40,26 @@ class InputFile:
 
     @property
     def counts_bytes(self) -> bool:
-        """Whether rows are numbered by their byte offset: a reader of a byte range does not know their line number."""
+        """Whether rows are numbered by byte offset, because a reader of a byte range does not know line numbers."""
         return self.is_cut and self.format.seeks
 
     def is_unchanged(self) -> bool:
-        """Whether the file is there, and as it was when it was listed."""
+        """Whether the file still exists with the same size and version."""
         try:
             return self.location.stat() == (self.size, self.version)
         except (OSError, StellaError):
             return False
 
     def position(self, number: int) -> str:
-        """Where a row is, for people, and the id of a row without one: "a.jsonl:3", or "a.jsonl@1048576"."""
+        """The position of a row, and its id if it has none: "a.jsonl:3", or "a.jsonl@1048576"."""
         return f"{self.name}{'@' if self.counts_bytes else ':'}{number}"
 
     def records(self, fields: Fields, start: int = 0, offset: int | None = None) -> RecordReader:
-        """Records from number `start` (from 0), see `RecordReader`."""
+        """Records from number `start` (from 0) on, see `RecordReader`."""
         return RecordReader(self.location, self.format, fields.columns, start, offset)
 
     def row(self, number: int, record: Any, fields: Fields) -> Row | Rejected | None:
-        """The row of a record, why it cannot be used, or None where it is blank."""
+        """The row of a record, the reason why it is rejected, or None if it is blank."""
         raw = self.format.row(record, fields.columns)
         if isinstance(raw, RowError):
             return Rejected(self.name, number, None, str(raw))
@@ -71,11 +72,11 @@ class InputFile:
 
 
 def open_inputs(paths: Sequence[str | Path], fields: Fields) -> list[InputFile]:
-    """The files that paths, URLs, directories and patterns name (see `location.expand`), in that order.
+    """The files that paths, URLs, directories and patterns name (see `expand.expand`), in that order.
 
     Raises:
-      StellaError: a file is missing, not a regular file, of an unsupported type, given twice, or plain text although a
-        second column is needed.
+      StellaError: a file is missing, not regular, of an unsupported type, given twice, or plain text although a second
+        column is needed.
     """
     locations = expand(paths)
     names = _names(locations)
@@ -86,20 +87,20 @@ def open_inputs(paths: Sequence[str | Path], fields: Fields) -> list[InputFile]:
 
 
 def _names(locations: Sequence[Location]) -> list[str]:
-    """File names, with as many folders before them as tell two inputs apart; the same wherever the job is started."""
+    """Unique names: the file name, with as many folders as needed; they do not depend on the working directory."""
     for location in locations:
         if location.name != location.name.encode(errors="replace").decode():
-            raise StellaError(f"{str(location)!r}: the name is not UTF-8; rename the file.")
+            raise StellaError(f"{str(location)!r}: the file name is not UTF-8; rename the file.")
     names = [location.name for location in locations]
-    length, rivals = 1, _rivals(names, range(len(names)))
-    while rivals:
+    length, duplicates = 1, _duplicates(names, range(len(names)))
+    while duplicates:
         length += 1
-        for i in rivals:
+        for i in duplicates:
             names[i] = "/".join(locations[i].parts[-length:])
-        rivals = _rivals(names, rivals)
+        duplicates = _duplicates(names, duplicates)
     return names
 
 
-def _rivals(names: Sequence[str], among: Sequence[int]) -> list[int]:
+def _duplicates(names: Sequence[str], among: Sequence[int]) -> list[int]:
     counts = Counter(names[i] for i in among)
     return [i for i in among if counts[names[i]] > 1]

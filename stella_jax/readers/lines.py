@@ -1,4 +1,4 @@
-"""Rows of .jsonl and .txt files, split on bytes so that a line with wrong UTF-8 spoils no other."""
+"""Rows of .jsonl and .txt files. They are split as bytes, so that invalid UTF-8 affects its own line only."""
 
 import json
 from collections.abc import Generator, Sequence
@@ -7,11 +7,11 @@ from itertools import islice
 from typing import Any, BinaryIO, cast
 
 from stella_jax.readers.columns import Column, RawRow, RowError
-from stella_jax.readers.files import open_bytes
+from stella_jax.readers.decompress import open_bytes
 from stella_jax.storage.location import Location
 
-# A line beyond this is no row but a file without line ends; reading it whole could take all memory there is.
-LONGEST = 64 * 2**20
+# A longer line is rejected: it may be a whole file without line ends, and would not fit into memory.
+MAX_LINE_BYTES = 64 * 2**20
 BLOCK = 2**20
 
 _scan_json = json.JSONDecoder().raw_decode
@@ -20,10 +20,10 @@ _scan_json = json.JSONDecoder().raw_decode
 def read_lines(
     location: Location, columns: Sequence[Column], start: int, offset: int | None
 ) -> Generator[tuple[Any, int], bool | None, None]:
-    """Every line from number `start` (from 0), without its end, and the offset of the line after it.
+    """Every line from number `start` (from 0) on, without its line end, and the offset of the next line.
 
-    An offset of 0 is the file's beginning: a byte order mark there is no part of the first line. `send(True)` passes
-    over the blank lines that come next, and gives how many they are in place of a line.
+    A byte order mark at offset 0 is skipped. `send(True)` skips the blank lines that come next, and returns their
+    number instead of a line.
     """
     with open_bytes(location, offset or 0) as file:
         lines = _bounded(file)
@@ -33,16 +33,16 @@ def read_lines(
 
 
 def _bounded(file: BinaryIO) -> Generator[tuple[Any, int], bool | None, None]:
-    end, longest, readline, skips = file.tell(), LONGEST, file.readline, None
-    while line := readline(longest):
+    end, limit, readline, skips = file.tell(), MAX_LINE_BYTES, file.readline, None
+    while line := readline(limit):
         end += len(line)
         if line.endswith(b"\n"):
             skips = yield line[: -2 if line.endswith(b"\r\n") else -1], end
-        elif len(line) < longest:
+        elif len(line) < limit:
             skips = yield line.removesuffix(b"\r"), end
         else:
             end += _skip_line(file)
-            skips = yield RowError(f"longer than {longest >> 20} MiB without a line end"), end
+            skips = yield RowError(f"longer than {limit >> 20} MiB without a line end"), end
         if skips:
             lines, size, error = _skip_blank(cast(BufferedReader, file))
             end += size
@@ -52,10 +52,10 @@ def _bounded(file: BinaryIO) -> Generator[tuple[Any, int], bool | None, None]:
 
 
 def _skip_blank(file: BufferedReader) -> tuple[int, int, Exception | None]:
-    """Reads on to a line that is not blank, or to the end of what is buffered with it.
+    """Skips blank lines, up to the end of the buffer in which the last of them ends.
 
     Returns:
-      How many lines and bytes that was, and what was raised after them.
+      The number of skipped lines and bytes, and the error raised after them, if any.
     """
     lines = size = 0
     try:
@@ -66,15 +66,15 @@ def _skip_blank(file: BufferedReader) -> tuple[int, int, Exception | None]:
             size += len(file.read(length))
             if length < len(block):
                 break
-    except Exception as error:  # of whatever kind, it comes after these lines
+    except Exception as error:  # raised by the caller after these lines
         return lines, size, error
     return lines, size, None
 
 
 def _skip_line(file: BinaryIO) -> int:
-    """Reads on to the line's end; returns how many bytes that was."""
+    """Reads to the end of the line; returns the number of bytes."""
     skipped = 0
-    while rest := file.readline(LONGEST):
+    while rest := file.readline(MAX_LINE_BYTES):
         skipped += len(rest)
         if rest.endswith(b"\n"):
             break
@@ -82,13 +82,13 @@ def _skip_line(file: BinaryIO) -> int:
 
 
 def json_row(line: bytes, columns: Sequence[Column]) -> RawRow | None:
-    """The object on a line of JSON with all that it holds, None for a blank line."""
+    """The JSON object on a line, None for a blank line."""
     text = decode(line)
     try:
         row, end = _scan_json(text)
     except (ValueError, RecursionError):
         row, end = None, -1
-    if end != len(text):  # white space around it, perhaps nothing else, or faults, which `loads` words
+    if end != len(text):  # white space, or invalid JSON, for which `loads` has the message
         if not text or text.isspace():
             return None
         row = _parse(text)
@@ -107,7 +107,7 @@ def _parse(text: str) -> object:
 
 
 def text_row(line: bytes, columns: Sequence[Column]) -> RawRow:
-    """A line of text, as the value of the first column."""
+    """The line of text, as the value of the first column."""
     return {columns[0].name: decode(line)}
 
 

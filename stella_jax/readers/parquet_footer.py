@@ -1,7 +1,7 @@
-"""Sizes that the footer and the page headers of a Parquet file state.
+"""Sizes in the footer and the page headers of a Parquet file.
 
-pyarrow gives them too, but ends the process at some faults of a column's entry. They are structs of Thrift's compact
-protocol (https://github.com/apache/parquet-format), read here to dictionaries by field number.
+pyarrow reads them, too, but aborts the process if an entry of a column is damaged. They are structs of Thrift's compact
+protocol (https://github.com/apache/parquet-format), read here into dictionaries by field number.
 """
 
 import os
@@ -10,17 +10,18 @@ from typing import Any, NamedTuple
 
 import pyarrow as pa
 
-HEADER_BYTES = 64  # of a dictionary page's, which holds a handful of numbers
+HEADER_BYTES = 64  # enough for the header of a dictionary page
 
 Value = tuple[Any, int]
 
 
 class Chunk(NamedTuple):
-    """A column in a row group.
+    """A column of a row group.
 
     Attributes:
-      unpacked, packed: its bytes.
-      offset, dictionary: where its pages begin, and the one with its dictionary, 0 for none.
+      unpacked, packed: its bytes, uncompressed and compressed.
+      offset: of its first page.
+      dictionary: the offset of its dictionary page, 0 if it has none.
     """
 
     column: str
@@ -31,7 +32,7 @@ class Chunk(NamedTuple):
 
 
 class RowGroup(NamedTuple):
-    """A row group: how many rows, and its columns."""
+    """A row group: its number of rows, and its columns."""
 
     rows: int
     chunks: list[Chunk]
@@ -62,7 +63,7 @@ def _chunk(fields: dict[int, Any]) -> Chunk:
 
 
 def dictionary_bytes(file: BufferedReader, chunk: Chunk) -> int:
-    """The unpacked size of the dictionary page, from its header; raises as `read_row_groups` does."""
+    """The uncompressed size of the dictionary page, from its header; raises as `read_row_groups` does."""
     file.seek(chunk.dictionary)
     size = _parse(file.read(HEADER_BYTES)).get(2)
     if not isinstance(size, int):
@@ -74,7 +75,7 @@ def _parse(data: bytes) -> dict[int, Any]:
     try:
         return _struct(data, 0)[0]
     except (IndexError, ValueError, RecursionError):
-        raise pa.ArrowInvalid("a footer or page header is no Thrift struct") from None
+        raise pa.ArrowInvalid("a footer or page header is not a Thrift struct") from None
 
 
 def _struct(data: bytes, at: int) -> Value:

@@ -10,32 +10,32 @@ import pyarrow.parquet as pq
 
 from stella_jax.errors import StellaError, first_line
 from stella_jax.readers.columns import TEXT, Column, RawRow, RowError, is_list, present
-from stella_jax.readers.lines import LONGEST, decode
+from stella_jax.readers.lines import MAX_LINE_BYTES, decode
 from stella_jax.readers.parquet_footer import Chunk, dictionary_bytes, read_row_groups
 from stella_jax.storage.location import Location
 
 BATCH_ROWS = 1024
 READ_BUFFER = 2**20
-# Bounds on what is in memory of a column at once: a batch of so many bytes, or in larger row groups of so many rows...
+# Limits on the memory that a column takes: the bytes of a batch, or the rows of one in a larger row group...
 BATCH_BYTES = 2**29
 LARGE_GROUP_ROWS = 64
-# ... of which so much is made Python's at a time ...
+# ... the bytes that are converted to Python objects at a time ...
 SLICE_BYTES = 2**26
-# ... and a page. The footer does not tell their sizes, and one page may be all of a row group: but only one that was
-# made to do harm packs more than so much so well.
+# ... and a page. The footer does not state page sizes, and a page may be a whole row group; but a column that is larger
+# than this and compresses better than this was made to exhaust memory.
 UNPACKED_BYTES = 2**28
-LARGEST_RATIO = 100
+MAX_RATIO = 100
 
 
 def read_parquet(
     location: Location, columns: Sequence[Column], start: int, offset: None = None
 ) -> Iterator[tuple[RawRow, None]]:
-    """Every record from number `start` (from 0); strings as bytes, since a file may hold ones that are no UTF-8.
+    """Every record from number `start` (from 0) on; strings as bytes, since they may be invalid UTF-8.
 
-    Other values of columns that are copied are arrays of one.
+    Values of copied columns of other types are arrays of length one.
 
     Raises:
-      StellaError: the file is damaged, or lacks a column, or has it in a type that does not fit its kind.
+      StellaError: the file is damaged, lacks a column, or has one of the wrong type.
     """
     done = start
     with location.open() as stored:
@@ -47,17 +47,15 @@ def read_parquet(
                     for values in zip(*(_values(batch.column(name), name in copied) for name in names), strict=True):
                         yield dict(zip(names, values, strict=True)), None
                         done += 1
-        except (pa.ArrowException, OSError, UnicodeDecodeError) as error:  # the last in a column's name
+        except (pa.ArrowException, OSError, UnicodeDecodeError) as error:  # the last one for a column name
             where = f" after row {done}" if done else ""
-            raise StellaError(
-                f"{location} is not a valid Parquet file{where}: {first_line(error).rstrip('.')}."
-            ) from error
+            raise StellaError(f"{location}: not a valid Parquet file{where} ({first_line(error)}).") from error
 
 
 def _batches(
     location: Location, stored: BufferedReader, file: pq.ParquetFile, names: list[str], start: int
 ) -> Iterator[pa.RecordBatch]:
-    """The batches from this record on; row groups before it are not read."""
+    """Batches from this record on; earlier row groups are not read."""
     for i, group in enumerate(read_row_groups(stored)):
         if start >= group.rows:
             start -= group.rows
@@ -75,14 +73,14 @@ def _slices(batch: pa.RecordBatch) -> Iterator[pa.RecordBatch]:
 
 
 def _batch_rows(location: Location, stored: BufferedReader, chunk: Chunk) -> int:
-    """Of how many rows the values of a column fit into memory, whatever its pages hold."""
-    if chunk.unpacked > max(UNPACKED_BYTES, LARGEST_RATIO * chunk.packed):
-        sizes = f"{chunk.unpacked} bytes, packed into {chunk.packed}"
+    """The number of rows for which the values of a column fit into memory."""
+    if chunk.unpacked > max(UNPACKED_BYTES, MAX_RATIO * chunk.packed):
+        sizes = f"{chunk.unpacked} bytes, compressed to {chunk.packed}"
         raise StellaError(
             f"{location}: column {chunk.column!r} has {sizes}, in one row group; write smaller row groups."
         )
     rows = BATCH_ROWS if chunk.unpacked <= BATCH_BYTES else LARGE_GROUP_ROWS
-    if chunk.dictionary and rows * chunk.unpacked > BATCH_BYTES:  # each row may be its largest value
+    if chunk.dictionary and rows * chunk.unpacked > BATCH_BYTES:  # each row may hold the largest value
         rows = min(rows, max(1, BATCH_BYTES // max(1, dictionary_bytes(stored, chunk))))
     return rows
 
@@ -92,7 +90,7 @@ def _names(location: Location, schema: pa.Schema, columns: Sequence[Column]) -> 
     for name, kind, _ in found:
         type = schema.field(name).type
         if not kind.is_arrow(type.value_type if pa.types.is_dictionary(type) else type):
-            raise StellaError(f"{location}: column {name!r} is of type {type}, not {kind.arrow}.")
+            raise StellaError(f"{location}: column {name!r} is {type}; expected {kind.arrow}.")
     return list(dict.fromkeys(column.name for column in found))
 
 
@@ -101,7 +99,7 @@ def _values(column: pa.Array, copied: bool) -> list[object]:
         column = column.dictionary_decode()
     if TEXT.is_arrow(column.type):
         return column.cast(pa.large_binary()).to_pylist()
-    # A copy keeps the column's own type: Python's values lose nanoseconds and more.
+    # A copy keeps the Arrow type: Python values would lose nanoseconds, for example.
     if copied:
         return [column.slice(i, 1) for i in range(len(column))]
     if is_list(column.type):  # of numbers
@@ -115,13 +113,13 @@ def parquet_row(row: RawRow, columns: Sequence[Column]) -> RawRow:
 
 
 def _decode(value: bytes) -> str:
-    if len(value) > LONGEST:
-        raise RowError(f"longer than {LONGEST >> 20} MiB")
+    if len(value) > MAX_LINE_BYTES:
+        raise RowError(f"longer than {MAX_LINE_BYTES >> 20} MiB")
     return decode(value)
 
 
 class RowRange(NamedTuple):
-    """A row group: where it begins in its file, in bytes and in rows from 0, and how many rows it has."""
+    """A row group: its byte offset, the number of its first row (from 0), and its number of rows."""
 
     offset: int
     first_row: int
@@ -129,7 +127,7 @@ class RowRange(NamedTuple):
 
 
 def row_groups(location: Location) -> list[RowRange]:
-    """The row groups of a file, from its footer alone.
+    """The row groups of a file, from its footer.
 
     Raises:
       StellaError: it is not a Parquet file.
@@ -138,7 +136,7 @@ def row_groups(location: Location) -> list[RowRange]:
         try:
             groups = read_row_groups(stored)
         except (pa.ArrowException, OSError) as error:
-            raise StellaError(f"{location} is not a valid Parquet file: {first_line(error).rstrip('.')}.") from error
+            raise StellaError(f"{location}: not a valid Parquet file ({first_line(error)}).") from error
     firsts = accumulate((group.rows for group in groups), initial=0)
     offsets = (min(chunk.offset for chunk in group.chunks) for group in groups)
     return [RowRange(*each) for each in zip(offsets, firsts, (group.rows for group in groups), strict=False)]

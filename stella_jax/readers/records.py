@@ -1,4 +1,4 @@
-"""The records of a file of any supported type, one after the other, parsed only where that is asked for."""
+"""The records of a file of any supported type. They are parsed in a second step, so that skipping them is fast."""
 
 import gzip
 import zlib
@@ -9,27 +9,27 @@ from typing import Any, cast
 from stella_jax.errors import StellaError
 from stella_jax.readers.columns import Column, RawRow, RowError
 from stella_jax.readers.csv_rows import csv_row, read_csv
+from stella_jax.readers.decompress import BadZstdFile
 from stella_jax.readers.file_types import SUPPORTED, file_type
-from stella_jax.readers.files import BadZstdFile
 from stella_jax.readers.lines import json_row, read_lines, text_row
 from stella_jax.readers.parquet_rows import parquet_row, read_parquet
 from stella_jax.storage.location import Location
 
-# What a compressed file raises that is cut off, or damaged.
-FAULTS = (EOFError, gzip.BadGzipFile, zlib.error, BadZstdFile)
+# Raised by a compressed file that is truncated or damaged.
+COMPRESSION_ERRORS = (EOFError, gzip.BadGzipFile, zlib.error, BadZstdFile)
 
 
 @dataclass(frozen=True, slots=True)
 class Format:
-    """How a type of file is read, in two steps, so that rows of finished parts are skipped without parsing them.
+    """How a type of file is read.
 
     Attributes:
-      records: (location, columns, start, offset) -> every record from number `start`, as it lies in the file, or a
-        RowError, and the offset of the record after it, None where the format knows none.
+      records: (location, columns, start, offset) -> every record from number `start` on, unparsed or a RowError, with
+        the offset of the next record, None if the format has no offsets.
       parse: (record, columns) -> its values by column, None for a blank one; raises RowError.
-      seeks: whether it knows offsets.
-      splits: whether one can begin to read at other places than its beginning.
-      skips_blank: whether blank records can be passed over many at a time.
+      seeks: whether it has offsets.
+      splits: whether reading can start in the middle of a file.
+      skips_blank: whether blank records can be skipped many at a time.
     """
 
     records: Callable[[Location, Sequence[Column], int, Any], Iterator[tuple[Any, int | None]]]
@@ -39,7 +39,7 @@ class Format:
     skips_blank: bool = False
 
     def row(self, record: Any, columns: Sequence[Column]) -> RawRow | RowError | None:
-        """The values of a record by column, what is wrong with it, or None where it is blank."""
+        """The values of a record by column, its error, or None if it is blank."""
         if isinstance(record, RowError):
             return record
         try:
@@ -60,7 +60,7 @@ def format_of(location: Location, columns: Sequence[Column] = ()) -> Format:
     """The format of a file, by its name.
 
     Raises:
-      StellaError: its type is not supported, or it is plain text, which has no second column.
+      StellaError: its type is not supported, or it is plain text and a second column is needed.
     """
     found = file_type(location.name)
     if found is None:
@@ -72,19 +72,19 @@ def format_of(location: Location, columns: Sequence[Column] = ()) -> Format:
 
 
 class RecordReader:
-    """A file's records one after the other, unparsed; `Format.row` parses them.
+    """Iterates over a file's unparsed records; `Format.row` parses them.
 
     Attributes:
-      offset: where the next record begins, in bytes of the decompressed file; None where the format knows no offsets,
-        or this pass not yet.
+      offset: of the next record, in bytes of the decompressed file; None if the format has no offsets, or if it is not
+        known yet.
 
     Args:
-      start: the number of the first one, from 0.
-      offset: what `offset` was before that record in an earlier pass; without it, or in a format that knows none, the
-        records before are read and dropped.
+      start: the number of the first record, from 0.
+      offset: `offset` before that record in an earlier pass; without it, or if the format has no offsets, the records
+        before it are read and dropped.
 
     Raises:
-      StellaError: (the records) the file as a whole is damaged; says after which row.
+      StellaError: (while iterating) the file is damaged; says after which row.
     """
 
     def __init__(
@@ -102,22 +102,22 @@ class RecordReader:
     def __next__(self) -> Any:
         try:
             record, self.offset = next(self._records)
-        except FAULTS as error:
+        except COMPRESSION_ERRORS as error:
             raise self._fault(error) from None
         self._done += 1
         return record
 
     def skip_blank(self) -> int:
-        """Passes over blank records that come next, once one was read; returns how many.
+        """Skips blank records after one was read; returns their number.
 
-        For .jsonl, of which a small archive may hold blank lines by the billion: most of a run at once, not always all.
-        0 for other formats.
+        In .jsonl files, since a small archive may hold billions of blank lines: many at once, not always all of them. 0
+        for other formats.
         """
         if not self._format.skips_blank:
             return 0
         try:
             count, self.offset = cast(Generator[Any, bool, None], self._records).send(True)
-        except FAULTS as error:
+        except COMPRESSION_ERRORS as error:
             raise self._fault(error) from None
         self._done += count
         return count
@@ -126,13 +126,13 @@ class RecordReader:
         found = file_type(self._location.name)
         kind = found and found.compression
         if isinstance(error, EOFError):
-            return StellaError(f"{self._location} is cut off after row {self._done}; its {kind} stream has no end.")
-        where = f"is damaged after row {self._done}" if self._done else f"is not a valid {kind} file"
-        return StellaError(f"{self._location} {where}: {error}.")
+            return StellaError(f"{self._location}: cut off after row {self._done}; its {kind} stream has no end.")
+        what = f"damaged after row {self._done}" if self._done else f"not a valid {kind} file"
+        return StellaError(f"{self._location}: {what} ({str(error).rstrip('.')}).")
 
 
 def read_rows(location: Location, columns: Sequence[Column]) -> Iterator[tuple[int, RawRow | RowError]]:
-    """Every row of a file that is not blank, with its number from 1: its values by column, or what is wrong with it.
+    """Every row of a file that is not blank, with its number from 1: its values by column, or its error.
 
     Raises:
       StellaError: the file's type is not supported, it is damaged, or the header of a .csv or the schema of a .parquet

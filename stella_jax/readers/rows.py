@@ -1,4 +1,4 @@
-"""Rows of a job's inputs: a text with its id, or the reason why there is none."""
+"""Rows of a job's inputs: a text with its id, or the reason why the row is rejected."""
 
 from dataclasses import dataclass, field
 from typing import NamedTuple
@@ -10,8 +10,8 @@ from stella_jax.pair_tokenizer import Pair
 from stella_jax.readers.columns import ID, Column, RawRow, RowError, copied_kind
 from stella_jax.tokenizer import check_text
 
-# Columns of a part that are not copied, what those of embeddings begin with, and that of scores.
-OURS = ("id", "n_tokens", "truncated")
+# Columns of a part that are not copied from the input; the prefix of embedding columns, and the score column.
+OWN_COLUMNS = ("id", "n_tokens", "truncated")
 EMBEDDING = "embedding"
 SCORE = "score"
 
@@ -19,9 +19,10 @@ SCORE = "score"
 class Row(NamedTuple):
     """A text to embed, or a query and a text to score.
 
-    `number` counts the lines or records of its input from 1, or is its byte offset there.
-
-    `kept` has the values to copy, in the order of `Fields.keep` (see `Column.copy`).
+    Attributes:
+      input: name of the input file.
+      number: of the line or record, from 1, or its byte offset.
+      kept: the values to copy, in the order of `Fields.keep` (see `Column.copy`).
     """
 
     input: str
@@ -36,7 +37,7 @@ class Row(NamedTuple):
 
 
 class Rejected(NamedTuple):
-    """A row that cannot be embedded; `id` is None where it has no sound one."""
+    """A row that cannot be embedded; `id` is None if it has no valid one."""
 
     input: str
     number: int
@@ -46,17 +47,17 @@ class Rejected(NamedTuple):
 
 @dataclass(frozen=True, slots=True)
 class Fields:
-    """Which fields of a row are read.
-
-    With `id` None, a row's field "id" names it, and where there is none, its input and number do.
+    """The fields of a row that are read.
 
     Attributes:
+      text: the field of the text.
+      id: the field of the id; None is "id" where a row has that field, else the row's input and number are its id.
       keep: fields that are copied into the parts.
-      kept_types: their types there, once they are known (see `kept.resolve_types`).
-      query: of rows to score, the query that belongs to the text.
+      kept_types: their types in the parts, once they are known (see `kept.resolve_types`).
+      query: the field of the query that belongs to the text, in rows to score.
 
     Raises:
-      StellaError: a field to keep is named twice, or is a column that parts have anyway.
+      StellaError: a field to keep is named twice, or has the name of a column that parts have anyway.
     """
 
     text: str = "text"
@@ -77,23 +78,23 @@ class Fields:
 
     @property
     def read(self) -> tuple[str, ...]:
-        """What the model reads: the text, and the query where there is one."""
+        """The fields that the model reads: the text, and the query if there is one."""
         return (self.text,) if self.query is None else (self.text, self.query)
 
     def _check_kept(self, name: str) -> None:
         check_text(name, "--keep")
         if self.keep.count(name) > 1:
-            raise StellaError(f"--keep: {name!r} is named twice; name it once.")
+            raise StellaError(f"--keep: {name!r} given twice; name it once.")
         if name == self.id:
             raise StellaError(f"--keep: {name!r} is the id, which is written as 'id'; leave it out.")
-        # Case counts for nothing where parts are queried.
+        # SQL engines ignore case.
         is_computed = name.lower().startswith(EMBEDDING) if self.query is None else name.lower() == SCORE
-        if name.lower() in OURS or is_computed:
+        if name.lower() in OWN_COLUMNS or is_computed:
             raise StellaError(f"--keep: {name!r} is a column of the output itself; leave it out, or rename the field.")
 
 
 def make_row(name: str, number: int, position: str, raw: RawRow, fields: Fields) -> Row | Rejected:
-    """The row of these values, or what is wrong with them.
+    """The row with these values, or the reason why it is rejected.
 
     Args:
       name: of the input.

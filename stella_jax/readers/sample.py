@@ -1,7 +1,7 @@
-"""A seeded sample of a job's inputs, the same on every process: places spread over all of their bytes.
+"""A seeded sample of a job's inputs, the same on every process.
 
-Each byte is as likely as any other to be in a place, which stands for one over its size (Hansen and Hurwitz, 1943):
-totals of the inputs, estimated from the places, have no bias, and the places' spread says how far they may be off.
+Places are drawn with probability proportional to their size in bytes, and weighted by its inverse (Hansen and Hurwitz,
+1943): totals estimated from them are unbiased, and their spread gives a standard error.
 """
 
 from collections import Counter
@@ -24,10 +24,10 @@ from stella_jax.storage.location import Location
 
 SEED = 42
 PLACES = 64
-PLACE_BYTES = (2**16, 2**19, 2**22)  # the next, where rows are so long that the last one found too few
+PLACE_BYTES = (2**16, 2**19, 2**22)  # the next size, if rows are so long that too few were found
 ENOUGH_ROWS = 512
 
-# What is kept of a place, more where the inputs are small, and records that are counted of one in a compressed file.
+# Limits on a place: rows kept (more if the inputs are small), characters kept, and records of a compressed file.
 PLACE_ROWS = 256
 PLACE_ROWS_OF_ALL = 4096
 PLACE_CHARACTERS = 2**20
@@ -38,18 +38,18 @@ READERS = 8
 
 @dataclass(slots=True)
 class Place:
-    """Some rows that lie together.
+    """Consecutive rows of an input.
 
     Attributes:
-      size: bytes of the inputs that they take.
-      most: rows to keep.
-      weight: what the place stands for, relative to the other places.
-      rows: how many there are, with those that would be rejected.
-      kept: the first of them.
+      size: in bytes.
+      max_kept: how many rows to keep.
+      weight: relative to other places.
+      rows: number of rows, including rejected ones.
+      kept: the first rows.
     """
 
     size: int
-    most: int
+    max_kept: int
     weight: float = 1.0
     rows: int = 0
     kept: list[Row | Rejected] = field(default_factory=list)
@@ -60,9 +60,9 @@ class Place:
         return len(self.kept) == self.rows
 
     def add(self, row: Row | Rejected) -> bool:
-        """Counts a row, and keeps it if it is one of the first; returns whether it did."""
+        """Counts a row, and keeps it if there is room; returns whether it was kept."""
         self.rows += 1
-        has_room = len(self.kept) < self.most and self._characters < PLACE_CHARACTERS
+        has_room = len(self.kept) < self.max_kept and self._characters < PLACE_CHARACTERS
         if has_room and len(self.kept) == self.rows - 1:
             self.kept.append(row)
             self._characters += row.characters if isinstance(row, Row) else 0
@@ -70,12 +70,12 @@ class Place:
 
 
 def sample_inputs(files: Sequence[InputFile], fields: Fields) -> tuple[list[Place], bool]:
-    """Reads a sample whose size does not depend on that of the inputs; whether it is all there is.
+    """Reads a sample, whose size does not grow with the inputs; also returns whether it is all of the inputs.
 
-    Of compressed and .csv files, which can only be read from their beginning, the first rows stand for all.
+    Compressed and .csv files can only be read from the start, so their first rows are the sample.
 
     Raises:
-      StellaError: a file cannot be read, is damaged there, or lacks a column.
+      StellaError: a file cannot be read, is damaged in the sample, or lacks a column.
     """
     total = sum(file.size for file in files)
     if total <= PLACES * PLACE_BYTES[0]:
@@ -99,14 +99,14 @@ def _read(
 
 @dataclass(frozen=True, slots=True)
 class _Region:
-    """Bytes of an input file of which `count` places are wanted, that take at least `place_bytes` each."""
+    """A byte range of an input file from which to take `count` places, of at least `place_bytes` each."""
 
     input: int
     start: int
     stop: int
     count: int
     place_bytes: int
-    most_rows: int
+    max_rows: int
 
     def places(self, files: Sequence[InputFile], fields: Fields) -> list[Place]:
         file = files[self.input]
@@ -123,15 +123,15 @@ class _Region:
         return place
 
     def _in_group(self, file: InputFile, fields: Fields) -> Iterator[Place]:
-        """Runs of a row group's rows, each of which stands for the group, whose number of rows is known."""
+        """Ranges of a row group's rows, each of which represents the group, whose number of rows is known."""
         groups = [group for group in row_groups(file.location) if group.offset < self.stop]
         if not groups or not groups[-1].rows:
             yield self._place()
             return
         first, rows = groups[-1].first_row, groups[-1].rows
-        runs = range(0, rows, self.most_rows)[: self.count]
+        runs = range(0, rows, self.max_rows)[: self.count]
         for begin in runs:
-            place, count = self._place(), min(self.most_rows, rows - begin)
+            place, count = self._place(), min(self.max_rows, rows - begin)
             for number, record in enumerate(islice(file.records(fields, first + begin), count), first + begin + 1):
                 row = file.row(number, record, fields)
                 if row is not None and not place.add(row):
@@ -140,11 +140,11 @@ class _Region:
             yield place
 
     def _from_beginning(self, file: InputFile, fields: Fields) -> Iterator[Place]:
-        """Places one after the other, up to the end of the file at most."""
-        location, most = _Watched(file.location.given), self.count * PLACE_RECORDS
+        """Consecutive places, at most up to the end of the file."""
+        location, limit = _Tracked(file.location.given), self.count * PLACE_RECORDS
         place, begin, end, done, number = self._place(), 0, 0, 0, 0
-        for number, record in enumerate(islice(replace(file, location=location).records(fields), most), 1):
-            if location.position > end:  # the rows so far are those of the bytes up to `end`
+        for number, record in enumerate(islice(replace(file, location=location).records(fields), limit), 1):
+            if location.position > end:  # the rows so far end before `end`
                 if end - begin >= self.place_bytes:
                     place.size = end - begin
                     yield place
@@ -155,16 +155,16 @@ class _Region:
             row = file.row(number, record, fields)
             if row is not None:
                 place.add(row)
-        place.size = max(1, (end if number == most else file.size) - begin)
+        place.size = max(1, (end if number == limit else file.size) - begin)
         yield place
 
     def _place(self) -> Place:
-        return Place(self.stop - self.start, self.most_rows)
+        return Place(self.stop - self.start, self.max_rows)
 
 
 @dataclass(frozen=True, slots=True)
-class _Watched(Location):
-    """A location that knows how far its file has been read."""
+class _Tracked(Location):
+    """A location that tracks how far its file has been read."""
 
     _opened: list[BufferedReader] = field(default_factory=list)
 
@@ -187,7 +187,7 @@ def _all_regions(files: Sequence[InputFile]) -> Iterator[_Region]:
 
 
 def _drawn_regions(files: Sequence[InputFile], place_bytes: int) -> Iterator[_Region]:
-    """Of one byte in each of `PLACES` equal stretches of all; several may be in one region."""
+    """The regions of one random byte in each of `PLACES` equal stretches; a region may be drawn several times."""
     ends = np.cumsum([file.size for file in files])
     random, drawn = Random(SEED), Counter[tuple[int, int, int]]()
     for i in range(PLACES):
@@ -200,14 +200,14 @@ def _drawn_regions(files: Sequence[InputFile], place_bytes: int) -> Iterator[_Re
 
 
 def _draws(region: _Region, found: Sequence[Place]) -> Iterator[Place]:
-    """As many places as were drawn."""
+    """One weighted place per draw of the region."""
     for i in range(region.count):
         place = found[i % len(found)]
         yield replace(place, weight=1 / place.size)
 
 
 def _region_of(file: InputFile, at: int, place_bytes: int) -> tuple[int, int]:
-    """The bytes that are sampled together, around this one."""
+    """The byte range that is sampled together with this byte."""
     if _has_groups(file):
         bounds = [0, *(group.offset for group in row_groups(file.location)[1:]), file.size]
         number = int(np.searchsorted(bounds, at, side="right"))

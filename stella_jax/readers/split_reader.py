@@ -1,4 +1,4 @@
-"""The rows of a split, in order, from any position on."""
+"""Reads the rows of a split in order, from any position on."""
 
 import hashlib
 from collections.abc import Generator, Iterator, Sequence
@@ -10,16 +10,16 @@ from stella_jax.readers.inputs import InputFile
 from stella_jax.readers.parquet_rows import row_groups
 from stella_jax.readers.rows import Fields, Rejected, Row
 from stella_jax.readers.splits import Piece, Split
-from stella_jax.storage.location import BLOCK
+from stella_jax.storage.remote_file import BLOCK
 
 
 class Position(NamedTuple):
-    """Where reading of a split goes on.
+    """A position in a split, at which reading can resume.
 
     Attributes:
       piece: the number of a piece of the split.
-      records: records of the piece that come before, blank ones included.
-      offset: of the next record in its file, in uncompressed bytes; -1 where the format has no offsets.
+      records: number of earlier records of the piece, including blank ones.
+      offset: of the next record in its file, in uncompressed bytes; -1 if the format has no offsets.
     """
 
     piece: int = 0
@@ -27,7 +27,7 @@ class Position(NamedTuple):
     offset: int = -1
 
 
-# Bytes read beyond a byte range, as its last line ends there.
+# Bytes read beyond a byte range, for the end of its last line.
 TAIL = 2**15
 
 BEGINNING = Position()
@@ -45,10 +45,10 @@ class PositionedRow(NamedTuple):
 def read_split(
     inputs: Sequence[InputFile], split: Split, fields: Fields, start: Position = BEGINNING
 ) -> Iterator[PositionedRow]:
-    """The rows of a split from a position on; blank records are left out.
+    """The rows of a split from a position on, without blank records.
 
     Raises:
-      StellaError: an input is damaged, or has no such column; the rows before come first.
+      StellaError: an input is damaged or lacks a column; earlier rows are yielded first.
     """
     for i, piece in enumerate(split.pieces[start.piece :], start.piece):
         file = inputs[piece.input]
@@ -66,7 +66,7 @@ def read_split(
 
 
 class _Record(NamedTuple):
-    """A record, its number in its file, those of its piece that are done with it, and the offset after it."""
+    """A record, its number in the file, the number of records of its piece up to it, and the offset after it."""
 
     content: Any
     number: int
@@ -74,7 +74,7 @@ class _Record(NamedTuple):
     offset: int
 
 
-# Is sent whether the last record was blank: many blank ones after it are then passed over at once.
+# The caller sends whether the last record was blank, to skip many blank ones at once.
 _Records = Generator[_Record, bool, None]
 
 
@@ -89,7 +89,7 @@ def _numbered(file: InputFile, piece: Piece, fields: Fields, at: Position) -> _R
 
 
 def _lines_of_range(file: InputFile, piece: Piece, fields: Fields, at: Position) -> _Records:
-    """Lines that begin in a byte range; the one that begins before it is read over."""
+    """Lines that begin in a byte range; the end of the line before it is skipped."""
     begins_inside = at.records == 0 and piece.start > 0
     offset, done = piece.start - 1 if begins_inside else max(0, at.offset), at.records
     location = replace(file.location, block=min(BLOCK, piece.stop - offset + TAIL))
@@ -107,14 +107,14 @@ def _lines_of_range(file: InputFile, piece: Piece, fields: Fields, at: Position)
 
 
 def _rows_of_range(file: InputFile, piece: Piece) -> tuple[int, int]:
-    """The first record, and how many there are, of the row groups that begin in a byte range."""
+    """The first record and the number of records of the row groups that begin in a byte range."""
     groups = row_groups(file.location)
     inside = [group for group in groups if piece.start <= group.offset < piece.stop]
     return (inside[0].first_row if inside else 0), sum(group.rows for group in inside)
 
 
 class RowsDigest:
-    """A hash of rows, by which they are known again."""
+    """A hash of rows, which shows whether they are the same when read again."""
 
     def __init__(self) -> None:
         self._hash = hashlib.blake2b(digest_size=16)

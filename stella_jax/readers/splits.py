@@ -1,4 +1,4 @@
-"""How inputs are cut into splits, the units that processes take: from the sizes of the files alone.
+"""Cuts inputs into splits, the units of work of a process, from the sizes of the files alone.
 
 A file larger than `split_bytes` is cut into byte ranges where its format allows it (.jsonl, .txt, .parquet, not
 compressed); a record, or a row group of Parquet, belongs to the range in which it begins, as in Hadoop's
@@ -8,14 +8,14 @@ TextInputFormat. Other files are read whole; runs of small ones make one split.
 from collections.abc import Iterator, Sequence
 from typing import NamedTuple
 
-# Splits are this large, so that a pod's processes end together: a corpus is cut into some 32, then into pieces of
-# 1 MiB, then into some 4096 of up to 64 MiB.
+# A small corpus is cut into some 32 splits, a larger one into splits of 1 MiB, a large one into some 4096 of up to
+# 64 MiB, so that the processes of a pod finish at about the same time.
 SMALLEST, MIDDLE, LARGEST = 2**14, 2**20, 2**26
 FEW, MANY = 32, 4096
 
 
 class FileSize(NamedTuple):
-    """What the plan needs to know of an input file; files added to a job later have a higher `generation`."""
+    """The properties of an input file that splits depend on; files added to a job later have a higher `generation`."""
 
     size: int
     can_be_cut: bool
@@ -23,7 +23,7 @@ class FileSize(NamedTuple):
 
 
 class Piece(NamedTuple):
-    """Bytes `start` to `stop` of the input file of this number; the records that begin there."""
+    """The records that begin in bytes `start` to `stop` of the input file with this number."""
 
     input: int
     start: int
@@ -31,11 +31,7 @@ class Piece(NamedTuple):
 
 
 class Split(NamedTuple):
-    """What one process reads and embeds at a time.
-
-    Attributes:
-      number: from 0, in the order of the inputs.
-    """
+    """A unit of work: pieces of input files. `number` counts from 0, in the order of the inputs."""
 
     number: int
     pieces: tuple[Piece, ...]
@@ -46,12 +42,12 @@ class Split(NamedTuple):
 
 
 def default_split_bytes(total: int) -> int:
-    """The size of a split for a corpus of so many bytes."""
+    """The size in bytes of a split of a corpus of `total` bytes."""
     return max(SMALLEST, min(total // FEW, MIDDLE), min(total // MANY, LARGEST))
 
 
 def plan_splits(files: Sequence[FileSize], split_bytes: int) -> list[Split]:
-    """The splits of these files. Adding files of a higher generation leaves the splits before them as they are."""
+    """The splits of these files. Adding files of a higher generation does not change earlier splits."""
     return [Split(number, pieces) for number, pieces in enumerate(_pieces(files, split_bytes))]
 
 

@@ -1,4 +1,4 @@
-"""Files that are there whole or not at all, whenever the process or the machine stops."""
+"""Atomic writes: a file is complete or absent, whenever the process or the machine stops."""
 
 import errno
 import fcntl
@@ -16,10 +16,10 @@ FULL = (errno.ENOSPC, errno.EDQUOT)
 
 @contextmanager
 def replacing(path: Path) -> Iterator[BufferedIOBase]:
-    """A file to write and read, which becomes `path` when the block ends well: first the bytes reach the disk.
+    """A temporary file to write and read, which replaces `path` when the block succeeds, after its bytes are on disk.
 
-    Where the block fails, it is removed and `path` is as it was. It is locked for as long as its writer lives: that is
-    how `remove_leftovers` tells it from what a kill has left.
+    If the block fails, the file is removed and `path` stays as it was. The file is locked while its writer lives, so
+    that `remove_leftovers` can tell it from the file of a killed process.
 
     Raises:
       OSError: it cannot be written; names `path`.
@@ -41,11 +41,11 @@ def replacing(path: Path) -> Iterator[BufferedIOBase]:
 
 
 def _create(path: Path) -> tuple[Path, BufferedIOBase]:
-    """A new file beside `path`, locked; another one where a removal came between the two."""
+    """A new, locked file beside `path`; tries again if it is removed before it is locked."""
     while True:
         temporary = path.with_name(f".{path.name}.{uuid.uuid4().hex[:8]}.tmp")
         file = temporary.open("xb+")
-        with suppress(OSError):  # not every file system has locks; leftovers stay there
+        with suppress(OSError):  # not every file system has locks; leftovers stay on those
             fcntl.flock(file, fcntl.LOCK_SH)
         if temporary.exists():
             return temporary, file
@@ -53,7 +53,7 @@ def _create(path: Path) -> tuple[Path, BufferedIOBase]:
 
 
 def sync_directory(path: Path) -> None:
-    """Makes the names in a directory survive a power cut."""
+    """Flushes a directory, so that its names survive a power cut."""
     descriptor = os.open(path, os.O_RDONLY)
     try:
         os.fsync(descriptor)
@@ -62,12 +62,12 @@ def sync_directory(path: Path) -> None:
 
 
 def is_leftover(name: str) -> bool:
-    """Whether `replacing` gives such names to what it writes; a user's `.notes.tmp` is not ours to remove."""
+    """Whether it is a name that `replacing` gives its temporary files; a user's `.notes.tmp` is not."""
     return TEMPORARY.fullmatch(name) is not None
 
 
 def leftovers(folder: Path) -> Iterator[Path]:
-    """What killed processes were writing, and nothing that a living one writes; locked while the caller has it."""
+    """Temporary files of killed processes, each locked while the caller has it."""
     for path in folder.iterdir():
         if is_leftover(path.name):
             with suppress(OSError), path.open("rb") as file:

@@ -1,4 +1,4 @@
-"""A directory that appears whole or not at all."""
+"""Atomic writes of a directory: it is complete or absent."""
 
 import fcntl
 import os
@@ -13,20 +13,20 @@ from stella_jax.storage.atomic import FULL, sync_directory
 
 @contextmanager
 def new_directory(destination: Path, needed: int) -> Iterator[Path]:
-    """Yields a working directory beside `destination`, which takes its name when the block ends well.
+    """Yields a working directory beside `destination`, which is renamed to it when the block succeeds.
 
-    An error removes it. A kill leaves it behind under its working name, `.NAME.partial`; the next run begins anew. A
-    lock, which ends with its process however that ends, tells what a kill left from what another run is writing.
+    An error removes it. A kill leaves `.NAME.partial` behind, which the next run empties. A lock, which the system
+    releases with its process, shows whether another run is still writing there.
 
     Args:
       destination: must not exist yet.
-      needed: bytes that will be written; too little free space is refused at once.
+      needed: bytes that will be written; if there is too little free space, nothing is written.
 
     Raises:
       StellaError: the destination exists, another run is writing it, or it cannot be written.
     """
     if os.path.lexists(destination):
-        raise StellaError(f"{quoted(destination)} exists already; remove it or choose another name.")
+        raise StellaError(f"{quoted(destination)}: already exists; remove it or choose another name.")
     working = destination.parent / f".{destination.name}.partial"
     try:
         destination.parent.mkdir(parents=True, exist_ok=True)
@@ -43,10 +43,10 @@ def new_directory(destination: Path, needed: int) -> Iterator[Path]:
     except OSError as error:
         if error.errno in FULL:
             raise StellaError(
-                f"the disk of {destination.parent} is full; nothing was kept, make room and run again."
+                f"{destination.parent}: disk full, nothing was kept; free some space and run it again."
             ) from error
-        if str(error.filename or working).startswith(str(working)):  # a name that the user does not know
-            raise StellaError(f"{quoted(destination)} cannot be written: {error.strerror or error}.") from error
+        if str(error.filename or working).startswith(str(working)):  # a name unknown to the user
+            raise StellaError(f"{quoted(destination)}: cannot be written ({error.strerror or error}).") from error
         raise
 
 
@@ -57,27 +57,27 @@ def check_destination(name: str | Path, source: Path | None = None) -> Path:
       source: the checkpoint that it is made from.
 
     Raises:
-      StellaError: it is a URL or no path at all, or lies inside the source.
+      StellaError: it is a URL, not a path at all, or inside the source.
     """
     if not isinstance(name, str | Path) or not str(name) or "\0" in str(name):
-        raise StellaError(f"{short_repr(name)} is not a path; name one to write to.")
+        raise StellaError(f"{short_repr(name)}: not a path; pass a path to write to.")
     if "://" in str(name):
-        raise StellaError(f"{quoted(name)} is a URL; name a path on this machine, and copy what is written there.")
+        raise StellaError(f"{quoted(name)}: a URL cannot be written to; pass a local path, and copy the result.")
     path = Path(name)
     if source is not None and source.resolve() in (path.resolve(), *path.resolve().parents):
-        raise StellaError(f"{quoted(name)} lies inside the source {source}; choose a directory outside of it.")
+        raise StellaError(f"{quoted(name)}: inside the source {source}; choose a directory outside of it.")
     return path
 
 
 def check_inside(names: Iterable[str]) -> None:
-    """Refuses to write a file of a name that leads out of the new directory, which a checkpoint may hold.
+    """Refuses file names, taken from a checkpoint, that lead out of the new directory.
 
     Raises:
       StellaError: a name is absolute or goes up.
     """
     for name in names:
         if Path(name).is_absolute() or ".." in Path(name).parts:
-            raise StellaError(f"the checkpoint names a file {short_repr(name)}, which leads out of its directory.")
+            raise StellaError(f"{short_repr(name)}: this file name in the checkpoint leads out of its directory.")
 
 
 @contextmanager
@@ -89,7 +89,7 @@ def _emptied(working: Path) -> Iterator[None]:
         fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except BlockingIOError:
         os.close(descriptor)
-        raise StellaError(f"another run is writing {working}; let it end, or choose another name.") from None
+        raise StellaError(f"{working}: another run is writing it; wait for it, or choose another name.") from None
     try:
         for path in working.iterdir():
             shutil.rmtree(path) if path.is_dir() and not path.is_symlink() else path.unlink()
@@ -102,7 +102,7 @@ def _require_space(folder: Path, needed: int) -> None:
     free = shutil.disk_usage(folder).free
     if free < needed:
         raise StellaError(
-            f"{folder} has {free / 2**20:.0f} MiB free, and some {needed / 2**20:.0f} MiB are to be written; make room."
+            f"{folder}: {free / 2**20:.0f} MiB free where some {needed / 2**20:.0f} MiB are needed; free some space."
         )
 
 

@@ -1,4 +1,4 @@
-"""Where a job's output lies: a folder of this machine (or one that many mount), or a URL of an object store."""
+"""A folder for the output of a job: local (or mounted by many machines), or behind a URL."""
 
 import hashlib
 import json
@@ -15,75 +15,76 @@ from typing import Any, cast
 
 from stella_jax.errors import StellaError
 from stella_jax.storage.atomic import is_leftover, leftovers, remove_leftovers, replacing
-from stella_jax.storage.location import URL, Location, check_path, filesystem, open_regular, told
+from stella_jax.storage.location import URL, Location, check_path, open_regular
+from stella_jax.storage.urls import filesystem, store_errors
 
 CHECKSUM = "checksum"
 
 
 class Damaged(StellaError):
-    """A file of a job that is not as it was written."""
+    """A file that differs from what was written."""
 
 
 class Store(ABC):
-    """Files by name, with at most one folder before it; `str` of it is what the user knows it by.
+    """Files by name, in at most one level of folders; `str` gives the path or URL.
 
     Attributes:
-      log_interval: how often a line may be added to a file.
+      log_interval: least seconds between two lines of a log file.
     """
 
     log_interval: float
 
     @abstractmethod
     def replacing(self, name: str) -> AbstractContextManager[BufferedIOBase]:
-        """A file to write and read back, which is there under its name, whole, once the block has ended well."""
+        """A file to write and read back, which appears under its name, complete, when the block succeeds."""
 
     @abstractmethod
     def append(self, name: str, data: bytes) -> None:
-        """Adds to a file's end, without a promise for the case of a kill."""
+        """Appends to a file; a kill may leave a part of the data."""
 
     @abstractmethod
     def open(self, name: str) -> BufferedIOBase:
-        """The file's bytes, seekable; FileNotFoundError where there is none."""
+        """Opens a file for reading, seekable; raises FileNotFoundError."""
 
     @abstractmethod
     def sizes(self, folder: str = "") -> dict[str, int]:
-        """Name (without the folder) and bytes of each file of a folder."""
+        """Size in bytes of each file of a folder, by its name without the folder."""
 
     @abstractmethod
     def stamps(self, folder: str) -> dict[str, tuple[Any, ...]]:
-        """Name (without the folder) of each file of a folder, and what is different once it was written again."""
+        """For each file of a folder, by its name without the folder, a value that differs once it is written again."""
 
     def folders(self) -> list[str]:
-        """Names of the folders in it."""
+        """Names of the folders."""
         return []
 
     @abstractmethod
     def size(self, name: str) -> int | None:
-        """Bytes of a file, None where there is none."""
+        """Size in bytes of a file, None if there is none."""
 
     @abstractmethod
     def remove(self, name: str) -> None:
-        """Removes a file, if it is there."""
+        """Removes a file, if it exists."""
 
     @abstractmethod
     def prepare(self, *folders: str) -> None:
-        """Makes the folders, and removes from them what killed writers left."""
+        """Makes the folders, and removes temporary files of killed processes from them."""
 
     @abstractmethod
     def leftovers(self, folder: str = "") -> list[str]:
-        """Names of what killed writers left in a folder."""
+        """Names of temporary files of killed processes in a folder."""
 
     @property
     @abstractmethod
     def temp_dir(self) -> Path:
-        """A folder of this machine for temporary files, on the disk of the output where that is one."""
+        """A local folder for temporary files, on the disk of the output if that is local."""
 
     def read(self, name: str) -> bytes:
         with self.open(name) as file:
             return file.read()
 
     def write_json(self, name: str, fields: dict[str, Any]) -> None:
-        """Writes a JSON object, with a checksum at its end; equal ones give equal bytes."""
+        """Writes a JSON object with a checksum as its last field; equal objects give equal bytes."""
         with self.replacing(name) as file:
             file.write(_with_checksum(fields))
 
@@ -91,7 +92,7 @@ class Store(ABC):
         """The JSON object that `write_json` wrote.
 
         Raises:
-          Damaged: a byte of it is another.
+          Damaged: the checksum does not match.
           FileNotFoundError: there is no such file.
         """
         data = self.read(name)
@@ -101,7 +102,7 @@ class Store(ABC):
         except (ValueError, TypeError, KeyError):
             fields = None
         if fields is None or _with_checksum(fields) != data:
-            raise Damaged(f"{self}/{name} is damaged: it is not what was written.")
+            raise Damaged(f"{self}/{name}: damaged (its checksum does not match).")
         return fields
 
 
@@ -111,10 +112,10 @@ def _with_checksum(fields: dict[str, Any]) -> bytes:
 
 
 def open_store(out: str | Path) -> Store:
-    """The store at a path or URL; nothing is made yet.
+    """The store at a path or URL; nothing is created yet.
 
     Raises:
-      StellaError: it is a file, of no kind of URL that can be written, or no path.
+      StellaError: there is a file, the URL is not supported, or the path is empty or holds a NUL character.
     """
     check_path(out)
     url = URL.match(str(out)) if isinstance(out, str) else None
@@ -122,12 +123,12 @@ def open_store(out: str | Path) -> Store:
         return RemoteStore(str(out))
     path = Path(str(out)[url.end() :]) if url else Path(out)
     if path.exists() and not path.is_dir():
-        raise StellaError(f"{path}: not a directory.")
+        raise StellaError(f"{path}: not a directory; use another path.")
     return LocalStore(path)
 
 
 class LocalStore(Store):
-    """A folder."""
+    """A local folder."""
 
     log_interval = 5.0
 
@@ -154,7 +155,7 @@ class LocalStore(Store):
         found: dict[str, tuple[Any, ...]] = {}
         with suppress(FileNotFoundError, NotADirectoryError), os.scandir(self.path / folder) as entries:
             for entry in entries:
-                with suppress(FileNotFoundError):  # removed since
+                with suppress(FileNotFoundError):  # removed in the meantime
                     if not is_leftover(entry.name) and entry.is_file():
                         found[entry.name] = (entry.stat().st_size, entry.stat().st_mtime_ns)
         return found
@@ -191,8 +192,8 @@ class LocalStore(Store):
 class RemoteStore(Store):
     """A prefix of an object store.
 
-    An object appears when its upload ends; one that was cut short has no commit. What is to be written is put together
-    on this machine's disk first, and a file that grows is written anew.
+    An object appears when its upload ends. A file is first written to a local temporary file, then uploaded; to append
+    to a file uploads it again.
     """
 
     log_interval = 30.0
@@ -210,12 +211,12 @@ class RemoteStore(Store):
         with tempfile.TemporaryFile() as file:
             yield cast(BufferedIOBase, file)
             file.seek(0)
-            with told(f"{self}/{name}"), self._files.open(self._path(name), "wb") as remote:
+            with store_errors(f"{self}/{name}"), self._files.open(self._path(name), "wb") as remote:
                 shutil.copyfileobj(file, cast(BufferedIOBase, remote), 2**20)
 
     def append(self, name: str, data: bytes) -> None:
         before = b"" if self.size(name) is None else self.read(name)
-        with told(f"{self}/{name}"):
+        with store_errors(f"{self}/{name}"):
             self._files.pipe_file(self._path(name), before + data)
 
     def open(self, name: str) -> BufferedIOBase:
@@ -231,10 +232,10 @@ class RemoteStore(Store):
         return {name: tuple(entry.get(key) for key in keys) for name, entry in self._listing(folder).items()}
 
     def _listing(self, folder: str) -> dict[str, dict[str, Any]]:
-        """What the store says of each file of a folder, by its name."""
+        """fsspec's entry of each file of a folder, by its name."""
         path = self._path(folder) if folder else self._root
         self._files.invalidate_cache(path)
-        with told(f"{self}/{folder}"):
+        with store_errors(f"{self}/{folder}"):
             try:
                 found = self._files.ls(path, detail=True)
             except FileNotFoundError:
@@ -244,7 +245,7 @@ class RemoteStore(Store):
     def size(self, name: str) -> int | None:
         path = self._path(name)
         self._files.invalidate_cache(path.rsplit("/", 1)[0])
-        with told(f"{self}/{name}"):
+        with store_errors(f"{self}/{name}"):
             try:
                 found = self._files.info(path)
             except FileNotFoundError:
@@ -253,11 +254,11 @@ class RemoteStore(Store):
 
     def remove(self, name: str) -> None:
         if self.size(name) is not None:
-            with told(f"{self}/{name}"):
+            with store_errors(f"{self}/{name}"):
                 self._files.rm_file(self._path(name))
 
     def prepare(self, *folders: str) -> None:
-        pass  # there are no folders, and an upload that was killed leaves no object
+        pass  # there are no folders, and a killed upload leaves no object
 
     def leftovers(self, folder: str = "") -> list[str]:
         return []

@@ -1,4 +1,4 @@
-"""URLs: the file system that one lies in, and what goes wrong there in sentences."""
+"""The file systems behind URLs, and their errors as sentences."""
 
 import os
 from collections.abc import Iterator
@@ -15,44 +15,44 @@ from pyarrow.fs import FileInfo, FileSelector, FileType
 from stella_jax.errors import StellaError, first_line
 from stella_jax.storage.patterns import is_pattern
 
-# Read by pyarrow, so that the packages that fsspec wants for them are not needed. Other spellings, and the usual one:
+# Schemes that pyarrow reads, without the packages that fsspec needs for them, and their canonical spelling.
 STORES = {"gs": "gs", "gcs": "gs", "s3": "s3", "s3a": "s3"}
 
-# Bounds on a store that does not answer; without the last, Google's client tries for 15 minutes.
+# Timeouts for a store that does not answer. Google's client would retry for 15 minutes.
 CONNECT_SECONDS = 5
 REQUEST_SECONDS = 30
 RETRY_SECONDS = 30
-# Of an error of a store's client: some quote whole answers of a server.
-LONGEST_REASON = 300
+# Characters of a client's error; some quote a server's whole response.
+MAX_REASON = 300
 
 
 def filesystem(url: str) -> tuple[AbstractFileSystem, str]:
-    """The fsspec file system that a URL (a file's or a folder's) lies in, and the path there.
+    """The fsspec file system of a URL (of a file or a folder), and the path in it.
 
-    gs:// and s3:// take their credentials as Google's and Amazon's own tools do: from the environment, from files in
-    the home directory, or from the machine. They have no folders: making one does nothing. Whatever the file system
-    raises later becomes a sentence in `told`.
+    gs:// and s3:// find their credentials as Google's and Amazon's own tools do: in the environment, in files of the
+    home directory, or from the machine. They have no folders: making one does nothing. Calls of the file system belong
+    inside `store_errors`.
 
     Raises:
-      StellaError: there is no such kind of URL, a package for it is missing, or the store cannot be reached.
+      StellaError: the scheme is not supported, a package for it is missing, or the store cannot be reached.
     """
     scheme, _, rest = url.partition("://")
     if scheme not in STORES:
         if not is_known(scheme):
             raise StellaError(
-                f"{url}: {scheme}:// URLs are not supported; supported: gs://, s3:// and what fsspec has a package for."
+                f"{url}: {scheme}:// URLs are not supported; supported: gs://, s3:// and all that fsspec can open."
             )
-        with told(url):
+        with store_errors(url):
             return url_to_fs(url)
     bucket = rest.partition("/")[0]
     if not bucket or is_pattern(bucket):
-        raise StellaError(f"{url} names no bucket.")
-    with told(url):
+        raise StellaError(f"{url}: missing bucket name.")
+    with store_errors(url):
         return _store(STORES[scheme], bucket), rest.rstrip("/")
 
 
 def is_known(scheme: str) -> bool:
-    """Whether this is a kind of URL, if perhaps one for which a package is missing."""
+    """Whether a URL scheme exists, even if the package for it is not installed."""
     try:
         get_filesystem_class(scheme)
     except ImportError:
@@ -63,43 +63,39 @@ def is_known(scheme: str) -> bool:
 
 
 @contextmanager
-def told(url: str) -> Iterator[None]:
-    """Makes one sentence with the URL of whatever a file system raises in this block.
-
-    Raises:
-      StellaError: in place of any other error.
-    """
+def store_errors(url: str) -> Iterator[None]:
+    """A block in which any error of a file system becomes a StellaError that names the URL."""
     try:
         yield
     except (StellaError, MemoryError):
         raise
     except FileNotFoundError as error:
-        raise StellaError(f"{url} does not exist.") from error
+        raise StellaError(f"{url}: file not found.") from error
     except ImportError as error:
-        raise StellaError(f"{url} needs a package that is not installed: {error}.") from error
-    except Exception as error:  # each kind of file system has its own
-        raise StellaError(f"{url} cannot be used: {_reason(error)}") from error
+        raise StellaError(f"{url}: a package that these URLs need is not installed; {error}.") from error
+    except Exception as error:  # every file system has its own
+        raise StellaError(f"{url}: request failed: {_reason(error)}") from error
 
 
 def _reason(error: Exception) -> str:
-    line = first_line(error).rstrip(".")
-    return f"{line}." if len(line) <= LONGEST_REASON else f"{line[:LONGEST_REASON]}..."
+    line = first_line(error)
+    return f"{line}." if len(line) <= MAX_REASON else f"{line[:MAX_REASON]}..."
 
 
 class ObjectStore(ArrowFSWrapper):
-    """gs:// or s3://; without folders, of which a store would keep empty objects.
+    """gs:// or s3://. It makes no folders: a store would keep them as empty objects.
 
-    `ls` of gs:// lists the files of a folder and leaves out the folders.
+    `ls` of gs:// lists the files of a folder, but not the folders in it.
     """
 
     def files(self, folder: str, deep: bool) -> list[dict[str, Any]]:
-        """`info` of the files in a folder, or `deep` of all below it; none where there is no such folder."""
+        """`info` of the files in a folder, or with `deep` of all below it; none if there is no such folder."""
         found = self.fs.get_file_info(FileSelector(folder, allow_not_found=True, recursive=deep))
         return [self._make_entry(info) for info in found if info.type == FileType.File]
 
     def _make_entry(self, info: FileInfo) -> dict[str, Any]:
         entry = super()._make_entry(info)
-        # A listing may tell milliseconds, the answer about one object does not.
+        # A listing may report milliseconds; a request for one object does not.
         if entry["mtime"] and self.fs.type_name == "s3":
             entry["mtime"] = entry["mtime"].replace(microsecond=0)
         return entry
@@ -118,18 +114,18 @@ def _store(scheme: str, bucket: str) -> AbstractFileSystem:
     if scheme == "gs":
         return ObjectStore(GcsFileSystem(retry_time_limit=timedelta(seconds=RETRY_SECONDS), **_gs_server()))
     bounds = {"connect_timeout": CONNECT_SECONDS, "request_timeout": REQUEST_SECONDS}
-    # Delayed, what is small is written by one request in place of three.
+    # With a delayed open, a small object is written by one request instead of three.
     return ObjectStore(S3FileSystem(allow_delayed_open=True, **bounds, **_s3_server(bucket)))
 
 
 def _gs_server() -> dict[str, Any]:
-    """Where buckets are served, if not by Google; by the variable that Google's own clients read."""
+    """The endpoint, if it is not Google's, from the variable that Google's clients read."""
     emulator = os.environ.get("STORAGE_EMULATOR_HOST")
     return {"anonymous": True, **_endpoint(emulator, "http")} if emulator else {}
 
 
 def _s3_server(bucket: str) -> dict[str, Any]:
-    """Where a bucket is served, by the variables that Amazon's tools read; pyarrow reads few of them itself."""
+    """The endpoint or region of a bucket, from the variables that Amazon's tools read; pyarrow reads few of them."""
     from pyarrow.fs import resolve_s3_region
 
     endpoint = os.environ.get("AWS_ENDPOINT_URL_S3") or os.environ.get("AWS_ENDPOINT_URL")
@@ -140,6 +136,6 @@ def _s3_server(bucket: str) -> dict[str, Any]:
 
 
 def _endpoint(url: str, scheme: str) -> dict[str, str]:
-    """A server in pyarrow's words; `scheme` is used where the URL has none."""
+    """pyarrow's options for an endpoint; `scheme` is the default for a URL without one."""
     given, _, server = url.rpartition("://")
     return {"endpoint_override": server.rstrip("/"), "scheme": given or scheme}

@@ -25,7 +25,7 @@ STELLA = str(GOLDENS / "stella")
 def test_destination_exists(tmp_path: Path, capsys) -> None:
     (tmp_path / "there").mkdir()
     assert main([STELLA, str(tmp_path / "there")]) == 1
-    assert "exists already" in capsys.readouterr().err
+    assert "already exists" in capsys.readouterr().err
     assert list((tmp_path / "there").iterdir()) == []
 
 
@@ -37,14 +37,14 @@ def test_disk_full_half_way(to: str, tmp_path: Path, capsys, monkeypatch) -> Non
     target = "convert.flax_layout.save_leaf" if to == "flax" else "stella_jax.torch_layout.SafetensorsWriter.write"
     monkeypatch.setattr(target, full)
     assert main([STELLA, str(tmp_path / "out"), "--to", to]) == 1
-    assert "is full; nothing was kept" in capsys.readouterr().err
+    assert "disk full, nothing was kept" in capsys.readouterr().err
     assert list(tmp_path.iterdir()) == []
 
 
 def test_too_little_space_is_refused_before_anything_is_written(tmp_path: Path, capsys, monkeypatch) -> None:
     monkeypatch.setattr("shutil.disk_usage", lambda _: namedtuple("Usage", "total used free")(10, 10, 0))
     assert main([STELLA, str(tmp_path / "out")]) == 1
-    assert "make room" in capsys.readouterr().err
+    assert "free some space" in capsys.readouterr().err
     assert list(tmp_path.iterdir()) == []
 
 
@@ -73,7 +73,7 @@ def test_write_error_is_one_sentence(tmp_path: Path) -> None:
     command = [sys.executable, "-c", script, STELLA, str(tmp_path / "out")]
     process = subprocess.run(command, capture_output=True, text=True, check=False)
     assert process.returncode == 1
-    assert process.stderr == f"convert: error: {tmp_path}/out cannot be written: File too large.\n"
+    assert process.stderr == f"convert: error: {tmp_path}/out: cannot be written (File too large).\n"
     assert list(tmp_path.iterdir()) == []
 
 

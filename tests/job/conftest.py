@@ -15,7 +15,7 @@ def ray_cluster() -> Iterator[Any]:
 
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("RAY_worker_niceness", "0")
-        # Why an actor died is told some time after its call has failed; later than this, it is "unavailable".
+        # The cause of a death is known some time after the call has failed; later than this, it is "unavailable".
         patch.setenv("RAY_timeout_ms_task_wait_for_death_info", "60000")
         cluster = Cluster(initialize_head=True, head_node_args={"num_cpus": 2, "include_dashboard": False})
         with connected(cluster.address):

@@ -1,4 +1,4 @@
-"""Several processes share a job's splits, whoever comes, goes or dies."""
+"""Several processes share the splits of a job, even if some start late or die."""
 
 import threading
 from collections.abc import Callable, Sequence
@@ -10,11 +10,11 @@ from jobs import content, write_corpus
 
 from stella_jax import Stella
 from stella_jax.job import assignment, heartbeat
-from stella_jax.job.heartbeat import FOLDER, Others
-from stella_jax.job.hosts import Hosts
+from stella_jax.job.heartbeat import FOLDER, OtherProcesses
 from stella_jax.job.options import JobOptions, RunOptions
+from stella_jax.job.processes import Processes
 from stella_jax.job.progress import Summary
-from stella_jax.job.run import heartbeat as beating
+from stella_jax.job.run import heartbeat as with_heartbeat
 from stella_jax.job.run import run_job
 from stella_jax.job.verify import verify_job
 from stella_jax.storage.store import LocalStore, open_store
@@ -24,7 +24,7 @@ OPTIONS = JobOptions(part_rows=3, split_bytes=200)
 
 @pytest.fixture
 def corpus(tmp_path: Path) -> list[Path]:
-    """One file of many splits, some that share one, and one that cannot be cut."""
+    """A file of many splits, files that share a split, and a file that cannot be cut."""
     large = write_corpus(tmp_path / "a.jsonl", [f"tea {i}" for i in range(60)])
     small = [tmp_path / f"s{i}.txt" for i in range(12)]
     for i, path in enumerate(small):
@@ -35,15 +35,17 @@ def corpus(tmp_path: Path) -> list[Path]:
 
 
 @pytest.fixture(autouse=True)
-def quick(monkeypatch: pytest.MonkeyPatch) -> None:
+def short_intervals(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(assignment, "POLL_SECONDS", 0.01)
     monkeypatch.setattr(heartbeat, "HEARTBEAT_TIMEOUT", 1.0)
     monkeypatch.setattr(LocalStore, "log_interval", 0.05)
 
 
-def embed(model: Stella, corpus: list[Path], out: Path, hosts: Hosts):
-    with beating(open_store(out), hosts):
-        return run_job(model, {"model": "tiny", "revision": None}, corpus, out, OPTIONS, RunOptions(hosts=hosts))
+def embed(model: Stella, corpus: list[Path], out: Path, processes: Processes):
+    with with_heartbeat(open_store(out), processes):
+        return run_job(
+            model, {"model": "tiny", "revision": None}, corpus, out, OPTIONS, RunOptions(processes=processes)
+        )
 
 
 def together(runs: Sequence[Callable[[], Summary]]) -> list[Summary]:
@@ -62,14 +64,14 @@ def together(runs: Sequence[Callable[[], Summary]]) -> list[Summary]:
 
 @pytest.fixture
 def alone(tiny: Stella, corpus: list[Path], tmp_path: Path) -> dict[str, bytes]:
-    embed(tiny, corpus, tmp_path / "alone", Hosts())
+    embed(tiny, corpus, tmp_path / "alone", Processes())
     return content(tmp_path / "alone")
 
 
 @pytest.mark.parametrize("count", [2, 5])
-def test_processes_write_what_one_does(tiny, corpus, alone, tmp_path, count: int) -> None:
+def test_several_processes_write_the_same_as_one(tiny, corpus, alone, tmp_path, count: int) -> None:
     out = tmp_path / "out"
-    runs = [lambda i=i: embed(tiny, corpus, out, Hosts(i, count)) for i in range(count)]
+    runs = [lambda i=i: embed(tiny, corpus, out, Processes(i, count)) for i in range(count)]
     summaries = together(runs)
     assert content(out) == alone
     assert sum(summary.rows for summary in summaries) >= 124
@@ -78,24 +80,24 @@ def test_processes_write_what_one_does(tiny, corpus, alone, tmp_path, count: int
     assert open_store(out).sizes(FOLDER) == {}
 
 
-def test_one_that_comes_alone_does_the_work_of_all(tiny, corpus, alone, tmp_path) -> None:
-    assert embed(tiny, corpus, tmp_path / "out", Hosts(3, 4)).job_rows == 124
+def test_a_single_process_does_the_work_of_all(tiny, corpus, alone, tmp_path) -> None:
+    assert embed(tiny, corpus, tmp_path / "out", Processes(3, 4)).job_rows == 124
     assert content(tmp_path / "out") == alone
 
 
 @pytest.mark.parametrize("dead", [0, 2])
-def test_what_a_dead_process_claimed_is_taken_over(tiny, corpus, alone, tmp_path, dead: int) -> None:
+def test_the_claims_of_a_dead_process_are_taken_over(tiny, corpus, alone, tmp_path, dead: int) -> None:
     out = tmp_path / "out"
     store = open_store(out)
     store.prepare(FOLDER)
     with store.replacing(f"{FOLDER}/process-{dead}.json") as file:
         file.write(b"{}")
-    assert Others(store, dead).claim(4)
-    assert embed(tiny, corpus, out, Hosts(1, 3)).job_rows == 124
+    assert OtherProcesses(store, dead).claim(4)
+    assert embed(tiny, corpus, out, Processes(1, 3)).job_rows == 124
     assert content(out) == alone
 
 
-def test_another_number_of_processes_at_each_run(tiny, corpus, alone, tmp_path, monkeypatch) -> None:
+def test_a_different_number_of_processes_in_each_run(tiny, corpus, alone, tmp_path, monkeypatch) -> None:
     out = tmp_path / "out"
 
     class Enough(BaseException):
@@ -112,20 +114,20 @@ def test_another_number_of_processes_at_each_run(tiny, corpus, alone, tmp_path, 
 
             patch.setattr(LocalStore, "write_json", some)
             with pytest.raises(Enough):
-                embed(tiny, corpus, out, Hosts(count - 1, count))
-    embed(tiny, corpus, out, Hosts())
+                embed(tiny, corpus, out, Processes(count - 1, count))
+    embed(tiny, corpus, out, Processes())
     assert content(out) == alone
 
 
-def test_a_waiting_process_asks_twice_a_round(tiny, corpus, tmp_path, monkeypatch) -> None:
-    """However many processes and parts there are."""
+def test_a_waiting_process_makes_two_requests_per_round(tiny, corpus, tmp_path, monkeypatch) -> None:
+    """Whatever the number of processes and parts."""
     out = tmp_path / "out"
     store = open_store(out)
     store.prepare(FOLDER)
     for process in range(50):
         with store.replacing(f"{FOLDER}/process-{process}.json") as file:
             file.write(b"{}")
-        Others(store, process).claim(process)
+        OtherProcesses(store, process).claim(process)
     monkeypatch.setattr(heartbeat, "HEARTBEAT_TIMEOUT", 1e9)
     requests: list[str] = []
     rounds = 0
@@ -146,5 +148,5 @@ def test_a_waiting_process_asks_twice_a_round(tiny, corpus, tmp_path, monkeypatc
         monkeypatch.setattr(LocalStore, name, lambda self, *a, real=real: requests.append(str(a)) or real(self, *a))
     monkeypatch.setattr(assignment, "wait", wait)
     with pytest.raises(Enough):
-        run_job(tiny, {}, corpus, out, OPTIONS, RunOptions(hosts=Hosts(50, 51)))
+        run_job(tiny, {}, corpus, out, OPTIONS, RunOptions(processes=Processes(50, 51)))
     assert len(requests) == 20

@@ -1,4 +1,4 @@
-"""Repeated ids are found whatever their order, in memory that does not grow."""
+"""Repeated ids are found in any order, in bounded memory."""
 
 import tempfile
 from pathlib import Path
@@ -22,7 +22,7 @@ def first_places(ids: list[str]) -> list[int]:
 
 
 @given(st.lists(st.lists(st.sampled_from("abcdefgh"), max_size=6), max_size=6), st.integers(1, 5))
-def test_each_repeat_knows_the_first(groups: list[list[str]], run_rows: int) -> None:
+def test_each_repeat_and_its_first_row(groups: list[list[str]], run_rows: int) -> None:
     ids = [each for group in groups for each in group]
     with pytest.MonkeyPatch.context() as patch, tempfile.TemporaryDirectory() as folder:
         patch.setattr(duplicates, "RUN_ROWS", run_rows)
@@ -33,14 +33,14 @@ def test_each_repeat_knows_the_first(groups: list[list[str]], run_rows: int) -> 
             assert found.firsts(0, len(ids)).tolist() == first_places(ids)
 
 
-def test_half_a_hash_alike_is_no_repeat(tmp_path: Path) -> None:
+def test_equal_halves_of_a_hash_are_not_a_repeat(tmp_path: Path) -> None:
     with Duplicates(tmp_path) as found:
         found.add(np.array([7, 7, 7], np.uint64), np.array([1, 2, 1], np.uint64))
         assert found.find() == 1
         assert found.firsts(0, 3).tolist() == [-1, -1, 0]
 
 
-def test_nothing_is_left_in_the_folder(tmp_path: Path) -> None:
+def test_the_temporary_files_have_no_names(tmp_path: Path) -> None:
     with Duplicates(tmp_path) as found:
         found.add(*halves(["a", "b"]).T)
         assert not [*tmp_path.iterdir()]

@@ -1,4 +1,4 @@
-"""Who is alive and at work on what, as seen from another process."""
+"""Which processes are alive and what they work on, as seen by another process."""
 
 import time
 from pathlib import Path
@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 
 from stella_jax.job import heartbeat
-from stella_jax.job.heartbeat import FOLDER, Heartbeat, Others
+from stella_jax.job.heartbeat import FOLDER, Heartbeat, OtherProcesses
 from stella_jax.storage.store import LocalStore, Store, open_store
 
 
@@ -18,7 +18,7 @@ def store(request: pytest.FixtureRequest, tmp_path: Path) -> Store:
 
 
 @pytest.fixture(autouse=True)
-def soon(monkeypatch: pytest.MonkeyPatch) -> None:
+def short_timeout(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(heartbeat, "HEARTBEAT_TIMEOUT", 0.2)
 
 
@@ -27,76 +27,76 @@ def beat(store: Store, process: int, content: bytes = b"1") -> None:
         file.write(content)
 
 
-def test_alive_as_long_as_it_beats(store: Store) -> None:
-    others = Others(store, 1)
-    others.look()
+def test_a_process_is_alive_while_its_heartbeat_changes(store: Store) -> None:
+    others = OtherProcesses(store, 1)
+    others.refresh()
     assert not others.is_alive(0) and others.is_leader()
     beat(store, 0)
-    others.look()
+    others.refresh()
     assert others.is_alive(0) and not others.is_leader()
     time.sleep(0.25)
-    others.look()
+    others.refresh()
     assert not others.is_alive(0) and others.is_leader()
     beat(store, 0, b"12")
-    others.look()
+    others.refresh()
     assert others.is_alive(0)
 
 
 def test_the_heartbeat_ends_with_its_block(store: Store, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(type(store), "log_interval", 0.01)
-    others = Others(store, 1)
+    others = OtherProcesses(store, 1)
     with Heartbeat(store, 0):
         for _ in range(10):
             time.sleep(0.05)
-            others.look()
+            others.refresh()
             assert others.is_alive(0)
-        assert Others(store, 0).claim(3)
-        others.look()
+        assert OtherProcesses(store, 0).claim(3)
+        others.refresh()
         assert others.is_claimed(3) and not others.is_claimed(2)
-        Others(store, 0).release(3)
-        others.look()
+        OtherProcesses(store, 0).release(3)
+        others.refresh()
         assert not others.is_claimed(3)
-    others.look()
+    others.refresh()
     assert not others.is_alive(0) and not others.is_claimed(3)
     assert store.sizes(FOLDER) == {}
 
 
-def test_claims_of_the_dead_do_not_count(store: Store) -> None:
+def test_claims_of_dead_processes_do_not_count(store: Store) -> None:
     beat(store, 0)
-    assert Others(store, 0).claim(5)
-    others = Others(store, 1)
-    others.look()
+    assert OtherProcesses(store, 0).claim(5)
+    others = OtherProcesses(store, 1)
+    others.refresh()
     assert others.is_claimed(5) and not others.claim(5)
     time.sleep(0.25)
-    others.look()
+    others.refresh()
     assert not others.is_claimed(5) and others.claim(5)
 
 
-def test_of_two_the_lower_number_goes_on(store: Store) -> None:
+def test_of_two_claims_the_lower_number_wins(store: Store) -> None:
     beat(store, 0)
     beat(store, 1)
-    assert Others(store, 1).claim(5)
-    assert Others(store, 0).claim(5)
-    assert not Others(store, 1).claim(5)
+    assert OtherProcesses(store, 1).claim(5)
+    assert OtherProcesses(store, 0).claim(5)
+    assert not OtherProcesses(store, 1).claim(5)
 
 
-def test_those_that_gave_way_do_not_wait_for_each_other(store: Store) -> None:
+def test_processes_that_gave_way_do_not_wait_for_each_other(store: Store) -> None:
     for process in range(3):
         beat(store, process)
-    assert Others(store, 0).claim(5)
-    assert not Others(store, 1).claim(5) and not Others(store, 2).claim(5)
-    Others(store, 0).release(5)  # as when it is started again
+    assert OtherProcesses(store, 0).claim(5)
+    assert not OtherProcesses(store, 1).claim(5) and not OtherProcesses(store, 2).claim(5)
+    OtherProcesses(store, 0).release(5)  # as after a restart
     for process in range(3):
-        others = Others(store, process)
-        others.look()
+        others = OtherProcesses(store, process)
+        others.refresh()
         assert not others.is_claimed(5)
 
 
-def test_strange_files_are_passed_over(tmp_path: Path) -> None:
+def test_other_files_are_ignored(tmp_path: Path) -> None:
     store = LocalStore(tmp_path)
     store.prepare(FOLDER)
     for name in ("process-.json", "process-x.json", "split-1-by-", "notes", "process-0.json"):
         (tmp_path / FOLDER / name).write_bytes(b"\xff{")
-    others = Others(store, 1)
-    others.look()
+    others = OtherProcesses(store, 1)
+    others.refresh()
     assert others.is_alive(0) and not others.is_claimed(1)

@@ -1,4 +1,4 @@
-"""A job's directory: what may be in it, what a command must have in common with it, and inputs that come later."""
+"""Starting and resuming a job: its directory, its settings, and inputs that are added, changed or damaged."""
 
 import gzip
 import os
@@ -35,27 +35,29 @@ def later(folder: Path, name: str, ids: list[str], texts: list[str]) -> Path:
     return path
 
 
-# Other settings
+# Different settings
 
 
-def test_other_settings_are_refused_by_name(tiny: Stella, corpus: Path, tmp_path: Path) -> None:
+def test_different_settings_are_listed(tiny: Stella, corpus: Path, tmp_path: Path, refused) -> None:
     out = tmp_path / "out"
     embed(tiny, [corpus], out)
     before = content(out)
     options = JobOptions(Fields("text", "id"), "s2p_query", normalize=True, part_rows=5)
-    with pytest.raises(StellaError, match=r"prompt was '', is now '.*'; normalize was .*; id_field was"):
+    with refused("prompt", "normalize", "id_field", "part_rows"):
         embed(tiny, [corpus], out, options)
-    with pytest.raises(StellaError, match=r"split_bytes was \d+, is now 7"):
+    with refused("split_bytes"):
         embed(tiny, [corpus], out, JobOptions(part_rows=2, split_bytes=7))
     other = Stella.from_pretrained("tiny", dim=64)
     other.max_seq_length = 8
-    with pytest.raises(StellaError, match=r"dims\[0\] was 32, is now 64; model.heads.32 was [0-9a-f]{12}, is now not"):
+    with pytest.raises(StellaError, match=r"dims\[0\] was 32, is now 64; model.heads.32 was"):
         embed(other, [corpus], out)
     assert content(out) == before
 
 
-def test_a_job_without_a_part_may_start_again_with_others(tiny: Stella, corpus: Path, tmp_path: Path) -> None:
-    with pytest.raises(StellaError, match="rows are rejected"):
+def test_a_job_without_parts_may_start_again_with_different_settings(
+    tiny: Stella, corpus: Path, tmp_path: Path, refused
+) -> None:
+    with refused("--max-rejected"):
         embed(tiny, [corpus], tmp_path / "out", JobOptions(Fields("body"), split_bytes=10))
     for path in (tmp_path / "out" / "_job" / "commits").iterdir():
         path.unlink()
@@ -63,11 +65,11 @@ def test_a_job_without_a_part_may_start_again_with_others(tiny: Stella, corpus: 
     assert embed(tiny, [corpus], tmp_path / "out").job_rows == 5
 
 
-# Inputs that change
+# Changed inputs
 
 
 @pytest.mark.parametrize("change", ["grow", "shrink", "touch"])
-def test_a_changed_input_is_refused_by_name_before_any_work(tiny, corpus, tmp_path, change: str) -> None:
+def test_a_changed_input_is_refused_before_any_work(tiny, corpus, tmp_path, change: str) -> None:
     other = write_corpus(tmp_path / "b.jsonl", ["x"])
     embed(tiny, [other, corpus], tmp_path / "out", JobOptions(Fields(id="id")), max_rejected=0.5)
     before = content(tmp_path / "out")
@@ -76,19 +78,19 @@ def test_a_changed_input_is_refused_by_name_before_any_work(tiny, corpus, tmp_pa
         os.utime(corpus, ns=(0, 0))
     else:
         corpus.write_text(text + text if change == "grow" else text[:-20])
-    with pytest.raises(StellaError, match=r"a\.jsonl has changed since the job in .*out was started"):
+    with pytest.raises(StellaError, match=r"a\.jsonl: changed since"):
         embed(tiny, [other, corpus], tmp_path / "out", JobOptions(Fields(id="id")))
     assert content(tmp_path / "out") == before
 
 
-def test_an_input_must_not_be_left_out(tiny, corpus, tmp_path) -> None:
+def test_an_input_must_not_be_left_out(tiny, corpus, tmp_path, refused) -> None:
     other = write_corpus(tmp_path / "b.jsonl", ["x"])
     embed(tiny, [corpus, other], tmp_path / "out", max_rejected=0.5)
-    with pytest.raises(StellaError, match=r"b\.jsonl is an input of the job in .* and missing from the command"):
+    with refused("b.jsonl"):
         embed(tiny, [corpus], tmp_path / "out")
 
 
-def test_inputs_may_move(tiny, corpus, tmp_path) -> None:
+def test_inputs_may_move(tiny, corpus, tmp_path, refused) -> None:
     embed(tiny, [corpus], tmp_path / "out")
     before = content(tmp_path / "out")
     (tmp_path / "elsewhere").mkdir()
@@ -96,22 +98,22 @@ def test_inputs_may_move(tiny, corpus, tmp_path) -> None:
     assert embed(tiny, [moved], tmp_path / "out").rows == 0
     assert content(tmp_path / "out") == before
     assert load_job(open_store(tmp_path / "out"), [moved]).inputs[0].location.given == str(moved)
-    with pytest.raises(StellaError, match=r"a\.jsonl"):
+    with refused("a.jsonl"):
         load_job(open_store(tmp_path / "out"))
 
 
-# Inputs that are added
+# Added inputs
 
 
 @pytest.mark.parametrize("split_bytes", [None, 60])
-def test_added_inputs_are_embedded_alone_and_the_result_is_that_of_all_at_once(
+def test_adding_inputs_gives_the_same_result_as_all_at_once(
     tiny: Stella, corpus: Path, tmp_path: Path, split_bytes: int | None
 ) -> None:
     options = JobOptions(part_rows=2, split_bytes=split_bytes)
     out, once = tmp_path / "out", tmp_path / "once"
     embed(tiny, [corpus], out, options)
     parts = {path.name: path.read_bytes() for path in out.glob("part-*")}
-    added = later(tmp_path, "0.jsonl", ["s0", "r1", "s2"], ["six", "seven", "eight"])  # r1 is in the first
+    added = later(tmp_path, "0.jsonl", ["s0", "r1", "s2"], ["six", "seven", "eight"])  # r1 is in a.jsonl, too
     summary = embed(tiny, [added, corpus], out, options, max_rejected=0.5)
     assert (summary.rows, summary.job_rows, summary.job_rejected) == (3, 7, 1)
     assert {name: (out / name).read_bytes() for name in parts} == parts
@@ -123,7 +125,7 @@ def test_added_inputs_are_embedded_alone_and_the_result_is_that_of_all_at_once(
     assert embed(tiny, [corpus, added], out, options, max_rejected=0.5).rows == 0
 
 
-def test_an_added_input_of_the_same_name_gets_another(tiny: Stella, corpus: Path, tmp_path: Path) -> None:
+def test_an_added_input_with_the_same_file_name(tiny: Stella, corpus: Path, tmp_path: Path) -> None:
     embed(tiny, [corpus], tmp_path / "out")
     (tmp_path / "more").mkdir()
     added = later(tmp_path / "more", "a.jsonl", ["s0"], ["six"])
@@ -135,48 +137,48 @@ def test_an_added_input_of_the_same_name_gets_another(tiny: Stella, corpus: Path
 # The directory
 
 
-def test_a_directory_of_something_else_is_left_alone(tiny: Stella, corpus: Path, tmp_path: Path) -> None:
+def test_a_directory_with_other_files_is_refused(tiny: Stella, corpus: Path, tmp_path: Path, refused) -> None:
     out = tmp_path / "out"
     (out / "photos").mkdir(parents=True)
-    with pytest.raises(StellaError, match=r"is not empty \(photos\) and not the output of embed or score"):
+    with refused("photos"):
         embed(tiny, [corpus], out)
     (out / "photos").rename(tmp_path / "photos")
     (out / "part-00000.parquet").touch()
-    with pytest.raises(StellaError, match=r"is not empty \(part-00000.parquet\)"):
+    with refused("part-00000.parquet"):
         embed(tiny, [corpus], out)
     assert [path.name for path in out.iterdir()] == ["part-00000.parquet"]
 
 
 @pytest.mark.parametrize("damage", [Path.unlink, lambda path: path.write_bytes(b"0")])
-def test_a_damaged_job_file_is_written_again(tiny: Stella, corpus: Path, tmp_path: Path, damage) -> None:
+def test_a_damaged_job_file_is_written_again(tiny: Stella, corpus: Path, tmp_path: Path, damage, refused) -> None:
     out = tmp_path / "out"
     embed(tiny, [corpus], out)
     before = content(out)
     damage(out / JOB)
-    with pytest.raises(StellaError, match=f"{JOB} is damaged|has no {JOB}"):
+    with refused(JOB):
         load_job(open_store(out))
-    with pytest.raises(StellaError, match=r"job\.json is missing or damaged, and part-000000-0000 is of"):
+    with refused("job.json", "part-000000-0000"):
         embed(tiny, [corpus], out, JobOptions(part_rows=3))
     assert embed(tiny, [corpus], out).rows == 0
     assert content(out) == before
 
 
-def test_the_output_is_no_input(tiny: Stella, corpus: Path, tmp_path: Path) -> None:
+def test_the_output_is_not_an_input(tiny: Stella, corpus: Path, tmp_path: Path, refused) -> None:
     embed(tiny, [corpus], tmp_path / "out")
-    with pytest.raises(StellaError, match=r"part-000000-0000\.parquet lies in the output directory .*out; use another"):
+    with refused("part-000000-0000.parquet"):
         embed(tiny, [tmp_path], tmp_path / "out")
 
 
-# An input that is damaged
+# Damaged inputs
 
 
-def test_what_came_before_damage_is_kept_and_the_repaired_file_goes_on(tiny: Stella, tmp_path: Path) -> None:
+def test_rows_before_the_damage_are_kept_and_a_repaired_file_resumes(tiny: Stella, tmp_path: Path) -> None:
     path = tmp_path / "a.txt.gz"
     whole = gzip.compress("".join(f"{i} tea {i**7 % 99991}\n" for i in range(400)).encode(), mtime=0)
     path.write_bytes(whole[: len(whole) // 2])
     out, options = tmp_path / "out", JobOptions(part_rows=50)
     for _ in range(2):
-        with pytest.raises(StellaError, match=r"a\.txt\.gz is cut off after row"):
+        with pytest.raises(StellaError, match=r"a\.txt\.gz: cut off after row"):
             embed(tiny, [path], out, options)
     kept = sum(pq.read_metadata(part).num_rows for part in out.glob("part-*"))
     assert kept > 100
@@ -188,11 +190,11 @@ def test_what_came_before_damage_is_kept_and_the_repaired_file_goes_on(tiny: Ste
     assert verify_job(out).faults == ()
 
 
-def test_a_repaired_file_with_other_rows_is_refused(tiny: Stella, tmp_path: Path) -> None:
+def test_a_repaired_file_with_different_rows_is_refused(tiny: Stella, tmp_path: Path, refused) -> None:
     path = tmp_path / "a.txt.gz"
     path.write_bytes(gzip.compress(b"one\ntwo\nthree\n" * 50)[:-9])
-    with pytest.raises(StellaError, match="cut off"):
+    with refused("a.txt.gz"):
         embed(tiny, [path], tmp_path / "out", JobOptions(part_rows=50))
     path.write_bytes(gzip.compress(b"one\ntwo\nfour\n" * 50))
-    with pytest.raises(StellaError, match=r"a\.txt\.gz was damaged, and its rows before that are now different"):
+    with refused("a.txt.gz"):
         embed(tiny, [path], tmp_path / "out", JobOptions(part_rows=50))

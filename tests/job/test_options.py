@@ -1,4 +1,4 @@
-"""Models as a job loads them: in a thread, beside the reading of its first rows."""
+"""Loading a model in a thread."""
 
 import subprocess
 import sys
@@ -19,6 +19,6 @@ ModelOptions(dim=32).load()
 """
 
 
-def test_a_process_that_ends_while_weights_load_ends_well():
+def test_a_process_that_ends_while_weights_load():
     process = subprocess.run([sys.executable, "-c", ENDS_EARLY], capture_output=True, text=True)
     assert (process.returncode, process.stderr) == (0, "")

@@ -1,4 +1,4 @@
-"""Two threads beside the caller's: order, errors, how far they run ahead, and that they end."""
+"""Prefetching and background writing: order, errors, depth, and the end of their threads."""
 
 import threading
 import time
@@ -10,7 +10,7 @@ from stella_jax.job.pipeline import BackgroundWriter, prefetch
 
 
 @pytest.fixture(autouse=True)
-def no_thread_stays() -> Iterator[None]:
+def no_thread_is_left() -> Iterator[None]:
     before = set(threading.enumerate())
     yield
     assert set(threading.enumerate()) <= before
@@ -24,8 +24,8 @@ def counted(made: list[int], count: int = 9, error: Exception | None = None) -> 
         raise error
 
 
-def meanwhile(condition: Callable[[], bool]) -> bool:
-    """Whether another thread makes this true, given plenty of time."""
+def eventually(condition: Callable[[], bool]) -> bool:
+    """Whether another thread makes this true within ten seconds."""
     for _ in range(1000):
         if condition():
             return True
@@ -33,44 +33,44 @@ def meanwhile(condition: Callable[[], bool]) -> bool:
     return False
 
 
-# Ahead
+# prefetch
 
 
 @pytest.mark.parametrize("depth", [1, 3])
 @pytest.mark.parametrize("count", [0, 1, 9])
 def test_items_come_in_order(depth, count):
-    with prefetch(range(count), depth) as coming:
-        assert [*coming] == [*range(count)]
+    with prefetch(range(count), depth) as items:
+        assert [*items] == [*range(count)]
 
 
-def test_so_many_are_made_ahead_and_no_more():
+def test_the_depth_of_prefetching():
     made: list[int] = []
-    with prefetch(counted(made), 2) as coming:
-        assert next(coming) == 0
-        assert meanwhile(lambda: made == [0, 1, 2])
-        assert next(coming) == 1
-        assert meanwhile(lambda: made == [0, 1, 2, 3])
+    with prefetch(counted(made), 2) as items:
+        assert next(items) == 0
+        assert eventually(lambda: made == [0, 1, 2])
+        assert next(items) == 1
+        assert eventually(lambda: made == [0, 1, 2, 3])
 
 
 def test_items_are_made_in_another_thread():
     makers = (threading.current_thread().name for _ in range(2))
-    with prefetch(makers, 1) as coming:
-        assert {*coming} == {"prefetch_0"}
+    with prefetch(makers, 1) as items:
+        assert {*items} == {"prefetch_0"}
 
 
-def test_an_error_in_the_making_comes_where_the_item_would():
-    with prefetch(counted([], 2, ZeroDivisionError("two")), 5) as coming:
-        assert [next(coming), next(coming)] == [0, 1]
+def test_an_error_is_raised_in_place_of_its_item():
+    with prefetch(counted([], 2, ZeroDivisionError("two")), 5) as items:
+        assert [next(items), next(items)] == [0, 1]
         with pytest.raises(ZeroDivisionError, match="two"):
-            next(coming)
+            next(items)
 
 
-def test_a_block_that_fails_ends_the_making():
+def test_a_failed_block_ends_prefetching():
     made: list[int] = []
 
     def fail() -> None:
-        with prefetch(counted(made, 1000), 2) as coming:
-            next(coming)
+        with prefetch(counted(made, 1000), 2) as items:
+            next(items)
             raise KeyboardInterrupt
 
     with pytest.raises(KeyboardInterrupt):
@@ -78,7 +78,7 @@ def test_a_block_that_fails_ends_the_making():
     assert len(made) <= 3
 
 
-def test_the_first_items_are_made_before_they_are_asked_for():
+def test_the_first_items_are_made_before_they_are_requested():
     made: list[int] = []
     with prefetch(counted(made), 2):
         while len(made) < 2:
@@ -89,54 +89,54 @@ def test_the_first_items_are_made_before_they_are_asked_for():
 # BackgroundWriter
 
 
-def test_work_is_done_in_order_and_its_results_told_by_the_caller():
-    told: list[tuple[int, str]] = []
+def test_work_is_done_in_order_and_results_are_handled_by_the_caller():
+    results: list[tuple[int, str]] = []
     workers: list[str] = []
 
     def work(i: int) -> int:
         workers.append(threading.current_thread().name)
         return i
 
-    with BackgroundWriter(2, lambda i: told.append((i, threading.current_thread().name))) as behind:
+    with BackgroundWriter(2, lambda i: results.append((i, threading.current_thread().name))) as writer:
         for i in range(9):
-            behind.do(work, i)
-    assert told == [(i, threading.current_thread().name) for i in range(9)]
+            writer.submit(work, i)
+    assert results == [(i, threading.current_thread().name) for i in range(9)]
     assert {*workers} == {"writer_0"}
 
 
-def test_no_more_than_the_depth_waits():
-    gate, begun, asked = threading.Event(), [], []
+def test_at_most_depth_pieces_wait():
+    gate, started, asked = threading.Event(), [], []
 
     def work(i: int) -> None:
-        begun.append(i)
+        started.append(i)
         gate.wait(10)
 
-    def hand_over() -> None:
-        with BackgroundWriter(1, lambda _: None) as behind:
+    def submit_all() -> None:
+        with BackgroundWriter(1, lambda _: None) as writer:
             for i in range(3):
                 asked.append(i)
-                behind.do(work, i)
+                writer.submit(work, i)
 
-    thread = threading.Thread(target=hand_over)
+    thread = threading.Thread(target=submit_all)
     thread.start()
-    assert meanwhile(lambda: asked == [0, 1] and begun == [0])
+    assert eventually(lambda: asked == [0, 1] and started == [0])
     gate.set()
     thread.join()
-    assert begun == [0, 1, 2]
+    assert started == [0, 1, 2]
 
 
 def fail(i: int) -> None:
     raise ZeroDivisionError(f"piece {i}")
 
 
-def test_an_error_is_raised_at_a_later_piece():
+def test_an_error_is_raised_by_a_later_submit():
     done: list[int] = []
 
     def run() -> None:
-        with BackgroundWriter(1, lambda _: None) as behind:
-            behind.do(fail, 0)
+        with BackgroundWriter(1, lambda _: None) as writer:
+            writer.submit(fail, 0)
             for i in range(1, 4):
-                behind.do(done.append, i)
+                writer.submit(done.append, i)
 
     with pytest.raises(ZeroDivisionError, match="piece 0"):
         run()
@@ -144,37 +144,37 @@ def test_an_error_is_raised_at_a_later_piece():
 
 
 def test_an_error_in_the_last_piece_is_raised_at_the_end():
-    behind = BackgroundWriter(1, lambda _: None)
-    with pytest.raises(ZeroDivisionError, match="piece 7"), behind:
-        behind.do(fail, 7)
+    writer = BackgroundWriter(1, lambda _: None)
+    with pytest.raises(ZeroDivisionError, match="piece 7"), writer:
+        writer.submit(fail, 7)
 
 
-def test_what_the_caller_raises_over_a_result_ends_the_block():
+def test_an_error_in_the_result_handler():
     done: list[int] = []
 
     def refuse(_: object) -> None:
         raise ZeroDivisionError("too many")
 
-    behind = BackgroundWriter(5, refuse)
-    with pytest.raises(ZeroDivisionError, match="too many"), behind:
-        behind.do(done.append, 1)
+    writer = BackgroundWriter(5, refuse)
+    with pytest.raises(ZeroDivisionError, match="too many"), writer:
+        writer.submit(done.append, 1)
     assert done == [1]
 
 
-def test_where_the_block_fails_what_was_handed_over_is_done_all_the_same():
-    gate, done, told = threading.Event(), [], []
+def test_submitted_work_is_done_if_the_block_fails():
+    gate, done, results = threading.Event(), [], []
 
     def work(i: int) -> None:
         gate.wait(10)
         done.append(i)
 
     def run() -> None:
-        with BackgroundWriter(2, told.append) as behind:
-            behind.do(work, 0)
-            behind.do(work, 1)
+        with BackgroundWriter(2, results.append) as writer:
+            writer.submit(work, 0)
+            writer.submit(work, 1)
             gate.set()
             raise KeyboardInterrupt
 
     with pytest.raises(KeyboardInterrupt):
         run()
-    assert (done, told) == ([0, 1], [])
+    assert (done, results) == ([0, 1], [])

@@ -1,4 +1,4 @@
-"""Whole jobs by the actors of a small Ray cluster: the bytes of a job in one process, whoever dies."""
+"""Whole jobs on a small Ray cluster: the same bytes as in one process, even if actors die."""
 
 import json
 import os
@@ -33,8 +33,8 @@ OPTIONS = JobOptions(normalize=True, precision="int8", part_rows=3, split_bytes=
 
 
 @pytest.fixture(autouse=True)
-def small_slots(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("stella_jax.job.ray_cluster.SLOT_CPUS", 1)
+def one_cpu_per_actor(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("stella_jax.job.ray_cluster.ACTOR_CPUS", 1)
 
 
 @pytest.fixture
@@ -60,8 +60,8 @@ def undisturbed(command: JobCommand) -> dict[str, bytes]:
     return content(Path(command.out))
 
 
-def kill_one_at_work() -> int | None:
-    """Kills an actor amid its call, as Ray names it then, and returns its number, where there is one."""
+def kill_working_actor() -> int | None:
+    """Kills an actor during its call, when Ray renames the process; returns its process id, None if there is none."""
     for path in Path("/proc").glob("[0-9]*"):
         try:
             if (path / "cmdline").read_bytes().startswith(b"ray::Actor.work"):
@@ -72,13 +72,13 @@ def kill_one_at_work() -> int | None:
     return None
 
 
-def test_the_bytes_of_one_process_with_an_actor_killed_amid_a_part(command, tmp_path: Path) -> None:
+def test_an_actor_killed_in_the_middle_of_a_part(command, tmp_path: Path) -> None:
     killed: list[int] = []
     over = threading.Event()
 
     def kill() -> None:
         while not over.wait(0.01) and not killed:
-            if list((tmp_path / "ray" / "_job" / "commits").glob("*.json")) and (pid := kill_one_at_work()):
+            if list((tmp_path / "ray" / "_job" / "commits").glob("*.json")) and (pid := kill_working_actor()):
                 killed.append(pid)
 
     thread = threading.Thread(target=kill)
@@ -89,7 +89,7 @@ def test_the_bytes_of_one_process_with_an_actor_killed_amid_a_part(command, tmp_
         over.set()
         thread.join()
     assert len(killed) == 1
-    assert (summary.job_rows, summary.job_rejected) == (300, 1)  # whether its loss is told depends on who is quicker
+    assert (summary.job_rows, summary.job_rejected) == (300, 1)  # a log of the loss may come too late
     assert content(tmp_path / "ray") == undisturbed(command("alone"))
     lines = [json.loads(line) for line in (tmp_path / "ray" / "_job" / "progress.jsonl").read_text().splitlines()]
     assert lines[-1]["phase"] == "done"
@@ -106,7 +106,7 @@ def test_actors_score_pairs(tmp_path: Path) -> None:
     assert content(tmp_path / "ray") == content(tmp_path / "alone")
 
 
-def test_what_is_missing_is_done_again_alone_and_new_inputs_are_added(command, tmp_path: Path) -> None:
+def test_missing_parts_are_redone_and_inputs_added(command, tmp_path: Path) -> None:
     undisturbed(command("ray"))
     before = content(tmp_path / "ray")
     part = "part-000002-0001"
@@ -119,30 +119,30 @@ def test_what_is_missing_is_done_again_alone_and_new_inputs_are_added(command, t
     assert run_ray_job(more, options()).rows == 1
 
 
-def test_an_error_in_an_actor_is_told_as_here(command, tmp_path: Path) -> None:
+def test_an_error_in_an_actor(command, tmp_path: Path) -> None:
     (tmp_path / "a.jsonl").write_text('{"text": "tea"}\n' * 2 + '{"text": 1}\n' * 20)
-    with pytest.raises(StellaError, match=r"rows are rejected .* a\.jsonl:\d+: text is 1, not"):
+    with pytest.raises(StellaError, match=r"rows are rejected .* a\.jsonl:\d+ \(text is 1, not"):
         run_ray_job(command("ray"), options())
 
 
-def test_another_jobs_directory_is_refused(command, tmp_path: Path) -> None:
+def test_the_directory_of_another_job(command, tmp_path: Path) -> None:
     undisturbed(command("ray"))
     before = content(tmp_path / "ray")
     other = JobCommand(command("ray").inputs, str(tmp_path / "ray"), ModelOptions(dim=32, max_length=8), OPTIONS)
-    with pytest.raises(StellaError, match="different settings: dims"):
+    with pytest.raises(StellaError, match=r"different settings \(dims"):
         run_ray_job(other, options())
     assert content(tmp_path / "ray") == before
 
 
-def test_stopped_amid_the_job_it_can_be_finished_here(command, tmp_path: Path, monkeypatch) -> None:
-    stop, count = GracefulShutdown(30), Progress.done_elsewhere
+def test_a_stopped_job_can_be_finished_without_ray(command, tmp_path: Path, monkeypatch) -> None:
+    stop, count = GracefulShutdown(30), Progress.add
 
-    def count_and_ask(progress: Progress, done: Counts) -> None:
+    def count_and_stop(progress: Progress, done: Counts) -> None:
         count(progress, done)
         if done.parts and not stop.requested:
             stop.request()
 
-    monkeypatch.setattr(Progress, "done_elsewhere", count_and_ask)
+    monkeypatch.setattr(Progress, "add", count_and_stop)
     with pytest.raises(Stopped):
         run_ray_job(command("ray"), options(stop))
     assert not list((tmp_path / "ray").rglob("*.tmp"))

@@ -1,4 +1,4 @@
-"""Numbers done by actors of a small Ray cluster, through deaths of actors and nodes; without a model."""
+"""Tasks on a small Ray cluster in which actors and nodes die; without a model."""
 
 import os
 import signal
@@ -20,8 +20,8 @@ from stella_jax.job.progress import Counts
 from stella_jax.job.ray_cluster import connected
 from stella_jax.job.ray_pool import Pool
 
-# Ray takes its time to start, and to see that somebody died. It forks, which JAX minds where it runs, as beside other
-# tests; in a driver it does not. And it leaves files of its logs open, some versions more, some less.
+# Ray takes seconds to start and to notice deaths. It forks, of which JAX warns where JAX runs, as here. Some versions
+# leave log files open.
 pytestmark = [
     pytest.mark.soak,
     pytest.mark.filterwarnings("ignore:os.fork:RuntimeWarning"),
@@ -31,7 +31,7 @@ pytestmark = [
 
 
 @pytest.fixture(autouse=True)
-def impatient(ray_cluster: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+def short_intervals(ray_cluster: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     from ray import cloudpickle
 
     cloudpickle.register_pickle_by_value(sys.modules[__name__])  # actors cannot import tests
@@ -41,7 +41,7 @@ def impatient(ray_cluster: Any, monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 class Fake:
-    """Writes a file for each number. `trouble` is met before that of 3, every time or only at first."""
+    """Writes a file for each number. `trouble` is called before number 3, always or only the first time."""
 
     def __init__(self, out: Path, trouble: Callable[[], object] = int, always: bool = False):
         self.out, self.trouble, self.always = out, trouble, always
@@ -86,30 +86,30 @@ def run(
     trouble: Callable[[], object] = int,
     always: bool = False,
     *,
-    need: dict[str, Any] | None = None,
+    resources: dict[str, Any] | None = None,
     stop: Callable[[], bool] = lambda: False,
     grace: float = 20,
-    say: Callable[[str], None] = lambda sentence: None,
+    log: Callable[[str], None] = lambda sentence: None,
     factory: Callable[[], Any] | None = None,
 ) -> int:
-    """Returns how many were reported as done."""
+    """Returns how many tasks were reported as done."""
     reported: list[Counts] = []
     with connected(None) as ray:
         pool = Pool(
             ray,
             factory or (lambda: Fake(out, trouble, always)),
-            need or {"num_cpus": 1},
+            resources or {"num_cpus": 1},
             plan=lambda: [number for number in numbers if number not in done(out)],
             expected=len(numbers),
-            report=reported.append,
-            say=say,
+            on_counts=reported.append,
+            log=log,
         )
         pool.run(stop, grace)
     return sum(counts.parts for counts in reported)
 
 
 def alive(out: Path) -> list[int]:
-    """The actors that worked there and do not end; a killed one may take some seconds."""
+    """Process ids of actors that have not ended after some seconds."""
     pids = [int(path.name.removeprefix("by-")) for path in out.glob("by-*")]
     for _ in range(300):
         pids = [pid for pid in pids if runs(pid)]
@@ -119,70 +119,70 @@ def alive(out: Path) -> list[int]:
     return pids
 
 
-def test_each_is_done_once(tmp_path: Path):
+def test_each_task_is_done_once(tmp_path: Path):
     assert run(tmp_path, [9, 1, 2, 4, 7]) == 5
     assert done(tmp_path) == [1, 2, 4, 7, 9]
     assert run(tmp_path, [9, 1]) == 0
     assert not alive(tmp_path)
 
 
-def test_an_actor_killed_at_work_is_started_again(tmp_path: Path):
-    said: list[str] = []
-    assert run(tmp_path, range(20), die, say=said.append) == 20
+def test_a_killed_actor_restarts(tmp_path: Path):
+    logged: list[str] = []
+    assert run(tmp_path, range(20), die, log=logged.append) == 20
     assert done(tmp_path) == list(range(20))
-    assert len(said) == 1 and "a Ray worker was lost; it starts again on " in said[0]
+    assert len(logged) == 1 and "a Ray worker was lost; it restarts on " in logged[0]
 
 
-def test_a_number_that_every_actor_dies_over(tmp_path: Path):
-    with pytest.raises(StellaError, match="2 Ray workers in a row died over 1 splits of the inputs, the last with"):
+def test_a_task_that_kills_every_actor(tmp_path: Path):
+    with pytest.raises(StellaError, match="2 workers in a row died on 1 splits of the inputs, the last with"):
         run(tmp_path, range(6), die, always=True)
     assert done(tmp_path) == [0, 1, 2, 4, 5]
 
 
-def test_actors_that_die_before_they_are_ready(tmp_path: Path):
-    with pytest.raises(StellaError, match="2 Ray workers in a row died before they had loaded the model, the last"):
+def test_actors_that_die_while_loading(tmp_path: Path):
+    with pytest.raises(StellaError, match="2 workers in a row died while loading the model, the last"):
         run(tmp_path, [0], factory=die)
 
 
 @pytest.mark.parametrize(
     ("error", "sentence"),
     [
-        (StellaError("the disk is full; make room."), "^the disk is full; make room.$"),
-        (KeyError("x\ny"), r"^a Ray worker failed on the node .* with KeyError: 'x\\ny'; more is in /tmp/ray"),
+        (StellaError("out: disk full."), "^out: disk full.$"),
+        (KeyError("x\ny"), r"^a Ray worker on node .*: failed with KeyError: 'x\\ny'; see /tmp/ray"),
     ],
 )
-def test_an_error_in_an_actor_ends_the_job_at_once(tmp_path: Path, error: Exception, sentence: str):
+def test_an_error_in_an_actor_ends_the_job(tmp_path: Path, error: Exception, sentence: str):
     with pytest.raises(StellaError, match=sentence):
         run(tmp_path, [3], lambda: fail(error), always=True)
     assert len(list(tmp_path.glob("by-*"))) == 1 and not alive(tmp_path)
 
 
 def test_a_model_that_cannot_be_loaded(tmp_path: Path):
-    with pytest.raises(StellaError, match=r"failed on the node .* with OSError: no such repository; more"):
+    with pytest.raises(StellaError, match=r"a Ray worker on node .*: failed with OSError: no such repository; see"):
         run(tmp_path, [0], factory=lambda: fail(OSError("no such repository.")))
 
 
-def test_stopping_lets_actors_finish_what_is_open(tmp_path: Path):
+def test_a_stop_lets_actors_finish_open_work(tmp_path: Path):
     assert run(tmp_path, range(1000), stop=lambda: len(done(tmp_path)) > 3) == len(done(tmp_path)) < 1000
     assert not alive(tmp_path)
 
 
-def test_what_does_not_finish_in_time_is_killed(tmp_path: Path):
+def test_actors_are_killed_after_the_grace_period(tmp_path: Path):
     run(tmp_path, [3], lambda: time.sleep(600), stop=(tmp_path / "met-3").exists, grace=0.1)
     assert done(tmp_path) == [] and not alive(tmp_path)
 
 
 def test_no_room(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
     monkeypatch.setattr(ray_pool, "PLACEMENT_SECONDS", 0.3)
-    said: list[str] = []
-    need = {"num_cpus": 0, "resources": {"unobtainium": 2}}
-    with pytest.raises(StellaError, match=r"no Ray worker found room in 0 s: each takes unobtainium 2, .* hold 0"):
-        run(tmp_path, [0], need=need, say=said.append)
-    assert said == ["waiting for a Ray node with room for a worker, which takes unobtainium 2."]
+    logged: list[str] = []
+    resources = {"num_cpus": 0, "resources": {"unobtainium": 2}}
+    with pytest.raises(StellaError, match=r"no room for a worker in 0 s; each needs unobtainium 2, and 0 fit"):
+        run(tmp_path, [0], resources=resources, log=logged.append)
+    assert logged == ["waiting for a Ray node with room for a worker, which needs unobtainium 2."]
 
 
 def test_nodes_come_and_go(ray_cluster: Any, tmp_path: Path):
-    """The first comes late, and leaves with a number at work; with another the job is finished."""
+    """The first node comes late and leaves in the middle of a task; another one finishes the job."""
     first = tmp_path / "first"
     nodes: list[Any] = []
 
@@ -202,8 +202,8 @@ def test_nodes_come_and_go(ray_cluster: Any, tmp_path: Path):
             ray_cluster.remove_node(nodes[0])
         return False
 
-    need = {"num_cpus": 1, "resources": {"far": 1}}
-    run(tmp_path, range(6), stay, always=True, need=need, say=add, stop=remove)
+    resources = {"num_cpus": 1, "resources": {"far": 1}}
+    run(tmp_path, range(6), stay, always=True, resources=resources, log=add, stop=remove)
     assert done(tmp_path) == list(range(6)) and len(nodes) == 2
     ray_cluster.remove_node(nodes[1])
 
@@ -228,7 +228,7 @@ class Sleeper:
 
 try:
     with connected("local") as ray:
-        Pool(ray, Sleeper, {"num_cpus": 1}, plan=lambda: [1], expected=1, report=print).run(lambda: False, 1)
+        Pool(ray, Sleeper, {"num_cpus": 1}, plan=lambda: [1], expected=1, on_counts=print).run(lambda: False, 1)
 finally:
     (out / "unwound").touch()
 """
@@ -236,7 +236,7 @@ finally:
 
 @pytest.mark.parametrize("end", [signal.SIGINT, signal.SIGTERM], ids=lambda end: end.name)
 def test_a_signal_leaves_no_actor(tmp_path: Path, end: signal.Signals):
-    """Ray is started by the call here, and ends with it or, where nothing handles the signal, soon after."""
+    """Ray is started by the driver, and ends with it or, if nothing handles the signal, soon after."""
     with running([[sys.executable, "-c", DRIVER, str(tmp_path)]], stderr=subprocess.DEVNULL) as [driver]:
         while not list(tmp_path.glob("by-*")):
             assert driver.poll() is None
@@ -261,7 +261,7 @@ with connected("local") as ray:
 
 
 def descendants(pid: int) -> set[int]:
-    """A process, what it started, and what these started."""
+    """The ids of a process and all of its descendants."""
     parents = {}
     for path in Path("/proc").glob("[0-9]*/stat"):
         with suppress(FileNotFoundError, ProcessLookupError):
@@ -274,7 +274,7 @@ def descendants(pid: int) -> set[int]:
 
 
 def listening(pids: set[int]) -> set[str]:
-    """The addresses, in hexadecimal, at which these processes wait for connections."""
+    """The addresses, in hexadecimal, at which these processes listen."""
     lines = [line.split() for name in ("tcp", "tcp6") for line in Path(f"/proc/net/{name}").read_text().splitlines()]
     waiting = {f"socket:[{line[9]}]": line[1].partition(":")[0] for line in lines if line[3] == "0A"}
     addresses = set()
@@ -284,8 +284,8 @@ def listening(pids: set[int]) -> set[str]:
     return addresses - {""}
 
 
-def test_a_cluster_made_here_is_for_this_machine_alone(tmp_path: Path):
-    """It listens at 127.0.0.1, of which /proc has the bytes reversed, and its actors import nothing from here."""
+def test_a_local_cluster_listens_on_the_loopback_interface(tmp_path: Path):
+    """127.0.0.1, which /proc shows in reverse byte order; its actors import nothing from the working directory."""
     pipe = subprocess.PIPE
     with running([[sys.executable, "-P", "-c", HOLDER]], cwd=tmp_path, stdin=pipe, stdout=pipe, text=True) as [driver]:
         assert driver.stdin and driver.stdout

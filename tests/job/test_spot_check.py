@@ -1,4 +1,4 @@
-"""verify --sample: rows embedded again, from the inputs, are what was written."""
+"""verify --sample: rows that are embedded again, from the inputs, give the same results."""
 
 from collections.abc import Callable
 from pathlib import Path
@@ -13,9 +13,9 @@ from stella_jax.cli import main
 from stella_jax.job import spot_check
 from stella_jax.job.manifest import read_manifest
 from stella_jax.job.options import JobOptions, RunOptions
+from stella_jax.job.part_file import write_part
 from stella_jax.job.run import run_job
 from stella_jax.job.verify import verify_job
-from stella_jax.job.write import write_part
 from stella_jax.runner import Runner
 from stella_jax.storage.store import open_store
 
@@ -46,7 +46,7 @@ def embed(model: Stella, corpus: Path, tmp_path: Path) -> Callable[[], Path]:
 
 
 def forge(out: Path, change: Callable[[dict[str, list]], object], part: int = 2) -> None:
-    """Writes another part and makes commit and manifest agree with it, as broken hardware would."""
+    """Writes a different part, and a commit and a manifest that match it, as broken hardware would."""
     name = f"part-000000-{part:04}"
     table = pq.read_table(out / f"{name}.parquet")
     columns = table.to_pydict()
@@ -59,7 +59,7 @@ def forge(out: Path, change: Callable[[dict[str, list]], object], part: int = 2)
     open_store(out).write_json(f"_job/commits/{name}.json", commit)
 
 
-def test_a_sound_job_comes_out_the_same(embed):
+def test_a_valid_job(embed):
     out = embed()
     before = content(out)
     verdict = verify_job(out, sample=10)
@@ -68,14 +68,14 @@ def test_a_sound_job_comes_out_the_same(embed):
 
 
 @pytest.mark.parametrize(("rows", "most", "sampled"), [(1000, 16, 42), (1000, 1, 8), (3, 16, 3), (1, 1, 1)])
-def test_as_many_as_are_said_are_embedded_again(embed, monkeypatch, rows, most, sampled):
-    monkeypatch.setattr(spot_check, "MOST_PARTS", most)
-    out, seen, sound = embed(), [], Runner.stream
+def test_the_number_of_rows_embedded_again(embed, monkeypatch, rows, most, sampled):
+    monkeypatch.setattr(spot_check, "MAX_PARTS", most)
+    out, seen, real = embed(), [], Runner.stream
 
     def stream(self, groups, *args, **options):
         groups = list(groups)
         seen.extend(len(tokens) for tokens in groups)
-        return sound(self, groups, *args, **options)
+        return real(self, groups, *args, **options)
 
     monkeypatch.setattr(Runner, "stream", stream)
     verdict = verify_job(out, sample=rows)
@@ -96,82 +96,77 @@ def swap(values: list) -> None:
         lambda columns: columns["id"].__setitem__(5, "r999"),
         lambda columns: swap(columns["n_tokens"]),
     ],
-    ids=["another row's", "a little off", "another id", "other tokens"],
+    ids=["swapped vectors", "a small difference", "a different id", "swapped tokens"],
 )
-def test_what_looks_sound_but_is_not_is_found_and_mended(embed, change):
+def test_wrong_rows_with_matching_hashes_are_found_and_redone(embed, change):
     out = embed()
-    sound = content(out)
+    expected = content(out)
     forge(out, change)
     verdict = verify_job(out, sample=1000)
     assert verdict.invalidated == ("part-000000-0002",)
     embed()
-    assert content(out) == sound
+    assert content(out) == expected
 
 
-def test_rows_that_came_out_not_finite_are_no_fault(embed, model, monkeypatch):
-    sound = Runner.stream
+def test_rows_that_were_not_finite_are_not_faults(embed, model, monkeypatch):
+    real = Runner.stream
 
-    def spoiled(self, *args, **options):
-        for number, embeddings in sound(self, *args, **options):
+    def with_nan(self, *args, **options):
+        for number, embeddings in real(self, *args, **options):
             embeddings[0][1:2, 5] = np.nan
             yield number, embeddings
 
     with monkeypatch.context() as patch:
-        patch.setattr(Runner, "stream", spoiled)
+        patch.setattr(Runner, "stream", with_nan)
         out = embed()
     assert len((out / "_job" / "rejected.jsonl").read_text().splitlines()) == 6
     verdict = verify_job(out, sample=1000)
     assert (verdict.faults, verdict.sampled) == ((), 36)
 
 
-def test_a_row_that_comes_out_not_finite_now_is_a_fault(embed, monkeypatch):
-    out, sound = embed(), Runner.stream
+def test_rows_that_are_not_finite_now_are_faults(embed, monkeypatch):
+    out, real = embed(), Runner.stream
 
-    def spoiled(self, *args, **options):
-        for number, embeddings in sound(self, *args, **options):
+    def with_nan(self, *args, **options):
+        for number, embeddings in real(self, *args, **options):
             embeddings[1][:, 5] = np.nan
             yield number, embeddings
 
-    monkeypatch.setattr(Runner, "stream", spoiled)
+    monkeypatch.setattr(Runner, "stream", with_nan)
     assert len(verify_job(out, sample=1000).faults) == 6
 
 
-def test_inputs_that_have_gone_or_changed_are_told(embed, corpus):
+def test_missing_and_changed_inputs(embed, corpus, refused):
     out = embed()
     text = corpus.read_text()
     corpus.write_text(text.replace("tea 1", "tee 1"))
-    with pytest.raises(StellaError, match=r"the rows of part-000000-000\d in .*a\.jsonl are not those that were"):
+    with pytest.raises(StellaError, match=r"a\.jsonl: the rows of part-000000-000\d have changed"):
         verify_job(out, sample=1000)
     corpus.unlink()
-    with pytest.raises(
-        StellaError, match=r"a\.jsonl does not exist; a sample is embedded from the job's inputs: .* now with --input\."
-    ):
+    with refused("a.jsonl", "--input"):
         verify_job(out, sample=1)
     assert verify_job(out).faults == ()
 
 
-def test_inputs_that_have_moved_are_taken_from_where_they_are_now(embed, corpus, tmp_path, capsys):
+def test_inputs_that_have_moved(embed, corpus, tmp_path, capsys):
     out = embed()
     (tmp_path / "elsewhere").mkdir()
     moved = corpus.rename(tmp_path / "elsewhere" / corpus.name)
     assert main(["verify", str(out), "--sample", "5", "--input", f"{moved.parent}/*.jsonl"]) == 0
     assert capsys.readouterr().out.endswith("; 5 computed again gave the same result\n")
     assert main(["verify", str(out), "--sample", "5", "--input", str(moved.rename(corpus.with_name("b.jsonl")))]) == 1
-    assert (
-        "was started with different inputs: they were a.jsonl and are now b.jsonl; a sample is"
-        in capsys.readouterr().err
-    )
+    assert "started with different inputs, a.jsonl, not b.jsonl; --sample needs" in capsys.readouterr().err
     assert main(["verify", str(out), "--input", "b.jsonl"]) == 1
     assert capsys.readouterr().err == "stella-jax: error: --input: requires --sample.\n"
 
 
-def test_the_command_says_how_many(embed, capsys):
+def test_the_command(embed, capsys):
     out = embed()
     assert main(["verify", str(out), "--sample", "5"]) == 0
     assert capsys.readouterr().out.endswith("; 5 computed again gave the same result\n")
 
 
-def test_heads_of_a_job_are_searched_by_their_dimension(embed, capsys):
+def test_searching_a_job_by_head(embed, capsys):
     out = embed()
     for dim in ("32", "64"):
         assert main(["search", str(out), "tea 1", "--dim", dim, "--prompt", "none", "-k", "1"]) == 0

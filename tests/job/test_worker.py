@@ -1,4 +1,4 @@
-"""Parts on this process's devices: several heads, rows that come out not finite, and where it is asked to stop."""
+"""Embedding parts: several heads, results that are not finite, damaged inputs, and stopping."""
 
 import gzip
 import json
@@ -16,7 +16,7 @@ from jobs import content, leftovers, progress_lines, write_corpus
 from stella_jax import Stella, StellaError
 from stella_jax.cli import main
 from stella_jax.graceful_shutdown import GracefulShutdown, Stopped
-from stella_jax.job import worker
+from stella_jax.job import chunks, worker
 from stella_jax.job.options import JobOptions, RunOptions
 from stella_jax.job.run import run_job
 from stella_jax.job.verify import verify_job
@@ -38,30 +38,30 @@ def embed(model: Stella, corpus: Path | str, out: Path | str, options: JobOption
 
 
 def parts(out: Path) -> list[str]:
-    """Names of the parts that are done."""
+    """Names of committed parts."""
     return sorted(path.name.partition(".")[0] for path in (out / "_job" / "commits").glob("*.json"))
 
 
-# Rows that come out not finite
+# Results that are not finite
 
 
-def spoil(patch: pytest.MonkeyPatch, spoiled: Callable[[int], bool]) -> None:
-    """Makes the first embedding of some groups not a number; groups are counted over all jobs."""
-    sound, groups = Runner.stream, iter(range(10**9))
+def add_nan(patch: pytest.MonkeyPatch, is_invalid: Callable[[int], bool]) -> None:
+    """Sets NaN in the first embedding of some groups, which are counted over all jobs."""
+    real, groups = Runner.stream, iter(range(10**9))
 
     def stream(self, *args, **options):
-        for number, embeddings in sound(self, *args, **options):
-            if spoiled(next(groups)):
+        for number, embeddings in real(self, *args, **options):
+            if is_invalid(next(groups)):
                 embeddings[0][0, 0] = np.nan
             yield number, embeddings
 
     patch.setattr(Runner, "stream", stream)
 
 
-def test_too_many_rows_that_are_not_finite_stop_the_job(tiny, corpus, tmp_path, monkeypatch):
+def test_too_many_rows_that_are_not_finite(tiny, corpus, tmp_path, monkeypatch, refused):
     out = tmp_path / "out"
-    spoil(monkeypatch, lambda group: group in (1, 3, 4))
-    with pytest.raises(StellaError, match=r"3 of 20 rows are rejected \(15\.00%\), and --max-rejected allows 10"):
+    add_nan(monkeypatch, lambda group: group in (1, 3, 4))
+    with refused("--max-rejected"):
         embed(tiny, corpus, out, max_rejected=0.1)
     assert len(parts(out)) == 10
     assert not (out / "_job" / "manifest.json").exists()
@@ -69,40 +69,40 @@ def test_too_many_rows_that_are_not_finite_stop_the_job(tiny, corpus, tmp_path, 
     assert embed(tiny, corpus, out, max_rejected=0.15).rows == 0
     assert verify_job(out).faults == ()
     assert len((out / "_job" / "rejected.jsonl").read_text().splitlines()) == 3
-    with pytest.raises(StellaError, match="3 of 20 rows are rejected"):
+    with refused("--max-rejected"):
         embed(tiny, corpus, out, max_rejected=0.14)
 
 
-def test_a_job_that_rejects_far_too_much_ends_early(tiny, tmp_path, monkeypatch):
+def test_a_job_with_far_too_many_rejected_rows_ends_early(tiny, tmp_path, monkeypatch):
     corpus = write_corpus(tmp_path / "long.jsonl", TEXTS * 10)
-    spoil(monkeypatch, lambda group: True)
+    add_nan(monkeypatch, lambda group: True)
     monkeypatch.setitem(worker.OPEN_ROWS, "cpu", 4)
-    with pytest.raises(StellaError, match="rows are rejected"):
+    with pytest.raises(StellaError, match="--max-rejected"):
         embed(tiny, corpus, tmp_path / "out", max_rejected=0.1)
     assert 10 < len(parts(tmp_path / "out")) < 100
 
 
-def test_a_whole_share_may_be_rejected_to_the_row(tiny, tmp_path, monkeypatch):
+def test_the_allowed_share_is_exact(tiny, tmp_path, monkeypatch):
     corpus = tmp_path / "a.txt"
     corpus.write_text("tea\n" * 10)
-    spoil(monkeypatch, lambda group: group == 0)
+    add_nan(monkeypatch, lambda group: group == 0)
     assert embed(tiny, corpus, tmp_path / "out", max_rejected=0.1).job_rejected == 1
 
 
 @pytest.mark.parametrize(("part_rows", "chunk_rows"), [(20, 1), (7, 2), (7, 3), (4, 4), (50, 16)])
-def test_a_part_may_come_in_chunks(tiny, tmp_path, monkeypatch, part_rows, chunk_rows):
+def test_chunks_do_not_change_a_part(tiny, tmp_path, monkeypatch, part_rows, chunk_rows):
     corpus = write_corpus(tmp_path / "long.jsonl", [*TEXTS[:5], "", *TEXTS[5:]] * 2)
     options = JobOptions(part_rows=part_rows)
     embed(tiny, corpus, tmp_path / "whole", options, max_rejected=0.2)
-    monkeypatch.setattr(worker, "CHUNK_ROWS", chunk_rows)
+    monkeypatch.setattr(chunks, "CHUNK_ROWS", chunk_rows)
     embed(tiny, corpus, tmp_path / "chunks", options, max_rejected=0.2)
     assert content(tmp_path / "chunks") == content(tmp_path / "whole")
     assert len(parts(tmp_path / "chunks")) == -(-42 // part_rows)
 
 
 @pytest.mark.parametrize("rows", [0, 3, 4, 7, 8, 9])
-def test_what_comes_before_damage_is_kept_in_whatever_chunk_it_is(tiny, tmp_path, monkeypatch, rows):
-    monkeypatch.setattr(worker, "CHUNK_ROWS", 3)
+def test_rows_before_damage_are_kept_in_any_chunk(tiny, tmp_path, monkeypatch, rows):
+    monkeypatch.setattr(chunks, "CHUNK_ROWS", 3)
     lines = [json.dumps({"id": f"r{i}", "text": "tea"}).encode() + b"\n" for i in range(12)]
     corpus, out = tmp_path / "a.jsonl.gz", tmp_path / "out"
     corpus.write_bytes(gzip.compress(b"".join(lines[:rows])) + b"no gzip" * 9)
@@ -126,7 +126,7 @@ def both() -> Stella:
 
 
 @pytest.mark.parametrize("normalize", [False, True])
-def test_heads_in_one_pass_are_those_of_jobs_of_their_own(both, corpus, tmp_path, normalize):
+def test_several_heads_give_the_same_as_separate_jobs(both, corpus, tmp_path, normalize):
     options = JobOptions(normalize=normalize, part_rows=6)
     embed(both, corpus, tmp_path / "both", options)
     for dim in (32, 64):
@@ -141,16 +141,16 @@ def test_heads_in_one_pass_are_those_of_jobs_of_their_own(both, corpus, tmp_path
     assert verify_job(tmp_path / "both").faults == ()
 
 
-def test_a_row_that_one_head_spoils_is_in_none(both, corpus, tmp_path, monkeypatch):
-    spoil(monkeypatch, lambda group: group == 3)
+def test_a_row_that_is_not_finite_in_one_head_is_rejected(both, corpus, tmp_path, monkeypatch):
+    add_nan(monkeypatch, lambda group: group == 3)
     embed(both, corpus, tmp_path / "out", max_rejected=0.1)
     assert pq.read_table(tmp_path / "out" / "part-000000-0003.parquet")["id"].to_pylist() == ["r7"]
 
 
-# Behind URLs
+# URLs
 
 
-def test_from_objects_to_objects_the_bytes_are_the_same(tiny, corpus, tmp_path):
+def test_objects_give_the_same_bytes_as_files(tiny, corpus, tmp_path):
     given, written = f"memory://{tmp_path.name}/in/a.jsonl", f"memory://{tmp_path.name}/out"
     with open_store(f"memory://{tmp_path.name}/in").replacing("a.jsonl") as file:
         file.write(corpus.read_bytes())
@@ -169,7 +169,7 @@ def test_from_objects_to_objects_the_bytes_are_the_same(tiny, corpus, tmp_path):
 
 
 def during(patch: pytest.MonkeyPatch, name: str, call: int, action: Callable[[], object]) -> None:
-    """Does something before the call of this number to an os function."""
+    """Does something before call number `call` to an os function."""
     real, calls = getattr(os, name), iter(range(10**9))
 
     def counted(*args, **options):
@@ -180,7 +180,7 @@ def during(patch: pytest.MonkeyPatch, name: str, call: int, action: Callable[[],
     patch.setattr(os, name, counted)
 
 
-def test_asked_to_stop_it_finishes_the_open_parts_and_no_more(tiny, tmp_path, monkeypatch):
+def test_a_stop_finishes_open_parts_only(tiny, tmp_path, monkeypatch):
     monkeypatch.setitem(worker.OPEN_ROWS, "cpu", 4)
     corpus = write_corpus(tmp_path / "long.jsonl", TEXTS * 6)
     embed(tiny, corpus, tmp_path / "undisturbed")
@@ -199,7 +199,7 @@ def test_asked_to_stop_it_finishes_the_open_parts_and_no_more(tiny, tmp_path, mo
     assert content(out) == content(tmp_path / "undisturbed")
 
 
-def test_after_the_grace_period_open_parts_are_left(tiny, tmp_path, monkeypatch):
+def test_after_the_grace_period_open_parts_are_dropped(tiny, tmp_path, monkeypatch):
     monkeypatch.setitem(worker.OPEN_ROWS, "cpu", 4)
     corpus = write_corpus(tmp_path / "long.jsonl", TEXTS * 6)
     out, stop = tmp_path / "out", GracefulShutdown(-1)
@@ -211,7 +211,7 @@ def test_after_the_grace_period_open_parts_are_left(tiny, tmp_path, monkeypatch)
     assert not [thread for thread in threading.enumerate() if thread.name.startswith(("prefetch", "writer"))]
 
 
-def test_a_command_that_is_stopped_says_so(corpus, tmp_path, monkeypatch, capsys):
+def test_a_stopped_command(corpus, tmp_path, monkeypatch, capsys):
     during(monkeypatch, "replace", 3, lambda: os.kill(os.getpid(), signal.SIGTERM))
     arguments = ["embed", str(corpus), "--out", str(tmp_path / "out"), "--dim", "32", "--max-length", "8"]
     assert main([*arguments, "--part-rows", "2", "--progress"]) == 143

@@ -33,7 +33,7 @@ def stored(**settings: Any) -> io.BufferedReader:
 
 @pytest.mark.parametrize("dictionary", [True, False, ["id"]])
 @pytest.mark.parametrize("compression", ["none", "zstd"])
-def test_sizes_are_those_that_pyarrow_gives(dictionary, compression):
+def test_the_same_sizes_as_pyarrow(dictionary, compression):
     file = stored(use_dictionary=dictionary, compression=compression, write_page_index=True, write_page_checksum=True)
     groups, metadata = read_row_groups(file), pq.read_metadata(file)
     assert [group.rows for group in groups] == [20, 7]
@@ -51,7 +51,7 @@ def test_sizes_are_those_that_pyarrow_gives(dictionary, compression):
 
 
 @pytest.mark.parametrize("compression", ["none", "zstd"])
-def test_a_damaged_byte_is_a_sentence_or_another_value(tmp_path, monkeypatch, compression):
+def test_any_damaged_byte(tmp_path, monkeypatch, compression):
     monkeypatch.setattr(parquet_rows, "BATCH_BYTES", 2**10)  # so that page headers are read
     content = stored(compression=compression).read()
     path = tmp_path / "a.parquet"

@@ -19,7 +19,7 @@ from stella_jax.readers.inputs import InputFile, open_inputs
 from stella_jax.readers.rows import Fields, Rejected, Row
 from stella_jax.readers.split_reader import PositionedRow, read_split
 from stella_jax.readers.splits import FileSize, Split, plan_splits
-from stella_jax.storage.location import _Remote
+from stella_jax.storage.remote_file import RemoteFile
 
 FIELDS = Fields()
 any_cut = settings(suppress_health_check=[HealthCheck.function_scoped_fixture], deadline=None)
@@ -47,7 +47,7 @@ text_lines = st.lists(st.sampled_from(["", "a", "ä", "水水水", "🙂" * 5, "
 
 @any_cut
 @given(text_lines, st.sampled_from(["\n", "\r\n"]), st.booleans(), st.booleans(), st.integers(1, 60))
-def test_text_is_cut_anywhere(tmp_path, written, end, ends, mark, split_bytes) -> None:
+def test_text_can_be_cut_anywhere(tmp_path, written, end, ends, mark, split_bytes) -> None:
     path = tmp_path / "a.txt"
     content = end.join(written) + (end if ends else "")
     path.write_bytes((b"\xef\xbb\xbf" if mark else b"") + content.encode())
@@ -61,7 +61,7 @@ def test_text_is_cut_anywhere(tmp_path, written, end, ends, mark, split_bytes) -
 
 @any_cut
 @given(st.lists(st.sampled_from([None, "x", "ä" * 20, {"text": 3}]), max_size=10), st.integers(1, 80))
-def test_json_lines_are_cut_anywhere(tmp_path, values: list[Any], split_bytes) -> None:
+def test_json_lines_can_be_cut_anywhere(tmp_path, values: list[Any], split_bytes) -> None:
     path = tmp_path / "a.jsonl"
     written = [value if isinstance(value, dict) or value is None else {"text": value} for value in values]
     path.write_text("".join("\n" if row is None else json.dumps(row, ensure_ascii=False) + "\n" for row in written))
@@ -69,8 +69,8 @@ def test_json_lines_are_cut_anywhere(tmp_path, values: list[Any], split_bytes) -
     assert len(read([path], split_bytes)) == sum(row is not None for row in written)
 
 
-def test_a_line_longer_than_a_split_and_than_any_line_may_be(tmp_path, monkeypatch) -> None:
-    monkeypatch.setattr(lines, "LONGEST", 64)
+def test_a_line_longer_than_a_split_and_than_the_limit(tmp_path, monkeypatch) -> None:
+    monkeypatch.setattr(lines, "MAX_LINE_BYTES", 64)
     path = tmp_path / "a.txt"
     path.write_text("a\n" + "b" * 50 + "\n" + "c" * 300 + "\nd\n")
     for split_bytes in range(1, 400):
@@ -114,14 +114,14 @@ def test_reading_resumes_at_every_position(tmp_path, split_bytes: int) -> None:
             assert list(read_split(inputs, split, FIELDS, row.after)) == rows[i + 1 :]
 
 
-def test_rows_are_known_by_line_or_by_byte(tmp_path) -> None:
+def test_rows_are_numbered_by_line_or_by_byte(tmp_path) -> None:
     path = tmp_path / "a.txt"
     path.write_text("one\ntwo\nthree\n")
     assert [row.row.id for row in read([path], 100)] == ["a.txt:1", "a.txt:2", "a.txt:3"]
     assert [row.row.id for row in read([path], 5)] == ["a.txt@0", "a.txt@4", "a.txt@8"]
 
 
-def test_what_cannot_be_used_keeps_its_place(tmp_path) -> None:
+def test_invalid_rows_keep_their_positions(tmp_path) -> None:
     path = tmp_path / "a.jsonl"
     path.write_text('{"text": "a"}\nbroken\n{"id": "x"}\n{"text": "b", "id": "y"}\n')
     rows = [row.row for row in read([path], 100)]
@@ -133,23 +133,25 @@ def test_what_cannot_be_used_keeps_its_place(tmp_path) -> None:
     ]
 
 
-def test_what_comes_before_damage_is_read(tmp_path) -> None:
+def test_rows_before_damage_are_read(tmp_path) -> None:
     path = tmp_path / "a.txt.gz"
     written = gzip.compress("".join(f"{i} {i**7 % 99991}\n" for i in range(1000)).encode())
     path.write_bytes(written[: len(written) // 2])
     inputs, [split] = cut([path], 10**6)
     stream = read_split(inputs, split, FIELDS)
     assert len([next(stream) for _ in range(300)]) == 300
-    with pytest.raises(StellaError, match=r"a\.txt\.gz is cut off after row [3-9]"):
+    with pytest.raises(StellaError, match=r"a\.txt\.gz: cut off after row [3-9]"):
         list(stream)
 
 
-def test_of_a_remote_file_little_is_read_twice(monkeypatch) -> None:
+def test_little_of_a_remote_file_is_read_twice(monkeypatch) -> None:
     lines = ["x" * 99] * 5000
     content = "".join(f"{line}\n" for line in lines).encode()
     fsspec.filesystem("memory").pipe("/read/a.txt", content)
     asked: list[int] = []
-    monkeypatch.setattr(_Remote, "_read", lambda self, size: asked.append(size) or content[self._at : self._at + size])
+    monkeypatch.setattr(
+        RemoteFile, "_read", lambda self, size: asked.append(size) or content[self._at : self._at + size]
+    )
     [file] = open_inputs(["memory://read/a.txt"], FIELDS)
     splits = plan_splits([FileSize(file.size, True, 0)], len(content) // 4)
     rows = [row for split in splits for row in read_split([replace(file, is_cut=True)], split, FIELDS)]

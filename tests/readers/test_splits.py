@@ -10,7 +10,7 @@ files = st.lists(st.builds(FileSize, st.integers(0, 50), st.booleans(), st.just(
 
 
 @given(files, st.integers(1, 20))
-def test_every_byte_is_in_one_split_in_order(sizes: list[FileSize], split_bytes: int) -> None:
+def test_every_byte_is_in_exactly_one_split(sizes: list[FileSize], split_bytes: int) -> None:
     splits = plan_splits(sizes, split_bytes)
     assert [split.number for split in splits] == list(range(len(splits)))
     pieces = [piece for split in splits for piece in split.pieces]
@@ -24,7 +24,7 @@ def test_every_byte_is_in_one_split_in_order(sizes: list[FileSize], split_bytes:
 
 
 @given(files, st.integers(1, 20))
-def test_a_split_is_at_most_so_large_unless_a_file_cannot_be_cut(sizes: list[FileSize], split_bytes: int) -> None:
+def test_the_size_of_a_split(sizes: list[FileSize], split_bytes: int) -> None:
     for split in plan_splits(sizes, split_bytes):
         if split.size > split_bytes:
             [piece] = [piece for piece in split.pieces if piece.stop > piece.start]
@@ -32,7 +32,7 @@ def test_a_split_is_at_most_so_large_unless_a_file_cannot_be_cut(sizes: list[Fil
 
 
 @given(files, files, st.integers(1, 20))
-def test_added_files_leave_the_splits_as_they_are(before: list, added: list, split_bytes: int) -> None:
+def test_added_files_do_not_change_earlier_splits(before: list, added: list, split_bytes: int) -> None:
     later = [file._replace(generation=1) for file in added]
     old = plan_splits(before, split_bytes)
     assert plan_splits([*before, *later], split_bytes)[: len(old)] == old

@@ -1,4 +1,4 @@
-"""Stores: a folder and a prefix of an object store behave alike, and nothing is there by half."""
+"""Stores: a folder and a prefix of an object store behave alike, and files are complete or absent."""
 
 import os
 import threading
@@ -30,7 +30,7 @@ def raise_after(done: object, error: BaseException) -> None:
     raise error
 
 
-# What both do
+# Both
 
 
 def test_a_file_is_written_read_and_replaced(store):
@@ -46,7 +46,7 @@ def test_a_file_is_written_read_and_replaced(store):
         assert file.read() == b"ee"
 
 
-def test_a_block_that_fails_changes_nothing(store):
+def test_a_failed_block_changes_nothing(store):
     write(store, "a", b"before")
     for name, error in (("a", OSError()), ("b", KeyboardInterrupt())):
         with pytest.raises(type(error)), store.replacing(name) as file:
@@ -68,20 +68,20 @@ def test_sizes_and_removal(store):
     assert (store.sizes("plan"), store.size("plan/a")) == ({}, None)
 
 
-def test_what_is_not_there(store):
-    with pytest.raises(FileNotFoundError, match="No such file"):
+def test_a_missing_file_raises_file_not_found(store):
+    with pytest.raises(FileNotFoundError):
         store.open("a")
     with pytest.raises(FileNotFoundError):
         store.read_json("a")
 
 
-def test_lines_are_added(store):
+def test_append(store):
     store.append("a", b"1\n")
     store.append("a", b"2\n")
     assert store.read("a") == b"1\n2\n"
 
 
-def test_json_goes_there_and_back(store):
+def test_json_round_trip(store):
     store.write_json("a", {"b": [1, "\ud800"], "a": None})
     assert store.read_json("a") == {"b": [1, "\ud800"], "a": None}
     first = store.read("a")
@@ -90,13 +90,13 @@ def test_json_goes_there_and_back(store):
 
 
 @pytest.mark.parametrize("data", [b"", b"{", b"\xff", b"[]", b"3", b"{}", b'{"checksum": null}'])
-def test_damaged_json_is_a_sentence(store, data):
+def test_damaged_json(store, data):
     write(store, "a", data)
-    with pytest.raises(Damaged, match=r"/out/a is damaged: it is not what was written\."):
+    with pytest.raises(Damaged, match=r"/out/a: damaged"):
         store.read_json("a")
 
 
-def test_every_changed_byte_of_json_is_noticed(store):
+def test_every_changed_byte_of_json_is_detected(store):
     store.write_json("a", {"b": ["\u00e9", 1], "a": None})
     data = store.read("a")
     for i in range(len(data)):
@@ -106,7 +106,7 @@ def test_every_changed_byte_of_json_is_noticed(store):
                 store.read_json("b")
 
 
-def test_two_readers_of_a_file_do_not_move_each_other(store):
+def test_two_readers_of_a_file_have_positions_of_their_own(store):
     write(store, "a", b"abcdef")
     with store.open("a") as first, store.open("a") as second:
         assert (first.read(2), second.read(3), first.read(), second.read()) == (b"ab", b"abc", b"cdef", b"def")
@@ -115,17 +115,17 @@ def test_two_readers_of_a_file_do_not_move_each_other(store):
 # A folder
 
 
-def test_a_listing_does_not_mind_what_comes_and_goes(tmp_path):
+def test_listing_while_files_appear_and_disappear(tmp_path):
     store = open_store(tmp_path)
     store.prepare("plan")
     stop = threading.Event()
 
-    def come_and_go():
+    def write_and_remove():
         while not stop.is_set():
             write(store, "plan/a", b"1")
             store.remove("plan/a")
 
-    thread = threading.Thread(target=come_and_go)
+    thread = threading.Thread(target=write_and_remove)
     thread.start()
     try:
         found = [(store.sizes("plan"), store.size("plan/a")) for _ in range(2000)]
@@ -136,7 +136,7 @@ def test_a_listing_does_not_mind_what_comes_and_goes(tmp_path):
     assert {size for _, size in found} <= {None, 0, 1}
 
 
-def test_a_folder_is_made_only_when_it_is_needed(tmp_path):
+def test_a_folder_is_created_only_when_needed(tmp_path):
     store = open_store(f"file://{tmp_path}/x/y")
     assert isinstance(store, LocalStore)
     assert (store.sizes(), store.size("a"), store.temp_dir) == ({}, None, tmp_path)
@@ -146,7 +146,7 @@ def test_a_folder_is_made_only_when_it_is_needed(tmp_path):
     assert (tmp_path / "x" / "y" / "plan").is_dir()
 
 
-def test_leftovers_of_the_dead_are_removed_and_files_of_the_living_are_not(tmp_path):
+def test_temporary_files_are_removed_unless_their_writer_lives(tmp_path):
     store = open_store(tmp_path)
     (tmp_path / "plan").mkdir()
     (tmp_path / "plan" / ".a.0123abcd.tmp").touch()
@@ -160,46 +160,46 @@ def test_leftovers_of_the_dead_are_removed_and_files_of_the_living_are_not(tmp_p
     assert (tmp_path / ".b.0123abcd.tmp.txt").exists()
 
 
-def test_a_file_is_no_folder(tmp_path):
+def test_a_file_is_not_a_store(tmp_path, refused):
     (tmp_path / "a").touch()
-    with pytest.raises(StellaError, match="/a: not a directory"):
+    with refused("/a"):
         open_store(tmp_path / "a")
 
 
 # An object store
 
 
-def test_urls_are_objects_and_paths_are_not(tmp_path, monkeypatch):
+def test_urls_and_paths(tmp_path, monkeypatch, refused):
     monkeypatch.chdir(tmp_path)
     assert isinstance(open_store("memory://a"), RemoteStore)
     assert isinstance(open_store(Path("memory://a")), LocalStore)
     assert str(open_store("memory://a/b/")) == "memory://a/b"
-    with pytest.raises(StellaError, match=r"nosuch://a: nosuch:// URLs are not supported"):
+    with refused("nosuch://a"):
         open_store("nosuch://a")
 
 
-def test_objects_lie_under_their_url(tmp_path):
+def test_objects_are_stored_under_the_url(tmp_path):
     store = open_store(f"memory://{tmp_path.name}/out")
     store.prepare("plan")
     assert store.sizes() == {}
     write(store, "plan/a", b"1")
     assert fsspec.filesystem("memory").cat(f"/{tmp_path.name}/out/plan/a") == b"1"
-    assert store.sizes() == {}  # folders are no files
+    assert store.sizes() == {}  # folders are not listed
     assert store.temp_dir.is_dir()
 
 
-def test_an_upload_that_fails_is_a_sentence(tmp_path, monkeypatch):
+def test_a_failed_upload(tmp_path, monkeypatch):
     store = open_store(f"memory://{tmp_path.name}/out")
 
     def refuse(*args, **options):
         raise ValueError("quota exceeded")
 
     monkeypatch.setattr(fsspec.filesystem("memory"), "open", refuse)
-    with pytest.raises(StellaError, match=r"memory://.*/out/a cannot be used: quota exceeded"):
+    with pytest.raises(StellaError, match=r"memory://.*/out/a: .*quota exceeded"):
         write(store, "a", b"1")
 
 
-def test_only_what_a_writer_left_is_removed(tmp_path):
+def test_only_temporary_files_of_stores_are_removed(tmp_path):
     store = open_store(tmp_path)
     own, left = [".important.tmp", ".a.b.tmp", ".a.0123456.tmp", "a.01234567.tmp", ".01234567.tmp"], ".a.0123abcd.tmp"
     for name in (*own, left):
@@ -210,15 +210,15 @@ def test_only_what_a_writer_left_is_removed(tmp_path):
     assert sorted(store.sizes()) == sorted(own)
 
 
-def test_a_pipe_in_place_of_a_file_of_the_job_is_not_waited_for(tmp_path):
+def test_a_pipe_is_not_opened(tmp_path, refused):
     os.mkfifo(tmp_path / "job.json")
-    with pytest.raises(StellaError, match=r"job\.json: not a regular file"):
+    with refused("job.json"):
         open_store(tmp_path).read_json("job.json")
 
 
-def test_what_cannot_be_written_is_named_as_the_user_knows_it(tmp_path):
-    """A name that fits, unlike that of its temporary file."""
+def test_an_error_names_the_file_and_not_its_temporary_file(tmp_path):
+    """The name is short enough, the temporary file's is not."""
     name = "x" * 250
-    with pytest.raises(OSError, match="too long") as told, open_store(tmp_path).replacing(name):
+    with pytest.raises(OSError, match="too long") as error, open_store(tmp_path).replacing(name):
         pass
-    assert told.value.filename == str(tmp_path / name)
+    assert error.value.filename == str(tmp_path / name)

@@ -114,11 +114,11 @@ def test_faulty_rows_can_be_left_out(write):
 
 
 def test_missing_columns(write):
-    assert "has no column 'positive', which loss 'ranking' needs; its columns are anchor and text." in refused(
+    assert "no column 'positive', which loss 'ranking' needs; its columns are anchor and text." in refused(
         write(jsonl([("a", "b")], ("anchor", "text")))
     )
     pairs = write(jsonl([("a", "b")], NAMES[:2]), "pairs.jsonl")
-    assert "has no column 'negative', which loss 'triplet' needs" in refused(pairs, TRIPLETS)
+    assert "no column 'negative', which loss 'triplet' needs" in refused(pairs, TRIPLETS)
     some = write(jsonl([("a", "b")], NAMES[:2]) + jsonl(ROWS), "some.jsonl")
     assert "row 1: negative is missing" in refused(some)
 
@@ -130,12 +130,12 @@ def test_missing_columns(write):
         ("rows.parquet.gz", b"a", "unsupported file type"),
         ("rows.jsonl", b"", "no rows."),
         ("rows.csv", b"anchor,positive,negative\n", "no rows."),
-        ("rows.csv", b"", "is empty"),
-        ("rows.csv", b"anchor\na\n", "has no column 'positive', which loss 'ranking' needs; its columns are anchor"),
-        ("rows.csv", b'anchor,positive\na,"b\n', "the quote opened in the record at line 2 is never closed"),
-        ("rows.jsonl.gz", b"plain", "is not a valid gzip file"),
-        ("rows.jsonl.gz", gzip.compress(jsonl(ROWS))[:-20], "is cut off after row 1"),
-        ("rows.parquet", b"PAR1", "is not a valid Parquet file"),
+        ("rows.csv", b"", "empty file"),
+        ("rows.csv", b"anchor\na\n", "no column 'positive', which loss 'ranking' needs; its columns are anchor"),
+        ("rows.csv", b'anchor,positive\na,"b\n', "a quote opened in the record at line 2 is never closed"),
+        ("rows.jsonl.gz", b"plain", "not a valid gzip file"),
+        ("rows.jsonl.gz", gzip.compress(jsonl(ROWS))[:-20], "cut off after row 1"),
+        ("rows.parquet", b"PAR1", "not a valid Parquet file"),
     ],
 )
 def test_files_that_cannot_be_read(write, name, content, why):
@@ -148,8 +148,8 @@ def test_files_that_cannot_be_read(write, name, content, why):
         ("rows.jsonl", b'{"anchor":', "not JSON"),
         ("rows.jsonl", b"\xff", "not UTF-8"),
         ("rows.jsonl", b"[1]", "not a JSON object"),
-        ("rows.csv", b"a", "has 1 cells where the header has 2"),
-        ("rows.csv", b"a,b,c", "has 3 cells where the header has 2"),
+        ("rows.csv", b"a", "1 cells where the header has 2"),
+        ("rows.csv", b"a,b,c", "3 cells where the header has 2"),
         ("rows.csv", b"a,\xff", "not UTF-8"),
         ("rows.csv", b'"a"b,c', "not CSV"),
     ],
@@ -233,7 +233,7 @@ def test_a_further_column_that_is_missing(write, tmp_path):
             read_dataset(path, Needs(columns=("rank",)))
     with pytest.raises(StellaError, match="no column 'rank'; its columns are anchor, positive and score"):
         read_dataset(tmp_path / "rows.parquet", Needs(columns=("rank",)))
-    with pytest.raises(StellaError, match="column 'score' is of type string, not integer, float, bool or a list"):
+    with pytest.raises(StellaError, match="column 'score' is string; expected integer, float, bool or a list"):
         read_dataset(tmp_path / "rows.parquet", Needs(columns=("score",)))
 
 
@@ -276,7 +276,7 @@ def test_rows_of_anchors_alone(write):
     assert {name: list(texts) for name, texts in read_dataset(path).texts.items()} == {"anchor": ["a", "b"]}
     found = read_dataset(path, Needs(ids=True))
     assert found.ids and list(found.ids) == ["1", "2"]
-    assert "has no column 'positive'" in refused(path)
+    assert "no column 'positive'" in refused(path)
 
 
 def test_columns_are_what_the_set_calls_them(write, tmp_path):
@@ -360,7 +360,7 @@ def test_several_files_are_one_set(write, tmp_path):
         assert read_dataset(paths).sha256 == whole
     write(jsonl([("", "b", "c")]), "c.jsonl")
     assert refused(tmp_path / "*.*").endswith(f": {tmp_path}/c.jsonl: row 1: anchor is empty. {FIX}")
-    with pytest.raises(StellaError, match=r"nothing-\*\.jsonl matches no file"):
+    with pytest.raises(StellaError, match=r"nothing-\*\.jsonl: no file matches"):
         read_dataset(tmp_path / "nothing-*.jsonl")
 
 

@@ -147,7 +147,7 @@ def test_bad_input_is_one_sentence_before_any_work(pairs: Path, tmp_path: Path, 
     assert "30 distinct candidates, fewer than range_max = 31" in failure(capsys, [pairs, *out, "--range-max", "31"])
     assert "relative_margin: 2.0 is out of range" in failure(capsys, [pairs, *out, "--relative-margin", "2"])
     assert "nowhere" in failure(capsys, [pairs, *out, "--model", "nowhere"])
-    assert "exists already" in failure(capsys, [pairs, "--out", pairs])
+    assert "already exists" in failure(capsys, [pairs, "--out", pairs])
     assert "unsupported file type" in failure(capsys, [pairs, "--out", tmp_path / "mined.txt"])
     csv = ["--output-format", "labeled-list", "--out", tmp_path / "mined.csv"]
     assert "labeled-list" in failure(capsys, [pairs, *csv])

@@ -42,7 +42,7 @@ def rows(folder: Path, ids: list) -> Path:
 
 
 def test_the_whole_is_of_unit_length_and_each_teacher_weighs_the_same(jobs, tmp_path, monkeypatch):
-    monkeypatch.setattr(vectors, "BLOCK", 64)  # two or so rows at a time
+    monkeypatch.setattr(vectors, "BLOCK_NUMBERS", 64)  # two or so rows at a time
     ids = ["r5", "r0", "r5", "r7"]
     found = with_teachers(read_dataset(rows(tmp_path, ids), IDS), [str(jobs / "a"), str(jobs / "b")]).columns["teacher"]
     table = pq.read_table(jobs / "a").to_pydict()
@@ -79,7 +79,7 @@ def test_rows_without_ids_and_jobs_that_are_none_are_refused(jobs, tmp_path):
         with_teachers(read_dataset(rows(tmp_path, ["r0"]), IDS), [str(tmp_path)])
     shutil.copytree(jobs / "a", tmp_path / "a")
     next((tmp_path / "a").glob("part-*.parquet")).unlink()
-    with pytest.raises(StellaError, match="is missing; run its command again"):
+    with pytest.raises(StellaError, match="missing; run the job again"):
         with_teachers(read_dataset(rows(tmp_path, ["r0"]), IDS), [str(tmp_path / "a")])
 
 

@@ -1,4 +1,4 @@
-"""Part files: their columns at every precision, their bytes, and who else reads them."""
+"""Part files: their columns, sizes and checksums at every precision."""
 
 import hashlib
 from pathlib import Path
@@ -8,8 +8,8 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from stella_jax.job import write
-from stella_jax.job.write import part_table, vector_type, vectors_of, write_part
+from stella_jax.job import part_file
+from stella_jax.job.part_file import part_table, vector_type, vectors_of, write_part
 from stella_jax.quantization import PRECISIONS, Ranges, quantize
 from stella_jax.storage.store import open_store
 from stella_jax.tokenizer import Tokens
@@ -18,7 +18,7 @@ VECTORS = np.random.default_rng(0).standard_normal((300, 20), dtype=np.float32)
 
 
 def table_of(precision: str, rows: int = 300, **kept: pa.Array) -> pa.Table:
-    """Of two heads, 20 and 8 numbers."""
+    """A table with two heads, of 20 and 8 dimensions."""
     heads = [VECTORS[:rows], VECTORS[:rows, :8].copy()]
     found = [quantize(vectors, precision, Ranges.of(VECTORS[:, : vectors.shape[1]])) for vectors in heads]
     tokens = [Tokens([1] * (i % 5), i % 2 == 0) for i in range(rows)]
@@ -28,7 +28,7 @@ def table_of(precision: str, rows: int = 300, **kept: pa.Array) -> pa.Table:
 
 
 @pytest.mark.parametrize("precision", PRECISIONS)
-def test_columns_of_every_precision(tmp_path, precision):
+def test_columns_at_every_precision(tmp_path, precision):
     table = table_of(precision, title=pa.array([f"t{i}" for i in range(300)]), year=pa.array(range(300), pa.int16()))
     size, sha256 = write_part(open_store(tmp_path), "part.parquet", table)
     content = (tmp_path / "part.parquet").read_bytes()
@@ -48,7 +48,7 @@ def test_columns_of_every_precision(tmp_path, precision):
 
 @pytest.mark.parametrize("precision", PRECISIONS)
 def test_the_same_rows_give_the_same_bytes(tmp_path, precision):
-    """Also as a slice, and as what a filter leaves, of more rows."""
+    """Also if they are a slice or a filtered part of more rows."""
     store = open_store(tmp_path)
     first = write_part(store, "a.parquet", table_of(precision, 200, v=pa.array(range(200))))
     more = table_of(precision, 300, v=pa.array(range(300)))
@@ -57,7 +57,7 @@ def test_the_same_rows_give_the_same_bytes(tmp_path, precision):
 
 
 @pytest.mark.parametrize("precision", PRECISIONS)
-def test_a_number_takes_no_more_bytes_than_it_has(tmp_path, precision):
+def test_the_size_of_a_part(tmp_path, precision):
     vectors = np.random.default_rng(1).standard_normal((4000, 256), dtype=np.float32)
     found = quantize(vectors, precision, Ranges.of(vectors))
     table = part_table([str(i) for i in range(4000)], {"embedding": found}, [Tokens([], False)] * 4000)
@@ -65,14 +65,14 @@ def test_a_number_takes_no_more_bytes_than_it_has(tmp_path, precision):
     assert size < 1.02 * found.nbytes + 30_000
 
 
-def test_row_groups_are_of_bytes(tmp_path, monkeypatch):
-    monkeypatch.setattr(write, "GROUP_BYTES", 28 * 4 * 10)
+def test_row_groups_have_a_size_in_bytes(tmp_path, monkeypatch):
+    monkeypatch.setattr(part_file, "GROUP_BYTES", 28 * 4 * 10)
     for precision, rows in (("float32", 10), ("float16", 20), ("int8", 40), ("binary", 280)):
         write_part(open_store(tmp_path), "part.parquet", table_of(precision))
         assert pq.read_metadata(tmp_path / "part.parquet").row_group(0).num_rows == rows
 
 
-def test_a_flipped_bit_is_noticed(tmp_path):
+def test_a_flipped_bit_is_detected(tmp_path):
     for precision in PRECISIONS:
         write_part(open_store(tmp_path), "part.parquet", table_of(precision))
         path = Path(tmp_path / "part.parquet")

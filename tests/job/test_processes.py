@@ -1,4 +1,4 @@
-"""Which process of how many this is: given, found out, or a sentence."""
+"""The index of this process: given, detected, or an error."""
 
 import os
 import signal
@@ -14,38 +14,38 @@ from jobs import free_port, runs
 
 from stella_jax import StellaError
 from stella_jax.cli import main
-from stella_jax.job import hosts
-from stella_jax.job.hosts import MEETING, Hosts, meet
+from stella_jax.job import processes
+from stella_jax.job.processes import CONNECT_SCRIPT, Processes, resolve_processes
 
 
-def at_the_meeting(monkeypatch: pytest.MonkeyPatch, happens: str) -> None:
-    """Has this happen in place of a meeting."""
-    monkeypatch.setattr(hosts, "MEETING", f"import json, os, sys\n{happens}")
+def replace_script(monkeypatch: pytest.MonkeyPatch, script: str) -> None:
+    """Runs this in the child process instead of connecting."""
+    monkeypatch.setattr(processes, "CONNECT_SCRIPT", f"import json, os, sys\n{script}")
 
 
-def test_numbers_that_are_given_need_no_meeting(monkeypatch):
-    at_the_meeting(monkeypatch, "os.abort()")
-    assert meet(None, 4, 2) == Hosts(2, 4)
+def test_given_numbers_need_no_connection(monkeypatch):
+    replace_script(monkeypatch, "os.abort()")
+    assert resolve_processes(None, 4, 2) == Processes(2, 4)
 
 
-def test_what_the_meeting_tells_is_taken(monkeypatch):
-    at_the_meeting(monkeypatch, "print('a word'); print(json.dumps([1, 3, {'jax_cuda_visible_devices': '7'}]))")
+def test_the_result_of_the_connection_is_used(monkeypatch):
+    replace_script(monkeypatch, "print('a word'); print(json.dumps([1, 3, {'jax_cuda_visible_devices': '7'}]))")
     before = jax.config.read("jax_cuda_visible_devices")
     try:
-        assert meet() == Hosts(1, 3)
+        assert resolve_processes() == Processes(1, 3)
         assert jax.config.read("jax_cuda_visible_devices") == "7"
     finally:
         jax.config.update("jax_cuda_visible_devices", before)
 
 
-def test_what_is_known_is_told_at_the_meeting(monkeypatch):
-    tells = "given = json.loads(sys.argv[1]); assert given[3] == given[0]; print(json.dumps([given[2], given[1], {}]))"
-    at_the_meeting(monkeypatch, f"assert os.environ['JAX_PLATFORMS'] == 'cpu'; {tells}")
-    assert meet("127.0.0.1:1", 4, 3) == Hosts(3, 4)
+def test_given_numbers_are_passed_on(monkeypatch):
+    script = "given = json.loads(sys.argv[1]); assert given[3] == given[0]; print(json.dumps([given[2], given[1], {}]))"
+    replace_script(monkeypatch, f"assert os.environ['JAX_PLATFORMS'] == 'cpu'; {script}")
+    assert resolve_processes("127.0.0.1:1", 4, 3) == Processes(3, 4)
 
 
 @pytest.mark.parametrize(
-    ("happens", "reason"),
+    ("script", "reason"),
     [
         (
             "raise ValueError('coordinator_address should be defined.')",
@@ -58,18 +58,17 @@ def test_what_is_known_is_told_at_the_meeting(monkeypatch):
         ("os._exit(3)", "exit code 3"),
     ],
 )
-def test_who_does_not_meet_is_told_in_a_sentence(monkeypatch, happens, reason):
-    at_the_meeting(monkeypatch, happens)
-    with pytest.raises(StellaError) as told:
-        meet()
-    assert str(told.value).startswith(f"the processes of the job did not meet: {reason}. Give each --processes N")
+def test_a_failed_connection(monkeypatch, script, reason, refused):
+    replace_script(monkeypatch, script)
+    with refused(reason):
+        resolve_processes()
 
 
 def test_nothing_is_imported_from_the_working_directory(monkeypatch, tmp_path):
     (tmp_path / "jax.py").write_text("raise SystemExit('executed')")
     monkeypatch.chdir(tmp_path)
-    at_the_meeting(monkeypatch, "import jax; print(json.dumps([0, 1, {}]))")
-    assert meet() == Hosts(0, 1)
+    replace_script(monkeypatch, "import jax; print(json.dumps([0, 1, {}]))")
+    assert resolve_processes() == Processes(0, 1)
 
 
 def can_connect(host: str, port: int) -> bool:
@@ -77,9 +76,9 @@ def can_connect(host: str, port: int) -> bool:
         return probe.connect_ex((host, port)) == 0
 
 
-def test_who_comes_alone_waits_in_vain_where_it_was_told_to(monkeypatch):
+def test_a_lone_process_listens_at_its_address_until_a_timeout(monkeypatch):
     """JAX itself would listen on all interfaces, of which 127.0.0.2 stands for another."""
-    monkeypatch.setattr(hosts, "MEETING_SECONDS", 2)
+    monkeypatch.setattr(processes, "CONNECT_SECONDS", 2)
     port, answers = free_port(), []
 
     def probe() -> None:
@@ -90,8 +89,8 @@ def test_who_comes_alone_waits_in_vain_where_it_was_told_to(monkeypatch):
     thread = threading.Thread(target=probe)
     thread.start()
     try:
-        with pytest.raises(StellaError, match="did not meet: DEADLINE_EXCEEDED"):
-            meet(f"127.0.0.1:{port}", 2, 0)
+        with pytest.raises(StellaError, match="DEADLINE_EXCEEDED"):
+            resolve_processes(f"127.0.0.1:{port}", 2, 0)
     finally:
         is_over.set()
         thread.join()
@@ -99,20 +98,20 @@ def test_who_comes_alone_waits_in_vain_where_it_was_told_to(monkeypatch):
 
 
 @pytest.fixture
-def struck_at_the_meeting(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Iterator[Callable[[int], Path]]:
-    """Has a signal come to this process while another waits at the meeting, whose number is then in that file."""
-    begin, pid = MEETING.partition("import jax")[0], tmp_path / "pid"
+def signal_while_connecting(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Iterator[Callable[[int], Path]]:
+    """Sends a signal to this process while its child waits for others; the child's process id is in the file."""
+    first_lines, pid = CONNECT_SCRIPT.partition("import jax")[0], tmp_path / "pid"
     tell = f"print(os.getpid(), file=open({str(pid)!r}, 'w'), flush=True)"
-    monkeypatch.setattr(hosts, "MEETING", f"{begin}{tell}\nwhile 1: 0")
+    monkeypatch.setattr(processes, "CONNECT_SCRIPT", f"{first_lines}{tell}\nwhile 1: 0")
     threads: list[threading.Thread] = []
 
-    def strike(number: int) -> None:
+    def send(number: int) -> None:
         while not pid.exists() or not pid.read_text():
             time.sleep(0.01)
         os.kill(os.getpid(), number)
 
     def prepare(number: int) -> Path:
-        threads.append(threading.Thread(target=strike, args=(number,)))
+        threads.append(threading.Thread(target=send, args=(number,)))
         threads[0].start()
         return pid
 
@@ -124,20 +123,20 @@ def is_running(pid: Path) -> bool:
     return runs(int(pid.read_text()))
 
 
-def test_nobody_stays_at_a_meeting_whose_process_is_interrupted(struck_at_the_meeting):
+def test_an_interrupt_ends_the_child_process(signal_while_connecting):
     before = signal.signal(signal.SIGINT, signal.default_int_handler)  # a shell's background job ignores it
     try:
-        pid = struck_at_the_meeting(signal.SIGINT)
+        pid = signal_while_connecting(signal.SIGINT)
         with pytest.raises(KeyboardInterrupt):
-            meet()
+            resolve_processes()
     finally:
         signal.signal(signal.SIGINT, before)
     assert not is_running(pid)
 
 
-@pytest.mark.parametrize(("options", "kept"), [([], "; finished parts are kept, "), (["--dry-run"], "\n")])
-def test_sigterm_at_the_meeting_ends_as_it_does_later(struck_at_the_meeting, tmp_path, capsys, options, kept):
-    pid = struck_at_the_meeting(signal.SIGTERM)
+@pytest.mark.parametrize(("options", "kept"), [([], "; finished parts are kept"), (["--dry-run"], "\n")])
+def test_sigterm_while_connecting(signal_while_connecting, tmp_path, capsys, options, kept):
+    pid = signal_while_connecting(signal.SIGTERM)
     assert main(["embed", "a.txt", "--out", str(tmp_path / "out"), "--executor", "distributed", *options]) == 143
     assert capsys.readouterr().err.startswith(f"stella-jax: stopped by SIGTERM{kept}")
     assert not is_running(pid)
@@ -157,7 +156,7 @@ def test_sigterm_at_the_meeting_ends_as_it_does_later(struck_at_the_meeting, tmp
         (["--coordinator", "127.0.0.1:1"], "require --executor distributed."),
     ],
 )
-def test_numbers_that_do_not_fit_are_refused(tmp_path, monkeypatch, capsys, options, sentence):
+def test_options_that_do_not_fit(tmp_path, monkeypatch, capsys, options, sentence):
     monkeypatch.chdir(tmp_path)
     assert main(["embed", "a.txt", "--out", "out", *options]) == 1
     assert sentence in capsys.readouterr().err

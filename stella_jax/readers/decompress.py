@@ -1,4 +1,4 @@
-"""Bytes of an input file: opened, decompressed, freed of a byte order mark."""
+"""The bytes of an input file, decompressed and without a byte order mark."""
 
 import gzip
 import io
@@ -25,15 +25,15 @@ class BadZstdFile(OSError):
 
 @contextmanager
 def open_bytes(location: Location, offset: int = 0) -> Iterator[BinaryIO]:
-    """The file's bytes from an offset on, decompressed where its name says so; `tell` counts those.
+    """The file's bytes from an offset on, decompressed according to its name; `tell` counts decompressed bytes.
 
-    At an offset of 0 a UTF-8 byte order mark is passed over.
+    At offset 0 a UTF-8 byte order mark is skipped.
 
-    Reading raises EOFError where a compressed file is cut off, after all that can be had of it, and gzip.BadGzipFile,
-    zlib.error or BadZstdFile where it is damaged.
+    Reading raises EOFError at the end of a truncated compressed file, and gzip.BadGzipFile, zlib.error or BadZstdFile
+    if it is damaged.
 
     Raises:
-      StellaError: it begins with the mark of UTF-16 or UTF-32.
+      StellaError: the file begins with the byte order mark of UTF-16 or UTF-32.
     """
     with location.open() as stored, _decompressed(stored, location.name) as file:
         if offset:
@@ -42,7 +42,7 @@ def open_bytes(location: Location, offset: int = 0) -> Iterator[BinaryIO]:
             return
         start = file.peek(3)[:3]
         if start[:2] in UTF16_MARKS:
-            raise StellaError(f"{location} is UTF-16 or UTF-32 text; save it as UTF-8.")
+            raise StellaError(f"{location}: UTF-16 or UTF-32 text; save it as UTF-8.")
         file.read(len(UTF8_MARK) if start == UTF8_MARK else 0)
         yield cast(BinaryIO, file)
 
@@ -58,7 +58,7 @@ def _decompressed(file: BufferedReader, name: str):
 
 
 class _ZstdReader(io.RawIOBase):
-    """The content of zstd frames one after the other, to be buffered; it seeks forward by reading."""
+    """The content of consecutive zstd frames, unbuffered; it seeks forward by reading."""
 
     def __init__(self, file: BufferedReader):
         self._file = file
@@ -77,7 +77,7 @@ class _ZstdReader(io.RawIOBase):
 
     def seek(self, offset: int, whence: int = os.SEEK_SET) -> int:
         if whence != os.SEEK_SET or offset < self._at:
-            raise io.UnsupportedOperation("a zstd stream is read forward only")
+            raise io.UnsupportedOperation("a zstd stream can only be read forward")
         while self._at < offset and self.read(min(BLOCK, offset - self._at)):
             pass
         return self._at
@@ -94,13 +94,13 @@ class _ZstdReader(io.RawIOBase):
         try:
             return self._stream.read(size)
         except OSError as error:
-            if error.errno is not None:  # of the file below, not of the stream
+            if error.errno is not None:  # an error of the file, not of the stream
                 raise
-            self._error = EOFError() if "Truncated" in str(error) else BadZstdFile(first_line(error).rstrip("."))
+            self._error = EOFError() if "Truncated" in str(error) else BadZstdFile(first_line(error))
         return self._last_bytes() or self._read(size)
 
     def _last_bytes(self) -> bytes:
-        """What lies before the fault: a read that meets it drops what it had."""
+        """The bytes up to the fault, which the failed read has dropped."""
         self._stream, data = self._restarted(), b""
         try:
             rest = self._at
@@ -114,11 +114,11 @@ class _ZstdReader(io.RawIOBase):
 
     def _restarted(self) -> pa.CompressedInputStream:
         self._file.seek(0)
-        return pa.CompressedInputStream(pa.PythonFile(_Lent(self._file), "r"), "zstd")
+        return pa.CompressedInputStream(pa.PythonFile(_KeepOpen(self._file), "r"), "zstd")
 
 
-class _Lent:
-    """A file that whoever reads it does not close."""
+class _KeepOpen:
+    """A file that its reader cannot close."""
 
     closed = False
 

@@ -1,4 +1,4 @@
-"""The rows of inputs that a finished part was made of, read again."""
+"""Reads the input rows of a finished part again."""
 
 from collections.abc import Collection, Iterable, Iterator
 from itertools import islice
@@ -12,14 +12,14 @@ from stella_jax.readers.splits import Split
 from stella_jax.storage.store import Store
 
 
-def read_part(job: Job, committed: Committed, name: PartName, check: bool = True) -> Iterator[tuple[Row, bool]]:
-    """The rows that could be embedded, in order, and whether each is in the part: repeats and others were rejected.
+def read_source_rows(job: Job, committed: Committed, name: PartName, check: bool = True) -> Iterator[tuple[Row, bool]]:
+    """The valid input rows of a part, in order, and whether each is in the part: some were rejected later.
 
     Args:
-      check: whether to compare all rows, at the end, with the digest of those that were embedded.
+      check: whether to compare, at the end, the digest of all rows with the digest in the commit.
 
     Raises:
-      StellaError: an input is not what it was, or the part has no sound commit.
+      StellaError: an input has changed, or the part has no valid commit.
     """
     commit, start = _commit(job, committed, name), Position()
     if name.number:
@@ -33,20 +33,20 @@ def read_part(job: Job, committed: Committed, name: PartName, check: bool = True
             yield item, (job.inputs[number].name, item.number) not in rejected
     if check and digest.hexdigest() != commit.digest:
         names = ", ".join(str(job.inputs[piece.input].location) for piece in job.splits[name.split].pieces)
-        raise StellaError(f"the rows of {name} in {names} are not those that were embedded; restore the input.")
+        raise StellaError(f"{names}: the rows of {name} have changed since they were embedded; restore the input.")
 
 
-def texts_of(store: Store, names: Iterable[PartName], ids: Collection[str]) -> dict[str, str]:
-    """Texts by id of rows of these parts, as far as the inputs are there and unchanged."""
+def texts_by_id(store: Store, names: Iterable[PartName], ids: Collection[str]) -> dict[str, str]:
+    """The texts of rows of these parts by id, without those whose inputs are missing or have changed."""
     job, committed = recorded_job(store), Committed(store)
     found: dict[str, str] = {}
     for name in names:
         pieces = job.splits[name.split].pieces
-        there = [piece for piece in pieces if job.inputs[piece.input].is_unchanged()]
-        if len(pieces) == 1 and there:
-            rows = (row for row, is_in_part in read_part(job, committed, name, check=False) if is_in_part)
+        unchanged = [piece for piece in pieces if job.inputs[piece.input].is_unchanged()]
+        if len(pieces) == 1 and unchanged:
+            rows = (row for row, is_in_part in read_source_rows(job, committed, name, check=False) if is_in_part)
         else:
-            read = read_split(job.inputs, Split(name.split, tuple(there)), job.row_fields)
+            read = read_split(job.inputs, Split(name.split, tuple(unchanged)), job.row_fields)
             rows = (row.row for row in read if isinstance(row.row, Row))
         for row in rows:
             if row.id in ids and isinstance(row.text, str):
@@ -55,7 +55,7 @@ def texts_of(store: Store, names: Iterable[PartName], ids: Collection[str]) -> d
 
 
 def _commit(job: Job, committed: Committed, name: PartName) -> Commit:
-    [commit] = committed.read(job.store, [name]) if name in committed.files else [None]
+    commit = committed.read_one(job.store, name)
     if commit is None:
-        raise StellaError(f"{job.store}: the commit of {name} is missing or damaged; run its command again.")
+        raise StellaError(f"{job.store}: the commit of {name} is missing or damaged; run the job again.")
     return commit

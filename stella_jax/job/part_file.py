@@ -1,4 +1,4 @@
-"""Embeddings -> a part file. The same rows give the same bytes."""
+"""Part files: tables of embeddings or scores as Parquet. The same rows give the same bytes."""
 
 import hashlib
 from collections.abc import Mapping, Sequence
@@ -12,12 +12,12 @@ from stella_jax.readers.rows import SCORE
 from stella_jax.storage.store import Store
 from stella_jax.tokenizer import Tokens
 
-# Small enough to stream through, large enough to compress well.
+# Small enough to stream, large enough to compress well.
 GROUP_BYTES = 32 * 2**20
 
 
 def vector_type(dim: int, precision: str) -> pa.DataType:
-    """The type of that column: lists of `dim` numbers, or of as many bytes as hold their signs."""
+    """The type of an embedding column: lists of `dim` numbers, or of the bytes of their signs."""
     dtype, width = vector_layout(precision, dim)
     return pa.list_(pa.from_numpy_dtype(dtype), width)
 
@@ -31,8 +31,8 @@ def part_table(
     """The table of a part of n rows.
 
     Args:
-      computed: by column (see `column_names`), [n, width], as `quantize` gave them.
-      kept: further columns, n values each (see `kept_columns`).
+      computed: by column (see `column_names`), [n, width], quantized.
+      kept: copied columns, n values each (see `kept_columns`).
     """
     columns = {
         "id": pa.array(ids, pa.string()),
@@ -45,7 +45,7 @@ def part_table(
 
 
 def vectors_of(column: pa.Array) -> np.ndarray:
-    """Embeddings [n, width] of a column of lists, as they were written; scores [n, 1]."""
+    """The quantized embeddings [n, width] of a column of lists, or the scores [n, 1] of a column of numbers."""
     if not pa.types.is_fixed_size_list(column.type):
         return column.to_numpy()[:, None]
     return column.flatten().to_numpy().reshape(-1, column.type.list_size)
@@ -64,9 +64,9 @@ def _values(field: pa.Field) -> tuple[str, pa.DataType]:
 def write_part(store: Store, name: str, table: pa.Table) -> tuple[int, str]:
     """Writes a part file atomically; returns its size and sha256.
 
-    Every page carries a checksum, since nothing else tells a flipped bit in a vector from a vector. Split streams of
-    bytes compress float32 best, and dictionaries make it larger; a dictionary holds a byte in a byte where Parquet,
-    which has no shorter integers, would take four. DuckDB reads float16 unsplit only.
+    Every page has a checksum, since nothing else would reveal a flipped bit in a vector. float32 compresses best with
+    BYTE_STREAM_SPLIT, and dictionaries make it larger. int8 gets a dictionary, since Parquet has no integers shorter
+    than four bytes. float16 stays plain, since DuckDB cannot read it otherwise.
     """
     names = table.schema.names
     fields = [table.schema.field(name) for name in names[1 : names.index("n_tokens")]]

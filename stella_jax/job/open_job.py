@@ -1,0 +1,173 @@
+"""Starts a job, or resumes it with the inputs that it had and new ones.
+
+Every process derives the same job.json from the same command, so it does not matter which one writes it.
+"""
+
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import replace
+from typing import Any
+
+from stella_jax.differences import differences
+from stella_jax.errors import StellaError
+from stella_jax.job import damaged
+from stella_jax.job.commits import Committed, is_part_file
+from stella_jax.job.job import FOLDERS, JOB, Job, read_fields
+from stella_jax.job.options import JobOptions
+from stella_jax.job.ranges import ranges_to_json, read_ranges
+from stella_jax.readers.inputs import InputFile
+from stella_jax.readers.splits import default_split_bytes
+from stella_jax.storage.store import Store
+
+# Makes the ranges of a new job from its inputs, in the form of `ranges_to_json`.
+MakeRanges = Callable[[Job], dict[str, Any]]
+
+
+def open_job(
+    store: Store,
+    options: JobOptions,
+    fingerprint: dict[str, Any],
+    files: Sequence[InputFile],
+    make_ranges: MakeRanges = lambda _: {},
+) -> Job:
+    """Starts a job, or resumes the one in the directory, with any new inputs added.
+
+    If it raises, nothing was written.
+
+    Args:
+      fingerprint: of model and options.
+      files: as `open_inputs` returns them.
+      make_ranges: called for a new job.
+
+    Raises:
+      StellaError: the directory holds something else or a job with different settings (names every difference), or an
+        input of the job has changed or is missing from the command.
+    """
+    before, rows = read_fields(store), options.fields
+    if before and Committed(store).files:
+        _check_same(store, before["fingerprint"], fingerprint)
+        _check_options(store, options, before)
+        fields, files = _resumed(store, before, files)
+        job = Job.of(store, fields, files, rows)
+    else:  # without any part, nothing is lost by starting again
+        job = Job.of(store, _new_fields(files, options, fingerprint), files, rows)
+        if before is None:
+            _require_own(store, job)
+        fields = job.fields | {"ranges": make_ranges(job)}
+        if before and before | {"ranges": None} == fields | {"ranges": None}:
+            fields = before
+        job = replace(job, fields=fields)
+        for name in filter(is_part_file, store.sizes() if before and before != fields else ()):
+            store.remove(name)
+    store.prepare(*FOLDERS)
+    if fields != before:
+        store.remove("_job/manifest.json")
+        store.write_json(JOB, fields)
+    return job
+
+
+def require_own_files(store: Store) -> None:
+    """Raises StellaError if a directory without commits holds files that a job does not write."""
+    if foreign := next(_foreign_files(store), None):
+        raise StellaError(f"{store}: not empty ({foreign}) and not the output of embed or score; use another --out.")
+
+
+def _foreign_files(store: Store) -> Iterator[str]:
+    yield from store.sizes()
+    yield from (name for name in store.folders() if name != "_job")
+    own = ("progress", "job.json")
+    yield from (f"_job/{name}" for name in store.sizes("_job") if not name.startswith(own))
+
+
+def _require_own(store: Store, job: Job) -> None:
+    """Refuses a directory that is neither empty nor holds only parts of this job, whose job.json may be damaged."""
+    committed = Committed(store)
+    for name, commit in zip(committed.names(), committed.read(store, committed.names()), strict=True):
+        if commit and (name.split >= len(job.splits) or commit.key != job.key(job.splits[name.split])):
+            raise StellaError(
+                f"{store}: {JOB} is missing or damaged, and {name} belongs to a job with different settings or inputs; "
+                "use another --out."
+            )
+    if not committed.files:
+        require_own_files(store)
+
+
+def _new_fields(files: Sequence[InputFile], options: JobOptions, fingerprint: dict[str, Any]) -> dict[str, Any]:
+    split_bytes = options.split_bytes or default_split_bytes(sum(file.size for file in files))
+    entries = [_entry(file, 0) for file in files]
+    return {"fingerprint": fingerprint, "split_bytes": split_bytes, "ranges": {}, "inputs": entries}
+
+
+def _entry(file: InputFile, generation: int) -> dict[str, Any]:
+    return {
+        "name": file.name,
+        "path": file.location.full,
+        "size": file.size,
+        "version": file.version,
+        "generation": generation,
+        "planned_size": file.size,
+        "repaired": False,
+    }
+
+
+def _check_same(store: Store, before: Any, now: dict[str, Any]) -> None:
+    """Raises StellaError if two fingerprints differ; names every difference."""
+    found = list(differences(before, now))
+    if found:
+        raise StellaError(f"{store}: started with different settings ({'; '.join(found)}); use another --out.")
+
+
+def _check_options(store: Store, options: JobOptions, before: dict[str, Any]) -> None:
+    """Refuses ranges or a split size other than the job's."""
+    if options.split_bytes:
+        _check_same(store, {"split_bytes": before["split_bytes"]}, {"split_bytes": options.split_bytes})
+    if options.ranges:
+        ranges = ranges_to_json(read_ranges(options.ranges, before["fingerprint"]["dims"]))
+        if ranges != before["ranges"]:
+            raise StellaError(
+                f"{store}: started with ranges different from those in {options.ranges}; use another --out."
+            )
+
+
+def _resumed(
+    store: Store, before: dict[str, Any], files: Sequence[InputFile]
+) -> tuple[dict[str, Any], list[InputFile]]:
+    """The fields of the job with these files, and the files in its order, new ones last."""
+    by_path, by_name = {file.location.full: file for file in files}, {file.name: file for file in files}
+    entries, found = [], []
+    for i, entry in enumerate(before["inputs"]):
+        file = by_path.get(entry["path"]) or by_name.get(entry["name"])
+        if file is None:
+            raise StellaError(
+                f"{entry['name']}: an input of the job in {store}, but missing from the command; name all of its "
+                "inputs, or use another --out."
+            )
+        if (file.size, file.version) != (entry["size"], entry["version"]):
+            if not damaged.is_marked(store, i):
+                raise StellaError(
+                    f"{file.location}: changed since the job in {store} was started ({_change(entry, file)}); restore "
+                    "it, or use another --out."
+                )
+            entry = entry | {"size": file.size, "version": file.version, "repaired": True}
+        entries.append(entry)
+        found.append(replace(file, name=entry["name"]))
+    known = {file.location.full for file in found}
+    generation = 1 + max(entry["generation"] for entry in entries)
+    names = {entry["name"] for entry in entries}
+    for file in files:
+        if file.location.full not in known:
+            found.append(replace(file, name=_unused_name(file, names)))
+            names.add(found[-1].name)
+            entries.append(_entry(found[-1], generation))
+    return before | {"inputs": entries}, found
+
+
+def _change(entry: dict[str, Any], file: InputFile) -> str:
+    return f"{entry['size']} bytes then, {file.size} now" if file.size != entry["size"] else "it was written to"
+
+
+def _unused_name(file: InputFile, names: set[str]) -> str:
+    """A name that is not among these, with as many folders as needed."""
+    parts = file.location.parts
+    return next(
+        name for n in range(file.name.count("/") + 1, len(parts) + 1) if (name := "/".join(parts[-n:])) not in names
+    )
