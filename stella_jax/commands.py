@@ -8,15 +8,15 @@ from dataclasses import replace
 
 from stella_jax.demo import run_demo
 from stella_jax.devices import start_jax
+from stella_jax.dry_run.estimate import estimate_job
+from stella_jax.dry_run.row_check import check_rows
 from stella_jax.embedder import Stella
 from stella_jax.errors import StellaError, join_words
 from stella_jax.graceful_shutdown import GracefulShutdown, stopping_on_sigterm
-from stella_jax.job.estimate import estimate_job
 from stella_jax.job.kept import resolve_types
 from stella_jax.job.options import JobCommand, JobOptions, ModelOptions, RunOptions, resolve_prompt
 from stella_jax.job.processes import Processes, resolve_processes
 from stella_jax.job.progress import Summary
-from stella_jax.job.row_check import check_rows
 from stella_jax.job.run import heartbeat, run_job
 from stella_jax.job.verify import verify_job
 from stella_jax.readers.inputs import open_inputs

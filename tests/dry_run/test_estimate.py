@@ -1,4 +1,4 @@
-"""Estimates of jobs: totals from a sample, their standard errors, and the check of all rows."""
+"""Estimates of jobs: totals from a sample, their standard errors, and the command."""
 
 import gzip
 import json
@@ -15,10 +15,9 @@ import pytest
 from stella_jax import Stella
 from stella_jax.chips import Chips
 from stella_jax.cli import main
+from stella_jax.dry_run.estimate import Estimate, Total, estimate_job
 from stella_jax.flops import text_flops
-from stella_jax.job.estimate import Estimate, Total, estimate_job
 from stella_jax.job.options import JobCommand, JobOptions, ModelOptions
-from stella_jax.job.row_check import RowCheck, check_rows
 from stella_jax.readers import sample
 from stella_jax.readers.inputs import open_inputs
 from stella_jax.readers.rows import Fields
@@ -170,7 +169,7 @@ def test_the_rate_of_a_chip_is_a_share_of_its_peak(tmp_path: Path):
 
 
 def test_the_rate_is_measured_by_default(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
-    monkeypatch.setattr("stella_jax.job.estimate.MEASURED_SECONDS", 0.01)
+    monkeypatch.setattr("stella_jax.dry_run.estimate.MEASURED_SECONDS", 0.01)
     in_one(tmp_path, [{"text": "tea"}] * 4)
     assert estimate_job(command(tmp_path / "a.jsonl")).rate.source == "measured: 32 x 8 on 1 x cpu"
 
@@ -185,22 +184,6 @@ def test_jobs_that_cannot_be_estimated(tmp_path: Path, refused):
     float32 = JobCommand((str(tmp_path / "a.jsonl"),), "", ModelOptions(dtype="float32"), JobOptions())
     with refused("--chips", "--dtype"):
         estimate_job(float32, chips=Chips("v6e", 1))
-
-
-def test_invalid_rows_and_repeats_are_listed_with_their_positions(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
-    monkeypatch.setattr("stella_jax.job.row_check.RUN_ROWS", 3)
-    rows = [{"id": i % 5, "text": "x"} for i in range(7)]
-    (tmp_path / "a.jsonl").write_bytes(lines(rows) + b'\n{"id": 9}\n')
-    (tmp_path / "b.csv").write_text('id,text\n9,tea\n3,tea\n4,"cut')
-    lines_shown: list[str] = []
-    found = check_rows(open_inputs([tmp_path / "a.jsonl", tmp_path / "b.csv"], Fields()), Fields(), lines_shown.append)
-    assert found == RowCheck(rows=10, invalid=1, repeated=3, damaged=1)
-    assert lines_shown[0] == "a.jsonl:9: text is missing" and "never closed" in lines_shown[1]
-    assert lines_shown[2:] == [
-        "a.jsonl:6: duplicate id 0, first seen at a.jsonl:1",
-        "a.jsonl:7: duplicate id 1, first seen at a.jsonl:2",
-        "b.csv:2: duplicate id 3, first seen at a.jsonl:4",
-    ]
 
 
 def test_a_dry_run_of_all_rows(tmp_path: Path, capsys: pytest.CaptureFixture[str]):
