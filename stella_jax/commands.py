@@ -13,13 +13,13 @@ from stella_jax.dry_run.row_check import check_rows
 from stella_jax.embedder import Stella
 from stella_jax.errors import StellaError, join_words
 from stella_jax.graceful_shutdown import GracefulShutdown, stopping_on_sigterm
-from stella_jax.job.kept import resolve_types
 from stella_jax.job.options import JobCommand, JobOptions, ModelOptions, RunOptions, resolve_prompt
 from stella_jax.job.processes import Processes, resolve_processes
 from stella_jax.job.progress import Summary
 from stella_jax.job.run import heartbeat, run_job
 from stella_jax.job.verify import verify_job
 from stella_jax.readers.inputs import open_inputs
+from stella_jax.readers.kept import resolve_types
 from stella_jax.readers.rows import Fields
 from stella_jax.reranker import Reranker
 from stella_jax.search import Hit, Index

@@ -13,12 +13,12 @@ from stella_jax.chips import ASSUMED_SHARE, Chips
 from stella_jax.errors import StellaError
 from stella_jax.flops import text_flops
 from stella_jax.job.job import splits_of
-from stella_jax.job.kept import resolve_types
 from stella_jax.job.options import JobCommand, default_part_rows
 from stella_jax.job.progress import Task
 from stella_jax.pretrained import PretrainedModel
 from stella_jax.quantization import vector_layout
 from stella_jax.readers.inputs import open_inputs
+from stella_jax.readers.kept import resolve_types
 from stella_jax.readers.rows import Row
 from stella_jax.readers.sample import Place, sample_inputs
 from stella_jax.tokenizer import Tokens

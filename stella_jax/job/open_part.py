@@ -9,11 +9,11 @@ from stella_jax.errors import StellaError
 from stella_jax.job.chunks import Chunk, PartEnd
 from stella_jax.job.commits import Commit, write_commit
 from stella_jax.job.job import Job, read_fields
-from stella_jax.job.kept import kept_columns
 from stella_jax.job.output_columns import column_names, postprocess
 from stella_jax.job.part_file import part_table, write_part
 from stella_jax.job.part_ids import write_ids
 from stella_jax.quantization import finite_rows, quantize
+from stella_jax.readers.kept import kept_columns
 from stella_jax.readers.rows import Rejected, Row
 from stella_jax.readers.split_reader import PositionedRow
 

@@ -13,7 +13,6 @@ from stella_jax.job.close import close_job
 from stella_jax.job.commits import Committed
 from stella_jax.job.heartbeat import FOLDER, Heartbeat
 from stella_jax.job.job import JOB, Job
-from stella_jax.job.kept import resolve_types
 from stella_jax.job.manifest import MANIFEST, finished_totals
 from stella_jax.job.open_job import open_job, require_own_files
 from stella_jax.job.options import JobOptions, RunOptions
@@ -24,6 +23,7 @@ from stella_jax.job.rejected import check_totals
 from stella_jax.job.worker import Worker
 from stella_jax.pretrained import PretrainedModel
 from stella_jax.readers.inputs import open_inputs
+from stella_jax.readers.kept import resolve_types
 from stella_jax.storage.atomic import FULL
 from stella_jax.storage.location import locate
 from stella_jax.storage.store import Store, open_store

@@ -11,8 +11,8 @@ import pyarrow.parquet as pq
 import pytest
 
 from stella_jax import StellaError
-from stella_jax.job.kept import kept_columns, resolve_types
 from stella_jax.readers.inputs import open_inputs
+from stella_jax.readers.kept import kept_columns, resolve_types
 from stella_jax.readers.rows import Fields, Rejected, Row
 from stella_jax.storage.location import locate
 
