@@ -1,4 +1,4 @@
-"""Time of the nearest-neighbour search of hard-negative mining, against FAISS's flat index.
+"""Time of the nearest-neighbor search of hard-negative mining, against FAISS's flat index.
 
     python bench/mine.py [--rows N] [--anchors N] [--dim E] [-k K] [--repeats N] [--out FILE]
 
@@ -29,7 +29,7 @@ def main() -> None:
     parser.add_argument("--rows", type=int, default=100_000, help="vectors of the corpus")
     parser.add_argument("--anchors", type=int, default=100_000, help="query vectors")
     parser.add_argument("--dim", type=int, default=128)
-    parser.add_argument("-k", type=int, default=100, help="neighbours of a query")
+    parser.add_argument("-k", type=int, default=100, help="neighbors of a query")
     parser.add_argument("--repeats", type=int, default=1)
     parser.add_argument("--checkpoint", type=Path, help="ignored, as vectors are random")
     parser.add_argument("--out", type=Path, help="append the table to this file")
@@ -57,7 +57,7 @@ def main() -> None:
     lines = [[name, took, flops / took / 1e9, median["faiss"] / took] for name, took in median.items()]
     (scores, rows), (their_scores, their_rows) = found.values()
     equal, difference = np.mean(rows == their_rows), abs(scores - their_scores).max()
-    same = f"{equal:.5%} of the neighbours are the same; scores differ by at most {difference:.0e}."
+    same = f"{equal:.5%} of the neighbors are the same; scores differ by at most {difference:.0e}."
     title = f"mine: {options.k} nearest of {options.rows} rows, {options.anchors} anchors, {options.dim} dimensions"
     publish(title, f"{table(['system', 'seconds', 'GFLOP/s', 'speedup'], lines)}\n\n{same}", options.out)
 

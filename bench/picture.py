@@ -15,7 +15,7 @@ from report import read_tables
 
 WORKLOAD = re.compile(r"\d+ x (\d+) tokens")
 ROOFLINE = "roofline"
-# Colour-blind safe (Okabe and Ito).
+# Color-blind safe (Okabe and Ito).
 STYLES = {
     "stella-jax": {"color": "#0072b2", "linewidth": 2.4},
     "OpenVINO": {"color": "#009e73"},

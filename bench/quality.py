@@ -1,8 +1,8 @@
-"""Agreement of bfloat16 and float32 on real texts: cosines of the vectors, and overlap of nearest neighbours.
+"""Agreement of bfloat16 and float32 on real texts: cosines of the vectors, and overlap of nearest neighbors.
 
     python bench/quality.py [--texts N] [--tiny] [--peer] [--out FILE]
 
-Each text is a query against all others; the overlap is the share of its ten nearest neighbours in float32 that are also
+Each text is a query against all others; the overlap is the share of its ten nearest neighbors in float32 that are also
 among the ten in bfloat16. `--peer` adds sentence-transformers in bfloat16 against its own float32.
 """
 

@@ -17,7 +17,7 @@ from stella_jax.models.layers import Dropout
 
 
 class EmbeddingModel(nnx.Module):
-    """Encoder, pooling, Dense head, normalisation: (B, T) token ids to (B, E) embeddings.
+    """Encoder, pooling, Dense head, normalization: (B, T) token ids to (B, E) embeddings.
 
     It works under every JAX transform: closed over, or passed as an argument, as a module or as `nnx.split(model)`.
 

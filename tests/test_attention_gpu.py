@@ -206,6 +206,6 @@ def test_cudnn_on_a_gpu(tokens: int) -> None:
     found, again = (jax.jit(attend)(q, k, v, lengths) for _ in range(2))
     np.testing.assert_array_equal(found, again)
     np.testing.assert_allclose(np.float32(found), np.float32(attend_at_once(q, k, v, lengths)), atol=0.03, rtol=0)
-    for ours, plain in zip(gradients(attend), gradients(attend_at_once), strict=True):
-        largest = np.abs(np.float32(plain)).max()
-        np.testing.assert_allclose(np.float32(ours), np.float32(plain), atol=0.05 * largest, rtol=0)
+    for ours, reference in zip(gradients(attend), gradients(attend_at_once), strict=True):
+        largest = np.abs(np.float32(reference)).max()
+        np.testing.assert_allclose(np.float32(ours), np.float32(reference), atol=0.05 * largest, rtol=0)

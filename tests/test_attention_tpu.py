@@ -41,8 +41,8 @@ def test_rows_of_one_step_are_independent() -> None:
     lengths = jnp.array([130, 1, 60, 129, 128, 7], jnp.int32)
     with pltpu.force_tpu_interpret_mode():
         together = jax.jit(attend_flash)(q, k, v, lengths)  # 256 tokens after padding: three rows per step
-        alone = jax.jit(attend_flash)(q[2:3], k[2:3], v[2:3], lengths[2:3])
-    np.testing.assert_array_equal(together[2:3], alone)
+        single = jax.jit(attend_flash)(q[2:3], k[2:3], v[2:3], lengths[2:3])
+    np.testing.assert_array_equal(together[2:3], single)
 
 
 @pytest.mark.parametrize("tokens", [1, 8, 120])

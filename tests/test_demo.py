@@ -32,8 +32,8 @@ class Published:
 
 
 def test_published_weights_are_recognized():
-    shown = str(run_demo(Published(PUBLISHED), "s2p"))  # pyright: ignore[reportArgumentType]
-    lines = shown.splitlines()
+    output = str(run_demo(Published(PUBLISHED), "s2p"))  # pyright: ignore[reportArgumentType]
+    lines = output.splitlines()
     assert lines[:4] == ["0.8398  0.2990", "0.3282  0.8095", "", "0.8398  What are some ways to reduce stress?"]
     assert lines[4].startswith("        There are many effective ways")
     assert lines[6] == "0.8095  What are the benefits of drinking green tea?"

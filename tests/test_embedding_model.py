@@ -25,13 +25,13 @@ def model() -> EmbeddingModel:
 
 
 @pytest.fixture(scope="module")
-def plain(model: EmbeddingModel) -> np.ndarray:
+def expected(model: EmbeddingModel) -> np.ndarray:
     return np.asarray(model(IDS, LENGTHS))
 
 
 @pytest.mark.parametrize("call", CALLS)
-def test_closed_over(model: EmbeddingModel, plain: np.ndarray, call: str) -> None:
-    same(CALLS[call](model)(IDS, LENGTHS), plain)
+def test_closed_over(model: EmbeddingModel, expected: np.ndarray, call: str) -> None:
+    same(CALLS[call](model)(IDS, LENGTHS), expected)
 
 
 @pytest.fixture(scope="module")
@@ -54,14 +54,14 @@ def test_encoder_closed_over(model: EmbeddingModel, states: np.ndarray, call: st
 
 
 @pytest.mark.parametrize("call", ["vmap", "map", "jit of checkpoint of scan"])
-def test_passed_as_an_argument(model: EmbeddingModel, plain: np.ndarray, call: str) -> None:
+def test_passed_as_an_argument(model: EmbeddingModel, expected: np.ndarray, call: str) -> None:
     """Inside the transform the model is a tree of tracers."""
 
     @jax.jit
     def run(model: EmbeddingModel) -> jax.Array:
         return CALLS[call](model)(IDS, LENGTHS)
 
-    same(run(model), plain)
+    same(run(model), expected)
 
 
 def test_every_way_into_jit_gives_the_same_bits(model: EmbeddingModel) -> None:
@@ -76,17 +76,17 @@ def test_every_way_into_jit_gives_the_same_bits(model: EmbeddingModel) -> None:
         np.testing.assert_array_equal(found, expected)
 
 
-def test_passed_to_vmap_and_checkpoint(model: EmbeddingModel, plain: np.ndarray) -> None:
+def test_passed_to_vmap_and_checkpoint(model: EmbeddingModel, expected: np.ndarray) -> None:
     rows = jax.vmap(lambda model, ids, lengths: by_row(model)(ids, lengths), in_axes=(None, 0, 0))
-    same(rows(model, IDS, LENGTHS), plain)
-    same(jax.checkpoint(lambda model, *batch: model(*batch))(model, IDS, LENGTHS), plain)
+    same(rows(model, IDS, LENGTHS), expected)
+    same(jax.checkpoint(lambda model, *batch: model(*batch))(model, IDS, LENGTHS), expected)
 
 
-def test_vmap_over_models(model: EmbeddingModel, plain: np.ndarray) -> None:
+def test_vmap_over_models(model: EmbeddingModel, expected: np.ndarray) -> None:
     bias = model.params()["head/bias"]
     stacked = {"head/bias": jnp.stack([bias, bias + 1])}
     found = jax.vmap(lambda params: model.with_params(params)(IDS, LENGTHS))(stacked)
-    same(found, np.stack([plain, plain + 1]))
+    same(found, np.stack([expected, expected + 1]))
 
 
 def test_eval_shape(model: EmbeddingModel) -> None:
@@ -101,14 +101,16 @@ def batch_of_zeros() -> tuple[jax.Array, jax.Array]:
 
 
 @pytest.mark.parametrize("copied", [copy.deepcopy, nnx.clone])
-def test_copies(model: EmbeddingModel, plain: np.ndarray, copied: Callable[[EmbeddingModel], EmbeddingModel]) -> None:
-    np.testing.assert_array_equal(copied(model)(IDS, LENGTHS), plain)
+def test_copies(
+    model: EmbeddingModel, expected: np.ndarray, copied: Callable[[EmbeddingModel], EmbeddingModel]
+) -> None:
+    np.testing.assert_array_equal(copied(model)(IDS, LENGTHS), expected)
 
 
-def test_padding_changes_no_bit_but_length_does(model: EmbeddingModel, plain: np.ndarray) -> None:
+def test_padding_changes_no_bit_but_length_does(model: EmbeddingModel, expected: np.ndarray) -> None:
     real = np.arange(12) < LENGTHS[:, None]
-    np.testing.assert_array_equal(model(jnp.where(real, IDS, 7), LENGTHS), plain)
-    assert np.abs(np.asarray(model(IDS, np.minimum(LENGTHS + 1, 12)))[1:4] - plain[1:4]).max() > 0.1
+    np.testing.assert_array_equal(model(jnp.where(real, IDS, 7), LENGTHS), expected)
+    assert np.abs(np.asarray(model(IDS, np.minimum(LENGTHS + 1, 12)))[1:4] - expected[1:4]).max() > 0.1
 
 
 def test_float32_products_have_the_highest_precision(model: EmbeddingModel) -> None:
@@ -143,21 +145,21 @@ def test_same_embeddings_as_stella(name: str, dtype: str) -> None:
 # --- parameters, heads, options
 
 
-def test_params_by_name(model: EmbeddingModel, plain: np.ndarray) -> None:
+def test_params_by_name(model: EmbeddingModel, expected: np.ndarray) -> None:
     params = model.params()
     assert sorted(params) == NAMES
     assert params["head/kernel"].shape == (64, 64)
     again = model.with_params({name: jnp.array(leaf) for name, leaf in params.items()})
-    np.testing.assert_array_equal(again(IDS, LENGTHS), plain)
+    np.testing.assert_array_equal(again(IDS, LENGTHS), expected)
 
 
-def test_with_params_shares_all_other_arrays(model: EmbeddingModel, plain: np.ndarray) -> None:
+def test_with_params_shares_all_other_arrays(model: EmbeddingModel, expected: np.ndarray) -> None:
     changed = model.with_params({"head/bias": model.params()["head/bias"] + 1})
-    same(jax.jit(changed)(IDS, LENGTHS), plain + 1)
+    same(jax.jit(changed)(IDS, LENGTHS), expected + 1)
     for name, leaf in changed.params().items():
         assert (leaf is model.params()[name]) == (name != "head/bias"), name
     changed.encoder.embeddings.word.embedding[...] += 1
-    np.testing.assert_array_equal(model(IDS, LENGTHS), plain)
+    np.testing.assert_array_equal(model(IDS, LENGTHS), expected)
 
 
 def test_unknown_parameter_names(model: EmbeddingModel, refused) -> None:
@@ -190,7 +192,7 @@ def test_models_without_a_head(name: str) -> None:
 @pytest.mark.parametrize(
     ("dtype", "param_dtype"), [("bfloat16", "float32"), ("bfloat16", "bfloat16"), (None, "float32")]
 )
-def test_dtypes(dtype: str | None, param_dtype: str, plain: np.ndarray) -> None:
+def test_dtypes(dtype: str | None, param_dtype: str, expected: np.ndarray) -> None:
     model = load(GOLDENS / "stella", dtype=dtype, param_dtype=param_dtype)
     kept = {name: str(leaf.dtype) for name, leaf in model.params().items()}
     assert {kept[name] for name in NAMES if "norm" in name or "head" in name} == {"float32"}
@@ -198,7 +200,7 @@ def test_dtypes(dtype: str | None, param_dtype: str, plain: np.ndarray) -> None:
     assert str(model.encoder.dtype) == (dtype or "float32")
     found = np.asarray(jax.jit(model)(IDS, LENGTHS))
     assert found.dtype == np.float32
-    cosines = (found * plain).sum(axis=1) / np.linalg.norm(found, axis=1) / np.linalg.norm(plain, axis=1)
+    cosines = (found * expected).sum(axis=1) / np.linalg.norm(found, axis=1) / np.linalg.norm(expected, axis=1)
     assert cosines.min() > 0.999
 
 
@@ -256,12 +258,12 @@ def test_abstract_model_has_shapes_without_numbers() -> None:
     assert all(isinstance(leaf, jax.ShapeDtypeStruct) for leaf in params.values())
 
 
-def test_abstract_model_with_params(model: EmbeddingModel, plain: np.ndarray) -> None:
+def test_abstract_model_with_params(model: EmbeddingModel, expected: np.ndarray) -> None:
     """All parameters, or some of them, and the rest remain shapes."""
     spec = Checkpoint.open(GOLDENS / "stella").spec
     options: dict[str, Any] = {"dtype": "float32", "param_dtype": "float32", "pooling": "mean"}
     abstract = EmbeddingModel.abstract(spec.config, [spec.head(None)], **options)
-    same(jax.jit(abstract.with_params(model.params()))(IDS, LENGTHS), plain)
+    same(jax.jit(abstract.with_params(model.params()))(IDS, LENGTHS), expected)
     half = abstract.with_params({"head/bias": model.params()["head/bias"]}).params()
     assert isinstance(half["head/bias"], jax.Array) and isinstance(half["head/kernel"], jax.ShapeDtypeStruct)
 

@@ -21,7 +21,7 @@ def model() -> EmbeddingModel:
 
 
 @pytest.fixture(scope="module")
-def plain(model: EmbeddingModel) -> np.ndarray:
+def expected(model: EmbeddingModel) -> np.ndarray:
     return np.asarray(model(IDS, LENGTHS))
 
 
@@ -39,15 +39,15 @@ def meshed(request: pytest.FixtureRequest) -> tuple[Mesh, EmbeddingModel]:
 
 
 @pytest.mark.parametrize("call", ["jit", "vmap", "jit of checkpoint of scan"])
-def test_over_a_mesh(meshed: tuple[Mesh, EmbeddingModel], plain: np.ndarray, call: str) -> None:
+def test_over_a_mesh(meshed: tuple[Mesh, EmbeddingModel], expected: np.ndarray, call: str) -> None:
     """Also if `data` does not divide the number of rows: one row, and batches of two."""
     mesh, model = meshed
     with jax.set_mesh(mesh):
-        same(CALLS[call](model)(*jax.device_put((IDS, LENGTHS), P("data"))), plain)
+        same(CALLS[call](model)(*jax.device_put((IDS, LENGTHS), P("data"))), expected)
 
 
-def test_mesh_that_is_not_set(meshed: tuple[Mesh, EmbeddingModel], plain: np.ndarray) -> None:
-    same(jax.jit(meshed[1])(IDS, LENGTHS), plain)
+def test_mesh_that_is_not_set(meshed: tuple[Mesh, EmbeddingModel], expected: np.ndarray) -> None:
+    same(jax.jit(meshed[1])(IDS, LENGTHS), expected)
 
 
 def test_gradients_over_a_mesh(meshed: tuple[Mesh, EmbeddingModel], gradient: dict[str, np.ndarray]) -> None:
@@ -65,12 +65,12 @@ def over_rows(model: EmbeddingModel, axis: str, **options: Any) -> jax.Array:
     return jax.jit(run)(model, *batch)
 
 
-def test_in_a_shard_map(meshed: tuple[Mesh, EmbeddingModel], plain: np.ndarray) -> None:
+def test_in_a_shard_map(meshed: tuple[Mesh, EmbeddingModel], expected: np.ndarray) -> None:
     """Over all axes of the mesh, and over `data` only, where the compiler shards over `model`."""
     mesh, model = meshed
     with jax.set_mesh(mesh):
-        same(over_rows(model, "data"), plain)
-        same(over_rows(model, "data", axis_names={"data"}), plain)
+        same(over_rows(model, "data"), expected)
+        same(over_rows(model, "data", axis_names={"data"}), expected)
 
 
 def test_gradients_through_a_shard_map(meshed: tuple[Mesh, EmbeddingModel], gradient: dict[str, np.ndarray]) -> None:
@@ -85,14 +85,14 @@ def test_gradients_through_a_shard_map(meshed: tuple[Mesh, EmbeddingModel], grad
         same(found[name], leaf, atol=2e-5 * np.abs(leaf).max() + 1e-5)
 
 
-def test_mesh_with_other_axis_names(model: EmbeddingModel, plain: np.ndarray) -> None:
+def test_mesh_with_other_axis_names(model: EmbeddingModel, expected: np.ndarray) -> None:
     """Parameters on a mesh with other axis names: rows stay on their devices."""
     mesh = Mesh(np.array(jax.devices()), ("batch",), axis_types=(AxisType.Auto,))
     model = model.with_params(jax.device_put(model.params(), NamedSharding(mesh, P())))
     with jax.set_mesh(mesh):
         run = jax.jit(model)
         batch = jax.device_put((IDS, LENGTHS), P("batch"))
-        same(run(*batch), plain)
+        same(run(*batch), expected)
         assert run(*batch).sharding.spec == P("batch")
         assert "all-gather" not in (run.lower(*batch).compile().as_text() or "")
-        same(over_rows(model, "batch"), plain)
+        same(over_rows(model, "batch"), expected)

@@ -54,6 +54,6 @@ def test_empty_queries_and_empty_corpus() -> None:
 def test_on_block_counts_products(monkeypatch) -> None:
     monkeypatch.setattr(module, "ROWS", 64)
     monkeypatch.setattr(module, "QUERIES", 16)
-    told: list[int] = []
-    nearest(np.ones((20, 3), np.float32), np.ones((150, 3), np.float32), 4, told.append)
-    assert sum(told) == 20 * 150
+    counts: list[int] = []
+    nearest(np.ones((20, 3), np.float32), np.ones((150, 3), np.float32), 4, counts.append)
+    assert sum(counts) == 20 * 150

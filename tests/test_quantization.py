@@ -87,8 +87,8 @@ def test_rows_are_independent(precision):
     embeddings = np.random.default_rng(2).standard_normal((33, 20), dtype=np.float32)
     ranges = Ranges.of(embeddings[:7])
     whole = quantize(embeddings, precision, ranges)
-    alone = [quantize(embeddings[i : i + 1], precision, ranges) for i in range(33)]
-    np.testing.assert_array_equal(np.concatenate(alone), whole)
+    one_by_one = [quantize(embeddings[i : i + 1], precision, ranges) for i in range(33)]
+    np.testing.assert_array_equal(np.concatenate(one_by_one), whole)
     assert quantize(embeddings[:0], precision, ranges).shape == (0, whole.shape[1])
 
 

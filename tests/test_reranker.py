@@ -122,8 +122,8 @@ def test_tolerance_detects_mistakes(reranker, mistake):
 
 def test_bits_do_not_depend_on_neighbors_order_or_devices(reranker):
     together = reranker.predict(PAIRS, activation="none")
-    alone = np.concatenate([reranker.predict([pair], activation="none") for pair in PAIRS])
-    np.testing.assert_array_equal(together, alone)
+    one_by_one = np.concatenate([reranker.predict([pair], activation="none") for pair in PAIRS])
+    np.testing.assert_array_equal(together, one_by_one)
     np.testing.assert_array_equal(together[::-1], reranker.predict(PAIRS[::-1], activation="none"))
     over_eight = Reranker.from_pretrained(GOLDEN, dtype="float32", mesh="data=8", max_length=64)
     np.testing.assert_array_equal(over_eight.predict(PAIRS, activation="none"), together)

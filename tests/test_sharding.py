@@ -25,8 +25,8 @@ def test_there_are_eight_devices() -> None:
 @pytest.mark.parametrize(("mesh", "dtype"), [("data=8", "float32"), ("data=3", "bfloat16")])
 def test_data_parallelism_keeps_the_bits(mesh: str, dtype: str) -> None:
     ours = Stella.from_pretrained(GOLDENS / "stella", mesh=mesh, dtype=dtype)
-    alone = Stella.from_pretrained(GOLDENS / "stella", dtype=dtype)
-    assert np.array_equal(ours.encode(TEXTS), alone.encode(TEXTS))
+    single = Stella.from_pretrained(GOLDENS / "stella", dtype=dtype)
+    assert np.array_equal(ours.encode(TEXTS), single.encode(TEXTS))
 
 
 @pytest.mark.parametrize("mesh", ["data=4,model=2", "data=2,model=4", "model=4"])
@@ -37,9 +37,9 @@ def test_tensor_parallelism(mesh: str, stella: Stella) -> None:
 
 def test_one_attention_head_per_device() -> None:
     ours = Stella.from_pretrained(GOLDENS / "gte-base-en", mesh="model=3")
-    alone = Stella.from_pretrained(GOLDENS / "gte-base-en")
+    single = Stella.from_pretrained(GOLDENS / "gte-base-en")
     # gte-base-en has larger numbers than the others: its float32 is 2e-5 from float64.
-    np.testing.assert_allclose(ours.encode(TEXTS), alone.encode(TEXTS), atol=5e-5, rtol=0)
+    np.testing.assert_allclose(ours.encode(TEXTS), single.encode(TEXTS), atol=5e-5, rtol=0)
 
 
 @pytest.mark.parametrize(

@@ -13,7 +13,7 @@ NO_PLOT = f"no {FILE}: matplotlib is not installed; pip install 'stella-jax[plot
 SPAN = 0.1  # of all steps, over which the training loss is smoothed
 
 TRAINING = "C0"
-STYLES = (("eval", "C1", "o-"), ("test", "C2", "s"))  # split, colour of its loss, line
+STYLES = (("eval", "C1", "o-"), ("test", "C2", "s"))  # split, color of its loss, line
 SHOWN = ("cosine_accuracy", "cosine_accuracy@1", "cosine_recall@10", "cosine_mrr@10", "cosine_ndcg@10")
 
 
@@ -70,7 +70,7 @@ def _draw_loss(axes: Any, metrics: Metrics) -> None:
 
 
 def _draw_scores(axes: Any, metrics: Metrics, best: str | None) -> None:
-    """Plots scores of eval as lines, and of test as squares of the same colour."""
+    """Plots scores of eval as lines, and of test as squares of the same color."""
     names = [name for name in dict.fromkeys((*SHOWN, *([best] if best else []))) if name != "loss"]
     for split, _, style in STYLES:
         for i, name in enumerate(names):

@@ -56,7 +56,7 @@ class NewConfig(EncoderConfig):
 
 
 class Embeddings(nnx.Module):
-    """Word plus first token-type embedding, normalised: (B, T) ids -> (B, T, D)."""
+    """Word plus first token-type embedding, normalized: (B, T) ids -> (B, T, D)."""
 
     def __init__(self, config: NewConfig, *, dtype: Any, param_dtype: Any, rngs: nnx.Rngs):
         embed = partial(nnx.Embed, features=config.hidden_size, dtype=dtype, param_dtype=param_dtype, rngs=rngs)

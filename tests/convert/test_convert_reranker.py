@@ -58,13 +58,13 @@ def test_round_trip_byte_for_byte(checkpoint_copy, tmp_path, dtype):
 
 def test_dry_run_names_the_head(capsys):
     assert main([str(SOURCE), "nowhere", "--dry-run"]) == 0
-    shown = capsys.readouterr().out
+    output = capsys.readouterr().out
     for line in (
         r"new.pooler.dense.weight                             [64, 64]   float16  ->  heads/classifier/pooler/kernel",
         r"classifier.weight                                   [1, 64]    float16  ->  heads/classifier/kernel",
     ):
-        assert line.split() in [row.split()[: len(line.split())] for row in shown.splitlines()]
-    assert ": config.json, expected_texts.json, " in shown
+        assert line.split() in [row.split()[: len(line.split())] for row in output.splitlines()]
+    assert ": config.json, expected_texts.json, " in output
 
 
 def header(path: Path) -> dict[str, dict]:

@@ -103,7 +103,7 @@ def test_writers_are_told_of_every_number_and_closed(tmp_path):
 def test_losses_are_smoothed_over_a_tenth_of_the_steps():
     values = [float(i % 2) for i in range(100)]
     smooth = curves.smoothed(values)
-    assert smooth[0] == pytest.approx(3 / 6)  # those at the ends have neighbours on one side
+    assert smooth[0] == pytest.approx(3 / 6)  # those at the ends have neighbors on one side
     assert smooth[-2] == pytest.approx(4 / 7)
     assert all(smooth[i] == pytest.approx(sum(values[i - 5 : i + 6]) / 11) for i in range(5, 95))
     assert curves.smoothed([3.0]) == [3]
