@@ -121,7 +121,7 @@ class Checkpoint:
         return nnx.merge(graphdef, state)
 
     def _largest_first(self, paths: Mapping[str, str]) -> list[tuple[str, str]]:
-        """Names and leaves, the largest first, so that what a leaf takes while it is read adds least to the peak."""
+        """Names and leaves, the largest first, so that temporary memory for reading adds least to the peak."""
         return sorted(paths.items(), key=lambda item: -prod(self.weights.leaves[item[1]].shape))
 
     def _load(self, path: str, dtype: Any, mesh: Mesh, partition: P) -> jax.Array:

@@ -18,7 +18,7 @@ def read_slices(weights: Weights, path: str, dtype: Any, indices: Sequence[Index
     The leaf is read once. In the PyTorch layout it is never whole in memory, unless a slice is the whole leaf.
 
     Args:
-      indices: one index a slice; none of them cuts the axis of layers.
+      indices: one per slice; none of them splits the axis of layers.
 
     Raises:
       StellaError: it cannot be read, or holds NaN or infinity.

@@ -21,7 +21,7 @@ OLD_POOLING_FLAGS: dict[str, Pooling] = {
 }
 POOLINGS: tuple[Pooling, ...] = ("cls", "mean", "lasttoken")
 MODULES = ("Transformer", "Pooling", "Dense", "Normalize")
-EOS_TOKEN = re.compile(r"[^\s$:]{1,100}")  # what a template reads as a token, not as a text or a number
+EOS_TOKEN = re.compile(r"[^\s$:]{1,100}")  # templates read this as a token, not as a text or a number
 HEAD_FOLDER = re.compile(r"\d+_Dense(_\d+)?")
 
 

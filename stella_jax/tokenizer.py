@@ -168,7 +168,7 @@ def append_end_of_text(tokenizer: tokenizers.Tokenizer, token: str) -> bool:
 
 
 def cut_text(text: str, read: int) -> str:
-    """At most `read` characters, cut before a character that is normalized by itself; "" if there is none."""
+    """At most `read` characters, cut before one that no normalizer joins to them; "" if there is none."""
     found = _BOUNDARY.search(text[read : read // 2 : -1])
     return text[: read - found.start()] if found else ""
 

@@ -76,7 +76,7 @@ def rms_norm(size: int, epsilon: float, *, rngs: nnx.Rngs) -> nnx.RMSNorm:
 
 
 def with_adapters(out: jax.Array, adapters: nnx.Dict, names: Sequence[str], x: jax.Array, dropout: Any) -> jax.Array:
-    """Adds what the adapters of these names make of x (B, T, I) to the joint output (B, T, ...) of the linear maps."""
+    """Adds the outputs of the adapters of these names for x (B, T, I) to the linear maps' joint output (B, T, ...)."""
     added = {name: adapters[name](x, dropout) for name in names if name in adapters}
     if not added:
         return out

@@ -18,7 +18,7 @@ from stella_jax.models.encoder import Encoder
 from stella_jax.models.layers import Dropout, GatedMLP, SelfAttention, drop, layer_norm, linear, with_adapters
 from stella_jax.weight_map import Linear, WeightSpec
 
-# Fields of which only this value is implemented.
+# Fields that must have this value.
 IMPLEMENTED = {
     "hidden_act": "gelu",
     "layer_norm_type": "layer_norm",
@@ -119,7 +119,7 @@ class Layer(nnx.Module):
 
 
 def encoder(config: NewConfig, *, dtype: Any, param_dtype: Any, rngs: nnx.Rngs) -> Encoder:
-    """Makes the encoder; `dtype` is as in `Encoder`, `param_dtype` is of all parameters but those of norms."""
+    """Makes the encoder; `dtype` as in `Encoder`, `param_dtype` is the dtype of all parameters except norms."""
     options: dict[str, Any] = {"dtype": dtype, "param_dtype": param_dtype}
     embeddings = Embeddings(config, **options, rngs=rngs)
     return Encoder(config, embeddings, partial(Layer, config, **options), dtype=dtype, rngs=rngs)

@@ -19,7 +19,7 @@ from stella_jax.models.encoder import Encoder
 from stella_jax.models.layers import Dropout, GatedMLP, SelfAttention, linear, rms_norm, with_adapters
 from stella_jax.weight_map import Linear, WeightSpec
 
-# Fields of which only this value is implemented.
+# Fields that must have this value.
 IMPLEMENTED = {"hidden_act": "silu", "use_sliding_window": False, "rope_scaling": None}
 SIZES = (*COMMON_SIZES, "num_key_value_heads")
 
@@ -138,7 +138,7 @@ class Layer(nnx.Module):
 
 
 def encoder(config: Qwen2Config, *, dtype: Any, param_dtype: Any, rngs: nnx.Rngs) -> Encoder:
-    """Makes the encoder; `dtype` is as in `Encoder`, `param_dtype` is of all parameters but those of norms."""
+    """Makes the encoder; `dtype` as in `Encoder`, `param_dtype` is the dtype of all parameters except norms."""
     options: dict[str, Any] = {"dtype": dtype, "param_dtype": param_dtype}
     embeddings = Embeddings(config, **options, rngs=rngs)
     norm = rms_norm(config.hidden_size, config.rms_norm_eps, rngs=rngs)
