@@ -110,7 +110,9 @@ def _add_embed(commands) -> None:
     command.add_argument(
         "--normalize", action=argparse.BooleanOptionalAction, default=False, help="scale to unit length"
     )
-    command.add_argument("--precision", choices=PRECISIONS, default="float32", help="of the embeddings (float32)")
+    command.add_argument(
+        "--precision", choices=PRECISIONS, default="float32", help="precision of the embeddings (default: float32)"
+    )
     command.add_argument(
         "--ranges", metavar="FILE", help="ranges for int8 and uint8: .npy, .npz or .json (default: from a sample)"
     )
@@ -120,7 +122,9 @@ def _add_embed(commands) -> None:
 def _add_score(commands) -> None:
     command = _command(commands, "score", "score the pairs of files into a directory of Parquet parts")
     _add_job(command, RERANKER, ".jsonl, .csv (or .gz, .zst), .parquet")
-    command.add_argument("--query-field", default="query", metavar="FIELD", help="field or column of the query (query)")
+    command.add_argument(
+        "--query-field", default="query", metavar="FIELD", help="field or column of the query (default: query)"
+    )
     _add_activation(command)
     command.set_defaults(dim=None, dims=None, prompt=None, normalize=False, precision="float32", ranges=None)
 
@@ -142,9 +146,13 @@ def _add_job(command: argparse.ArgumentParser, model: str, kinds: str) -> None:
     command.set_defaults(usage_error=command.error)
     _add_model(command, model)
     command.add_argument(
-        "--dtype", choices=("float32", "bfloat16"), help="of the computation (default: float32 on CPU, else bfloat16)"
+        "--dtype",
+        choices=("float32", "bfloat16"),
+        help="dtype of the computation (default: float32 on CPU, else bfloat16)",
     )
-    command.add_argument("--text-field", default="text", metavar="FIELD", help="field or column of the text (text)")
+    command.add_argument(
+        "--text-field", default="text", metavar="FIELD", help="field or column of the text (default: text)"
+    )
     command.add_argument(
         "--id-field", metavar="FIELD", help="field or column of the id (default: 'id' if it exists, else file and row)"
     )
@@ -158,7 +166,11 @@ def _add_job(command: argparse.ArgumentParser, model: str, kinds: str) -> None:
     command.add_argument("--part-rows", type=positive, metavar="ROWS", help="rows per output file")
     command.add_argument("--split-bytes", type=byte_count, metavar="BYTES", help="bytes of an input file per split")
     command.add_argument(
-        "--max-rejected", type=_share, default=0.01, metavar="SHARE", help="maximum share of rejected rows (1%%)"
+        "--max-rejected",
+        type=_share,
+        default=0.01,
+        metavar="SHARE",
+        help="maximum share of rejected rows (default: 1%%)",
     )
     command.add_argument(
         "--progress", action=argparse.BooleanOptionalAction, help="show a bar (default: on a terminal)"
@@ -203,7 +215,11 @@ def _add_executor(command: argparse.ArgumentParser) -> None:
         help="ray: address of the cluster (default: a running one, or a new local one)",
     )
     group.add_argument(
-        "--grace", type=whole, default=30, metavar="SECONDS", help="time to finish open parts after SIGTERM (30)"
+        "--grace",
+        type=whole,
+        default=30,
+        metavar="SECONDS",
+        help="time to finish open parts after SIGTERM (default: 30)",
     )
 
 
@@ -221,7 +237,7 @@ def _add_search(commands) -> None:
     command.add_argument("out", nargs="+", metavar="DIR", help="output of embed")
     command.add_argument("query")
     command.add_argument("--dim", type=positive, help="dimension of the head to search (default: the job's first)")
-    command.add_argument("-k", type=positive, default=10, help="number of results (10)")
+    command.add_argument("-k", type=positive, default=10, help="number of results (default: 10)")
     _add_model(command, None)
     command.add_argument(
         "--prompt", metavar="NAME", help="prompt to put before the query, or 'none' (default: the queries' prompt)"
@@ -232,12 +248,14 @@ def _add_rank(commands) -> None:
     command = _command(commands, "rank", "search, then rank the results with a reranker")
     command.add_argument("out", nargs="+", metavar="DIR", help="output of embed, whose inputs must still be there")
     command.add_argument("query")
-    command.add_argument("--rerank", metavar="MODEL", default=RERANKER, help=f"directory or repo id ({RERANKER})")
+    command.add_argument(
+        "--rerank", metavar="MODEL", default=RERANKER, help=f"directory or repo id (default: {RERANKER})"
+    )
     command.add_argument("--rerank-revision", metavar="REVISION", help="branch, tag or commit of that repo")
     _add_activation(command)
-    command.add_argument("-k", type=positive, default=10, help="number of results (10)")
+    command.add_argument("-k", type=positive, default=10, help="number of results (default: 10)")
     command.add_argument(
-        "--candidates", type=positive, default=100, metavar="N", help="number of search results to rank (100)"
+        "--candidates", type=positive, default=100, metavar="N", help="number of search results to rank (default: 100)"
     )
     command.add_argument("--dim", type=positive, help="dimension of the head to search (default: the job's first)")
     _add_model(command, None)
@@ -258,8 +276,8 @@ def _command(commands, name: str, description: str) -> argparse.ArgumentParser:
 
 
 def _add_model(command: argparse.ArgumentParser, default: str | None) -> None:
-    note = f"({default})" if default else "(default: the job's)"
-    command.add_argument("--model", default=default, help=f"tiny, a directory or a repo id {note}")
+    note = default or "the job's"
+    command.add_argument("--model", default=default, help=f"tiny, a directory or a repo id (default: {note})")
     command.add_argument("--revision", help="branch, tag or commit of a repo")
 
 
