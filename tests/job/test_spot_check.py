@@ -172,4 +172,4 @@ def test_searching_a_job_by_head(embed, capsys):
         assert main(["search", str(out), "tea 1", "--dim", dim, "--prompt", "none", "-k", "1"]) == 0
         assert capsys.readouterr().out.startswith("  1  1.0000  r")
     assert main(["search", str(out), "tea", "--dim", "16"]) == 1
-    assert "holds embeddings of 32 and 64 numbers, none of 16." in capsys.readouterr().err
+    assert "no embeddings of dimension 16; it has 32 and 64." in capsys.readouterr().err
