@@ -37,9 +37,10 @@ from stella_jax import load
 from stella_jax.config import EncoderConfig
 from stella_jax.flops import attention_flops, linear_flops
 from stella_jax.lora import with_lora
+from stella_jax.models import architecture_of
 from stella_jax.models.new import NEW
 from train import Batcher, StepConfig, make_step, optimizers
-from train.recipe import OptimizerSection
+from train.sections import OptimizerSection
 
 COLUMNS = ("anchor", "positive", "negative")
 CACHED = "multiple_negatives_ranking"  # the loss of --grad-cache
@@ -74,7 +75,7 @@ def ours(directory: Path, options: argparse.Namespace, work: list[Work]) -> tupl
         model = with_lora(model, options.rank, 2 * options.rank)
     config = StepConfig(dropout=not options.no_dropout, remat=options.remat)
     trained = {name: model.params()[name] for name in model.trainable}
-    optimizer = optimizers.from_recipe(ADAMW, trained, STEPS).transformation
+    optimizer = optimizers.from_recipe(ADAMW, trained, STEPS, architecture_of(model.encoder.config)).transformation
     compared = LOSSES[options.loss]
     guide = load(directory, dtype=options.dtype) if compared.guided else None
     state, train_step = make_step(model, compared.ours, optimizer, config, guide=guide)

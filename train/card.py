@@ -19,7 +19,8 @@ from train.data import Dataset
 from train.identity import versions
 from train.loss_lookup import loss_arguments
 from train.metrics import Line, Metrics
-from train.recipe import SPLITS, Recipe, to_toml
+from train.recipe import Recipe
+from train.sections import SPLITS
 
 MAX_LOG_ROWS = 50  # for steps, and for evaluations
 TAGS = ("sentence-transformers", "sentence-similarity", "feature-extraction", "stella-jax")
@@ -138,12 +139,14 @@ def _loss(recipe: Recipe) -> str:
     section = recipe.loss
     given = loss_arguments(section)
     if section.matryoshka_dims:
-        given = given | {"matryoshka_dims": join_words(section.matryoshka_dims)}
-    words = ", ".join(f"{key} {_format(value)}" for key, value in given.items())
+        given = given | {"matryoshka_dims": section.matryoshka_dims}
+    words = ", ".join(f"{key} {_format(value)}" for key, value in given.items() if value is not None)
     return f"the loss {section.name}{f' ({words})' if words else ''}"
 
 
 def _format(value: Any) -> str:
+    if isinstance(value, list | tuple):
+        return join_words(value)
     return f"{value:g}" if isinstance(value, float) else str(value)
 
 
@@ -216,7 +219,7 @@ def _hyperparameters(recipe: Recipe) -> Iterator[str]:
     yield "#### Non-default hyperparameters"
     yield "\n".join([*changed, f"- `seed`: {recipe.seed}"])
     yield "#### All hyperparameters"
-    yield "```toml\n" + to_toml(recipe) + "```"
+    yield "```toml\n" + recipe.to_toml() + "```"
 
 
 def _default(each: Field) -> Any:

@@ -10,7 +10,7 @@ from stella_jax.errors import join_words
 from stella_jax.tokenizer import Tokenizer
 from train.data import Dataset
 from train.loss_lookup import loss_arguments
-from train.recipe import LossSection
+from train.sections import LossSection
 
 STATISTICS_ROWS = 1000
 SAMPLES = 3

@@ -88,7 +88,7 @@ def _points(metrics: Metrics, split: str, name: str) -> list[tuple[int, float]]:
 
 
 def smoothed(values: Sequence[float]) -> list[float]:
-    """The moving average over a window of SPAN of all values, centred on each."""
+    """The moving average over a window of SPAN of all values, centered on each."""
     count, width = len(values), round(len(values) * SPAN / 2)
     total = [0.0, *accumulate(values)]
     windows = [(max(0, i - width), min(count, i + width + 1)) for i in range(count)]

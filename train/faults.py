@@ -23,5 +23,5 @@ class Faults:
 
     @property
     def sentence(self) -> str:
-        more = f", and {self.count - SHOWN_FAULTS} rows more" if self.count > SHOWN_FAULTS else ""
+        more = f", and {self.count - SHOWN_FAULTS} more" if self.count > SHOWN_FAULTS else ""
         return "; ".join(fault for _, fault in self.first) + more

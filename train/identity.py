@@ -11,7 +11,8 @@ from stella_jax import __version__
 from stella_jax.differences import differences
 from stella_jax.errors import StellaError
 from train.data import Dataset
-from train.recipe import Recipe, SetSection
+from train.recipe import Recipe
+from train.sections import SetSection
 
 # Keys of a recipe that do not change the trained bits; files count by their content.
 FREE = {"": ("output", "model", "revision", "evaluators"), "loop": ("keep", "save_every", "export", "log")}

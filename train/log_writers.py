@@ -88,7 +88,7 @@ class _TensorBoard:
 
 
 class _Wandb:
-    """A Weights & Biases run, whose id is kept in the folder `wandb`; honours WANDB_PROJECT and the like."""
+    """A Weights & Biases run, whose id is kept in the folder `wandb`; honors WANDB_PROJECT and the like."""
 
     def __init__(self, output: Path, step: int, recipe: Mapping[str, Any]):
         wandb = importlib.import_module("wandb")

@@ -13,7 +13,7 @@ from typing import Any
 
 from stella_jax.errors import StellaError, first_line, join_words, short_repr
 from train import losses
-from train.recipe import LossSection
+from train.sections import LossSection
 
 
 def find_loss(section: LossSection) -> losses.Loss:

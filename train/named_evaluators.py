@@ -17,7 +17,7 @@ from stella_jax.readers.decompress import open_bytes
 from stella_jax.readers.records import read_rows
 from stella_jax.storage.location import Location, locate, require_file
 from train.evaluators import BLOCK, Scores, Similarities, accuracy, correlation, pairwise, reranking, retrieval
-from train.recipe import EvaluatorSection
+from train.sections import EvaluatorSection
 
 # (texts, "query" or "document") -> embeddings (n, dim).
 Embed = Callable[[Sequence[str], str], np.ndarray]

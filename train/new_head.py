@@ -11,7 +11,7 @@ from stella_jax.checkpoint import Checkpoint
 from stella_jax.heads import Head
 from stella_jax.modules_json import POOLINGS
 from stella_jax.weights import Leaf, Weights, head_leaves
-from train.recipe import NewHeadSection
+from train.sections import NewHeadSection
 
 
 class WithHead:

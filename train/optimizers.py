@@ -13,9 +13,10 @@ import numpy as np
 import optax
 
 from stella_jax.errors import StellaError, first_line, join_words, short_repr
+from stella_jax.models.architecture import Architecture
 from train.adamw import adamw
 from train.param_groups import Shapes, decays, learning_rate_multipliers, matrix_axes, scale_by_multipliers
-from train.recipe import OptimizerSection
+from train.sections import OptimizerSection
 
 # Prefixes of optax's optimizers that training cannot use, and why.
 UNSUPPORTED = {
@@ -40,8 +41,8 @@ class Optimizer:
     learning_rate: optax.Schedule
 
 
-def from_recipe(section: OptimizerSection, params: Shapes, steps: int) -> Optimizer:
-    """The optimizer of a recipe for these parameters and this number of steps.
+def from_recipe(section: OptimizerSection, params: Shapes, steps: int, architecture: Architecture) -> Optimizer:
+    """The optimizer of a recipe for these parameters, this number of steps, and the encoder's architecture.
 
     Raises:
       StellaError: a pattern matches no parameter, nothing trains, there is no such optimizer, or optax rejects its
@@ -53,7 +54,7 @@ def from_recipe(section: OptimizerSection, params: Shapes, steps: int) -> Optimi
     parts = [optax.clip_by_global_norm(section.max_grad_norm)] if section.max_grad_norm else []
     is_fixed = section.schedule == "constant" and _warmup_steps(steps, section.warmup_ratio) == 0
     given = section.learning_rate if is_fixed else learning_rate
-    parts += [named(section.name, given, section.weight_decay, section.args, trained)]
+    parts += [named(section.name, given, section.weight_decay, section.args, trained, architecture)]
     if any((multiplier != 1).any() for multiplier in multipliers.values()):
         parts += [scale_by_multipliers(multipliers)]
     trainable = {name: True if each.all() else each > 0 for name, each in multipliers.items()}
@@ -115,7 +116,12 @@ def _makes_an_optimizer(function: Any) -> bool:
 
 
 def named(
-    name: str, learning_rate: optax.ScalarOrSchedule, weight_decay: float, args: Mapping[str, Any], params: Shapes
+    name: str,
+    learning_rate: optax.ScalarOrSchedule,
+    weight_decay: float,
+    args: Mapping[str, Any],
+    params: Shapes,
+    architecture: Architecture,
 ) -> optax.GradientTransformation:
     """An optimizer of optax or optax.contrib by its name.
 
@@ -129,6 +135,7 @@ def named(
       weight_decay: 0 for none.
       args: further arguments of optax's function.
       params: the trained parameters.
+      architecture: of the encoder; it knows which axes of a kernel are inputs and outputs.
 
     Raises:
       StellaError: there is no such optimizer, its weight decay cannot exclude biases, it takes no schedule, or optax
@@ -148,7 +155,7 @@ def named(
         lacks = "weight decay that excludes biases and norms" if "weight_decay" in given else "weight decay"
         raise StellaError(f"optimizer.weight_decay: optax's {name} has no {lacks}; set it to 0.")
     if _takes(function, "muon_weight_dimension_numbers"):
-        given["muon_weight_dimension_numbers"] = {name: matrix_axes(name) for name in params}
+        given["muon_weight_dimension_numbers"] = {name: matrix_axes(name, architecture) for name in params}
     _check_args(name, function, args, given)
     try:
         return function(learning_rate, **given, **args)

@@ -14,9 +14,9 @@ import numpy as np
 import optax
 
 from stella_jax.errors import StellaError, join_words, short_repr
-from stella_jax.models import architectures
+from stella_jax.models.architecture import Architecture
 from stella_jax.weight_map import WeightSpec
-from train.recipe import OptimizerSection
+from train.sections import OptimizerSection
 
 STACKED = "encoder/layers/"
 
@@ -74,15 +74,14 @@ def decays(name: str) -> bool:
     return DECAYED[last]
 
 
-def matrix_axes(name: str) -> optax.contrib.MuonDimensionNumbers | None:
+def matrix_axes(name: str, architecture: Architecture) -> optax.contrib.MuonDimensionNumbers | None:
     """muon's input and output axes of a layer's kernel or an adapter; other axes are batches of matrices.
 
     None for all other parameters.
     """
     if name.startswith(STACKED) and name.endswith(("/lora_a", "/lora_b")):
         return optax.contrib.MuonDimensionNumbers((1,), (2,))
-    rows = (weight for architecture in architectures() for weight in architecture.weights)
-    weight = next((weight for weight in rows if f"encoder/{weight.flax}" == name), None)
+    weight = next((weight for weight in architecture.weights if f"encoder/{weight.flax}" == name), None)
     if weight is None or not weight.stacked or not name.endswith("kernel"):
         return None
     outputs, inputs = weight.torch_axes.split()

@@ -10,7 +10,7 @@ import numpy as np
 
 from stella_jax.errors import StellaError
 from train.data import Dataset
-from train.recipe import MOST_EPOCHS, MOST_STEPS
+from train.sections import MOST_EPOCHS, MOST_STEPS
 
 Plan = list[np.ndarray]  # the row indices of each batch
 

@@ -4,9 +4,10 @@ from collections.abc import Sequence
 from dataclasses import replace
 
 from stella_jax.errors import StellaError
-from train.data import Dataset, Needs, read_dataset
+from train.data import Dataset, Needs
+from train.data_reader import read_dataset
 from train.losses import LossSpec
-from train.recipe import SPLITS, DataSection, SetSection
+from train.sections import SPLITS, DataSection, SetSection
 from train.teachers import COLUMN as TEACHER
 from train.teachers import check_dimensions, with_teachers
 

@@ -21,7 +21,7 @@ from jax.sharding import PartitionSpec as P
 from stella_jax.embedding_model import EmbeddingModel
 from stella_jax.errors import StellaError, short_repr
 from stella_jax.models import architecture_of
-from stella_jax.models.layers import DROPOUT_MASK, Dropout
+from stella_jax.models.layers import Dropout
 from stella_jax.sharding import REPLICATED, make_mesh, param_spec, shard
 from train.batches import Batch
 from train.embed import embed_part
@@ -29,15 +29,10 @@ from train.guide import COLUMN as GUIDE
 from train.guide import Guide
 from train.loss_checks import LossTraits
 from train.losses import Embeddings, Loss
+from train.remat import remat_policy
 
 Params = dict[str, jax.Array]  # by the names of `EmbeddingModel.params`
 Metrics = dict[str, jax.Array]  # () float32 by name
-
-# A layer saves matrix products and dropout masks for its gradient. All between is cheap to recompute, and takes half of
-# a layer's memory.
-SAVE = jax.checkpoint_policies.save_from_both_policies(
-    jax.checkpoint_policies.dots_saveable, jax.checkpoint_policies.save_only_these_names(DROPOUT_MASK)
-)
 
 
 class State(NamedTuple):
@@ -142,9 +137,7 @@ class Step:
         self._config, self._learning_rate = config, learning_rate
         lora = model.encoder.lora
         self._lora_dropout = lora.dropout if lora else 0.0
-        self._remat_policy = (
-            jax.checkpoint_policies.nothing_saveable if config.remat else _save_policy(lora.rank if lora else 0)
-        )
+        self._remat_policy = remat_policy(config.remat, lora.rank if lora else 0)
         self._shardings = {name: leaf.sharding for name, leaf in params.items()}
         mesh: Any = getattr(next(iter(self._shardings.values())), "mesh", None)
         self.mesh: Mesh = mesh or make_mesh()
@@ -348,20 +341,6 @@ def _kind(batch: Batch) -> tuple[Any, ...]:
     """What a loss gets for a row: the number of texts, and the shape of each further column except the guide's."""
     columns = tuple(sorted((name, values.shape[2:]) for name, values in batch.columns.items() if name != GUIDE))
     return batch.places.shape[-1], columns
-
-
-def _save_policy(rank: int) -> Callable[..., Any]:
-    """`SAVE` without the products with an adapter's B, which are as large as a layer's own and cheap to recompute.
-
-    Args:
-      rank: of the adapters, 0 for none.
-    """
-
-    def save(primitive: Any, *avals: Any, **parameters: Any) -> Any:
-        by_b = primitive is jax.lax.dot_general_p and avals[0].ndim == 3 and avals[1].ndim == 2
-        return not (by_b and avals[1].shape[0] == rank) and SAVE(primitive, *avals, **parameters)
-
-    return save if rank else SAVE
 
 
 def _name_of(loss: Any) -> str:

@@ -59,7 +59,7 @@ def _fill(vectors: np.ndarray, ids: Texts, source: str, store: Store, manifest: 
     if len(missing):
         raise StellaError(
             f"{store}: no vector for {len(missing)} of the {len(ids)} rows of {source}, first id "
-            f"{short_repr(ids[missing[0]])}; embed their file into it too, with --id-field."
+            f"{short_repr(ids[missing[0]])}; embed their file into the same directory, with --id-field."
         )
 
 

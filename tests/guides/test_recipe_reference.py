@@ -6,17 +6,19 @@ import re
 import pytest
 from pages import DOCS
 
-from train import recipe
+from train import sections
+from train.recipe import Recipe
 
-SECTIONS = re.findall(r"^::: train\.recipe\.(\w+)$", (DOCS / "api" / "recipe.md").read_text(), re.MULTILINE)
+LISTED = re.findall(r"^::: train\.(?:recipe|sections)\.(\w+)$", (DOCS / "api" / "recipe.md").read_text(), re.MULTILINE)
+CLASSES = {name: getattr(sections, name) for name in sections.__all__ if name.endswith("Section")} | {"Recipe": Recipe}
 
 
 def test_every_section_is_listed():
-    assert {name for name in vars(recipe) if name.endswith("Section")} | {"Recipe"} == set(SECTIONS)
+    assert {*LISTED} == {*CLASSES}
 
 
-@pytest.mark.parametrize("name", SECTIONS)
+@pytest.mark.parametrize("name", CLASSES)
 def test_every_key_is_described(name):
-    section = getattr(recipe, name)
+    section = CLASSES[name]
     described = re.findall(r"^      (\w+): ", section.__doc__.split("Attributes:")[1], re.MULTILINE)
     assert set(described) == {field.name for field in dataclasses.fields(section)}

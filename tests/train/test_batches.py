@@ -8,7 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from paths import GOLDENS
 
-from stella_jax import StellaError, load
+from stella_jax import load
 from stella_jax.checkpoint import Checkpoint
 from stella_jax.tokenizer import Tokenizer
 from train.batches import Batch, Batcher, rows_of
@@ -57,7 +57,7 @@ def test_each_row_finds_its_texts(drawn) -> None:
 
 
 @given(batches())
-def test_what_is_behind_a_text_is_padding(drawn) -> None:
+def test_texts_are_padded_on_the_right(drawn) -> None:
     batcher, all_texts = drawn
     batch = batcher(all_texts[0])
     for ids, lengths in zip(batch.ids, batch.lengths, strict=True):
@@ -70,18 +70,18 @@ def shapes_of(batch: Batch) -> list[tuple[int, ...]]:
     return [ids.shape for ids in batch.ids]
 
 
-def test_unfitted_there_is_one_group_as_long_as_a_power_of_two() -> None:
+def test_without_fit_all_texts_are_padded_to_a_power_of_two() -> None:
     batch = Batcher(TOKENIZER, PAD, batch_size=4)(TEXTS)
     longest = max(len(ids) for column in TEXTS for ids in tokens_of(column))
     assert shapes_of(batch) == [(1, 12, 128)] and 64 < longest <= 128
 
 
-def test_fitted_long_texts_have_a_group_of_their_own() -> None:
+def test_after_fit_long_texts_have_their_own_group() -> None:
     batch = Batcher(TOKENIZER, PAD, batch_size=3).fit([TEXTS], all_seen=True)(TEXTS)
     assert shapes_of(batch) == [(1, 2, 88), (1, 7, 8)]
 
 
-def test_groups_are_what_devices_divide_and_parts_share_a_shape() -> None:
+def test_devices_divide_groups_and_parts_share_a_shape() -> None:
     batcher = Batcher(TOKENIZER, PAD, batch_size=8, devices=2, parts=2)
     texts = [["tea"] * 7 + ["tea " * 30], ["one"] * 8]
     batch = batcher.fit([texts], all_seen=True)(texts)
@@ -89,70 +89,70 @@ def test_groups_are_what_devices_divide_and_parts_share_a_shape() -> None:
     assert batch.places.shape == (2, 4, 2) and batch.weights.shape == (2, 4)
 
 
-def test_what_is_longer_than_all_that_was_seen_has_a_shape_still() -> None:
+def test_texts_longer_than_all_sampled_ones_still_have_a_shape() -> None:
     batcher = Batcher(TOKENIZER, PAD, batch_size=3).fit([[["tea"] * 3]])
     batch = batcher([["tea " * 600] * 3])
     assert shapes_of(batch) == [(1, 3, TOKENIZER.max_length)]
 
 
-def test_prompts_are_those_of_their_column() -> None:
+def test_each_column_has_its_prompt() -> None:
     rows = rows_in(Batcher(TOKENIZER, PAD, batch_size=3, prompts=("query: ", "", ""))(TEXTS))
     assert [row[0] for row in rows] == tokens_of([f"query: {text}" for text in TEXTS[0]])
     assert [row[1] for row in rows] == tokens_of(TEXTS[1])
 
 
-def test_further_columns_are_cut_and_filled_up_as_rows_are() -> None:
+def test_further_columns_are_split_and_padded_like_rows() -> None:
     batch = Batcher(TOKENIZER, PAD, batch_size=4, parts=2)(TEXTS, {"score": np.array([1, 2, 3], np.float32)})
     assert batch.columns["score"].tolist() == [[1, 2], [3, 1]] and batch.weights.tolist() == [[1, 1], [1, 0]]
 
 
 @pytest.mark.parametrize("texts", [[[], []], [["a"] * 4, ["b"] * 4]])
-def test_too_many_rows_and_none_are_refused(texts) -> None:
-    with pytest.raises(StellaError, match=r"texts: [04] rows"):
+def test_too_many_rows_and_no_rows(texts, refused) -> None:
+    with refused("texts"):
         Batcher(TOKENIZER, PAD, batch_size=3)(texts)
 
 
-def test_columns_of_unequal_length_are_refused() -> None:
-    with pytest.raises(StellaError, match="2, 2 and 1"):
+def test_columns_of_unequal_length(refused) -> None:
+    with refused("texts"):
         Batcher(TOKENIZER, PAD, batch_size=3)([["a", "b"], ["c", "d"], ["e"]])
 
 
-def test_a_model_brings_its_tokenizer() -> None:
+def test_a_model_brings_its_tokenizer(refused) -> None:
     model = load(GOLDENS / "arctic-m-v2")
     batch = Batcher.for_model(model, 3, max_length=16)(TEXTS)
     assert shapes_of(batch) == [(1, 9, 16)]
     assert rows_in(Batcher.for_model(model, 3)(TEXTS))[1][0] == tokens_of([TEXTS[0][1]])[0]
     assert (batch.ids[0][0, -1, batch.lengths[0][0, -1] :] == PAD).all()
-    with pytest.raises(StellaError, match="no tokenizer"):
+    with refused("model"):
         Batcher.for_model(model.without_source(), 3)
 
 
-def test_rows_are_what_devices_and_accumulation_divide() -> None:
+def test_devices_and_parts_divide_the_rows() -> None:
     assert [rows_of(16), rows_of(16, 8), rows_of(16, 3), rows_of(16, 4, 3), rows_of(1, 8, 2)] == [16, 16, 18, 24, 16]
 
 
 @pytest.mark.parametrize(
-    ("texts", "columns", "said"),
+    ("texts", "columns", "name"),
     [
-        ([], {}, "no column"),
-        (["abcd", "efgh"], {}, "single str"),
-        ([[1, 2], ["a", "b"]], {}, "found int"),
+        ([], {}, "texts"),
+        (["abcd", "efgh"], {}, "texts"),
+        ([[1, 2], ["a", "b"]], {}, "texts"),
         ([["a", "b"], ["c", "d"]], {"score": np.ones(3)}, "'score'"),
-        ([["a", "b"], ["c", "d"]], {"weights": np.ones(2)}, "'weights' cannot be used"),
+        ([["a", "b"], ["c", "d"]], {"weights": np.ones(2)}, "'weights'"),
     ],
 )
-def test_what_is_no_batch_is_refused(texts, columns, said: str) -> None:
-    with pytest.raises(StellaError, match=said):
+def test_invalid_batches(texts, columns, name: str, refused) -> None:
+    with refused(name):
         Batcher(TOKENIZER, PAD, 4)(texts, columns)
 
 
 @pytest.mark.parametrize("options", [{"batch_size": 0}, {"batch_size": 2.5}, {"prompts": {"anchor": "x"}}])
-def test_what_is_no_batcher_is_refused(options) -> None:
-    with pytest.raises(StellaError, match=next(iter(options))):
+def test_invalid_arguments_of_a_batcher(options, refused) -> None:
+    with refused(next(iter(options))):
         Batcher(TOKENIZER, PAD, **{"batch_size": 4} | options)
 
 
 @pytest.mark.parametrize("max_length", [0, 10**6])
-def test_a_length_beyond_the_encoder_is_refused(max_length: int) -> None:
-    with pytest.raises(StellaError, match=f"max_length {max_length}"):
+def test_a_length_above_the_encoder_s_limit(max_length: int, refused) -> None:
+    with refused("max_length", str(max_length)):
         Batcher.for_model(load("tiny"), 4, max_length=max_length)

@@ -7,7 +7,6 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from stella_jax import StellaError
 from train.checks import UpdateCheck, check_data, check_finite, check_learning_rates, warnings_for
 from train.data import dataset_of
 from train.plans import one_pass
@@ -29,22 +28,22 @@ def said(of: Recipe, rows=ROWS, normalized: bool = False) -> list[str]:
     return list(warnings_for(of, rows, plan, normalized))
 
 
-def test_of_a_sound_run_nothing_is_said():
+def test_a_valid_run_gives_no_warnings():
     assert said(recipe()) == []
     nine = dataset_of([(f"a{i}", f"p{i}", f"n{i}") for i in range(9)], "")
     assert said(recipe(), nine) == [], "a last batch of one row"
 
 
-def test_fewer_rows_than_a_batch():
+def test_fewer_rows_than_a_batch(refused):
     assert said(recipe(loop={"batch_size": 11})) == ["rows.jsonl: 10 rows, fewer than loop.batch_size = 11."]
     check_data(recipe(loop={"batch_size": 11}), ROWS)
-    with pytest.raises(StellaError, match=r"rows\.jsonl: 10 rows, fewer than loop\.batch_size = 11, and data\.drop"):
+    with refused("rows.jsonl", "loop.batch_size"):
         check_data(recipe(loop={"batch_size": 11}, data={"drop_last": True}), ROWS)
     check_data(recipe(data={"drop_last": True}), ROWS)
 
 
 @pytest.mark.parametrize(("sampler", "batches"), [("no_duplicates", "10 of 10"), ("shuffle", "3 of 3")])
-def test_batches_in_which_all_is_the_same(sampler, batches):
+def test_batches_with_one_text_in_every_row(sampler, batches):
     same = dataset_of([(f"a{i}", "the same") for i in range(10)], "rows.jsonl")
     [sentence] = said(recipe(data={"batch_sampler": sampler}), same)
     assert sentence.startswith(f"rows.jsonl: {batches} batches ")
@@ -63,22 +62,22 @@ def test_batches_in_which_all_is_the_same(sampler, batches):
         ({"margin": 5.0, "name": "multiple_negatives_ranking"}, True, False),
     ],
 )
-def test_a_margin_that_can_never_be_met(loss, normalized, warned):
+def test_a_margin_that_can_never_be_reached(loss, normalized, warned):
     found = said(recipe(loss=loss), normalized=normalized)
     assert [bool(re.match(r"loss\.margin: 5", sentence)) for sentence in found] == [True] * warned
 
 
-def test_learning_rates_of_zero():
+def test_learning_rates_of_zero(refused):
     check_learning_rates(np.array([0, 1e-5], np.float32))
-    with pytest.raises(StellaError, match=r"warmup_ratio: the learning rate is 0 in all 1 step"):
+    with refused("optimizer.warmup_ratio"):
         check_learning_rates(np.zeros(1, np.float32))
 
 
-def test_a_loss_that_is_no_number():
+def test_a_loss_that_is_not_finite(refused):
     check_finite(0, 1, {"loss": 1.0, "grad_norm": 0.0})
-    with pytest.raises(StellaError, match=r"loss: nan at step 7 .*step 4"):
+    with refused("loss", "step 7"):
         check_finite(4, 7, {"loss": float("nan"), "grad_norm": float("nan")})
-    with pytest.raises(StellaError, match=r"grad_norm: inf at step 1 .*no checkpoint"):
+    with refused("grad_norm", "step 1"):
         check_finite(0, 1, {"loss": 1.0, "grad_norm": float("inf")})
 
 
@@ -89,7 +88,7 @@ PUSHED = STILL | {"grad_norm": 1.0, "update_norm": 1e-3}
 WARM_UP = PUSHED | {"learning_rate": 0.0, "update_norm": 0.0}
 
 
-def test_parameters_that_move_are_left_alone():
+def test_parameters_that_change_give_no_warning():
     check = UpdateCheck(BEFORE)
     assert [check.after(MOVED, metrics) for metrics in (WARM_UP, PUSHED, PUSHED)] == [None] * 3
     assert check.is_open
@@ -97,24 +96,24 @@ def test_parameters_that_move_are_left_alone():
     assert not check.is_open
 
 
-def test_parameters_that_do_not_move_though_they_should_stop_the_run():
+def test_parameters_that_do_not_change_stop_the_run(refused):
     check = UpdateCheck(BEFORE)
     for metrics in (WARM_UP, PUSHED, PUSHED):
         check.after(BEFORE, metrics)
-    with pytest.raises(StellaError, match=r"learning_rate: .* no parameter has changed after 3 steps"):
+    with refused("optimizer.learning_rate"):
         check.after(BEFORE, PUSHED)
 
 
-def test_a_move_that_float32_does_not_resolve_is_none():
+def test_changes_below_float32_s_resolution_do_not_count(refused):
     check = UpdateCheck(BEFORE)
     hardly = PUSHED | {"update_norm": 1e-12}
     for _ in range(2):
         check.after(MOVED, hardly)
-    with pytest.raises(StellaError, match="no parameter has changed"):
+    with refused("optimizer.learning_rate"):
         check.after(MOVED, hardly)
 
 
-def test_without_gradients_it_is_told():
+def test_no_gradient_gives_a_warning():
     check = UpdateCheck(BEFORE)
     found = [check.after(BEFORE, STILL) for _ in range(3)]
     assert found[:2] == [None, None] and str(found[2]).startswith("no parameter has changed after 3 steps: no row's")

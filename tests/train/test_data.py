@@ -2,7 +2,6 @@
 
 import gzip
 import json
-import re
 from pathlib import Path
 
 import numpy as np
@@ -11,11 +10,11 @@ import pyarrow.parquet as pq
 import pytest
 
 from stella_jax import StellaError
-from train.data import Needs, dataset_of, read_dataset
+from train.data import Needs, dataset_of
+from train.data_reader import read_dataset
 
 ROWS = [("what is tea?", "a drink", "a car"), ("was ist Öl?", "a, “liquid”", "a\nstone")]
 NAMES = ("anchor", "positive", "negative")
-FIX = "Fix or remove these rows, or set data.skip_faulty = true."
 
 
 def jsonl(rows, names=NAMES) -> bytes:
@@ -40,14 +39,7 @@ TRIPLETS = Needs((3, 3), loss="triplet")
 PAIRS = Needs((2, 9), loss="ranking")
 
 
-def refused(path: Path, needs: Needs = PAIRS) -> str:
-    with pytest.raises(StellaError) as caught:
-        read_dataset(path, needs)
-    assert "\n" not in str(caught.value)
-    return str(caught.value).removeprefix(str(path))
-
-
-def test_every_format_holds_the_same_rows(write, tmp_path):
+def test_every_format_gives_the_same_rows(write, tmp_path):
     pq.write_table(pa.table(dict(zip(NAMES, zip(*ROWS, strict=True), strict=True))), tmp_path / "rows.parquet")
     paths = [
         write(jsonl(ROWS)),
@@ -65,7 +57,7 @@ def test_every_format_holds_the_same_rows(write, tmp_path):
         assert found.source == str(path)
 
 
-def test_negatives_may_be_left_out_and_further_columns_are_ignored(write):
+def test_negatives_are_optional_and_further_columns_are_ignored(write):
     found = read_dataset(write(jsonl([(7, "a", "b")], ("id", "positive", "anchor"))))
     assert [(name, *texts) for name, texts in found.texts.items()] == [("anchor", "b"), ("positive", "a")]
     assert found.columns == {}
@@ -73,91 +65,102 @@ def test_negatives_may_be_left_out_and_further_columns_are_ignored(write):
 
 def test_rows_are_numbered_as_in_the_file(write):
     content = b"\n" + jsonl(ROWS[:1]) + b" \n" + jsonl([("", "b", "c")])
-    assert refused(write(content)).startswith(": row 4: anchor is empty")
+    with pytest.raises(StellaError, match="row 4: anchor"):
+        read_dataset(write(content))
 
 
 def test_the_hash_is_of_rows_in_order():
     assert dataset_of(ROWS, "a").sha256 == dataset_of(ROWS, "b").sha256
-    # Checkpoints hold it, and a run goes on only with the same.
+    # Checkpoints hold it, and a run resumes only with the same.
     assert dataset_of(ROWS, "").sha256 == "3500fb557f0fd102294036cf0e645944b4d6328dc45166425e544a04392e8fd4"
     assert dataset_of(ROWS, "a").sha256 != dataset_of(ROWS[::-1], "a").sha256
     assert dataset_of([("ab", "c")], "").sha256 != dataset_of([("a", "bc")], "").sha256
 
 
 @pytest.mark.parametrize(
-    ("row", "why"),
+    "row",
     [
-        (("", "b", "c"), "row 2: anchor is empty"),
-        (("a", " \n", "c"), "row 2: positive is empty"),
-        (("a", "b", None), "row 2: negative is null, not a string"),
-        (("a", 3, "c"), "row 2: positive is 3, not a string"),
-        (("a", "a", "c"), "row 2: anchor and positive are the same text"),
-        (("a", "b", "b"), "row 2: positive and negative are the same text"),
-        (("a", "b", "\ud800"), "row 2: negative holds a lone surrogate (U+D800 at character 0)"),
+        ("", "b", "c"),
+        ("a", " \n", "c"),
+        ("a", "b", None),
+        ("a", 3, "c"),
+        ("a", "a", "c"),
+        ("a", "b", "b"),
+        ("a", "b", "\ud800"),
     ],
+    ids=["empty", "blank", "null", "number", "anchor-twice", "positive-twice", "surrogate"],
 )
-def test_a_row_that_cannot_be_trained_on_is_named(write, row, why):
-    assert refused(write(jsonl([ROWS[0], row]))) == f": {why}. {FIX}"
+def test_a_faulty_row_is_named(write, row, refused):
+    with refused("rows.jsonl", "row 2"):
+        read_dataset(write(jsonl([ROWS[0], row])), PAIRS)
 
 
-def test_of_many_such_rows_three_are_named(write):
-    assert refused(write(jsonl([("a", "a", "c")] * 9))).endswith(f"same text, and 6 rows more. {FIX}")
+def test_of_many_faulty_rows_three_are_named(write, refused):
+    with refused("row 1", "row 2", "row 3", "6 more"):
+        read_dataset(write(jsonl([("a", "a", "c")] * 9)), PAIRS)
 
 
-def test_faulty_rows_can_be_left_out(write):
+def test_faulty_rows_can_be_left_out(write, refused):
     found = read_dataset(write(jsonl([("a", "a", "c"), *ROWS, ("", "b", "c")])), skip_faulty=True)
     assert list(zip(*found.texts.values(), strict=True)) == ROWS
     assert found.skipped == "row 1: anchor and positive are the same text; row 4: anchor is empty"
     assert read_dataset(write(jsonl(ROWS))).skipped == ""
-    with pytest.raises(StellaError, match="no rows to train on: row 1: anchor is empty"):
+    with refused("rows.jsonl", "row 1"):
         read_dataset(write(jsonl([("", "b", "c")])), skip_faulty=True)
 
 
-def test_missing_columns(write):
-    assert "no column 'positive', which loss 'ranking' needs; its columns are anchor and text." in refused(
-        write(jsonl([("a", "b")], ("anchor", "text")))
-    )
+def test_missing_columns(write, refused):
+    with refused("rows.jsonl", "'positive'", "'ranking'"):
+        read_dataset(write(jsonl([("a", "b")], ("anchor", "text"))), PAIRS)
     pairs = write(jsonl([("a", "b")], NAMES[:2]), "pairs.jsonl")
-    assert "no column 'negative', which loss 'triplet' needs" in refused(pairs, TRIPLETS)
-    some = write(jsonl([("a", "b")], NAMES[:2]) + jsonl(ROWS), "some.jsonl")
-    assert "row 1: negative is missing" in refused(some)
+    with refused("pairs.jsonl", "'negative'", "'triplet'"):
+        read_dataset(pairs, TRIPLETS)
+    with refused("some.jsonl", "row 1: negative"):
+        read_dataset(write(jsonl([("a", "b")], NAMES[:2]) + jsonl(ROWS), "some.jsonl"), PAIRS)
 
 
 @pytest.mark.parametrize(
-    ("name", "content", "why"),
+    ("name", "content"),
     [
-        ("rows.txt", b"a", "plain text has no column 'positive'; use .jsonl, .csv or .parquet"),
-        ("rows.parquet.gz", b"a", "unsupported file type"),
-        ("rows.jsonl", b"", "no rows."),
-        ("rows.csv", b"anchor,positive,negative\n", "no rows."),
-        ("rows.csv", b"", "empty file"),
-        ("rows.csv", b"anchor\na\n", "no column 'positive', which loss 'ranking' needs; its columns are anchor"),
-        ("rows.csv", b'anchor,positive\na,"b\n', "a quote opened in the record at line 2 is never closed"),
-        ("rows.jsonl.gz", b"plain", "not a valid gzip file"),
-        ("rows.jsonl.gz", gzip.compress(jsonl(ROWS))[:-20], "cut off after row 1"),
-        ("rows.parquet", b"PAR1", "not a valid Parquet file"),
+        ("rows.txt", b"a"),
+        ("rows.parquet.gz", b"a"),
+        ("rows.jsonl", b""),
+        ("rows.csv", b"anchor,positive,negative\n"),
+        ("rows.csv", b""),
+        ("rows.csv", b"anchor\na\n"),
+        ("rows.csv", b'anchor,positive\na,"b\n'),
+        ("rows.jsonl.gz", gzip.compress(jsonl(ROWS))[:-20]),
     ],
+    ids=["txt", "parquet.gz", "empty", "header", "empty-csv", "column", "quote", "cut-gzip"],
 )
-def test_files_that_cannot_be_read(write, name, content, why):
-    assert why in refused(write(content, name))
+def test_files_that_cannot_be_read(write, name, content, refused):
+    with refused(name):
+        read_dataset(write(content, name), PAIRS)
+
+
+@pytest.mark.parametrize(("name", "content"), [("rows.jsonl.gz", b"plain"), ("rows.parquet", b"PAR1")])
+def test_files_of_another_format(write, name, content):
+    with pytest.raises(StellaError, match=name):
+        read_dataset(write(content, name), PAIRS)
 
 
 @pytest.mark.parametrize(
-    ("name", "content", "why"),
+    ("name", "content"),
     [
-        ("rows.jsonl", b'{"anchor":', "not JSON"),
-        ("rows.jsonl", b"\xff", "not UTF-8"),
-        ("rows.jsonl", b"[1]", "not a JSON object"),
-        ("rows.csv", b"a", "1 cells where the header has 2"),
-        ("rows.csv", b"a,b,c", "3 cells where the header has 2"),
-        ("rows.csv", b"a,\xff", "not UTF-8"),
-        ("rows.csv", b'"a"b,c', "not CSV"),
+        ("rows.jsonl", b'{"anchor":'),
+        ("rows.jsonl", b"\xff"),
+        ("rows.jsonl", b"[1]"),
+        ("rows.csv", b"a"),
+        ("rows.csv", b"a,b,c"),
+        ("rows.csv", b"a,\xff"),
+        ("rows.csv", b'"a"b,c'),
     ],
 )
-def test_a_row_that_cannot_be_parsed_is_one_of_them(write, name, content, why):
+def test_a_row_that_cannot_be_parsed_is_faulty(write, name, content):
     before = b'{"anchor": "a", "positive": "b"}\n' if name == "rows.jsonl" else b"anchor,positive\na,b\n"
     path = write(before + content + b"\n", name)
-    assert f": row 2: {why}" in refused(path)
+    with pytest.raises(StellaError, match=f"{name}: row 2: "):
+        read_dataset(path, PAIRS)
     assert len(read_dataset(path, skip_faulty=True)) == 1
 
 
@@ -190,7 +193,7 @@ def test_types_of_numbers_in_parquet(tmp_path, kind):
     assert read_dataset(tmp_path / "rows.parquet", Needs(columns=("score",))).columns["score"].tolist() == [1, 2]
 
 
-def test_the_hash_is_of_further_columns_too(write):
+def test_the_hash_covers_further_columns(write):
     path, other = write(jsonl(SCORED, SCORED_NAMES)), write(jsonl([SCORED[0], (*ROWS[1], 3)], SCORED_NAMES), "b.jsonl")
     hashes = [
         read_dataset(file, Needs(columns=columns)).sha256 for file in (path, other) for columns in ((), ("score",))
@@ -200,45 +203,46 @@ def test_the_hash_is_of_further_columns_too(write):
 
 
 @pytest.mark.parametrize(
-    ("score", "why"),
+    "score",
     [
-        ("x", 'score is "x", not a number'),
-        ("1", 'score is "1", not a number'),
-        (None, "score is null, not a number"),
-        ([1], "score is a list of 1, but one number in earlier rows"),
-        (float("nan"), "score is NaN, not a finite number"),
-        (1e39, "score is 1e+39, not a finite number"),
-        (10**50, "score is 1000"),
+        "x",
+        "1",
+        None,
+        [1],
+        float("nan"),
+        1e39,
+        10**50,
     ],
 )
-def test_a_row_without_its_number_is_faulty(write, score, why):
+def test_a_row_without_its_number_is_faulty(write, score, refused):
     path = write(jsonl([*SCORED, (*ROWS[0], score)], SCORED_NAMES))
-    with pytest.raises(StellaError, match=f"row 3: {re.escape(why)}"):
+    with refused("row 3: score"):
         read_dataset(path, Needs(columns=("score",)))
     found = read_dataset(path, Needs(columns=("score",)), skip_faulty=True)
     assert (len(found), len(found.columns["score"])) == (2, 2)
     assert len(read_dataset(path)) == 3
 
 
-def test_a_cell_that_is_no_number(write):
+def test_a_cell_that_is_not_a_number(write, refused):
     path = write(csv([(*ROWS[0], "1e-3"), (*ROWS[1], "")], SCORED_NAMES), "rows.csv")
-    with pytest.raises(StellaError, match='row 2: score is "", not a number'):
+    with refused("row 2: score"):
         read_dataset(path, Needs(columns=("score",)))
 
 
-def test_a_further_column_that_is_missing(write, tmp_path):
+def test_a_missing_further_column(write, tmp_path, refused):
     pq.write_table(pa.table({"anchor": ["a"], "positive": ["b"], "score": ["1"]}), tmp_path / "rows.parquet")
     for path in (write(jsonl(ROWS)), write(csv(ROWS), "rows.csv")):
-        with pytest.raises(StellaError, match="no column 'rank'; its columns are anchor, positive and negative"):
+        with refused("'rank'"):
             read_dataset(path, Needs(columns=("rank",)))
-    with pytest.raises(StellaError, match="no column 'rank'; its columns are anchor, positive and score"):
+    with refused("'rank'"):
         read_dataset(tmp_path / "rows.parquet", Needs(columns=("rank",)))
-    with pytest.raises(StellaError, match="column 'score' is string; expected integer, float, bool or a list"):
+    with refused("'score'"):
         read_dataset(tmp_path / "rows.parquet", Needs(columns=("score",)))
 
 
-def test_a_file_that_is_not_there(tmp_path):
-    assert "file not found (paths are relative to the working directory" in refused(tmp_path / "no.jsonl")
+def test_a_missing_file(tmp_path, refused):
+    with refused("no.jsonl"):
+        read_dataset(tmp_path / "no.jsonl")
 
 
 # Columns by name
@@ -255,31 +259,32 @@ def test_any_number_of_negatives_in_their_order(write, tmp_path):
         assert list(read_dataset(path, Needs((2, 4))).texts) == ["anchor", "positive", "negative", "negative_2"]
 
 
-def test_negatives_are_numbered_through(write):
+def test_negatives_are_numbered_consecutively(write, refused):
     path = write(jsonl([("a", "b", "c", "d")], (*NAMES, "negative_3")))
-    assert refused(path).startswith(": has the column 'negative_3' but not 'negative_2'")
+    with refused("'negative_3'", "'negative_2'"):
+        read_dataset(path, PAIRS)
 
 
-def test_all_rows_have_the_same_texts(write):
+def test_all_rows_have_the_same_texts(write, refused):
     pairs, more = jsonl([("a", "b")], NAMES[:2]), jsonl([("a", "b", "c")])
-    assert refused(write(pairs * 4 + more)) == (
-        ": row 1: negative is missing; row 2: negative is missing; row 3: negative is missing, and 1 rows more. " + FIX
-    )
+    with refused("row 1: negative", "row 3: negative", "1 more"):
+        read_dataset(write(pairs * 4 + more), PAIRS)
     found = read_dataset(write(pairs * 4 + more + pairs + more), PAIRS, skip_faulty=True)
     assert (len(found), list(found.texts)) == (2, list(NAMES))
     assert found.sha256 == dataset_of([("a", "b", "c")] * 2, "").sha256
-    assert found.skipped.endswith("and 2 rows more")
+    assert found.skipped.endswith("and 2 more")
 
 
-def test_rows_of_anchors_alone(write):
+def test_rows_of_anchors_alone(write, refused):
     path = write(jsonl([("a", 1), ("b", 2)], ("anchor", "id")))
     assert {name: list(texts) for name, texts in read_dataset(path).texts.items()} == {"anchor": ["a", "b"]}
     found = read_dataset(path, Needs(ids=True))
     assert found.ids and list(found.ids) == ["1", "2"]
-    assert "no column 'positive'" in refused(path)
+    with refused("'positive'"):
+        read_dataset(path, PAIRS)
 
 
-def test_columns_are_what_the_set_calls_them(write, tmp_path):
+def test_a_set_renames_columns(write, tmp_path, refused):
     names = ("query", "pos", "sim", "anchor")
     rows = [("a", "b", 0.5, "x"), ("c", "c", 1, "y")]
     pq.write_table(pa.table(dict(zip(names, zip(*rows, strict=True), strict=True))), tmp_path / "rows.parquet")
@@ -288,18 +293,20 @@ def test_columns_are_what_the_set_calls_them(write, tmp_path):
     for path in (write(jsonl(rows, names)), write(csv([map(str, row) for row in rows], names), "rows.csv")):
         found = read_dataset(path, scored, renamed=renamed)
         assert found.take([0, 1]) == ([["a", "c"], ["b", "c"]], {"score": pytest.approx([0.5, 1])})
-    with pytest.raises(StellaError, match="no column 'pos2' for 'positive', which loss 'cosent' needs; its columns"):
+    with refused("'pos2'", "'cosent'"):
         read_dataset(tmp_path / "rows.parquet", scored, renamed=renamed | {"positive": "pos2"})
-    with pytest.raises(StellaError, match="row 2: sim is missing"):
+    with refused("row 2: sim"):
         read_dataset(write(jsonl(rows[:1], names) + jsonl([rows[0][:2]], names[:2])), scored, renamed=renamed)
 
 
-def test_equal_texts_are_a_fault_unless_a_score_says_how_equal(write):
+def test_equal_texts_in_a_row_are_a_fault_unless_it_has_a_score(write, refused):
     path = write(jsonl([("a", "a", 5)], ("anchor", "positive", "score")))
     assert len(read_dataset(path, Needs((2, 2), ("score",)))) == 1
-    assert "anchor and positive are the same text" in refused(path)
+    with refused("row 1: anchor and positive"):
+        read_dataset(path, PAIRS)
     several = write(jsonl([("a", "b", "c", "b")], (*NAMES, "negative_2")))
-    assert "row 1: positive and negative_2 are the same text" in refused(several)
+    with refused("row 1: positive and negative_2"):
+        read_dataset(several, PAIRS)
 
 
 LISTS = [("a", "b", [1, 0.5]), ("c", "d", [0, 2])]
@@ -326,45 +333,48 @@ def test_lists_of_numbers_of_every_format(write, tmp_path):
 
 
 @pytest.mark.parametrize(
-    ("score", "why"),
+    "score",
     [
-        ([1], "row 3: score is a list of 1, but a list of 2 in earlier rows"),
-        (1, "row 3: score is one number, but a list of 2 in earlier rows"),
-        ([], "row 3: score is [], not a list of finite numbers"),
-        ([1, None], "row 3: score is [1, null], not a list of finite numbers"),
-        ([1, "x"], 'row 3: score is ["1", "x"], not a list of finite numbers'),
-        ([[1], [2, 3]], "row 3: score is [[1], [2, 3]], not a list of finite numbers"),
-        ([1, float("inf")], "row 3: score is [1.0, Infinity], not a list of finite numbers"),
+        [1],
+        1,
+        [],
+        [1, None],
+        [1, "x"],
+        [[1], [2, 3]],
+        [1, float("inf")],
     ],
 )
-def test_lists_that_are_not_of_numbers(write, score, why):
+def test_lists_that_are_not_of_numbers(write, score, refused):
     path = write(jsonl([*LISTS, ("e", "f", score)], ("anchor", "positive", "score")))
-    assert f": {why}" in refused(path, Needs(columns=("score",)))
+    with refused("row 3: score"):
+        read_dataset(path, Needs(columns=("score",)))
 
 
-def test_what_may_be_there_and_is_not(write):
+def test_missing_optional_columns(write, refused):
     path = write(jsonl(ROWS))
     assert read_dataset(path, Needs(optional=("score",))).columns == {}
     some = write(jsonl(ROWS[:1]) + jsonl(SCORED[1:], SCORED_NAMES), "some.jsonl")
-    assert "row 1: score is missing" in refused(some, Needs(optional=("score",)))
+    with refused("row 1: score"):
+        read_dataset(some, Needs(optional=("score",)))
 
 
 # Several files
 
 
-def test_several_files_are_one_set(write, tmp_path):
+def test_several_files_are_one_set(write, tmp_path, refused):
     write(jsonl(ROWS[:1]), "a.jsonl")
     write(gzip.compress(csv(ROWS[1:])), "b.csv.gz")
     whole = dataset_of(ROWS, "").sha256
     for paths in ([tmp_path / "a.jsonl", str(tmp_path / "b.csv.gz")], f"{tmp_path}/[ab].*", tmp_path):
         assert read_dataset(paths).sha256 == whole
     write(jsonl([("", "b", "c")]), "c.jsonl")
-    assert refused(tmp_path / "*.*").endswith(f": {tmp_path}/c.jsonl: row 1: anchor is empty. {FIX}")
-    with pytest.raises(StellaError, match=r"nothing-\*\.jsonl: no file matches"):
+    with refused("c.jsonl: row 1: anchor"):
+        read_dataset(tmp_path / "*.*", PAIRS)
+    with refused("nothing-*.jsonl"):
         read_dataset(tmp_path / "nothing-*.jsonl")
 
 
-def test_the_first_rows_alone(write, tmp_path):
+def test_max_rows(write, tmp_path):
     path = write(jsonl([("", "b", "c"), *ROWS * 3, ("", "b", "c")]))
     found = read_dataset([path, write(b"broken", "b.jsonl")], max_rows=3, skip_faulty=True)
     assert (found.take(range(3))[0][0], len(found)) == ([ROWS[i % 2][0] for i in range(3)], 3)

@@ -27,7 +27,7 @@ def embedded(model: Stella, rows: Dataset) -> list[np.ndarray]:
     return [model.encode(list(texts)) for texts in rows.texts.values()]
 
 
-def test_scores_are_those_of_what_encode_gives(tiny) -> None:
+def test_scores_are_those_of_the_vectors_of_encode(tiny) -> None:
     a, p, n = embedded(tiny, ROWS)
     found = evaluation(tiny)(tiny.model.params(), ROWS)
     loss = triplet((jnp.asarray(a), jnp.asarray(p), jnp.asarray(n))).mean()
@@ -37,7 +37,7 @@ def test_scores_are_those_of_what_encode_gives(tiny) -> None:
     assert found["cosine_recall@5"] == 1
 
 
-def test_a_ranking_loss_is_that_of_batches_in_their_order(tiny) -> None:
+def test_a_ranking_loss_is_computed_over_batches_in_order(tiny) -> None:
     a, p = embedded(tiny, PAIRS)
     found = evaluation(tiny, multiple_negatives_ranking)(tiny.model.params(), PAIRS)
     batches = [slice(0, 2), slice(2, 4), slice(4, 5)]
@@ -47,7 +47,7 @@ def test_a_ranking_loss_is_that_of_batches_in_their_order(tiny) -> None:
     assert primary(found) == found["cosine_mrr@10"]
 
 
-def test_a_loss_of_ones_own_is_given_weights_and_further_columns(tiny) -> None:
+def test_an_own_loss_gets_weights_and_further_columns(tiny) -> None:
     def own(embeddings: Embeddings, columns: Columns) -> jax.Array:
         return columns["score"] * columns["weights"] + 0 * embeddings[0][:, 0]
 
@@ -56,7 +56,7 @@ def test_a_loss_of_ones_own_is_given_weights_and_further_columns(tiny) -> None:
     assert evaluation(tiny, own)(tiny.model.params(), rows)["loss"] == pytest.approx(scores.mean())
 
 
-def test_it_follows_the_parameters_and_ticks(tiny) -> None:
+def test_the_current_parameters_are_evaluated_with_ticks(tiny) -> None:
     params, ticks = tiny.model.params(), []
     before = evaluation(tiny)(params, ROWS)
     after = evaluation(tiny)(params | {"head/kernel": params["head/kernel"] * 2}, ROWS, lambda: ticks.append(1))

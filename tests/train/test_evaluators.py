@@ -21,7 +21,7 @@ def rng() -> np.random.Generator:
     return np.random.default_rng(5)
 
 
-def test_a_tie_is_no_success():
+def test_a_tie_is_not_a_success():
     a = np.eye(2, dtype=np.float32)
     assert triplet_accuracy(a, a, a) == {f"{name}_accuracy": 0.0 for name in (*MEASURES, "max")}
 

@@ -21,7 +21,7 @@ from stella_jax.checkpoint import Checkpoint
 from stella_jax.lora import merge_lora, with_lora
 from stella_jax.sharding import make_mesh
 from train import curves
-from train.card import Origin, _log, card
+from train.card import Origin, _log, _loss, card
 from train.data import dataset_of
 from train.export import PROVENANCE, Trained, export, is_exported
 from train.identity import identity
@@ -96,13 +96,13 @@ def assert_equal(found: dict[str, np.ndarray], expected: Mapping[str, Any]) -> N
         np.testing.assert_array_equal(leaf, expected[name], err_msg=name)
 
 
-def test_all_of_it_loads_in_jax_with_what_was_trained(exported):
+def test_the_export_loads_in_jax_with_the_trained_parameters(exported):
     path, trained = exported("stella")
     assert_equal(params_of(path), trained)
     assert Stella.from_pretrained(path).encode(TEXTS).shape == (3, 64)
 
 
-def test_what_was_frozen_keeps_its_bits(exported):
+def test_frozen_parameters_keep_their_bits(exported):
     path, trained = exported("stella", moved="head/", dim=48)
     before = {name.removeprefix("new."): tensor for name, tensor in tensors(GOLDENS / "stella").items()}
     assert_equal(tensors(path), before)
@@ -112,7 +112,7 @@ def test_what_was_frozen_keeps_its_bits(exported):
     assert Stella.from_pretrained(path).dim == 48
 
 
-def test_of_a_base_that_transformers_loads_untrained_files_keep_their_bytes(exported, tmp_path):
+def test_untrained_files_of_a_native_base_keep_their_bytes(exported, tmp_path):
     exported("stella", moved="head/")
     base = (tmp_path / "export").rename(tmp_path / "base")
     path, _ = exported(base, moved="head/kernel")
@@ -123,7 +123,7 @@ def test_of_a_base_that_transformers_loads_untrained_files_keep_their_bytes(expo
         assert (path / name).read_bytes() == (base / name).read_bytes(), name
 
 
-def test_half_precision_that_was_frozen_stays_half(exported):
+def test_frozen_half_precision_stays_half_precision(exported):
     path, _ = exported("gte-multilingual", moved="encoder/layers/mlp")
     found = tensors(path)
     assert found["embeddings.word_embeddings.weight"].dtype == np.float16
@@ -132,12 +132,12 @@ def test_half_precision_that_was_frozen_stays_half(exported):
     assert fields(path / "config.json")["dtype"] == "float32"
 
 
-def test_what_nothing_was_trained_of_is_in_the_dtype_it_was(exported):
+def test_an_untrained_file_keeps_its_dtype(exported):
     path, _ = exported("gte-multilingual", moved="nothing")
     assert {tensor.dtype for tensor in tensors(path).values()} == {np.dtype(np.float16)}
 
 
-def test_the_prompt_of_queries_has_the_name_that_sentence_transformers_looks_for(exported):
+def test_the_query_prompt_has_the_name_that_sentence_transformers_looks_up(exported):
     path, _ = exported("stella", moved="head/bias")
     prompts = fields(path / "config_sentence_transformers.json")["prompts"]
     assert prompts["query"] == prompts["s2p_query"].strip() + " "
@@ -153,7 +153,7 @@ def without_max_seq_length(source: Path) -> None:
 
 
 @pytest.mark.parametrize("newer", [False, True])
-def test_texts_are_cut_as_in_training(exported, checkpoint_copy, newer):
+def test_texts_are_truncated_as_in_training(exported, checkpoint_copy, newer):
     source = checkpoint_copy("stella")
     if newer:
         without_max_seq_length(source)
@@ -164,7 +164,7 @@ def test_texts_are_cut_as_in_training(exported, checkpoint_copy, newer):
 
 @pytest.mark.parametrize("bias", [False, True])
 @pytest.mark.parametrize("dim", [64, 40])
-def test_a_new_head_is_the_one_that_modules_json_names(exported, dim, bias):
+def test_modules_json_names_the_new_head(exported, dim, bias):
     """Also when it replaces one of the same dimension."""
     new_head = {"dim": dim, "bias": bias, "activation": "tanh", "pooling": "cls"}
     path, trained = exported("stella", moved="head/", new_head=new_head)
@@ -184,7 +184,7 @@ def test_a_base_without_heads_gets_its_first(exported):
     ]  # fmt: skip
 
 
-def test_adapters_are_merged_and_lie_beside_as_peft_reads_them(tmp_path, metrics):
+def test_adapters_are_merged_and_also_saved_for_peft(tmp_path, metrics):
     """Also if the base is such an export: its own files are not copied."""
     source = GOLDENS / "stella"
     for targets in (["q_proj", "down_proj"], ["k_proj"]):
@@ -203,7 +203,7 @@ def test_adapters_are_merged_and_lie_beside_as_peft_reads_them(tmp_path, metrics
     assert "Trained with LoRA (rank 2, alpha 16, dropout 0, on k_proj)" in card
 
 
-def test_the_card_says_what_it_is(exported, monkeypatch):
+def test_the_card_describes_the_model(exported, monkeypatch):
     drawn = []
     monkeypatch.setattr(curves, "draw", lambda metrics, path, best: drawn.append(path) or True)
     path, _ = exported(
@@ -293,7 +293,14 @@ def test_the_card_has_the_fields_of_sentence_transformers(monkeypatch, metrics, 
     assert '"dataset_size:5", "loss:MatryoshkaLoss", "loss:TripletLoss"]' in text
 
 
-def test_a_long_log_is_cut(tmp_path):
+def test_the_card_leaves_out_options_of_a_loss_that_are_not_set():
+    loss = {"name": "multiple_negatives_ranking", "directions": ["query_to_doc", "doc_to_query"]}
+    words = _loss(recipe_of({"model": "stella", "output": "o", "data": {"train": "t"}, "loss": loss}))
+    assert words.startswith("the loss multiple_negatives_ranking (scale 20, directions query_to_doc and doc_to_query, ")
+    assert "hardness_mode" not in words
+
+
+def test_a_long_log_is_shortened(tmp_path):
     with Metrics(tmp_path, 0) as metrics:
         for step in range(1, 1001):
             metrics.write({"step": step, "epoch": step / 1000, "loss": float(step)})
@@ -305,12 +312,12 @@ def test_a_long_log_is_cut(tmp_path):
     assert rows[0].startswith("| 0.02 | 20 | 10.5000 | 4.0000 |") and rows[-1].startswith("| 1 | 1000 | 990.5000 |")
 
 
-def test_only_a_head_that_was_trained_alone_leaves_the_others_as_good(exported):
+def test_other_heads_are_stale_unless_only_a_head_was_trained(exported):
     path, _ = exported("stella", moved="head/")
     assert "belong" not in (path / "README.md").read_text()
 
 
-def test_it_is_known_by_its_origin(exported):
+def test_an_export_is_recognized_by_its_origin(exported):
     path, _ = exported("stella")
     origin = origin_of(str(GOLDENS / "stella"))
     assert is_exported(path, origin)
@@ -320,7 +327,7 @@ def test_it_is_known_by_its_origin(exported):
     assert not is_exported(path, origin)
 
 
-def test_it_takes_the_place_of_an_older_one(exported, tmp_path):
+def test_an_export_replaces_an_older_one(exported, tmp_path):
     (tmp_path / "export").mkdir()
     (tmp_path / "export/older").touch()
     for name in (".export.new", ".export.old", "..export.new.partial"):
@@ -370,7 +377,7 @@ export.export(export.Trained(base, base.spec.head(None), {}), origin, metrics, P
 
 @pytest.mark.soak
 @pytest.mark.parametrize("place", PLACES)
-def test_a_kill_leaves_the_older_one_whole(exported, tmp_path, place):
+def test_a_kill_leaves_the_older_export_complete(exported, tmp_path, place):
     (tmp_path / "export").mkdir()
     (tmp_path / "export/older").touch()
     env = os.environ | {"PYTHONPATH": os.pathsep.join([*map(str, (Path(__file__).parent, GOLDENS.parent)), *sys.path])}
@@ -410,7 +417,7 @@ def test_sentence_transformers_gives_the_same_embeddings(exported, name, moved, 
 
 @pytest.mark.torch
 @pytest.mark.parametrize("newer", [False, True])
-def test_sentence_transformers_cuts_texts_as_in_training(exported, tmp_path, newer):
+def test_sentence_transformers_truncates_texts_as_in_training(exported, tmp_path, newer):
     """The newer layout is saved by sentence-transformers itself."""
     from sentence_transformers import SentenceTransformer
 
@@ -429,7 +436,7 @@ def test_sentence_transformers_cuts_texts_as_in_training(exported, tmp_path, new
 
 
 @pytest.mark.torch
-def test_sentence_transformers_takes_a_new_head(exported):
+def test_sentence_transformers_uses_a_new_head(exported):
     from sentence_transformers import SentenceTransformer
 
     path, _ = exported("gte-base-en", new_head={"dim": 24, "pooling": "mean", "bias": False, "activation": "tanh"})

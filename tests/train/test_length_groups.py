@@ -36,7 +36,7 @@ def batches(draw) -> tuple[np.ndarray, int]:
 
 
 @given(batches(), st.booleans())
-def test_shapes_hold_every_batch_that_they_are_chosen_for(drawn, all_seen) -> None:
+def test_shapes_fit_every_batch_they_were_chosen_for(drawn, all_seen) -> None:
     lengths, multiple = drawn
     shapes = choose_shapes(lengths, MAX_LENGTH, multiple, all_seen)
     assert 1 <= len(shapes) <= MAX_SHAPES and len({*shapes}) == len(shapes)
@@ -71,7 +71,7 @@ UNEVEN = [
 
 @given(batches())
 @example((np.array(UNEVEN), 1))
-def test_every_batch_that_was_seen_fits_what_was_chosen_for_the_longest(drawn) -> None:
+def test_the_shape_for_the_longest_fits_every_sampled_batch(drawn) -> None:
     lengths, multiple = drawn
     shapes = choose_shapes(lengths, MAX_LENGTH, multiple, all_seen=True)
     longest = (-np.sort(-lengths)).max(axis=0)
@@ -80,7 +80,7 @@ def test_every_batch_that_was_seen_fits_what_was_chosen_for_the_longest(drawn) -
 
 
 @given(batches(), st.integers(0, 2**32 - 1))
-def test_room_is_left_for_a_long_text_more(drawn, seed) -> None:
+def test_shapes_leave_room_for_one_more_long_text(drawn, seed) -> None:
     lengths, multiple = drawn
     shapes = choose_shapes(lengths, MAX_LENGTH, multiple)
     longest = (-np.sort(-lengths)).max(axis=0)
@@ -105,7 +105,7 @@ def cheapest(longest: np.ndarray, groups: int, multiple: int) -> int:
 
 
 @given(batches())
-def test_a_shape_has_as_few_tokens_as_its_number_of_groups_allows(drawn) -> None:
+def test_a_shape_has_the_fewest_tokens_for_its_number_of_groups(drawn) -> None:
     lengths, multiple = drawn
     longest = -np.sort(-lengths[0])
     shape = group(longest, MAX_LENGTH, multiple)
@@ -114,12 +114,12 @@ def test_a_shape_has_as_few_tokens_as_its_number_of_groups_allows(drawn) -> None
     assert padded_tokens(shape) <= WORTH_A_GROUP * cheapest(longest, MAX_GROUPS, multiple)
 
 
-def test_texts_of_one_length_make_one_shape() -> None:
+def test_texts_of_one_length_need_one_shape() -> None:
     assert choose_shapes(np.full((5, 12), 16), 16, 4, all_seen=True) == [((12, 16),)]
     assert choose_shapes(np.full((5, 12), 13), 64, 4) == [((12, 16),), ((12, 64),)]
 
 
-def test_the_longest_come_first() -> None:
+def test_the_longest_group_is_first() -> None:
     assert group(np.array([60, 30, *[5] * 30]), 64) == ((2, 64), (30, 8))
     assert group(np.array([60, 30, *[5] * 30]), 64, multiple=8) == ((8, 64), (24, 8))
 
@@ -137,7 +137,7 @@ def wordnet() -> np.ndarray:
     return counts[:, order].reshape(3, -1, 64).swapaxes(0, 1)
 
 
-def test_little_of_a_batch_of_wordnet_is_padding(wordnet) -> None:
+def test_wordnet_batches_have_little_padding(wordnet) -> None:
     """Shapes chosen from 20 batches, compared with padding each column to its longest text's bucket."""
     buckets = np.array(bucket_lengths(64))
     by_text = wordnet.reshape(len(wordnet), -1)

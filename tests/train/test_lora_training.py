@@ -13,8 +13,9 @@ from shapes import SHAPES
 
 from stella_jax import EmbeddingModel, load
 from stella_jax.lora import merge_lora, save_adapter, with_lora
+from stella_jax.models import architecture_of
 from train import Batcher, StepConfig, losses, make_step, optimizers
-from train.recipe import OptimizerSection
+from train.sections import OptimizerSection
 from train.step import State
 
 STEPS, ROWS, RANK, ALPHA = 10, 4, 4, 8.0
@@ -38,7 +39,7 @@ def trained(model: EmbeddingModel, steps: int = STEPS, devices: int = 1) -> tupl
       devices: that divide the batches; what dropout draws depends on their shape.
     """
     trains = {name: model.params()[name] for name in model.trainable}
-    optimizer = optimizers.from_recipe(SECTION, trains, steps)
+    optimizer = optimizers.from_recipe(SECTION, trains, steps, architecture_of(model.encoder.config))
     state, step = make_step(model, losses.triplet, optimizer.transformation, StepConfig(dropout=False))
     batcher = Batcher.for_model(model, ROWS, devices=devices)
     batcher = batcher.fit([texts(number) for number in range(steps)], all_seen=True)
@@ -52,7 +53,7 @@ def trained(model: EmbeddingModel, steps: int = STEPS, devices: int = 1) -> tupl
 # In a loop of one's own
 
 
-def test_adapters_train_and_nothing_else_does() -> None:
+def test_only_adapters_train() -> None:
     """Nothing else has a state or a copy, either."""
     model = with_lora(load("tiny", dim=32), RANK, targets=["v_proj", "gate_proj", "down_proj"])
     _, state = trained(model, 3)
@@ -65,7 +66,7 @@ def test_adapters_train_and_nothing_else_does() -> None:
             assert state.params[name] is leaf, name
 
 
-def test_the_step_needs_less_memory_than_that_of_all_parameters() -> None:
+def test_a_step_needs_less_memory_than_one_of_all_parameters() -> None:
     """Adapters of all linear layers: less optimizer state, and no more memory for the gradient."""
 
     def needed(model: EmbeddingModel) -> tuple[int, int]:
@@ -94,7 +95,7 @@ def test_any_mesh_gives_the_trajectory_of_one_device(mesh: str) -> None:
 
 
 @pytest.mark.soak
-def test_dropout_is_drawn_by_the_adapters_rate() -> None:
+def test_adapters_have_their_own_dropout_rate() -> None:
     """Also if the encoder has none. At the first step adapters add nothing, so only later losses differ."""
     some, none = (trained(with_lora(load("tiny", dim=32), RANK, dropout=rate), 4)[0] for rate in (0.5, 0.0))
     assert some[:1] == none[:1] and some[-1] != none[-1]
@@ -169,7 +170,7 @@ def vectors(torch_reference, peft, checkpoint: Path, adapter: Path) -> np.ndarra
 @pytest.mark.parametrize(
     "targets", ["all-linear", pytest.param(("q_proj", "v_proj", "up_proj"), marks=pytest.mark.soak)]
 )
-def test_ten_steps_are_those_of_peft(torch_reference, peft, checkpoint, tmp_path, targets) -> None:
+def test_ten_steps_equal_peft_s(torch_reference, peft, checkpoint, tmp_path, targets) -> None:
     """Losses and adapters to 1e-4, and then the vectors of the adapted, the merged, and peft's own model to 1e-5."""
     model = with_lora(load(checkpoint), RANK, ALPHA, targets=targets, seed=1)
     save_adapter(model, tmp_path / "start")
@@ -190,7 +191,7 @@ def test_ten_steps_are_those_of_peft(torch_reference, peft, checkpoint, tmp_path
 
 @ASKS
 @pytest.mark.torch
-def test_all_linear_is_what_peft_takes_it_for(torch_reference, peft, checkpoint, tmp_path) -> None:
+def test_all_linear_means_the_same_as_in_peft(torch_reference, peft, checkpoint, tmp_path) -> None:
     save_adapter(with_lora(load(checkpoint), RANK), tmp_path / "adapter")
     config = peft.LoraConfig(r=RANK, target_modules="all-linear", task_type="FEATURE_EXTRACTION")
     theirs = peft.get_peft_model(torch_reference.saved(checkpoint), config)

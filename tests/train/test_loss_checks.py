@@ -22,6 +22,7 @@ from train.losses import (
     stella_distillation,
     triplet,
 )
+from train.losses.ranking import DIRECTIONS
 
 DIM = 16
 UNKNOWN: dict[str, Any] = {"factor": 2}
@@ -80,7 +81,7 @@ def scored(embeddings, columns):
         (partial(triplet, distance="manhattan", margin=1000.0), True, True),
         (matryoshka(triplet, (16, 4)), True, True),
         (multiple_negatives_ranking, False, True),
-        (partial(multiple_negatives_ranking, symmetric=True), False, True),
+        (partial(multiple_negatives_ranking, directions=DIRECTIONS), False, True),
         (partial(multiple_negatives_ranking, scale=1000.0), False, True),
         (matryoshka(multiple_negatives_ranking, (16, 4)), False, True),
         (in_batch, False, False),
@@ -98,12 +99,12 @@ def scored(embeddings, columns):
         (lambda embeddings, columns: (embeddings[0] * embeddings[1]).sum(1).astype(jnp.bfloat16), True, True),
     ],
 )
-def test_whether_rows_go_by_themselves_and_padding_is_left_out(loss, decomposable, skips_padding):
+def test_whether_a_loss_is_decomposable_and_skips_padding(loss, decomposable, skips_padding):
     several = {"score": np.ones((5, 2), np.float32)} if getattr(loss, "func", loss) is kl_distillation else SCORES
     assert traits(loss, several) == (decomposable, skips_padding)
 
 
-def test_a_hinge_that_is_flat_on_random_embeddings_of_one_scale():
+def test_a_hinge_that_is_flat_at_one_scale():
     """Beyond 10 apart it is flat, so embeddings of length 1 would show nothing."""
 
     def far(embeddings, columns):
@@ -113,7 +114,7 @@ def test_a_hinge_that_is_flat_on_random_embeddings_of_one_scale():
     assert traits(far, texts=2) == (False, False)
 
 
-def test_a_column_is_cut_with_its_rows():
+def test_a_column_is_split_with_its_rows():
     """Its values are those of a real batch, as a loss may use them as indices."""
     labels = np.array([0, 3], np.float32)
 
@@ -131,11 +132,11 @@ def test_a_column_is_cut_with_its_rows():
         (stella_distillation, {"teacher": np.ones((1, DIM), np.float32)}, 1),
     ],
 )
-def test_a_batch_of_equal_scores_does_not_hide_that_rows_are_compared(loss, columns, texts):
+def test_equal_scores_do_not_hide_that_rows_are_compared(loss, columns, texts):
     assert traits(loss, columns, texts) == (False, True)
 
 
-def test_a_column_whose_logarithm_is_taken_stays_what_it_is():
+def test_a_column_of_positive_numbers_stays_positive():
     def logarithm(embeddings, columns):
         return jnp.log(columns["score"]) * embeddings[0][:, 0]
 
@@ -186,7 +187,7 @@ def without_a_gradient(embeddings, columns):
         (partial(triplet, **UNKNOWN), ["TypeError", "factor"]),
     ],
 )
-def test_what_a_step_cannot_use_is_refused(loss, words):
+def test_losses_that_a_step_cannot_use(loss, words):
     with pytest.raises(StellaError) as caught:
         traits(loss)
     sentence = str(caught.value)
@@ -194,7 +195,7 @@ def test_what_a_step_cannot_use_is_refused(loss, words):
     assert all(word in sentence for word in words), sentence
 
 
-def test_a_loss_for_embeddings_of_unit_length_is_taken() -> None:
+def test_a_loss_for_embeddings_of_unit_length_is_accepted() -> None:
     """It is not finite at other lengths."""
 
     def bounded(embeddings, columns):
@@ -212,7 +213,7 @@ def test_a_further_column_may_have_more_axes() -> None:
     assert traits(weighted, {"vector": np.ones((5, 3), np.float32)}) == (True, True)
 
 
-def test_a_loss_that_exits_is_refused() -> None:
+def test_a_loss_that_exits() -> None:
     def exits(embeddings, columns):
         raise SystemExit(3)
 

@@ -12,7 +12,7 @@ import pytest
 from stella_jax import StellaError
 from train import losses
 from train.loss_lookup import find_loss
-from train.recipe import LossSection
+from train.sections import LossSection
 
 ROWS = tuple(jnp.asarray(np.random.default_rng(0).standard_normal((3, 4, 8)), jnp.float32))
 OWN = """
@@ -48,11 +48,11 @@ def refusal(**keys: Any) -> str:
     return str(caught.value)
 
 
-def test_a_built_in_has_the_keys_of_its_section():
+def test_a_built_in_loss_gets_the_keys_of_its_section():
     found = find_loss(LossSection(distance="cosine", margin=0.5, scale=3.0))
     np.testing.assert_array_equal(found(ROWS, {}), losses.triplet(ROWS, distance="cosine", margin=0.5))
-    found = find_loss(LossSection("multiple_negatives_ranking", scale=3.0, symmetric=True))
-    expected = losses.multiple_negatives_ranking(ROWS, scale=3.0, symmetric=True)
+    found = find_loss(LossSection("multiple_negatives_ranking", scale=3.0, directions=("query_to_doc", "doc_to_query")))
+    expected = losses.multiple_negatives_ranking(ROWS, scale=3.0, directions=("query_to_doc", "doc_to_query"))
     np.testing.assert_array_equal(found(ROWS, {}), expected)
 
 
@@ -65,34 +65,34 @@ def test_matryoshka_wraps_either(write):
         np.testing.assert_array_equal(found(ROWS, {}), expected)
 
 
-def test_stella_s_distillation_takes_the_prefixes_itself():
+def test_stella_distillation_gets_the_prefixes_itself():
     found = find_loss(LossSection("stella_distillation", matryoshka_dims=(8, 4), margin=0.1))
     columns = {"teacher": ROWS[1]}
     expected = losses.stella_distillation(ROWS[:1], columns, matryoshka_dims=(8, 4), margin=0.1)
     np.testing.assert_array_equal(found(ROWS[:1], columns), expected)
 
 
-def test_ones_own_is_found_in_the_working_directory_with_its_arguments(write):
+def test_an_own_loss_in_the_working_directory_with_arguments(write):
     write("my_file.py", OWN)
     plain, doubled = (find_loss(LossSection("my_file:my_loss", args)) for args in ({}, {"factor": 2.0}))
     np.testing.assert_array_equal(doubled(ROWS, {}), 2 * plain(ROWS, {}))
 
 
-def test_it_is_found_where_the_process_has_not_the_directory_on_its_path(write, tmp_path):
+def test_the_working_directory_need_not_be_on_the_path(write, tmp_path):
     """As `stella-jax train` runs: -I leaves the working directory out."""
     write("my_file.py", "from my_neighbour import factor\n" + OWN)
     write("my_neighbour.py", "factor = 2")
     root = Path(losses.__file__).parents[2]
     lines = [
         f"import sys; sys.path.append({str(root)!r})",
-        "from train.loss_lookup import find_loss; from train.recipe import LossSection",
+        "from train.loss_lookup import find_loss; from train.sections import LossSection",
         "print(find_loss(LossSection('my_file:my_loss')).__name__)",
     ]
     done = subprocess.run([sys.executable, "-I", "-c", "\n".join(lines)], capture_output=True, text=True, cwd=tmp_path)
     assert done.stdout.strip() == "my_loss", done.stderr
 
 
-def test_it_may_import_its_neighbours_now_and_when_it_is_called(write):
+def test_an_own_loss_may_import_files_beside_it(write):
     write("my_neighbour.py", "one = 1.0")
     write("my_late_neighbour.py", "two = 2.0")
     write(
@@ -105,14 +105,14 @@ def test_it_may_import_its_neighbours_now_and_when_it_is_called(write):
     assert find_loss(LossSection("my_file:my_loss"))(ROWS, {}).tolist() == [3.0] * 4
 
 
-def test_a_neighbour_hides_nothing_that_is_installed(write):
+def test_a_file_beside_it_hides_no_installed_package(write):
     for package in ("numpy", "jax", "optax", "tomllib"):
         write(f"{package}.py", "raise RuntimeError('not this one')")
     write("my_file.py", "import numpy, jax, optax, tomllib\n" + OWN)
     find_loss(LossSection("my_file:my_loss"))
 
 
-def test_a_file_of_ones_own_may_be_called_as_a_package_is(write):
+def test_an_own_file_may_have_the_name_of_a_package(write):
     write("train.py", OWN)
     write("json.py", OWN)
     before = sys.modules["train"], sys.modules["json"]
@@ -139,7 +139,7 @@ def test_the_file_is_read_again_after_a_change(write):
     assert find_loss(LossSection("my_file:my_loss"))(ROWS, {}).tolist() == [1.0] * 4
 
 
-def test_nothing_is_looked_up_in_the_directory_of_a_checkpoint(write):
+def test_a_checkpoint_s_directory_is_not_searched(write):
     write("checkpoint/my_file.py", OWN)
     assert "'my_file'" in refusal(name="my_file:my_loss")
     assert "'checkpoint/my_file:my_loss'" in refusal(name="checkpoint/my_file:my_loss")
@@ -166,7 +166,7 @@ def test_nothing_is_looked_up_in_the_directory_of_a_checkpoint(write):
         (f"{'x' * 5000}:my_loss", ["loss.name"]),
     ],
 )
-def test_what_cannot_be_found_is_said_in_a_sentence(write, name, words):
+def test_losses_that_cannot_be_found(write, name, words):
     write("my_file.py", "from jax.numpy import *\nconstant = 3\n" + OWN)
     write("empty.py", "")
     write("syntax.py", "def my_loss(")

@@ -11,7 +11,6 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from stella_jax import StellaError
 from train.losses import (
     Loss,
     cosent,
@@ -23,6 +22,7 @@ from train.losses import (
     triplet,
 )
 from train.losses import stella_distillation as stella
+from train.losses.ranking import DIRECTIONS, HARDNESS_MODES
 
 B, E = 6, 24
 DISTANCES = ("euclidean", "cosine", "manhattan")
@@ -44,8 +44,7 @@ class Case:
         return matryoshka(loss, self.dims, self.weights) if self.dims else loss
 
 
-UNKNOWN_SIMILARITY: dict[str, Any] = {"similarity": "euclidean"}
-UNKNOWN_STRATEGY: dict[str, Any] = {"margin_strategy": "some"}
+BOTH_WAYS: dict[str, Any] = {"directions": ("query_to_doc", "doc_to_query"), "partition_mode": "per_direction"}
 RELATIVE = {"margin_strategy": "relative", "margin": 0.1, "temperature": 0.1}
 CASES = {
     **{
@@ -53,7 +52,19 @@ CASES = {
         for distance in DISTANCES
     },
     "ranking": Case(multiple_negatives_ranking, {}),
-    "ranking-symmetric": Case(multiple_negatives_ranking, {"scale": 7.0, "symmetric": True}),
+    "ranking-both-ways": Case(multiple_negatives_ranking, BOTH_WAYS | {"scale": 7.0}),
+    "ranking-joint": Case(multiple_negatives_ranking, {"directions": BOTH_WAYS["directions"]}),
+    "ranking-queries": Case(multiple_negatives_ranking, {"directions": ("query_to_query", "query_to_doc")}),
+    "ranking-all": Case(multiple_negatives_ranking, {"directions": DIRECTIONS, "scale": 7.0}),
+    **{
+        f"ranking-{mode}": Case(multiple_negatives_ranking, {"hardness_mode": mode, "hardness_strength": 5.0})
+        for mode in HARDNESS_MODES
+    },
+    "ranking-all-harder": Case(
+        multiple_negatives_ranking,
+        {"directions": DIRECTIONS, "hardness_mode": "all_negatives", "hardness_strength": 9.0},
+        texts=(4,),
+    ),
     "cosent": Case(cosent, {}, texts=(2,)),
     "cosent-scale": Case(cosent, {"scale": 3.0}, texts=(2,)),
     "margin_mse": Case(margin_mse, {}, texts=(3, 5)),
@@ -145,7 +156,7 @@ def test_a_matryoshka_is_the_weighted_sum_over_prefixes() -> None:
 
 
 @pytest.mark.parametrize(("name", "texts"), ALL_SIZES)
-def test_a_loss_needs_no_trainer(name, texts) -> None:
+def test_a_loss_works_without_a_trainer(name, texts) -> None:
     """Called without weights, it is that of a batch in which every row counts, jitted or not."""
     columns, loss, more = embeddings(texts), ALL[name].loss, further(ALL[name], texts)
     expected = loss(columns, {"weights": jnp.ones(B), **more})
@@ -182,31 +193,54 @@ def test_rows_of_weight_0_change_nothing(name, texts) -> None:
 
 
 @pytest.mark.parametrize(
-    ("loss", "texts", "columns", "words"),
+    ("loss", "texts", "columns", "names"),
     [
-        (triplet, 2, {}, "triplet: no negatives"),
-        (triplet, 4, {}, "4 columns of texts; pass three"),
-        (cosent, 3, {"score": (B,)}, "cosent: 3 columns of texts"),
-        (cosent, 2, {}, "cosent: missing column 'score'"),
-        (cosent, 2, {"score": (B, 3)}, r"'score' has shape \(3,\)"),
-        (margin_mse, 2, {"score": (B,)}, "no negatives"),
-        (margin_mse, 3, {"score": (B, 4)}, "'score' has 4 numbers a row for 1 negatives; give 2"),
-        (kl_distillation, 3, {"score": (B,)}, "kl_distillation: the column 'score' has shape"),
-        (partial(kl_distillation, **UNKNOWN_SIMILARITY), 3, {"score": (B, 2)}, "unknown similarity 'euclidean'"),
-        (gist_embed, 2, {}, "missing column 'guide'"),
-        (gist_embed, 3, {"guide": (B, 2, 5)}, "for each of its 3 texts"),
-        (partial(gist_embed, **UNKNOWN_STRATEGY), 2, {"guide": (B, 2, 5)}, "unknown margin_strategy 'some'"),
-        (stella, 1, {}, "missing column 'teacher'"),
-        (stella, 2, {"teacher": (B, E)}, "a vector for each of its 2 texts"),
+        (triplet, 1, {}, ["loss triplet"]),
+        (triplet, 2, {}, ["loss triplet"]),
+        (triplet, 4, {}, ["loss triplet"]),
+        (multiple_negatives_ranking, 1, {}, ["loss multiple_negatives_ranking"]),
+        (gist_embed, 1, {}, ["loss gist_embed"]),
+        (cosent, 3, {"score": (B,)}, ["loss cosent"]),
+        (cosent, 2, {}, ["loss cosent", "'score'"]),
+        (cosent, 2, {"score": (B, 3)}, ["loss cosent", "'score'"]),
+        (margin_mse, 2, {"score": (B,)}, ["loss margin_mse"]),
+        (margin_mse, 3, {"score": (B, 4)}, ["loss margin_mse", "'score'"]),
+        (kl_distillation, 3, {"score": (B,)}, ["loss kl_distillation", "'score'"]),
+        (gist_embed, 2, {}, ["loss gist_embed", "'guide'"]),
+        (gist_embed, 3, {"guide": (B, 2, 5)}, ["loss gist_embed", "'guide'"]),
+        (stella, 1, {}, ["loss stella_distillation", "'teacher'"]),
+        (stella, 2, {"teacher": (B, E)}, ["loss stella_distillation", "'teacher'"]),
     ],
 )
-def test_what_a_loss_cannot_do_with_is_refused(loss, texts, columns, words) -> None:
-    with pytest.raises(StellaError, match=words):
+def test_missing_or_wrong_columns(loss, texts, columns, names, refused) -> None:
+    with refused(*names):
         loss(embeddings(texts), {name: jnp.ones(shape) for name, shape in columns.items()})
 
 
-def test_a_prefix_that_is_longer_than_an_embedding_is_refused() -> None:
-    with pytest.raises(StellaError, match=r"loss\.matryoshka_dims: 25"):
+@pytest.mark.parametrize(
+    ("loss", "options", "name"),
+    [
+        (triplet, {"distance": "dot"}, "'dot'"),
+        (kl_distillation, {"similarity": "euclidean"}, "'euclidean'"),
+        (gist_embed, {"margin_strategy": "some"}, "'some'"),
+        (multiple_negatives_ranking, {"directions": ["query_to_doc", "doc_to_docs"]}, "'doc_to_docs'"),
+        (multiple_negatives_ranking, {"directions": ["doc_to_query"]}, "'query_to_doc'"),
+        (multiple_negatives_ranking, {"directions": []}, "'query_to_doc'"),
+        (multiple_negatives_ranking, {"partition_mode": "separate"}, "'separate'"),
+        (multiple_negatives_ranking, {"partition_mode": "per_direction", "directions": DIRECTIONS}, "'per_direction'"),
+        (multiple_negatives_ranking, {"hardness_mode": "hard", "hardness_strength": 1.0}, "'hard'"),
+        (multiple_negatives_ranking, {"hardness_mode": "hard_negatives"}, "hardness_strength"),
+        (multiple_negatives_ranking, {"hardness_strength": 5.0}, "hardness_strength"),
+        (multiple_negatives_ranking, {"hardness_mode": "hard_negatives", "hardness_strength": -1}, "hardness_strength"),
+    ],
+)
+def test_invalid_arguments(loss, options, name, refused) -> None:
+    with refused(loss.__name__, name):
+        loss(embeddings(), {"score": jnp.ones((B, 2)), "guide": jnp.ones((B, 3, 5))}, **options)
+
+
+def test_a_prefix_above_the_embedding_dimension(refused) -> None:
+    with refused("loss.matryoshka_dims", "25"):
         matryoshka(triplet, (24, 25))(embeddings(), {})
 
 
@@ -260,10 +294,7 @@ def peer_loss(torch, losses, case: Case):
         metric = getattr(losses.TripletDistanceMetric, options.get("distance", "euclidean").upper())
         peer = losses.TripletLoss(model, distance_metric=metric, triplet_margin=options["margin"])
     elif case.base is multiple_negatives_ranking:
-        more: dict[str, Any] = {"scale": options.get("scale", 20.0)}
-        if options.get("symmetric"):
-            more |= {"directions": ("query_to_doc", "doc_to_query"), "partition_mode": "per_direction"}
-        peer = losses.MultipleNegativesRankingLoss(model, **more)
+        peer = losses.MultipleNegativesRankingLoss(model, **options)
     elif case.base is gist_embed:
         peer = losses.GISTEmbedLoss(model, Model("guide"), **options)
     else:
@@ -294,9 +325,9 @@ def test_value_and_gradient_are_those_of_sentence_transformers(torch, name, text
 
 
 @pytest.mark.torch
-@pytest.mark.parametrize("symmetric", [False, True])
+@pytest.mark.parametrize("options", [{}, BOTH_WAYS])
 @pytest.mark.parametrize("distance", DISTANCES)
-def test_value_and_gradient_are_those_of_autograd_in_float64(torch, distance, symmetric) -> None:
+def test_value_and_gradient_are_those_of_autograd_in_float64(torch, distance, options) -> None:
     """The formulas written once more, for torch to differentiate."""
     torch = torch[0]
     ours = embeddings()
@@ -310,13 +341,13 @@ def test_value_and_gradient_are_those_of_autograd_in_float64(torch, distance, sy
     scores = 20 * torch.cosine_similarity(a[:, None], torch.cat([p, n])[None], dim=-1)
     own = torch.arange(B)
     normaliser = scores.logsumexp(1)
-    if symmetric:
+    if options:
         normaliser = (normaliser + scores[:, :B].logsumexp(0)) / 2
     expected = triplets + (normaliser - scores[own, own]).mean()
     expected.backward()
 
     def both(columns):
-        ranking = multiple_negatives_ranking(columns, symmetric=symmetric)
+        ranking = multiple_negatives_ranking(columns, **options)
         return jnp.mean(triplet(columns, distance=distance, margin=0.7) + ranking)
 
     value, gradients = jax.value_and_grad(both)(ours)
@@ -347,7 +378,7 @@ def stella_in_float64(torch, texts, teacher, dims):
 @pytest.mark.torch
 @pytest.mark.parametrize("texts", [1, 2])
 @pytest.mark.parametrize("dims", [(), (24, 12, 5)])
-def test_stella_s_distillation_is_its_formula_in_float64(torch, texts, dims) -> None:
+def test_stella_distillation_is_its_formula_in_float64(torch, texts, dims) -> None:
     torch, columns = torch[0], embeddings(texts)
     teacher = further(Case(stella), texts)["teacher"]
     theirs = [torch.tensor(np.asarray(x), dtype=torch.float64, requires_grad=True) for x in columns]
@@ -362,7 +393,7 @@ def test_stella_s_distillation_is_its_formula_in_float64(torch, texts, dims) -> 
 
 
 @pytest.mark.parametrize("rows", [2, 9, 40])
-def test_stella_s_triplets_are_all_twos_of_the_pairs(rows) -> None:
+def test_stella_distillation_compares_all_pairs_of_pairs(rows) -> None:
     """Against the whole matrix in float64; the teacher has some equal similarities, and two rows are padding."""
     rng, texts = np.random.default_rng(rows), rows + 2
     student = rng.standard_normal((texts, E)) + 1
@@ -384,8 +415,8 @@ def test_stella_s_triplets_are_all_twos_of_the_pairs(rows) -> None:
     np.testing.assert_allclose(found, expected, rtol=1e-5, atol=1e-7)
 
 
-def test_without_the_cosine_term_a_teacher_may_have_another_dimension() -> None:
+def test_teachers_of_another_dimension(refused) -> None:
     columns, teacher = embeddings(1), jnp.asarray(np.random.default_rng(0).standard_normal((B, 40)), jnp.float32)
-    with pytest.raises(StellaError, match=r"40 dimensions, the student's 24; .*new_head\.dim"):
+    with refused("loss stella_distillation", "40", "24"):
         stella(columns, {"teacher": teacher})
     assert np.isfinite(stella(columns, {"teacher": teacher}, cosine_weight=0.0)).all()

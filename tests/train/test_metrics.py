@@ -31,7 +31,7 @@ def output(tmp_path: Path) -> Path:
     return tmp_path
 
 
-def test_a_line_is_there_as_soon_as_it_is_written(tmp_path):
+def test_a_line_is_flushed(tmp_path):
     with Metrics(tmp_path, 0) as metrics:
         metrics.write(step(1))
         assert written(tmp_path) == [step(1)]
@@ -46,7 +46,7 @@ def test_lines_by_kind(output):
         assert metrics.evaluation("test", 0) is None
 
 
-def test_a_run_that_continues_drops_later_lines(output):
+def test_a_resumed_run_drops_later_lines(output):
     with Metrics(output, 2) as metrics:
         metrics.write(step(3, loss=0.5))
     assert [(line["step"], line.get("loss")) for line in written(output)] == [
@@ -59,13 +59,13 @@ def test_a_run_that_continues_drops_later_lines(output):
     ]
 
 
-def test_a_run_from_the_start_begins_anew(output):
+def test_a_new_run_starts_an_empty_file(output):
     with Metrics(output, 0):
         pass
     assert written(output) == []
 
 
-def test_what_a_kill_left_half_written_ends_the_file(output):
+def test_a_line_cut_by_a_kill_ends_the_file(output):
     with (output / "metrics.jsonl").open("ab") as file:
         file.write(b'{"step": 3, "ep')
     with Metrics(output, 9) as metrics:
@@ -80,7 +80,7 @@ def test_nan_is_null(tmp_path):
     assert written(tmp_path) == [{"step": 1, "loss": None, "eval": {"pearson": None}}]
 
 
-def test_writers_are_told_of_every_number_and_closed(tmp_path):
+def test_writers_get_every_number_and_are_closed(tmp_path):
     written = []
 
     class Writer:
@@ -110,7 +110,7 @@ def test_losses_are_smoothed_over_a_tenth_of_the_steps():
     assert curves.smoothed([]) == []
 
 
-def test_without_matplotlib_nothing_is_drawn_and_a_sentence_says_so(output, monkeypatch):
+def test_without_matplotlib_there_is_a_warning_and_no_plot(output, monkeypatch):
     assert curves.missing_plot_library() is None
     monkeypatch.setitem(sys.modules, "matplotlib.figure", None)
     assert "stella-jax[plot]" in (curves.missing_plot_library() or "")

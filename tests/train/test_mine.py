@@ -13,7 +13,7 @@ import pytest
 from stella_jax import cli
 from stella_jax.job.options import ModelOptions
 from train import mining
-from train.data import read_dataset
+from train.data_reader import read_dataset
 from train.mine import main
 from train.mining import MineCommand, mine
 from train.negatives import MiningOptions
@@ -95,7 +95,7 @@ def test_texts_are_embedded_once(pairs: Path, tmp_path: Path, monkeypatch) -> No
 
 
 @pytest.mark.parametrize("place", ["run_job", "nearest", "write_rows"])
-def test_a_mine_that_was_cut_short_goes_on(pairs: Path, tmp_path: Path, monkeypatch, place: str) -> None:
+def test_an_interrupted_mining_run_resumes(pairs: Path, tmp_path: Path, monkeypatch, place: str) -> None:
     """To the same bytes; nothing half-written stands under the name of the output."""
     options = MiningOptions(range_max=10, sampling_strategy="random")
     model = ModelOptions(dim=32, max_length=8)
@@ -121,7 +121,7 @@ def test_a_mine_that_was_cut_short_goes_on(pairs: Path, tmp_path: Path, monkeypa
 
 
 @pytest.mark.parametrize("name", ["a.jsonl.gz", "a.csv", "a.csv.zst", "a.parquet"])
-def test_files_of_every_type_hold_the_same(pairs: Path, tmp_path: Path, name: str) -> None:
+def test_every_file_type_has_the_same_rows(pairs: Path, tmp_path: Path, name: str) -> None:
     work = ["--work", str(tmp_path / "work"), *SHORT]
     for out in (name, "b.jsonl"):
         assert main([str(pairs), "--out", str(tmp_path / out), *work]) == 0
@@ -134,7 +134,7 @@ def failure(capsys, arguments: list[Any]) -> str:
     return line
 
 
-def test_bad_input_is_one_sentence_before_any_work(pairs: Path, tmp_path: Path, capsys) -> None:
+def test_invalid_input(pairs: Path, tmp_path: Path, capsys) -> None:
     out = ["--out", tmp_path / "mined.jsonl"]
     other = write(tmp_path / "other.jsonl", [{"query": "a", "text": "b"}])
     same = write(tmp_path / "same.jsonl", [{"anchor": "a", "positive": "a"}, {"anchor": "", "positive": "a"}])

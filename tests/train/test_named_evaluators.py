@@ -9,10 +9,9 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from stella_jax.errors import StellaError
 from train import evaluators, named_evaluators
 from train.named_evaluators import Reranking, Retrieval, identity_of, prompts_of, read_evaluator
-from train.recipe import EvaluatorSection
+from train.sections import EvaluatorSection
 
 
 def section(kind: str, path: Path, **settings) -> EvaluatorSection:
@@ -95,7 +94,7 @@ def test_reranking_takes_lists_and_single_texts_in_any_format(tmp_path, monkeypa
     assert (single.positives, single.negatives) == ([["p1"]], [["n0"]])
 
 
-def test_a_hash_tells_texts_apart(tmp_path) -> None:
+def test_different_texts_have_different_hashes(tmp_path) -> None:
     row = {"sentence1": "a", "sentence2": "b", "score": 1}
     paths = [write(tmp_path / f"{i}.jsonl", row | {"sentence2": text}) for i, text in enumerate("bbc")]
     sections = [section("pairs", path) for path in paths]
@@ -103,7 +102,7 @@ def test_a_hash_tells_texts_apart(tmp_path) -> None:
     assert same == again != other
 
 
-def test_prompts_are_those_of_training_but_for_pairs(tmp_path) -> None:
+def test_prompts_are_those_of_training_except_for_pairs(tmp_path) -> None:
     trained = {"anchor": "s2p_query"}
     assert prompts_of(section("retrieval", tmp_path), trained) == {"query": "s2p_query", "document": ""}
     assert prompts_of(section("retrieval", tmp_path, prompts={"query": "q: "}), trained)["query"] == "q: "
@@ -111,42 +110,42 @@ def test_prompts_are_those_of_training_but_for_pairs(tmp_path) -> None:
 
 
 @pytest.mark.parametrize(
-    ("file", "text", "offence"),
+    ("file", "text", "name"),
     [
         ("qrels/test.tsv", "q1\tno such\t1\nq2\t3\t1\n", "no such"),
         ("qrels/test.tsv", "q1\t1\t1\nq2 3 1\n", "row 2"),
-        ("qrels/test.tsv", "q1\t1\t0\n", "no query"),
-        ("corpus.jsonl", '{"_id": 1, "text": "a"}\n{"_id": 1, "text": "b"}\n', "1 duplicate _ids"),
-        ("corpus.jsonl", '{"_id": 1, "title": "a"}\n', "text is missing"),
-        ("queries.jsonl", "", "no rows"),
+        ("qrels/test.tsv", "q1\t1\t0\n", "qrels/test.tsv"),
+        ("corpus.jsonl", '{"_id": 1, "text": "a"}\n{"_id": 1, "text": "b"}\n', "corpus.jsonl"),
+        ("corpus.jsonl", '{"_id": 1, "title": "a"}\n', "corpus.jsonl"),
+        ("queries.jsonl", "", "queries.jsonl"),
     ],
 )
-def test_faulty_retrieval_data_is_refused(beir, file, text, offence) -> None:
+def test_faulty_retrieval_data(beir, file, text, name, refused) -> None:
     (beir / file).write_text(text)
-    with pytest.raises(StellaError, match=offence):
+    with refused(name):
         read_evaluator(section("retrieval", beir))
 
 
 @pytest.mark.parametrize("missing", ["queries.jsonl", "corpus.jsonl", "qrels/test.tsv"])
-def test_a_missing_file_is_named(beir, missing) -> None:
+def test_a_missing_file_is_named(beir, missing, refused) -> None:
     (beir / missing).unlink()
-    with pytest.raises(StellaError, match=missing):
+    with refused(missing):
         read_evaluator(section("retrieval", beir))
 
 
 @pytest.mark.parametrize(
-    ("kind", "row", "offence"),
+    ("kind", "row", "name"),
     [
         ("pairs", {"sentence1": "a", "sentence2": "b", "score": "high"}, "row 1: score"),
         ("pairs", {"sentence1": "a", "sentence2": "b", "score": float("nan")}, "row 1: score"),
-        ("pairs", {"sentence1": "a", "score": 1}, "row 1: sentence2 is missing"),
+        ("pairs", {"sentence1": "a", "score": 1}, "row 1: sentence2"),
         ("triplets", {"anchor": "a", "positive": "b"}, "row 1: negative"),
         ("reranking", {"query": "a", "positive": ["b", 3], "negative": "c"}, "row 1: positive"),
-        ("reranking", {"query": "a", "positive": ["b"], "negative": []}, "no query"),
+        ("reranking", {"query": "a", "positive": ["b"], "negative": []}, "rows.jsonl"),
     ],
 )
-def test_faulty_rows_are_refused(tmp_path, kind, row, offence) -> None:
-    with pytest.raises(StellaError, match=offence):
+def test_faulty_rows(tmp_path, kind, row, name, refused) -> None:
+    with refused(name):
         read_evaluator(section(kind, write(tmp_path / "rows.jsonl", row)))
-    with pytest.raises(StellaError, match="file not found"):
+    with refused("none.jsonl"):
         read_evaluator(section(kind, tmp_path / "none.jsonl"))

@@ -16,7 +16,7 @@ from stella_jax.checkpoint import Checkpoint
 from stella_jax.save import save_params
 from stella_jax.sharding import make_mesh
 from train.new_head import with_new_head, write_new_head
-from train.recipe import NewHeadSection
+from train.sections import NewHeadSection
 
 TEXTS = ["what is tea?", "A drink made of leaves, and a rather long sentence about it.", "x"]
 
@@ -43,7 +43,7 @@ def saved(tmp_path: Path) -> Callable[..., Path]:
     return saved
 
 
-def test_the_same_seed_draws_the_same_head():
+def test_the_same_seed_gives_the_same_head():
     first, second, other = (load(with_head("stella", seed)).params() for seed in (1, 1, 2))
     for name in ("head/kernel", "head/bias"):
         np.testing.assert_array_equal(first[name], second[name])
@@ -53,7 +53,7 @@ def test_the_same_seed_draws_the_same_head():
     )
 
 
-def test_it_is_drawn_as_torch_draws_a_linear():
+def test_a_new_head_is_initialized_like_torch_s_linear():
     """Uniform up to 1 / sqrt(hidden_size), whose standard deviation is that over sqrt(3)."""
     params, bound = load(with_head("stella", dim=1000)).params(), 64**-0.5
     assert params["head/kernel"].shape == (64, 1000) and params["head/bias"].shape == (1000,)
@@ -62,7 +62,7 @@ def test_it_is_drawn_as_torch_draws_a_linear():
         assert np.std(leaf) == pytest.approx(bound / 3**0.5, rel=0.05)
 
 
-def test_it_is_the_default_head_and_leaves_the_others():
+def test_a_new_head_is_the_default_beside_the_others():
     base = Checkpoint.open(GOLDENS / "stella")
     found = with_head("stella")
     assert found.spec.dims == (*sorted((*base.spec.dims, 96)),)
@@ -72,7 +72,7 @@ def test_it_is_the_default_head_and_leaves_the_others():
 
 
 @pytest.mark.parametrize("name", ["stella", "stella-finetuned-st6"])
-def test_it_takes_the_place_of_one_of_its_dimension(saved, name):
+def test_a_new_head_replaces_one_of_its_dimension(saved, name):
     checkpoint = with_head(name, dim=64)
     assert checkpoint.spec.dims == Checkpoint.open(GOLDENS / name).spec.dims
     path = saved(checkpoint)
@@ -97,7 +97,7 @@ CASES: list[tuple[str, dict[str, Any]]] = [
 
 
 @pytest.mark.parametrize(("name", "keys"), CASES)
-def test_what_was_saved_gives_the_same_vectors(saved, name, keys):
+def test_a_saved_new_head_gives_the_same_vectors(saved, name, keys):
     checkpoint = with_head(name, **keys)
     path = saved(checkpoint)
     again = Checkpoint.open(path)
@@ -111,7 +111,7 @@ def test_what_was_saved_gives_the_same_vectors(saved, name, keys):
 
 
 @pytest.mark.parametrize("moved", ["encoder/layers/mlp", "nothing"])
-def test_a_head_that_was_not_trained_is_saved_as_it_was_drawn(saved, moved):
+def test_an_untrained_new_head_is_saved_as_initialized(saved, moved):
     checkpoint = with_head("stella")
     found = load(Checkpoint.open(saved(checkpoint, moved))).params()["head/kernel"]
     np.testing.assert_array_equal(found, load(checkpoint).params()["head/kernel"])
@@ -129,7 +129,7 @@ def test_a_pooling_keeps_its_schema(saved, name):
         assert changed == {"pooling_mode": "cls"}
 
 
-def test_a_pooling_that_stays_keeps_its_bytes(saved):
+def test_an_unchanged_pooling_keeps_its_bytes(saved):
     path = saved(with_head("stella"), native=False)
     assert (path / "1_Pooling/config.json").read_bytes() == (GOLDENS / "stella/1_Pooling/config.json").read_bytes()
 

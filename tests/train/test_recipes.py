@@ -5,10 +5,11 @@ from pathlib import Path
 
 import pytest
 
-from train.data import read_dataset
+from train.data_reader import read_dataset
 from train.loss_lookup import loss_spec
 from train.plans import BatchPlan
-from train.recipe import SPLITS, read_recipe
+from train.recipe import read_recipe
+from train.sections import SPLITS
 from train.sets import needs_of
 
 ROOT = Path(__file__).parent.parent.parent
@@ -34,7 +35,7 @@ def test_wordnet_is_ten_thousand_triplets_and_no_positive_of_another_split():
     assert BatchPlan([splits[0]], 64, "no_duplicates", 42, 3).steps == 3 * 157
 
 
-def test_code_search_shares_no_text_between_its_splits():
+def test_the_splits_of_code_search_share_no_text():
     data = read_recipe(ROOT / "train/recipes/code_search.toml").data
     splits = [read_dataset(ROOT / str(path)) for path in (data.train, data.eval, data.test)]
     assert [len(rows) for rows in splits] == [3311, 524, 516]

@@ -10,8 +10,9 @@ from shapes import SHAPES
 from test_losses import stella_in_float64
 
 from stella_jax import load
+from stella_jax.models.new import NEW
 from train import Batcher, StepConfig, losses, make_step, optimizers
-from train.recipe import OptimizerSection
+from train.sections import OptimizerSection
 
 pytestmark = [pytest.mark.torch, pytest.mark.soak]  # a minute each; test_training_goldens.py has recorded ones
 
@@ -79,7 +80,7 @@ def batch_of(name: str, step: int) -> tuple[list[list[str]], dict[str, np.ndarra
 
 def our_log(checkpoint, guide, name: str, steps: int) -> list[tuple[float, float]]:
     model = load(checkpoint)
-    optimizer = optimizers.from_recipe(ADAMW, model.params(), steps)
+    optimizer = optimizers.from_recipe(ADAMW, model.params(), steps, NEW)
     loss = LOSSES[name] if name in LOSSES else SCORED[name][3]
     guided = load(guide) if name.startswith("gist") else None
     state, step = make_step(model, loss, optimizer.transformation, StepConfig(dropout=False), guide=guided)

@@ -31,7 +31,9 @@ HEAD = ("head/bias", "head/kernel")
 
 
 def ranking(embeddings: Embeddings, columns: Columns) -> jax.Array:
-    return multiple_negatives_ranking(embeddings, columns, symmetric=True)
+    return multiple_negatives_ranking(
+        embeddings, columns, directions=("query_to_doc", "doc_to_query"), partition_mode="per_direction"
+    )
 
 
 def own(embeddings: Embeddings, columns: Columns) -> jax.Array:
@@ -131,7 +133,7 @@ def assert_same(log: list[dict[str, float]], like: Run) -> None:
 # What a step is
 
 
-def test_metrics_are_of_the_step_that_was_made() -> None:
+def test_metrics_are_those_of_the_completed_step() -> None:
     log, after = trajectory(Run())
     assert all(0 < step["active"] <= 1 and step["grad_norm"] > 0 and step["update_norm"] > 0 for step in log)
     squares = sum(float((value.astype(np.float64) ** 2).sum()) for value in after.values())
@@ -140,7 +142,7 @@ def test_metrics_are_of_the_step_that_was_made() -> None:
     assert all((after[name] != value).any() for name, value in before.items())
 
 
-def test_the_loss_and_its_gradient_are_those_of_the_model_by_itself() -> None:
+def test_loss_and_gradient_are_those_of_the_model_alone() -> None:
     """A trace without decay is the gradient."""
     run = Run(optimizer=optax.trace(0.0), trainable=HEAD)
     (state, metrics), model = first(run), made(run)[0]
@@ -160,7 +162,7 @@ def test_the_loss_and_its_gradient_are_those_of_the_model_by_itself() -> None:
         np.testing.assert_allclose(state.opt_state.trace[name], expected, rtol=1e-4, atol=1e-6)
 
 
-def test_a_state_is_used_up_and_the_model_is_not() -> None:
+def test_a_step_donates_the_state_and_not_the_model() -> None:
     model, step = made(Run())
     state = start(Run())
     step(state, batch(0))
@@ -183,7 +185,7 @@ def test_the_same_seed_and_step_give_the_same_bits() -> None:
 
 
 @pytest.mark.soak
-def test_dropout_is_drawn_by_the_step() -> None:
+def test_dropout_depends_on_the_step() -> None:
     """The parameters do not change, and the losses differ."""
     run = replace(DROPPED, optimizer=optax.set_to_zero(), trainable=HEAD)
     state, losses = start(run), []
@@ -194,7 +196,7 @@ def test_dropout_is_drawn_by_the_step() -> None:
 
 
 @pytest.mark.soak
-def test_the_learning_rate_is_that_of_the_step() -> None:
+def test_the_learning_rate_metric() -> None:
     schedule = optax.linear_schedule(0.0, 1.0, 2)
     state, step = make_step(
         load(Run()), triplet, optax.sgd(schedule), PLAIN, trainable={"head/bias": True}, learning_rate=schedule
@@ -221,16 +223,16 @@ def test_groups_by_length_are_the_whole_batch() -> None:
 
 
 @pytest.mark.parametrize("loss", [triplet, pytest.param(ranking, marks=pytest.mark.soak)])
-def test_rows_that_fill_a_batch_up_change_nothing(loss: Loss) -> None:
+def test_padding_rows_change_nothing(loss: Loss) -> None:
     short, filled = (first(Run(loss), rows=12, size=size)[1] for size in (12, ROWS))
     for name, value in short.items():
         np.testing.assert_allclose(filled[name], value, rtol=1e-5, err_msg=name)
 
 
-def test_a_loss_that_would_count_rows_of_no_weight_is_refused_a_short_batch() -> None:
+def test_a_loss_that_counts_padding_rows(refused) -> None:
     step = made(Run(careless))[1]
     step.check(batch(0))
-    with pytest.raises(StellaError, match=r"'careless'.* 12 rows .* 16"):
+    with refused("'careless'"):
         step(start(Run(careless)), batch(0, rows=12))
 
 
@@ -253,7 +255,7 @@ def test_accumulated_ranking_draws_the_same_dropout_both_times() -> None:
 
 
 @pytest.mark.soak
-def test_recomputed_layers_draw_the_same() -> None:
+def test_recomputed_layers_draw_the_same_dropout() -> None:
     assert_same(trajectory(replace(DROPPED, config=StepConfig(remat=True)))[0], DROPPED)
 
 
@@ -332,7 +334,7 @@ def with_zeros(model: EmbeddingModel) -> EmbeddingModel:
     return model.with_params({name: -0.0 * jnp.abs(leaf) for name, leaf in params.items() if name.endswith("bias")})
 
 
-def test_what_is_frozen_keeps_its_bits_and_has_no_state() -> None:
+def test_frozen_parameters_keep_their_bits_and_have_no_state() -> None:
     """The embeddings, and two of three layers."""
     model = with_zeros(load(Run()))
     layers = np.array([False, False, True])
@@ -362,13 +364,13 @@ def test_the_head_alone_has_the_loss_of_all() -> None:
     assert 0 < metrics["grad_norm"] < everything["grad_norm"]
 
 
-def test_names_that_are_no_parameters_are_refused() -> None:
-    with pytest.raises(StellaError, match="head/weight"):
+def test_trainable_names_that_are_not_parameters(refused) -> None:
+    with refused("head/weight"):
         make_step(load(Run()), triplet, ADAMW, trainable={"head/weight": True})
 
 
 @pytest.mark.soak
-def test_bfloat16_is_for_computing_only() -> None:
+def test_parameters_stay_float32_with_bfloat16_compute() -> None:
     state, metrics = first(Run(dtype="bfloat16"))
     moments = state.opt_state[0]
     assert {leaf.dtype for leaf in jax.tree.leaves((state.params, moments.mu, moments.nu))} == {jnp.dtype("float32")}
@@ -411,7 +413,7 @@ QUICK = ("adamw", "MultiSteps", "add_noise")
 @pytest.mark.parametrize(
     "name", [name if name in QUICK else pytest.param(name, marks=pytest.mark.soak) for name in OPTIMIZERS]
 )
-def test_the_step_is_that_of_any_optimizer(name: str) -> None:
+def test_a_step_with_any_optimizer(name: str) -> None:
     """Two steps, beside what the optimizer makes of the same gradients by itself."""
     run = Run(optimizer=OPTIMIZERS[name], trainable=HEAD)
     gradients = Run(optimizer=optax.chain(optax.trace(0.0), optax.set_to_zero()), trainable=HEAD)
@@ -440,17 +442,17 @@ def test_fsdp_splits_the_state_of_any_optimizer(name: str) -> None:
 
 
 @pytest.mark.parametrize(
-    ("arguments", "options", "said"),
+    ("arguments", "options", "name"),
     [
-        (("a model", triplet, ADAMW), {}, "model: str is not an EmbeddingModel"),
-        ((None, triplet, "adamw"), {}, "optimizer: 'adamw' is not an optax.GradientTransformation"),
-        ((None, triplet, optax.adamw), {}, "optimizer: .* is not an optax.GradientTransformation"),
-        ((None, triplet, ADAMW), {"trainable": ["head/kernel"]}, "trainable: .* is not a mapping"),
-        ((None, triplet, ADAMW), {"trainable": {}}, "trainable: .* is not a mapping"),
-        ((None, triplet, ADAMW), {"learning_rate": 1e-3}, "learning_rate: 0.001 is not a schedule"),
+        (("a model", triplet, ADAMW), {}, "model"),
+        ((None, triplet, "adamw"), {}, "optimizer"),
+        ((None, triplet, optax.adamw), {}, "optimizer"),
+        ((None, triplet, ADAMW), {"trainable": ["head/kernel"]}, "trainable"),
+        ((None, triplet, ADAMW), {"trainable": {}}, "trainable"),
+        ((None, triplet, ADAMW), {"learning_rate": 1e-3}, "learning_rate"),
     ],
 )
-def test_arguments_of_another_kind_are_refused(arguments, options, said: str) -> None:
+def test_arguments_of_a_wrong_type(arguments, options, name: str) -> None:
     model, *others = arguments
-    with pytest.raises(StellaError, match=said):
+    with pytest.raises(StellaError, match=f"^{name}: "):
         make_step(model or load(Run()), *others, **options)

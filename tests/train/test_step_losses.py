@@ -16,17 +16,20 @@ from stella_jax.checkpoint import Checkpoint
 from stella_jax.sharding import make_mesh
 from train import losses
 from train.batches import Batch, Batcher
+from train.losses.ranking import DIRECTIONS
 from train.step import State, Step, make_step
 
 CHECKPOINT = Checkpoint.open(GOLDENS / "stella")
 HEAD = CHECKPOINT.spec.head(None)
 ROWS, STEPS = 16, 2
+HARDER: dict[str, Any] = {"hardness_mode": "all_negatives", "hardness_strength": 5.0}
 DIMS = (CHECKPOINT.spec.default_dim or 0, 16)
 
 # Columns of texts, further columns of so many numbers a row, and the loss.
 LOSSES: dict[str, tuple[int, dict[str, tuple[int, ...]], Any]] = {
     "triplet": (3, {}, losses.triplet),
     "ranking": (4, {}, losses.multiple_negatives_ranking),
+    "ranking-all": (4, {}, partial(losses.multiple_negatives_ranking, directions=DIRECTIONS, **HARDER)),
     "cosent": (2, {"score": ()}, losses.cosent),
     "margin_mse": (4, {"score": (3,)}, partial(losses.margin_mse, similarity="cosine")),
     "kl": (4, {"score": (3,)}, partial(losses.kl_distillation, similarity="cosine", temperature=0.5)),
@@ -90,7 +93,7 @@ def test_parts_and_eight_devices_are_the_whole_batch_on_one(name: str) -> None:
     assert_same(log(name, mesh="data=4,model=2", fsdp=True, parts=2), expected)
 
 
-@pytest.mark.parametrize("name", ["gist", pytest.param("stella", marks=pytest.mark.soak)])
+@pytest.mark.parametrize("name", ["ranking-all", "gist", pytest.param("stella", marks=pytest.mark.soak)])
 def test_parts_and_devices_are_the_whole_batch(name: str) -> None:
     expected = log(name, steps=1, head_only=True)
     assert_same(log(name, steps=1, head_only=True, parts=4, mesh="data=2"), expected)
@@ -98,7 +101,7 @@ def test_parts_and_devices_are_the_whole_batch(name: str) -> None:
 
 @pytest.mark.soak
 @pytest.mark.parametrize("name", LOSSES)
-def test_rows_that_fill_a_batch_up_change_nothing(name: str) -> None:
+def test_padding_rows_change_nothing(name: str) -> None:
     state, step = start(name, head_only=True)
     short = batch(name, 0, 12)
     whole = short._replace(weights=np.ones_like(short.weights))
@@ -125,7 +128,7 @@ def log_of_rows(name: str, rows: int) -> float:
     return float(loss(tuple(vectors(load())), columns).mean())
 
 
-def test_a_guide_stays_as_it_is_and_gets_no_gradient() -> None:
+def test_a_guide_does_not_change_and_gets_no_gradient() -> None:
     model, guided = load(), guide()
     before = {name: np.array(leaf) for name, leaf in guided.params().items()}
     loss = partial(losses.gist_embed, temperature=0.1)

@@ -13,7 +13,8 @@ from stella_jax.job import vectors
 from stella_jax.job.options import JobOptions
 from stella_jax.job.run import run_job
 from stella_jax.similarity import unit
-from train.data import Needs, dataset_of, read_dataset, with_column
+from train.data import Needs, dataset_of, with_column
+from train.data_reader import read_dataset
 from train.teachers import check_dimensions, with_teachers
 
 WORDS = ["fog", "law", "owl", "sea", "ink", "jam", "elm", "oak"]
@@ -41,7 +42,7 @@ def rows(folder: Path, ids: list) -> Path:
     return path
 
 
-def test_the_whole_is_of_unit_length_and_each_teacher_weighs_the_same(jobs, tmp_path, monkeypatch):
+def test_teacher_vectors_have_unit_length_and_equal_weight(jobs, tmp_path, monkeypatch):
     monkeypatch.setattr(vectors, "BLOCK_NUMBERS", 64)  # two or so rows at a time
     ids = ["r5", "r0", "r5", "r7"]
     found = with_teachers(read_dataset(rows(tmp_path, ids), IDS), [str(jobs / "a"), str(jobs / "b")]).columns["teacher"]
@@ -55,7 +56,7 @@ def test_the_whole_is_of_unit_length_and_each_teacher_weighs_the_same(jobs, tmp_
     np.testing.assert_allclose(found[:, first.shape[1] :], expected / np.sqrt(2), atol=0.02)
 
 
-def test_the_hash_is_of_the_vectors_too(jobs, tmp_path):
+def test_the_hash_covers_the_vectors(jobs, tmp_path):
     plain = read_dataset(rows(tmp_path, ["r0", "r1"]), IDS)
     hashes = {with_teachers(plain, [str(jobs / name) for name in names]).sha256 for names in ("a", "b", "ab", "ba")}
     assert len(hashes | {plain.sha256}) == 5
@@ -66,16 +67,16 @@ def test_the_hash_is_of_the_vectors_too(jobs, tmp_path):
 
 def test_rows_without_a_vector_are_counted_and_the_first_is_named(jobs, tmp_path):
     dataset = read_dataset(rows(tmp_path, ["r0", "s", 7, "r1"]), IDS)
-    with pytest.raises(StellaError, match=r"no vector for 2 of the 4 rows of .*rows\.jsonl, .* id 's'"):
+    with pytest.raises(StellaError, match=r"2 of the 4 rows of .*rows\.jsonl, first id 's'"):
         with_teachers(dataset, [str(jobs / "a")])
 
 
-def test_rows_without_ids_and_jobs_that_are_none_are_refused(jobs, tmp_path):
+def test_rows_without_ids_and_directories_without_a_job(jobs, tmp_path, refused):
     path = tmp_path / "plain.jsonl"
     path.write_text('{"anchor": "a"}\n')
-    with pytest.raises(StellaError, match="no column 'id'"):
+    with refused("'id'"):
         with_teachers(read_dataset(path, IDS), [str(jobs / "a")])
-    with pytest.raises(StellaError, match="not the output of embed or score"):
+    with refused(str(tmp_path)):
         with_teachers(read_dataset(rows(tmp_path, ["r0"]), IDS), [str(tmp_path)])
     shutil.copytree(jobs / "a", tmp_path / "a")
     next((tmp_path / "a").glob("part-*.parquet")).unlink()
@@ -83,11 +84,11 @@ def test_rows_without_ids_and_jobs_that_are_none_are_refused(jobs, tmp_path):
         with_teachers(read_dataset(rows(tmp_path, ["r0"]), IDS), [str(tmp_path / "a")])
 
 
-def test_sets_have_teachers_of_one_dimension():
+def test_sets_have_teachers_of_one_dimension(refused):
     one, other = (
         with_column(dataset_of([("a",)], source), "teacher", np.ones((1, n), np.float32))
         for source, n in (("a.jsonl", 3), ("b.jsonl", 4))
     )
     check_dimensions([one, one, dataset_of([("a",)], "c.jsonl")])
-    with pytest.raises(StellaError, match=r"teachers: .* 3 in a\.jsonl and 4 in b\.jsonl"):
+    with refused("a.jsonl", "b.jsonl"):
         check_dimensions([one, other])

@@ -9,9 +9,10 @@ from paths import GOLDENS
 from safetensors.numpy import load_file
 
 from stella_jax import Stella, load
+from stella_jax.models.new import NEW
 from stella_jax.runner import Runner
 from train import Batcher, StepConfig, losses, make_step, optimizers
-from train.recipe import OptimizerSection
+from train.sections import OptimizerSection
 from train.step import State
 
 FOLDER = GOLDENS / "stella-training"
@@ -47,7 +48,7 @@ def trained(name: str) -> tuple[list[dict[str, float]], State]:
     batcher = Batcher.for_model(model, BATCH_SIZE).fit([COLUMNS], all_seen=True)
     per_epoch = [slice(i, i + BATCH_SIZE) for i in range(0, len(TRIPLETS), BATCH_SIZE)]
     steps = EPOCHS * len(per_epoch)
-    optimizer = optimizers.from_recipe(OptimizerSection(learning_rate=2e-4), model.params(), steps)
+    optimizer = optimizers.from_recipe(OptimizerSection(learning_rate=2e-4), model.params(), steps, NEW)
     options = {"trainable": optimizer.trainable, "learning_rate": optimizer.learning_rate}
     state, step = make_step(model, LOSSES[name], optimizer.transformation, StepConfig(dropout=False), **options)
     log = []

@@ -20,7 +20,7 @@ from stella_jax.graceful_shutdown import GracefulShutdown
 from train import hosts, loop
 from train.__main__ import main
 from train.checkpoints import steps_of
-from train.recipe import recipe_of, to_toml
+from train.recipe import recipe_of
 
 soak = pytest.mark.soak  # whole runs, each of processes that start and compile
 
@@ -67,7 +67,7 @@ class Pair:
 
     def _command(self, wanted: dict, index: int, where: str, patch: str) -> list[str]:
         path = self._folder / f"recipe-{index}.toml"
-        path.write_text(to_toml(recipe_of(wanted)))
+        path.write_text(recipe_of(wanted).to_toml())
         given = ["--executor", "distributed", "--coordinator", where, "--processes", "2", "--process", str(index)]
         return [sys.executable, "-c", CHILD.format(patch=patch), str(path), *given]
 
@@ -184,7 +184,7 @@ def test_two_processes_train_what_one_does(by_one: Path, by_two: Path) -> None:
 
 
 @soak
-def test_whatever_is_split_over_them(pair: Pair, tmp_path: Path) -> None:
+def test_any_mesh_over_two_processes(pair: Pair, tmp_path: Path) -> None:
     split = {"mesh": "data=2,model=2", "fsdp": True}
     ended = pair.run(recipe(tmp_path, tmp_path / "two", **split))
     assert [code for code, _, _ in ended] == [0, 0], ended
@@ -193,7 +193,7 @@ def test_whatever_is_split_over_them(pair: Pair, tmp_path: Path) -> None:
 
 @soak
 @pytest.mark.parametrize("killed", [0, 1])
-def test_if_one_is_killed_the_other_ends_and_both_resume_to_the_same_bits(pair, by_two, tmp_path, killed) -> None:
+def test_after_a_kill_both_processes_end_and_resume_to_the_same_bits(pair, by_two, tmp_path, killed) -> None:
     wanted = recipe(tmp_path, tmp_path / "run")
     patches = ["", ""]
     patches[killed] = SIGNAL_AT_STEP.format(step=4, signal="KILL", ready=f"steps_of(Path({str(tmp_path / 'run')!r}))")
@@ -208,7 +208,7 @@ def test_if_one_is_killed_the_other_ends_and_both_resume_to_the_same_bits(pair, 
 
 
 @soak
-def test_sigterm_to_one_stops_both_at_one_step_and_one_alone_can_go_on(pair, by_two, tmp_path) -> None:
+def test_sigterm_to_one_stops_both_and_one_alone_can_resume(pair, by_two, tmp_path) -> None:
     wanted = recipe(tmp_path, tmp_path / "run", save_every="epoch")
     ended = pair.run(wanted, patches=("", SIGNAL_AT_STEP.format(step=3, signal="TERM", ready=True)))
     for code, out, err in ended:
@@ -220,7 +220,7 @@ def test_sigterm_to_one_stops_both_at_one_step_and_one_alone_can_go_on(pair, by_
 
 
 @soak
-def test_an_output_that_is_not_shared_is_told(pair, by_two, tmp_path) -> None:
+def test_an_output_that_is_not_shared(pair, by_two, tmp_path) -> None:
     wanted = [recipe(tmp_path, by_two), recipe(tmp_path, tmp_path / "other")]
     first, second = pair.run(*wanted)
     assert first[0] in (1, -signal.SIGABRT)
@@ -230,14 +230,14 @@ def test_an_output_that_is_not_shared_is_told(pair, by_two, tmp_path) -> None:
 
 
 @soak
-def test_a_mistake_that_all_make_is_told_by_all(pair, tmp_path) -> None:
+def test_every_process_reports_an_error_in_the_recipe(pair, tmp_path) -> None:
     for code, out, err in pair.run(recipe(tmp_path, tmp_path / "run", mesh="data=2")):
         assert (code, out) == (1, "")
         assert re.fullmatch(r"train: error: loop\.mesh 'data=2': .* set loop\.mesh = 'data=4'\.\n", err)
 
 
 @soak
-def test_one_that_the_others_do_not_join_ends(pair, tmp_path) -> None:
+def test_a_process_that_no_other_joins_ends(pair, tmp_path) -> None:
     patch = "hosts.INITIALIZATION_TIMEOUT = 3"
     code, out, err = pair.run_one(recipe(tmp_path, tmp_path / "run"), 1, patch)
     assert code == -signal.SIGABRT and not out
@@ -247,7 +247,7 @@ def test_one_that_the_others_do_not_join_ends(pair, tmp_path) -> None:
 # One alone
 
 
-def test_a_process_alone_has_all_of_it() -> None:
+def test_a_single_process_has_all_rows() -> None:
     one = hosts.Hosts()
     mesh = one.mesh("data=8")
     assert one.is_primary and one.local_mesh(mesh) is mesh and mesh.size == 8
@@ -272,9 +272,9 @@ def nothing_tells(monkeypatch) -> None:
     monkeypatch.setattr(jax.config, "update", lambda name, value: None)
 
 
-def test_where_nothing_tells_who_they_are_they_are_asked_for(nothing_tells, tmp_path, capfd) -> None:
+def test_without_a_cluster_environment(nothing_tells, tmp_path, capfd) -> None:
     path = tmp_path / "recipe.toml"
-    path.write_text(to_toml(recipe_of(recipe(tmp_path, tmp_path / "run"))))
+    path.write_text(recipe_of(recipe(tmp_path, tmp_path / "run")).to_toml())
     assert main([str(path), "--executor", "distributed"]) == 1
     assert capfd.readouterr().err == (
         "train: error: the processes of the run did not connect: coordinator_address should be defined; pass each of "
@@ -282,7 +282,7 @@ def test_where_nothing_tells_who_they_are_they_are_asked_for(nothing_tells, tmp_
     )
 
 
-def test_the_coordinator_listens_where_it_was_named(monkeypatch) -> None:
+def test_the_coordinator_binds_to_its_address(monkeypatch) -> None:
     given: dict[str, Any] = {}
     monkeypatch.setattr(jax.distributed, "initialize", lambda *_, **settings: given.update(settings))
     monkeypatch.setattr(jax.config, "update", lambda name, value: None)
@@ -301,9 +301,9 @@ def test_the_coordinator_listens_where_it_was_named(monkeypatch) -> None:
         ),
     ],
 )
-def test_numbers_that_do_not_fit_are_refused(tmp_path, capsys, options, sentence) -> None:
+def test_invalid_process_numbers(tmp_path, capsys, options, sentence) -> None:
     path = tmp_path / "recipe.toml"
-    path.write_text(to_toml(recipe_of(recipe(tmp_path, tmp_path / "run"))))
+    path.write_text(recipe_of(recipe(tmp_path, tmp_path / "run")).to_toml())
     assert main([str(path), *options]) == 1
     assert sentence in capsys.readouterr().err
 
@@ -320,7 +320,7 @@ def test_a_mesh_takes_all_devices_and_splits_no_model_over_processes(monkeypatch
     two.count = 2
     mesh = two.mesh("data=2,model=2")
     assert [[device.process_index for device in row] for row in mesh.devices] == [[0, 0], [1, 1]]
-    with pytest.raises(StellaError, match=r"loop\.mesh None: uses 1 of the 4 devices .*; set loop\.mesh = 'data=4'"):
+    with pytest.raises(StellaError, match=r"loop\.mesh None: .*4 devices"):
         two.mesh(None)
-    with pytest.raises(StellaError, match=r"loop\.mesh 'data=1,model=4': splits the model .* divides 2"):
+    with pytest.raises(StellaError, match=r"loop\.mesh 'data=1,model=4'"):
         two.mesh("data=1,model=4")

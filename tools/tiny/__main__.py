@@ -25,7 +25,8 @@ from stella_jax.torch_layout import to_torch
 from stella_jax.weights import Leaf, Weights
 from tools.tiny.glosses import write_pairs, write_questions
 from tools.tiny.untrained import write_tokenizer, write_weights
-from train.data import Dataset, read_dataset
+from train.data import Dataset
+from train.data_reader import read_dataset
 from train.loop import EXPORT, train
 from train.recipe import read_recipe
 

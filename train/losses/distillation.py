@@ -110,8 +110,8 @@ def _triplet_term(found: jax.Array, expected: jax.Array, text: jax.Array, margin
     # A stable sort: of equal ones the first in the matrix is the farther, as in the authors' code. Padding comes last.
     order = jnp.argsort(jnp.where(counts, expected[above], jnp.inf), stable=True)
     similarities = found[above]
-    centre = jax.lax.stop_gradient(jnp.mean(similarities))  # so that sums of them are small
-    ordered = jnp.where(counts, similarities - centre, FAR)[order]
+    center = jax.lax.stop_gradient(jnp.mean(similarities))  # so that sums of them are small
+    ordered = jnp.where(counts, similarities - center, FAR)[order]
     return _hinges(ordered, counts[order], margin) / jnp.maximum(pairs * (pairs - 1) / 2, 1.0)
 
 

@@ -1,5 +1,6 @@
 """Losses that rank the candidates of a whole batch for each anchor."""
 
+from collections.abc import Sequence
 from typing import Literal
 
 import jax
@@ -11,40 +12,98 @@ from train.losses.common import NO_COLUMNS, NOT_A_CANDIDATE, Columns, Embeddings
 MarginStrategy = Literal["absolute", "relative"]
 MARGIN_STRATEGIES = ("absolute", "relative")
 
+Direction = Literal["query_to_doc", "query_to_query", "doc_to_query", "doc_to_doc"]
+DIRECTIONS = ("query_to_doc", "query_to_query", "doc_to_query", "doc_to_doc")
+PartitionMode = Literal["joint", "per_direction"]
+PARTITION_MODES = ("joint", "per_direction")
+HardnessMode = Literal["in_batch_negatives", "hard_negatives", "all_negatives"]
+HARDNESS_MODES = ("in_batch_negatives", "hard_negatives", "all_negatives")
+
 
 def multiple_negatives_ranking(
     embeddings: Embeddings,
     columns: Columns = NO_COLUMNS,
     *,
     scale: float = 20.0,
-    symmetric: bool = False,
+    directions: Sequence[Direction] = ("query_to_doc",),
+    partition_mode: PartitionMode = "joint",
+    hardness_mode: HardnessMode | None = None,
+    hardness_strength: float = 0.0,
 ) -> jax.Array:
-    """Cross-entropy of each anchor's positive among all positives and negatives of the batch, by scaled cosine.
+    """Cross-entropy of each anchor's positive among the candidates of the batch, by scaled cosine.
 
-    Over a mesh, the batch is that of all devices.
+    Queries are the anchors, documents the positives and negatives. The candidates are those of all directions:
+    query_to_doc has all documents for a query, query_to_query all other queries, doc_to_query all queries for its
+    positive, doc_to_doc all documents of other queries for its positive. Over a mesh, the batch is that of all devices.
 
     Args:
       embeddings: anchors, positives and any number of columns of negatives, (B, E) each.
       columns: rows whose "weights" are 0 are not candidates.
       scale: factor of the cosines, the inverse temperature.
-      symmetric: average with the cross-entropy of each positive's anchor among all anchors.
+      directions: query_to_doc and any others.
+      partition_mode: joint, one softmax over the candidates of all directions; or per_direction, the mean of one for
+        query_to_doc and one for doc_to_query.
+      hardness_mode: adds hardness_strength * cosine, without its gradient, to the scores in query_to_doc of
+        in_batch_negatives (documents of other queries), hard_negatives (the query's own negatives) or all_negatives.
+      hardness_strength: see above.
 
     Returns:
       (B,) float32.
 
-    Reference: Henderson et al. 2017, as sentence-transformers' MultipleNegativesRankingLoss.
+    Raises:
+      StellaError: there is no positive, or an argument is unknown or does not go with another.
+
+    Reference: Henderson et al. 2017; Li et al. 2023 (directions); Lan et al. 2025 (hardness); as sentence-transformers'
+    MultipleNegativesRankingLoss.
     """
-    if len(embeddings) < 2:
-        raise StellaError("loss multiple_negatives_ranking: no positives; pass anchors and positives.")
-    anchor, *others = embeddings
-    B = len(anchor)
-    blocked = jnp.where(counted(columns, B) > 0, 0.0, NOT_A_CANDIDATE)
-    scores = scale * cosines(anchor, others)
-    own = jnp.sum(scores[:, 0] * jnp.eye(B), axis=1)
-    log_sum = jax.nn.logsumexp(scores + blocked[None, None], axis=(1, 2))
-    if symmetric:
-        log_sum = (log_sum + jax.nn.logsumexp(scores[:, 0] + blocked[:, None], axis=0)) / 2
-    return log_sum - own
+    _check_ranking(len(embeddings), directions, partition_mode, hardness_mode, hardness_strength)
+    anchor, *documents = embeddings
+    is_own = jnp.eye(len(anchor), dtype=bool)[:, None]
+    blocked = jnp.where(counted(columns, len(anchor)) > 0, 0.0, NOT_A_CANDIDATE)[None, None]
+    cosine = cosines(anchor, documents)
+    scores = scale * cosine
+    if hardness_mode:
+        is_positive = is_own & (jnp.arange(len(documents)) == 0)[None, :, None]
+        harder = {"in_batch_negatives": ~is_own, "hard_negatives": is_own & ~is_positive, "all_negatives": ~is_positive}
+        penalty = hardness_strength * jax.lax.stop_gradient(cosine)
+        scores += jnp.where(harder[hardness_mode], penalty, 0.0)
+    found = [scores]
+    if "query_to_query" in directions:
+        found += [jnp.where(is_own, NOT_A_CANDIDATE, scale * cosines(anchor, [anchor]))]
+    if "doc_to_query" in directions:
+        found += [scale * cosines(documents[0], [anchor])]
+    if "doc_to_doc" in directions:
+        found += [jnp.where(is_own, NOT_A_CANDIDATE, scale * cosines(documents[0], documents))]
+    found = [jnp.concatenate(found, axis=1)] if partition_mode == "joint" else found
+    log_sums = [jax.nn.logsumexp(each + blocked, axis=(1, 2)) for each in found]
+    return sum(log_sums[1:], log_sums[0]) / len(log_sums) - jnp.sum(scores[:, 0] * is_own[:, 0], axis=1)
+
+
+def _check_ranking(
+    num_texts: int, directions: Sequence[str], partition_mode: str, hardness_mode: str | None, strength: float
+) -> None:
+    given = {
+        "direction": (directions, DIRECTIONS),
+        "partition_mode": ([partition_mode], PARTITION_MODES),
+        "hardness_mode": ([] if hardness_mode is None else [hardness_mode], HARDNESS_MODES),
+    }
+    unknown = [
+        (name, value, known) for name, (values, known) in given.items() for value in values if value not in known
+    ]
+    if num_texts < 2:
+        problem = "no positives; pass anchors and positives"
+    elif unknown:
+        name, value, known = unknown[0]
+        problem = f"unknown {name} {value!r}; supported: {join_words(known)}"
+    elif "query_to_doc" not in directions:
+        problem = "directions lack 'query_to_doc', the only one with the positives; add it"
+    elif partition_mode == "per_direction" and {"query_to_query", "doc_to_doc"} & {*directions}:
+        problem = "partition_mode 'per_direction' excludes query_to_query and doc_to_doc; use 'joint'"
+    elif not (strength > 0 if hardness_mode else strength == 0):
+        problem = "hardness_strength must be above 0 with a hardness_mode, and 0 without; change one of them"
+    else:
+        return
+    raise StellaError(f"loss multiple_negatives_ranking: {problem}.")
 
 
 def gist_embed(
@@ -82,7 +141,7 @@ def gist_embed(
         raise StellaError("loss gist_embed: no positives; pass anchors and positives.")
     if margin_strategy not in MARGIN_STRATEGIES:
         raise StellaError(
-            f"loss gist_embed: unknown margin_strategy {margin_strategy!r}; choose {join_words(MARGIN_STRATEGIES)}."
+            f"loss gist_embed: unknown margin_strategy {margin_strategy!r}; supported: {join_words(MARGIN_STRATEGIES)}."
         )
     guide, B, C = column(columns, "guide", "gist_embed"), len(embeddings[0]), len(embeddings)
     if guide.ndim != 3 or guide.shape[1] != C:

@@ -117,7 +117,7 @@ def kl_distillation(
 def _similarities(embeddings: Embeddings, name: str, loss: str) -> jax.Array:
     """Similarities (B, n) of each anchor with its own candidates."""
     if name not in SIMILARITIES:
-        raise StellaError(f"loss {loss}: unknown similarity {name!r}; choose {join_words(SIMILARITIES)}.")
+        raise StellaError(f"loss {loss}: unknown similarity {name!r}; supported: {join_words(SIMILARITIES)}.")
     anchor, *candidates = embeddings
     if len(candidates) < 2:
         raise StellaError(f"loss {loss}: no negatives; add the column negative.")

@@ -56,7 +56,7 @@ def triplet(
             f"loss triplet: {len(embeddings)} columns of texts; pass three, or use multiple_negatives_ranking."
         )
     if distance not in DISTANCES:
-        raise StellaError(f"loss triplet: unknown distance {distance!r}; choose {join_words(DISTANCES)}.")
+        raise StellaError(f"loss triplet: unknown distance {distance!r}; supported: {join_words(DISTANCES)}.")
     anchor, positive, negative = embeddings
     d = DISTANCES[distance]
     return jax.nn.relu(d(anchor, positive) - d(anchor, negative) + margin)

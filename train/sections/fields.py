@@ -2,14 +2,12 @@
 
 import dataclasses
 import math
-import tomllib
 from collections.abc import Sequence
 from dataclasses import field
 from types import NoneType, UnionType
 from typing import Any, get_args, get_origin, get_type_hints
 
 from stella_jax.errors import StellaError, quoted, short_repr
-from stella_jax.tokenizer import check_text
 
 BOUNDS = (("least", -math.inf), ("above", -math.inf), ("most", math.inf))
 LARGEST_JSON = 2**63 - 1
@@ -166,34 +164,3 @@ def _words(kind: Any, rules: Any) -> str:
 
 def _either(choices: Sequence[str]) -> str:
     return " or ".join(repr(choice) for choice in choices)
-
-
-def override(tree: dict[str, Any], text: str) -> None:
-    """Sets a value of a parsed file.
-
-    Args:
-      tree: the parsed file, which is changed.
-      text: "section.key=value"; a key of a table may follow, as in "data.prompts.anchor=value".
-
-    Raises:
-      StellaError: the text is not of this form, or not UTF-8.
-    """
-    check_text(text, "--set")
-    path, equals, raw = text.partition("=")
-    names = [name.strip() for name in path.strip().split(".", 2)]
-    if not equals or not all(names):
-        raise StellaError(f"--set {short_repr(text)}: not of the form section.key=value.")
-    for name in names[:-1]:
-        tree = tree.setdefault(name, {})
-        if not isinstance(tree, dict):
-            raise StellaError(f"--set {short_repr(text)}: {name} is not a section.")
-    tree[names[-1]] = _toml(raw.strip())
-
-
-def _toml(raw: str) -> Any:
-    """The parsed TOML value; anything else is a string, so that words need no quotes."""
-    try:
-        value = tomllib.loads(f"value = {raw}")
-    except (ValueError, RecursionError):
-        return raw
-    return value["value"] if set(value) == {"value"} else raw
