@@ -31,7 +31,7 @@ def resolve(
       revision: branch, tag or commit of a repo.
       cache_folder: folder for downloads; None is the hub's own cache.
       local_files_only: use only the cache, and download nothing.
-      token: for a private repo; None is the token of the hub's own login, False is no token.
+      token: for a private repo; None is the token of the hub's own login, False means none.
 
     Raises:
       StellaError: there is no such checkpoint, or it cannot be downloaded.

@@ -30,7 +30,7 @@ SYMMETRIC = (
 class MtebEncoder:
     """Implements mteb's EncoderProtocol.
 
-    Queries have the prompt of `encode_query`, documents that of `encode_document`, and texts of other tasks (STS,
+    Queries have the prompt of `encode_query`, documents of `encode_document`, and texts of other tasks (STS,
     clustering, ...) the prompt `s2s_query`, if the checkpoint has it.
 
     Args:

@@ -44,6 +44,6 @@ def check_default_prompt(name: Any, prompts: Mapping[str, str], where: str = "")
     """
     if name is not None and (not isinstance(name, str) or name not in prompts):
         raise StellaError(
-            f"{where}default_prompt_name {short_repr(name)} is not one of the prompts ({join_words(prompts)})."
+            f"{where}default_prompt_name = {short_repr(name)}: not one of the prompts ({join_words(prompts)})."
         )
     return name
