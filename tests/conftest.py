@@ -1,6 +1,7 @@
 """Settings of all tests, and fixtures that they share."""
 
 import os
+import re
 import shutil
 import warnings
 from collections.abc import Callable, Iterator
@@ -149,6 +150,10 @@ def check_message(snapshot: SnapshotAssertion, tmp_path: Path) -> Callable[..., 
     return check
 
 
+# "corpus.xml: unsupported file type; supported: ...", "dim must be ..., not 0." or "unsupported dtype ...". A list of
+# faults follows a colon.
+FORM = re.compile(r"(.+?: .+|.+ must .+|unsupported .+)\.|.+:")
+
 Refused = Callable[..., AbstractContextManager[pytest.ExceptionInfo[Exception]]]
 
 
@@ -162,6 +167,7 @@ def refused(check_message: Callable[..., None]) -> Refused:
     ) -> Iterator[pytest.ExceptionInfo[Exception]]:
         with pytest.raises(error) as raised:
             yield raised
+        assert error is not StellaError or FORM.fullmatch(str(raised.value).splitlines()[0]), "not the form of errors"
         check_message(str(raised.value), *names, varies=varies)
 
     return block

@@ -140,7 +140,7 @@ def slots(nodes: Sequence[Mapping[str, Any]], resources: Resources) -> int:
 def environment(resources: Resources) -> Mapping[str, str]:
     """Environment variables that limit an actor to its resources; they are set before JAX has a backend.
 
-    On CPUs, NPROC sets the number of XLA's threads, and RAYON_NUM_THREADS that of the tokenizer. It does not change the
+    On CPUs, NPROC sets the number of XLA's threads, RAYON_NUM_THREADS the tokenizer's. It does not change the
     bits.
     """
     if resources.get("resources", {}).get("TPU") == 4:
