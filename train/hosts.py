@@ -110,7 +110,7 @@ def collective_errors() -> Iterator[None]:
 
 
 class Hosts:
-    """This process among those that train together; also for a single process.
+    """This process among the processes of a training run; also for a single one.
 
     All processes must call the methods that communicate, in the same order.
     """

@@ -97,7 +97,7 @@ def names() -> list[str]:
 
 
 def _functions() -> dict[str, Callable[..., optax.GradientTransformation]]:
-    """optax's functions by name that need only a learning rate; `scale_by_*` are no whole optimizers."""
+    """optax's functions by name that need only a learning rate; `scale_by_*` are only parts of optimizers."""
     every = {name: function for module in (optax.contrib, optax) for name, function in vars(module).items()}
     every = {name: function for name, function in every.items() if not name.startswith(("_", "scale_by_"))}
     every["adamw"] = adamw

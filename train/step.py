@@ -1,7 +1,7 @@
 """The training step: one jitted function of a state and a batch, for any loss and any optax optimizer.
 
 It depends on (seed, step, batch) only, so a resumed run gives the same bits as an uninterrupted one. Over a mesh, texts
-and rows are sharded over `data`, and the loss is that of the whole batch.
+and rows are sharded over `data`, and the loss is the whole batch's.
 
 Axes: A parts of a batch, B rows of a part, E embedding dimension.
 """
@@ -63,7 +63,7 @@ class StepConfig:
 
     Attributes:
       seed: of dropout.
-      dropout: whether to apply the checkpoint's dropout; that of adapters always applies.
+      dropout: whether to apply the checkpoint's dropout; the adapters' dropout always applies.
       remat: save only a layer's input, and recompute the layer for its gradient.
     """
 

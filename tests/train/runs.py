@@ -72,7 +72,7 @@ from train.__main__ import main
 sys.exit(main(sys.argv[1:]))
 """
 
-# Where a process ends itself: once so many steps are on their way, in an evaluation, in the midst of a save, an export.
+# Where a process ends itself: once so many steps are on their way, in an evaluation, during a save, an export.
 END = "os.kill(os.getpid(), signal.SIG{signal})"
 AFTER_STEPS = """
 from train.step import Step

@@ -190,7 +190,7 @@ def test_reranking_as_in_sentence_transformers(rng, quiet, measure, ties):
     ours = reranking(((rows[q], rows[t], r) for q, t, r in samples), (1, 3, 10), measure)
     assert ours.keys() == theirs.keys()
     for name, value in theirs.items():
-        if not (ties and name.startswith("mrr")):  # theirs is that of torch.argsort, which leaves ties in no order
+        if not (ties and name.startswith("mrr")):  # theirs uses torch.argsort, which leaves ties unordered
             assert ours[name] == pytest.approx(value, abs=1e-6), name
 
 

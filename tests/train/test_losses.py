@@ -157,7 +157,7 @@ def test_a_matryoshka_is_the_weighted_sum_over_prefixes() -> None:
 
 @pytest.mark.parametrize(("name", "texts"), ALL_SIZES)
 def test_a_loss_works_without_a_trainer(name, texts) -> None:
-    """Called without weights, it is that of a batch in which every row counts, jitted or not."""
+    """Without weights, every row counts, jitted or not."""
     columns, loss, more = embeddings(texts), ALL[name].loss, further(ALL[name], texts)
     expected = loss(columns, {"weights": jnp.ones(B), **more})
     assert expected.shape == (B,) and expected.dtype == jnp.float32

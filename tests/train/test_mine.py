@@ -74,7 +74,7 @@ def test_negatives_are_the_nearest_by_the_models_own_similarity(tiny, pairs: Pat
 
 
 def test_texts_are_embedded_once(pairs: Path, tmp_path: Path, monkeypatch) -> None:
-    """Where anchors and candidates have the same prompt, those that are both, too; a work directory serves again."""
+    """Texts that are anchor and candidate are embedded once if the prompts are equal; a work directory is reused."""
     write(pairs, [{"anchor": positive, "positive": anchor} for anchor, positive in PAIRS] + rows_of(pairs))
     embedded: list[int] = []
     run_job = mining.run_job

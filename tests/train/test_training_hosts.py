@@ -146,7 +146,7 @@ def by_one(tmp_path_factory) -> Path:
 
 @pytest.fixture(scope="module")
 def by_two(tmp_path_factory, cache: Path) -> Path:
-    """That of two that nothing happened to."""
+    """The run of two undisturbed processes."""
     folder = tmp_path_factory.mktemp("two")
     first, second = Pair(folder, cache).run(recipe(folder, folder / "run"))
     assert (first[0], second[0]) == (0, 0), first[2] + second[2]

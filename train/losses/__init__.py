@@ -47,7 +47,7 @@ class LossSpec:
 
     Attributes:
       function: of embeddings, columns and keyword arguments.
-      texts: minimum and maximum number of columns of texts (anchor, positive, negatives); None is no maximum.
+      texts: minimum and maximum number of columns of texts (anchor, positive, negatives); None means unlimited.
       columns: further columns of the data that it reads.
       own_prefixes: whether it has an argument `matryoshka_dims` itself.
     """

@@ -34,7 +34,7 @@ def multiple_negatives_ranking(
 
     Queries are the anchors, documents the positives and negatives. The candidates are those of all directions:
     query_to_doc has all documents for a query, query_to_query all other queries, doc_to_query all queries for its
-    positive, doc_to_doc all documents of other queries for its positive. Over a mesh, the batch is that of all devices.
+    positive, doc_to_doc all documents of other queries for its positive. Over a mesh, the batch of all devices counts.
 
     Args:
       embeddings: anchors, positives and any number of columns of negatives, (B, E) each.
@@ -118,7 +118,7 @@ def gist_embed(
 ) -> jax.Array:
     """Cross-entropy of each anchor's positive by cosine, without the candidates that a guide takes for positives.
 
-    A candidate is masked if the guide's cosine with it is above that of anchor and positive minus a margin.
+    A candidate is masked if its cosine by the guide exceeds the cosine of anchor and positive minus a margin.
 
     Args:
       embeddings: anchors, positives and any number of columns of negatives, (B, E) each.

@@ -7,7 +7,7 @@ from train.sections.fields import number, one_of
 
 @dataclass(frozen=True, slots=True)
 class EvaluatorSection:
-    """An evaluator besides that of the split's rows; its scores are named `name/score`.
+    """An evaluator besides the one of the split's rows; its scores are named `name/score`.
 
     Attributes:
       name: prefix of its scores; unique, and different from the names of sets.
@@ -20,8 +20,8 @@ class EvaluatorSection:
       qrels: of retrieval, file in the directory with tab-separated query id, corpus id and score; relevant above 0.
       measure: similarity of retrieval and reranking; pairs and triplets are scored with each.
       k: cutoffs of retrieval and reranking; empty is sentence-transformers' default.
-      prompts: of `query` and `document`, as in `data.prompts`; the default is that of anchor and positive there. Pairs
-        use that of `query` for both texts, by default none.
+      prompts: of `query` and `document`, as in `data.prompts`; by default those of anchor and positive there. Pairs
+        use the prompt of `query` for both texts, by default none.
     """
 
     name: str
