@@ -50,11 +50,11 @@ settings.load_profile("stella")
 
 
 # Files that run first, so that no worker is left with one of them at the end.
-LONG = ("test_examples.py", "test_blocks.py", "test_training_goldens.py", "test_lora_training.py", "test_loop.py")
+LONG = ("blocks", "embedding_model", "examples", "lora_training", "loop", "losses", "optimizers", "step")
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    items.sort(key=lambda item: item.path.name not in LONG)
+    items.sort(key=lambda item: item.path.stem.removeprefix("test_") not in LONG)
 
 
 @pytest.fixture(scope="session")
