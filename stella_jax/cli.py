@@ -184,7 +184,7 @@ def _add_dry_run(command: argparse.ArgumentParser) -> None:
     group.add_argument(
         "--dry-run", action="store_true", help="estimate the job from a sample in seconds; write nothing"
     )
-    group.add_argument("--all-rows", action="store_true", help="read all rows; list faulty rows and repeated ids")
+    group.add_argument("--all-rows", action="store_true", help="read all rows; list invalid rows and repeated ids")
     rate = group.add_mutually_exclusive_group()
     chips = f"hardware of the job, such as v5e:64 ({', '.join(CHIPS)}; default: measure this machine)"
     rate.add_argument("--chips", type=_chips, metavar="KIND:N", help=chips)
