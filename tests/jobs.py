@@ -7,13 +7,16 @@ import socket
 import subprocess
 import sys
 import time
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import Any
 
+import pyarrow.parquet as pq
+
 import stella_jax
 from stella_jax.job.job import FOLDERS
+from stella_jax.job.part_file import write_part
 from stella_jax.job.progress import progress_name
 from stella_jax.storage.store import open_store
 
@@ -57,6 +60,21 @@ def write_corpus(path: Path, texts: Iterable[str]) -> Path:
     """Rows r0, r1, ... of these texts."""
     path.write_text("".join(json.dumps({"id": f"r{i}", "text": text}) + "\n" for i, text in enumerate(texts)))
     return path
+
+
+def replace_part(out: Path, part: int, change: Callable[[dict[str, list]], object]) -> None:
+    """Changes the columns of a part of the first split, with a commit and a manifest that match, as a bug would."""
+    store, name = open_store(out), f"part-000000-{part:04}"
+    table = pq.read_table(out / f"{name}.parquet")
+    columns = table.to_pydict()
+    change(columns)
+    size, sha256 = write_part(store, f"{name}.parquet", table.from_pydict(columns, table.schema))
+    changes = {"size": size, "sha256": sha256}
+    manifest = store.read_json("_job/manifest.json")
+    manifest["parts"][part] |= changes
+    store.write_json("_job/manifest.json", manifest)
+    commit = f"_job/commits/{name}.json"
+    store.write_json(commit, store.read_json(commit) | changes)
 
 
 def embed_command(inputs: Iterable[Path | str], out: Path | str, *options: str) -> list[str]:

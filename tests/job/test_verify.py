@@ -6,14 +6,11 @@ from pathlib import Path
 from random import Random
 
 import numpy as np
-import pyarrow.parquet as pq
 import pytest
-from jobs import content
+from jobs import content, replace_part
 
 from stella_jax import Stella, StellaError
-from stella_jax.job.manifest import read_manifest
 from stella_jax.job.options import JobOptions, RunOptions
-from stella_jax.job.part_file import write_part
 from stella_jax.job.run import run_job
 from stella_jax.job.verify import verify_job
 from stella_jax.storage.store import LocalStore, open_store
@@ -83,19 +80,6 @@ def test_damage_to_a_part_is_reported_and_redone(embed, damage: Damage, fault: s
     assert verify_job(out).faults == ()
 
 
-def forge(out: Path, change: Callable[[dict[str, list]], object]) -> None:
-    """Writes a different part-000000-0000, and a commit and a manifest that match it, as a bug in the writer would."""
-    table = pq.read_table(out / "part-000000-0000.parquet")
-    columns = table.to_pydict()
-    change(columns)
-    size, sha256 = write_part(open_store(out), "part-000000-0000.parquet", table.from_pydict(columns, table.schema))
-    manifest = read_manifest(open_store(out))
-    manifest["parts"][0] |= {"size": size, "sha256": sha256}
-    open_store(out).write_json("_job/manifest.json", manifest)
-    commit = open_store(out).read_json("_job/commits/part-000000-0000.json") | {"size": size, "sha256": sha256}
-    open_store(out).write_json("_job/commits/part-000000-0000.json", commit)
-
-
 @pytest.mark.parametrize(
     ("change", "fault"),
     [
@@ -107,7 +91,7 @@ def forge(out: Path, change: Callable[[dict[str, list]], object]) -> None:
 )
 def test_the_content_is_checked(embed, change: Callable[[dict[str, list]], object], fault: str) -> None:
     out = embed()
-    forge(out, change)
+    replace_part(out, 0, change)
     assert fault in "; ".join(verify_job(out).faults)
 
 
