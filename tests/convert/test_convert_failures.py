@@ -22,33 +22,33 @@ from stella_jax.storage.new_directory import new_directory
 STELLA = str(GOLDENS / "stella")
 
 
-def test_destination_exists(tmp_path: Path, capsys) -> None:
+def test_destination_exists(tmp_path: Path, capsys, check_message) -> None:
     (tmp_path / "there").mkdir()
     assert main([STELLA, str(tmp_path / "there")]) == 1
-    assert "already exists" in capsys.readouterr().err
+    check_message(capsys.readouterr().err, "there")
     assert list((tmp_path / "there").iterdir()) == []
 
 
 @pytest.mark.parametrize("to", ["flax", "torch"])
-def test_disk_full_half_way(to: str, tmp_path: Path, capsys, monkeypatch) -> None:
+def test_disk_full_in_the_middle(to: str, tmp_path: Path, capsys, monkeypatch, check_message) -> None:
     def full(*_args: object, **_kwargs: object) -> None:
         raise OSError(errno.ENOSPC, "No space left on device")
 
     target = "convert.flax_layout.save_leaf" if to == "flax" else "stella_jax.torch_layout.SafetensorsWriter.write"
     monkeypatch.setattr(target, full)
     assert main([STELLA, str(tmp_path / "out"), "--to", to]) == 1
-    assert "disk full, nothing was kept" in capsys.readouterr().err
+    check_message(capsys.readouterr().err, str(tmp_path))
     assert list(tmp_path.iterdir()) == []
 
 
-def test_too_little_space_is_refused_before_anything_is_written(tmp_path: Path, capsys, monkeypatch) -> None:
+def test_too_little_space(tmp_path: Path, capsys, monkeypatch, check_message) -> None:
     monkeypatch.setattr("shutil.disk_usage", lambda _: namedtuple("Usage", "total used free")(10, 10, 0))
     assert main([STELLA, str(tmp_path / "out")]) == 1
-    assert "free some space" in capsys.readouterr().err
+    check_message(capsys.readouterr().err, str(tmp_path), varies=True)
     assert list(tmp_path.iterdir()) == []
 
 
-def test_killed_half_way_leaves_nothing_at_the_destination(tmp_path: Path) -> None:
+def test_kill_leaves_no_destination(tmp_path: Path) -> None:
     out = tmp_path / "out"
     slow = "import convert.flax_layout as f, time, sys; s = f.save_leaf\n"
     slow += "f.save_leaf = lambda *a: (s(*a), time.sleep(0.5))\n"
@@ -65,7 +65,7 @@ def test_killed_half_way_leaves_nothing_at_the_destination(tmp_path: Path) -> No
     assert not working.exists()
 
 
-def test_write_error_is_one_sentence(tmp_path: Path) -> None:
+def test_write_error_is_one_sentence(tmp_path: Path, check_message) -> None:
     """No file may grow beyond 64 KiB, so Orbax's writers fail in their own threads."""
     script = "import resource, signal, sys; signal.signal(signal.SIGXFSZ, signal.SIG_IGN)\n"
     script += "resource.setrlimit(resource.RLIMIT_FSIZE, (65536, 65536))\n"
@@ -73,28 +73,30 @@ def test_write_error_is_one_sentence(tmp_path: Path) -> None:
     command = [sys.executable, "-c", script, STELLA, str(tmp_path / "out")]
     process = subprocess.run(command, capture_output=True, text=True, check=False)
     assert process.returncode == 1
-    assert process.stderr == f"convert: error: {tmp_path}/out: cannot be written (File too large).\n"
+    check_message(process.stderr, f"convert: error: {tmp_path}/out")
     assert list(tmp_path.iterdir()) == []
 
 
-def test_second_run_does_not_disturb_the_first(tmp_path: Path, capsys) -> None:
+def test_second_run_does_not_disturb_the_first(tmp_path: Path, capsys, check_message) -> None:
     with new_directory(tmp_path / "out", 0) as working:
         (working / "half").write_text("")
         assert main([STELLA, str(tmp_path / "out")]) == 1
-        assert "another run is writing" in capsys.readouterr().err
+        check_message(capsys.readouterr().err, ".out.partial")
     assert [path.name for path in (tmp_path / "out").iterdir()] == ["half"]
     assert [path.name for path in tmp_path.iterdir()] == ["out"]
 
 
 @pytest.mark.parametrize("to", ["torch", "transformers"])
-def test_module_path_cannot_lead_out_of_the_destination(to: str, checkpoint_copy, tmp_path: Path, capsys) -> None:
+def test_module_path_cannot_lead_out_of_the_destination(
+    to: str, checkpoint_copy, tmp_path: Path, capsys, check_message
+) -> None:
     source = checkpoint_copy("stella")
     modules = json.loads((source / "modules.json").read_text())
     modules[2]["path"] = f"../{source.name}/{modules[2]['path']}"
     (source / "modules.json").write_text(json.dumps(modules))
     before = {path: path.read_bytes() for path in source.rglob("*") if path.is_file()}
     assert main([str(source), str(tmp_path / "out"), "--to", to]) == 1
-    assert "leads out of its directory" in capsys.readouterr().err
+    check_message(capsys.readouterr().err, f"../{source.name}")
     assert before == {path: path.read_bytes() for path in source.rglob("*") if path.is_file()}
     assert not (tmp_path / "out").exists()
 
@@ -107,7 +109,7 @@ def test_reader_of_the_table_may_leave(tmp_path: Path) -> None:
 
 def test_failed_conversion_leaves_nothing(tmp_path: Path, capsys, monkeypatch) -> None:
     def broken(*_: object) -> None:
-        raise StellaError("tensor x holds NaN or infinity")
+        raise StellaError("x: holds NaN or infinity.")
 
     monkeypatch.setattr("convert.flax_layout.copy_side_files", broken)
     assert main([STELLA, str(tmp_path / "out")]) == 1
@@ -160,12 +162,12 @@ def test_verify_names_a_flipped_byte(flax: Path, capsys) -> None:
     assert "differs: encoder/" in (error := capsys.readouterr().err) or "cannot be read" in error
 
 
-def test_verify_names_a_changed_side_file(flax: Path, capsys) -> None:
+def test_verify_names_a_changed_side_file(flax: Path, capsys, check_message) -> None:
     settings = json.loads((flax / "config_sentence_transformers.json").read_text())
     settings["prompts"]["s2p_query"] = "other: "
     (flax / "config_sentence_transformers.json").write_text(json.dumps(settings))
     assert main([STELLA, str(flax), "--verify"]) == 1
-    assert "differs: config_sentence_transformers.json" in capsys.readouterr().err
+    check_message(capsys.readouterr().err, "config_sentence_transformers.json")
 
 
 @pytest.mark.parametrize("fault", ["no params", "half a checkpoint", "empty provenance", "config of another model"])
@@ -189,25 +191,25 @@ def test_leaves_are_read_one_at_a_time(flax: Path) -> None:
     assert weights.read("encoder/embeddings/norm/scale").shape == (64,)
 
 
-def test_provenance_cannot_lead_out_of_the_destination(flax: Path, tmp_path: Path, capsys) -> None:
+def test_provenance_cannot_lead_out_of_the_destination(flax: Path, tmp_path: Path, capsys, check_message) -> None:
     provenance = json.loads((flax / "provenance.json").read_text())
     # A name in the root of the file system, the only other folder that "" could mean.
     provenance["headers"]["/stella-jax-test.safetensors"] = provenance["headers"].pop("model.safetensors")
     (flax / "provenance.json").write_text(json.dumps(provenance))
     assert main([str(flax), str(tmp_path / "out"), "--to", "torch"]) == 1
-    assert "leads out of its directory" in capsys.readouterr().err
+    check_message(capsys.readouterr().err, "/stella-jax-test.safetensors")
     assert not Path("/stella-jax-test.safetensors").exists()
 
 
 @pytest.mark.parametrize("key", ["leaves", "files", "headers"])
-def test_provenance_with_other_types(flax: Path, key: str, capsys) -> None:
+def test_provenance_with_other_types(flax: Path, key: str, capsys, check_message) -> None:
     provenance = json.loads((flax / "provenance.json").read_text())
     (flax / "provenance.json").write_text(json.dumps(provenance | {key: {"x": 1}}))
     assert main([STELLA, str(flax), "--verify"]) == 1
-    assert f"provenance.json: damaged ({key})" in capsys.readouterr().err
+    check_message(capsys.readouterr().err, "provenance.json", key)
 
 
-def test_verify_of_a_native_conversion_allows_only_the_query_prompt(tmp_path: Path, capsys) -> None:
+def test_verify_of_a_native_conversion_allows_only_the_query_prompt(tmp_path: Path, capsys, check_message) -> None:
     arguments = [STELLA, str(tmp_path / "native"), "--to", "transformers", "--verify"]
     assert main(arguments) == 0
     path = tmp_path / "native/config_sentence_transformers.json"
@@ -215,25 +217,25 @@ def test_verify_of_a_native_conversion_allows_only_the_query_prompt(tmp_path: Pa
     for changes in ({"prompts": settings["prompts"] | {"query": "other"}}, {"default_prompt_name": "query"}):
         path.write_text(json.dumps(settings | changes))
         assert main(arguments) == 1
-        assert "more than the prompt `query`: config_sentence_transformers.json" in capsys.readouterr().err
+        check_message(capsys.readouterr().err, "config_sentence_transformers.json")
 
 
-def test_verify_names_a_changed_record_of_a_source_file(flax: Path, capsys) -> None:
+def test_verify_names_a_changed_record_of_a_source_file(flax: Path, capsys, check_message) -> None:
     provenance = json.loads((flax / "provenance.json").read_text())
     provenance["headers"]["model.safetensors"] = provenance["headers"]["model.safetensors"].replace('"pt"', '"qt"')
     (flax / "provenance.json").write_text(json.dumps(provenance))
     assert main([STELLA, str(flax), "--verify"]) == 1
-    assert "differs: model.safetensors" in capsys.readouterr().err
+    check_message(capsys.readouterr().err, "model.safetensors")
 
 
-def test_verify_names_a_flipped_byte_in_a_header(flax: Path, tmp_path: Path, capsys) -> None:
+def test_verify_names_a_flipped_byte_in_a_header(flax: Path, tmp_path: Path, capsys, check_message) -> None:
     """Readers of the tensors do not notice it, but PyTorch's loader refuses it."""
     torch = tmp_path / "torch"
     assert main([str(flax), str(torch), "--to", "torch", "--verify"]) == 0
     raw = (torch / "model.safetensors").read_bytes()
     (torch / "model.safetensors").write_bytes(raw.replace(b'"format":"pt"', b'"format":"qt"', 1))
     assert main([str(flax), str(torch), "--to", "torch", "--verify"]) == 1
-    assert "differs: model.safetensors" in capsys.readouterr().err
+    check_message(capsys.readouterr().err, "model.safetensors")
 
 
 def test_damaged_checkpoint_is_one_sentence(flax: Path) -> None:
