@@ -94,7 +94,7 @@ def test_conversion_round_trip(toy: Path, tmp_path: Path) -> None:
     assert after == before
 
 
-def test_a_job(toy: Path, tmp_path: Path) -> None:
+def test_job(toy: Path, tmp_path: Path) -> None:
     import pyarrow.parquet as pq
 
     model = Stella.from_pretrained(toy)

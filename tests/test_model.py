@@ -48,7 +48,7 @@ def test_places_draw_independently() -> None:
             assert (one & other).mean() == pytest.approx(0.01, abs=0.005)
 
 
-def test_the_same_key_is_the_same_dropout(encode) -> None:
+def test_same_key_same_dropout(encode) -> None:
     once, again, other = (np.asarray(encode(dropout(seed))[0]) for seed in (0, 0, 1))
     assert (once == again).all() and (once != other).all()
 

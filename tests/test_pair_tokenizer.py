@@ -88,7 +88,7 @@ def test_long_pairs_have_the_tokens_of_the_whole_texts(path, pair, max_length):
 @pytest.mark.parametrize(
     "counts", [(5000, 5000), (5001, 5000), (5000, 5001), (3, 9000), (9000, 3), (31, 9000), (0, 9000)]
 )
-def test_the_longer_of_two_long_texts_keeps_one_more(max_length, counts):
+def test_longer_of_two_long_texts_keeps_one_more_token(max_length, counts):
     """Odd room goes to the longer text, even if the difference shows late."""
     pair = tuple("tea " * count for count in counts)
     [tokens] = PairTokenizer(UNIGRAM, max_length=max_length).encode_pairs([pair])

@@ -162,7 +162,7 @@ def test_each_device_holds_only_its_slice() -> None:
 
 
 @pytest.mark.parametrize("name", NAMES)
-def test_a_job(name: str, tmp_path: Path, capsys: pytest.CaptureFixture) -> None:
+def test_job(name: str, tmp_path: Path, capsys: pytest.CaptureFixture) -> None:
     corpus, out = write_corpus(tmp_path / "corpus.jsonl", some(name)), str(tmp_path / "out")
     command = ["embed", str(corpus), "--out", out, "--model", str(GOLDENS / name), "--dtype", "float32"]
     assert main([*command, "--dry-run"]) == 0
