@@ -5,6 +5,7 @@ protocol (https://github.com/apache/parquet-format), read here into dictionaries
 """
 
 import os
+from functools import lru_cache
 from io import BufferedReader
 from typing import Any, NamedTuple
 
@@ -49,9 +50,13 @@ def read_row_groups(file: BufferedReader) -> list[RowGroup]:
     if length + 8 > file.seek(0, os.SEEK_END):
         raise pa.ArrowInvalid("the footer is longer than the file")
     file.seek(-8 - length, os.SEEK_END)
-    footer = _parse(file.read(length))
+    return list(_row_groups(file.read(length)))
+
+
+@lru_cache(maxsize=4)  # a sample opens the same file again and again; a footer of many row groups takes seconds
+def _row_groups(footer: bytes) -> tuple[RowGroup, ...]:
     try:
-        return [RowGroup(int(group[3]), [_chunk(column[3]) for column in group[1]]) for group in footer[4]]
+        return tuple(RowGroup(int(group[3]), [_chunk(column[3]) for column in group[1]]) for group in _parse(footer)[4])
     except (KeyError, TypeError, AttributeError, ValueError):
         raise pa.ArrowInvalid("the footer lacks a field") from None
 

@@ -111,7 +111,7 @@ class _Region:
     def places(self, files: Sequence[InputFile], fields: Fields) -> list[Place]:
         file = files[self.input]
         if _has_groups(file):
-            return list(self._in_group(file, fields))
+            return list(self._in_groups(file, fields))
         if file.can_be_cut:
             return [self._in_lines(file, fields)]
         return list(self._from_beginning(file, fields))
@@ -122,13 +122,14 @@ class _Region:
             place.add(row)
         return place
 
-    def _in_group(self, file: InputFile, fields: Fields) -> Iterator[Place]:
-        """Ranges of a row group's rows, each of which represents the group, whose number of rows is known."""
-        groups = [group for group in row_groups(file.location) if group.offset < self.stop]
-        if not groups or not groups[-1].rows:
+    def _in_groups(self, file: InputFile, fields: Fields) -> Iterator[Place]:
+        """Ranges of the rows of some row groups, each of which represents them all, as their number is known."""
+        groups = [group for group in row_groups(file.location) if self.start <= group.offset < self.stop]
+        rows = sum(group.rows for group in groups)
+        if not rows:
             yield self._place()
             return
-        first, rows = groups[-1].first_row, groups[-1].rows
+        first = groups[0].first_row
         runs = range(0, rows, self.max_rows)[: self.count]
         for begin in runs:
             place, count = self._place(), min(self.max_rows, rows - begin)
@@ -209,13 +210,24 @@ def _draws(region: _Region, found: Sequence[Place]) -> Iterator[Place]:
 def _region_of(file: InputFile, at: int, place_bytes: int) -> tuple[int, int]:
     """The byte range that is sampled together with this byte."""
     if _has_groups(file):
-        bounds = [0, *(group.offset for group in row_groups(file.location)[1:]), file.size]
+        bounds = _bounds(file, place_bytes)
         number = int(np.searchsorted(bounds, at, side="right"))
         return bounds[number - 1], bounds[number]
     if file.can_be_cut:
         start = at - at % place_bytes
         return start, min(start + place_bytes, file.size)
     return 0, file.size
+
+
+def _bounds(file: InputFile, place_bytes: int) -> list[int]:
+    """Where regions begin and end: a row group, or as many small ones as have `place_bytes` and fit into one place."""
+    bounds, first_row = [0], 0
+    for group in row_groups(file.location)[1:]:
+        rows = group.first_row + group.rows - first_row
+        if group.offset - bounds[-1] >= place_bytes or rows > PLACE_ROWS_OF_ALL:
+            bounds.append(group.offset)
+            first_row = group.first_row
+    return [*bounds, file.size]
 
 
 def _has_groups(file: InputFile) -> bool:
