@@ -182,7 +182,7 @@ class _Reader:
                 f"{self._source}: has the column {texts[-1]!r} but not {lacking!r}; number the negatives consecutively."
             )
         if faults and not skip_faulty:
-            raise StellaError(f"{self._source}: {sentence}. Fix or remove these rows, or set data.skip_faulty = true.")
+            raise StellaError(f"{self._source}: {sentence}; fix or remove these rows, or set data.skip_faulty = true.")
         if not self._count:
             raise StellaError(f"{self._source}: no rows{' to train on: ' + sentence if faults else ''}.")
         found: dict[str, Any] = {name: builder.finish() for name, builder in self._builders.items()}

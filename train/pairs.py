@@ -80,7 +80,7 @@ def _texts(path: str | Path, names: Sequence[str]) -> list[tuple[str, ...]]:
     if seen:
         present(location, columns, list(seen))
     if faults.count:
-        raise StellaError(f"{location}: {faults.sentence}. Fix or remove these rows.")
+        raise StellaError(f"{location}: {faults.sentence}; fix or remove these rows.")
     if not rows:
         raise StellaError(f"{location}: no rows; add some.")
     return rows
