@@ -3,6 +3,7 @@
 import gc
 import shutil
 from collections.abc import Iterator
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -45,6 +46,7 @@ def nothing_stays_for_other_tests() -> Iterator[None]:
     gc.collect()
 
 
+@cache
 def first_state(step: int, optimizer: Any = ADAM) -> State:
     """Before an update."""
     rng = np.random.default_rng(step)
@@ -52,6 +54,7 @@ def first_state(step: int, optimizer: Any = ADAM) -> State:
     return State(jax.device_put(np.int32(step)), params, optimizer.init(params))
 
 
+@cache
 def state(step: int, optimizer: Any = ADAM) -> State:
     """After an update by its own parameters."""
     first = first_state(step, optimizer)

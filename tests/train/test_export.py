@@ -55,8 +55,18 @@ Export = Callable[..., tuple[Path, dict[str, np.ndarray]]]
 
 
 @pytest.fixture
-def exported(tmp_path: Path, metrics: Metrics) -> Export:
-    """Exports a checkpoint with the named parameters changed; returns the directory and these parameters."""
+def exported(tmp_path: Path, metrics: Metrics, monkeypatch) -> Export:
+    """Exports a checkpoint with the named parameters changed; returns the directory and these parameters.
+
+    Its picture is empty, as drawing takes longer than the rest; test_metrics.py draws.
+    """
+
+    def draw(metrics: Metrics, path: Path, best: str | None) -> bool:
+        path.unlink(missing_ok=True)
+        path.touch()
+        return True
+
+    monkeypatch.setattr(curves, "draw", draw)
 
     def exported(
         source: str | Path, moved: str = "", dim: int | None = None, **more: Any
@@ -392,16 +402,17 @@ def test_a_kill_leaves_the_older_export_complete(exported, tmp_path, place):
 
 
 @pytest.mark.torch
+@pytest.mark.usefixtures("two_buckets")
 @pytest.mark.parametrize(
     ("name", "moved", "dim"),
     [
         ("stella", "", 32),
-        ("stella-finetuned-st6", "", None),
-        ("gte-base-en", "", None),
+        pytest.param("stella-finetuned-st6", "", None, marks=pytest.mark.soak),
+        pytest.param("gte-base-en", "", None, marks=pytest.mark.soak),
         ("gte-multilingual", "encoder/layers/mlp", None),
         ("arctic-m-v2", "", None),
         ("stella-qwen2", "", 32),
-        ("gte-qwen2", "encoder/layers/mlp", None),
+        pytest.param("gte-qwen2", "encoder/layers/mlp", None, marks=pytest.mark.soak),
     ],
 )
 def test_sentence_transformers_gives_the_same_embeddings(exported, name, moved, dim):
@@ -416,6 +427,7 @@ def test_sentence_transformers_gives_the_same_embeddings(exported, name, moved, 
 
 
 @pytest.mark.torch
+@pytest.mark.usefixtures("two_buckets")
 @pytest.mark.parametrize("newer", [False, True])
 def test_sentence_transformers_truncates_texts_as_in_training(exported, tmp_path, newer):
     """The newer layout is saved by sentence-transformers itself."""
@@ -436,6 +448,7 @@ def test_sentence_transformers_truncates_texts_as_in_training(exported, tmp_path
 
 
 @pytest.mark.torch
+@pytest.mark.usefixtures("two_buckets")
 def test_sentence_transformers_uses_a_new_head(exported):
     from sentence_transformers import SentenceTransformer
 
