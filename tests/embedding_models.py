@@ -54,7 +54,6 @@ def scanned(function: Function, ids: Any, lengths: Any) -> jax.Array:
 CALLS: dict[str, Callable[[Function], Function]] = {
     "jit": jax.jit,
     "vmap": lambda f: jax.vmap(by_row(f)),
-    "map": lambda f: lambda ids, lengths: jax.lax.map(lambda row: by_row(f)(*row), (ids, lengths)),
     "scan": lambda f: partial(scanned, f),
     "checkpoint": jax.checkpoint,
     "jit of checkpoint of scan": lambda f: jax.jit(jax.checkpoint(partial(scanned, f))),

@@ -34,26 +34,16 @@ def test_closed_over(model: EmbeddingModel, expected: np.ndarray, call: str) -> 
     same(CALLS[call](model)(IDS, LENGTHS), expected)
 
 
-@pytest.fixture(scope="module")
-def states(model: EmbeddingModel) -> np.ndarray:
+def test_encoder_in_jit(model: EmbeddingModel) -> None:
     hidden, states = model.encoder(IDS, LENGTHS)
     assert states.shape == (3, *hidden.shape)
     np.testing.assert_array_equal(states[-1], hidden)
-    return np.asarray(states)
-
-
-def test_encoder_in_jit(model: EmbeddingModel, states: np.ndarray) -> None:
     hidden, found = jax.jit(model.encoder)(IDS, LENGTHS)
     same(found, states, atol=2e-5)
     np.testing.assert_array_equal(hidden, found[-1])
 
 
-@pytest.mark.parametrize("call", ["vmap", "scan", "checkpoint"])
-def test_encoder_closed_over(model: EmbeddingModel, states: np.ndarray, call: str) -> None:
-    same(CALLS[call](lambda ids, lengths: model.encoder(ids, lengths)[0])(IDS, LENGTHS), states[-1], atol=2e-5)
-
-
-@pytest.mark.parametrize("call", ["vmap", "map", "jit of checkpoint of scan"])
+@pytest.mark.parametrize("call", ["vmap", "jit of checkpoint of scan"])
 def test_passed_as_an_argument(model: EmbeddingModel, expected: np.ndarray, call: str) -> None:
     """Inside the transform the model is a tree of tracers."""
 
@@ -125,7 +115,7 @@ def test_float32_products_have_the_highest_precision(model: EmbeddingModel) -> N
 
 @pytest.mark.parametrize(
     ("name", "dtype"),
-    [("stella", "float32"), ("stella", "bfloat16"), ("gte-multilingual", "float32"), ("arctic-m-v2", "float32")],
+    [("stella", "float32"), ("stella", "bfloat16"), ("arctic-m-v2", "float32")],
 )
 def test_same_embeddings_as_stella(name: str, dtype: str) -> None:
     """Also with cls pooling, without a head, and with normalized embeddings."""
