@@ -34,7 +34,12 @@ def test_unchanged_files(name: str, dtype: str, tmp_path: Path) -> None:
     assert_unchanged(tmp_path / "saved", GOLDENS / name)
 
 
-@pytest.mark.parametrize("name", FAMILY)
+QUICK = ("stella", "gte-multilingual", "stella-qwen2")
+
+
+@pytest.mark.parametrize(
+    "name", [name if name in QUICK else pytest.param(name, marks=pytest.mark.soak) for name in FAMILY]
+)
 def test_unchanged_files_from_the_flax_layout(name: str, tmp_path: Path) -> None:
     to_flax(Checkpoint.open(GOLDENS / name), name, tmp_path / "flax")
     load(tmp_path / "flax").save_pretrained(str(tmp_path / "saved"))
@@ -212,13 +217,17 @@ def test_settings_without_files_in_the_checkpoint(checkpoint_copy: Callable, tmp
 
 
 @pytest.mark.torch
+@pytest.mark.usefixtures("two_buckets")
 @pytest.mark.parametrize(
     ("name", "moved"),
     [
-        *((name, MLP_NORM) for name in ("stella", "stella-finetuned-st6", "gte-base-en", "gte-multilingual")),
-        ("arctic-m-v2", MLP_NORM),
-        ("stella-qwen2", "encoder/norm/scale"),
+        ("stella-finetuned-st6", MLP_NORM),
+        ("gte-multilingual", MLP_NORM),
         ("gte-qwen2", "encoder/layers/attention/k/bias"),
+        pytest.param("stella", MLP_NORM, marks=pytest.mark.soak),
+        pytest.param("gte-base-en", MLP_NORM, marks=pytest.mark.soak),
+        pytest.param("arctic-m-v2", MLP_NORM, marks=pytest.mark.soak),
+        pytest.param("stella-qwen2", "encoder/norm/scale", marks=pytest.mark.soak),
     ],
 )
 def test_sentence_transformers_loads_a_native_save(name: str, moved: str, tmp_path: Path) -> None:

@@ -20,7 +20,7 @@ def source(checkpoint_copy) -> Path:
 def test_pictures_of_a_card_are_converted_both_ways(source, tmp_path) -> None:
     flax, torch = tmp_path / "flax", tmp_path / "torch"
     assert main([str(source), str(flax), "--verify"]) == 0
-    assert main([str(flax), str(torch), "--to", "torch", "--verify"]) == 0
+    assert main([str(flax), str(torch), "--to", "torch"]) == 0
     for name in ("curves.png", "scores.svg", "photo.jpg"):
         assert (flax / name).read_bytes() == (torch / name).read_bytes() == name.encode()
 
@@ -40,11 +40,14 @@ def test_large_pictures_and_pictures_in_folders_are_not_copied(source, tmp_path,
 
 
 @pytest.mark.parametrize("options", [(), ("--dry-run",)])
-def test_huge_side_file(source, tmp_path, capsys, options) -> None:
+def test_link_that_leads_out(source, tmp_path, capsys, options) -> None:
     (source / "docs").symlink_to("/")
     assert main([str(source), str(tmp_path / "flax"), *options]) == 1
     assert "'docs': leads out of" in capsys.readouterr().err
-    (source / "docs").unlink()
+    assert not (tmp_path / "flax").exists()
+
+
+def test_huge_side_file(source, tmp_path, capsys) -> None:
     (source / "README.md").touch()
     os.truncate(source / "README.md", 2**40)
     assert main([str(source), str(tmp_path / "flax")]) == 1

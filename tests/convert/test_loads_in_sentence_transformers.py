@@ -9,7 +9,7 @@ from paths import GOLDENS
 from convert.__main__ import main
 from stella_jax import Stella
 
-pytestmark = pytest.mark.torch
+pytestmark = [pytest.mark.torch, pytest.mark.usefixtures("two_buckets")]
 
 # No white space at the ends: transformers 5 rebuilds XLM-R tokenizers without it, while tokenizer.json keeps it.
 TEXTS = ["a", "What are some ways to reduce stress?", "Café naïve ÜBER straße — 北京", " ".join(["green tea"] * 40)]
@@ -22,9 +22,12 @@ def sentence_transformer():
     return lambda path: SentenceTransformer(str(path), device="cpu", local_files_only=True)
 
 
-@pytest.mark.parametrize(
-    "name", ["stella", "stella-finetuned-st6", "gte-base-en", "arctic-m-v2", "stella-qwen2", "gte-qwen2"]
-)
+def models(*quick: str, soak: tuple[str, ...]) -> pytest.MarkDecorator:
+    """Each model is in one of the quick sets; with -m soak, in every test that it can be in."""
+    return pytest.mark.parametrize("name", [*quick, *(pytest.param(name, marks=pytest.mark.soak) for name in soak)])
+
+
+@models("stella", "gte-base-en", "stella-qwen2", soak=("stella-finetuned-st6", "arctic-m-v2", "gte-qwen2"))
 def test_native_conversion_of_each_model(name: str, tmp_path: Path, sentence_transformer) -> None:
     assert main([str(GOLDENS / name), str(tmp_path / "flax")]) == 0
     assert main([str(tmp_path / "flax"), str(tmp_path / "native"), "--to", "transformers", "--verify"]) == 0
@@ -36,7 +39,7 @@ def test_native_conversion_of_each_model(name: str, tmp_path: Path, sentence_tra
     )
 
 
-@pytest.mark.parametrize("name", ["stella", "stella-finetuned-st6", "arctic-m-v2", "gte-qwen2"])
+@models("stella-finetuned-st6", "arctic-m-v2", "gte-qwen2", soak=("stella",))
 def test_encode_query_has_the_same_prompt(name: str, tmp_path: Path, sentence_transformer) -> None:
     assert main([str(GOLDENS / name), str(tmp_path / "native"), "--to", "transformers"]) == 0
     theirs, ours = sentence_transformer(tmp_path / "native"), Stella.from_pretrained(GOLDENS / name)
@@ -47,7 +50,7 @@ def test_encode_query_has_the_same_prompt(name: str, tmp_path: Path, sentence_tr
     np.testing.assert_allclose(theirs.encode_document(TEXTS), ours.encode_document(TEXTS), atol=1e-4, rtol=0)
 
 
-@pytest.mark.parametrize("name", ["stella-qwen2", "gte-qwen2"])
+@models("stella-qwen2", soak=("gte-qwen2",))
 def test_end_of_text_is_appended_in_both_libraries(name: str, tmp_path: Path, sentence_transformer) -> None:
     """Also for an empty text, a text that ends in it, and a truncated one; white space at the ends is tokenized."""
     assert main([str(GOLDENS / name), str(tmp_path / "native"), "--to", "transformers"]) == 0

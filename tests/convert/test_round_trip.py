@@ -40,7 +40,13 @@ def test_every_file_round_trips(name: str, tmp_path: Path) -> None:
     assert [file for file in came if came[file] != went[file]] == []
 
 
-@pytest.mark.parametrize("name", FAMILY)
+QUICK = ("stella", "gte-multilingual", "stella-qwen2")
+
+
+@pytest.mark.usefixtures("two_buckets")
+@pytest.mark.parametrize(
+    "name", [name if name in QUICK else pytest.param(name, marks=pytest.mark.soak) for name in FAMILY]
+)
 def test_both_layouts_give_the_same_embeddings(name: str, tmp_path: Path) -> None:
     converted(GOLDENS / name, tmp_path / "flax")
     texts = ["a", "green tea " * 20, ""]
