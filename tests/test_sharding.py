@@ -14,7 +14,8 @@ from stella_jax.runner import last_hidden
 from stella_jax.sharding import BATCH_SPEC, make_mesh, shard
 
 TEXTS = ["a", "green tea " * 30, "what is this about? " * 3, "", "rows that eight does not divide"] * 3
-MESHES = ["data=8", "data=4,model=2", "data=2,model=4", "data=3"]
+pytestmark = pytest.mark.usefixtures("two_buckets")
+
 COLLECTIVE = re.compile(r"\b(all-reduce|all-gather|all-to-all|collective-permute|reduce-scatter)(?:-start)?\(")
 
 
@@ -29,7 +30,7 @@ def test_data_parallelism_keeps_the_bits(mesh: str, dtype: str) -> None:
     assert np.array_equal(ours.encode(TEXTS), single.encode(TEXTS))
 
 
-@pytest.mark.parametrize("mesh", ["data=4,model=2", "data=2,model=4", "model=4"])
+@pytest.mark.parametrize("mesh", ["data=4,model=2", pytest.param("data=2,model=4", marks=pytest.mark.soak), "model=4"])
 def test_tensor_parallelism(mesh: str, stella: Stella) -> None:
     ours = Stella.from_pretrained(GOLDENS / "stella", mesh=mesh)
     np.testing.assert_allclose(ours.encode(TEXTS), stella.encode(TEXTS), atol=1e-5, rtol=0)
@@ -44,7 +45,14 @@ def test_one_attention_head_per_device() -> None:
 
 @pytest.mark.parametrize(
     ("name", "mesh"),
-    [*(("stella", mesh) for mesh in MESHES), ("gte-qwen2", "data=8"), ("gte-qwen2", "data=4,model=2")],
+    [
+        ("stella", "data=8"),
+        ("stella", "data=4,model=2"),
+        ("gte-qwen2", "data=4,model=2"),
+        pytest.param("stella", "data=2,model=4", marks=pytest.mark.soak),
+        pytest.param("stella", "data=3", marks=pytest.mark.soak),
+        pytest.param("gte-qwen2", "data=8", marks=pytest.mark.soak),
+    ],
 )
 def test_collectives(name: str, mesh: str) -> None:
     """None over `data`; over `model` the sums after attention and MLP, inside the loop over layers."""
