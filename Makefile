@@ -10,8 +10,8 @@ DEMO := build/demo
 help:  ## Show this list
 	@sed -n 's/^\([a-z-]*\):.*## \(.*\)/  make \1\t\2/p' $(MAKEFILE_LIST) | expand -t 22
 
-demo: $(VENV)/installed  ## Embed the sample corpus with the embedded checkpoint, then search it
-	@echo "== Embedding examples/corpus.jsonl with the embedded checkpoint"
+demo: $(VENV)/installed  ## Embed the example corpus with the included checkpoint, then search it
+	@echo "== Embedding examples/corpus.jsonl with the included checkpoint"
 	@rm -rf $(DEMO)
 	$(BIN)/python -m stella_jax embed examples/corpus.jsonl --out $(DEMO)
 	@echo "== Searching it"
