@@ -290,7 +290,7 @@ def test_dry_run_writes_nothing(corpus, tmp_path, capsys):
     command = ["embed", str(corpus), *SHORT, "--part-rows", "3", "--dry-run"]
     assert main([*command, "--tokens-per-second", "2"]) == 0
     lines = capsys.readouterr().out.splitlines()
-    assert lines[0] == "rows        4, of which 1 would be rejected"
+    assert lines[0] == "rows        4, 1 of them invalid"
     assert lines[3] == "parts       2 of at most 3 rows, 3.84e-07 GB of vectors"
     assert lines[4] == "rate        2 tokens/s per chip (given)"
     tokens = int(lines[1].split()[1].rstrip(","))

@@ -88,7 +88,7 @@ class Estimate:
         each = f"{self.tokens.value / valid:.1f} per row, {self.cut.value / valid:.1%} of the rows cut"
         size = f"{valid * self.row_bytes / 1e9:.3g} GB of {'vectors' if self.task == 'embedding' else 'scores'}"
         lines = [
-            f"rows        {self.rows}, of which {self.rejected} would be rejected",
+            f"rows        {self.rows}, {self.rejected} of them invalid",
             f"tokens      {self.tokens}, {each} (from {self.sampled} rows)",
             f"padding     {1 - self.tokens.value / self.computed.value:.1%} of the computed tokens",
             f"parts       {self.parts} of at most {self.part_rows} rows, {size}",

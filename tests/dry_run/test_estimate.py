@@ -27,7 +27,7 @@ ROWS = 6000
 
 
 def records(count: int = ROWS) -> list[dict]:
-    """Rows of increasing, very different lengths; one in 50 would be rejected."""
+    """Rows of increasing, very different lengths; one in 50 is invalid."""
     random = Random(0)
     lengths = [int(random.lognormvariate(1 + i / count, 0.7)) + 1 for i in range(count)]
     return [{"id": f"r{i}", "text": "tea " * n} if i % 50 else {"id": i} for i, n in enumerate(lengths)]
@@ -83,7 +83,7 @@ def test_small_inputs_are_counted(write: Callable, tmp_path: Path, tokens: int):
     for total, true in ((found.rows, ROWS), (found.rejected, ROWS / 50), (found.tokens, tokens)):
         assert total == (pytest.approx(true), 0)
     assert found.sampled == ROWS - ROWS // 50
-    assert f"rows        {ROWS}, of which {ROWS // 50} would be rejected\ntokens      {tokens}, " in str(found)
+    assert f"rows        {ROWS}, {ROWS // 50} of them invalid\ntokens      {tokens}, " in str(found)
 
 
 def in_small_groups(folder: Path, rows: list[dict]) -> None:
@@ -196,7 +196,7 @@ def test_a_dry_run_of_all_rows(tmp_path: Path, capsys: pytest.CaptureFixture[str
         "a.jsonl:2: duplicate id x, first seen at a.jsonl:1",
         "3 rows: 1 invalid, 1 with a repeated id",
     ]
-    assert shown[4] == "rows        3, of which 1 would be rejected"
+    assert shown[4] == "rows        3, 1 of them invalid"
     assert [path.name for path in tmp_path.iterdir()] == ["a.jsonl"]
 
 

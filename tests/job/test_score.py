@@ -255,7 +255,7 @@ def test_score_verify_and_a_dry_run(corpus, tmp_path, capsys):
     assert capsys.readouterr().err.count("\n") == 1
     assert main(["score", str(corpus), "--dry-run", "--tokens-per-second", "100", *SHORT]) == 0
     shown = capsys.readouterr().out
-    assert shown.startswith("rows        12, of which 2 would be rejected")
+    assert shown.startswith("rows        12, 2 of them invalid")
     assert " GB of scores\n" in shown
 
 
