@@ -11,7 +11,7 @@ import pytest
 CORPUS = Path(__file__).parents[1] / "data" / "corpus_20k.jsonl.gz"
 
 
-@pytest.fixture(scope="package", autouse=True)
+@pytest.fixture(scope="module", autouse=True)
 def optimized() -> Iterator[None]:
     """Processes compile as users do: these run for longer than they compile."""
     with pytest.MonkeyPatch.context() as patch:
