@@ -1,4 +1,4 @@
-"""sha256 of files and of leaves."""
+"""sha256 of files and arrays."""
 
 import hashlib
 from pathlib import Path

@@ -86,11 +86,11 @@ def _download(
                 ignore_patterns=list(IGNORED),
             )
         )
-    except (LocalEntryNotFoundError, OfflineModeIsEnabled) as error:
+    except (LocalEntryNotFoundError, OfflineModeIsEnabled):
         why = "local_files_only forbids a download" if local_files_only else "the hub cannot be reached"
         raise StellaError(
             f"{repo_id}: not a directory, not in the hub's cache, and {why}; download it first, or pass a directory."
-        ) from error
+        ) from None
     except (HfHubHTTPError, HFValidationError, OSError) as error:
         raise StellaError(
             f"{repo_id}: revision {revision or 'main'} could not be downloaded ({first_line(error)})."

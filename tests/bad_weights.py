@@ -29,7 +29,6 @@ from corruptions import (
 )
 
 NESTED = "[" * 100_000 + "]" * 100_000
-OTHER_HEAD = "2_Dense_32/model.safetensors"
 
 WEIGHTS_FILES: dict[str, tuple[Corruption, str]] = {
     # --- the weights' file

@@ -49,13 +49,6 @@ def progress_lines(out: Path, process: int = 0) -> list[dict]:
     return [json.loads(line) for line in (out / progress_name(process)).read_text().splitlines()]
 
 
-def wait_for_lines(out: Path, count: int, process: int = 0) -> None:
-    """Waits until the process's progress log has `count` lines."""
-    path = out / progress_name(process)
-    while not path.exists() or path.read_bytes().count(b"\n") < count:
-        time.sleep(0.01)
-
-
 def write_corpus(path: Path, texts: Iterable[str]) -> Path:
     """Rows r0, r1, ... of these texts."""
     path.write_text("".join(json.dumps({"id": f"r{i}", "text": text}) + "\n" for i, text in enumerate(texts)))

@@ -1,1 +1,1 @@
-"""Bulk embedding: inputs -> parts of fixed row counts -> one Parquet file a part, and a manifest over all."""
+"""Bulk embedding and scoring: inputs are cut into splits, rows go to part files, and a manifest lists the parts."""

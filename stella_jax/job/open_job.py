@@ -12,6 +12,7 @@ from stella_jax.errors import StellaError
 from stella_jax.job import damaged
 from stella_jax.job.commits import Committed, is_part_file
 from stella_jax.job.job import FOLDERS, JOB, Job, read_fields
+from stella_jax.job.manifest import MANIFEST
 from stella_jax.job.options import JobOptions
 from stella_jax.job.ranges import ranges_to_json, read_ranges
 from stella_jax.readers.inputs import InputFile
@@ -60,7 +61,7 @@ def open_job(
             store.remove(name)
     store.prepare(*FOLDERS)
     if fields != before:
-        store.remove("_job/manifest.json")
+        store.remove(MANIFEST)
         store.write_json(JOB, fields)
     return job
 

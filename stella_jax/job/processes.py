@@ -75,11 +75,11 @@ def _connect(arguments: list[Any]) -> tuple[int, str, str]:
     """Exit code, stdout and stderr of the child process, which uses no accelerator."""
     command = [
         sys.executable,
-        "-P",
+        "-P",  # no imports from the working directory
         "-c",
         CONNECT_SCRIPT,
         json.dumps(arguments),
-    ]  # -P: no imports from here
+    ]
     environment = os.environ | {"JAX_PLATFORMS": "cpu"}
     pipe = subprocess.PIPE
     with (

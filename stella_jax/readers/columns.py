@@ -144,7 +144,7 @@ class MissingColumnError(StellaError):
 
 
 def present(location: object, columns: Iterable[Column], names: Sequence[str]) -> list[Column]:
-    """Those of the columns that a file with these column names has.
+    """Select the columns that a file with these column names has.
 
     Raises:
       StellaError: the file has several columns of the same name.

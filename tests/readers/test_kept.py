@@ -16,8 +16,6 @@ from stella_jax.readers.kept import kept_columns, resolve_types
 from stella_jax.readers.rows import Fields, Rejected, Row
 from stella_jax.storage.location import locate
 
-KEEP = ("title", "url")
-
 
 def read(paths: list[Path], fields: Fields) -> tuple[list[Row | Rejected], Fields]:
     """The rows of files as a job reads them, and the fields with their types."""
