@@ -1,6 +1,7 @@
 """The whole function from token ids to embeddings as one Flax module, for inference and training."""
 
 from collections.abc import Callable, Mapping, Sequence
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -60,19 +61,21 @@ class EmbeddingModel(nnx.Module):
         self.dropout_rate = dropout_rate
         self.source = source
 
-    @classmethod
+    @staticmethod
     def abstract(
-        cls, config: EncoderConfig, heads: Sequence[Head | None], *, dtype: Any, param_dtype: Any, **options: Any
+        config: EncoderConfig,
+        heads: Sequence[Head | None],
+        *,
+        dtype: Any,
+        param_dtype: Any,
+        source: str | None = None,
+        **options: Any,
     ) -> "EmbeddingModel":
         """A model whose parameters are shapes without numbers; `options` as for the class."""
-
-        def create() -> EmbeddingModel:
-            rngs = nnx.Rngs(0)
-            options_of_encoder = {"dtype": jnp.dtype(dtype), "param_dtype": jnp.dtype(param_dtype)}
-            encoder = architecture_of(config).encoder(config, **options_of_encoder, rngs=rngs)
-            return cls(encoder, [head and Dense(head, config.hidden_size, rngs=rngs) for head in heads], **options)
-
-        return nnx.eval_shape(create)
+        dtypes = jnp.dtype(dtype), jnp.dtype(param_dtype)
+        model = nnx.merge(*_abstract(config, tuple(heads), *dtypes, **options), copy=True)
+        model.source = source
+        return model
 
     def __call__(
         self,
@@ -170,3 +173,18 @@ class EmbeddingModel(nnx.Module):
         from stella_jax.save import save_model  # here, since save imports this module
 
         save_model(self, directory, native=native)
+
+
+@cache
+def _abstract(
+    config: EncoderConfig, heads: tuple[Head | None, ...], dtype: Any, param_dtype: Any, **options: Any
+) -> tuple[nnx.GraphDef, nnx.State]:
+    """The parts of `EmbeddingModel.abstract`: tracing them takes half of the time in which a small model loads."""
+
+    def create() -> EmbeddingModel:
+        rngs = nnx.Rngs(0)
+        encoder = architecture_of(config).encoder(config, dtype=dtype, param_dtype=param_dtype, rngs=rngs)
+        dense = [head and Dense(head, config.hidden_size, rngs=rngs) for head in heads]
+        return EmbeddingModel(encoder, dense, **options)
+
+    return nnx.split(nnx.eval_shape(create))

@@ -248,6 +248,15 @@ def test_abstract_model_has_shapes_without_numbers() -> None:
     assert all(isinstance(leaf, jax.ShapeDtypeStruct) for leaf in params.values())
 
 
+def test_abstract_models_share_no_variables() -> None:
+    config = Checkpoint.open(GOLDENS / "stella").spec.config
+    options: dict[str, Any] = {"dtype": "float32", "param_dtype": "float32", "pooling": "mean"}
+    one, other = (EmbeddingModel.abstract(config, [None], **options) for _ in range(2))
+    variables = [dict(nnx.to_flat_state(nnx.state(model))) for model in (one, other)]
+    assert variables[0].keys() == variables[1].keys()
+    assert all(variables[0][path] is not variables[1][path] for path in variables[0])
+
+
 def test_abstract_model_with_params(model: EmbeddingModel, expected: np.ndarray) -> None:
     """All parameters, or some of them, and the rest remain shapes."""
     spec = Checkpoint.open(GOLDENS / "stella").spec
