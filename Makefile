@@ -32,14 +32,15 @@ test: $(VENV)/installed-test  ## Run the tests, offline, some minutes on two cor
 	$(BIN)/python -m pytest -q $(WORKERS) -m "$(MARKS)"
 
 # Numbers and bits again, compiled as users compile, where the other tests skip XLA's optimizations.
-NUMBERS := tests/test_attention.py tests/test_model.py tests/test_goldens.py tests/test_oracle.py tests/test_runner.py \
-  tests/test_sharding.py "tests/train/test_training_goldens.py::test_the_first_ten_steps[loss-matryoshka_mnrl]"
+NUMBERS := tests/models/test_attention.py tests/models/test_model.py tests/test_goldens.py tests/test_oracle.py \
+  tests/test_runner.py tests/test_sharding.py \
+  "tests/train/test_training_goldens.py::test_the_first_ten_steps[loss-matryoshka_mnrl]"
 test-numbers: $(VENV)/installed-test  ## Run the tests of numbers and bits, compiled as users compile
 	XLA_FLAGS= $(BIN)/python -m pytest -q $(WORKERS) -m "$(MARKS)" $(NUMBERS)
 
 # Only what meets JAX, Flax, Orbax or another Python's library, for a second version of those.
-VERSIONS := $(wildcard tests/test_embedding_model*.py) tests/test_embedder.py tests/test_cli.py tests/test_demo.py \
-  tests/test_examples.py tests/test_weights.py tests/convert/test_round_trip.py tests/readers \
+VERSIONS := $(wildcard tests/test_embedding_model*.py) tests/test_embedder.py tests/cli/test_main.py tests/cli/test_demo.py \
+  tests/test_examples.py tests/checkpoint/test_weights.py tests/convert/test_round_trip.py tests/readers \
   tests/train/test_checkpoints.py tests/train/test_losses.py tests/train/test_optimizers.py tests/train/test_step.py
 test-versions: $(VENV)/installed-test  ## Run what depends on the versions of Python and JAX
 	$(BIN)/python -m pytest -q $(WORKERS) -m "$(MARKS)" $(VERSIONS)

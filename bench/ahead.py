@@ -10,7 +10,7 @@ from jax.experimental.topologies import TopologyDescription
 from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
 
 from stella_jax.batching import rows_of
-from stella_jax.config import EncoderConfig
+from stella_jax.checkpoint.config import EncoderConfig
 from stella_jax.embedding_model import EmbeddingModel
 from stella_jax.runner import DEFAULT_TOKEN_BUDGET, last_hidden
 from stella_jax.sharding import AXES, BATCH_SPEC, REPLICATED

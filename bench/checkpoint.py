@@ -17,13 +17,13 @@ import numpy as np
 from safetensors.numpy import save_file
 from tokenizers import Tokenizer, models, pre_tokenizers, trainers
 
-from stella_jax.config import EncoderConfig, Rope
-from stella_jax.hub import TINY
+from stella_jax.checkpoint.config import EncoderConfig, Rope
+from stella_jax.checkpoint.hub import TINY
+from stella_jax.checkpoint.safetensors_writer import SafetensorsWriter, new_header
 from stella_jax.models import architecture_of
 from stella_jax.models.new import NewConfig
 from stella_jax.models.qwen2 import Qwen2Config
-from stella_jax.safetensors_writer import SafetensorsWriter, new_header
-from stella_jax.tokenizer import append_end_of_text
+from stella_jax.tokenizer.tokenizer import append_end_of_text
 
 STELLA = NewConfig(
     vocab_size=30528,

@@ -2,7 +2,7 @@
 
 from collections.abc import Iterable
 
-from stella_jax.config import EncoderConfig
+from stella_jax.checkpoint.config import EncoderConfig
 from stella_jax.flops import linear_flops
 
 ITEM_BYTES = {"float32": 4, "bfloat16": 2}

@@ -25,9 +25,9 @@ from hlo import Program
 from jax.experimental.topologies import get_topology_desc
 from report import publish, table
 
-from stella_jax import attention
-from stella_jax.config import EncoderConfig
+from stella_jax.checkpoint.config import EncoderConfig
 from stella_jax.flops import linear_flops
+from stella_jax.models import attention
 
 LENGTHS = (16, 128, 512, 8192)
 MAX_RATIO = 1.1  # FLOPs / the encoder's own

@@ -29,8 +29,8 @@ from report import publish, table
 from tokenizers import Tokenizer
 
 from stella_jax import Stella
+from stella_jax.checkpoint.hub import TINY
 from stella_jax.devices import start_jax
-from stella_jax.hub import TINY
 from stella_jax.job import chunks, worker
 from stella_jax.job.options import JobOptions
 from stella_jax.job.run import run_job

@@ -11,7 +11,7 @@ from pathlib import Path
 from checkpoint import add_model, config_of, write_checkpoint
 from safetensors import safe_open
 
-from stella_jax.hub import TINY
+from stella_jax.checkpoint.hub import TINY
 from stella_jax.readers.inputs import open_inputs
 from stella_jax.readers.rows import Fields, Row
 

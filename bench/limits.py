@@ -21,8 +21,8 @@ from inputs import checkpoint, corpus_texts, parser_of, size_of
 from report import publish, table
 
 from stella_jax.batching import rows_of
-from stella_jax.checkpoint import Checkpoint
-from stella_jax.config import EncoderConfig
+from stella_jax.checkpoint.checkpoint import Checkpoint
+from stella_jax.checkpoint.config import EncoderConfig
 from stella_jax.flops import linear_flops, products, text_flops
 from stella_jax.runner import DEFAULT_TOKEN_BUDGET, TOKEN_BUDGET
 

@@ -40,7 +40,7 @@ import jax
 jax.config.update("jax_compilation_cache_dir", cache)
 jax.config.update("jax_persistent_cache_min_compile_time_secs", 0)
 from stella_jax.embedder import Stella
-from stella_jax.fingerprint import fingerprint
+from stella_jax.checkpoint.fingerprint import fingerprint
 stage("import")
 model = Stella.from_pretrained(path, dtype=dtype)
 stage("load")

@@ -21,7 +21,7 @@ from systems import BATCH_SIZE, threads
 
 from stella_jax import Reranker
 from stella_jax.batching import Packer
-from stella_jax.pair_tokenizer import Pair
+from stella_jax.tokenizer.pair_tokenizer import Pair
 
 TOKENIZER = Path(__file__).parent.parent / "tests/goldens/gte-reranker"
 LONGEST = 3  # entries of the corpus in a text

@@ -19,8 +19,8 @@ from on_torch import batches_by_tokens, torch_encoder
 from onnx_export import INPUTS, OUTPUT, exported
 
 from stella_jax import Stella
-from stella_jax.checkpoint import Checkpoint
-from stella_jax.tokenizer import Tokenizer
+from stella_jax.checkpoint.checkpoint import Checkpoint
+from stella_jax.tokenizer.tokenizer import Tokenizer
 
 BATCH_SIZE = 32  # sentence-transformers' default
 

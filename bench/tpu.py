@@ -29,9 +29,9 @@ from hlo import Program
 from jax.experimental.topologies import get_topology_desc
 from report import publish, table
 
-from stella_jax.attention import FLASH_TILE
-from stella_jax.config import EncoderConfig
+from stella_jax.checkpoint.config import EncoderConfig
 from stella_jax.flops import attention_flops, linear_flops
+from stella_jax.models.attention import FLASH_TILE
 
 TOPOLOGIES = ("v5e:2x4", "v5e:16x16", "v6e:16x16", "v5p:8x8x8")
 LENGTHS = (128, 512, 8192)

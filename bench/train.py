@@ -34,7 +34,7 @@ from peer_losses import LOSSES, Compared, cached
 from report import publish, table
 
 from stella_jax import load
-from stella_jax.config import EncoderConfig
+from stella_jax.checkpoint.config import EncoderConfig
 from stella_jax.flops import attention_flops, linear_flops
 from stella_jax.lora import with_lora
 from stella_jax.models import architecture_of

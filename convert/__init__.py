@@ -5,12 +5,12 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from convert.flax_layout import to_flax
-    from stella_jax.torch_layout import to_torch
+    from stella_jax.checkpoint.torch_layout import to_torch
 
 __all__ = ["to_flax", "to_torch"]
 
 # Imported on first use, so that --help does not wait for JAX.
-_MODULES = {"to_flax": "convert.flax_layout", "to_torch": "stella_jax.torch_layout"}
+_MODULES = {"to_flax": "convert.flax_layout", "to_torch": "stella_jax.checkpoint.torch_layout"}
 
 
 def __getattr__(name: str) -> Any:

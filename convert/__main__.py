@@ -2,7 +2,7 @@
 
 import sys
 
-from stella_jax.search_path import leave_out_working_directory
+from stella_jax.cli.search_path import leave_out_working_directory
 
 if __name__ == "__main__":
     leave_out_working_directory()
@@ -14,11 +14,11 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from stella_jax.cli_errors import exit_code
+from stella_jax.cli.exit_codes import exit_code
 
 if TYPE_CHECKING:
-    from stella_jax.checkpoint import Checkpoint
-    from stella_jax.torch_layout import Progress
+    from stella_jax.checkpoint.checkpoint import Checkpoint
+    from stella_jax.checkpoint.torch_layout import Progress
 
 DESCRIPTION = """
 Converts a checkpoint between the PyTorch layout and the Flax layout (Orbax parameters and provenance.json). SRC is a
@@ -56,8 +56,8 @@ def run(arguments: argparse.Namespace) -> None:
 
     from convert.report import mapping_table
     from convert.verify import verify
-    from stella_jax.checkpoint import Checkpoint
-    from stella_jax.hub import resolve
+    from stella_jax.checkpoint.checkpoint import Checkpoint
+    from stella_jax.checkpoint.hub import resolve
     from stella_jax.storage.new_directory import check_destination
 
     source = Checkpoint.open(resolve(arguments.source, arguments.revision))

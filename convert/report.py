@@ -4,8 +4,8 @@ from collections.abc import Iterator
 
 import numpy as np
 
-from stella_jax.checkpoint import Checkpoint
-from stella_jax.side_files import left_behind, side_files
+from stella_jax.checkpoint.checkpoint import Checkpoint
+from stella_jax.checkpoint.side_files import left_behind, side_files
 
 
 def mapping_table(source: Checkpoint) -> Iterator[str]:

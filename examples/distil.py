@@ -9,7 +9,7 @@ the teachers' vectors, which embedding jobs wrote. train/recipes/distill.toml is
 import sys
 from pathlib import Path
 
-from stella_jax.cli import main as stella_jax
+from stella_jax.cli.main import main as stella_jax
 from stella_jax.graceful_shutdown import GracefulShutdown
 from train.loop import train
 from train.metrics import read_lines

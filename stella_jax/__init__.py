@@ -6,8 +6,8 @@ from typing import TYPE_CHECKING, Any
 from stella_jax.errors import StellaError
 
 if TYPE_CHECKING:
-    from stella_jax.checkpoint import load
-    from stella_jax.config import EncoderConfig
+    from stella_jax.checkpoint.checkpoint import load
+    from stella_jax.checkpoint.config import EncoderConfig
     from stella_jax.embedder import Stella
     from stella_jax.embedding_model import EmbeddingModel
     from stella_jax.models.encoder import Encoder
@@ -20,10 +20,10 @@ __version__ = "0.1.0"
 _MODULES = {
     "EmbeddingModel": "embedding_model",
     "Encoder": "models.encoder",
-    "EncoderConfig": "config",
+    "EncoderConfig": "checkpoint.config",
     "Reranker": "reranker",
     "Stella": "embedder",
-    "load": "checkpoint",
+    "load": "checkpoint.checkpoint",
 }
 
 

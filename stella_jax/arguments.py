@@ -7,8 +7,8 @@ import numpy as np
 from jax.sharding import Mesh
 
 from stella_jax.errors import StellaError, join_words, short_repr
-from stella_jax.pair_tokenizer import Pair
-from stella_jax.tokenizer import check_text, describe
+from stella_jax.tokenizer.pair_tokenizer import Pair
+from stella_jax.tokenizer.tokenizer import check_text, describe
 
 # torch's names of JAX's platforms.
 DEVICE_NAMES = {"gpu": ("gpu", "cuda")}

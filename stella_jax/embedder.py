@@ -22,14 +22,14 @@ from stella_jax.arguments import (
     check_texts,
     check_whole,
 )
-from stella_jax.checkpoint import Checkpoint
+from stella_jax.checkpoint.checkpoint import Checkpoint
+from stella_jax.checkpoint.prompts import query_prompt_name
 from stella_jax.errors import StellaError
 from stella_jax.model_card import ModelCardData
 from stella_jax.output_format import OutputFormat
 from stella_jax.pretrained import PretrainedModel, open_pretrained
-from stella_jax.prompts import query_prompt_name
 from stella_jax.runner import OnBatch
-from stella_jax.tokenizer import Tokens, check_text
+from stella_jax.tokenizer.tokenizer import Tokens, check_text
 from stella_jax.torch_tensors import like, to_numpy
 
 Texts = str | Sequence[str]

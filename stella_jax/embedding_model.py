@@ -9,11 +9,11 @@ import jax
 import jax.numpy as jnp
 from flax import nnx
 
-from stella_jax.config import EncoderConfig
+from stella_jax.checkpoint.config import EncoderConfig
 from stella_jax.errors import StellaError, join_words
-from stella_jax.heads import Dense, Head, Pooling, normalize, pool
 from stella_jax.models import architecture_of
 from stella_jax.models.encoder import Encoder
+from stella_jax.models.heads import Dense, Head, Pooling, normalize, pool
 from stella_jax.models.layers import Dropout
 
 
@@ -170,7 +170,7 @@ class EmbeddingModel(nnx.Module):
           StellaError: the directory exists or cannot be written, a parameter is not finite, the model was not loaded
             from a checkpoint, or the checkpoint is gone or no longer fits. Nothing is left behind.
         """
-        from stella_jax.save import save_model  # here, since save imports this module
+        from stella_jax.checkpoint.save import save_model  # here, since save imports this module
 
         save_model(self, directory, native=native)
 

@@ -4,7 +4,7 @@ A multiply and an add count as two. Norms, softmax, rotation, activation, poolin
 stella's sizes they are less than 1 % of the matrix products.
 """
 
-from stella_jax.config import EncoderConfig
+from stella_jax.checkpoint.config import EncoderConfig
 from stella_jax.models import architecture_of
 
 

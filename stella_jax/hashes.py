@@ -5,7 +5,7 @@ from pathlib import Path
 
 import numpy as np
 
-from stella_jax.directory import Directory
+from stella_jax.checkpoint.directory import Directory
 
 
 def sha256_of_file(path: Path) -> str:

@@ -19,6 +19,7 @@ import numpy as np
 from flax import nnx
 from safetensors.numpy import save_file
 
+from stella_jax.checkpoint.weight_map import ALL_LINEAR, Linear
 from stella_jax.embedding_model import EmbeddingModel
 from stella_jax.errors import StellaError, join_words, short_repr
 from stella_jax.models import architecture_of
@@ -26,7 +27,6 @@ from stella_jax.models.architecture import Architecture
 from stella_jax.models.layers import Dropout, dot, drop
 from stella_jax.sharding import make_mesh, param_spec, shard
 from stella_jax.storage.new_directory import new_directory
-from stella_jax.weight_map import ALL_LINEAR, Linear
 
 FIRST_PLACE = 3  # number of an adapter's dropout in a layer; the encoder's own use those before
 

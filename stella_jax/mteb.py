@@ -8,11 +8,11 @@ from typing import Any
 
 import numpy as np
 
+from stella_jax.checkpoint.fingerprint import fingerprint
+from stella_jax.checkpoint.hub import REPO_ID
+from stella_jax.checkpoint.prompts import query_prompt_name
 from stella_jax.embedder import Stella
 from stella_jax.errors import StellaError
-from stella_jax.fingerprint import fingerprint
-from stella_jax.hub import REPO_ID
-from stella_jax.prompts import query_prompt_name
 
 # mteb's task types without queries and documents.
 SYMMETRIC = (

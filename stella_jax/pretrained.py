@@ -11,15 +11,15 @@ import numpy as np
 from jax.sharding import Mesh
 
 from stella_jax.arguments import check_device, check_whole
-from stella_jax.checkpoint import Checkpoint, compute_dtype
-from stella_jax.config import EncoderConfig
+from stella_jax.checkpoint.checkpoint import Checkpoint, compute_dtype
+from stella_jax.checkpoint.config import EncoderConfig
+from stella_jax.checkpoint.hub import resolve
+from stella_jax.checkpoint.save import save_model
 from stella_jax.embedding_model import EmbeddingModel
 from stella_jax.errors import StellaError, short_repr
-from stella_jax.hub import resolve
 from stella_jax.runner import OnBatch, Runner
-from stella_jax.save import save_model
 from stella_jax.sharding import make_mesh
-from stella_jax.tokenizer import Tokens
+from stella_jax.tokenizer.tokenizer import Tokens
 
 
 def open_pretrained(

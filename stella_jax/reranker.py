@@ -16,12 +16,12 @@ from stella_jax.arguments import (
     check_texts,
     check_whole,
 )
-from stella_jax.checkpoint import Checkpoint
+from stella_jax.checkpoint.checkpoint import Checkpoint
 from stella_jax.errors import StellaError
-from stella_jax.pair_tokenizer import Pair, PairTokenizer
 from stella_jax.pretrained import PretrainedModel, open_pretrained
 from stella_jax.scores import SCORE_ACTIVATIONS, activate
-from stella_jax.tokenizer import Tokens, check_text
+from stella_jax.tokenizer.pair_tokenizer import Pair, PairTokenizer
+from stella_jax.tokenizer.tokenizer import Tokens, check_text
 
 
 class Reranker(PretrainedModel):

@@ -14,9 +14,9 @@ from jax.sharding import Mesh, NamedSharding
 from stella_jax.batching import Batch, Packer, pad
 from stella_jax.compile_ahead import CompileAhead, Shape
 from stella_jax.embedding_model import EmbeddingModel
-from stella_jax.layerwise import LayerByLayer
+from stella_jax.models.layerwise import LayerByLayer
 from stella_jax.sharding import BATCH_SPEC, shard
-from stella_jax.tokenizer import Tokens
+from stella_jax.tokenizer.tokenizer import Tokens
 
 # Tokens per batch. On CPU a row or two are already efficient, and a short batch should cost little; other platforms
 # need enough to fill a chip.

@@ -13,7 +13,7 @@ import numpy as np
 from jax.sharding import AbstractMesh, AxisType, Mesh, NamedSharding, Sharding
 from jax.sharding import PartitionSpec as P
 
-from stella_jax.config import EncoderConfig
+from stella_jax.checkpoint.config import EncoderConfig
 from stella_jax.errors import StellaError, join_words, short_repr
 
 AXES = ("data", "model")

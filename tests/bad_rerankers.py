@@ -6,7 +6,7 @@ import numpy as np
 from checkpoint_files import write_json
 from corruptions import Corruption, config, modules, removed, tensors, tokenizer
 
-from stella_jax.directory import SETTINGS
+from stella_jax.checkpoint.directory import SETTINGS
 
 
 def saved_by_cross_encoder(**fields: object) -> Corruption:

@@ -6,7 +6,7 @@ from typing import Any
 from flax import nnx
 
 from stella_jax import EmbeddingModel, EncoderConfig
-from stella_jax.checkpoint import Checkpoint
+from stella_jax.checkpoint.checkpoint import Checkpoint
 from stella_jax.sharding import make_mesh
 
 

@@ -13,7 +13,7 @@ import sys
 from functools import reduce
 from importlib import import_module
 
-from stella_jax.cli import main
+from stella_jax.cli.main import main
 from stella_jax.job import heartbeat
 from stella_jax.storage.store import LocalStore
 

@@ -56,7 +56,7 @@ class Children:
         return os.waitstatus_to_exitcode(ended[1]), self._report.read_text()
 
     def _run(self) -> None:
-        from stella_jax.cli import main
+        from stella_jax.cli.main import main
 
         code = 1
         try:

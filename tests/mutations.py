@@ -25,9 +25,8 @@ from typing import Any
 from corruptions import assert_readable, remove
 
 from stella_jax import StellaError
-from stella_jax.checkpoint import Checkpoint
-from stella_jax.tokenizer_json import MAX_ADDED, MAX_BYTES, MAX_COMMAS, MAX_TRIE_NODES
-from stella_jax.tokenizer_parts import (
+from stella_jax.checkpoint.checkpoint import Checkpoint
+from stella_jax.tokenizer.accepted_parts import (
     LONGEST_TOKEN,
     MODELS,
     NORMALIZERS,
@@ -36,6 +35,7 @@ from stella_jax.tokenizer_parts import (
     SPLIT_PATTERNS,
     Fields,
 )
+from stella_jax.tokenizer.json_file import MAX_ADDED, MAX_BYTES, MAX_COMMAS, MAX_TRIE_NODES
 
 SECONDS = 20
 # Kinds whose mutations take seconds each: their largest counts.

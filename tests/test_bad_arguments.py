@@ -14,7 +14,7 @@ import numpy as np
 import pytest
 
 from stella_jax import Stella
-from stella_jax.cli import main
+from stella_jax.cli.main import main
 
 NUL, LONG, LONE = "a\0b", "x" * 5000, "\udcff"
 DIGITS, HUGE, DEEP = "9" * 30, "9" * 5000, "[" * 50_000

@@ -20,7 +20,7 @@ from paths import GOLDENS
 
 from convert import to_flax
 from stella_jax import Reranker, Stella
-from stella_jax.checkpoint import Checkpoint
+from stella_jax.checkpoint.checkpoint import Checkpoint
 
 TABLES: dict[str, tuple[str, dict[str, tuple[Corruption, str]]]] = {
     "settings": ("torch", SETTINGS),

@@ -15,8 +15,8 @@ from jax.sharding import AxisType
 from paths import GOLDENS
 
 from stella_jax import EmbeddingModel, Stella, embedding_model, load
-from stella_jax.checkpoint import Checkpoint
-from stella_jax.heads import normalize, pool
+from stella_jax.checkpoint.checkpoint import Checkpoint
+from stella_jax.models.heads import normalize, pool
 
 
 @pytest.fixture(scope="module")

@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 from paths import GOLDENS
 
 from stella_jax import StellaError
-from stella_jax.checkpoint import Checkpoint
+from stella_jax.checkpoint.checkpoint import Checkpoint
 
 FUZZED = (
     "config.json",

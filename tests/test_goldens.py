@@ -14,7 +14,7 @@ from paths import GOLDENS
 from safetensors.numpy import load_file
 
 from stella_jax import Stella
-from stella_jax.heads import normalize, pool
+from stella_jax.models.heads import normalize, pool
 
 NEW = ("stella", "stella-finetuned-st6", "gte-base-en", "gte-large-en", "gte-multilingual", "arctic-m-v2")
 QWEN2 = ("stella-qwen2", "gte-qwen2")

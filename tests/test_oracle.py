@@ -13,10 +13,10 @@ from paths import GOLDENS
 from shapes import SHAPES
 
 from stella_jax import Stella, similarity
-from stella_jax.attention import rope_tables, rotate
-from stella_jax.checkpoint import Checkpoint
-from stella_jax.config import Rope
-from stella_jax.tokenizer import Tokens
+from stella_jax.checkpoint.checkpoint import Checkpoint
+from stella_jax.checkpoint.config import Rope
+from stella_jax.models.attention import rope_tables, rotate
+from stella_jax.tokenizer.tokenizer import Tokens
 
 pytestmark = pytest.mark.torch
 

@@ -15,10 +15,10 @@ from paths import GOLDENS
 from safetensors.numpy import load_file
 
 from stella_jax import Reranker, Stella, load
-from stella_jax.directory import SETTINGS
-from stella_jax.heads import pool
+from stella_jax.checkpoint.directory import SETTINGS
+from stella_jax.models.heads import pool
 from stella_jax.scores import activate
-from stella_jax.tokenizer import Tokens
+from stella_jax.tokenizer.tokenizer import Tokens
 
 GOLDEN = GOLDENS / "gte-reranker"
 BOUND = 1e-5  # 1e-4 is promised

@@ -14,8 +14,8 @@ from flax import nnx
 from paths import GOLDENS
 
 from stella_jax import Stella
-from stella_jax.checkpoint import Checkpoint
-from stella_jax.layerwise import LayerByLayer
+from stella_jax.checkpoint.checkpoint import Checkpoint
+from stella_jax.models.layerwise import LayerByLayer
 from stella_jax.runner import last_hidden, last_hidden_on_cpu
 
 

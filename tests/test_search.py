@@ -18,7 +18,7 @@ from stella_jax.job.run import run_job
 from stella_jax.quantization import PRECISIONS, Ranges, quantize
 from stella_jax.search import Index
 from stella_jax.storage.store import open_store
-from stella_jax.tokenizer import Tokens
+from stella_jax.tokenizer.tokenizer import Tokens
 
 WORDS = ["fog", "law", "owl", "sea", "ink", "jam", "elm", "oak", "ash", "bee", "cow", "fog"]
 ORIGIN = {"model": "tiny", "revision": None}

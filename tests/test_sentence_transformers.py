@@ -9,7 +9,7 @@ from paths import GOLDENS
 
 from convert import to_torch
 from stella_jax import Stella
-from stella_jax.checkpoint import Checkpoint
+from stella_jax.checkpoint.checkpoint import Checkpoint
 
 pytestmark = pytest.mark.torch
 

@@ -12,11 +12,11 @@ import jax
 import jax.numpy as jnp
 from flax import nnx
 
-from stella_jax.config import COMMON_SIZES, EncoderConfig, read_common_fields, read_number
+from stella_jax.checkpoint.config import COMMON_SIZES, EncoderConfig, read_common_fields, read_number
+from stella_jax.checkpoint.weight_map import Linear, WeightSpec
 from stella_jax.models.architecture import AXES, Architecture, native_fields, native_rope
 from stella_jax.models.encoder import Encoder
 from stella_jax.models.layers import Dropout, GatedMLP, SelfAttention, linear, with_adapters
-from stella_jax.weight_map import Linear, WeightSpec
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

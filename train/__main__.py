@@ -2,7 +2,7 @@
 
 import sys
 
-from stella_jax.search_path import leave_out_working_directory
+from stella_jax.cli.search_path import leave_out_working_directory
 
 if __name__ == "__main__":
     leave_out_working_directory()
@@ -12,9 +12,9 @@ from collections.abc import Sequence
 from functools import partial
 from pathlib import Path
 
-from stella_jax.cli_errors import exit_code
+from stella_jax.cli.exit_codes import exit_code
+from stella_jax.cli.option_types import positive, whole
 from stella_jax.errors import StellaError
-from stella_jax.option_types import positive, whole
 
 DESCRIPTION = """
 Fine-tunes a checkpoint with a recipe. An interrupted run resumes when the same command is run again, and gives the same

@@ -13,10 +13,10 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from stella_jax.checkpoint import Checkpoint
+from stella_jax.checkpoint.checkpoint import Checkpoint
 from stella_jax.embedding_model import EmbeddingModel
 from stella_jax.errors import StellaError, join_words, short_repr
-from stella_jax.tokenizer import Tokenizer
+from stella_jax.tokenizer.tokenizer import Tokenizer
 from train.length_groups import Shape, choose_shapes, fits
 
 # NumPy's on the host, JAX's on devices.

@@ -7,12 +7,12 @@ from pathlib import Path
 from statistics import fmean
 from typing import Any
 
+from stella_jax.checkpoint.hub import REPO_ID
+from stella_jax.checkpoint.model_spec import ModelSpec
+from stella_jax.checkpoint.side_files import ADAPTER
 from stella_jax.errors import join_words
-from stella_jax.heads import Head
-from stella_jax.hub import REPO_ID
-from stella_jax.model_spec import ModelSpec
-from stella_jax.side_files import ADAPTER
-from stella_jax.tokenizer import Tokenizer
+from stella_jax.models.heads import Head
+from stella_jax.tokenizer.tokenizer import Tokenizer
 from train.card_rows import loss_names, row_sections, table
 from train.curves import FILE as CURVES
 from train.data import Dataset

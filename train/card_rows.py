@@ -7,7 +7,7 @@ from collections.abc import Iterator, Mapping, Sequence
 import numpy as np
 
 from stella_jax.errors import join_words
-from stella_jax.tokenizer import Tokenizer
+from stella_jax.tokenizer.tokenizer import Tokenizer
 from train.data import Dataset
 from train.loss_lookup import loss_arguments
 from train.sections import LossSection

@@ -16,9 +16,9 @@ import jax.numpy as jnp
 import numpy as np
 from orbax.checkpoint import v1 as ocp
 
+from stella_jax.checkpoint.orbax_store import quiet, writing
 from stella_jax.cpu_count import cpu_count
 from stella_jax.errors import StellaError, first_line
-from stella_jax.orbax_store import quiet, writing
 from stella_jax.sharding import shard_as
 from train.hosts import Hosts
 from train.step import State

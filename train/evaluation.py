@@ -15,7 +15,7 @@ from jax.sharding import Mesh
 from stella_jax.embedding_model import EmbeddingModel
 from stella_jax.errors import StellaError, join_words
 from stella_jax.runner import Runner
-from stella_jax.tokenizer import Tokenizer
+from stella_jax.tokenizer.tokenizer import Tokenizer
 from train.data import ANY_ROWS, Dataset, Needs
 from train.evaluators import Scores, retrieval, triplet_accuracy
 from train.guide import COLUMN as GUIDE

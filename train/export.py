@@ -9,12 +9,12 @@ import shutil
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from stella_jax.checkpoint import Checkpoint
-from stella_jax.heads import Head
+from stella_jax.checkpoint.checkpoint import Checkpoint
+from stella_jax.checkpoint.save import save_params
+from stella_jax.checkpoint.side_files import ADAPTER
+from stella_jax.checkpoint.torch_layout import native_tokenizer
 from stella_jax.lora import LoraConfig, merged_kernels, write_adapter
-from stella_jax.save import save_params
-from stella_jax.side_files import ADAPTER
-from stella_jax.torch_layout import native_tokenizer
+from stella_jax.models.heads import Head
 from train import curves
 from train.card import Origin, card
 from train.metrics import Metrics

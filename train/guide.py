@@ -9,10 +9,10 @@ from flax import nnx
 from jax.sharding import Mesh
 from jax.sharding import PartitionSpec as P
 
-from stella_jax.checkpoint import Checkpoint
+from stella_jax.checkpoint.checkpoint import Checkpoint
+from stella_jax.checkpoint.hub import resolve
 from stella_jax.embedding_model import EmbeddingModel
 from stella_jax.errors import StellaError, short_repr
-from stella_jax.hub import resolve
 from stella_jax.models import architecture_of
 from stella_jax.sharding import param_spec, shard
 from train.batches import Batch

@@ -8,7 +8,7 @@ from typing import Any
 import jax
 
 from stella_jax import __version__
-from stella_jax.differences import differences
+from stella_jax.checkpoint.differences import differences
 from stella_jax.errors import StellaError
 from train.data import Dataset
 from train.recipe import Recipe

@@ -2,7 +2,7 @@
 
 import sys
 
-from stella_jax.search_path import leave_out_working_directory
+from stella_jax.cli.search_path import leave_out_working_directory
 
 if __name__ == "__main__":
     leave_out_working_directory()
@@ -12,8 +12,8 @@ from collections.abc import Sequence
 from dataclasses import fields
 from functools import partial
 
-from stella_jax.cli_errors import exit_code
-from stella_jax.option_types import positive, whole
+from stella_jax.cli.exit_codes import exit_code
+from stella_jax.cli.option_types import positive, whole
 
 DESCRIPTION = """
 Mines hard negatives for pairs of texts: candidates that a model ranks near the anchor and that are not its positives.

@@ -13,6 +13,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 from tqdm import tqdm
 
+from stella_jax.checkpoint.prompts import query_prompt_name
 from stella_jax.embedder import Stella
 from stella_jax.errors import StellaError
 from stella_jax.job.manifest import read_manifest
@@ -20,7 +21,6 @@ from stella_jax.job.options import JobOptions, ModelOptions, RunOptions
 from stella_jax.job.run import run_job
 from stella_jax.job.vectors import read_vectors
 from stella_jax.nearest import nearest
-from stella_jax.prompts import query_prompt_name
 from stella_jax.storage.atomic import replacing
 from stella_jax.storage.new_directory import check_destination
 from stella_jax.storage.store import open_store

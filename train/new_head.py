@@ -7,10 +7,10 @@ from typing import Any
 
 import numpy as np
 
-from stella_jax.checkpoint import Checkpoint
-from stella_jax.heads import Head
-from stella_jax.modules_json import POOLINGS
-from stella_jax.weights import Leaf, Weights, head_leaves
+from stella_jax.checkpoint.checkpoint import Checkpoint
+from stella_jax.checkpoint.modules_json import POOLINGS
+from stella_jax.checkpoint.weights import Leaf, Weights, head_leaves
+from stella_jax.models.heads import Head
 from train.sections import NewHeadSection
 
 

@@ -13,9 +13,9 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 
+from stella_jax.checkpoint.weight_map import WeightSpec
 from stella_jax.errors import StellaError, join_words, short_repr
 from stella_jax.models.architecture import Architecture
-from stella_jax.weight_map import WeightSpec
 from train.sections import OptimizerSection
 
 STACKED = "encoder/layers/"

@@ -7,12 +7,12 @@ import jax
 import numpy as np
 from jax.sharding import Mesh
 
-from stella_jax.checkpoint import Checkpoint
+from stella_jax.checkpoint.checkpoint import Checkpoint
+from stella_jax.checkpoint.fingerprint import fingerprint
+from stella_jax.checkpoint.hub import resolve
+from stella_jax.checkpoint.model_spec import ModelSpec
 from stella_jax.embedding_model import EmbeddingModel
-from stella_jax.fingerprint import fingerprint
-from stella_jax.hub import resolve
 from stella_jax.lora import LoraConfig, with_lora
-from stella_jax.model_spec import ModelSpec
 from stella_jax.models import architecture_of
 from train import checks, optimizers
 from train.batches import Batch, Batcher

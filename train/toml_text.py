@@ -6,7 +6,7 @@ from collections.abc import Iterator
 from typing import Any
 
 from stella_jax.errors import StellaError, short_repr
-from stella_jax.tokenizer import check_text
+from stella_jax.tokenizer.tokenizer import check_text
 
 
 def toml(tree: dict[str, Any]) -> str:

@@ -21,7 +21,7 @@ from stella_jax.readers.inputs import open_inputs
 from stella_jax.readers.kept import resolve_types
 from stella_jax.readers.rows import Row
 from stella_jax.readers.sample import Place, sample_inputs
-from stella_jax.tokenizer import Tokens
+from stella_jax.tokenizer.tokenizer import Tokens
 
 MEASURED_SECONDS = 3.0
 BAR = 40

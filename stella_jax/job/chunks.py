@@ -13,7 +13,7 @@ from stella_jax.pretrained import PretrainedModel
 from stella_jax.readers.rows import Row
 from stella_jax.readers.split_reader import Position, PositionedRow, RowsDigest, read_split
 from stella_jax.readers.splits import Split
-from stella_jax.tokenizer import Tokens
+from stella_jax.tokenizer.tokenizer import Tokens
 
 # Rows of a chunk. The device starts on the first chunk of a part, not on a whole one, and the tokenizer's own objects
 # take many times the memory of the token ids.

@@ -3,9 +3,9 @@
 from collections.abc import Sequence
 from typing import Any
 
+from stella_jax.checkpoint.fingerprint import fingerprint
 from stella_jax.embedder import Stella
 from stella_jax.errors import StellaError
-from stella_jax.fingerprint import fingerprint
 from stella_jax.job.output_columns import has_scores
 from stella_jax.pretrained import PretrainedModel
 from stella_jax.reranker import Reranker

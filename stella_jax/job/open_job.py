@@ -7,7 +7,7 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
 from typing import Any
 
-from stella_jax.differences import differences
+from stella_jax.checkpoint.differences import differences
 from stella_jax.errors import StellaError
 from stella_jax.job import damaged
 from stella_jax.job.commits import Committed, is_part_file

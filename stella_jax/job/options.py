@@ -11,12 +11,12 @@ from typing import Any
 import jax
 
 from stella_jax import __version__
-from stella_jax.checkpoint import Checkpoint
+from stella_jax.checkpoint.checkpoint import Checkpoint
+from stella_jax.checkpoint.fingerprint import fingerprint
+from stella_jax.checkpoint.hub import resolve
 from stella_jax.devices import all_accelerators, start_jax
 from stella_jax.embedder import Stella
-from stella_jax.fingerprint import fingerprint
 from stella_jax.graceful_shutdown import GracefulShutdown
-from stella_jax.hub import resolve
 from stella_jax.job.processes import Processes
 from stella_jax.job.progress import Show, Task
 from stella_jax.pretrained import PretrainedModel

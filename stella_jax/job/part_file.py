@@ -10,7 +10,7 @@ import pyarrow.parquet as pq
 from stella_jax.quantization import vector_layout
 from stella_jax.readers.rows import SCORE
 from stella_jax.storage.store import Store
-from stella_jax.tokenizer import Tokens
+from stella_jax.tokenizer.tokenizer import Tokens
 
 # Small enough to stream, large enough to compress well.
 GROUP_BYTES = 32 * 2**20

@@ -13,10 +13,10 @@ from stella_jax.job.job import Job, load_job
 from stella_jax.job.output_columns import column_names, has_scores, postprocess
 from stella_jax.job.part_file import vectors_of
 from stella_jax.job.source_rows import read_source_rows
-from stella_jax.pair_tokenizer import Pair
 from stella_jax.pretrained import PretrainedModel
 from stella_jax.quantization import PACKED, SCALAR, quantize
 from stella_jax.storage.store import Store
+from stella_jax.tokenizer.pair_tokenizer import Pair
 
 # Each part of the sample is read as a whole.
 MAX_PARTS = 16

@@ -15,7 +15,7 @@ from stella_jax.job.progress import Progress
 from stella_jax.job.rejected import too_many_rejected
 from stella_jax.pretrained import PretrainedModel
 from stella_jax.readers.splits import Split
-from stella_jax.tokenizer import Tokens
+from stella_jax.tokenizer.tokenizer import Tokens
 
 # Chunks that are read ahead of the tokenizer, and tokenized ahead of the device; parts that wait to be written.
 CHUNKS_AHEAD = 2

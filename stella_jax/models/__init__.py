@@ -3,7 +3,7 @@
 from collections.abc import Mapping
 from typing import Any
 
-from stella_jax.config import EncoderConfig
+from stella_jax.checkpoint.config import EncoderConfig
 from stella_jax.errors import StellaError, join_words, short_repr
 from stella_jax.models.architecture import Architecture
 from stella_jax.models.new import NEW

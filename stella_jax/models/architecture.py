@@ -8,9 +8,9 @@ from typing import Any
 
 from jax.sharding import PartitionSpec as P
 
-from stella_jax.config import EncoderConfig, Rope
+from stella_jax.checkpoint.config import EncoderConfig, Rope
+from stella_jax.checkpoint.weight_map import Linear, Sizes, WeightSpec
 from stella_jax.models.encoder import Encoder
-from stella_jax.weight_map import Linear, Sizes, WeightSpec
 
 # Axis letter -> the attribute of the config that holds its size; an architecture adds its own.
 AXES = {

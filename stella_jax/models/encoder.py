@@ -12,7 +12,7 @@ import jax
 import jax.numpy as jnp
 from flax import nnx
 
-from stella_jax.config import EncoderConfig
+from stella_jax.checkpoint.config import EncoderConfig
 from stella_jax.models.layers import Dropout, drop
 
 

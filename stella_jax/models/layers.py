@@ -15,8 +15,8 @@ import jax.numpy as jnp
 from flax import nnx
 from jax.ad_checkpoint import checkpoint_name
 
-from stella_jax.attention import attend, rope_tables, rotate
-from stella_jax.config import Rope
+from stella_jax.checkpoint.config import Rope
+from stella_jax.models.attention import attend, rope_tables, rotate
 from stella_jax.sharding import platform
 
 # The name of dropout masks for policies of `jax.checkpoint`: one byte per number, and slow to draw again.

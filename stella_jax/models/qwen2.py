@@ -12,12 +12,18 @@ import jax
 import jax.numpy as jnp
 from flax import nnx
 
-from stella_jax.config import COMMON_SIZES, EncoderConfig, read_common_fields, read_number, refuse_unimplemented
+from stella_jax.checkpoint.config import (
+    COMMON_SIZES,
+    EncoderConfig,
+    read_common_fields,
+    read_number,
+    refuse_unimplemented,
+)
+from stella_jax.checkpoint.weight_map import Linear, WeightSpec
 from stella_jax.errors import StellaError, short_repr
 from stella_jax.models.architecture import AXES, Architecture, native_fields, native_rope
 from stella_jax.models.encoder import Encoder
 from stella_jax.models.layers import Dropout, GatedMLP, SelfAttention, linear, rms_norm, with_adapters
-from stella_jax.weight_map import Linear, WeightSpec
 
 # Fields that must have this value.
 IMPLEMENTED = {"hidden_act": "silu", "use_sliding_window": False, "rope_scaling": None}

@@ -6,9 +6,9 @@ from typing import NamedTuple
 import pyarrow as pa
 
 from stella_jax.errors import StellaError
-from stella_jax.pair_tokenizer import Pair
 from stella_jax.readers.columns import ID, Column, RawRow, RowError, copied_kind
-from stella_jax.tokenizer import check_text
+from stella_jax.tokenizer.pair_tokenizer import Pair
+from stella_jax.tokenizer.tokenizer import check_text
 
 # Columns of a part that are not copied from the input; the prefix of embedding columns, and the score column.
 OWN_COLUMNS = ("id", "n_tokens", "truncated")

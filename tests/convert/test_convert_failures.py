@@ -16,7 +16,7 @@ from paths import GOLDENS
 
 from convert.__main__ import main
 from stella_jax import Stella, StellaError
-from stella_jax.checkpoint import Checkpoint
+from stella_jax.checkpoint.checkpoint import Checkpoint
 from stella_jax.storage.new_directory import new_directory
 
 STELLA = str(GOLDENS / "stella")
@@ -34,7 +34,11 @@ def test_disk_full_in_the_middle(to: str, tmp_path: Path, capsys, monkeypatch, c
     def full(*_args: object, **_kwargs: object) -> None:
         raise OSError(errno.ENOSPC, "No space left on device")
 
-    target = "convert.flax_layout.save_leaf" if to == "flax" else "stella_jax.torch_layout.SafetensorsWriter.write"
+    target = (
+        "convert.flax_layout.save_leaf"
+        if to == "flax"
+        else "stella_jax.checkpoint.torch_layout.SafetensorsWriter.write"
+    )
     monkeypatch.setattr(target, full)
     assert main([STELLA, str(tmp_path / "out"), "--to", to]) == 1
     check_message(capsys.readouterr().err, str(tmp_path))

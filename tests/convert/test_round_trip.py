@@ -14,8 +14,8 @@ from safetensors.numpy import load_file, save_file
 from convert import to_flax, to_torch
 from convert.__main__ import main
 from stella_jax import Stella
-from stella_jax.checkpoint import Checkpoint
-from stella_jax.orbax_store import PARAMS, finish_saving, save_leaf
+from stella_jax.checkpoint.checkpoint import Checkpoint
+from stella_jax.checkpoint.orbax_store import PARAMS, finish_saving, save_leaf
 
 FAMILY = ("stella", "stella-finetuned-st6", "gte-base-en", "gte-large-en", "gte-multilingual", "arctic-m-v2")
 FAMILY += ("stella-qwen2", "gte-qwen2")

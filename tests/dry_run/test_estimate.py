@@ -14,7 +14,7 @@ import pytest
 
 from stella_jax import Stella
 from stella_jax.chips import Chips
-from stella_jax.cli import main
+from stella_jax.cli.main import main
 from stella_jax.dry_run.estimate import Estimate, Total, estimate_job
 from stella_jax.flops import text_flops
 from stella_jax.job.options import JobCommand, JobOptions, ModelOptions

@@ -15,7 +15,7 @@ from typing import Any
 import pytest
 from pages import PAGES, README, ROOT, Block, blocks_of
 
-from stella_jax.cli import main
+from stella_jax.cli.main import main
 from train.recipe import recipe_of
 
 RUN = ("bash", "python")

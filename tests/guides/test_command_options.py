@@ -5,7 +5,7 @@ import re
 import pytest
 from pages import DOCS
 
-from stella_jax.cli import main
+from stella_jax.cli.main import main
 
 # Where the options of a command are explained. `mine` has those of mine_hard_negatives, which its guide refers to.
 GUIDES = {

@@ -15,7 +15,7 @@ from stella_jax.job.part_file import part_table, write_part
 from stella_jax.job.ranges import ranges_to_json
 from stella_jax.quantization import PRECISIONS, Ranges, dequantize, quantize
 from stella_jax.storage.store import open_store
-from stella_jax.tokenizer import Tokens
+from stella_jax.tokenizer.tokenizer import Tokens
 
 TEXTS = ["green tea", "a game", "brew tea", "the sea", "how do I brew green tea?", "owls", "ink", "oak"]
 

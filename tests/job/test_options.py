@@ -5,7 +5,7 @@ import sys
 
 ENDS_EARLY = """
 import time
-from stella_jax.checkpoint import Checkpoint
+from stella_jax.checkpoint.checkpoint import Checkpoint
 from stella_jax.job.options import ModelOptions
 
 load_model = Checkpoint.load_model

@@ -12,7 +12,7 @@ from stella_jax.job import part_file
 from stella_jax.job.part_file import part_table, vector_type, vectors_of, write_part
 from stella_jax.quantization import PRECISIONS, Ranges, quantize
 from stella_jax.storage.store import open_store
-from stella_jax.tokenizer import Tokens
+from stella_jax.tokenizer.tokenizer import Tokens
 
 VECTORS = np.random.default_rng(0).standard_normal((300, 20), dtype=np.float32)
 

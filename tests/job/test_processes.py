@@ -13,7 +13,7 @@ import pytest
 from jobs import free_port, runs
 
 from stella_jax import StellaError
-from stella_jax.cli import main
+from stella_jax.cli.main import main
 from stella_jax.job import processes
 from stella_jax.job.processes import CONNECT_SCRIPT, Processes, resolve_processes
 

@@ -16,7 +16,7 @@ from jobs import content, environment, kill_at_call, replace_part, running
 from paths import GOLDENS
 
 from stella_jax import Reranker, StellaError
-from stella_jax.cli import main
+from stella_jax.cli.main import main
 from stella_jax.job.options import JobOptions, RunOptions
 from stella_jax.job.run import run_job
 from stella_jax.job.verify import verify_job

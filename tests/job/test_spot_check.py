@@ -8,7 +8,7 @@ import pytest
 from jobs import content, replace_part, write_corpus
 
 from stella_jax import Stella, StellaError
-from stella_jax.cli import main
+from stella_jax.cli.main import main
 from stella_jax.job import spot_check
 from stella_jax.job.options import JobOptions, RunOptions
 from stella_jax.job.run import run_job

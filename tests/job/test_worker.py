@@ -14,7 +14,7 @@ import pytest
 from jobs import content, leftovers, progress_lines, write_corpus
 
 from stella_jax import Stella, StellaError
-from stella_jax.cli import main
+from stella_jax.cli.main import main
 from stella_jax.graceful_shutdown import GracefulShutdown, Stopped
 from stella_jax.job import chunks, worker
 from stella_jax.job.options import JobOptions, RunOptions

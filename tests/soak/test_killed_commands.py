@@ -12,7 +12,7 @@ import pytest
 from jobs import KILLS, environment
 from paths import GOLDENS
 
-from stella_jax.checkpoint import Checkpoint
+from stella_jax.checkpoint.checkpoint import Checkpoint
 
 pytestmark = pytest.mark.soak
 

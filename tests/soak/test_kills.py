@@ -33,7 +33,7 @@ OFTEN = {
     ANY_MOMENT: ("", 6),
     "reading": ("stella_jax.readers.split_reader:RowsDigest.add", 1500),
     "claiming": ("stella_jax.job.heartbeat:OtherProcesses.claim", 3),
-    "tokenizing": ("stella_jax.tokenizer:Tokenizer.encode", 6),
+    "tokenizing": ("stella_jax.tokenizer.tokenizer:Tokenizer.encode", 6),
     "device work": ("stella_jax.runner:pad", 10),
     "a part file": ("pyarrow.parquet:write_table", 6),
     "bytes to the disk": ("os:fsync", 20),

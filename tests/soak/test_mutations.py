@@ -13,7 +13,7 @@ from mutations import FEW, KINDS
 from paths import GOLDENS
 
 from convert import to_flax
-from stella_jax.checkpoint import Checkpoint
+from stella_jax.checkpoint.checkpoint import Checkpoint
 
 pytestmark = pytest.mark.soak
 

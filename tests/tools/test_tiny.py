@@ -10,8 +10,8 @@ import pytest
 from safetensors.numpy import load_file
 
 from stella_jax import Stella
-from stella_jax.checkpoint import Checkpoint
-from stella_jax.hub import TINY
+from stella_jax.checkpoint.checkpoint import Checkpoint
+from stella_jax.checkpoint.hub import TINY
 from tools.tiny import untrained as weights
 from tools.tiny.__main__ import join, main
 from tools.tiny.glosses import write_pairs, write_questions

@@ -9,8 +9,8 @@ from hypothesis import strategies as st
 from paths import GOLDENS
 
 from stella_jax import load
-from stella_jax.checkpoint import Checkpoint
-from stella_jax.tokenizer import Tokenizer
+from stella_jax.checkpoint.checkpoint import Checkpoint
+from stella_jax.tokenizer.tokenizer import Tokenizer
 from train.batches import Batch, Batcher, rows_of
 
 TEXTS = [["tea", "a much longer text " * 12, ""], ["one", "two", "three"], ["x " * 40, "y", "z"]]

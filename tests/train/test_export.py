@@ -17,7 +17,7 @@ from paths import GOLDENS
 from safetensors.numpy import load_file
 
 from stella_jax import Stella
-from stella_jax.checkpoint import Checkpoint
+from stella_jax.checkpoint.checkpoint import Checkpoint
 from stella_jax.lora import merge_lora, with_lora
 from stella_jax.sharding import make_mesh
 from train import curves
@@ -362,8 +362,8 @@ KILLED = """
 import os, signal, sys
 from pathlib import Path
 import test_export
-from stella_jax import save
-from stella_jax.checkpoint import Checkpoint
+from stella_jax.checkpoint import save
+from stella_jax.checkpoint.checkpoint import Checkpoint
 from stella_jax.lora import merge_lora, with_lora
 from train import export
 from train.metrics import Metrics

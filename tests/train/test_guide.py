@@ -10,8 +10,8 @@ import numpy as np
 import pytest
 from paths import GOLDENS
 
-from stella_jax.checkpoint import Checkpoint
-from stella_jax.hub import TINY
+from stella_jax.checkpoint.checkpoint import Checkpoint
+from stella_jax.checkpoint.hub import TINY
 from train.data import dataset_of
 from train.evaluation import Evaluation
 from train.guide import open_guide

@@ -10,7 +10,7 @@ import numpy as np
 import pyarrow.parquet as pq
 import pytest
 
-from stella_jax import cli
+from stella_jax.cli import main as cli
 from stella_jax.job.options import ModelOptions
 from train import mining
 from train.data_reader import read_dataset

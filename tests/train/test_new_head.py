@@ -12,8 +12,8 @@ import pytest
 from paths import GOLDENS
 
 from stella_jax import Stella
-from stella_jax.checkpoint import Checkpoint
-from stella_jax.save import save_params
+from stella_jax.checkpoint.checkpoint import Checkpoint
+from stella_jax.checkpoint.save import save_params
 from stella_jax.sharding import make_mesh
 from train.new_head import with_new_head, write_new_head
 from train.sections import NewHeadSection

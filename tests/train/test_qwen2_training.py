@@ -12,7 +12,7 @@ import pytest
 from paths import GOLDENS
 from shapes import SHAPES
 
-from stella_jax.checkpoint import Checkpoint
+from stella_jax.checkpoint.checkpoint import Checkpoint
 from stella_jax.sharding import make_mesh
 from train import Batcher, StepConfig, losses, make_step
 

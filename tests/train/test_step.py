@@ -15,7 +15,7 @@ import pytest
 from paths import GOLDENS
 
 from stella_jax import EmbeddingModel, StellaError
-from stella_jax.checkpoint import Checkpoint
+from stella_jax.checkpoint.checkpoint import Checkpoint
 from stella_jax.models.new import NEW
 from stella_jax.sharding import make_mesh
 from train.batches import Batch, Batcher

@@ -12,7 +12,7 @@ from paths import GOLDENS
 from test_step import ADAMW, PLAIN, TOKENS, VOCABULARY, Numbers
 
 from stella_jax import EmbeddingModel
-from stella_jax.checkpoint import Checkpoint
+from stella_jax.checkpoint.checkpoint import Checkpoint
 from stella_jax.sharding import make_mesh
 from train import losses
 from train.batches import Batch, Batcher

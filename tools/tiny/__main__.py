@@ -16,13 +16,13 @@ from pathlib import Path
 
 import numpy as np
 
-from stella_jax.checkpoint import Checkpoint
-from stella_jax.cli_errors import exit_code
+from stella_jax.checkpoint.checkpoint import Checkpoint
+from stella_jax.checkpoint.hub import TINY
+from stella_jax.checkpoint.torch_layout import to_torch
+from stella_jax.checkpoint.weights import Leaf, Weights
+from stella_jax.cli.exit_codes import exit_code
 from stella_jax.devices import start_jax
 from stella_jax.graceful_shutdown import GracefulShutdown, stopping_on_sigterm
-from stella_jax.hub import TINY
-from stella_jax.torch_layout import to_torch
-from stella_jax.weights import Leaf, Weights
 from tools.tiny.glosses import write_pairs, write_questions
 from tools.tiny.untrained import write_tokenizer, write_weights
 from train.data import Dataset

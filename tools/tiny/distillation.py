@@ -13,9 +13,9 @@ import shutil
 import sys
 from pathlib import Path
 
-from stella_jax.cli_errors import exit_code
+from stella_jax.checkpoint.hub import TINY
+from stella_jax.cli.exit_codes import exit_code
 from stella_jax.errors import StellaError
-from stella_jax.hub import TINY
 from tools.tiny.untrained import write_weights
 
 WORDNET = Path(__file__).parents[2] / "examples/wordnet"

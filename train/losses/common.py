@@ -10,7 +10,7 @@ import jax
 import jax.numpy as jnp
 
 from stella_jax.errors import StellaError
-from stella_jax.heads import normalize
+from stella_jax.models.heads import normalize
 
 Embeddings = tuple[jax.Array, ...]
 Columns = Mapping[str, jax.Array]

@@ -7,7 +7,7 @@ import jax
 import jax.numpy as jnp
 
 from stella_jax.errors import StellaError
-from stella_jax.heads import normalize
+from stella_jax.models.heads import normalize
 from train.losses.common import NO_COLUMNS, Columns, Embeddings, Loss
 
 

@@ -2,7 +2,7 @@
 
 from dataclasses import dataclass
 
-from stella_jax.weight_map import ALL_LINEAR
+from stella_jax.checkpoint.weight_map import ALL_LINEAR
 from train.sections.fields import number
 
 

@@ -1,0 +1,1 @@
+"""Checkpoints: reading, checking and writing their settings and weights, in either layout."""

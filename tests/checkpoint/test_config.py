@@ -1,0 +1,111 @@
+"""config.json in its old and new spellings, as published."""
+
+import dataclasses
+
+import pytest
+
+from stella_jax.checkpoint.config import Rope
+from stella_jax.models import read_config
+from stella_jax.models.new import NewConfig
+
+COMMON = {
+    "architectures": ["NewModel"],
+    "model_type": "new",
+    "hidden_act": "gelu",
+    "layer_norm_type": "layer_norm",
+    "layer_norm_eps": 1e-12,
+    "position_embedding_type": "rope",
+    "pack_qkv": True,
+    "logn_attention_scale": False,
+    "logn_attention_clip1": False,
+    "max_position_embeddings": 8192,
+    "unpad_inputs": "true",
+    "use_memory_efficient_attention": "true",
+    "hidden_dropout_prob": 0.1,
+}
+LARGE = {"hidden_size": 1024, "num_hidden_layers": 24, "num_attention_heads": 16, "intermediate_size": 4096}
+BASE = {"hidden_size": 768, "num_hidden_layers": 12, "num_attention_heads": 12, "intermediate_size": 3072}
+ENGLISH, MULTILINGUAL = {"vocab_size": 30528, "pad_token_id": 0}, {"vocab_size": 250048, "pad_token_id": 1}
+
+PUBLISHED = {
+    "stella_en_400M_v5": (
+        LARGE | ENGLISH | {"type_vocab_size": 2, "rope_theta": 160000, "rope_scaling": {"type": "ntk", "factor": 2.0}},
+        Rope(320000.0, 1.0218971486541166),
+    ),
+    "gte-base-en-v1.5": (
+        BASE | ENGLISH | {"type_vocab_size": 0, "rope_theta": 500000, "rope_scaling": {"type": "ntk", "factor": 2.0}},
+        Rope(1000000.0, 2 ** (1 / 32)),
+    ),
+    "gte-multilingual-base": (
+        BASE
+        | MULTILINGUAL
+        | {"type_vocab_size": 1, "rope_theta": 20000, "rope_scaling": {"type": "ntk", "factor": 8.0}},
+        Rope(160000.0, 8 ** (1 / 32)),
+    ),
+    "snowflake-arctic-embed-m-v2.0": (
+        BASE
+        | MULTILINGUAL
+        | {"architectures": ["GteModel"], "model_type": "gte", "type_vocab_size": 1}
+        | {"rope_theta": 160000, "rope_scaling": None},
+        Rope(160000.0, 1.0),
+    ),
+}
+
+
+def published(name: str) -> dict:
+    return COMMON | PUBLISHED[name][0]
+
+
+@pytest.mark.parametrize("name", PUBLISHED)
+def test_published_configs(name):
+    fields, rope = published(name), PUBLISHED[name][1]
+    config = read_config(fields)
+    assert config.rope == rope
+    assert config.head_dim == 64
+    for field in dataclasses.fields(NewConfig):
+        if field.name != "rope":
+            assert getattr(config, field.name) == fields[field.name]
+
+
+@pytest.mark.parametrize("name", PUBLISHED)
+def test_native_config_is_equivalent(name):
+    config = read_config(published(name))
+    assert read_config(config.native_json()) == config
+
+
+@pytest.mark.parametrize(
+    ("parameters", "rope"),
+    [
+        ({"rope_type": "linear", "rope_theta": 320000.0, "factor": 1.5}, Rope(320000.0, 1.5)),
+        ({"rope_type": "default", "rope_theta": 1e4}, Rope(1e4)),
+        ({"rope_theta": 1e4, "partial_rotary_factor": 1.0}, Rope(1e4)),
+    ],
+)
+def test_rope_parameters_take_precedence(parameters, rope):
+    fields = published("stella_en_400M_v5") | {"rope_parameters": parameters}
+    assert read_config(fields).rope == rope
+
+
+@pytest.mark.parametrize("field", ["layer_norm_eps", "pad_token_id", "hidden_act", "pack_qkv", "rope_scaling"])
+def test_optional_fields_default_to_the_published_values(field):
+    fields = published("snowflake-arctic-embed-m-v2.0") | {"pad_token_id": 0}
+    expected = read_config(fields)
+    del fields[field]
+    assert read_config(fields) == expected
+
+
+@pytest.mark.parametrize(
+    "field", ["vocab_size", "hidden_size", "type_vocab_size", "max_position_embeddings", "rope_theta"]
+)
+def test_missing_required_fields(field, refused):
+    fields = published("stella_en_400M_v5")
+    del fields[field]
+    with refused("config.json", field):
+        read_config(fields)
+
+
+def test_config_is_frozen_and_hashable():
+    config = read_config(published("stella_en_400M_v5"))
+    assert hash(config) == hash(read_config(published("stella_en_400M_v5")))
+    with pytest.raises(dataclasses.FrozenInstanceError):
+        config.hidden_size = 5  # type: ignore[misc]

@@ -1,0 +1,333 @@
+"""The command line: output, errors, exit codes."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+from pathlib import Path
+
+import pyarrow.parquet as pq
+import pytest
+
+import stella_jax
+from stella_jax.cli.main import main
+
+SHORT = ["--dim", "32", "--max-length", "8", "--max-rejected", "25%"]
+
+
+@pytest.fixture(autouse=True)
+def width(monkeypatch):
+    monkeypatch.setenv("COLUMNS", "100")
+
+
+@pytest.fixture
+def corpus(tmp_path: Path) -> Path:
+    path = tmp_path / "corpus.jsonl"
+    long = {"id": "long", "text": "owl\x1b[31m\n" * 99}
+    rows = [long, {"id": 2, "text": "sea"}, {"id": "x"}, {"id": 3, "text": "fog"}]
+    path.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    return path
+
+
+def shell(*arguments: str, **options) -> subprocess.CompletedProcess:
+    command = [sys.executable, "-m", "stella_jax", *arguments]
+    return subprocess.run(command, capture_output=True, text=True, check=False, **options)
+
+
+def console(*arguments: str, **options) -> subprocess.CompletedProcess:
+    command = [str(Path(sys.executable).with_name("stella-jax")), *arguments]
+    return subprocess.run(command, capture_output=True, text=True, check=False, **options)
+
+
+def test_embed_and_search(corpus, tmp_path, capsys):
+    out = str(tmp_path / "out")
+    assert main(["embed", str(corpus), "--out", out, "--part-rows", "2", *SHORT]) == 0
+    output, errors = capsys.readouterr()
+    assert output.startswith(f"{out}: 3 rows embedded, 1 rejected; ")
+    assert "tokens/s" in output
+    assert errors == ""
+    assert main(["embed", str(corpus), "--out", out, "--part-rows", "2", *SHORT]) == 0
+    assert capsys.readouterr().out == f"{out}: 3 rows embedded, 1 rejected; nothing was left to do\n"
+    assert main(["search", out, "sea", "-k", "3", "--prompt", "none"]) == 0
+    lines = capsys.readouterr().out.splitlines()
+    assert lines[0] == "  1  1.0000  2     sea"
+    [long] = [line for line in lines if "long" in line]
+    assert len(long) == 100
+    assert long.endswith("…")
+    assert "owl\ufffd[31m owl" in long
+
+
+def test_mesh_writes_the_same_bytes(corpus, tmp_path, capsys):
+    written = []
+    for name, mesh in (("one", []), ("two", ["--mesh", "data=2"])):
+        assert main(["embed", str(corpus), "--out", str(tmp_path / name), *mesh, *SHORT]) == 0
+        written.append((tmp_path / name / "part-000000-0000.parquet").read_bytes())
+    assert written[0] == written[1]
+    assert main(["embed", str(corpus), "--out", str(tmp_path / "three"), "--mesh", "model=3", *SHORT]) == 1
+    assert "num_attention_heads" in capsys.readouterr().err
+
+
+def test_progress_bar(corpus, tmp_path, capsys):
+    assert main(["embed", str(corpus), "--out", str(tmp_path / "out"), "--progress", *SHORT]) == 0
+    errors = capsys.readouterr().err
+    assert "100%" in errors and "rows" in errors
+    assert "tokens/s" in errors
+
+
+@pytest.mark.parametrize(
+    ("arguments", "manifest"),
+    [
+        (["--prompt", "s2s_query"], {"prompt": "Instruct: Retrieve semantically similar text.\nQuery: "}),
+        (["--prompt", "none"], {"prompt": ""}),
+        (["--normalize", "--dtype", "bfloat16"], {"normalize": True, "dtype": "bfloat16"}),
+        (["--id-field", "id", "--no-normalize"], {"id_field": "id", "normalize": False}),
+        ([], {"prompt": "", "dim": 32, "max_seq_length": 8, "model": "tiny", "revision": None}),
+    ],
+)
+def test_options_reach_the_job(corpus, tmp_path, arguments, manifest):
+    out = tmp_path / "out"
+    assert main(["embed", str(corpus), "--out", str(out), *SHORT, *arguments]) == 0
+    found = json.loads((out / "_job" / "manifest.json").read_text())
+    assert {name: found[name] for name in manifest} == manifest
+
+
+def test_search_from_another_directory(corpus, tmp_path, monkeypatch):
+    (tmp_path / "here").symlink_to(Path(stella_jax.__file__).parent / "tiny")
+    monkeypatch.chdir(tmp_path)
+    assert main(["embed", str(corpus), "--out", "out", "--model", "here", *SHORT]) == 0
+    monkeypatch.chdir("/")
+    assert main(["search", str(tmp_path / "out"), "owl", "-k", "1"]) == 0
+
+
+@pytest.mark.parametrize(
+    ("arguments", "named"),
+    [
+        (["embed", "absent.jsonl", "--out", "out"], "absent.jsonl"),
+        (["embed", "{corpus}", "--out", "out", "--dim", "7"], "dim = 7"),
+        (["embed", "{corpus}", "--out", "out", "--prompt", "query"], "prompt 'query'"),
+        (["embed", "{corpus}", "--out", "out", "--model", "absent"], "absent"),
+        (["embed", "{corpus}", "--out", "out", "--max-length", "9999"], "max_seq_length"),
+        (["embed", "{corpus}", "--out", "."], "corpus.jsonl"),
+        (["embed", "{corpus}", "--out", "out", "--processes", "2"], "--processes"),
+        (["embed", "{corpus}", "--out", "{corpus}/out", *SHORT], "corpus.jsonl/out"),
+        (["search", "absent", "query"], "absent"),
+        (["demo", "--model", "."], "modules.json"),
+    ],
+)
+def test_errors(corpus, tmp_path, monkeypatch, capsys, arguments, named, check_message):
+    monkeypatch.chdir(tmp_path)
+    before = sorted(tmp_path.rglob("*"))
+    assert main([argument.format(corpus=corpus) for argument in arguments]) == 1
+    output, errors = capsys.readouterr()
+    assert output == ""
+    assert errors.startswith("stella-jax: error: ")
+    assert errors.count("\n") == 1
+    check_message(errors, named)
+    assert sorted(tmp_path.rglob("*")) == before
+
+
+@pytest.mark.parametrize(
+    ("arguments", "named"), [(["--text-field", "body"], "4 of 4 rows"), ([], "1 of 4 rows")], ids=["all", "one"]
+)
+def test_too_many_rejected_rows(corpus, tmp_path, capsys, arguments, named, check_message):
+    """Embedded rows are kept for another run with a higher --max-rejected."""
+    short = ("--dim", "32", "--max-length", "8", "--max-rejected", "1%")
+    command = ["embed", str(corpus), "--out", str(tmp_path / "out"), *short, *arguments]
+    assert main(command) == 1
+    check_message(capsys.readouterr().err, "stella-jax: error: ", named, "--max-rejected")
+    assert not (tmp_path / "out" / "_job" / "manifest.json").exists()
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        [],
+        ["absent"],
+        ["embed"],
+        ["embed", "x.jsonl"],
+        ["embed", "x.jsonl", "--out", "o", "--dim", "-1"],
+        ["embed", "x.jsonl", "--out", "o", "--dtype", "float64"],
+        ["search", "o", "q", "-k", "0"],
+        ["demo", "--task", "x"],
+    ],
+)
+def test_wrong_usage(arguments, capsys):
+    with pytest.raises(SystemExit) as ended:
+        main(arguments)
+    assert ended.value.code == 2
+    assert capsys.readouterr().err.startswith("usage: stella-jax")
+
+
+def test_unreadable_file(corpus, tmp_path, capsys, monkeypatch):
+    def forbidden(*_, **__):
+        raise PermissionError(13, "Permission denied", "secret.jsonl")
+
+    monkeypatch.setattr("stella_jax.cli.commands.run_job", forbidden)
+    assert main(["embed", str(corpus), "--out", str(tmp_path / "out"), *SHORT]) == 1
+    assert capsys.readouterr().err == "stella-jax: error: secret.jsonl: Permission denied.\n"
+
+
+def test_interrupt(corpus, tmp_path, capsys, monkeypatch):
+    def interrupted(*_, **__):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("stella_jax.cli.commands.run_job", interrupted)
+    assert main(["embed", str(corpus), "--out", str(tmp_path / "out"), *SHORT]) == 130
+    assert capsys.readouterr().err.strip() == (
+        "stella-jax: interrupted; finished parts are kept, run the same command again to continue"
+    )
+
+
+def test_compile_cache(monkeypatch, tmp_path):
+    import jax
+
+    from stella_jax.devices import _use_compile_cache
+
+    updates = {}
+    monkeypatch.setattr(jax.config, "update", updates.__setitem__)
+    monkeypatch.delenv("JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS", raising=False)
+    _use_compile_cache()
+    assert updates == {"jax_persistent_cache_min_compile_time_secs": 0}  # in the user's folder, but of all programs
+    monkeypatch.setenv("JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS", "5")
+    updates.clear()
+    _use_compile_cache()
+    assert updates == {}
+    monkeypatch.delenv("JAX_COMPILATION_CACHE_DIR")
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "home"))
+    _use_compile_cache()
+    assert updates["jax_compilation_cache_dir"] == str(tmp_path / "home" / "stella-jax" / "xla")
+    monkeypatch.setenv("XDG_CACHE_HOME", "/dev/null")
+    updates.clear()
+    _use_compile_cache()
+    assert updates == {}
+
+
+@pytest.mark.parametrize(("command", "argument"), [("embed", "INPUT"), ("convert", "SRC"), ("train", "RECIPE")])
+def test_help_does_not_import_jax(command, argument):
+    script = "import atexit, sys, stella_jax.cli.main; atexit.register(lambda: print('jax' in sys.modules));"
+    script += f"stella_jax.cli.main.main([{command!r}, '--help'])"
+    output = subprocess.check_output([sys.executable, "-c", script], text=True)
+    assert output.startswith(f"usage: stella-jax {command} ") and argument in output
+    assert output.endswith("\nFalse\n")
+
+
+def test_all_commands_are_listed(capsys):
+    with pytest.raises(SystemExit) as ended:
+        main(["--help"])
+    assert ended.value.code == 0
+    output = capsys.readouterr().out
+    assert all(f"\n    {name} " in output for name in ("embed", "verify", "search", "demo", "convert", "train"))
+
+
+@pytest.mark.parametrize("command", ["convert", "train"])
+def test_wrong_usage_of_a_package(command, capsys):
+    with pytest.raises(SystemExit) as ended:
+        main([command, "x", "y", "--bogus"])
+    assert ended.value.code == 2
+    errors = capsys.readouterr().err
+    assert errors.startswith(f"usage: stella-jax {command} ") and f"\nstella-jax {command}: error: " in errors
+
+
+def test_convert_and_train_run_their_packages(tmp_path, capsys):
+    assert main(["convert", "tiny", str(tmp_path / "flax"), "--dry-run"]) == 0
+    command = [sys.executable, "-m", "convert", "tiny", str(tmp_path / "flax"), "--dry-run"]
+    assert subprocess.check_output(command, text=True) == capsys.readouterr().out != ""
+    assert main(["train", str(tmp_path / "absent.toml")]) == 1
+    assert capsys.readouterr().err.startswith("train: error: ")
+
+
+@pytest.mark.parametrize("run", [console, shell])
+def test_files_named_train_and_convert_are_not_run(tmp_path, run):
+    for name in ("train.py", "convert.py"):
+        (tmp_path / name).write_text("print('not this one')\n")
+    ended = run("train", "absent.toml", cwd=tmp_path)
+    assert (ended.returncode, ended.stdout) == (1, "") and ended.stderr.startswith("train: error: ")
+    ended = run("convert", "absent", "out", cwd=tmp_path)
+    assert (ended.returncode, ended.stdout) == (1, "") and ended.stderr.startswith("convert: error: ")
+
+
+def test_train_imports_our_convert(tmp_path):
+    (tmp_path / "convert.py").write_text("print('not this one')\n")
+    script = "from stella_jax.cli.main import main; main(['train', 'absent.toml']); import train.export"
+    ended = subprocess.run([sys.executable, "-c", script], cwd=tmp_path, capture_output=True, text=True, check=True)
+    assert ended.stdout == ""
+
+
+def test_output_of_a_process(corpus, tmp_path):
+    ended = shell("embed", str(corpus), "--out", str(tmp_path / "out"), *SHORT)
+    assert (ended.returncode, ended.stderr) == (0, "")
+    assert ended.stdout.count("\n") == 1
+    ascii_only = os.environ | {"PYTHONIOENCODING": "ascii"}
+    ended = shell("search", str(tmp_path / "out"), "owl", env=ascii_only)
+    assert (ended.returncode, ended.stderr) == (0, "")
+    assert "\\u2026" in ended.stdout
+    # A reader that closes its end, as `head` does.
+    reading, writing = os.pipe()
+    os.close(reading)
+    command = [sys.executable, "-m", "stella_jax", "search", str(tmp_path / "out"), "owl"]
+    left = subprocess.run(command, stdout=writing, stderr=subprocess.PIPE, text=True, check=False)
+    os.close(writing)
+    assert (left.returncode, left.stderr) == (128 + signal.SIGPIPE, "")
+
+
+def test_closed_stdout():
+    process = subprocess.run(
+        ["bash", "-c", f"{sys.executable} -m stella_jax demo --dim 32 >&-"], capture_output=True, text=True, check=False
+    )
+    assert (process.returncode, process.stderr) == (0, "")
+
+
+@pytest.mark.parametrize("platform", ["bogus", "rocm"])
+def test_unavailable_platform(corpus, tmp_path, platform):
+    process = shell("embed", str(corpus), "--out", str(tmp_path / "out"), env=os.environ | {"JAX_PLATFORMS": platform})
+    assert process.returncode == 1
+    assert process.stderr.startswith("stella-jax: error: JAX: cannot start (")
+    assert process.stderr.count("\n") == 1
+
+
+def test_dry_run_writes_nothing(corpus, tmp_path, capsys):
+    command = ["embed", str(corpus), *SHORT, "--part-rows", "3", "--dry-run"]
+    assert main([*command, "--tokens-per-second", "2"]) == 0
+    lines = capsys.readouterr().out.splitlines()
+    assert lines[0] == "rows        4, 1 of them invalid"
+    assert lines[3] == "parts       2 of at most 3 rows, 3.84e-07 GB of vectors"
+    assert lines[4] == "rate        2 tokens/s per chip (given)"
+    tokens = int(lines[1].split()[1].rstrip(","))
+    assert lines[5] == f"chip-hours  {tokens / 2 / 3600:.3g} ({tokens / 2:.0f} s on one chip)"
+    assert lines[-1].split() == ["8", "100.0%", "#" * 40]
+    assert [path.name for path in tmp_path.iterdir()] == ["corpus.jsonl"]
+
+
+def test_several_heads_are_columns(corpus, tmp_path, capsys):
+    out = str(tmp_path / "out")
+    short = ["--max-length", "8", "--max-rejected", "0.25"]
+    assert main(["embed", str(corpus), "--out", out, "--dims", "64,32", *short]) == 0
+    table = pq.read_table(tmp_path / "out" / "part-000000-0000.parquet")
+    assert table.schema.names == ["id", "embedding_64", "embedding_32", "n_tokens", "truncated"]
+    for dim in ("32", "64"):
+        single = tmp_path / dim
+        assert main(["embed", str(corpus), "--out", str(single), "--dim", dim, *short]) == 0
+        assert table[f"embedding_{dim}"].equals(pq.read_table(single / "part-000000-0000.parquet")["embedding"])
+        assert main(["search", out, "tea", "--dim", dim, "-k", "1"]) == 0
+    assert main(["verify", out, "--sample", "3"]) == 0
+    assert "; 3 computed again gave the same result" in capsys.readouterr().out
+    assert main(["search", out, "tea", "--dim", "128"]) == 1
+    assert "no embeddings of dimension 128; it has 64 and 32." in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("command", ["stella_jax demo", "convert x y", "train x", "train.mine x --out y"])
+def test_nothing_is_imported_from_the_working_directory(tmp_path, command):
+    """`python -m` searches it first; only the interpreter's own imports before our first line still do."""
+    for name in ("jax", "numpy", "orbax", "argparse", "pathlib"):
+        (tmp_path / f"{name}.py").write_text("print('not this one')\n")
+    ended = subprocess.run([sys.executable, "-m", *command.split()], cwd=tmp_path, capture_output=True, text=True)
+    assert (ended.returncode, "not this one" in ended.stdout) == (command != "stella_jax demo", False), ended.stderr
+
+
+def test_checkout_as_working_directory(tmp_path):
+    """Without an installation, the commands find their packages in the working directory."""
+    checkout = Path(stella_jax.__file__).parents[1]
+    command = [sys.executable, "-m", "train", str(tmp_path / "absent.toml")]
+    ended = subprocess.run(command, cwd=checkout, capture_output=True, text=True)
+    assert ended.returncode == 1 and ended.stderr.startswith("train: error: ")
