@@ -13,7 +13,7 @@ from safetensors import safe_open
 
 from stella_jax.checkpoint.hub import TINY
 from stella_jax.readers.inputs import open_inputs
-from stella_jax.readers.rows import Fields, Row
+from stella_jax.readers.rows import Row, RowFields
 
 CORPUS = Path(__file__).parent.parent / "tests" / "data" / "corpus_20k.jsonl.gz"
 
@@ -22,7 +22,7 @@ def parser_of(doc: str | None) -> argparse.ArgumentParser:
     """A parser with the scripts' common options."""
     parser = argparse.ArgumentParser(description=doc, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--checkpoint", type=Path, help="the random checkpoint; written if it does not exist")
-    parser.add_argument("--tiny", action="store_true", help="use the embedded checkpoint instead")
+    parser.add_argument("--tiny", action="store_true", help="use the included checkpoint instead")
     add_model(parser)
     parser.add_argument("--corpus", type=Path, default=CORPUS, help="file of texts")
     parser.add_argument("--out", type=Path, help="append the table to this file")
@@ -47,7 +47,7 @@ def size_of(directory: Path) -> str:
 
 def corpus_texts(path: Path, count: int) -> list[str]:
     """The first texts of a corpus file."""
-    fields = Fields()
+    fields = RowFields()
     (source,) = open_inputs([path], fields)
     rows = (source.row(number, record, fields) for number, record in enumerate(source.records(fields), 1))
     return [str(row.text) for row in islice((row for row in rows if isinstance(row, Row)), count)]

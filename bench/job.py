@@ -61,7 +61,7 @@ def measure_job(model: Stella, corpus: Path, part_rows: int, repeats: int, folde
         start = time.perf_counter()
         summary = run_job(model, {"model": "bench", "revision": None}, [corpus], out, options)
         whole.append(time.perf_counter() - start)
-        share = summary.tokens / summary.computed
+        share = summary.tokens / summary.computed_tokens
     alone, whole = (tokens / statistics.median(seconds[1:]) for seconds in (alone, whole))
     return [f"{len(texts)} texts, parts of {part_rows}", tokens, share, alone, whole, whole / alone]
 

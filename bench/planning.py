@@ -32,11 +32,11 @@ from stella_jax import Stella
 from stella_jax.devices import start_jax
 from stella_jax.job import close, worker
 from stella_jax.job.commits import Commit, PartName, write_commit
-from stella_jax.job.job import FOLDERS, Job
+from stella_jax.job.job import JOB_FOLDERS, Job
 from stella_jax.job.options import JobOptions
 from stella_jax.job.run import run_job
 from stella_jax.readers.inputs import open_inputs
-from stella_jax.readers.rows import Fields
+from stella_jax.readers.rows import RowFields
 from stella_jax.readers.split_reader import Position
 from stella_jax.readers.splits import FileSize, plan_splits
 from stella_jax.storage import location
@@ -51,7 +51,7 @@ def listing(count: int, folder: Path) -> list[object]:
     for i in range(count):
         (folder / f"{i:06}.jsonl").write_text('{"text": "a"}\n')
     start = time.perf_counter()
-    files = open_inputs([folder], Fields())
+    files = open_inputs([folder], RowFields())
     splits = plan_splits([FileSize(file.size, file.can_be_cut, 0) for file in files], 2**20)
     return [f"{len(files)} inputs planned ({len(splits)} splits)", time.perf_counter() - start, ""]
 
@@ -116,7 +116,7 @@ def bytes_read(model: Stella, corpus: Path, out: Path) -> float:
 def close_ids(count: int, folder: Path) -> tuple[int, float]:
     """Number of parts, and seconds to close a job of `count` distinct ids."""
     store, rng = open_store(folder / "out"), np.random.default_rng(0)
-    store.prepare("", *FOLDERS)
+    store.prepare("", *JOB_FOLDERS)
     corpus = folder / "corpus.jsonl"
     parts = -(-count // PART_ROWS)
     with corpus.open("wb") as file:
@@ -128,8 +128,8 @@ def close_ids(count: int, folder: Path) -> tuple[int, float]:
         "ranges": {},
         "inputs": [entry],
     }
-    [file] = open_inputs([corpus], Fields())
-    job = Job(store, fields, (file,), Fields())
+    [file] = open_inputs([corpus], RowFields())
+    job = Job(store, fields, (file,), RowFields())
     for split in islice(job.splits, parts):
         hashes = rng.bytes(16 * PART_ROWS)
         columns = {

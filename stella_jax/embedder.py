@@ -81,7 +81,7 @@ class Stella(PretrainedModel):
           prompts: texts by name, added to the checkpoint's prompts or replacing them.
           default_prompt_name: the prompt that `encode` uses by default.
           similarity_fn_name: "cosine", "dot", "euclidean" or "manhattan"; None is the checkpoint's own.
-          cache_folder: folder for downloads; None is the hub's own cache.
+          cache_folder: folder for downloads; None is the Hub's own cache.
           local_files_only: use only the cache, and download nothing.
           token: for a private repo; None is the token of `hf auth login`.
           trust_remote_code: ignored; code of a checkpoint is never run.

@@ -9,7 +9,7 @@ import numpy as np
 
 from stella_jax.embedder import Stella
 from stella_jax.errors import StellaError, join_words
-from stella_jax.job.commits import part_name
+from stella_jax.job.commits import PartName
 from stella_jax.job.manifest import read_manifest
 from stella_jax.job.model import check_model, load_model
 from stella_jax.job.source_rows import texts_by_id
@@ -106,7 +106,7 @@ class Index:
         for directory, (store, manifest) in self._jobs.items():
             here = [hit for hit in hits if hit.directory == directory]
             files = sorted({manifest["parts"][hit.part]["file"] for hit in here})
-            names = [part_name(file.removesuffix(".parquet")) for file in files]
+            names = [PartName.parse(file) for file in files]
             texts = texts_by_id(store, names, {hit.id for hit in here})
             found |= {hit: texts[hit.id] for hit in here if hit.id in texts}
         return found

@@ -9,7 +9,7 @@ from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager
 from pathlib import Path
 
-# Set before any import that reads it: no test may access the hub.
+# Set before any import that reads it: no test may access the Hub.
 os.environ["HF_HUB_OFFLINE"] = "1"
 
 # Torch's threads spin while they wait for each other, which takes most of a test's time beside other workers.
@@ -78,7 +78,7 @@ def arctic() -> Stella:
 
 @pytest.fixture(scope="session")
 def tiny() -> Stella:
-    """The embedded checkpoint for jobs: texts are cut at eight tokens, so that one shape is compiled."""
+    """The included checkpoint for jobs: texts are cut at eight tokens, so that one shape is compiled."""
     model = Stella.from_pretrained("tiny", dim=32)
     model.max_seq_length = 8
     return model

@@ -15,12 +15,12 @@ from typing import Any
 import pyarrow.parquet as pq
 
 import stella_jax
-from stella_jax.job.job import FOLDERS
+from stella_jax.job.job import JOB_FOLDERS
 from stella_jax.job.part_file import write_part
 from stella_jax.job.progress import progress_name
 from stella_jax.storage.store import open_store
 
-# Options for the embedded checkpoint: texts are truncated at eight tokens, so that one shape is compiled.
+# Options for the included checkpoint: texts are truncated at eight tokens, so that one shape is compiled.
 SHORT = ("--dim", "32", "--max-length", "8")
 
 # Processes that a soak test kills, at least; `make soak KILLS=12` kills more.
@@ -33,7 +33,7 @@ NEVER = ("os:replace", -1)
 def content(out: Path | str) -> dict[str, bytes]:
     """Files of a job by name, without those about times and running processes."""
     store = open_store(out)
-    folders = ("", *FOLDERS)
+    folders = ("", *JOB_FOLDERS)
     names = [f"{folder}/{name}".lstrip("/") for folder in folders for name in store.sizes(folder)]
     passing = ("_job/progress", "_job/running/")
     return {name: store.read(name) for name in sorted(names) if not name.startswith(passing)}

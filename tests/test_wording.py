@@ -32,7 +32,7 @@ RETIRED = {
     r"\bwhoever\b": "the noun itself",
 }
 
-FOLDERS = ("stella_jax", "convert", "train", "tests", "bench", "docs", "tools", "examples")
+JOB_FOLDERS = ("stella_jax", "convert", "train", "tests", "bench", "docs", "tools", "examples")
 SUFFIXES = (".py", ".md", ".toml", ".yml", ".ambr")
 # Records of the past, and data.
 EXCEPTIONS = ("CHANGELOG.md", "bench/LOG.md", "bench/results/", "tests/goldens/", "tests/data/", "tests/test_wording")
@@ -40,7 +40,7 @@ EXCEPTIONS = ("CHANGELOG.md", "bench/LOG.md", "bench/results/", "tests/goldens/"
 
 def sources() -> Iterator[Path]:
     files = [path for path in ROOT.iterdir() if path.is_file()]
-    files += [path for folder in FOLDERS for path in (ROOT / folder).rglob("*")]
+    files += [path for folder in JOB_FOLDERS for path in (ROOT / folder).rglob("*")]
     for path in sorted(files):
         name = path.relative_to(ROOT).as_posix()
         if (path.suffix in SUFFIXES or name == "Makefile") and not name.startswith(EXCEPTIONS):

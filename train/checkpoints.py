@@ -26,7 +26,7 @@ from train.step import State
 Arrays = dict[str, np.ndarray]
 Record = dict[str, Any]
 
-FOLDER = "checkpoints"
+CHECKPOINTS_FOLDER = "checkpoints"
 DAMAGED = "damaged"  # beside it, for damaged checkpoints
 
 
@@ -50,7 +50,7 @@ class Checkpoints:
             keep_checkpoints_without_metrics=False,
         )
         policy: Any = policies.AnyPreservationPolicy([policies.LatestN(keep), best])
-        self._folder = output / FOLDER
+        self._folder = output / CHECKPOINTS_FOLDER
         self._hosts = Hosts()
         with writing(self._folder, ""):
             self._checkpointer = ocp.training.Checkpointer(
@@ -103,7 +103,7 @@ class Checkpoints:
 
 def steps_of(output: Path) -> list[int]:
     """The steps that have a checkpoint, ascending."""
-    folder = output / FOLDER
+    folder = output / CHECKPOINTS_FOLDER
     return sorted(int(path.name) for path in folder.iterdir() if path.name.isdecimal()) if folder.is_dir() else []
 
 
@@ -123,10 +123,11 @@ def read_newest(output: Path, like: State, warn: Callable[[str], object]) -> Sta
             return read_state(output, step, like)
         except StellaError as error:
             aside = output / DAMAGED / str(step)
-            _move(output / FOLDER / str(step), aside)
+            _move(output / CHECKPOINTS_FOLDER / str(step), aside)
             warn(f"{error} Moved it to {aside}; using the checkpoint before it.")
     if steps:
-        raise StellaError(f"{output / FOLDER}: all checkpoints are damaged; remove {output} to start again.")
+        folder = output / CHECKPOINTS_FOLDER
+        raise StellaError(f"{folder}: all checkpoints are damaged; remove {output} to start again.")
     return None
 
 
@@ -178,11 +179,11 @@ def _read(output: Path, step: int, templates: Arrays) -> tuple[Arrays, Record]:
 
 
 def _damaged(output: Path, step: int, why: str) -> StellaError:
-    return StellaError(f"{output / FOLDER / str(step)}: damaged checkpoint: {why}.")
+    return StellaError(f"{output / CHECKPOINTS_FOLDER / str(step)}: damaged checkpoint: {why}.")
 
 
 def _path(output: Path, step: int) -> str:
-    return str((output / FOLDER / str(step)).absolute())
+    return str((output / CHECKPOINTS_FOLDER / str(step)).absolute())
 
 
 def _like(leaf: jax.Array) -> np.ndarray:

@@ -9,7 +9,17 @@ from typing import Any
 import numpy as np
 
 from stella_jax.errors import StellaError
-from stella_jax.readers.columns import ID, NUMBERS, TEXT, Column, MissingColumnError, RawRow, RowError, in_json, present
+from stella_jax.readers.columns import (
+    ID,
+    NUMBERS,
+    TEXT,
+    Column,
+    MissingColumnError,
+    RawRow,
+    RowError,
+    in_json,
+    select_columns,
+)
 from stella_jax.readers.expand import expand
 from stella_jax.readers.records import read_rows
 from stella_jax.storage.location import Location, file_not_found, locate
@@ -174,7 +184,8 @@ class _Reader:
         """The dataset of all rows read; raises as `read_dataset`."""
         faults, sentence = self.faults.count, self.faults.sentence
         if self._names:
-            present(self._source, [column for column in self._columns.values() if column.needed], list(self._names))
+            needed = [column for column in self._columns.values() if column.needed]
+            select_columns(self._source, needed, list(self._names))
         texts = [name for name in self._builders if self._columns[name].kind == TEXT]
         lacking = next((name for name in text_names(len(texts)) if name not in texts), None)
         if lacking:

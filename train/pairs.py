@@ -8,7 +8,7 @@ from pathlib import Path
 import numpy as np
 
 from stella_jax.errors import StellaError
-from stella_jax.readers.columns import Column, RawRow, RowError, present
+from stella_jax.readers.columns import Column, RawRow, RowError, select_columns
 from stella_jax.readers.records import read_rows
 from stella_jax.storage.location import locate, require_file
 from train.faults import Faults
@@ -78,7 +78,7 @@ def _texts(path: str | Path, names: Sequence[str]) -> list[tuple[str, ...]]:
         except RowError as error:
             faults.add(number, f"row {number}: {error}")
     if seen:
-        present(location, columns, list(seen))
+        select_columns(location, columns, list(seen))
     if faults.count:
         raise StellaError(f"{location}: {faults.sentence}; fix or remove these rows.")
     if not rows:

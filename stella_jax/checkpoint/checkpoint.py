@@ -48,7 +48,7 @@ class Checkpoint:
         try:
             directory = Directory(path)
             spec = read_model_spec(directory)
-            kind = FlaxWeights if FlaxWeights.present(directory) else TorchWeights
+            kind = FlaxWeights if FlaxWeights.exists_in(directory) else TorchWeights
             return cls(directory, spec, kind(directory, spec))
         except OSError as error:
             raise StellaError(f"{error.filename or path}: cannot be read ({error.strerror}).") from error

@@ -80,7 +80,7 @@ class Directory:
 
 
 def _boundary(root: Path) -> Path:
-    """The folder that links must stay inside: the directory, or in a hub cache the repository's folder, as the files of
+    """The folder that links must stay inside: the directory, or in a Hub cache the repository's folder, as the files of
     a snapshot are links into `../../blobs`."""
     if root.parent.name == "snapshots" and (root.parent.parent / "blobs").is_dir():
         return root.parent.parent

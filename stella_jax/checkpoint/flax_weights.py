@@ -38,7 +38,7 @@ class FlaxWeights:
         self.dtypes: dict[str, np.dtype] = {path: leaf.dtype for path, leaf in self._stored.items()}
 
     @staticmethod
-    def present(directory: Directory) -> bool:
+    def exists_in(directory: Directory) -> bool:
         """Whether a directory has this layout."""
         return directory.has(PROVENANCE) and directory.path(PARAMS).is_dir()
 

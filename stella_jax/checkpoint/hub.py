@@ -1,4 +1,4 @@
-"""Resolves the name of a model: the embedded checkpoint, a directory, or a repo id on the Hugging Face Hub."""
+"""Resolves the name of a model: the included checkpoint, a directory, or a repo id on the Hugging Face Hub."""
 
 import re
 from pathlib import Path
@@ -24,14 +24,14 @@ def resolve(
 ) -> Path:
     """The directory of a checkpoint: "tiny", an existing directory, or a repo id such as "org/name".
 
-    A repo is downloaded into the hub's cache, or found there when offline.
+    A repo is downloaded into the Hub's cache, or found there when offline.
 
     Args:
       name: the name to resolve.
       revision: branch, tag or commit of a repo.
-      cache_folder: folder for downloads; None is the hub's own cache.
+      cache_folder: folder for downloads; None is the Hub's own cache.
       local_files_only: use only the cache, and download nothing.
-      token: for a private repo; None is the token of the hub's own login, False means none.
+      token: for a private repo; None is the token of the Hub's own login, False means none.
 
     Raises:
       StellaError: there is no such checkpoint, or it cannot be downloaded.
@@ -89,7 +89,7 @@ def _download(
     except (LocalEntryNotFoundError, OfflineModeIsEnabled):
         why = "local_files_only forbids a download" if local_files_only else "the hub cannot be reached"
         raise StellaError(
-            f"{repo_id}: not a directory, not in the hub's cache, and {why}; download it first, or pass a directory."
+            f"{repo_id}: not a directory, not in the Hub's cache, and {why}; download it first, or pass a directory."
         ) from None
     except (HfHubHTTPError, HFValidationError, OSError) as error:
         raise StellaError(

@@ -19,14 +19,14 @@ from stella_jax.job.progress import Summary
 from stella_jax.job.run import heartbeat, run_job
 from stella_jax.job.verify import verify_job
 from stella_jax.readers.inputs import open_inputs
-from stella_jax.readers.kept import resolve_types
-from stella_jax.readers.rows import Fields
+from stella_jax.readers.kept_columns import resolve_types
+from stella_jax.readers.rows import RowFields
 from stella_jax.reranker import Reranker
 from stella_jax.search import Hit, Index
 from stella_jax.storage.store import open_store
 
 
-def run(arguments: Namespace) -> None:
+def embed_or_score(arguments: Namespace) -> None:
     """`embed INPUT... --out DIR`, or `score`: writes the job and prints a summary."""
     command = _job_command(arguments)
     stop = GracefulShutdown(arguments.grace)
@@ -113,8 +113,8 @@ def demo(arguments: Namespace) -> None:
 
 
 COMMANDS: dict[str, Callable[[Namespace], None]] = {
-    "embed": run,
-    "score": run,
+    "embed": embed_or_score,
+    "score": embed_or_score,
     "verify": verify,
     "search": search,
     "rank": rank,
@@ -136,7 +136,7 @@ def _job_command(arguments: Namespace) -> JobCommand:
             scores=arguments.query_field is not None,
         ),
         job=JobOptions(
-            fields=Fields(arguments.text_field, arguments.id_field, arguments.keep, query=arguments.query_field),
+            fields=RowFields(arguments.text_field, arguments.id_field, arguments.keep, query=arguments.query_field),
             prompt=arguments.prompt,
             normalize=arguments.normalize,
             precision=arguments.precision,

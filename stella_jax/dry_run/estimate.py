@@ -18,7 +18,7 @@ from stella_jax.job.progress import Task
 from stella_jax.pretrained import PretrainedModel
 from stella_jax.quantization import vector_layout
 from stella_jax.readers.inputs import open_inputs
-from stella_jax.readers.kept import resolve_types
+from stella_jax.readers.kept_columns import resolve_types
 from stella_jax.readers.rows import Row
 from stella_jax.readers.sample import Place, sample_inputs
 from stella_jax.tokenizer.tokenizer import Tokens
@@ -54,7 +54,7 @@ class Estimate:
     Attributes:
       rows, rejected: numbers of rows.
       cut: number of rows whose texts are too long.
-      tokens, computed: without and with padding.
+      tokens, computed_tokens: without and with padding.
       row_bytes: of a row's vectors or scores.
       sampled: number of sampled texts.
       lengths: of the buckets.
@@ -66,7 +66,7 @@ class Estimate:
     rejected: Total
     cut: Total
     tokens: Total
-    computed: Total
+    computed_tokens: Total
     parts: int
     part_rows: int
     row_bytes: int
@@ -90,7 +90,7 @@ class Estimate:
         lines = [
             f"rows        {self.rows}, {self.rejected} of them invalid",
             f"tokens      {self.tokens}, {each} (from {self.sampled} rows)",
-            f"padding     {1 - self.tokens.value / self.computed.value:.1%} of the computed tokens",
+            f"padding     {1 - self.tokens.value / self.computed_tokens.value:.1%} of the computed tokens",
             f"parts       {self.parts} of at most {self.part_rows} rows, {size}",
             f"rate        {self.rate.value:.4g} tokens/s per chip ({self.rate.source})",
             f"chip-hours  {hours.value:.3g}{error} ({hours.value * 3600 / many:.0f} s on {machine})",
@@ -114,7 +114,7 @@ class _Counts:
     Attributes:
       weights, sizes: of the places.
       rows, rejected, cut: all rows, rejected rows, rows whose text is too long.
-      tokens, computed: without and with padding.
+      tokens, computed_tokens: without and with padding.
       buckets: (k, buckets), rows in each bucket.
     """
 
@@ -129,7 +129,7 @@ class _Counts:
         self.cut = scale * [sum(text.truncated for text in each) for each in tokens]
         self.tokens = scale * [each.sum() for each in counts]
         self.buckets = scale[:, None] * np.array(found)
-        self.computed = self.buckets @ np.asarray(lengths, float)
+        self.computed_tokens = self.buckets @ np.asarray(lengths, float)
         self._is_exact = all(place.is_kept_whole for place in places)
 
     def total(self, numbers: np.ndarray, base: np.ndarray, known: float, is_all: bool) -> Total:
@@ -188,7 +188,7 @@ def estimate_job(
         rows=all_rows,
         rejected=total(counts.rejected),
         tokens=total(counts.tokens),
-        computed=total(counts.computed),
+        computed_tokens=total(counts.computed_tokens),
         cut=total(counts.cut),
         parts=sum(max(1, ceil(split.size * all_rows.value / size / part_rows - 1e-9)) for split in splits),
         part_rows=part_rows,

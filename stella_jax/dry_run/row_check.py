@@ -8,10 +8,10 @@ from typing import NamedTuple
 import numpy as np
 
 from stella_jax.errors import StellaError, quoted
-from stella_jax.job.duplicates import RUN_ROWS, Duplicates
 from stella_jax.job.part_ids import hash_id
+from stella_jax.job.repeated_ids import RUN_ROWS, RepeatedIds
 from stella_jax.readers.inputs import InputFile
-from stella_jax.readers.rows import Fields, Rejected, Row
+from stella_jax.readers.rows import Rejected, Row, RowFields
 from stella_jax.readers.split_reader import read_split
 from stella_jax.readers.splits import Piece, Split
 
@@ -31,7 +31,7 @@ class RowCheck(NamedTuple):
         return f"{self.rows} rows: {self.invalid} invalid, {self.repeated} with a repeated id{damaged}"
 
 
-def check_rows(files: Sequence[InputFile], fields: Fields, report: Callable[[str], None]) -> RowCheck:
+def check_rows(files: Sequence[InputFile], fields: RowFields, report: Callable[[str], None]) -> RowCheck:
     """Reads all rows, and reports the position and reason of each row that the job would reject.
 
     Temporary files take some 60 bytes per row, and the ids.
@@ -64,7 +64,7 @@ class _Rows:
         folder = Path(tempfile.gettempdir())
         self.count = 0
         self._files = files
-        self._duplicates = Duplicates(folder)
+        self._repeated_ids = RepeatedIds(folder)
         self._places = tempfile.TemporaryFile(dir=folder)  # noqa: SIM115  it lives as long as this object
         self._ids = tempfile.TemporaryFile(dir=folder)  # noqa: SIM115
         self._hashes: list[bytes] = []
@@ -75,7 +75,7 @@ class _Rows:
         return self
 
     def __exit__(self, *raised: object) -> None:
-        self._duplicates.__exit__()
+        self._repeated_ids.__exit__()
         self._places.close()
         self._ids.close()
 
@@ -92,17 +92,17 @@ class _Rows:
     def repeats(self) -> Iterator[tuple[str, str, str]]:
         """For each row with a repeated id: its position, the id, and the position of the first row with it."""
         self._flush()
-        if not self._duplicates.find():
+        if not self._repeated_ids.find():
             return
         for start in range(0, self.count, RUN_ROWS):
-            firsts = self._duplicates.firsts(start, min(start + RUN_ROWS, self.count))
+            firsts = self._repeated_ids.firsts(start, min(start + RUN_ROWS, self.count))
             for i in np.flatnonzero(firsts >= 0).tolist():
                 place, row_id = self._at(start + i)
                 yield place, row_id, self._at(int(firsts[i]))[0]
 
     def _flush(self) -> None:
         halves = np.frombuffer(b"".join(self._hashes), "<u8").reshape(-1, 2)
-        self._duplicates.add(halves[:, 0], halves[:, 1])
+        self._repeated_ids.add(halves[:, 0], halves[:, 1])
         self._places.write(np.array(self._waiting, PLACE).data)
         self._hashes, self._waiting = [], []
 

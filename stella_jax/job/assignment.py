@@ -5,7 +5,7 @@ from collections.abc import Iterator, Sequence
 from random import Random
 
 from stella_jax.graceful_shutdown import GracefulShutdown
-from stella_jax.job.commits import FOLDER, Committed, PartName, SplitCommits
+from stella_jax.job.commits import COMMITS_FOLDER, Committed, PartName, SplitCommits
 from stella_jax.job.heartbeat import OtherProcesses
 from stella_jax.job.job import Job
 from stella_jax.job.manifest import MANIFEST
@@ -91,7 +91,7 @@ class Assignment:
     def _commits_of(self, split: Split, before: Committed) -> SplitCommits:
         """The current commits of a split; lists all commits only if the split has any."""
         store, first = self._job.store, PartName(split.number, 0)
-        names = [f"{FOLDER}/{first}.json", f"{FOLDER}/{first}.last.json"]
+        names = [f"{COMMITS_FOLDER}/{first}.json", f"{COMMITS_FOLDER}/{first}.last.json"]
         if before.of(split.number).numbers or any(store.size(name) is not None for name in names):
             return Committed(store).of(split.number)
         return SplitCommits()

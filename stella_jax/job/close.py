@@ -11,12 +11,12 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from stella_jax.job.commits import Commit, Committed, PartName, write_commit
-from stella_jax.job.duplicates import Duplicates
-from stella_jax.job.job import FOLDERS, Job
+from stella_jax.job.job import JOB_FOLDERS, Job
 from stella_jax.job.manifest import MANIFEST, manifest_fields
 from stella_jax.job.part_file import write_part
 from stella_jax.job.part_ids import PartIds, read_ids
 from stella_jax.job.rejected import REJECTED, check_totals, rejected_lines
+from stella_jax.job.repeated_ids import RepeatedIds
 from stella_jax.readers.rows import Rejected
 from stella_jax.storage.store import Store
 
@@ -38,7 +38,7 @@ def close_job(job: Job, origin: dict[str, Any], max_rejected: float) -> dict[str
       StellaError: no row could be embedded, or more rows are rejected than allowed.
     """
     store = job.store
-    store.prepare("", *FOLDERS)  # removes temporary files of killed processes
+    store.prepare("", *JOB_FOLDERS)  # removes temporary files of killed processes
     commits = _commits(job)
     if commits is not None and any(commit.own_ids for commit in commits):
         commits = _without_repeats(job, commits)
@@ -83,7 +83,7 @@ def _commits(job: Job) -> list[Commit] | None:
 
 def _without_repeats(job: Job, commits: Sequence[Commit]) -> list[Commit] | None:
     """Removes rows whose id an earlier row has, in the order of the inputs; returns the commits after that."""
-    with Duplicates(job.store.temp_dir) as duplicates:
+    with RepeatedIds(job.store.temp_dir) as repeated_ids:
         bounds = [0]
         for commit in commits:
             if _embedded(commit):
@@ -93,13 +93,13 @@ def _without_repeats(job: Job, commits: Sequence[Commit]) -> list[Commit] | None
                     return _invalidated(job, commit)
                 if len(ids.high) != _embedded(commit):
                     return _invalidated(job, commit)
-                duplicates.add(ids.high, ids.low)
-            bounds.append(duplicates.rows)
-        if not duplicates.find():
+                repeated_ids.add(ids.high, ids.low)
+            bounds.append(repeated_ids.rows)
+        if not repeated_ids.find():
             return list(commits)
         found: list[Commit] = []
         for i, commit in enumerate(commits):
-            firsts = duplicates.firsts(bounds[i], bounds[i + 1])
+            firsts = repeated_ids.firsts(bounds[i], bounds[i + 1])
             repeats = np.flatnonzero(firsts >= 0)
             if tuple(repeats.tolist()) == commit.repeats:
                 found.append(commit)

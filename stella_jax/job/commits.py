@@ -13,9 +13,9 @@ from functools import partial
 from typing import Any, NamedTuple
 
 from stella_jax.readers.split_reader import Position
-from stella_jax.storage.store import Damaged, Store
+from stella_jax.storage.store import DamagedFileError, Store
 
-FOLDER = "_job/commits"
+COMMITS_FOLDER = "_job/commits"
 NAME = re.compile(r"part-(\d+)-(\d+)(\.last)?\.json")
 
 # Commits read in parallel: an object store takes tens of milliseconds for each.
@@ -27,6 +27,12 @@ class PartName(NamedTuple):
 
     split: int
     number: int
+
+    @classmethod
+    def parse(cls, text: str) -> "PartName":
+        """The inverse of `str(name)` and of `name.file`."""
+        split, number = text.removeprefix("part-").removesuffix(".parquet").split("-")
+        return cls(int(split), int(number))
 
     def __str__(self) -> str:
         return f"part-{self.split:06}-{self.number:04}"
@@ -105,7 +111,7 @@ class Committed:
     def __init__(self, store: Store):
         self.by_split: dict[int, SplitCommits] = {}
         self.files: dict[PartName, str] = {}
-        for file in store.sizes(FOLDER):
+        for file in store.sizes(COMMITS_FOLDER):
             if match := NAME.fullmatch(file):
                 name = PartName(int(match[1]), int(match[2]))
                 self.files[name] = file
@@ -134,29 +140,23 @@ class Committed:
     def invalidate(self, store: Store, names: Sequence[PartName]) -> None:
         """Removes the commits of parts, which are then embedded again."""
         for name in names:
-            store.remove(f"{FOLDER}/{self.files[name]}")
+            store.remove(f"{COMMITS_FOLDER}/{self.files[name]}")
 
 
 def write_commit(store: Store, commit: Commit) -> None:
     """Commits a part, after its files are written."""
-    store.write_json(f"{FOLDER}/{commit.file_name}", asdict(commit))
+    store.write_json(f"{COMMITS_FOLDER}/{commit.file_name}", asdict(commit))
 
 
 def _read(store: Store, file: str) -> Commit | None:
     try:
-        fields = store.read_json(f"{FOLDER}/{file}")
+        fields = store.read_json(f"{COMMITS_FOLDER}/{file}")
         name, after = PartName(*fields.pop("name")), Position(*fields.pop("after"))
         rejected, repeats = tuple(fields.pop("rejected")), tuple(fields.pop("repeats"))
         commit = Commit(name=name, after=after, rejected=rejected, repeats=repeats, **fields)
-    except (Damaged, FileNotFoundError, TypeError, KeyError):
+    except (DamagedFileError, FileNotFoundError, TypeError, KeyError):
         return None
     return commit if commit.file_name == file else None
-
-
-def part_name(text: str) -> PartName:
-    """The inverse of `str(PartName)`."""
-    split, number = text.removeprefix("part-").split("-")
-    return PartName(int(split), int(number))
 
 
 def is_part_file(name: str) -> bool:

@@ -5,7 +5,7 @@ Only such an input may change between runs; its committed rows are then read aga
 
 from stella_jax.storage.store import Store
 
-FOLDER = "_job/damaged"
+DAMAGED_FOLDER = "_job/damaged"
 
 
 def mark(store: Store, input: int, reason: str) -> None:
@@ -17,4 +17,4 @@ def is_marked(store: Store, input: int) -> bool:
 
 
 def _name(input: int) -> str:
-    return f"{FOLDER}/input-{input}.json"
+    return f"{DAMAGED_FOLDER}/input-{input}.json"

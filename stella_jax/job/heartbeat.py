@@ -14,7 +14,7 @@ from typing import Any
 from stella_jax.errors import StellaError
 from stella_jax.storage.store import Store
 
-FOLDER = "_job/running"
+HEARTBEATS_FOLDER = "_job/running"
 
 # Seconds without a heartbeat after which a process counts as dead.
 HEARTBEAT_TIMEOUT = 120.0
@@ -24,7 +24,7 @@ class Heartbeat:
     """The heartbeat of process number `process`, in a thread, while the block runs."""
 
     def __init__(self, store: Store, process: int):
-        self._store, self._name = store, f"{FOLDER}/process-{process}.json"
+        self._store, self._name = store, f"{HEARTBEATS_FOLDER}/process-{process}.json"
         self._process = process
         self._beats = 0
         self._ended = threading.Event()
@@ -55,9 +55,9 @@ class Heartbeat:
     def _remove(self) -> None:
         """Removes the heartbeat and all claims of this process."""
         with suppress(OSError, StellaError):
-            for name in self._store.sizes(FOLDER):
+            for name in self._store.sizes(HEARTBEATS_FOLDER):
                 if name == self._name.rpartition("/")[2] or name.endswith(f"-by-{self._process}"):
-                    self._store.remove(f"{FOLDER}/{name}")
+                    self._store.remove(f"{HEARTBEATS_FOLDER}/{name}")
 
 
 class OtherProcesses:
@@ -75,7 +75,7 @@ class OtherProcesses:
 
     def refresh(self) -> None:
         """Lists the folder again."""
-        listed = self._store.stamps(FOLDER)
+        listed = self._store.stamps(HEARTBEATS_FOLDER)
         beats = {number: stamp for name, stamp in listed.items() if (number := _process(name)) is not None}
         now = time.monotonic()
         for number, stamp in beats.items():
@@ -98,7 +98,7 @@ class OtherProcesses:
 
     def claim(self, split: int) -> bool:
         """Claims a split for this process; False if a living process with a lower number has claimed it, too."""
-        with self._store.replacing(f"{FOLDER}/split-{split}-by-{self._process}"):
+        with self._store.replacing(f"{HEARTBEATS_FOLDER}/split-{split}-by-{self._process}"):
             pass
         self.refresh()
         if any(by < self._process and self.is_alive(by) for claimed, by in self._claims if claimed == split):
@@ -108,7 +108,7 @@ class OtherProcesses:
 
     def release(self, split: int) -> None:
         """Withdraws a claim."""
-        self._store.remove(f"{FOLDER}/split-{split}-by-{self._process}")
+        self._store.remove(f"{HEARTBEATS_FOLDER}/split-{split}-by-{self._process}")
 
 
 def _process(name: str) -> int | None:

@@ -14,13 +14,13 @@ from stella_jax.job.ranges import ranges_from_json
 from stella_jax.quantization import Ranges
 from stella_jax.readers.inputs import InputFile, open_inputs
 from stella_jax.readers.records import format_of
-from stella_jax.readers.rows import Fields
+from stella_jax.readers.rows import RowFields
 from stella_jax.readers.splits import FileSize, Split, default_split_bytes, plan_splits
 from stella_jax.storage.location import locate
-from stella_jax.storage.store import Damaged, Store
+from stella_jax.storage.store import DamagedFileError, Store
 
 JOB = "_job/job.json"
-FOLDERS = ("_job", commits.FOLDER, heartbeat.FOLDER, damaged.FOLDER, "_job/ids")
+JOB_FOLDERS = ("_job", commits.COMMITS_FOLDER, heartbeat.HEARTBEATS_FOLDER, damaged.DAMAGED_FOLDER, "_job/ids")
 
 
 @dataclass(frozen=True)
@@ -36,10 +36,10 @@ class Job:
     store: Store
     fields: dict[str, Any]
     inputs: tuple[InputFile, ...]
-    row_fields: Fields
+    row_fields: RowFields
 
     @classmethod
-    def of(cls, store: Store, fields: dict[str, Any], files: Sequence[InputFile], rows: Fields) -> "Job":
+    def of(cls, store: Store, fields: dict[str, Any], files: Sequence[InputFile], rows: RowFields) -> "Job":
         """The job with these fields; `files` are its inputs, in the order of `fields`."""
         is_large = [entry["planned_size"] > fields["split_bytes"] for entry in fields["inputs"]]
         inputs = [replace(file, is_cut=large and file.can_be_cut) for file, large in zip(files, is_large, strict=True)]
@@ -125,13 +125,13 @@ def read_fields(store: Store) -> dict[str, Any] | None:
     """The content of job.json, None if it is missing or damaged."""
     try:
         return None if store.size(JOB) is None else store.read_json(JOB)
-    except Damaged:
+    except DamagedFileError:
         return None
 
 
-def _texts_and_ids(fields: dict[str, Any]) -> Fields:
+def _texts_and_ids(fields: dict[str, Any]) -> RowFields:
     fingerprint = fields["fingerprint"]
-    return Fields(fingerprint["text_field"], fingerprint["id_field"], query=fingerprint.get("query_field"))
+    return RowFields(fingerprint["text_field"], fingerprint["id_field"], query=fingerprint.get("query_field"))
 
 
 def _hash(value: Any) -> str:

@@ -8,7 +8,7 @@ from stella_jax.errors import StellaError
 from stella_jax.job.commits import Commit, Committed
 from stella_jax.job.job import JOB, Job
 from stella_jax.job.rejected import REJECTED
-from stella_jax.storage.store import Damaged, Store
+from stella_jax.storage.store import DamagedFileError, Store
 
 MANIFEST = "_job/manifest.json"
 
@@ -56,7 +56,7 @@ def read_manifest(store: Store) -> dict[str, Any]:
     if store.size(MANIFEST) is not None:
         try:
             return store.read_json(MANIFEST)
-        except Damaged as error:
+        except DamagedFileError as error:
             raise StellaError(f"{store}/{MANIFEST}: damaged; run the job again.") from error
     if store.size(JOB) is None:
         raise StellaError(f"{store}: not the output of embed or score; it has no {MANIFEST}.")
@@ -69,7 +69,7 @@ def finished_totals(job: Job) -> dict[str, int] | None:
     store = job.store
     try:
         fields = store.read_json(MANIFEST) if store.size(MANIFEST) is not None else {}
-    except Damaged:
+    except DamagedFileError:
         return None
     if fields.get("job") != job.whole_key or store.size(REJECTED) is None:
         return None

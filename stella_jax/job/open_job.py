@@ -11,7 +11,7 @@ from stella_jax.checkpoint.differences import differences
 from stella_jax.errors import StellaError
 from stella_jax.job import damaged
 from stella_jax.job.commits import Committed, is_part_file
-from stella_jax.job.job import FOLDERS, JOB, Job, read_fields
+from stella_jax.job.job import JOB, JOB_FOLDERS, Job, read_fields
 from stella_jax.job.manifest import MANIFEST
 from stella_jax.job.options import JobOptions
 from stella_jax.job.ranges import ranges_to_json, read_ranges
@@ -59,7 +59,7 @@ def open_job(
         job = replace(job, fields=fields)
         for name in filter(is_part_file, store.sizes() if before and before != fields else ()):
             store.remove(name)
-    store.prepare(*FOLDERS)
+    store.prepare(*JOB_FOLDERS)
     if fields != before:
         store.remove(MANIFEST)
         store.write_json(JOB, fields)

@@ -20,7 +20,7 @@ from stella_jax.graceful_shutdown import GracefulShutdown
 from stella_jax.job.processes import Processes
 from stella_jax.job.progress import Show, Task
 from stella_jax.pretrained import PretrainedModel
-from stella_jax.readers.rows import Fields
+from stella_jax.readers.rows import RowFields
 from stella_jax.reranker import Reranker
 from stella_jax.sharding import make_mesh
 from stella_jax.storage.location import locate
@@ -89,7 +89,7 @@ class JobOptions:
       activation: of a reranker's scores, "sigmoid" or "none"; None is the model's own.
     """
 
-    fields: Fields = field(default_factory=Fields)
+    fields: RowFields = field(default_factory=RowFields)
     prompt: str | None = None
     normalize: bool = False
     precision: str = "float32"
@@ -111,7 +111,7 @@ class JobOptions:
     def fingerprint(self, model: PretrainedModel) -> dict[str, Any]:
         """All that determines the output except the inputs and ranges, as JSON values.
 
-        The types of copied columns must be known (see `kept.resolve_types`).
+        The types of kept columns must be known (see `kept_columns.resolve_types`).
         """
         return {
             "dims": list(model.head_dims),

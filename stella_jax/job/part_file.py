@@ -24,19 +24,19 @@ def vector_type(dim: int, precision: str) -> pa.DataType:
 
 def part_table(
     ids: Sequence[str],
-    computed: Mapping[str, np.ndarray],
+    outputs: Mapping[str, np.ndarray],
     tokens: Sequence[Tokens],
     kept: Mapping[str, pa.Array] | None = None,
 ) -> pa.Table:
     """The table of a part of n rows.
 
     Args:
-      computed: by column (see `column_names`), [n, width], quantized.
-      kept: copied columns, n values each (see `kept_columns`).
+      outputs: by column (see `column_names`), [n, width], quantized.
+      kept: kept columns, n values each (see `kept_columns`).
     """
     columns = {
         "id": pa.array(ids, pa.string()),
-        **{name: pa.array(found[:, 0]) if name == SCORE else _vectors(found) for name, found in computed.items()},
+        **{name: pa.array(found[:, 0]) if name == SCORE else _vectors(found) for name, found in outputs.items()},
         "n_tokens": pa.array([len(text.ids) for text in tokens], pa.int32()),
         "truncated": pa.array([text.truncated for text in tokens], pa.bool_()),
         **(kept or {}),

@@ -30,13 +30,13 @@ class Summary:
 
     Attributes:
       rows, tokens: embedded or scored by this run.
-      computed: tokens with padding.
+      computed_tokens: with padding.
       job_rows, job_rejected: of the complete job; None if another process closed it.
     """
 
     rows: int
     tokens: int
-    computed: int
+    computed_tokens: int
     seconds: float
     job_rows: int | None
     job_rejected: int | None
@@ -57,13 +57,13 @@ class Summary:
 
 @dataclass(frozen=True, slots=True)
 class Counts:
-    """Counts of input bytes, parts, rows, tokens, tokens with padding (`computed`), and rejected rows."""
+    """Counts of input bytes, parts, rows, tokens, tokens with padding (`computed_tokens`), and rejected rows."""
 
     bytes: int = 0
     parts: int = 0
     rows: int = 0
     tokens: int = 0
-    computed: int = 0
+    computed_tokens: int = 0
     rejected: int = 0
 
     def __sub__(self, before: "Counts") -> "Counts":
@@ -84,7 +84,7 @@ class Progress:
     """
 
     def __init__(self, store: Store, process: int = 0, show: Show = "nothing", task: Task = "embedding"):
-        self.parts = self.rows = self.tokens = self.computed = self.rejected = 0
+        self.parts = self.rows = self.tokens = self.computed_tokens = self.rejected = 0
         self._store = store
         self._process = process
         self._show = show
@@ -109,7 +109,7 @@ class Progress:
     @property
     def counts(self) -> Counts:
         done = self._done - self._done_before
-        return Counts(done, self.parts, self.rows, self.tokens, self.computed, self.rejected)
+        return Counts(done, self.parts, self.rows, self.tokens, self.computed_tokens, self.rejected)
 
     @property
     def seconds(self) -> float:
@@ -134,7 +134,7 @@ class Progress:
     def on_batch(self, batch: Batch) -> None:
         """Called with each finished batch."""
         self.tokens += batch.tokens
-        self.computed += batch.rows * batch.length
+        self.computed_tokens += batch.rows * batch.length
         self.rows += len(batch.texts)
         self._bar.set_postfix_str(f"{self.rows} rows, {self.tokens / self.seconds:.0f} tokens/s", refresh=False)
         self._bar.update(0)
@@ -152,7 +152,7 @@ class Progress:
         """Adds the work of another process, which has no progress file."""
         self.parts += other.parts
         self.tokens += other.tokens
-        self.computed += other.computed
+        self.computed_tokens += other.computed_tokens
         self.rows += other.rows
         self.rejected += other.rejected
         self._advance(other.bytes)
@@ -172,7 +172,7 @@ class Progress:
         """Ends the progress file; returns the counts of this run and the totals of the job, if known."""
         self._last_line("done")
         job = (totals["rows"], totals["rejected"]) if totals else (None, None)
-        return Summary(self.rows, self.tokens, self.computed, self.seconds, *job, self._task)
+        return Summary(self.rows, self.tokens, self.computed_tokens, self.seconds, *job, self._task)
 
     def _advance(self, size: int) -> None:
         self._done += size
@@ -220,6 +220,6 @@ class Progress:
             "tokens": self.tokens,
             "seconds": round(self.seconds, 3),
             "tokens_per_second": round(self.tokens / self.seconds, 1),
-            "padding_share": round(1 - self.tokens / self.computed, 4) if self.computed else None,
+            "padding_share": round(1 - self.tokens / self.computed_tokens, 4) if self.computed_tokens else None,
             "eta_seconds": None if eta is None else round(eta, 1),
         }

@@ -12,7 +12,7 @@ from stella_jax.job.manifest import MANIFEST, finished_totals
 from stella_jax.job.options import JobCommand, RunOptions
 from stella_jax.job.progress import Counts, Progress, Summary
 from stella_jax.job.ray_cluster import connected, default_resources
-from stella_jax.job.ray_pool import Pool
+from stella_jax.job.ray_pool import WorkerPool
 from stella_jax.job.rejected import check_totals
 from stella_jax.job.run import explain_full_disk, start_job
 from stella_jax.job.worker import Worker
@@ -76,7 +76,7 @@ def run_ray_job(command: JobCommand, run: RunOptions, address: str | None = None
             expected = 1 if store.size(MANIFEST) is not None else len(splits_of(files, command.job.split_bytes))
             resources = default_resources(ray.nodes())
             factory = partial(SplitRunner, command, run.max_rejected, stop.grace)
-            pool = Pool(ray, factory, resources, plan=plan, expected=expected, on_counts=progress.add)
+            pool = WorkerPool(ray, factory, resources, plan=plan, expected=expected, on_counts=progress.add)
             with stop.deferred():
                 pool.run(lambda: stop.requested, stop.grace)
             job = recorded_job(store)

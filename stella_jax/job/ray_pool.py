@@ -21,7 +21,7 @@ PLACEMENT_SECONDS = 300.0
 LOGS = "/tmp/ray/session_latest/logs"  # on every node, unless the cluster was started with another --temp-dir
 
 
-class Runner(Protocol):
+class TaskRunner(Protocol):
     """Made once by each actor, since it holds a loaded model; `counts` is the work so far."""
 
     @property
@@ -36,12 +36,12 @@ class Runner(Protocol):
 class Actor:
     """Runs on a node. It takes task numbers from a queue one at a time, so that a batch can hold rows of several."""
 
-    def __init__(self, numbers: Any, reports: Any, factory: Callable[[], Runner], resources: Resources):
+    def __init__(self, numbers: Any, reports: Any, factory: Callable[[], TaskRunner], resources: Resources):
         import ray
 
         os.environ.update(environment(resources))
         self._numbers, self._reports, self._factory = numbers, reports, factory
-        self._runner: Runner | None = None
+        self._runner: TaskRunner | None = None
         self._reported = Counts()
         reports.put(socket.gethostname() if ray.get_runtime_context().was_current_actor_reconstructed else None)
 
@@ -91,7 +91,7 @@ def _explained() -> Iterator[None]:
         ) from None
 
 
-class Pool:
+class WorkerPool:
     """As many actors as fit on the cluster at any time, each of which loads the model once.
 
     Twice as many are requested: pending actors are the demand that makes an autoscaler add nodes, and start as soon as
@@ -111,7 +111,7 @@ class Pool:
     def __init__(
         self,
         ray: Any,
-        factory: Callable[[], Runner],
+        factory: Callable[[], TaskRunner],
         resources: Resources,
         *,
         plan: Callable[[], Sequence[int]],

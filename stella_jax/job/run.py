@@ -11,7 +11,7 @@ from stella_jax.errors import StellaError
 from stella_jax.job.assignment import Assignment, own_splits
 from stella_jax.job.close import close_job
 from stella_jax.job.commits import Committed
-from stella_jax.job.heartbeat import FOLDER, Heartbeat
+from stella_jax.job.heartbeat import HEARTBEATS_FOLDER, Heartbeat
 from stella_jax.job.job import JOB, Job
 from stella_jax.job.manifest import MANIFEST, finished_totals
 from stella_jax.job.open_job import open_job, require_own_files
@@ -23,7 +23,7 @@ from stella_jax.job.rejected import check_totals
 from stella_jax.job.worker import Worker
 from stella_jax.pretrained import PretrainedModel
 from stella_jax.readers.inputs import open_inputs
-from stella_jax.readers.kept import resolve_types
+from stella_jax.readers.kept_columns import resolve_types
 from stella_jax.storage.atomic import FULL
 from stella_jax.storage.location import locate
 from stella_jax.storage.store import Store, open_store
@@ -99,7 +99,7 @@ def heartbeat(store: Store, processes: Processes) -> Iterator[None]:
         return
     if store.size(JOB) is None and not Committed(store).files:
         require_own_files(store)
-    store.prepare(FOLDER)
+    store.prepare(HEARTBEATS_FOLDER)
     with Heartbeat(store, processes.index):
         yield
 

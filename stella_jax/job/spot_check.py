@@ -8,7 +8,7 @@ import numpy as np
 import pyarrow.parquet as pq
 
 from stella_jax.errors import StellaError
-from stella_jax.job.commits import Committed, PartName, part_name
+from stella_jax.job.commits import Committed, PartName
 from stella_jax.job.job import Job, load_job
 from stella_jax.job.output_columns import column_names, has_scores, postprocess
 from stella_jax.job.part_file import vectors_of
@@ -50,7 +50,7 @@ def spot_check(
     count = min(len(parts), rows, MAX_PARTS)
     chosen = sorted(random.choice(len(parts), count, replace=False).tolist())
     for i, number in enumerate(chosen):
-        name = part_name(parts[number]["file"].removesuffix(".parquet"))
+        name = PartName.parse(parts[number]["file"])
         texts = {row.id: row.text for row, is_in_part in read_source_rows(job, committed, name) if is_in_part}
         ids = random.permutation(list(texts))[: rows // count + (i < rows % count)].tolist()
         wrong = list(_wrong(job, model, manifest["dims"], name, {row_id: texts[row_id] for row_id in ids}))

@@ -14,16 +14,16 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from stella_jax.errors import StellaError, first_line
-from stella_jax.job.commits import Commit, Committed, part_name
-from stella_jax.job.duplicates import Duplicates
-from stella_jax.job.job import FOLDERS, JOB
+from stella_jax.job.commits import Commit, Committed, PartName
+from stella_jax.job.job import JOB, JOB_FOLDERS
 from stella_jax.job.manifest import MANIFEST, read_manifest
 from stella_jax.job.output_columns import column_names
 from stella_jax.job.part_file import vectors_of
 from stella_jax.job.part_ids import hash_id
 from stella_jax.job.rejected import REJECTED, rejected_lines
+from stella_jax.job.repeated_ids import RepeatedIds
 from stella_jax.storage.atomic import FULL
-from stella_jax.storage.store import Damaged, Store, open_store
+from stella_jax.storage.store import DamagedFileError, Store, open_store
 
 
 @dataclass(frozen=True, slots=True)
@@ -70,7 +70,7 @@ def verify_job(
     damaged: list[str] = []
     rows = 0
     try:
-        with Duplicates(_temp_dir(store)) as ids:
+        with RepeatedIds(_temp_dir(store)) as ids:
             for entry in manifest["parts"]:
                 name = entry["file"].removesuffix(".parquet")
                 found = list(_part_faults(store, entry, commits.get(name), column_names(manifest["fingerprint"]), ids))
@@ -98,7 +98,7 @@ def verify_job(
 def _invalidate(store: Store, committed: Committed, damaged: Sequence[str]) -> Iterator[str]:
     for name in damaged:
         with suppress(OSError, StellaError):  # read-only: the faults are reported all the same
-            committed.invalidate(store, [each for each in [part_name(name)] if each in committed.files])
+            committed.invalidate(store, [each for each in [PartName.parse(name)] if each in committed.files])
             yield name
 
 
@@ -118,7 +118,7 @@ def _spot_check(
 
 
 def _part_faults(
-    store: Store, entry: dict[str, Any], commit: Commit | None, columns: Sequence[str], ids: Duplicates
+    store: Store, entry: dict[str, Any], commit: Commit | None, columns: Sequence[str], ids: RepeatedIds
 ) -> Iterator[str]:
     """The faults of a part; adds its ids to `ids`."""
     if commit is None or commit.summary() != entry:
@@ -148,9 +148,9 @@ def _sha256(store: Store, name: str) -> str:
         return "missing"
 
 
-def _content_faults(store: Store, entry: dict[str, Any], columns: Sequence[str], ids: Duplicates) -> Iterator[str]:
+def _content_faults(store: Store, entry: dict[str, Any], columns: Sequence[str], ids: RepeatedIds) -> Iterator[str]:
     """The faults of the rows of a file whose hash is right."""
-    rows = tokens = infinite = 0
+    rows = tokens = not_finite = 0
     try:
         with store.open(entry["file"]) as source, pq.ParquetFile(source, page_checksum_verification=True) as file:
             for batch in file.iter_batches(columns=["id", *columns, "n_tokens"]):
@@ -159,15 +159,15 @@ def _content_faults(store: Store, entry: dict[str, Any], columns: Sequence[str],
                 ids.add(halves[:, 0], halves[:, 1])
                 rows += batch.num_rows
                 vectors = [vectors_of(batch.column(name)) for name in columns]
-                infinite += int((~np.isfinite(np.concatenate(vectors, axis=1))).any(axis=1).sum())
+                not_finite += int((~np.isfinite(np.concatenate(vectors, axis=1))).any(axis=1).sum())
                 tokens += int(batch.column("n_tokens").to_numpy().sum())
     except (pa.ArrowException, OSError, KeyError, ValueError) as error:
         yield f"cannot be read ({first_line(error)})"
         return
     if (rows, tokens) != (entry["rows"], entry["tokens"]):
         yield f"{rows} rows with {tokens} tokens, not {entry['rows']} with {entry['tokens']}"
-    if infinite:
-        yield f"{infinite} of its rows are not finite"
+    if not_finite:
+        yield f"{not_finite} of its rows are not finite"
 
 
 def _whole_faults(store: Store, manifest: dict[str, Any], commits: Sequence[Commit] | None) -> Iterator[str]:
@@ -181,7 +181,7 @@ def _whole_faults(store: Store, manifest: dict[str, Any], commits: Sequence[Comm
     strays = sorted(name for name in store.sizes() if name.startswith("part-") and name not in known)
     if strays:
         yield f"files that do not belong to this job: {', '.join(strays)}"
-    left = [name for folder in ("", *FOLDERS) for name in store.leftovers(folder)]
+    left = [name for folder in ("", *JOB_FOLDERS) for name in store.leftovers(folder)]
     if left:
         yield f"temporary files of killed processes: {', '.join(left)}; run the job again to remove them"
 
@@ -192,7 +192,7 @@ def _job_faults(store: Store, manifest: dict[str, Any]) -> Iterator[str]:
         fields = store.read_json(JOB)
     except FileNotFoundError:
         yield f"{JOB}: missing; run the job again"
-    except Damaged as error:
+    except DamagedFileError as error:
         yield f"{str(error).rstrip('.')}; run the job again"
     else:
         if any(fields[key] != manifest[key] for key in ("fingerprint", "inputs")):

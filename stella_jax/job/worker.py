@@ -9,7 +9,7 @@ from stella_jax.graceful_shutdown import GracefulShutdown
 from stella_jax.job.chunks import Chunk, ChunkReader, PartEnd
 from stella_jax.job.commits import Commit, PartName, SplitCommits
 from stella_jax.job.job import Job
-from stella_jax.job.open_part import OpenPart, commit_part
+from stella_jax.job.part_buffer import PartBuffer, commit_part
 from stella_jax.job.pipeline import BackgroundWriter, prefetch
 from stella_jax.job.progress import Progress
 from stella_jax.job.rejected import too_many_rejected
@@ -71,7 +71,7 @@ class Worker:
             self._check_rejected(commit)
 
         chunk_of_group: dict[int, tuple[PartName, int]] = {}
-        parts: dict[PartName, OpenPart] = {}
+        parts: dict[PartName, PartBuffer] = {}
         model, reader, prompt = self._model, ChunkReader(self._job), self._job.fingerprint["prompt"]
         open_rows = OPEN_ROWS.get(model.platform, DEFAULT_OPEN_ROWS)
         with (
@@ -98,11 +98,11 @@ class Worker:
 
 
 def _token_groups(
-    chunks: Iterable[Chunk], chunk_of_group: dict[int, tuple[PartName, int]], parts: dict[PartName, OpenPart]
+    chunks: Iterable[Chunk], chunk_of_group: dict[int, tuple[PartName, int]], parts: dict[PartName, PartBuffer]
 ) -> Iterator[list[Tokens]]:
     """The tokens of each chunk; adds the chunk to its part, and notes its part and index by the group's number."""
     for number, chunk in enumerate(chunks):
-        part = parts.setdefault(chunk.name, OpenPart())
+        part = parts.setdefault(chunk.name, PartBuffer())
         chunk_of_group[number] = chunk.name, len(part.chunks)
         part.chunks.append(chunk)
         yield chunk.tokens

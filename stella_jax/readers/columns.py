@@ -48,14 +48,14 @@ class Kind:
       value, arrow: names of the Python and the Arrow types in errors.
       types: exact Python types: a bool does not count as an int.
       is_arrow: whether an Arrow type fits.
-      copied: whether values are copied unchecked (see `Column.copy`).
+      is_kept: whether values are copied unchecked (see `Column.kept_value`).
     """
 
     value: str
     types: tuple[type, ...]
     arrow: str
     is_arrow: Callable[[pa.DataType], bool]
-    copied: bool = False
+    is_kept: bool = False
 
 
 TEXT = Kind("a string", (str,), "string", _is_string)
@@ -68,15 +68,15 @@ NUMBERS = Kind(
 )
 
 
-def copied_type(kind: pa.DataType) -> pa.DataType:
+def kept_type(kind: pa.DataType) -> pa.DataType:
     """The type of the copy of a Parquet column: all string types become string, dictionaries are decoded."""
     kind = kind.value_type if arrow.is_dictionary(kind) else kind
     return pa.string() if _is_string(kind) else kind
 
 
-def copied_kind(type: pa.DataType | None = None) -> Kind:
-    """The kind of a copied column; with a type, the copy must have that type."""
-    return Kind("", (), str(type), lambda found: type is None or copied_type(found) == type, copied=True)
+def kind_of_kept(type: pa.DataType | None = None) -> Kind:
+    """The kind of a kept column; with a type, the copy must have that type."""
+    return Kind("", (), str(type), lambda found: type is None or kept_type(found) == type, is_kept=True)
 
 
 class Column(NamedTuple):
@@ -97,7 +97,7 @@ class Column(NamedTuple):
             self._check_surrogates(value)
         return value
 
-    def copy(self, row: RawRow) -> str | pa.Array | None:
+    def kept_value(self, row: RawRow) -> str | pa.Array | None:
         """The row's value to copy: None, a string, or, from a Parquet column that is not text, an array of length one.
 
         Other JSON values become their JSON text, so that all rows of all files have one type.
@@ -143,7 +143,7 @@ class MissingColumnError(StellaError):
         self.location, self.name, self.names = location, name, names
 
 
-def present(location: object, columns: Iterable[Column], names: Sequence[str]) -> list[Column]:
+def select_columns(location: object, columns: Iterable[Column], names: Sequence[str]) -> list[Column]:
     """Select the columns that a file with these column names has.
 
     Raises:

@@ -10,7 +10,7 @@ from itertools import islice
 from typing import Any
 
 from stella_jax.errors import StellaError
-from stella_jax.readers.columns import NUMBERS, Column, RawRow, RowError, present
+from stella_jax.readers.columns import NUMBERS, Column, RawRow, RowError, select_columns
 from stella_jax.readers.decompress import open_bytes
 from stella_jax.readers.lines import MAX_LINE_BYTES
 from stella_jax.storage.location import Location
@@ -31,7 +31,7 @@ def read_csv(
       StellaError: the header is missing or lacks a column, or a quote is never closed.
     """
     with _open(location) as (header, records):
-        found = present(location, columns, header)
+        found = select_columns(location, columns, header)
         places = {column.name: header.index(column.name) for column in found}
         numbers = [column.name for column in found if column.kind == NUMBERS]
         for record in islice(records, start, None):

@@ -11,7 +11,7 @@ from stella_jax.readers.columns import RowError
 from stella_jax.readers.expand import expand
 from stella_jax.readers.file_types import file_type
 from stella_jax.readers.records import Format, RecordReader, format_of
-from stella_jax.readers.rows import Fields, Rejected, Row, make_row
+from stella_jax.readers.rows import Rejected, Row, RowFields, make_row
 from stella_jax.storage.location import Location
 
 
@@ -54,11 +54,11 @@ class InputFile:
         """The position of a row, and its id if it has none: "a.jsonl:3", or "a.jsonl@1048576"."""
         return f"{self.name}{'@' if self.counts_bytes else ':'}{number}"
 
-    def records(self, fields: Fields, start: int = 0, offset: int | None = None) -> RecordReader:
+    def records(self, fields: RowFields, start: int = 0, offset: int | None = None) -> RecordReader:
         """Records from number `start` (from 0) on, see `RecordReader`."""
         return RecordReader(self.location, self.format, fields.columns, start, offset)
 
-    def row(self, number: int, record: Any, fields: Fields) -> Row | Rejected | None:
+    def row(self, number: int, record: Any, fields: RowFields) -> Row | Rejected | None:
         """The row of a record, the reason why it is rejected, or None if it is blank."""
         raw = self.format.row(record, fields.columns)
         if isinstance(raw, RowError):
@@ -71,7 +71,7 @@ class InputFile:
         return {"input": self.name, where: row.number, "id": row.id, "reason": row.reason}
 
 
-def open_inputs(paths: Sequence[str | Path], fields: Fields) -> list[InputFile]:
+def open_inputs(paths: Sequence[str | Path], fields: RowFields) -> list[InputFile]:
     """The files that paths, URLs, directories and patterns name (see `expand.expand`), in that order.
 
     Raises:

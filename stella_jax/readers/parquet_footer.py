@@ -16,7 +16,7 @@ HEADER_BYTES = 64  # enough for the header of a dictionary page
 Value = tuple[Any, int]
 
 
-class Chunk(NamedTuple):
+class ColumnChunk(NamedTuple):
     """A column of a row group.
 
     Attributes:
@@ -36,7 +36,7 @@ class RowGroup(NamedTuple):
     """A row group: its number of rows, and its columns."""
 
     rows: int
-    chunks: list[Chunk]
+    chunks: list[ColumnChunk]
 
 
 def read_row_groups(file: BufferedReader) -> list[RowGroup]:
@@ -61,13 +61,13 @@ def _row_groups(footer: bytes) -> tuple[RowGroup, ...]:
         raise pa.ArrowInvalid("the footer lacks a field") from None
 
 
-def _chunk(fields: dict[int, Any]) -> Chunk:
+def _chunk(fields: dict[int, Any]) -> ColumnChunk:
     name = b".".join(fields[3]).decode(errors="replace")
     data, dictionary = int(fields[9]), max(0, fields.get(11, 0))
-    return Chunk(name, int(fields[6]), int(fields[7]), min(data, dictionary or data), dictionary)
+    return ColumnChunk(name, int(fields[6]), int(fields[7]), min(data, dictionary or data), dictionary)
 
 
-def dictionary_bytes(file: BufferedReader, chunk: Chunk) -> int:
+def dictionary_bytes(file: BufferedReader, chunk: ColumnChunk) -> int:
     """The uncompressed size of the dictionary page, from its header; raises as `read_row_groups` does."""
     file.seek(chunk.dictionary)
     size = _parse(file.read(HEADER_BYTES)).get(2)

@@ -9,9 +9,9 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from stella_jax.errors import StellaError, first_line
-from stella_jax.readers.columns import TEXT, Column, RawRow, RowError, is_list, present
+from stella_jax.readers.columns import TEXT, Column, RawRow, RowError, is_list, select_columns
 from stella_jax.readers.lines import MAX_LINE_BYTES, decode
-from stella_jax.readers.parquet_footer import Chunk, dictionary_bytes, read_row_groups
+from stella_jax.readers.parquet_footer import ColumnChunk, dictionary_bytes, read_row_groups
 from stella_jax.storage.location import Location
 
 BATCH_ROWS = 1024
@@ -32,7 +32,7 @@ def read_parquet(
 ) -> Iterator[tuple[RawRow, None]]:
     """Every record from number `start` (from 0) on; strings as bytes, since they may be invalid UTF-8.
 
-    Values of copied columns of other types are arrays of length one.
+    Values of kept columns of other types are arrays of length one.
 
     Raises:
       StellaError: the file is damaged, lacks a column, or has one of the wrong type.
@@ -42,9 +42,9 @@ def read_parquet(
         try:
             with pq.ParquetFile(stored, buffer_size=READ_BUFFER, page_checksum_verification=True) as file:
                 names = _names(location, file.schema_arrow, columns)
-                copied = {column.name for column in columns if column.kind.copied}
+                kept = {column.name for column in columns if column.kind.is_kept}
                 for batch in _batches(location, stored, file, names, start):
-                    for values in zip(*(_values(batch.column(name), name in copied) for name in names), strict=True):
+                    for values in zip(*(_values(batch.column(name), name in kept) for name in names), strict=True):
                         yield dict(zip(names, values, strict=True)), None
                         done += 1
         except (pa.ArrowException, OSError, UnicodeDecodeError) as error:  # the last one for a column name
@@ -72,7 +72,7 @@ def _slices(batch: pa.RecordBatch) -> Iterator[pa.RecordBatch]:
     return (batch.slice(first, rows) for first in range(0, batch.num_rows, rows))
 
 
-def _batch_rows(location: Location, stored: BufferedReader, chunk: Chunk) -> int:
+def _batch_rows(location: Location, stored: BufferedReader, chunk: ColumnChunk) -> int:
     """The number of rows for which the values of a column fit into memory."""
     if chunk.unpacked > max(UNPACKED_BYTES, MAX_RATIO * chunk.packed):
         sizes = f"{chunk.unpacked} bytes, compressed to {chunk.packed}"
@@ -86,7 +86,7 @@ def _batch_rows(location: Location, stored: BufferedReader, chunk: Chunk) -> int
 
 
 def _names(location: Location, schema: pa.Schema, columns: Sequence[Column]) -> list[str]:
-    found = present(location, columns, schema.names)
+    found = select_columns(location, columns, schema.names)
     for name, kind, _ in found:
         type = schema.field(name).type
         if not kind.is_arrow(type.value_type if pa.types.is_dictionary(type) else type):
@@ -94,13 +94,13 @@ def _names(location: Location, schema: pa.Schema, columns: Sequence[Column]) -> 
     return list(dict.fromkeys(column.name for column in found))
 
 
-def _values(column: pa.Array, copied: bool) -> list[object]:
+def _values(column: pa.Array, is_kept: bool) -> list[object]:
     if pa.types.is_dictionary(column.type):
         column = column.dictionary_decode()
     if TEXT.is_arrow(column.type):
         return column.cast(pa.large_binary()).to_pylist()
     # A copy keeps the Arrow type: Python values would lose nanoseconds, for example.
-    if copied:
+    if is_kept:
         return [column.slice(i, 1) for i in range(len(column))]
     if is_list(column.type):  # of numbers
         return [value.values.to_numpy(zero_copy_only=False) if value.is_valid else None for value in column]
@@ -118,7 +118,7 @@ def _decode(value: bytes) -> str:
     return decode(value)
 
 
-class RowRange(NamedTuple):
+class RowGroupRange(NamedTuple):
     """A row group: its byte offset, the number of its first row (from 0), and its number of rows."""
 
     offset: int
@@ -126,7 +126,7 @@ class RowRange(NamedTuple):
     rows: int
 
 
-def row_groups(location: Location) -> list[RowRange]:
+def row_groups(location: Location) -> list[RowGroupRange]:
     """The row groups of a file, from its footer.
 
     Raises:
@@ -139,4 +139,4 @@ def row_groups(location: Location) -> list[RowRange]:
             raise StellaError(f"{location}: not a valid Parquet file ({first_line(error)}).") from error
     firsts = accumulate((group.rows for group in groups), initial=0)
     offsets = (min(chunk.offset for chunk in group.chunks) for group in groups)
-    return [RowRange(*each) for each in zip(offsets, firsts, (group.rows for group in groups), strict=False)]
+    return [RowGroupRange(*each) for each in zip(offsets, firsts, (group.rows for group in groups), strict=False)]

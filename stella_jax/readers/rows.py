@@ -6,7 +6,7 @@ from typing import NamedTuple
 import pyarrow as pa
 
 from stella_jax.errors import StellaError
-from stella_jax.readers.columns import ID, Column, RawRow, RowError, copied_kind
+from stella_jax.readers.columns import ID, Column, RawRow, RowError, kind_of_kept
 from stella_jax.tokenizer.pair_tokenizer import Pair
 from stella_jax.tokenizer.tokenizer import check_text
 
@@ -22,7 +22,7 @@ class Row(NamedTuple):
     Attributes:
       input: name of the input file.
       number: of the line or record, from 1, or its byte offset.
-      kept: the values to copy, in the order of `Fields.keep` (see `Column.copy`).
+      kept: the values to copy, in the order of `RowFields.keep` (see `Column.kept_value`).
     """
 
     input: str
@@ -46,14 +46,14 @@ class Rejected(NamedTuple):
 
 
 @dataclass(frozen=True, slots=True)
-class Fields:
+class RowFields:
     """The fields of a row that are read.
 
     Attributes:
       text: the field of the text.
       id: the field of the id; None is "id" where a row has that field, else the row's input and number are its id.
       keep: fields that are copied into the parts.
-      kept_types: their types in the parts, once they are known (see `kept.resolve_types`).
+      kept_types: their types in the parts, once they are known (see `kept_columns.resolve_types`).
       query: the field of the query that belongs to the text, in rows to score.
 
     Raises:
@@ -72,7 +72,7 @@ class Fields:
         for name in self.keep:
             self._check_kept(name)
         key = Column(self.id or "id", ID, needed=self.id is not None)
-        kinds = map(copied_kind, self.kept_types or [None] * len(self.keep))
+        kinds = map(kind_of_kept, self.kept_types or [None] * len(self.keep))
         kept = map(Column, self.keep, kinds)
         object.__setattr__(self, "columns", (*map(Column, self.read), key, *kept))
 
@@ -93,7 +93,7 @@ class Fields:
             raise StellaError(f"--keep: {name!r} is a column of the output itself; leave it out, or rename the field.")
 
 
-def make_row(name: str, number: int, position: str, raw: RawRow, fields: Fields) -> Row | Rejected:
+def make_row(name: str, number: int, position: str, raw: RawRow, fields: RowFields) -> Row | Rejected:
     """The row with these values, or the reason why it is rejected.
 
     Args:
@@ -110,6 +110,6 @@ def make_row(name: str, number: int, position: str, raw: RawRow, fields: Fields)
             raise RowError(f"{key.name} is empty")
         text, *query = (column.value(raw) for column in read)
         content = (query[0], text) if query else text
-        return Row(name, number, row_id, content, tuple(column.copy(raw) for column in kept))
+        return Row(name, number, row_id, content, tuple(column.kept_value(raw) for column in kept))
     except RowError as error:
         return Rejected(name, number, row_id, str(error))

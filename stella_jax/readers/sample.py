@@ -17,7 +17,7 @@ import numpy as np
 from stella_jax.readers.inputs import InputFile
 from stella_jax.readers.parquet_rows import row_groups
 from stella_jax.readers.records import FORMATS
-from stella_jax.readers.rows import Fields, Rejected, Row
+from stella_jax.readers.rows import Rejected, Row, RowFields
 from stella_jax.readers.split_reader import read_split
 from stella_jax.readers.splits import Piece, Split
 from stella_jax.storage.location import Location
@@ -69,7 +69,7 @@ class Place:
         return self.is_kept_whole
 
 
-def sample_inputs(files: Sequence[InputFile], fields: Fields) -> tuple[list[Place], bool]:
+def sample_inputs(files: Sequence[InputFile], fields: RowFields) -> tuple[list[Place], bool]:
     """Reads a sample, whose size does not grow with the inputs; also returns whether it is all of the inputs.
 
     Compressed and .csv files can only be read from the start, so their first rows are the sample.
@@ -90,7 +90,7 @@ def sample_inputs(files: Sequence[InputFile], fields: Fields) -> tuple[list[Plac
 
 
 def _read(
-    files: Sequence[InputFile], fields: Fields, regions: Iterator["_Region"]
+    files: Sequence[InputFile], fields: RowFields, regions: Iterator["_Region"]
 ) -> Iterator[tuple["_Region", list[Place]]]:
     listed = list(regions)
     with ThreadPoolExecutor(READERS) as pool:
@@ -108,7 +108,7 @@ class _Region:
     place_bytes: int
     max_rows: int
 
-    def places(self, files: Sequence[InputFile], fields: Fields) -> list[Place]:
+    def places(self, files: Sequence[InputFile], fields: RowFields) -> list[Place]:
         file = files[self.input]
         if _has_groups(file):
             return list(self._in_groups(file, fields))
@@ -116,13 +116,13 @@ class _Region:
             return [self._in_lines(file, fields)]
         return list(self._from_beginning(file, fields))
 
-    def _in_lines(self, file: InputFile, fields: Fields) -> Place:
+    def _in_lines(self, file: InputFile, fields: RowFields) -> Place:
         place, split = self._place(), Split(0, (Piece(0, self.start, self.stop),))
         for row, *_ in read_split([replace(file, is_cut=True)], split, fields):
             place.add(row)
         return place
 
-    def _in_groups(self, file: InputFile, fields: Fields) -> Iterator[Place]:
+    def _in_groups(self, file: InputFile, fields: RowFields) -> Iterator[Place]:
         """Ranges of the rows of some row groups, each of which represents them all, as their number is known."""
         groups = [group for group in row_groups(file.location) if self.start <= group.offset < self.stop]
         rows = sum(group.rows for group in groups)
@@ -140,7 +140,7 @@ class _Region:
             place.rows, place.weight = rows, 1 / len(runs)
             yield place
 
-    def _from_beginning(self, file: InputFile, fields: Fields) -> Iterator[Place]:
+    def _from_beginning(self, file: InputFile, fields: RowFields) -> Iterator[Place]:
         """Consecutive places, at most up to the end of the file."""
         location, limit = _Tracked(file.location.given), self.count * PLACE_RECORDS
         place, begin, end, done, number = self._place(), 0, 0, 0, 0

@@ -8,7 +8,7 @@ from typing import Any, NamedTuple
 
 from stella_jax.readers.inputs import InputFile
 from stella_jax.readers.parquet_rows import row_groups
-from stella_jax.readers.rows import Fields, Rejected, Row
+from stella_jax.readers.rows import Rejected, Row, RowFields
 from stella_jax.readers.splits import Piece, Split
 from stella_jax.storage.remote_file import BLOCK
 
@@ -43,7 +43,7 @@ class PositionedRow(NamedTuple):
 
 
 def read_split(
-    inputs: Sequence[InputFile], split: Split, fields: Fields, start: Position = BEGINNING
+    inputs: Sequence[InputFile], split: Split, fields: RowFields, start: Position = BEGINNING
 ) -> Iterator[PositionedRow]:
     """The rows of a split from a position on, without blank records.
 
@@ -78,7 +78,7 @@ class _Record(NamedTuple):
 _Records = Generator[_Record, bool, None]
 
 
-def _numbered(file: InputFile, piece: Piece, fields: Fields, at: Position) -> _Records:
+def _numbered(file: InputFile, piece: Piece, fields: RowFields, at: Position) -> _Records:
     first, count = _rows_of_range(file, piece) if file.is_cut else (0, None)
     reader = file.records(fields, first + at.records, None if at.offset < 0 else at.offset)
     done, stop = at.records, maxsize if count is None else count
@@ -88,7 +88,7 @@ def _numbered(file: InputFile, piece: Piece, fields: Fields, at: Position) -> _R
             done += reader.skip_blank()
 
 
-def _lines_of_range(file: InputFile, piece: Piece, fields: Fields, at: Position) -> _Records:
+def _lines_of_range(file: InputFile, piece: Piece, fields: RowFields, at: Position) -> _Records:
     """Lines that begin in a byte range; the end of the line before it is skipped."""
     begins_inside = at.records == 0 and piece.start > 0
     offset, done = piece.start - 1 if begins_inside else max(0, at.offset), at.records

@@ -6,7 +6,7 @@ from typing import Any
 
 from stella_jax.storage.location import TAGS, Location, Stat, remote_stat
 from stella_jax.storage.patterns import Entry, ListFolder, files_below, files_matching, from_paths, split_pattern
-from stella_jax.storage.urls import ObjectStore, filesystem, store_errors
+from stella_jax.storage.urls import ObjectStoreFileSystem, filesystem, store_errors
 
 
 def list_below(folder: Location) -> list[Location]:
@@ -36,7 +36,7 @@ class _Listing:
         if Location(folder).is_url:
             system, path = filesystem(folder)
             self.entries = self._remote_entries
-            if isinstance(system, ObjectStore):
+            if isinstance(system, ObjectStoreFileSystem):
                 with store_errors(folder):
                     files = {info["name"].removeprefix(f"{path}/"): info for info in system.files(path, deep)}
                 self._stats = {folder + name: remote_stat(info) for name, info in files.items()}

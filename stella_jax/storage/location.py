@@ -24,7 +24,7 @@ VERSIONS += ("modify", "created")
 NOT_REGULAR = "{}: not a regular file but a pipe, socket or device; copy its content into a file."
 
 
-Kind = Literal["file", "directory", "special"]
+FileKind = Literal["file", "directory", "special"]
 
 
 class Stat(NamedTuple):
@@ -77,11 +77,11 @@ class Location:
         """`full`, split at slashes."""
         return tuple(self.full.split("/"))
 
-    def kind(self) -> Kind | None:
+    def kind(self) -> FileKind | None:
         """Kind of the file there, None if there is none; "special" is a pipe, a socket or a device."""
         return self.look()[0]
 
-    def look(self, realpath: Callable[[str], str] = os.path.realpath) -> tuple[Kind | None, "Location"]:
+    def look(self, realpath: Callable[[str], str] = os.path.realpath) -> tuple[FileKind | None, "Location"]:
         """Kind of the file there, and this location with `listed` filled in.
 
         Args:
@@ -168,7 +168,7 @@ def locate(text: str | Path) -> Location:
     return Location(str(Path(text)))
 
 
-def _look_local(location: Location, realpath: Callable[[str], str]) -> tuple[Kind | None, Location]:
+def _look_local(location: Location, realpath: Callable[[str], str]) -> tuple[FileKind | None, Location]:
     path = location.given
     try:
         status = os.lstat(path)
@@ -187,7 +187,7 @@ def _look_local(location: Location, realpath: Callable[[str], str]) -> tuple[Kin
     return kind, Location(path, listed=local_stat(status), resolved=resolved)
 
 
-def _look_remote(location: Location) -> tuple[Kind | None, Location]:
+def _look_remote(location: Location) -> tuple[FileKind | None, Location]:
     system, path = filesystem(location.given)
     with store_errors(location.given):
         try:
@@ -199,7 +199,7 @@ def _look_remote(location: Location) -> tuple[Kind | None, Location]:
         return "file", Location(location.given, listed=remote_stat(info))
 
 
-def _kind(mode: int) -> Kind:
+def _kind(mode: int) -> FileKind:
     return "file" if stat.S_ISREG(mode) else "directory" if stat.S_ISDIR(mode) else "special"
 
 

@@ -21,7 +21,7 @@ from stella_jax.storage.urls import filesystem, store_errors
 CHECKSUM = "checksum"
 
 
-class Damaged(StellaError):
+class DamagedFileError(StellaError):
     """A file that differs from what was written."""
 
 
@@ -92,7 +92,7 @@ class Store(ABC):
         """The JSON object that `write_json` wrote.
 
         Raises:
-          Damaged: the checksum does not match.
+          DamagedFileError: the checksum does not match.
           FileNotFoundError: there is no such file.
         """
         data = self.read(name)
@@ -102,7 +102,7 @@ class Store(ABC):
         except (ValueError, TypeError, KeyError):
             fields = None
         if fields is None or _with_checksum(fields) != data:
-            raise Damaged(f"{self}/{name}: damaged (its checksum does not match).")
+            raise DamagedFileError(f"{self}/{name}: damaged (its checksum does not match).")
         return fields
 
 

@@ -82,7 +82,7 @@ def _reason(error: Exception) -> str:
     return f"{line}." if len(line) <= MAX_REASON else f"{line[:MAX_REASON]}..."
 
 
-class ObjectStore(ArrowFSWrapper):
+class ObjectStoreFileSystem(ArrowFSWrapper):
     """gs:// or s3://. It makes no folders: a store would keep them as empty objects.
 
     `ls` of gs:// lists the files of a folder, but not the folders in it.
@@ -112,10 +112,10 @@ def _store(scheme: str, bucket: str) -> AbstractFileSystem:
     from pyarrow.fs import GcsFileSystem, S3FileSystem  # here: a pyarrow may be built without them
 
     if scheme == "gs":
-        return ObjectStore(GcsFileSystem(retry_time_limit=timedelta(seconds=RETRY_SECONDS), **_gs_server()))
+        return ObjectStoreFileSystem(GcsFileSystem(retry_time_limit=timedelta(seconds=RETRY_SECONDS), **_gs_server()))
     bounds = {"connect_timeout": CONNECT_SECONDS, "request_timeout": REQUEST_SECONDS}
     # With a delayed open, a small object is written by one request instead of three.
-    return ObjectStore(S3FileSystem(allow_delayed_open=True, **bounds, **_s3_server(bucket)))
+    return ObjectStoreFileSystem(S3FileSystem(allow_delayed_open=True, **bounds, **_s3_server(bucket)))
 
 
 def _gs_server() -> dict[str, Any]:

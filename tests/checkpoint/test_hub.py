@@ -1,4 +1,4 @@
-"""Names of models: directories, the embedded checkpoint, and repos in the hub's cache; all offline."""
+"""Names of models: directories, the included checkpoint, and repos in the Hub's cache; all offline."""
 
 import shutil
 from pathlib import Path

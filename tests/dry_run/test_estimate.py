@@ -20,7 +20,7 @@ from stella_jax.flops import text_flops
 from stella_jax.job.options import JobCommand, JobOptions, ModelOptions
 from stella_jax.readers import sample
 from stella_jax.readers.inputs import open_inputs
-from stella_jax.readers.rows import Fields
+from stella_jax.readers.rows import RowFields
 from stella_jax.readers.sample import sample_inputs
 
 ROWS = 6000
@@ -108,12 +108,12 @@ def test_a_sample_is_within_its_standard_error(
 def test_the_lengths_of_rows_cause_no_bias(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
     """Over many seeds the mean is right, although places start in long rows more often than in short ones."""
     in_one(tmp_path, [{"text": "x" * (2000 if i % 10 == 0 else 20)} for i in range(3000)])
-    files = open_inputs([tmp_path / "a.jsonl"], Fields())
+    files = open_inputs([tmp_path / "a.jsonl"], RowFields())
     set_place_bytes(monkeypatch, 1000)
     means = []
     for seed in range(30):
         monkeypatch.setattr(sample, "SEED", seed)
-        places, is_all = sample_inputs(files, Fields())
+        places, is_all = sample_inputs(files, RowFields())
         assert not is_all
         means.append(files[0].size * np.mean([place.rows / place.size for place in places]))
     assert abs(np.mean(means) - 3000) < 4 * np.std(means) / np.sqrt(len(means))
@@ -124,9 +124,9 @@ def test_the_sample_is_deterministic_and_does_not_grow_with_the_corpus(tmp_path:
     read = []
     for count in (ROWS, 4 * ROWS):
         in_one(tmp_path, records(count))
-        files = open_inputs([tmp_path / "a.jsonl"], Fields())
-        places, _ = sample_inputs(files, Fields())
-        assert sample_inputs(files, Fields()) == (places, False)
+        files = open_inputs([tmp_path / "a.jsonl"], RowFields())
+        places, _ = sample_inputs(files, RowFields())
+        assert sample_inputs(files, RowFields()) == (places, False)
         read.append(sum(place.size for place in places))
     assert read[1] <= read[0] * 1.1
 
@@ -139,14 +139,14 @@ def test_rows_longer_than_a_place(tmp_path: Path, monkeypatch: pytest.MonkeyPatc
     assert found.sampled >= 100 and abs(found.rows.value - 400) < 4 * found.rows.error * 400
 
 
-def test_copied_columns_and_precisions(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, refused):
+def test_kept_columns_and_precisions(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, refused):
     """No weights are loaded if nothing is measured."""
     monkeypatch.setattr(Stella, "load_weights", lambda _: pytest.fail("weights were loaded"))
     pq.write_table(pa.table({"text": ["tea"] * 3, "year": [1, None, 3]}), tmp_path / "a.parquet")
-    found = estimated(tmp_path / "a.parquet", fields=Fields(keep=("year",)), precision="binary")
+    found = estimated(tmp_path / "a.parquet", fields=RowFields(keep=("year",)), precision="binary")
     assert (found.rows, found.rejected, found.row_bytes) == (Total(3), Total(0), 4)
     with refused("a.parquet", "'month'"):
-        estimated(tmp_path / "a.parquet", fields=Fields(keep=("month",)))
+        estimated(tmp_path / "a.parquet", fields=RowFields(keep=("month",)))
 
 
 def test_a_known_number_of_rows(tmp_path: Path, tokens: int, monkeypatch: pytest.MonkeyPatch):

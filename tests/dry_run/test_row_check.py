@@ -7,7 +7,7 @@ import pytest
 
 from stella_jax.dry_run.row_check import RowCheck, check_rows
 from stella_jax.readers.inputs import open_inputs
-from stella_jax.readers.rows import Fields
+from stella_jax.readers.rows import RowFields
 
 
 def test_invalid_rows_and_repeats_are_listed_with_their_positions(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
@@ -16,7 +16,9 @@ def test_invalid_rows_and_repeats_are_listed_with_their_positions(tmp_path: Path
     (tmp_path / "a.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows) + '\n{"id": 9}\n')
     (tmp_path / "b.csv").write_text('id,text\n9,tea\n3,tea\n4,"cut')
     reports: list[str] = []
-    found = check_rows(open_inputs([tmp_path / "a.jsonl", tmp_path / "b.csv"], Fields()), Fields(), reports.append)
+    found = check_rows(
+        open_inputs([tmp_path / "a.jsonl", tmp_path / "b.csv"], RowFields()), RowFields(), reports.append
+    )
     assert found == RowCheck(rows=10, invalid=1, repeated=3, damaged=1)
     assert reports[0] == "a.jsonl:9: text is missing" and "never closed" in reports[1]
     assert reports[2:] == [

@@ -10,7 +10,7 @@ from jobs import content, write_corpus
 
 from stella_jax import Stella
 from stella_jax.job import assignment, heartbeat
-from stella_jax.job.heartbeat import FOLDER, OtherProcesses
+from stella_jax.job.heartbeat import HEARTBEATS_FOLDER, OtherProcesses
 from stella_jax.job.options import JobOptions, RunOptions
 from stella_jax.job.processes import Processes
 from stella_jax.job.progress import Summary
@@ -77,7 +77,7 @@ def test_several_processes_write_the_same_as_one(tiny, corpus, alone, tmp_path, 
     assert sum(summary.rows for summary in summaries) >= 124
     assert [summary.job_rows for summary in summaries if summary.job_rows] == [124]
     assert verify_job(out).faults == ()
-    assert open_store(out).sizes(FOLDER) == {}
+    assert open_store(out).sizes(HEARTBEATS_FOLDER) == {}
 
 
 def test_a_single_process_does_the_work_of_all(tiny, corpus, alone, tmp_path) -> None:
@@ -89,8 +89,8 @@ def test_a_single_process_does_the_work_of_all(tiny, corpus, alone, tmp_path) ->
 def test_the_claims_of_a_dead_process_are_taken_over(tiny, corpus, alone, tmp_path, dead: int) -> None:
     out = tmp_path / "out"
     store = open_store(out)
-    store.prepare(FOLDER)
-    with store.replacing(f"{FOLDER}/process-{dead}.json") as file:
+    store.prepare(HEARTBEATS_FOLDER)
+    with store.replacing(f"{HEARTBEATS_FOLDER}/process-{dead}.json") as file:
         file.write(b"{}")
     assert OtherProcesses(store, dead).claim(4)
     assert embed(tiny, corpus, out, Processes(1, 3)).job_rows == 124
@@ -123,9 +123,9 @@ def test_a_waiting_process_makes_two_requests_per_round(tiny, corpus, tmp_path, 
     """Whatever the number of processes and parts."""
     out = tmp_path / "out"
     store = open_store(out)
-    store.prepare(FOLDER)
+    store.prepare(HEARTBEATS_FOLDER)
     for process in range(50):
-        with store.replacing(f"{FOLDER}/process-{process}.json") as file:
+        with store.replacing(f"{HEARTBEATS_FOLDER}/process-{process}.json") as file:
             file.write(b"{}")
         OtherProcesses(store, process).claim(process)
     monkeypatch.setattr(heartbeat, "HEARTBEAT_TIMEOUT", 1e9)

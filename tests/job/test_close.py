@@ -69,7 +69,7 @@ def test_the_remaining_rows_are_right(tiny: Stella, corpus: list[Path], tmp_path
 
 def test_ids_that_are_positions_are_not_checked(tiny: Stella, tmp_path: Path, monkeypatch) -> None:
     (tmp_path / "a.txt").write_text("tea\n" * 10)
-    monkeypatch.setattr(close, "Duplicates", None)
+    monkeypatch.setattr(close, "RepeatedIds", None)
     assert embed(tiny, [tmp_path / "a.txt"], tmp_path / "out").job_rows == 10
 
 

@@ -6,14 +6,14 @@ from pathlib import Path
 import pytest
 
 from stella_jax.job import heartbeat
-from stella_jax.job.heartbeat import FOLDER, Heartbeat, OtherProcesses
+from stella_jax.job.heartbeat import HEARTBEATS_FOLDER, Heartbeat, OtherProcesses
 from stella_jax.storage.store import LocalStore, Store, open_store
 
 
 @pytest.fixture(params=["folder", "objects"])
 def store(request: pytest.FixtureRequest, tmp_path: Path) -> Store:
     store = open_store(tmp_path if request.param == "folder" else f"memory://{tmp_path.name}")
-    store.prepare(FOLDER)
+    store.prepare(HEARTBEATS_FOLDER)
     return store
 
 
@@ -23,7 +23,7 @@ def short_timeout(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def beat(store: Store, process: int, content: bytes = b"1") -> None:
-    with store.replacing(f"{FOLDER}/process-{process}.json") as file:
+    with store.replacing(f"{HEARTBEATS_FOLDER}/process-{process}.json") as file:
         file.write(content)
 
 
@@ -58,7 +58,7 @@ def test_the_heartbeat_ends_with_its_block(store: Store, monkeypatch: pytest.Mon
         assert not others.is_claimed(3)
     others.refresh()
     assert not others.is_alive(0) and not others.is_claimed(3)
-    assert store.sizes(FOLDER) == {}
+    assert store.sizes(HEARTBEATS_FOLDER) == {}
 
 
 def test_claims_of_dead_processes_do_not_count(store: Store) -> None:
@@ -94,9 +94,9 @@ def test_processes_that_gave_way_do_not_wait_for_each_other(store: Store) -> Non
 
 def test_other_files_are_ignored(tmp_path: Path) -> None:
     store = LocalStore(tmp_path)
-    store.prepare(FOLDER)
+    store.prepare(HEARTBEATS_FOLDER)
     for name in ("process-.json", "process-x.json", "split-1-by-", "notes", "process-0.json"):
-        (tmp_path / FOLDER / name).write_bytes(b"\xff{")
+        (tmp_path / HEARTBEATS_FOLDER / name).write_bytes(b"\xff{")
     others = OtherProcesses(store, 1)
     others.refresh()
     assert others.is_alive(0) and not others.is_claimed(1)

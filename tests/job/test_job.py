@@ -13,7 +13,7 @@ from stella_jax.job.job import JOB, load_job
 from stella_jax.job.options import JobOptions, RunOptions
 from stella_jax.job.run import run_job
 from stella_jax.job.verify import verify_job
-from stella_jax.readers.rows import Fields
+from stella_jax.readers.rows import RowFields
 from stella_jax.storage.store import open_store
 
 WORDS = ["one", "two", "three", "four", "five"]
@@ -42,7 +42,7 @@ def test_different_settings_are_listed(tiny: Stella, corpus: Path, tmp_path: Pat
     out = tmp_path / "out"
     embed(tiny, [corpus], out)
     before = content(out)
-    options = JobOptions(Fields("text", "id"), "s2p_query", normalize=True, part_rows=5)
+    options = JobOptions(RowFields("text", "id"), "s2p_query", normalize=True, part_rows=5)
     with refused("prompt", "normalize", "id_field", "part_rows"):
         embed(tiny, [corpus], out, options)
     with refused("split_bytes"):
@@ -58,7 +58,7 @@ def test_a_job_without_parts_may_start_again_with_different_settings(
     tiny: Stella, corpus: Path, tmp_path: Path, refused
 ) -> None:
     with refused("--max-rejected"):
-        embed(tiny, [corpus], tmp_path / "out", JobOptions(Fields("body"), split_bytes=10))
+        embed(tiny, [corpus], tmp_path / "out", JobOptions(RowFields("body"), split_bytes=10))
     for path in (tmp_path / "out" / "_job" / "commits").iterdir():
         path.unlink()
     (tmp_path / "out" / "part-000007-0000.parquet").touch()  # killed before its commit
@@ -71,7 +71,7 @@ def test_a_job_without_parts_may_start_again_with_different_settings(
 @pytest.mark.parametrize("change", ["grow", "shrink", "touch"])
 def test_a_changed_input_is_refused_before_any_work(tiny, corpus, tmp_path, change: str) -> None:
     other = write_corpus(tmp_path / "b.jsonl", ["x"])
-    embed(tiny, [other, corpus], tmp_path / "out", JobOptions(Fields(id="id")), max_rejected=0.5)
+    embed(tiny, [other, corpus], tmp_path / "out", JobOptions(RowFields(id="id")), max_rejected=0.5)
     before = content(tmp_path / "out")
     text = corpus.read_text()
     if change == "touch":
@@ -79,7 +79,7 @@ def test_a_changed_input_is_refused_before_any_work(tiny, corpus, tmp_path, chan
     else:
         corpus.write_text(text + text if change == "grow" else text[:-20])
     with pytest.raises(StellaError, match=r"a\.jsonl: changed since"):
-        embed(tiny, [other, corpus], tmp_path / "out", JobOptions(Fields(id="id")))
+        embed(tiny, [other, corpus], tmp_path / "out", JobOptions(RowFields(id="id")))
     assert content(tmp_path / "out") == before
 
 

@@ -120,7 +120,7 @@ def test_counts_of_other_processes_are_added(store: Store, clock: Clock) -> None
     progress = Progress(store)
     progress.start(100, 10)
     clock.now += 2
-    progress.add(Counts(bytes=5, parts=1, rows=4, tokens=30, computed=40, rejected=1))
+    progress.add(Counts(bytes=5, parts=1, rows=4, tokens=30, computed_tokens=40, rejected=1))
     progress.add(progress.counts)
     assert progress.counts == Counts(10, 2, 8, 60, 80, 2)
 

@@ -16,7 +16,7 @@ from stella_jax.job.options import JobCommand, JobOptions, ModelOptions, RunOpti
 from stella_jax.job.progress import Counts, Progress
 from stella_jax.job.ray_job import run_ray_job
 from stella_jax.job.run import run_job
-from stella_jax.readers.rows import Fields
+from stella_jax.readers.rows import RowFields
 
 # Ray forks, which JAX minds where it runs, as beside other tests; in a driver it does not. And it leaves files of its
 # logs open, some versions more, some less.
@@ -98,7 +98,7 @@ def test_an_actor_killed_in_the_middle_of_a_part(command, tmp_path: Path) -> Non
 def test_actors_score_pairs(tmp_path: Path) -> None:
     pairs = tmp_path / "pairs.jsonl"
     pairs.write_text("".join(json.dumps({"query": "tea", "text": "green tea " * (i % 5)}) + "\n" for i in range(20)))
-    path, fields = str(GOLDENS / "gte-reranker"), Fields(query="query")
+    path, fields = str(GOLDENS / "gte-reranker"), RowFields(query="query")
     model = ModelOptions(path, max_length=16, scores=True)
     command = JobCommand((str(pairs),), str(tmp_path / "ray"), model, JobOptions(fields=fields, part_rows=3))
     assert run_ray_job(command, options()).rows == 20

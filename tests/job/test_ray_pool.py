@@ -18,7 +18,7 @@ from stella_jax import StellaError
 from stella_jax.job import ray_pool
 from stella_jax.job.progress import Counts
 from stella_jax.job.ray_cluster import connected
-from stella_jax.job.ray_pool import Pool
+from stella_jax.job.ray_pool import WorkerPool
 
 # Ray takes seconds to start and to notice deaths. It forks, of which JAX warns where JAX runs, as here. Some versions
 # leave log files open.
@@ -95,7 +95,7 @@ def run(
     """Returns how many tasks were reported as done."""
     reported: list[Counts] = []
     with connected(None) as ray:
-        pool = Pool(
+        pool = WorkerPool(
             ray,
             factory or (lambda: Fake(out, trouble, always)),
             resources or {"num_cpus": 1},
@@ -214,7 +214,7 @@ signal.signal(signal.SIGINT, signal.default_int_handler)  # which a shell's back
 from pathlib import Path
 from stella_jax.job.progress import Counts
 from stella_jax.job.ray_cluster import connected
-from stella_jax.job.ray_pool import Pool
+from stella_jax.job.ray_pool import WorkerPool
 
 out = Path(sys.argv[1])
 
@@ -228,7 +228,7 @@ class Sleeper:
 
 try:
     with connected("local") as ray:
-        Pool(ray, Sleeper, {"num_cpus": 1}, plan=lambda: [1], expected=1, on_counts=print).run(lambda: False, 1)
+        WorkerPool(ray, Sleeper, {"num_cpus": 1}, plan=lambda: [1], expected=1, on_counts=print).run(lambda: False, 1)
 finally:
     (out / "unwound").touch()
 """

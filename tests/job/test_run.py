@@ -1,4 +1,4 @@
-"""Whole jobs with the embedded checkpoint: their output, also when they are killed at any step."""
+"""Whole jobs with the included checkpoint: their output, also when they are killed at any step."""
 
 import errno
 import json

@@ -20,14 +20,14 @@ from stella_jax.cli.main import main
 from stella_jax.job.options import JobOptions, RunOptions
 from stella_jax.job.run import run_job
 from stella_jax.job.verify import verify_job
-from stella_jax.readers.rows import Fields, Row, make_row
+from stella_jax.readers.rows import Row, RowFields, make_row
 from stella_jax.readers.split_reader import RowsDigest
 from stella_jax.search import Index
 
 MODEL = GOLDENS / "gte-reranker"
 SHORT = ("--model", str(MODEL), "--max-length", "16", "--part-rows", "3", "--max-rejected", "90%")
 PAIRS = [("tea", "green tea " * (i % 7) + str(i)) for i in range(6)] + [("", ""), ("tea " * 9, "a"), ("é", "北京")]
-FIELDS = Fields(query="query")
+FIELDS = RowFields(query="query")
 OPTIONS = JobOptions(fields=FIELDS, part_rows=3)
 ORIGIN = {"model": str(MODEL), "revision": None}
 
@@ -101,15 +101,15 @@ def test_rejected_rows_and_the_manifest(reranker, corpus, tmp_path):
     assert list(fields["fingerprint"]["model"]["heads"]) == ["1"]
 
 
-def test_copied_columns(reranker, corpus, tmp_path, refused):
-    options = JobOptions(fields=Fields(query="query", keep=("n", "query")))
+def test_kept_columns(reranker, corpus, tmp_path, refused):
+    options = JobOptions(fields=RowFields(query="query", keep=("n", "query")))
     score(reranker, corpus, tmp_path / "out", options)
     found = table(tmp_path / "out")
     assert found.schema.names == ["id", "score", "n_tokens", "truncated", "n", "query"]
     assert found["query"].to_pylist() == [query for query, _ in PAIRS]
     with refused("--keep", "'Score'"):
-        Fields(query="query", keep=("Score",))
-    assert Fields(keep=("score",)).keep == ("score",)
+        RowFields(query="query", keep=("Score",))
+    assert RowFields(keep=("score",)).keep == ("score",)
 
 
 def test_the_encoding_of_scores(reranker, corpus, tmp_path):
@@ -130,7 +130,7 @@ def test_the_digest_distinguishes_queries_and_texts():
 
 
 def test_a_row_of_a_pair():
-    row = make_row("a", 1, "a:1", {"q": "tea", "t": "green"}, Fields("t", query="q"))
+    row = make_row("a", 1, "a:1", {"q": "tea", "t": "green"}, RowFields("t", query="q"))
     assert isinstance(row, Row) and (row.text, row.characters) == (("tea", "green"), 8)
 
 

@@ -12,12 +12,12 @@ import pytest
 from stella_jax import StellaError
 from stella_jax.readers.inputs import open_inputs
 from stella_jax.readers.records import RecordReader
-from stella_jax.readers.rows import Fields
+from stella_jax.readers.rows import RowFields
 
-FIELDS = Fields()
+FIELDS = RowFields()
 
 
-def rows_of(path: Path, fields: Fields = FIELDS, start: int = 0) -> list:
+def rows_of(path: Path, fields: RowFields = FIELDS, start: int = 0) -> list:
     [source] = open_inputs([path], fields)
     rows = (source.row(i, record, fields) for i, record in enumerate(source.records(fields, start), start + 1))
     return [row for row in rows if row is not None]
@@ -36,7 +36,7 @@ def rows_before_error(path: Path) -> tuple[list, str]:
     return rows, str(error.value)
 
 
-def only_row(path: Path, content: bytes, fields: Fields = FIELDS):
+def only_row(path: Path, content: bytes, fields: RowFields = FIELDS):
     path.write_bytes(content)
     [row] = rows_of(path, fields)
     return row

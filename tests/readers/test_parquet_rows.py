@@ -7,7 +7,7 @@ from reading import FIELDS, iterate_rows, rows_of, write_table
 
 from stella_jax import StellaError
 from stella_jax.readers import parquet_rows
-from stella_jax.readers.rows import Fields, Rejected, Row
+from stella_jax.readers.rows import Rejected, Row, RowFields
 
 STRINGS = [pa.string(), pa.large_string(), pa.string_view(), pa.dictionary(pa.int32(), pa.string())]
 
@@ -84,7 +84,8 @@ def test_damaged_parquet(tmp_path):
 
 
 @pytest.mark.parametrize(
-    ("fields", "column"), [(FIELDS, "text"), (Fields("body", "key"), "key"), (Fields("n"), "n"), (Fields("body"), "id")]
+    ("fields", "column"),
+    [(FIELDS, "text"), (RowFields("body", "key"), "key"), (RowFields("n"), "n"), (RowFields("body"), "id")],
 )
 def test_missing_columns_and_wrong_types(tmp_path, fields, column, refused):
     path = write_table(tmp_path / "a.parquet", body=["a"], n=[1], id=[1.5])

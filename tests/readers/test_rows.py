@@ -10,7 +10,7 @@ import pytest
 from reading import FIELDS, compressed, iterate_rows, only_row, peak_memory, rows_of, write_table
 
 from stella_jax.readers.inputs import open_inputs
-from stella_jax.readers.rows import Fields, Rejected, Row
+from stella_jax.readers.rows import Rejected, Row, RowFields
 
 
 @pytest.mark.parametrize(
@@ -45,9 +45,9 @@ def test_integer_ids_and_empty_texts(tmp_path):
 
 
 def test_fields_with_other_names(tmp_path):
-    row = only_row(tmp_path / "a.jsonl", b'{"id": 1, "key": "k", "body": "b"}', Fields("body", "key"))
+    row = only_row(tmp_path / "a.jsonl", b'{"id": 1, "key": "k", "body": "b"}', RowFields("body", "key"))
     assert (row.id, row.text) == ("k", "b")
-    [row] = rows_of(write_table(tmp_path / "a.parquet", key=["k"], body=["b"]), Fields("body", "key"))
+    [row] = rows_of(write_table(tmp_path / "a.parquet", key=["k"], body=["b"]), RowFields("body", "key"))
     assert (row.id, row.text) == ("k", "b")
 
 
@@ -73,7 +73,7 @@ def test_reading_from_the_middle(tmp_path, start):
 
 
 def test_a_chosen_id_field_is_required_in_every_row(tmp_path):
-    row = only_row(tmp_path / "a.jsonl", b'{"id": 1, "text": "a"}', Fields("text", "key"))
+    row = only_row(tmp_path / "a.jsonl", b'{"id": 1, "text": "a"}', RowFields("text", "key"))
     assert row == Rejected("a.jsonl", 1, None, "key is missing")
 
 
@@ -105,7 +105,7 @@ def test_utf16(tmp_path, name, mark, refused):
 def test_a_text_file_has_no_ids(tmp_path, refused):
     (tmp_path / "a.txt").touch()
     with refused("a.txt", "'key'"):
-        rows_of(tmp_path / "a.txt", Fields("text", "key"))
+        rows_of(tmp_path / "a.txt", RowFields("text", "key"))
 
 
 def test_inputs_have_different_names(tmp_path, refused):

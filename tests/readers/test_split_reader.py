@@ -16,12 +16,12 @@ from hypothesis import strategies as st
 from stella_jax import StellaError
 from stella_jax.readers import lines
 from stella_jax.readers.inputs import InputFile, open_inputs
-from stella_jax.readers.rows import Fields, Rejected, Row
+from stella_jax.readers.rows import Rejected, Row, RowFields
 from stella_jax.readers.split_reader import PositionedRow, read_split
 from stella_jax.readers.splits import FileSize, Split, plan_splits
 from stella_jax.storage.remote_file import RemoteFile
 
-FIELDS = Fields()
+FIELDS = RowFields()
 any_cut = settings(suppress_health_check=[HealthCheck.function_scoped_fixture], deadline=None)
 
 

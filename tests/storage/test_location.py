@@ -13,11 +13,11 @@ import pytest
 
 from stella_jax import StellaError
 from stella_jax.readers.inputs import open_inputs
-from stella_jax.readers.rows import Fields
+from stella_jax.readers.rows import RowFields
 from stella_jax.storage import remote_file
 from stella_jax.storage.location import Location, locate
 
-FIELDS = Fields()
+FIELDS = RowFields()
 
 
 def test_a_path_is_a_location(here):

@@ -8,7 +8,7 @@ import fsspec
 import pytest
 
 from stella_jax import StellaError
-from stella_jax.storage.store import Damaged, LocalStore, RemoteStore, Store, open_store
+from stella_jax.storage.store import DamagedFileError, LocalStore, RemoteStore, Store, open_store
 
 
 @pytest.fixture(params=["local", "memory"])
@@ -92,7 +92,7 @@ def test_json_round_trip(store):
 @pytest.mark.parametrize("data", [b"", b"{", b"\xff", b"[]", b"3", b"{}", b'{"checksum": null}'])
 def test_damaged_json(store, data):
     write(store, "a", data)
-    with pytest.raises(Damaged, match=r"/out/a: damaged"):
+    with pytest.raises(DamagedFileError, match=r"/out/a: damaged"):
         store.read_json("a")
 
 
@@ -102,7 +102,7 @@ def test_every_changed_byte_of_json_is_detected(store):
     for i in range(len(data)):
         for damaged in (data[:i], data[:i] + bytes([data[i] ^ 0x20]) + data[i + 1 :]):
             write(store, "b", damaged)
-            with pytest.raises(Damaged):
+            with pytest.raises(DamagedFileError):
                 store.read_json("b")
 
 

@@ -15,12 +15,12 @@ import pytest
 from stella_jax import StellaError
 from stella_jax.readers.expand import expand
 from stella_jax.readers.inputs import open_inputs
-from stella_jax.readers.rows import Fields
+from stella_jax.readers.rows import RowFields
 from stella_jax.storage import urls
 from stella_jax.storage.location import Location
 from stella_jax.storage.urls import filesystem, store_errors
 
-FIELDS = Fields()
+FIELDS = RowFields()
 
 
 class Bucket(BaseHTTPRequestHandler):

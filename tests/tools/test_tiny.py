@@ -1,4 +1,4 @@
-"""Training of the embedded checkpoint, and its quality."""
+"""Training of the included checkpoint, and its quality."""
 
 import json
 import re

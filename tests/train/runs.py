@@ -1,4 +1,4 @@
-"""Whole runs with the embedded checkpoint, for tests: rows, recipes, and processes that end themselves."""
+"""Whole runs with the included checkpoint, for tests: rows, recipes, and processes that end themselves."""
 
 import json
 import signal

@@ -1,4 +1,4 @@
-"""Whole runs with the embedded checkpoint: their files, evaluations, errors and warnings."""
+"""Whole runs with the included checkpoint: their files, evaluations, errors and warnings."""
 
 import json
 import re

@@ -1,4 +1,4 @@
-"""Whole runs with the embedded checkpoint: resuming after any interruption, to the same bits."""
+"""Whole runs with the included checkpoint: resuming after any interruption, to the same bits."""
 
 import re
 from pathlib import Path

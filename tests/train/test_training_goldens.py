@@ -15,8 +15,8 @@ from train import Batcher, StepConfig, losses, make_step, optimizers
 from train.sections import OptimizerSection
 from train.step import State
 
-FOLDER = GOLDENS / "stella-training"
-EXPECTED = json.loads((FOLDER / "expected.json").read_text())
+TRAINING_GOLDENS = GOLDENS / "stella-training"
+EXPECTED = json.loads((TRAINING_GOLDENS / "expected.json").read_text())
 TRIPLETS = [
     json.loads(line) for line in (GOLDENS.parent.parent / "examples/porsche_triplets.jsonl").read_text().splitlines()
 ]
@@ -104,7 +104,7 @@ def test_learning_rates_to_float32(name: str) -> None:
 
 @every_loss
 def test_embeddings_after_the_last_step(name: str) -> None:
-    found, expected = embedded(name)[0], load_file(FOLDER / f"{name}.safetensors")["anchor_embeddings"]
+    found, expected = embedded(name)[0], load_file(TRAINING_GOLDENS / f"{name}.safetensors")["anchor_embeddings"]
     if name in ("triplet_euclidean", "triplet_manhattan"):
         # A shift of all embeddings changes no distance: the head's bias has a gradient of rounding errors only, and
         # Adam makes steps of full size of them.

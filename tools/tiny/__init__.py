@@ -1,1 +1,1 @@
-"""Training of the embedded checkpoint, `python -m tools.tiny`."""
+"""Training of the included checkpoint, `python -m tools.tiny`."""

@@ -1,4 +1,4 @@
-"""Trains the embedded checkpoint `tiny` from scratch, on pairs of texts with the same meaning and on triplets.
+"""Trains the included checkpoint `tiny` from scratch, on pairs of texts with the same meaning and on triplets.
 
     python -m tools.tiny PAIRS.jsonl.gz --out build/tiny
 
@@ -107,7 +107,7 @@ def _set_dtype(directory: Path, dtype: str) -> None:
 
 
 def main(argv: list[str] | None = None) -> int:
-    parser = argparse.ArgumentParser(prog="python -m tools.tiny", description="Make the embedded checkpoint.")
+    parser = argparse.ArgumentParser(prog="python -m tools.tiny", description="Make the included checkpoint.")
     parser.add_argument("pairs", type=Path, help="JSON lines with anchor and positive")
     parser.add_argument("--out", required=True, type=Path, help="directory to write; training files go to OUT-training")
     arguments = parser.parse_args(argv)

@@ -1,4 +1,4 @@
-"""Training rows of the embedded checkpoint, made from a dictionary's pairs of words and glosses."""
+"""Training rows of the included checkpoint, made from a dictionary's pairs of words and glosses."""
 
 import json
 import random

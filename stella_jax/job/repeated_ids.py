@@ -17,7 +17,7 @@ ENTRY = np.dtype([("high", "<u8"), ("low", "<u8"), ("position", "<i8")])
 FIRST = np.dtype("<i8")
 
 
-class Duplicates:
+class RepeatedIds:
     """Collects hashes of ids; a row's position is its place in the order of adding.
 
     Args:
@@ -32,7 +32,7 @@ class Duplicates:
         self._pending_rows = 0
         self.rows = 0
 
-    def __enter__(self) -> "Duplicates":
+    def __enter__(self) -> "RepeatedIds":
         return self
 
     def __exit__(self, *raised: object) -> None:

@@ -13,7 +13,7 @@ from stella_jax.job.output_columns import column_names, postprocess
 from stella_jax.job.part_file import part_table, write_part
 from stella_jax.job.part_ids import write_ids
 from stella_jax.quantization import finite_rows, quantize
-from stella_jax.readers.kept import kept_columns
+from stella_jax.readers.kept_columns import kept_columns
 from stella_jax.readers.rows import Rejected, Row
 from stella_jax.readers.split_reader import PositionedRow
 
@@ -21,7 +21,7 @@ NOT_FINITE = "its embedding or score is not finite"
 
 
 @dataclass(slots=True)
-class OpenPart:
+class PartBuffer:
     """The chunks of a part so far, in order, and the embeddings (or scores) of each chunk by its index, a head each."""
 
     chunks: list[Chunk] = field(default_factory=list)
@@ -32,7 +32,7 @@ class OpenPart:
         return self.chunks[-1].end is not None and len(self.embeddings) == len(self.chunks)
 
 
-def commit_part(job: Job, part: OpenPart) -> tuple[PartEnd, Commit]:
+def commit_part(job: Job, part: PartBuffer) -> tuple[PartEnd, Commit]:
     """Writes the files of a part, then its commit.
 
     Raises:

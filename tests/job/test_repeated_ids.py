@@ -8,9 +8,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from stella_jax.job import duplicates
-from stella_jax.job.duplicates import Duplicates
+from stella_jax.job import repeated_ids
 from stella_jax.job.part_ids import hash_id
+from stella_jax.job.repeated_ids import RepeatedIds
 
 
 def halves(ids: list[str]) -> np.ndarray:
@@ -25,8 +25,8 @@ def first_places(ids: list[str]) -> list[int]:
 def test_each_repeat_and_its_first_row(groups: list[list[str]], run_rows: int) -> None:
     ids = [each for group in groups for each in group]
     with pytest.MonkeyPatch.context() as patch, tempfile.TemporaryDirectory() as folder:
-        patch.setattr(duplicates, "RUN_ROWS", run_rows)
-        with Duplicates(Path(folder)) as found:
+        patch.setattr(repeated_ids, "RUN_ROWS", run_rows)
+        with RepeatedIds(Path(folder)) as found:
             for group in groups:
                 found.add(*halves(group).T)
             assert found.find() == len(ids) - len(set(ids))
@@ -34,13 +34,13 @@ def test_each_repeat_and_its_first_row(groups: list[list[str]], run_rows: int) -
 
 
 def test_equal_halves_of_a_hash_are_not_a_repeat(tmp_path: Path) -> None:
-    with Duplicates(tmp_path) as found:
+    with RepeatedIds(tmp_path) as found:
         found.add(np.array([7, 7, 7], np.uint64), np.array([1, 2, 1], np.uint64))
         assert found.find() == 1
         assert found.firsts(0, 3).tolist() == [-1, -1, 0]
 
 
 def test_the_temporary_files_have_no_names(tmp_path: Path) -> None:
-    with Duplicates(tmp_path) as found:
+    with RepeatedIds(tmp_path) as found:
         found.add(*halves(["a", "b"]).T)
         assert not [*tmp_path.iterdir()]

@@ -7,13 +7,13 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from stella_jax.errors import StellaError, first_line
-from stella_jax.readers.columns import copied_type, present
-from stella_jax.readers.rows import Fields, Row
+from stella_jax.readers.columns import kept_type, select_columns
+from stella_jax.readers.rows import Row, RowFields
 from stella_jax.storage.location import Location
 
 
-def resolve_types(locations: Sequence[Location], fields: Fields) -> Fields:
-    """The fields with the types of copied columns, which are the first input's and must be the same in all others.
+def resolve_types(locations: Sequence[Location], fields: RowFields) -> RowFields:
+    """The fields with the types of kept columns, which are the first input's and must be the same in all others.
 
     .parquet files keep their own types. Values of .csv and .jsonl files are written as strings, other JSON values as
     their JSON text; a .jsonl row without the field gets null. Only the first input is opened. Another with different
@@ -39,8 +39,8 @@ def resolve_types(locations: Sequence[Location], fields: Fields) -> Fields:
     return replace(fields, kept_types=tuple(types))
 
 
-def kept_columns(rows: Sequence[Row], fields: Fields) -> dict[str, pa.Array]:
-    """The copied columns of n rows; `fields` come from `resolve_types`."""
+def kept_columns(rows: Sequence[Row], fields: RowFields) -> dict[str, pa.Array]:
+    """The kept columns of n rows; `fields` come from `resolve_types`."""
     return {
         name: _column([row.kept[i] for row in rows], type)
         for i, (name, type) in enumerate(zip(fields.keep, fields.kept_types, strict=True))
@@ -57,11 +57,11 @@ def _is_parquet(location: Location) -> bool:
     return location.name.lower().endswith(".parquet")
 
 
-def _parquet_types(location: Location, fields: Fields) -> list[pa.DataType]:
+def _parquet_types(location: Location, fields: RowFields) -> list[pa.DataType]:
     try:
         with location.open() as file:
             schema = pq.read_schema(file)
     except (pa.ArrowException, OSError) as error:
         raise StellaError(f"{location}: not a valid Parquet file ({first_line(error)}).") from error
-    present(location, fields.columns, schema.names)
-    return [copied_type(schema.field(name).type) for name in fields.keep]
+    select_columns(location, fields.columns, schema.names)
+    return [kept_type(schema.field(name).type) for name in fields.keep]

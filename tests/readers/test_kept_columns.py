@@ -12,12 +12,12 @@ import pytest
 
 from stella_jax import StellaError
 from stella_jax.readers.inputs import open_inputs
-from stella_jax.readers.kept import kept_columns, resolve_types
-from stella_jax.readers.rows import Fields, Rejected, Row
+from stella_jax.readers.kept_columns import kept_columns, resolve_types
+from stella_jax.readers.rows import Rejected, Row, RowFields
 from stella_jax.storage.location import locate
 
 
-def read(paths: list[Path], fields: Fields) -> tuple[list[Row | Rejected], Fields]:
+def read(paths: list[Path], fields: RowFields) -> tuple[list[Row | Rejected], RowFields]:
     """The rows of files as a job reads them, and the fields with their types."""
     fields = resolve_types([locate(path) for path in paths], fields)
     rows = [
@@ -29,7 +29,7 @@ def read(paths: list[Path], fields: Fields) -> tuple[list[Row | Rejected], Field
 
 
 def kept(paths: list[Path], *names: str) -> dict[str, pa.Array]:
-    rows, fields = read(paths, Fields(keep=names))
+    rows, fields = read(paths, RowFields(keep=names))
     valid = [row for row in rows if isinstance(row, Row)]
     assert len(valid) == len(rows)
     columns = kept_columns(valid, fields)
@@ -97,7 +97,7 @@ def test_parquet_keeps_its_types(tmp_path, values):
     pq.write_table(pa.table({"v": values, "text": ["a", "b", "c"]}), path, row_group_size=2)
     found = kept([path], "v")["v"]
     assert found.type == values.type and found == values
-    rows, fields = read([path], Fields(keep=("v",)))
+    rows, fields = read([path], RowFields(keep=("v",)))
     assert kept_columns([], fields)["v"].type == values.type
     assert kept_columns([row for row in rows[1:] if isinstance(row, Row)], fields)["v"] == values[1:]
 
@@ -121,7 +121,7 @@ def test_dictionaries_of_numbers_are_decoded(tmp_path):
     )
 
 
-def test_the_text_can_be_copied(tmp_path):
+def test_the_text_can_be_kept(tmp_path):
     (tmp_path / "a.txt").write_text("one\ntwo\n")
     (tmp_path / "b.csv").write_text("text\nthree\n")
     paths = [tmp_path / "a.txt", tmp_path / "b.csv", write_lines(tmp_path / "c.jsonl", {"text": "four"})]
@@ -130,8 +130,8 @@ def test_the_text_can_be_copied(tmp_path):
 
 
 def test_without_keep_no_file_is_opened():
-    assert resolve_types([locate("missing.parquet")], Fields()) == Fields()
-    assert kept_columns([Row("a", 1, "i", "t")], Fields()) == {}
+    assert resolve_types([locate("missing.parquet")], RowFields()) == RowFields()
+    assert kept_columns([Row("a", 1, "i", "t")], RowFields()) == {}
 
 
 # Errors
@@ -141,9 +141,9 @@ def test_without_keep_no_file_is_opened():
     "keep",
     [("a", "b", "a"), *((name,) for name in ("key", "id", "n_tokens", "truncated", "embedding", "Embedding_256"))],
 )
-def test_names_that_cannot_be_copied(keep, refused):
+def test_names_that_cannot_be_kept(keep, refused):
     with refused("--keep", repr(keep[0])):
-        Fields(id="key", keep=keep)
+        RowFields(id="key", keep=keep)
 
 
 def test_a_file_without_the_column(tmp_path, refused):
@@ -154,7 +154,7 @@ def test_a_file_without_the_column(tmp_path, refused):
     for path in (tmp_path / "b.csv", tmp_path / "c.txt", table):
         for paths in ([path], [full, path]):
             with refused(path.name, "'v'"):
-                read(paths, Fields(keep=("v",)))
+                read(paths, RowFields(keep=("v",)))
 
 
 def test_files_with_different_types(tmp_path, refused):
@@ -163,11 +163,11 @@ def test_files_with_different_types(tmp_path, refused):
     lines = write_lines(tmp_path / "c.jsonl", {"text": "a", "v": 1})
     for first, second in ((numbers, strings), (strings, numbers), (lines, numbers), (numbers, lines)):
         with refused(second.name, "'v'"):
-            read([first, second], Fields(keep=("v",)))
+            read([first, second], RowFields(keep=("v",)))
     damaged = tmp_path / "d.parquet"
     damaged.write_bytes(b"PAR1")
     with pytest.raises(StellaError, match=r"d\.parquet: not a valid"):
-        read([damaged], Fields(keep=("v",)))
+        read([damaged], RowFields(keep=("v",)))
 
 
 @pytest.mark.parametrize(
@@ -182,7 +182,7 @@ def test_files_with_different_types(tmp_path, refused):
 def test_values_that_cannot_be_written(tmp_path, line, reason):
     path = tmp_path / "a.jsonl"
     path.write_bytes(line + b"\n")
-    [row], _ = read([path], Fields(keep=("v",)))
+    [row], _ = read([path], RowFields(keep=("v",)))
     assert row == Rejected("a.jsonl", 1, "i", reason)
 
 
@@ -190,5 +190,5 @@ def test_strings_that_are_not_utf8(tmp_path):
     (tmp_path / "a.csv").write_bytes(b"text,v\na,\xff\n")
     values = pa.Array.from_buffers(pa.string(), 1, pa.array([b"\xff"]).buffers())
     write_table(tmp_path / "b.parquet", text=["b"], v=values)
-    rows, _ = read([tmp_path / "a.csv", tmp_path / "b.parquet"], Fields(keep=("v",)))
+    rows, _ = read([tmp_path / "a.csv", tmp_path / "b.parquet"], RowFields(keep=("v",)))
     assert [isinstance(row, Rejected) and row.reason[:19] for row in rows] == ["not UTF-8: byte 0xF"] * 2
