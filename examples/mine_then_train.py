@@ -15,8 +15,8 @@ import optax
 from stella_jax import Stella, load
 from stella_jax.job.options import ModelOptions
 from train import Batcher, losses, make_step
-from train.mining import MineCommand, mine
-from train.negatives import MiningOptions
+from train.hard_negatives import MineCommand, mine
+from train.negative_selection import MiningOptions
 
 EXAMPLES = Path(__file__).parent
 PAIRS, CORPUS = EXAMPLES / "porsche_triplets.jsonl", EXAMPLES / "corpus.jsonl"

@@ -23,7 +23,7 @@ KINDS = ("open", "os", "shutil")  # of audit events that count as calls
 MARGIN = 1.2  # some calls and moments come after the end
 
 # Imported once, as imports take most of a command's time; they must not start threads before the forks.
-MODULES = ("convert.flax_layout", "convert.report", "stella_jax.embedder", "train.loop", "train.mining")
+MODULES = ("convert.flax_layout", "convert.report", "stella_jax.embedder", "train.loop", "train.hard_negatives")
 
 
 class Children:

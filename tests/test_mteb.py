@@ -7,7 +7,7 @@ import pytest
 
 from stella_jax import Stella
 from stella_jax.mteb import MtebEncoder
-from train.evaluators import retrieval, sts
+from train.embedding_scores import retrieval, sts
 
 pytestmark = [pytest.mark.torch, pytest.mark.soak]  # the imports alone take ten seconds
 

@@ -17,11 +17,11 @@ from stella_jax.errors import StellaError, join_words
 from stella_jax.runner import Runner
 from stella_jax.tokenizer.tokenizer import Tokenizer
 from train.data import ANY_ROWS, Dataset, Needs
-from train.evaluators import Scores, retrieval, triplet_accuracy
+from train.embedding_scores import Scores, retrieval, triplet_accuracy
 from train.guide import COLUMN as GUIDE
 from train.hosts import Hosts
 from train.losses import Loss
-from train.named_evaluators import Evaluator
+from train.recipe_evaluators import Evaluator
 from train.step import Params
 
 # The scores that evaluations are compared by: with negatives, and without.

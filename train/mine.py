@@ -97,8 +97,8 @@ def _add_selection(group) -> None:
 def run(arguments: argparse.Namespace) -> None:
     from stella_jax.graceful_shutdown import GracefulShutdown, stopping_on_sigterm
     from stella_jax.job.options import ModelOptions, RunOptions  # here, so that --help answers at once
-    from train.mining import MineCommand, mine
-    from train.negatives import MiningOptions
+    from train.hard_negatives import MineCommand, mine
+    from train.negative_selection import MiningOptions
 
     def options(kind):
         given = vars(arguments)

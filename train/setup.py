@@ -23,10 +23,10 @@ from train.guide import open_guide
 from train.hosts import Hosts
 from train.identity import identity
 from train.loss_lookup import find_loss, loss_spec
-from train.named_evaluators import identity_of, prompts_of, read_evaluator
 from train.new_head import with_new_head
 from train.plans import BatchPlan, Plan, one_pass
 from train.recipe import Recipe
+from train.recipe_evaluators import identity_of, prompts_of, read_evaluator
 from train.sections import COLUMNS, LoraSection
 from train.sets import needs_of, read_sets
 from train.step import State, Step, StepConfig

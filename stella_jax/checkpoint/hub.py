@@ -87,7 +87,7 @@ def _download(
             )
         )
     except (LocalEntryNotFoundError, OfflineModeIsEnabled):
-        why = "local_files_only forbids a download" if local_files_only else "the hub cannot be reached"
+        why = "local_files_only forbids a download" if local_files_only else "the Hub cannot be reached"
         raise StellaError(
             f"{repo_id}: not a directory, not in the Hub's cache, and {why}; download it first, or pass a directory."
         ) from None

@@ -17,7 +17,7 @@ from tools.tiny.__main__ import join, main
 from tools.tiny.glosses import write_pairs, write_questions
 from train.data import dataset_of
 from train.data_reader import read_dataset
-from train.evaluators import triplet_accuracy
+from train.embedding_scores import triplet_accuracy
 
 WORDNET = Path(__file__).parent.parent.parent / "examples/wordnet"
 

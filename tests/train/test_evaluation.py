@@ -9,8 +9,8 @@ import pytest
 
 from stella_jax import Stella
 from train.data import Dataset, dataset_of
+from train.embedding_scores import triplet_accuracy
 from train.evaluation import Evaluation, primary
-from train.evaluators import triplet_accuracy
 from train.losses import Columns, Embeddings, Loss, multiple_negatives_ranking, triplet
 
 WORDS = ["fog", "law", "owl", "sea", "ink"]

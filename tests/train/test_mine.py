@@ -12,11 +12,11 @@ import pytest
 
 from stella_jax.cli import main as cli
 from stella_jax.job.options import ModelOptions
-from train import mining
+from train import hard_negatives
 from train.data_reader import read_dataset
+from train.hard_negatives import MineCommand, mine
 from train.mine import main
-from train.mining import MineCommand, mine
-from train.negatives import MiningOptions
+from train.negative_selection import MiningOptions
 
 PAIRS = [(f"what is number {i}?", f"the number {i}, after {i - 1}") for i in range(30)]
 SHORT = ("--dim", "32", "--max-length", "8")
@@ -77,18 +77,18 @@ def test_texts_are_embedded_once(pairs: Path, tmp_path: Path, monkeypatch) -> No
     """Texts that are anchor and candidate are embedded once if the prompts are equal; a work directory is reused."""
     write(pairs, [{"anchor": positive, "positive": anchor} for anchor, positive in PAIRS] + rows_of(pairs))
     embedded: list[int] = []
-    run_job = mining.run_job
+    run_job = hard_negatives.run_job
 
     def spy(*arguments: Any) -> Any:
         summary = run_job(*arguments)
         embedded.append(summary.rows)
         return summary
 
-    monkeypatch.setattr(mining, "run_job", spy)
+    monkeypatch.setattr(hard_negatives, "run_job", spy)
     options = ["--anchor-prompt", "none", "--range-max", "9", "--work", str(tmp_path / "work"), *SHORT]
     assert main([str(pairs), "--out", str(tmp_path / "a.jsonl"), *options]) == 0
     assert embedded == [60]
-    monkeypatch.setattr(mining, "nearest", None)
+    monkeypatch.setattr(hard_negatives, "nearest", None)
     assert main([str(pairs), "--out", str(tmp_path / "b.jsonl"), "--max-score", "0.9", *options]) == 0
     assert embedded == [60, 0]
     assert len(rows_of(tmp_path / "a.jsonl")) == 180
@@ -101,7 +101,7 @@ def test_an_interrupted_mining_run_resumes(pairs: Path, tmp_path: Path, monkeypa
     model = ModelOptions(dim=32, max_length=8)
     mine(MineCommand(str(pairs), str(tmp_path / "whole.jsonl"), model, options))
     command = MineCommand(str(pairs), str(tmp_path / "cut.jsonl"), model, options)
-    calls, function = [], getattr(mining, place)
+    calls, function = [], getattr(hard_negatives, place)
 
     def failing(*arguments: Any) -> Any:
         calls.append(place)
@@ -109,7 +109,7 @@ def test_an_interrupted_mining_run_resumes(pairs: Path, tmp_path: Path, monkeypa
             raise KeyboardInterrupt
         return function(*arguments)
 
-    monkeypatch.setattr(mining, place, failing)
+    monkeypatch.setattr(hard_negatives, place, failing)
     with pytest.raises(KeyboardInterrupt):
         mine(command)
     assert not (tmp_path / "cut.jsonl").exists() and (tmp_path / "cut.jsonl.work").exists()

@@ -16,7 +16,7 @@ from stella_jax.readers.columns import ID, NUMBERS, TEXT, Column, Kind, RawRow, 
 from stella_jax.readers.decompress import open_bytes
 from stella_jax.readers.records import read_rows
 from stella_jax.storage.location import Location, locate, require_file
-from train.evaluators import BLOCK, Scores, Similarities, accuracy, correlation, pairwise, reranking, retrieval
+from train.embedding_scores import BLOCK, Scores, Similarities, accuracy, correlation, pairwise, reranking, retrieval
 from train.sections import EvaluatorSection
 
 # (texts, "query" or "document") -> embeddings (n, dim).
@@ -41,7 +41,7 @@ TEXTS = Kind("a string or a list of strings", (str, list, np.ndarray), "string o
 
 @dataclass(frozen=True, slots=True)
 class Retrieval:
-    """Queries, a corpus, and the indices of each query's relevant texts, see `evaluators.retrieval`."""
+    """Queries, a corpus, and the indices of each query's relevant texts, see `embedding_scores.retrieval`."""
 
     queries: list[str]
     corpus: list[str]

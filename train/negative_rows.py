@@ -1,10 +1,10 @@
-"""Mined negatives as rows for training."""
+"""Mined hard negatives as rows for training."""
 
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import Any
 
-from train.negatives import MiningOptions, Negatives, Positives
+from train.negative_selection import MiningOptions, Negatives, Positives
 from train.pairs import Pairs
 
 

@@ -9,8 +9,8 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from train import evaluators, named_evaluators
-from train.named_evaluators import Reranking, Retrieval, identity_of, prompts_of, read_evaluator
+from train import embedding_scores, recipe_evaluators
+from train.recipe_evaluators import Reranking, Retrieval, identity_of, prompts_of, read_evaluator
 from train.sections import EvaluatorSection
 
 
@@ -53,17 +53,17 @@ def test_retrieval_reads_beirs_layout(beir) -> None:
 
 @pytest.mark.parametrize("k", [(), (1, 7)])
 def test_retrieval_in_blocks_scores_as_at_once(beir, monkeypatch, k) -> None:
-    monkeypatch.setattr(named_evaluators, "BLOCK", 7)
+    monkeypatch.setattr(recipe_evaluators, "BLOCK", 7)
     found = read_evaluator(section("retrieval", beir, k=list(k), measure="dot"))
     assert isinstance(found, Retrieval)
     cutoffs = [k] * 4 if k else []
     texts = embed(found.queries, "query"), embed(found.corpus, "document")
-    assert found(embed) == pytest.approx(evaluators.retrieval(*texts, found.relevant, "dot", *cutoffs))
+    assert found(embed) == pytest.approx(embedding_scores.retrieval(*texts, found.relevant, "dot", *cutoffs))
     assert found.best in found(embed)
 
 
 def test_pairs_and_triplets_in_blocks_score_as_at_once(tmp_path, monkeypatch) -> None:
-    monkeypatch.setattr(named_evaluators, "BLOCK", 4)
+    monkeypatch.setattr(recipe_evaluators, "BLOCK", 4)
     texts = [[f"{column}{i}" for i in range(10)] for column in "abc"]
     rows = [
         dict(zip(("sentence1", "sentence2", "score"), (a, b, i % 3), strict=True))
@@ -71,10 +71,10 @@ def test_pairs_and_triplets_in_blocks_score_as_at_once(tmp_path, monkeypatch) ->
     ]
     pairs = read_evaluator(section("pairs", write(tmp_path / "pairs.jsonl", *rows)))
     first, second = (embed(column, "query") for column in texts[:2])
-    assert pairs(embed) == pytest.approx(evaluators.sts(first, second, [i % 3 for i in range(10)]))
+    assert pairs(embed) == pytest.approx(embedding_scores.sts(first, second, [i % 3 for i in range(10)]))
     rows = [dict(zip(("anchor", "positive", "negative"), row, strict=True)) for row in zip(*texts, strict=True)]
     triplets = read_evaluator(section("triplets", write(tmp_path / "triplets.jsonl", *rows)))
-    expected = evaluators.triplet_accuracy(first, *(embed(column, "document") for column in texts[1:]))
+    expected = embedding_scores.triplet_accuracy(first, *(embed(column, "document") for column in texts[1:]))
     assert triplets(embed) == expected
     assert {pairs.best, triplets.best} <= {*pairs(embed), *triplets(embed)}
 
@@ -86,7 +86,7 @@ def test_reranking_takes_lists_and_single_texts_in_any_format(tmp_path, monkeypa
     assert isinstance(found, Reranking)
     assert found.queries == ["q1", "q2", "q3", "q4", "q5"]  # q0 has no negative
     scores = found(embed)
-    monkeypatch.setattr(named_evaluators, "BLOCK", 4)
+    monkeypatch.setattr(recipe_evaluators, "BLOCK", 4)
     assert found(embed) == pytest.approx(scores)
     assert found.best in scores
     single = read_evaluator(section("reranking", write(tmp_path / "one.jsonl", rows[1] | {"positive": "p1"}), k=(2,)))

@@ -7,10 +7,10 @@ import numpy as np
 import pytest
 
 from stella_jax.similarity import unit
-from train import negatives as module
-from train.mined_rows import FORMATS, Mined
-from train.mining import Vectors, find_negatives
-from train.negatives import MiningOptions
+from train import negative_selection as module
+from train.hard_negatives import Vectors, find_negatives
+from train.negative_rows import FORMATS, Mined
+from train.negative_selection import MiningOptions
 from train.pairs import pairs_of
 
 ROWS, DIM = 80, 12
@@ -134,11 +134,11 @@ def test_random_draws_depend_on_the_seed_and_not_on_blocks(monkeypatch) -> None:
     whole = mined(options, True).negatives
     np.testing.assert_array_equal(whole.rows, mined(options, True).negatives.rows)
     assert (whole.rows != mined(options | {"seed": 1}, True).negatives.rows).any()
-    monkeypatch.setattr("train.mining.MAX_ANCHORS", 16)
-    monkeypatch.setattr("train.mining.ANCHORS_PER_SEED", 16)
+    monkeypatch.setattr("train.hard_negatives.MAX_ANCHORS", 16)
+    monkeypatch.setattr("train.hard_negatives.ANCHORS_PER_SEED", 16)
     monkeypatch.setattr(module, "ANCHORS_PER_SEED", 16)
     blocks = mined(options, True).negatives
-    monkeypatch.setattr("train.mining.MAX_ANCHORS", 48)
+    monkeypatch.setattr("train.hard_negatives.MAX_ANCHORS", 48)
     np.testing.assert_array_equal(blocks.rows, mined(options, True).negatives.rows)
 
 

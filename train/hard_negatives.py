@@ -24,8 +24,8 @@ from stella_jax.nearest import nearest
 from stella_jax.storage.atomic import replacing
 from stella_jax.storage.new_directory import check_destination
 from stella_jax.storage.store import open_store
-from train.mined_rows import Mined
-from train.negatives import ANCHORS_PER_SEED, MiningOptions, Negatives, Positives, choose, concatenate
+from train.negative_rows import Mined
+from train.negative_selection import ANCHORS_PER_SEED, MiningOptions, Negatives, Positives, choose, concatenate
 from train.pairs import Pairs, read_pairs
 from train.rows_file import check_new_file, write_rows
 
@@ -48,7 +48,7 @@ class MineCommand:
       options: which candidates become negatives.
       work: a directory to keep texts, embeddings and nearest rows in; None is a temporary one beside `out`.
       anchor_prompt, corpus_prompt: names of prompts, or "none"; None is the model's for queries and for documents.
-      output_format: one of `mined_rows.FORMATS`.
+      output_format: one of `negative_rows.FORMATS`.
       output_scores: as in `Mined.rows`.
     """
 

@@ -3,8 +3,8 @@
 import numpy as np
 import pytest
 
-from train import evaluators
-from train.evaluators import nearest, ranks, reranking, retrieval, sts, triplet_accuracy
+from train import embedding_scores
+from train.embedding_scores import nearest, ranks, reranking, retrieval, sts, triplet_accuracy
 
 MEASURES = ("cosine", "dot", "euclidean", "manhattan")
 
@@ -123,7 +123,7 @@ def test_sts_as_in_sentence_transformers(rng, quiet):
 def test_retrieval_as_in_sentence_transformers(rng, quiet, measure, ties, monkeypatch):
     from sentence_transformers.sentence_transformer.evaluation import InformationRetrievalEvaluator
 
-    monkeypatch.setattr(evaluators, "BLOCK", 40)
+    monkeypatch.setattr(embedding_scores, "BLOCK", 40)
 
     def rows(count: int) -> np.ndarray:
         return (rng.integers(-2, 3, (count, 3)) if ties else rng.normal(size=(count, 6))).astype(np.float32)
@@ -197,8 +197,8 @@ def test_reranking_as_in_sentence_transformers(rng, quiet, measure, ties):
 def test_nearest_in_blocks_is_a_stable_sort(rng, monkeypatch):
     queries, corpus = (rng.integers(-2, 3, (count, 3)).astype(np.float32) for count in (70, 500))
     expected = np.argsort(-(queries @ corpus.T), axis=1, kind="stable")
-    monkeypatch.setattr(evaluators, "QUERIES", 32)
-    monkeypatch.setattr(evaluators, "BLOCK", 64)
+    monkeypatch.setattr(embedding_scores, "QUERIES", 32)
+    monkeypatch.setattr(embedding_scores, "BLOCK", 64)
     np.testing.assert_array_equal(nearest(queries, corpus, 20, "dot"), expected[:, :20])
     np.testing.assert_array_equal(nearest(queries, np.array_split(corpus, 3), 100, "dot"), expected[:, :100])
     np.testing.assert_array_equal(nearest(queries, corpus[:5], 20, "dot").shape, (70, 5))
