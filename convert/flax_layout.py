@@ -10,11 +10,11 @@ import numpy as np
 from stella_jax import __version__
 from stella_jax.checkpoint.checkpoint import Checkpoint
 from stella_jax.checkpoint.flax_weights import PROVENANCE, FlaxWeights
+from stella_jax.checkpoint.hashes import hashed, sha256_of_array
 from stella_jax.checkpoint.orbax_store import PARAMS, finish_saving, save_leaf
 from stella_jax.checkpoint.side_files import copy_side_files, side_files
 from stella_jax.checkpoint.torch_layout import Progress
 from stella_jax.checkpoint.weights import TorchWeights
-from stella_jax.hashes import hashed, sha256_of_array
 from stella_jax.storage.new_directory import new_directory
 
 PACKAGES = ("jax", "flax", "orbax-checkpoint", "numpy", "safetensors")

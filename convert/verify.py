@@ -8,13 +8,13 @@ import numpy as np
 from stella_jax.checkpoint.checkpoint import Checkpoint
 from stella_jax.checkpoint.directory import SETTINGS
 from stella_jax.checkpoint.flax_weights import FlaxWeights
+from stella_jax.checkpoint.hashes import hashed, sha256_of_array
 from stella_jax.checkpoint.prompts import with_query_prompt
 from stella_jax.checkpoint.side_files import side_files
 from stella_jax.checkpoint.torch_layout import native_tokenizer
 from stella_jax.checkpoint.weights import raise_faults
 from stella_jax.embedder import Stella
 from stella_jax.errors import StellaError
-from stella_jax.hashes import hashed, sha256_of_array
 from stella_jax.reranker import Reranker
 
 TEXTS = (

@@ -50,11 +50,13 @@ def _pair(pair: object, where: str) -> Pair:
 
 
 def check_choice(name: str, value: object, choices: tuple[str, ...]) -> None:
+    """Raises StellaError if the argument `name` is not one of the choices."""
     if not isinstance(value, str) or value not in choices:
         raise StellaError(f"unsupported {name} {short_repr(value)}; choose {join_words(choices, 'or')}.")
 
 
 def check_whole(name: str, value: object, highest: int) -> None:
+    """Raises StellaError if the argument `name` is not a whole number from 1 to `highest`."""
     if isinstance(value, bool) or not isinstance(value, int | np.integer) or not 1 <= value <= highest:
         raise StellaError(f"{name} must be a whole number from 1 to {highest}, not {short_repr(value)}.")
 

@@ -23,6 +23,15 @@ class StellaError(ValueError):
         super().__init__("\n".join(map(_printable, lines)))
 
 
+def lone_surrogate(text: str) -> str:
+    """Names the first lone surrogate of a text, which UTF-8 cannot encode, and its place; "" if there is none."""
+    try:
+        text.encode()
+    except UnicodeEncodeError as error:
+        return f"lone surrogate (U+{ord(text[error.start]):04X} at character {error.start})"
+    return ""
+
+
 def _printable(line: str) -> str:
     """The line with control characters escaped: it may quote a file, and must not steer a terminal."""
     text = "".join(c if c.isprintable() else ascii(c)[1:-1] for c in _shorten(line))

@@ -132,7 +132,7 @@ class Runner:
         max_batch_rows: int | None = None,
         on_batch: OnBatch | None = None,
     ) -> list[np.ndarray]:
-        """The encoder's vectors [tokens, hidden_size] float32 of each text."""
+        """The encoder's vectors [tokens, hidden_size] float32 of each text; arguments as in `stream`."""
         found: list[np.ndarray] = [np.empty(0)] * len(tokens)
         packer = self._packer(max_length, max_batch_rows)
         for batch, states in self._results(self._encode, [_Group(tokens, ())], {}, packer, on_batch):

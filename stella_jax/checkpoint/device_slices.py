@@ -6,6 +6,7 @@ from typing import Any
 
 import numpy as np
 
+from stella_jax.checkpoint.hashes import sha256_of_array
 from stella_jax.checkpoint.weights import TorchWeights, Weights
 from stella_jax.memory import aligned, copy, in_threads
 
@@ -44,7 +45,7 @@ def sha256_of_leaf(weights: Weights, path: str) -> str:
       StellaError: it cannot be read, or holds NaN or infinity.
     """
     read = _layer_reader(weights, path)
-    hashes = in_threads(lambda layer: _sha256(read(layer)), len(weights.leaves[path].torch_names))
+    hashes = in_threads(lambda layer: sha256_of_array(read(layer)), len(weights.leaves[path].torch_names))
     return hashlib.sha256("\n".join(hashes).encode()).hexdigest()
 
 
@@ -58,11 +59,3 @@ def _layer_reader(weights: Weights, path: str) -> Callable[[int], np.ndarray]:
         return lambda layer: weights.layer(path, layer)
     whole = weights.read(path)
     return whole.__getitem__ if weights.leaves[path].stacked else lambda _: whole
-
-
-def _sha256(array: np.ndarray) -> str:
-    if not array.flags.c_contiguous:
-        ordered = np.empty(array.shape, array.dtype)
-        copy(array, ordered)
-        array = ordered
-    return hashlib.sha256(array.reshape(-1).view(np.uint8).data).hexdigest()

@@ -8,6 +8,7 @@ from typing import Any
 
 from stella_jax.checkpoint.checkpoint import Checkpoint
 from stella_jax.checkpoint.device_slices import sha256_of_leaf
+from stella_jax.checkpoint.hashes import sha256_of_file
 from stella_jax.models.heads import Head
 
 
@@ -17,12 +18,10 @@ def fingerprint(checkpoint: Checkpoint, heads: Sequence[Head | None]) -> dict[st
     Numbers and settings are hashed by value, not as files: a converted checkpoint has the same fingerprint, and so has
     one with reformatted JSON or an additional head.
     """
-    with checkpoint.directory.path(checkpoint.spec.file("tokenizer.json")).open("rb") as file:
-        tokenizer = hashlib.file_digest(file, "sha256").hexdigest()
     return {
         "encoder": _hash_leaves(checkpoint, "encoder/").hexdigest(),
         "heads": {str(head.dim): _hash_head(checkpoint, head) for head in heads if head is not None},
-        "tokenizer": tokenizer,
+        "tokenizer": sha256_of_file(checkpoint.directory.path(checkpoint.spec.file("tokenizer.json"))),
         "settings": hashlib.sha256(json.dumps(_settings(checkpoint), sort_keys=True).encode()).hexdigest(),
     }
 

@@ -108,6 +108,11 @@ class ModelSpec:
 
 
 def check_similarity(name: object, where: str = "") -> str:
+    """The name of a supported similarity.
+
+    Raises:
+      StellaError: it is not supported; the error starts with `where`.
+    """
     value = getattr(name, "value", name)  # sentence-transformers has an Enum of them
     if isinstance(value, str) and value in SIMILARITIES:
         return value

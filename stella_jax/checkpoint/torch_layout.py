@@ -10,12 +10,12 @@ import numpy as np
 from stella_jax.checkpoint.checkpoint import Checkpoint
 from stella_jax.checkpoint.directory import SETTINGS
 from stella_jax.checkpoint.flax_weights import FlaxWeights
+from stella_jax.checkpoint.hashes import sha256_of_array
 from stella_jax.checkpoint.prompts import with_query_prompt
 from stella_jax.checkpoint.safetensors_writer import SafetensorsWriter, new_header
 from stella_jax.checkpoint.shards import DTYPES, parse_header
 from stella_jax.checkpoint.side_files import copy_side_files
 from stella_jax.checkpoint.weights import Leaf
-from stella_jax.hashes import sha256_of_array
 from stella_jax.storage.new_directory import check_inside, new_directory
 from stella_jax.tokenizer.json_file import load_tokenizer
 from stella_jax.tokenizer.tokenizer import append_end_of_text

@@ -19,7 +19,7 @@ POLL_SECONDS = 1.0
 
 def own_splits(job: Job, processes: Processes) -> list[Split]:
     """The splits that this process takes first."""
-    return job.splits[processes.index :: processes.count]
+    return [split for split in job.splits if processes.owns(split)]
 
 
 def wait(progress: Progress) -> None:
@@ -74,17 +74,17 @@ class Assignment:
 
     def _claimed(self, free: Sequence[Split], committed: Committed) -> Iterator[tuple[Split, SplitCommits]]:
         """Claims splits, first this process's own, then the others in an order that differs between processes."""
-        index, count = self._processes.index, self._processes.count
-        own = [split for split in free if split.number % count == index]
-        rest = [split for split in free if split.number % count != index]
-        Random(index).shuffle(rest)
+        processes = self._processes
+        own = [split for split in free if processes.owns(split)]
+        rest = [split for split in free if not processes.owns(split)]
+        Random(processes.index).shuffle(rest)
         for split in [*own, *rest]:
             self._others.refresh()
             if self._others.is_claimed(split.number):
                 continue
             done = self._commits_of(split, committed)
             if not done.is_finished and self._others.claim(split.number):
-                if split.number % count != index:
+                if not processes.owns(split):
                     self._progress.add_work(split.size)
                 yield split, done
 

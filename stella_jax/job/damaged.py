@@ -9,10 +9,12 @@ DAMAGED_FOLDER = "_job/damaged"
 
 
 def mark(store: Store, input: int, reason: str) -> None:
+    """Marks an input, by its index in the job; `reason` is for readers of the file."""
     store.write_json(_name(input), {"input": input, "reason": reason})
 
 
 def is_marked(store: Store, input: int) -> bool:
+    """Whether an input is marked."""
     return store.size(_name(input)) is not None
 
 

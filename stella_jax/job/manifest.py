@@ -36,6 +36,15 @@ def manifest_fields(
     commits: Sequence[Commit],
     rejected_sha256: str,
 ) -> dict[str, Any]:
+    """The content of manifest.json.
+
+    Args:
+      job_fields: the content of job.json.
+      key: see `Job.whole_key`.
+      origin: where the model came from ("model", "revision").
+      totals: rows, rejected and tokens of the job.
+      commits: of all parts, in order.
+    """
     fingerprint = job_fields["fingerprint"]
     options = {"dim": fingerprint["dims"][0]} | {name: fingerprint[name] for name in OPTIONS if name in fingerprint}
     parts = [commit.summary() for commit in commits]

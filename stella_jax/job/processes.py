@@ -17,6 +17,7 @@ import jax
 
 from stella_jax.coordinator import bind_address
 from stella_jax.errors import StellaError
+from stella_jax.readers.splits import Split
 
 CONNECT_SECONDS = 300
 
@@ -41,6 +42,10 @@ class Processes:
 
     index: int = 0
     count: int = 1
+
+    def owns(self, split: Split) -> bool:
+        """Whether this process takes the split first: every `count`-th is its own."""
+        return split.number % self.count == self.index
 
 
 def resolve_processes(coordinator: str | None = None, count: int | None = None, index: int | None = None) -> Processes:

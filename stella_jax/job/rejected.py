@@ -30,6 +30,7 @@ def check_totals(totals: dict[str, int], commits: Sequence[Commit], max_rejected
 
 
 def too_many_rejected(rejected: int, rows: int, max_rejected: float, examples: Sequence[dict[str, Any]]) -> StellaError:
+    """The error of a job in which more rows are rejected than allowed, with the first of `examples`."""
     example = f", {_example(examples[0])}" if examples else ""
     return StellaError(
         f"inputs: {rejected} of {rows} rows are rejected ({rejected / max(1, rows):.2%}) where --max-rejected "

@@ -9,7 +9,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.types as arrow
 
-from stella_jax.errors import StellaError, join_words, quoted
+from stella_jax.errors import StellaError, join_words, lone_surrogate, quoted
 
 # The unchecked values of a record by column, without columns that it lacks.
 RawRow = Mapping[str, Any]
@@ -120,13 +120,8 @@ class Column(NamedTuple):
         return value
 
     def _check_surrogates(self, value: str) -> None:
-        try:
-            value.encode()
-        except UnicodeEncodeError as error:
-            code = ord(value[error.start])
-            raise RowError(
-                f"{quoted(self.name)} holds a lone surrogate (U+{code:04X} at character {error.start})"
-            ) from None
+        if found := lone_surrogate(value):
+            raise RowError(f"{quoted(self.name)} holds a {found}")
 
 
 def in_json(value: object) -> str:

@@ -7,7 +7,7 @@ from typing import NamedTuple, TypeVar
 
 import tokenizers
 
-from stella_jax.errors import StellaError, short_repr
+from stella_jax.errors import StellaError, lone_surrogate, short_repr
 from stella_jax.tokenizer.json_file import library_errors, load_tokenizer
 
 # A character so rare that no vocabulary has it.
@@ -195,13 +195,8 @@ def check_text(text: object, where: str) -> str:
     """
     if not isinstance(text, str):
         raise StellaError(f"{where}: expected a str, got {describe(text)}.")
-    try:
-        text.encode()
-    except UnicodeEncodeError as error:
-        raise StellaError(
-            f"{where}: lone surrogate (U+{ord(text[error.start]):04X} at character {error.start}), not valid Unicode; "
-            "decode the source with errors='replace'."
-        ) from None
+    if found := lone_surrogate(text):
+        raise StellaError(f"{where}: {found}, not valid Unicode; decode the source with errors='replace'.")
     return text
 
 
