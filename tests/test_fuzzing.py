@@ -50,7 +50,7 @@ def load(path: Path) -> None:
 
 
 @pytest.fixture(scope="module")
-def scratch(tmp_path_factory):
+def folder(tmp_path_factory):
     """A valid checkpoint; its files are corrupted one at a time and restored."""
     return Path(shutil.copytree(GOLDENS / "stella", tmp_path_factory.mktemp("fuzz") / "stella"))
 
@@ -66,25 +66,25 @@ def with_content(path: Path, content: bytes) -> None:
 
 @few
 @given(file=st.sampled_from(FUZZED), data=st.data())
-def test_any_value_of_any_field(scratch, file, data):
-    value = json.loads((scratch / file).read_text())
+def test_any_value_of_any_field(folder, file, data):
+    value = json.loads((folder / file).read_text())
     target = data.draw(st.sampled_from(value)) if isinstance(value, list) else value
     target[data.draw(st.sampled_from(sorted(target)))] = data.draw(VALUES)
-    with_content(scratch / file, json.dumps(value).encode())
+    with_content(folder / file, json.dumps(value).encode())
 
 
 @few
 @given(file=st.sampled_from(FUZZED), position=st.floats(0, 1, exclude_max=True), replaced=st.binary(max_size=3))
-def test_any_bytes_in_a_json_file(scratch, file, position, replaced):
-    content = (scratch / file).read_bytes()
+def test_any_bytes_in_a_json_file(folder, file, position, replaced):
+    content = (folder / file).read_bytes()
     at = int(position * len(content))
-    with_content(scratch / file, content[:at] + replaced + content[at + len(replaced) :])
+    with_content(folder / file, content[:at] + replaced + content[at + len(replaced) :])
 
 
 @few
 @given(position=st.floats(0, 1, exclude_max=True), replaced=st.binary(min_size=1, max_size=3))
-def test_any_bytes_in_a_safetensors_header(scratch, position, replaced):
-    file = scratch / "2_Dense_64" / WEIGHTS
+def test_any_bytes_in_a_safetensors_header(folder, position, replaced):
+    file = folder / "2_Dense_64" / WEIGHTS
     content = file.read_bytes()
     at = int(position * (8 + struct.unpack("<Q", content[:8])[0]))
     with_content(file, content[:at] + replaced + content[at + len(replaced) :])
@@ -92,6 +92,6 @@ def test_any_bytes_in_a_safetensors_header(scratch, position, replaced):
 
 @few
 @given(header=st.dictionaries(st.sampled_from(["linear.weight", "linear.bias", "__metadata__"]), VALUES))
-def test_any_safetensors_header(scratch, header):
+def test_any_safetensors_header(folder, header):
     text = json.dumps(header).encode()
-    with_content(scratch / "2_Dense_64" / WEIGHTS, struct.pack("<Q", len(text)) + text + bytes(64))
+    with_content(folder / "2_Dense_64" / WEIGHTS, struct.pack("<Q", len(text)) + text + bytes(64))

@@ -70,9 +70,8 @@ class Pairs:
     best = "spearman_cosine"
 
     def __call__(self, embed: Embed) -> Scores:
-        blocks = zip(_blocks(self.first), _blocks(self.second), strict=True)
-        found = [pairwise(embed(first, QUERY), embed(second, QUERY)) for first, second in blocks]
-        return correlation(_joined(found), self.gold)
+        [similarities] = _similarities(embed, self.first, self.second, prompt=QUERY)
+        return correlation(similarities, self.gold)
 
 
 @dataclass(frozen=True, slots=True)
@@ -86,12 +85,8 @@ class Triplets:
     best = "cosine_accuracy"
 
     def __call__(self, embed: Embed) -> Scores:
-        nearer, farther = [], []
-        for texts in zip(_blocks(self.anchors), _blocks(self.positives), _blocks(self.negatives), strict=True):
-            anchors, positives, negatives = map(embed, texts, (QUERY, DOCUMENT, DOCUMENT))
-            nearer.append(pairwise(anchors, positives))
-            farther.append(pairwise(anchors, negatives))
-        return accuracy(_joined(nearer), _joined(farther))
+        nearer, farther = _similarities(embed, self.anchors, self.positives, self.negatives, prompt=DOCUMENT)
+        return accuracy(nearer, farther)
 
 
 @dataclass(frozen=True, slots=True)
@@ -130,8 +125,14 @@ def _blocks(texts: Sequence[str]) -> Iterator[Sequence[str]]:
     return (texts[start : start + BLOCK] for start in range(0, len(texts), BLOCK))
 
 
-def _joined(blocks: Sequence[Similarities]) -> Similarities:
-    return {name: np.concatenate([block[name] for block in blocks]) for name in blocks[0]}
+def _similarities(embed: Embed, texts: Sequence[str], *others: Sequence[str], prompt: str) -> list[Similarities]:
+    """The similarities of texts, embedded as queries, with each of the others, block by block."""
+    found: list[list[Similarities]] = [[] for _ in others]
+    for first, *rest in zip(_blocks(texts), *map(_blocks, others), strict=True):
+        queries, *further = embed(first, QUERY), *(embed(each, prompt) for each in rest)
+        for blocks, each in zip(found, further, strict=True):
+            blocks.append(pairwise(queries, each))
+    return [{name: np.concatenate([block[name] for block in blocks]) for name in blocks[0]} for blocks in found]
 
 
 def read_evaluator(section: EvaluatorSection) -> Evaluator:

@@ -23,6 +23,7 @@ from train.guide import open_guide
 from train.hosts import Hosts
 from train.identity import identity
 from train.loss_lookup import find_loss, loss_spec
+from train.losses import Loss
 from train.new_head import with_new_head
 from train.plans import BatchPlan, Plan, one_pass
 from train.recipe import Recipe
@@ -107,26 +108,31 @@ class Setup:
         model, may_train = _with_adapters(model, recipe.lora, recipe.seed)
         self._make_batcher(mesh)
         guide = self._load_guide(mesh)
-        found = optimizers.from_recipe(
-            recipe.optimizer, may_train, self.plan.steps, architecture_of(model.encoder.config)
-        )
-        checks.check_learning_rates(np.asarray(jax.vmap(found.learning_rate)(np.arange(self.plan.steps))))
         self.lora: LoraConfig | None = model.encoder.lora
-        self.step = Step(
-            model,
-            loss,
-            found.transformation,
-            StepConfig(recipe.seed, loop.dropout, loop.remat),
-            trainable=found.trainable,
-            learning_rate=found.learning_rate,
-            guide=guide,
-            loss_name=recipe.loss.name,
-        )
+        self.step = self._make_step(model, loss, may_train, guide)
         for dataset, batches in self._first_passes:
             self.step.check(self.batcher(*dataset.take(min(batches, key=len))))
         place = (self._tokenizer, self.base.spec.config.pad_token_id, self._hosts.local_mesh(mesh))
         self.evaluation = Evaluation(model, *place, self._prompts, loss, loop.batch_size, self._needs, guide)
         self._params = model.params()
+
+    def _make_step(
+        self, model: EmbeddingModel, loss: Loss, may_train: dict[str, jax.Array], guide: EmbeddingModel | None
+    ) -> Step:
+        """The step of the recipe's optimizer; checks its learning rates."""
+        recipe, architecture = self.recipe, architecture_of(model.encoder.config)
+        found = optimizers.from_recipe(recipe.optimizer, may_train, self.plan.steps, architecture)
+        checks.check_learning_rates(np.asarray(jax.vmap(found.learning_rate)(np.arange(self.plan.steps))))
+        return Step(
+            model,
+            loss,
+            found.transformation,
+            StepConfig(recipe.seed, recipe.loop.dropout, recipe.loop.remat),
+            trainable=found.trainable,
+            learning_rate=found.learning_rate,
+            guide=guide,
+            loss_name=recipe.loss.name,
+        )
 
     def initial_state(self) -> State:
         """The state before the first step; to be called once, as the loaded parameters are then dropped."""

@@ -150,15 +150,7 @@ def _add_job(command: argparse.ArgumentParser, model: str, kinds: str) -> None:
         choices=("float32", "bfloat16"),
         help="dtype of the computation (default: float32 on CPU, else bfloat16)",
     )
-    command.add_argument(
-        "--text-field", default="text", metavar="FIELD", help="field or column of the text (default: text)"
-    )
-    command.add_argument(
-        "--id-field", metavar="FIELD", help="field or column of the id (default: 'id' if it exists, else file and row)"
-    )
-    command.add_argument(
-        "--keep", type=_names, default=(), metavar="COLUMN,...", help="input columns to copy to the output"
-    )
+    _add_columns(command)
     command.add_argument(
         "--max-length", type=positive, metavar="TOKENS", help="truncate texts to this length (default: the model's)"
     )
@@ -177,6 +169,18 @@ def _add_job(command: argparse.ArgumentParser, model: str, kinds: str) -> None:
     )
     _add_dry_run(command)
     _add_executor(command)
+
+
+def _add_columns(command: argparse.ArgumentParser) -> None:
+    command.add_argument(
+        "--text-field", default="text", metavar="FIELD", help="field or column of the text (default: text)"
+    )
+    command.add_argument(
+        "--id-field", metavar="FIELD", help="field or column of the id (default: 'id' if it exists, else file and row)"
+    )
+    command.add_argument(
+        "--keep", type=_names, default=(), metavar="COLUMN,...", help="input columns to copy to the output"
+    )
 
 
 def _add_dry_run(command: argparse.ArgumentParser) -> None:

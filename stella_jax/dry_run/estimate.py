@@ -176,12 +176,6 @@ def estimate_job(
         return counts.total(numbers, base, known, is_all)
 
     all_rows = total(counts.rows)
-    if chips:
-        rate = _published(chips, model, counts, lengths)
-    elif tokens_per_second:
-        rate = Rate(tokens_per_second, "given")
-    else:
-        rate = _measured(model, [text for each in tokens for text in each], lengths)
     part_rows = command.job.part_rows or default_part_rows(chips.kind.platform if chips else model.platform)
     buckets, splits = counts.weights @ counts.buckets, splits_of(files, command.job.split_bytes)
     return Estimate(
@@ -196,7 +190,7 @@ def estimate_job(
         sampled=sum(map(len, tokens)),
         lengths=lengths,
         shares=buckets / buckets.sum(),
-        rate=rate,
+        rate=_rate(tokens_per_second, chips, model, counts, tokens),
         chips=chips,
         task=command.job.task,
     )
@@ -206,6 +200,22 @@ def _bytes(dim: int, precision: str) -> int:
     """The size of an embedding or score in a part."""
     dtype, width = vector_layout(precision, dim)
     return np.dtype(dtype).itemsize * width
+
+
+def _rate(
+    given: float | None,
+    chips: Chips | None,
+    model: PretrainedModel,
+    counts: _Counts,
+    tokens: Sequence[Sequence[Tokens]],
+) -> Rate:
+    """The rate of a chip: an estimate from its published peak, as given, or measured on this machine."""
+    lengths = bucket_lengths(model.max_seq_length)
+    if chips:
+        return _published(chips, model, counts, lengths)
+    if given:
+        return Rate(given, "given")
+    return _measured(model, [text for each in tokens for text in each], lengths)
 
 
 def _published(chips: Chips, model: PretrainedModel, counts: _Counts, lengths: Sequence[int]) -> Rate:

@@ -87,11 +87,8 @@ def _without_repeats(job: Job, commits: Sequence[Commit]) -> list[Commit] | None
         bounds = [0]
         for commit in commits:
             if _embedded(commit):
-                try:
-                    ids = read_ids(job.store, commit.name)
-                except (OSError, pa.ArrowException):
-                    return _invalidated(job, commit)
-                if len(ids.high) != _embedded(commit):
+                ids = _ids_of(job, commit)
+                if ids is None:
                     return _invalidated(job, commit)
                 repeated_ids.add(ids.high, ids.low)
             bounds.append(repeated_ids.rows)
@@ -100,20 +97,40 @@ def _without_repeats(job: Job, commits: Sequence[Commit]) -> list[Commit] | None
         found: list[Commit] = []
         for i, commit in enumerate(commits):
             firsts = repeated_ids.firsts(bounds[i], bounds[i + 1])
-            repeats = np.flatnonzero(firsts >= 0)
-            if tuple(repeats.tolist()) == commit.repeats:
-                found.append(commit)
-            elif commit.repeats:
+            reduced = _reduced(job, commit, firsts, commits, bounds)
+            if reduced is None:
                 return _invalidated(job, commit)
-            else:
-                owners = np.searchsorted(bounds, firsts[repeats], side="right") - 1
-                rows = firsts[repeats] - np.asarray(bounds)[owners]
-                places = [(commits[owner].name, int(row)) for owner, row in zip(owners, rows, strict=True)]
-                reduced = _remove_repeats(job, commit, repeats, places)
-                if reduced is None:
-                    return _invalidated(job, commit)
-                found.append(reduced)
+            found.append(reduced)
         return found
+
+
+def _ids_of(job: Job, commit: Commit) -> PartIds | None:
+    """The ids of a part; None if they cannot be read, or are not as many as its rows."""
+    try:
+        ids = read_ids(job.store, commit.name)
+    except (OSError, pa.ArrowException):
+        return None
+    return ids if len(ids.high) == _embedded(commit) else None
+
+
+def _reduced(
+    job: Job, commit: Commit, firsts: np.ndarray, commits: Sequence[Commit], bounds: Sequence[int]
+) -> Commit | None:
+    """The commit of a part without its repeats; None if the part is damaged, or others were removed earlier.
+
+    Args:
+      firsts: for each of its rows, see `RepeatedIds.firsts`.
+      bounds: the position of the first row of each of `commits`.
+    """
+    repeats = np.flatnonzero(firsts >= 0)
+    if tuple(repeats.tolist()) == commit.repeats:
+        return commit
+    if commit.repeats:
+        return None
+    owners = np.searchsorted(bounds, firsts[repeats], side="right") - 1
+    rows = firsts[repeats] - np.asarray(bounds)[owners]
+    places = [(commits[owner].name, int(row)) for owner, row in zip(owners, rows, strict=True)]
+    return _remove_repeats(job, commit, repeats, places)
 
 
 def _embedded(commit: Commit) -> int:

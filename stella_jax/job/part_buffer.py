@@ -1,9 +1,11 @@
 """A part in memory, until it is written and committed."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
+from itertools import compress
 
 import numpy as np
+import pyarrow as pa
 
 from stella_jax.errors import StellaError
 from stella_jax.job.chunks import Chunk, PartEnd
@@ -16,6 +18,7 @@ from stella_jax.quantization import finite_rows, quantize
 from stella_jax.readers.kept_columns import kept_columns
 from stella_jax.readers.rows import Rejected, Row
 from stella_jax.readers.split_reader import PositionedRow
+from stella_jax.tokenizer.tokenizer import Tokens
 
 NOT_FINITE = "its embedding or score is not finite"
 
@@ -41,22 +44,13 @@ def commit_part(job: Job, part: PartBuffer) -> tuple[PartEnd, Commit]:
     store, name, end = job.store, part.chunks[0].name, part.chunks[-1].end
     assert end
     rows = [row for chunk in part.chunks for row in chunk.rows]
-    texts = [text for chunk in part.chunks for text in chunk.tokens]
-    in_order = [part.embeddings[i] for i in range(len(part.chunks))]
-    embeddings = [np.concatenate(of_head) for of_head in zip(*in_order, strict=True)]
-    part.embeddings.clear()
-    embeddings = postprocess(job.fingerprint, embeddings)
-    precision, dims = job.fingerprint["precision"], job.fingerprint["dims"]
+    embeddings = _take_embeddings(job, part)
+    precision = job.fingerprint["precision"]
     finite = np.logical_and.reduce([finite_rows(vectors, precision) for vectors in embeddings])
     valid = [row for row in rows if isinstance(row.row, Row)]
-    embedded = [row for row, is_finite in zip(valid, finite, strict=True) if is_finite]
-    tokens = [text for text, is_finite in zip(texts, finite, strict=True) if is_finite]
-    packed = [
-        quantize(vectors[finite], precision, job.ranges.get(dim)) for dim, vectors in zip(dims, embeddings, strict=True)
-    ]
-    kept = kept_columns([row.row for row in embedded if isinstance(row.row, Row)], job.row_fields)
-    outputs = dict(zip(column_names(job.fingerprint), packed, strict=True))
-    table = part_table([row.row.id or "" for row in embedded], outputs, tokens, kept)
+    embedded = list(compress(valid, finite))
+    tokens = list(compress((text for chunk in part.chunks for text in chunk.tokens), finite))
+    table = _table(job, embedded, tokens, (vectors[finite] for vectors in embeddings))
     _require_same_job(job)
     size, sha256 = write_part(store, name.file, table) if embedded else (0, "")
     commit = Commit(
@@ -75,6 +69,25 @@ def commit_part(job: Job, part: PartBuffer) -> tuple[PartEnd, Commit]:
     )
     write_commit(store, commit)
     return end, commit
+
+
+def _take_embeddings(job: Job, part: PartBuffer) -> list[np.ndarray]:
+    """The embeddings [rows, dim] of each head, postprocessed; the part no longer holds them."""
+    in_order = [part.embeddings[i] for i in range(len(part.chunks))]
+    embeddings = [np.concatenate(of_head) for of_head in zip(*in_order, strict=True)]
+    part.embeddings.clear()
+    return postprocess(job.fingerprint, embeddings)
+
+
+def _table(
+    job: Job, rows: Sequence[PositionedRow], tokens: Sequence[Tokens], embeddings: Iterable[np.ndarray]
+) -> pa.Table:
+    """The table of embedded rows, quantized, with their kept columns."""
+    precision, dims = job.fingerprint["precision"], job.fingerprint["dims"]
+    packed = [quantize(vectors, precision, job.ranges.get(dim)) for dim, vectors in zip(dims, embeddings, strict=True)]
+    outputs = dict(zip(column_names(job.fingerprint), packed, strict=True))
+    kept = kept_columns([row.row for row in rows if isinstance(row.row, Row)], job.row_fields)
+    return part_table([row.row.id or "" for row in rows], outputs, tokens, kept)
 
 
 def _require_same_job(job: Job) -> None:

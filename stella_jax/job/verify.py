@@ -3,7 +3,7 @@
 import hashlib
 import os
 import tempfile
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
@@ -66,17 +66,30 @@ def verify_job(
     manifest, committed = read_manifest(store), Committed(store)
     names = committed.names()
     commits = {str(commit.name): commit for commit in committed.read(store, names) if commit}
+    faults, damaged = _check_parts(store, manifest, commits)
+    faults += _whole_faults(store, manifest, None if damaged else list(commits.values()))
+    sampled = 0
+    if sample and not faults:
+        for name, count, fault in _spot_check(store, manifest, sample, inputs, model_name, revision):
+            sampled += count
+            faults += [f"{name.file}: {fault}"] if fault else []
+            damaged += [str(name)] if fault else []
+    rows = sum(entry["rows"] for entry in manifest["parts"])
+    return Verdict(rows, sampled, tuple(faults), tuple(_invalidate(store, committed, damaged)))
+
+
+def _check_parts(store: Store, manifest: dict[str, Any], commits: Mapping[str, Commit]) -> tuple[list[str], list[str]]:
+    """The faults of all parts and of their ids together, and the names of the parts that have any."""
     faults: list[str] = []
     damaged: list[str] = []
-    rows = 0
+    columns = column_names(manifest["fingerprint"])
     try:
         with RepeatedIds(_temp_dir(store)) as ids:
             for entry in manifest["parts"]:
                 name = entry["file"].removesuffix(".parquet")
-                found = list(_part_faults(store, entry, commits.get(name), column_names(manifest["fingerprint"]), ids))
+                found = list(_part_faults(store, entry, commits.get(name), columns, ids))
                 faults += [f"{entry['file']}: {fault}" for fault in found]
                 damaged += [name] if found else []
-                rows += entry["rows"]
             repeated = ids.find()
     except OSError as error:
         if error.errno not in FULL:
@@ -85,14 +98,7 @@ def verify_job(
             f"{store}: disk full, and the check needs 24 bytes per row there; free some space and verify again."
         ) from error
     faults += [f"{repeated} rows repeat the id of another"] if repeated and not damaged else []
-    faults += _whole_faults(store, manifest, None if damaged else list(commits.values()))
-    sampled = 0
-    if sample and not faults:
-        for name, count, fault in _spot_check(store, manifest, sample, inputs, model_name, revision):
-            sampled += count
-            faults += [f"{name.file}: {fault}"] if fault else []
-            damaged += [str(name)] if fault else []
-    return Verdict(rows, sampled, tuple(faults), tuple(_invalidate(store, committed, damaged)))
+    return faults, damaged
 
 
 def _invalidate(store: Store, committed: Committed, damaged: Sequence[str]) -> Iterator[str]:

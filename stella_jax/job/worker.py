@@ -1,6 +1,7 @@
 """Embeds splits on this process's devices, while threads read and tokenize ahead and write finished parts."""
 
 from collections.abc import Callable, Iterable, Iterator
+from functools import partial
 from itertools import takewhile
 from math import sqrt
 
@@ -61,22 +62,13 @@ class Worker:
             progress.on_batch(batch)
             stop.check()
 
-        def on_commit(done: tuple[PartEnd, Commit]) -> None:
-            end, commit = done
-            progress.on_commit(end.split, end.read, len(commit.rejected))
-            self._rows += commit.rows + len(commit.rejected)
-            self._rejected += len(commit.rejected)
-            if commit.is_last:
-                on_finished(end.split)
-            self._check_rejected(commit)
-
         chunk_of_group: dict[int, tuple[PartName, int]] = {}
         parts: dict[PartName, PartBuffer] = {}
         model, reader, prompt = self._model, ChunkReader(self._job), self._job.fingerprint["prompt"]
         open_rows = OPEN_ROWS.get(model.platform, DEFAULT_OPEN_ROWS)
         with (
             stop.deferred(),
-            BackgroundWriter(PARTS_BEHIND, on_commit) as writer,
+            BackgroundWriter(PARTS_BEHIND, partial(self._on_commit, progress, on_finished)) as writer,
             prefetch(reader.read(splits), CHUNKS_AHEAD) as chunks,
             prefetch((chunk.tokenized(model, prompt) for chunk in chunks), CHUNKS_AHEAD) as tokenized,
         ):
@@ -90,6 +82,17 @@ class Worker:
                     writer.submit(commit_part, self._job, parts.pop(name))
         if reader.error:
             raise reader.error
+
+    def _on_commit(
+        self, progress: Progress, on_finished: Callable[[Split], object], done: tuple[PartEnd, Commit]
+    ) -> None:
+        end, commit = done
+        progress.on_commit(end.split, end.read, len(commit.rejected))
+        self._rows += commit.rows + len(commit.rejected)
+        self._rejected += len(commit.rejected)
+        if commit.is_last:
+            on_finished(end.split)
+        self._check_rejected(commit)
 
     def _check_rejected(self, commit: Commit) -> None:
         """Ends the job early if significantly more rows are rejected than allowed (three standard deviations)."""

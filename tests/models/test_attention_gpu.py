@@ -135,13 +135,13 @@ def stand_in(q, k, v, lengths):
 
 
 def stand_in_forward(q, k, v, lengths):
-    out, pull = jax.vjp(partial(PLAIN, key_value_seq_lengths=lengths), q, k, v)
-    return out, (pull, lengths)
+    out, vjp = jax.vjp(partial(PLAIN, key_value_seq_lengths=lengths), q, k, v)
+    return out, (vjp, lengths)
 
 
-def stand_in_backward(kept, above):
-    pull, lengths = kept
-    dq, dk, dv = pull(above)
+def stand_in_backward(residuals, cotangents):
+    vjp, lengths = residuals
+    dq, dk, dv = vjp(cotangents)
     real = jnp.arange(dk.shape[1])[None, :, None, None] < lengths[:, None, None, None]
     return dq, jnp.where(real, dk, jnp.nan), jnp.where(real, dv, jnp.nan), None
 

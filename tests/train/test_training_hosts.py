@@ -78,7 +78,7 @@ class Pair:
         return self._said(commands)
 
     def run_one(self, wanted: dict, index: int, patch: str) -> tuple[int, str, str]:
-        """The same of one whom no other comes to meet."""
+        """The same of a process that no other connects to."""
         [said] = self._said([self._command(wanted, index, f"127.0.0.1:{free_port()}", patch)])
         return said
 
@@ -262,17 +262,17 @@ def test_a_single_process_has_all_rows() -> None:
 
 
 @pytest.fixture
-def nothing_tells(monkeypatch) -> None:
-    """No meeting is asked for."""
+def no_cluster(monkeypatch) -> None:
+    """No scheduler names a coordinator."""
 
-    def met(*arguments: Any, **settings: Any) -> None:
+    def initialize(*arguments: Any, **settings: Any) -> None:
         raise ValueError("coordinator_address should be defined.")
 
-    monkeypatch.setattr(jax.distributed, "initialize", met)
+    monkeypatch.setattr(jax.distributed, "initialize", initialize)
     monkeypatch.setattr(jax.config, "update", lambda name, value: None)
 
 
-def test_without_a_cluster_environment(nothing_tells, tmp_path, capfd) -> None:
+def test_without_a_cluster_environment(no_cluster, tmp_path, capfd) -> None:
     path = tmp_path / "recipe.toml"
     path.write_text(recipe_of(recipe(tmp_path, tmp_path / "run")).to_toml())
     assert main([str(path), "--executor", "distributed"]) == 1
