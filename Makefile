@@ -5,7 +5,7 @@ BIN := $(VENV)/bin
 PIP := $(BIN)/python -m pip --quiet --disable-pip-version-check
 DEMO := build/demo
 
-.PHONY: help demo test test-numbers test-versions soak messages lint docs bench tpu-check gpu-check clean
+.PHONY: help demo test test-numbers test-versions soak nightly messages lint docs bench tpu-check gpu-check clean
 
 help:  ## Show this list
 	@sed -n 's/^\([a-z-]*\):.*## \(.*\)/  make \1\t\2/p' $(MAKEFILE_LIST) | expand -t 22
@@ -22,7 +22,7 @@ demo: $(VENV)/installed  ## Embed the example corpus with the included checkpoin
 	$(BIN)/python -m stella_jax demo
 
 # There is no torch in the test extra from Python 3.12 on: what compares with it is then left out.
-ASKED := gpu and not weights and not soak
+ASKED := gpu and not weights and not soak and not nightly
 MARKS = $$($(BIN)/python -c "import torch" 2>/dev/null && echo "not $(ASKED)" || echo "not torch and not $(ASKED)")
 
 # A worker per core; the tests of a file share compiled programs, so they stay together, in the order of tests/conftest.py.
@@ -45,9 +45,12 @@ VERSIONS := $(wildcard tests/test_embedding_model*.py) tests/test_embedder.py te
 test-versions: $(VENV)/installed-test  ## Run what depends on the versions of Python and JAX
 	$(BIN)/python -m pytest -q $(WORKERS) -m "$(MARKS)" $(VERSIONS)
 
-# Takes minutes. For a nightly run: make soak KILLS=12 MUTATIONS=2000
 soak: $(VENV)/installed-test  ## Kill whole jobs and training runs again and again, for minutes
-	$(BIN)/python -m pytest -q $(WORKERS) -m soak
+	$(BIN)/python -m pytest -q $(WORKERS) -m "soak and not nightly"
+
+# Half an hour on two cores. More of each: make nightly KILLS=12 MUTATIONS=2000
+nightly: $(VENV)/installed-test  ## Run all tests that `make test` leaves out; before a release, or every night
+	$(BIN)/python -m pytest -q $(WORKERS) -m "soak or nightly"
 
 MESSAGES ?= tests
 messages: $(VENV)/installed-test  ## Rewrite the expected wording of errors, tests/messages; then read the diff

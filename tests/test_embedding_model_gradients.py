@@ -64,7 +64,7 @@ QUICK = ("of nnx", "checkpoint of a closure", "of a scan", "of each row, summed"
 
 
 @pytest.mark.parametrize(
-    "form", [form if form in QUICK else pytest.param(form, marks=pytest.mark.soak) for form in GRADIENTS]
+    "form", [form if form in QUICK else pytest.param(form, marks=pytest.mark.nightly) for form in GRADIENTS]
 )
 def test_all_gradients_agree(model: EmbeddingModel, gradient: dict[str, np.ndarray], form: str) -> None:
     found = named(GRADIENTS[form](model))

@@ -30,7 +30,7 @@ def gradient(model: EmbeddingModel) -> dict[str, np.ndarray]:
     return named(jax.grad(with_params(model))(model.params()))
 
 
-MESHES = [pytest.param("data=8", marks=pytest.mark.soak), "data=4,model=2"]
+MESHES = [pytest.param("data=8", marks=pytest.mark.nightly), "data=4,model=2"]
 
 
 @pytest.fixture(scope="module", params=MESHES)

@@ -7,6 +7,7 @@ from pathlib import Path
 import jax
 import numpy as np
 import pytest
+from marks import nightly, soak
 
 from stella_jax import load
 
@@ -26,8 +27,8 @@ def example(name: str, **constants: int):
 
 
 def all_steps(number: int, *, quick: int) -> pytest.MarkDecorator:
-    """Runs a test with a few of an example's steps; with -m soak, with all of them."""
-    return pytest.mark.parametrize("steps", [quick, pytest.param(number, marks=pytest.mark.soak)])
+    """Runs a test with a few of an example's steps in `make soak`, and with all of them in `make nightly`."""
+    return pytest.mark.parametrize("steps", [*soak(quick), *nightly(number)])
 
 
 @pytest.mark.soak

@@ -9,7 +9,7 @@ from stella_jax import Stella
 from stella_jax.mteb import MtebEncoder
 from train.embedding_scores import retrieval, sts
 
-pytestmark = [pytest.mark.torch, pytest.mark.soak]  # the imports alone take ten seconds
+pytestmark = [pytest.mark.torch, pytest.mark.nightly]  # the imports alone take ten seconds
 
 WORDS = ["fog", "law", "owl", "sea", "ink", "jam", "elm", "oak", "ash", "bee", "cow", "sky"]
 QUERIES = [f"a {word}" for word in WORDS]

@@ -30,7 +30,9 @@ def test_data_parallelism_keeps_the_bits(mesh: str, dtype: str) -> None:
     assert np.array_equal(ours.encode(TEXTS), single.encode(TEXTS))
 
 
-@pytest.mark.parametrize("mesh", ["data=4,model=2", pytest.param("data=2,model=4", marks=pytest.mark.soak), "model=4"])
+@pytest.mark.parametrize(
+    "mesh", ["data=4,model=2", pytest.param("data=2,model=4", marks=pytest.mark.nightly), "model=4"]
+)
 def test_tensor_parallelism(mesh: str, stella: Stella) -> None:
     ours = Stella.from_pretrained(GOLDENS / "stella", mesh=mesh)
     np.testing.assert_allclose(ours.encode(TEXTS), stella.encode(TEXTS), atol=1e-5, rtol=0)
@@ -49,9 +51,9 @@ def test_one_attention_head_per_device() -> None:
         ("stella", "data=8"),
         ("stella", "data=4,model=2"),
         ("gte-qwen2", "data=4,model=2"),
-        pytest.param("stella", "data=2,model=4", marks=pytest.mark.soak),
-        pytest.param("stella", "data=3", marks=pytest.mark.soak),
-        pytest.param("gte-qwen2", "data=8", marks=pytest.mark.soak),
+        pytest.param("stella", "data=2,model=4", marks=pytest.mark.nightly),
+        pytest.param("stella", "data=3", marks=pytest.mark.nightly),
+        pytest.param("gte-qwen2", "data=8", marks=pytest.mark.nightly),
     ],
 )
 def test_collectives(name: str, mesh: str) -> None:

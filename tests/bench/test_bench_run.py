@@ -69,7 +69,7 @@ def test_arguments_of_every_script(kind: str, tmp_path) -> None:
     assert set(run.DEFAULT) <= set(commands)
 
 
-@pytest.mark.soak
+@pytest.mark.nightly
 @pytest.mark.torch
 def test_all_scripts_with_a_small_encoder(tmp_path, monkeypatch) -> None:
     folder = tmp_path / "results"

@@ -12,7 +12,7 @@ from stella_jax import Stella
 TEXTS = [f"{'tea ' * (i % 40)}{i}" for i in range(50)]
 
 
-@pytest.mark.soak  # it compiles
+@pytest.mark.nightly  # it compiles
 @pytest.mark.torch
 @pytest.mark.filterwarnings("ignore")  # theirs
 def test_same_vectors_compiled_or_not(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -38,7 +38,7 @@ QUICK = ("stella", "gte-multilingual", "stella-qwen2")
 
 
 @pytest.mark.parametrize(
-    "name", [name if name in QUICK else pytest.param(name, marks=pytest.mark.soak) for name in FAMILY]
+    "name", [name if name in QUICK else pytest.param(name, marks=pytest.mark.nightly) for name in FAMILY]
 )
 def test_unchanged_files_from_the_flax_layout(name: str, tmp_path: Path) -> None:
     to_flax(Checkpoint.open(GOLDENS / name), name, tmp_path / "flax")
@@ -224,10 +224,10 @@ def test_settings_without_files_in_the_checkpoint(checkpoint_copy: Callable, tmp
         ("stella-finetuned-st6", MLP_NORM),
         ("gte-multilingual", MLP_NORM),
         ("gte-qwen2", "encoder/layers/attention/k/bias"),
-        pytest.param("stella", MLP_NORM, marks=pytest.mark.soak),
-        pytest.param("gte-base-en", MLP_NORM, marks=pytest.mark.soak),
-        pytest.param("arctic-m-v2", MLP_NORM, marks=pytest.mark.soak),
-        pytest.param("stella-qwen2", "encoder/norm/scale", marks=pytest.mark.soak),
+        pytest.param("stella", MLP_NORM, marks=pytest.mark.nightly),
+        pytest.param("gte-base-en", MLP_NORM, marks=pytest.mark.nightly),
+        pytest.param("arctic-m-v2", MLP_NORM, marks=pytest.mark.nightly),
+        pytest.param("stella-qwen2", "encoder/norm/scale", marks=pytest.mark.nightly),
     ],
 )
 def test_sentence_transformers_loads_a_native_save(name: str, moved: str, tmp_path: Path) -> None:

@@ -42,7 +42,7 @@ def two_buckets():
         yield
 
 
-@pytest.mark.parametrize("dtype", ["float16", pytest.param("float32", marks=pytest.mark.soak)])
+@pytest.mark.parametrize("dtype", ["float16", pytest.param("float32", marks=pytest.mark.nightly)])
 def test_round_trip_byte_for_byte(checkpoint_copy, tmp_path, dtype):
     source = checkpoint_copy("gte-reranker")
     arrays = load_file(source / "model.safetensors")

@@ -24,7 +24,7 @@ def sentence_transformer():
 
 def models(*quick: str, soak: tuple[str, ...]) -> pytest.MarkDecorator:
     """Each model is in one of the quick sets; with -m soak, in every test that it can be in."""
-    return pytest.mark.parametrize("name", [*quick, *(pytest.param(name, marks=pytest.mark.soak) for name in soak)])
+    return pytest.mark.parametrize("name", [*quick, *(pytest.param(name, marks=pytest.mark.nightly) for name in soak)])
 
 
 @models("stella", "gte-base-en", "stella-qwen2", soak=("stella-finetuned-st6", "arctic-m-v2", "gte-qwen2"))

@@ -45,7 +45,7 @@ QUICK = ("stella", "gte-multilingual", "stella-qwen2")
 
 @pytest.mark.usefixtures("two_buckets")
 @pytest.mark.parametrize(
-    "name", [name if name in QUICK else pytest.param(name, marks=pytest.mark.soak) for name in FAMILY]
+    "name", [name if name in QUICK else pytest.param(name, marks=pytest.mark.nightly) for name in FAMILY]
 )
 def test_both_layouts_give_the_same_embeddings(name: str, tmp_path: Path) -> None:
     converted(GOLDENS / name, tmp_path / "flax")

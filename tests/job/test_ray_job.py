@@ -95,6 +95,7 @@ def test_an_actor_killed_in_the_middle_of_a_part(command, tmp_path: Path) -> Non
     assert lines[-1]["phase"] == "done"
 
 
+@pytest.mark.nightly
 def test_actors_score_pairs(tmp_path: Path) -> None:
     pairs = tmp_path / "pairs.jsonl"
     pairs.write_text("".join(json.dumps({"query": "tea", "text": "green tea " * (i % 5)}) + "\n" for i in range(20)))
@@ -106,6 +107,7 @@ def test_actors_score_pairs(tmp_path: Path) -> None:
     assert content(tmp_path / "ray") == content(tmp_path / "alone")
 
 
+@pytest.mark.nightly
 def test_missing_parts_are_redone_and_inputs_added(command, tmp_path: Path) -> None:
     undisturbed(command("ray"))
     before = content(tmp_path / "ray")
@@ -125,6 +127,7 @@ def test_an_error_in_an_actor(command, tmp_path: Path) -> None:
         run_ray_job(command("ray"), options())
 
 
+@pytest.mark.nightly
 def test_the_directory_of_another_job(command, tmp_path: Path) -> None:
     undisturbed(command("ray"))
     before = content(tmp_path / "ray")

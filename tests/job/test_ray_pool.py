@@ -13,6 +13,7 @@ from typing import Any
 
 import pytest
 from jobs import running, runs
+from marks import nightly
 
 from stella_jax import StellaError
 from stella_jax.job import ray_pool
@@ -234,7 +235,7 @@ finally:
 """
 
 
-@pytest.mark.parametrize("end", [signal.SIGINT, signal.SIGTERM], ids=lambda end: end.name)
+@pytest.mark.parametrize("end", [*nightly(signal.SIGINT), signal.SIGTERM], ids=lambda end: end.name)
 def test_a_signal_leaves_no_actor(tmp_path: Path, end: signal.Signals):
     """Ray is started by the driver, and ends with it or, if nothing handles the signal, soon after."""
     with running([[sys.executable, "-c", DRIVER, str(tmp_path)]], stderr=subprocess.DEVNULL) as [driver]:

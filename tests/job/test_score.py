@@ -155,7 +155,7 @@ def test_a_killed_process(reranker, corpus, tmp_path):
     np.testing.assert_array_equal(table(undisturbed)["score"].to_numpy(), reranker.predict(PAIRS))
 
 
-@pytest.mark.soak
+@pytest.mark.nightly
 def test_two_processes_write_the_same_bytes(corpus, tmp_path):
     def command(out: str, *options: str) -> list[str]:
         arguments = ("score", str(corpus), "--out", str(tmp_path / out), *SHORT, *options)

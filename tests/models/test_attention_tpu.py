@@ -27,7 +27,7 @@ def peaked(tokens: int) -> list[jax.Array]:
 
 
 @pytest.mark.parametrize(
-    "tokens", [8, 128, 300, *(pytest.param(tokens, marks=pytest.mark.soak) for tokens in (48, 640))]
+    "tokens", [8, 128, 300, *(pytest.param(tokens, marks=pytest.mark.nightly) for tokens in (48, 640))]
 )
 def test_flash_attention(tokens: int) -> None:
     q, k, v, lengths = peaked(tokens)

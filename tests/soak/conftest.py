@@ -33,8 +33,8 @@ def first(rows: int, path: Path) -> Path:
 
 @pytest.fixture(scope="session")
 def corpus(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """20,000 real texts."""
-    return first(20_000, tmp_path_factory.mktemp("corpus") / "corpus_20k.jsonl")
+    """10,000 real texts."""
+    return first(10_000, tmp_path_factory.mktemp("corpus") / "corpus_10k.jsonl")
 
 
 @pytest.fixture(scope="session")
@@ -47,13 +47,13 @@ def short_corpus(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="session")
 def medium_corpus(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The first 12,000 of them."""
-    return first(12_000, tmp_path_factory.mktemp("corpus") / "corpus_12k.jsonl")
+    """The first 6,000 of them."""
+    return first(6000, tmp_path_factory.mktemp("corpus") / "corpus_6k.jsonl")
 
 
 @pytest.fixture(scope="session")
 def long_corpus(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """All of them five times, with new ids."""
+    """All 20,000 texts five times, with new ids."""
     path = tmp_path_factory.mktemp("corpus") / "corpus_100k.jsonl"
     with gzip.open(CORPUS) as file:
         rows = [json.loads(line) for line in file]

@@ -1,4 +1,4 @@
-"""20,000 real texts by one process and by two, and five times as many in the same memory."""
+"""10,000 real texts by one process and by two, and ten times as many in the same memory."""
 
 import re
 import signal
@@ -71,7 +71,7 @@ def test_two_processes_write_the_same_bytes_as_one(alone, corpus, warm, tmp_path
         assert [(process.communicate()[1], process.returncode) for process in processes] == [(b"", 0)] * 2
     assert content(out) == content(alone[0])
     shares = [progress_lines(out, i)[-1]["rows"] for i in range(2)]
-    assert min(shares) > 5000
+    assert min(shares) > 2500
     verified = subprocess.run(
         [*embed_command([], out)[:3], "verify", str(out), "--sample", "200"],
         env=environment(warm),
@@ -80,16 +80,17 @@ def test_two_processes_write_the_same_bytes_as_one(alone, corpus, warm, tmp_path
         check=False,
     )
     assert (verified.returncode, verified.stderr) == (0, "")
-    assert "20000 rows are intact" in verified.stdout
+    assert "10000 rows are intact" in verified.stdout
     assert "; 200 computed again gave the same result" in verified.stdout
     tell(f"one process: {alone[1].summary.partition('; ')[2]}; two: {shares[0]} and {shares[1]} rows, the same bytes")
 
 
+@pytest.mark.nightly
 def test_memory_does_not_grow_with_rows(alone, long_corpus: Path, warm, tmp_path, tell: Callable[[str], None]):
     less = alone[1].peak_memory
     more = Ran(embed_command([long_corpus], tmp_path / "out"), warm)
     tell(
-        f"peak memory: {less} KiB for 20,000 rows, {more.peak_memory} for 100,000 ({more.peak_memory / less - 1:+.1%})"
+        f"peak memory: {less} KiB for 10,000 rows, {more.peak_memory} for 100,000 ({more.peak_memory / less - 1:+.1%})"
     )
     assert "100000 rows embedded, 0 rejected" in more.summary
     assert more.peak_memory < 1.05 * less

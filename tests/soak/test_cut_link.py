@@ -21,6 +21,7 @@ from jobs import (
     running,
     wait_until_stopped,
 )
+from marks import nightly
 
 pytestmark = pytest.mark.soak
 
@@ -28,7 +29,7 @@ TIMEOUT = 10.0
 PART_ROWS = ("--part-rows", "100")
 
 # A batch in the middle of each process's work.
-AT_WORK = ("stella_jax.runner:pad", 40)
+AT_WORK = ("stella_jax.runner:pad", 20)
 ADDRESSES = ("10.213.7.1", "10.213.7.2")
 
 
@@ -100,6 +101,7 @@ def alone(medium_corpus: Path, cache: Path, tmp_path_factory: pytest.TempPathFac
     return content(out)
 
 
+@pytest.mark.nightly
 def test_cut_link(machines, medium_corpus, cache, alone, tmp_path, tell):
     out = tmp_path / "out"
     with both_at_work(machines, medium_corpus, out, cache) as processes:
@@ -110,12 +112,12 @@ def test_cut_link(machines, medium_corpus, cache, alone, tmp_path, tell):
         resume(processes)
         assert [(process.communicate(timeout=300)[1], process.returncode) for process in processes] == [("", 0)] * 2
     after = rows_done(out)
-    assert all(new > old + 1000 for new, old in zip(after, before, strict=True))
+    assert all(new > old + 500 for new, old in zip(after, before, strict=True))
     assert content(out) == alone
-    tell(f"link cut at {before} rows of 12,000; in the end they had done {after}")
+    tell(f"link cut at {before} rows of 6,000; in the end they had done {after}")
 
 
-@pytest.mark.parametrize("dead", [0, 1])
+@pytest.mark.parametrize("dead", [0, *nightly(1)])
 def test_cut_link_and_a_killed_process(machines, medium_corpus, cache, alone, tmp_path, tell, dead):
     out = tmp_path / "out"
     with both_at_work(machines, medium_corpus, out, cache) as processes:
@@ -127,7 +129,7 @@ def test_cut_link_and_a_killed_process(machines, medium_corpus, cache, alone, tm
         assert (living.communicate(timeout=300)[1], living.returncode) == ("", 0)
         assert processes[dead].communicate()[1] == ""
     done = rows_done(out)[1 - dead]
-    assert done > 6000
+    assert done > 3000
     assert content(out) == alone
     assert leftovers(out) == []
     tell(f"link cut and process {dead} killed at {before} rows; the other did {done}")

@@ -10,6 +10,7 @@ from pathlib import Path
 
 import pytest
 from jobs import KILLS, environment
+from marks import nightly
 from paths import GOLDENS
 
 from stella_jax.checkpoint.checkpoint import Checkpoint
@@ -62,7 +63,7 @@ def leaves(folder: Path) -> dict[str, bytes]:
     return side | {path: weights.read(path).tobytes() for path in weights.leaves}
 
 
-@pytest.mark.parametrize("to", ["flax", "torch", "transformers"])
+@pytest.mark.parametrize("to", ["flax", *nightly("torch", "transformers")])
 def test_conversion(kill, tmp_path: Path, to: str):
     whole, *others = kill("convert", str(GOLDENS / "stella"), "OUT", "--to", to)
     content = leaves if to == "flax" else files
@@ -97,6 +98,7 @@ def test_training(kill, recipe: Path):
     check_runs(whole, others)
 
 
+@pytest.mark.nightly
 def test_export(kill, recipe: Path, tmp_path: Path):
     """The export alone: runs start at their last step."""
     ended, again = kill("train", str(recipe), "--set", "output=OUT", kills=0)

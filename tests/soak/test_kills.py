@@ -11,6 +11,7 @@ from random import Random
 
 import pytest
 from jobs import KILLS, NEVER, content, embed_command, environment, kill_at_call, leftovers, running
+from marks import nightly
 
 from stella_jax.job.progress import progress_name
 from stella_jax.job.verify import verify_job
@@ -118,7 +119,7 @@ def test_one_process_killed_at_every_place(undisturbed, short_corpus, cache, tmp
     tell(f"one process: killed {len(PLACES)} times ({', '.join(PLACES)}); {left} temporary files left and removed")
 
 
-@pytest.mark.parametrize("count", [2, 4])
+@pytest.mark.parametrize("count", [2, *nightly(4)])
 def test_several_processes_killed(undisturbed, short_corpus, cache, tmp_path, tell, count):
     random, died, jobs = Random(count), Counter[str](), 0
     while died.total() < KILLS:

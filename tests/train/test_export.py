@@ -385,7 +385,7 @@ export.export(export.Trained(base, base.spec.head(None), {}), origin, metrics, P
 """
 
 
-@pytest.mark.soak
+@pytest.mark.nightly
 @pytest.mark.parametrize("place", PLACES)
 def test_a_kill_leaves_the_older_export_complete(exported, tmp_path, place):
     (tmp_path / "export").mkdir()
@@ -407,12 +407,12 @@ def test_a_kill_leaves_the_older_export_complete(exported, tmp_path, place):
     ("name", "moved", "dim"),
     [
         ("stella", "", 32),
-        pytest.param("stella-finetuned-st6", "", None, marks=pytest.mark.soak),
-        pytest.param("gte-base-en", "", None, marks=pytest.mark.soak),
+        pytest.param("stella-finetuned-st6", "", None, marks=pytest.mark.nightly),
+        pytest.param("gte-base-en", "", None, marks=pytest.mark.nightly),
         ("gte-multilingual", "encoder/layers/mlp", None),
         ("arctic-m-v2", "", None),
         ("stella-qwen2", "", 32),
-        pytest.param("gte-qwen2", "encoder/layers/mlp", None, marks=pytest.mark.soak),
+        pytest.param("gte-qwen2", "encoder/layers/mlp", None, marks=pytest.mark.nightly),
     ],
 )
 def test_sentence_transformers_gives_the_same_embeddings(exported, name, moved, dim):

@@ -7,6 +7,7 @@ import jax
 import numpy as np
 import optax
 import pytest
+from marks import nightly, soak
 from paths import GOLDENS
 from safetensors.numpy import load_file
 from shapes import SHAPES
@@ -66,6 +67,7 @@ def test_only_adapters_train() -> None:
             assert state.params[name] is leaf, name
 
 
+@pytest.mark.soak
 def test_a_step_needs_less_memory_than_one_of_all_parameters() -> None:
     """Adapters of all linear layers: less optimizer state, and no more memory for the gradient."""
 
@@ -83,8 +85,7 @@ def test_a_step_needs_less_memory_than_one_of_all_parameters() -> None:
     assert temporary < 1.05 * full_temporary
 
 
-@pytest.mark.soak
-@pytest.mark.parametrize("mesh", ["data=8", "data=4,model=2"])
+@pytest.mark.parametrize("mesh", [*soak("data=4,model=2"), *nightly("data=8")])
 def test_any_mesh_gives_the_trajectory_of_one_device(mesh: str) -> None:
     """With dropout."""
     one, many = (
@@ -94,7 +95,7 @@ def test_any_mesh_gives_the_trajectory_of_one_device(mesh: str) -> None:
     np.testing.assert_allclose(many, one, rtol=1e-5)
 
 
-@pytest.mark.soak
+@pytest.mark.nightly
 def test_adapters_have_their_own_dropout_rate() -> None:
     """Also if the encoder has none. At the first step adapters add nothing, so only later losses differ."""
     some, none = (trained(with_lora(load("tiny", dim=32), RANK, dropout=rate), 4)[0] for rate in (0.5, 0.0))
@@ -164,12 +165,8 @@ def vectors(torch_reference, peft, checkpoint: Path, adapter: Path) -> np.ndarra
 
 @ASKS
 @pytest.mark.torch
-@pytest.mark.parametrize(
-    "checkpoint", ["stella-like", pytest.param("qwen2-like", marks=pytest.mark.soak)], indirect=True
-)
-@pytest.mark.parametrize(
-    "targets", ["all-linear", pytest.param(("q_proj", "v_proj", "up_proj"), marks=pytest.mark.soak)]
-)
+@pytest.mark.parametrize("checkpoint", [*soak("stella-like"), *nightly("qwen2-like")], indirect=True)
+@pytest.mark.parametrize("targets", ["all-linear", *nightly(("q_proj", "v_proj", "up_proj"))])
 def test_ten_steps_equal_peft_s(torch_reference, peft, checkpoint, tmp_path, targets) -> None:
     """Losses and adapters to 1e-4, and then the vectors of the adapted, the merged, and peft's own model to 1e-5."""
     model = with_lora(load(checkpoint), RANK, ALPHA, targets=targets, seed=1)

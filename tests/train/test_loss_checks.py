@@ -90,13 +90,15 @@ def scored(embeddings, columns):
         (scored, True, True),
         (lambda embeddings, columns: 0 * embeddings[0][:, 0], True, True),
         (lambda embeddings, columns: (embeddings[0] * embeddings[1]).sum(1).astype(jnp.bfloat16), True, True),
-        pytest.param(partial(triplet, margin=0.0), True, True, marks=pytest.mark.soak),
-        pytest.param(partial(triplet, distance="manhattan", margin=1000.0), True, True, marks=pytest.mark.soak),
-        pytest.param(partial(multiple_negatives_ranking, directions=DIRECTIONS), False, True, marks=pytest.mark.soak),
-        pytest.param(matryoshka(multiple_negatives_ranking, (16, 4)), False, True, marks=pytest.mark.soak),
-        pytest.param(matryoshka(in_batch, (8,)), False, False, marks=pytest.mark.soak),
-        pytest.param(margin_mse, True, True, marks=pytest.mark.soak),
-        pytest.param(partial(in_batch, scale=1000.0), False, False, marks=pytest.mark.soak),
+        pytest.param(partial(triplet, margin=0.0), True, True, marks=pytest.mark.nightly),
+        pytest.param(partial(triplet, distance="manhattan", margin=1000.0), True, True, marks=pytest.mark.nightly),
+        pytest.param(
+            partial(multiple_negatives_ranking, directions=DIRECTIONS), False, True, marks=pytest.mark.nightly
+        ),
+        pytest.param(matryoshka(multiple_negatives_ranking, (16, 4)), False, True, marks=pytest.mark.nightly),
+        pytest.param(matryoshka(in_batch, (8,)), False, False, marks=pytest.mark.nightly),
+        pytest.param(margin_mse, True, True, marks=pytest.mark.nightly),
+        pytest.param(partial(in_batch, scale=1000.0), False, False, marks=pytest.mark.nightly),
     ],
 )
 def test_whether_a_loss_is_decomposable_and_skips_padding(loss, decomposable, skips_padding):

@@ -299,7 +299,7 @@ def peer_loss(torch, losses, case: Case):
 
 
 @pytest.mark.torch
-@pytest.mark.parametrize("rows", [B, PADDED, *(pytest.param(rows, marks=pytest.mark.soak) for rows in (2, 33))])
+@pytest.mark.parametrize("rows", [B, PADDED, *(pytest.param(rows, marks=pytest.mark.nightly) for rows in (2, 33))])
 @pytest.mark.parametrize(("name", "texts"), SIZES)
 def test_value_and_gradient_are_those_of_sentence_transformers(torch, name, texts, rows) -> None:
     """In float64 there, whose float32 differs more from it than ours; rows beyond the first have weight 0."""

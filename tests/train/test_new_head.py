@@ -138,7 +138,7 @@ def test_an_unchanged_pooling_keeps_its_bytes(saved):
 @pytest.mark.torch
 @pytest.mark.usefixtures("two_buckets")
 @pytest.mark.parametrize(
-    ("name", "keys"), [*CASES, *(pytest.param(*case, marks=pytest.mark.soak) for case in MORE_CASES)]
+    ("name", "keys"), [*CASES, *(pytest.param(*case, marks=pytest.mark.nightly) for case in MORE_CASES)]
 )
 def test_sentence_transformers_gives_the_same_vectors(saved, name, keys):
     from sentence_transformers import SentenceTransformer

@@ -80,7 +80,9 @@ def log(**options: Any) -> list[float]:
     return found
 
 
-@pytest.mark.parametrize("options", [pytest.param({}, marks=pytest.mark.soak), {"fsdp": True}], ids=["whole", "fsdp"])
+@pytest.mark.parametrize(
+    "options", [pytest.param({}, marks=pytest.mark.nightly), {"fsdp": True}], ids=["whole", "fsdp"]
+)
 def test_any_mesh_gives_the_steps_of_one_device(options: dict[str, Any]) -> None:
     alone = log()
     assert alone[2] < alone[1] < alone[0]

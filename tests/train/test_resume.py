@@ -4,6 +4,7 @@ import re
 from pathlib import Path
 
 import pytest
+from marks import nightly
 from runs import (
     AFTER_STEPS,
     AS_A_CHECKPOINT_APPEARS,
@@ -40,7 +41,10 @@ ENDS = {
 }
 
 
-@pytest.mark.parametrize("end", ENDS)
+NIGHTLY = ("before any checkpoint", "in an evaluation", "in the export")
+
+
+@pytest.mark.parametrize("end", [*(end for end in ENDS if end not in NIGHTLY), *nightly(*NIGHTLY)])
 def test_a_killed_run_resumes_to_the_same_bits(child, data, uninterrupted, tmp_path, end):
     recipe = tree(data, tmp_path / "run")
     template, settings = ENDS[end]
@@ -50,6 +54,7 @@ def test_a_killed_run_resumes_to_the_same_bits(child, data, uninterrupted, tmp_p
     assert_same_bits(tmp_path / "run", uninterrupted)
 
 
+@pytest.mark.nightly
 def test_a_run_that_is_killed_twice(child, data, uninterrupted, tmp_path):
     recipe = tree(data, tmp_path / "run", loop={"save_every": 1})
     for _ in range(2):
@@ -86,7 +91,7 @@ OTHERS = {
 }
 
 
-@pytest.mark.parametrize("name", OTHERS)
+@pytest.mark.parametrize("name", ["lora", *nightly(*(name for name in OTHERS if name != "lora"))])
 def test_any_optimizer_and_loss_resumes_to_the_same_bits(child, data, uninterrupted, tmp_path, monkeypatch, name):
     monkeypatch.chdir(tmp_path)
     (tmp_path / "own_loss.py").write_text(OWN_LOSS)
@@ -119,7 +124,7 @@ def sets_in(folder: Path) -> dict:
     return {"sets": sets, "max_length": 16}
 
 
-@pytest.mark.parametrize("batches", ["proportional", "round_robin"])
+@pytest.mark.parametrize("batches", ["round_robin", *nightly("proportional")])
 def test_several_sets_resume_to_the_same_bits(child, tmp_path, batches):
     changes = {"data": sets_in(tmp_path) | {"batches": batches}, "loss": {"name": "multiple_negatives_ranking"}}
     recipe = tree({}, tmp_path / "run", **changes)
@@ -133,6 +138,7 @@ def test_several_sets_resume_to_the_same_bits(child, tmp_path, batches):
     assert "eval/cosine_accuracy" in scores and "pairs/cosine_accuracy" not in scores
 
 
+@pytest.mark.nightly
 def test_distillation_resumes_to_the_same_bits(child, tiny, tmp_path):
     """From the vectors of an embedding job; another dimension is refused before the first step."""
     texts = write_rows(tmp_path / "t.jsonl", [{"id": word, "text": f"some {word}"} for word in WORDS])
@@ -150,6 +156,7 @@ def test_distillation_resumes_to_the_same_bits(child, tiny, tmp_path):
         train(tree({}, tmp_path / "large", data=data, loss=loss, dim=64))
 
 
+@pytest.mark.nightly
 def test_changed_rows_of_one_of_several_sets(tmp_path):
     changes = {"data": sets_in(tmp_path), "loss": {"name": "multiple_negatives_ranking"}, "loop": {"max_steps": 2}}
     recipe = tree({}, tmp_path / "run", **changes)

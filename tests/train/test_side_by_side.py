@@ -5,6 +5,7 @@ from functools import partial
 
 import numpy as np
 import pytest
+from marks import nightly, soak
 from paths import GOLDENS
 from shapes import SHAPES
 from test_losses import stella_in_float64
@@ -14,7 +15,7 @@ from stella_jax.models.new import NEW
 from train import Batcher, StepConfig, losses, make_step, optimizers
 from train.sections import OptimizerSection
 
-pytestmark = [pytest.mark.torch, pytest.mark.soak]  # a minute each; test_training_goldens.py has recorded ones
+pytestmark = pytest.mark.torch  # a minute each; test_training_goldens.py has recorded ones
 
 BATCH_SIZE = 4
 ADAMW = OptimizerSection(learning_rate=1e-4, weight_decay=0.01)
@@ -162,14 +163,14 @@ def both(torch_reference, torch_losses, checkpoint, guide, name: str, steps: int
     return ours, theirs
 
 
-@pytest.mark.parametrize("name", SCORED)
+@pytest.mark.parametrize("name", nightly(*SCORED))
 def test_ten_steps(torch_reference, torch_losses, checkpoint, guide, name: str) -> None:
     ours, theirs = both(torch_reference, torch_losses, checkpoint, guide, name, 10)
     assert (theirs[:, 1] > 0).sum() >= 8  # a guide may leave out every candidate of a batch so small
     np.testing.assert_allclose(ours, theirs, rtol=1e-4, atol=1e-5)
 
 
-@pytest.mark.parametrize("name", LOSSES)
+@pytest.mark.parametrize("name", [*soak("matryoshka"), *nightly(*(name for name in LOSSES if name != "matryoshka"))])
 def test_fifty_steps(torch_reference, torch_losses, checkpoint, guide, name: str) -> None:
     ours, theirs = both(torch_reference, torch_losses, checkpoint, guide, name, 50)
     assert theirs[-5:, 0].mean() < 0.5 * theirs[0, 0]  # it learned

@@ -12,6 +12,7 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 import pytest
+from marks import nightly, soak
 from paths import GOLDENS
 
 from stella_jax import EmbeddingModel, StellaError
@@ -175,7 +176,7 @@ def test_a_step_donates_the_state_and_not_the_model() -> None:
     assert not any(leaf.is_deleted() for leaf in model.params().values())
 
 
-@pytest.mark.soak
+@pytest.mark.nightly
 def test_the_same_seed_and_step_give_the_same_bits() -> None:
     """Also where a state went through the host's memory."""
     log, params = trajectory(DROPPED)
@@ -189,7 +190,7 @@ def test_the_same_seed_and_step_give_the_same_bits() -> None:
     assert all(np.asarray(state.params[name]).tobytes() == value.tobytes() for name, value in params.items())
 
 
-@pytest.mark.soak
+@pytest.mark.nightly
 def test_dropout_depends_on_the_step() -> None:
     """The parameters do not change, and the losses differ."""
     run = replace(DROPPED, optimizer=optax.set_to_zero(), trainable=HEAD)
@@ -217,7 +218,7 @@ def test_the_learning_rate_metric() -> None:
 # However a batch is cut and padded
 
 
-@pytest.mark.soak
+@pytest.mark.nightly
 def test_accumulated_triplets_are_the_whole_batch() -> None:
     assert_same(trained(Run(), parts=4)[0], Run())
 
@@ -227,7 +228,7 @@ def test_groups_by_length_are_the_whole_batch() -> None:
     assert_same(trained(Run(), fit=True)[0], Run())
 
 
-@pytest.mark.parametrize("loss", [triplet, pytest.param(ranking, marks=pytest.mark.soak)])
+@pytest.mark.parametrize("loss", [triplet, pytest.param(ranking, marks=pytest.mark.nightly)])
 def test_padding_rows_change_nothing(loss: Loss) -> None:
     short, filled = (first(Run(loss), rows=12, size=size)[1] for size in (12, ROWS))
     for name, value in short.items():
@@ -242,13 +243,13 @@ def test_a_loss_that_counts_padding_rows(refused) -> None:
 
 
 @pytest.mark.soak
-@pytest.mark.parametrize("mesh", [None, "data=2"])
+@pytest.mark.parametrize("mesh", ["data=2", *nightly(None)])
 def test_accumulated_ranking_is_the_whole_batch(mesh) -> None:
     """Each row's negatives are those of all parts (GradCache)."""
     assert_same(trained(Run(ranking, mesh), parts=4)[0], Run(ranking))
 
 
-@pytest.mark.soak
+@pytest.mark.nightly
 def test_accumulated_ranking_draws_the_same_dropout_both_times() -> None:
     """A second pass with other masks would give no gradient of the loss: here it falls along it."""
     run = Run(ranking, config=StepConfig(), optimizer=optax.sgd(1e-6))
@@ -267,30 +268,32 @@ def test_recomputed_layers_draw_the_same_dropout() -> None:
 # Over a mesh
 
 
-@pytest.mark.soak
 @pytest.mark.parametrize(
-    ("loss", "mesh", "fsdp"),
+    "case",
     [
-        (triplet, "data=4,model=2", False),
-        (triplet, "data=8", True),
-        (ranking, "data=8", False),
-        (ranking, "data=4,model=2", True),
-        (own, "data=4,model=2", True),
+        *soak((ranking, "data=4,model=2", True)),
+        *nightly(
+            (triplet, "data=4,model=2", False),
+            (triplet, "data=8", True),
+            (ranking, "data=8", False),
+            (own, "data=4,model=2", True),
+        ),
     ],
 )
-def test_any_mesh_gives_the_trajectory_of_one_device(loss, mesh, fsdp) -> None:
+def test_any_mesh_gives_the_trajectory_of_one_device(case) -> None:
     """With the negatives of the whole batch."""
+    loss, mesh, fsdp = case
     assert_same(trajectory(Run(loss, mesh=mesh, fsdp=fsdp))[0], Run(loss))
 
 
-@pytest.mark.soak
+@pytest.mark.nightly
 def test_groups_over_a_mesh() -> None:
     run = Run(ranking, mesh="data=4,model=2", fsdp=True)
     assert len(batch(0, fit=True, devices=4).ids) > 1
     assert_same(trained(run, fit=True, devices=4)[0], Run(ranking))
 
 
-@pytest.mark.soak
+@pytest.mark.nightly
 def test_dropout_does_not_depend_on_the_mesh() -> None:
     assert_same(trajectory(replace(DROPPED, mesh="data=8"))[0], DROPPED)
 
@@ -311,7 +314,7 @@ def assert_split(run: Run, state: State) -> None:
     assert held < whole / data + 0.05 * sum(leaf.size for leaf in state.params.values())
 
 
-@pytest.mark.soak
+@pytest.mark.nightly
 @pytest.mark.parametrize("mesh", ["data=8", "data=4,model=2"])
 def test_fsdp_splits_parameters_and_moments_and_gathers_layers_one_by_one(mesh: str) -> None:
     run = Run(mesh=mesh, fsdp=True)
@@ -374,7 +377,7 @@ def test_trainable_names_that_are_not_parameters(refused) -> None:
         make_step(load(Run()), triplet, ADAMW, trainable={"head/weight": True})
 
 
-@pytest.mark.soak
+@pytest.mark.nightly
 def test_parameters_stay_float32_with_bfloat16_compute() -> None:
     state, metrics = first(Run(dtype="bfloat16"))
     moments = state.opt_state[0]
@@ -416,7 +419,7 @@ QUICK = ("adamw", "MultiSteps", "add_noise")
 
 
 @pytest.mark.parametrize(
-    "name", [name if name in QUICK else pytest.param(name, marks=pytest.mark.soak) for name in OPTIMIZERS]
+    "name", [name if name in QUICK else pytest.param(name, marks=pytest.mark.nightly) for name in OPTIMIZERS]
 )
 def test_a_step_with_any_optimizer(name: str) -> None:
     """Two steps, beside what the optimizer makes of the same gradients by itself."""
@@ -445,7 +448,7 @@ STATES = ("adamw", "adafactor", "multi_transform", "MultiSteps", "add_noise")
 
 
 @pytest.mark.parametrize(
-    "name", [name if name in STATES else pytest.param(name, marks=pytest.mark.soak) for name in OPTIMIZERS]
+    "name", [name if name in STATES else pytest.param(name, marks=pytest.mark.nightly) for name in OPTIMIZERS]
 )
 def test_fsdp_splits_the_state_of_any_optimizer(name: str) -> None:
     run = Run(mesh="data=8", fsdp=True, optimizer=OPTIMIZERS[name])

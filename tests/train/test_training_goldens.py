@@ -5,6 +5,7 @@ from functools import cache, partial
 
 import numpy as np
 import pytest
+from marks import nightly, soak
 from paths import GOLDENS
 from safetensors.numpy import load_file
 
@@ -31,10 +32,9 @@ LOSSES = {
     "matryoshka_mnrl": losses.matryoshka(losses.multiple_negatives_ranking, (64, 32, 16)),
 }
 
-# One training; with -m soak, the others too, whose values and gradients test_losses.py compares.
-QUICK = "matryoshka_mnrl"
+# Every loss trains here at night; test_losses.py compares their values and gradients.
 every_loss = pytest.mark.parametrize(
-    "name", [name if name == QUICK else pytest.param(name, marks=pytest.mark.soak) for name in LOSSES]
+    "name", [*soak("matryoshka_mnrl"), *nightly(*(name for name in LOSSES if name != "matryoshka_mnrl"))]
 )
 
 # Relative, and absolute near zero; PyTorch's two stacks are 1e-5 and 3e-6 apart.

@@ -13,6 +13,7 @@ import jax
 import numpy as np
 import pytest
 from jobs import environment, free_port, running
+from marks import nightly, soak
 from safetensors.numpy import load_file
 
 from stella_jax import Stella, StellaError
@@ -21,8 +22,6 @@ from train import hosts, loop
 from train.__main__ import main
 from train.checkpoints import steps_of
 from train.recipe import recipe_of
-
-soak = pytest.mark.soak  # whole runs, each of processes that start and compile
 
 # Words of one length, so that one shape is compiled; three epochs of two batches.
 WORDS = ["fog", "law", "owl", "sea", "ink", "jam", "elm", "oak", "ash", "bee", "cow"]
@@ -176,14 +175,14 @@ def assert_same_bits(found: Path, like: Path) -> None:
         np.testing.assert_array_equal(weights(found)[name], weight)
 
 
-@soak
+@pytest.mark.nightly
 def test_two_processes_train_what_one_does(by_one: Path, by_two: Path) -> None:
     assert_near(by_two, by_one)
     assert steps_of(by_two) == steps_of(by_one)
     assert {path.name for path in by_two.iterdir()} == {path.name for path in by_one.iterdir()}
 
 
-@soak
+@pytest.mark.soak
 def test_any_mesh_over_two_processes(pair: Pair, tmp_path: Path) -> None:
     split = {"mesh": "data=2,model=2", "fsdp": True}
     ended = pair.run(recipe(tmp_path, tmp_path / "two", **split))
@@ -191,8 +190,7 @@ def test_any_mesh_over_two_processes(pair: Pair, tmp_path: Path) -> None:
     assert_near(tmp_path / "two", alone(recipe(tmp_path, tmp_path / "one", **split)))
 
 
-@soak
-@pytest.mark.parametrize("killed", [0, 1])
+@pytest.mark.parametrize("killed", [*soak(1), *nightly(0)])
 def test_after_a_kill_both_processes_end_and_resume_to_the_same_bits(pair, by_two, tmp_path, killed) -> None:
     wanted = recipe(tmp_path, tmp_path / "run")
     patches = ["", ""]
@@ -207,7 +205,7 @@ def test_after_a_kill_both_processes_end_and_resume_to_the_same_bits(pair, by_tw
     assert_same_bits(tmp_path / "run", by_two)
 
 
-@soak
+@pytest.mark.soak
 def test_sigterm_to_one_stops_both_and_one_alone_can_resume(pair, by_two, tmp_path) -> None:
     wanted = recipe(tmp_path, tmp_path / "run", save_every="epoch")
     ended = pair.run(wanted, patches=("", SIGNAL_AT_STEP.format(step=3, signal="TERM", ready=True)))
@@ -219,7 +217,7 @@ def test_sigterm_to_one_stops_both_and_one_alone_can_resume(pair, by_two, tmp_pa
     assert_near(tmp_path / "run", by_two)
 
 
-@soak
+@pytest.mark.nightly
 def test_an_output_that_is_not_shared(pair, by_two, tmp_path) -> None:
     wanted = [recipe(tmp_path, by_two), recipe(tmp_path, tmp_path / "other")]
     first, second = pair.run(*wanted)
@@ -229,14 +227,14 @@ def test_an_output_that_is_not_shared(pair, by_two, tmp_path) -> None:
     assert not (tmp_path / "other").exists()
 
 
-@soak
+@pytest.mark.nightly
 def test_every_process_reports_an_error_in_the_recipe(pair, tmp_path) -> None:
     for code, out, err in pair.run(recipe(tmp_path, tmp_path / "run", mesh="data=2")):
         assert (code, out) == (1, "")
         assert re.fullmatch(r"train: error: loop\.mesh 'data=2': .* set loop\.mesh = 'data=4'\.\n", err)
 
 
-@soak
+@pytest.mark.soak
 def test_a_process_that_no_other_joins_ends(pair, tmp_path) -> None:
     patch = "hosts.INITIALIZATION_TIMEOUT = 3"
     code, out, err = pair.run_one(recipe(tmp_path, tmp_path / "run"), 1, patch)
