@@ -60,7 +60,7 @@ def gradient(model: EmbeddingModel) -> dict[str, np.ndarray]:
     return named(jax.grad(with_params(model))(model.params()))
 
 
-QUICK = ("of nnx", "checkpoint of a closure", "of a scan", "of each row, summed")
+QUICK = ("of nnx", "of a scan")
 
 
 @pytest.mark.parametrize(

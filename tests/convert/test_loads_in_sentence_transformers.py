@@ -4,6 +4,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from marks import nightly
 from paths import GOLDENS
 
 from convert.__main__ import main
@@ -22,12 +23,12 @@ def sentence_transformer():
     return lambda path: SentenceTransformer(str(path), device="cpu", local_files_only=True)
 
 
-def models(*quick: str, soak: tuple[str, ...]) -> pytest.MarkDecorator:
-    """Each model is in one of the quick sets; with -m soak, in every test that it can be in."""
-    return pytest.mark.parametrize("name", [*quick, *(pytest.param(name, marks=pytest.mark.nightly) for name in soak)])
+def models(*quick: str, others: tuple[str, ...]) -> pytest.MarkDecorator:
+    """Each model is in one of the quick sets; with `make nightly`, in every test that it can be in."""
+    return pytest.mark.parametrize("name", [*quick, *nightly(*others)])
 
 
-@models("stella", "gte-base-en", "stella-qwen2", soak=("stella-finetuned-st6", "arctic-m-v2", "gte-qwen2"))
+@models("stella", "stella-qwen2", others=("stella-finetuned-st6", "gte-base-en", "arctic-m-v2", "gte-qwen2"))
 def test_native_conversion_of_each_model(name: str, tmp_path: Path, sentence_transformer) -> None:
     assert main([str(GOLDENS / name), str(tmp_path / "flax")]) == 0
     assert main([str(tmp_path / "flax"), str(tmp_path / "native"), "--to", "transformers", "--verify"]) == 0
@@ -39,7 +40,7 @@ def test_native_conversion_of_each_model(name: str, tmp_path: Path, sentence_tra
     )
 
 
-@models("stella-finetuned-st6", "arctic-m-v2", "gte-qwen2", soak=("stella",))
+@models("stella-finetuned-st6", "arctic-m-v2", "gte-qwen2", others=("stella",))
 def test_encode_query_has_the_same_prompt(name: str, tmp_path: Path, sentence_transformer) -> None:
     assert main([str(GOLDENS / name), str(tmp_path / "native"), "--to", "transformers"]) == 0
     theirs, ours = sentence_transformer(tmp_path / "native"), Stella.from_pretrained(GOLDENS / name)
@@ -50,7 +51,7 @@ def test_encode_query_has_the_same_prompt(name: str, tmp_path: Path, sentence_tr
     np.testing.assert_allclose(theirs.encode_document(TEXTS), ours.encode_document(TEXTS), atol=1e-4, rtol=0)
 
 
-@models("stella-qwen2", soak=("gte-qwen2",))
+@models("stella-qwen2", others=("gte-qwen2",))
 def test_end_of_text_is_appended_in_both_libraries(name: str, tmp_path: Path, sentence_transformer) -> None:
     """Also for an empty text, a text that ends in it, and a truncated one; white space at the ends is tokenized."""
     assert main([str(GOLDENS / name), str(tmp_path / "native"), "--to", "transformers"]) == 0

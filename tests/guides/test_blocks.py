@@ -13,7 +13,8 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from pages import PAGES, README, ROOT, Block, blocks_of
+from marks import soak
+from pages import DOCS, PAGES, README, ROOT, Block, blocks_of
 
 from stella_jax.cli.main import main
 from train.recipe import recipe_of
@@ -23,6 +24,9 @@ SHOWN = ("toml", "json", "text")
 
 # "in 5.1 s (58.8 texts/s, 5154 tokens/s)"
 TIMES = re.compile(r"in [\d.]+ s \(.*?\)")
+
+# Pages that train, which takes half a minute.
+TRAINING = (README, DOCS / "fine-tune.md")
 
 # A recipe that a page's `toml` block is added to.
 RECIPE = {"model": "tiny", "output": "runs/page", "data": {"train": "train.jsonl"}}
@@ -45,7 +49,9 @@ def folder(clone: Path, monkeypatch) -> None:
 
 
 @pytest.mark.usefixtures("folder")
-@pytest.mark.parametrize("page", [README, *PAGES], ids=lambda page: page.stem)
+@pytest.mark.parametrize(
+    "page", [*soak(*TRAINING), *(page for page in PAGES if page not in TRAINING)], ids=lambda page: page.stem
+)
 def test_blocks_run(page):
     names: dict[str, Any] = {"__name__": "page"}
     for block in blocks_of(page):

@@ -14,6 +14,7 @@ import pyarrow.parquet as pq
 import pytest
 from corruptions import config, edited, removed
 from jobs import write_corpus
+from marks import nightly, soak
 from paths import GOLDENS
 from safetensors.numpy import load_file
 
@@ -80,7 +81,7 @@ def interleaved(q, k, v, lengths):
     return attend_at_once(q, k, v, lengths)
 
 
-@pytest.mark.parametrize("name", NAMES)
+@pytest.mark.parametrize("name", [NAMES[0], *nightly(NAMES[1])])
 @pytest.mark.parametrize("attend", [causal, unmasked, interleaved])
 def test_tolerance_detects_a_wrong_mask_or_grouping(
     name: str, attend: Callable, monkeypatch: pytest.MonkeyPatch
@@ -124,8 +125,8 @@ def model_of(name: str, dtype: str = "float32", mesh: str | None = None) -> Stel
     return Stella.from_pretrained(GOLDENS / name, dtype=dtype, mesh=mesh)
 
 
-@pytest.mark.parametrize("name", NAMES)
-@pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
+@pytest.mark.parametrize("name", [NAMES[0], *nightly(NAMES[1])])
+@pytest.mark.parametrize("dtype", ["float32", *soak("bfloat16")])
 def test_same_text_same_bits(name: str, dtype: str) -> None:
     """With any neighbors, and over `data`."""
     all_at_once = model_of(name, dtype).encode(some(name))
@@ -134,8 +135,8 @@ def test_same_text_same_bits(name: str, dtype: str) -> None:
     np.testing.assert_array_equal(model_of(name, dtype, "data=4").encode(some(name)), all_at_once)
 
 
-@pytest.mark.parametrize("name", NAMES)
-@pytest.mark.parametrize("mesh", ["model=2", "data=4,model=2"])
+@pytest.mark.parametrize("name", [NAMES[0], *nightly(NAMES[1])])
+@pytest.mark.parametrize("mesh", [*nightly("model=2"), "data=4,model=2"])
 def test_tensor_parallelism(name: str, mesh: str) -> None:
     found = model_of(name, "float32", mesh).encode(some(name))
     np.testing.assert_allclose(found, model_of(name).encode(some(name)), rtol=0, atol=1e-5)
@@ -161,7 +162,7 @@ def test_each_device_holds_only_its_slice() -> None:
     np.testing.assert_allclose(found, jax.jit(model_of("stella-qwen2").model)(ids, lengths), rtol=0, atol=1e-5)
 
 
-@pytest.mark.parametrize("name", NAMES)
+@pytest.mark.parametrize("name", [*soak(NAMES[0]), *nightly(NAMES[1])])
 def test_job(name: str, tmp_path: Path, capsys: pytest.CaptureFixture) -> None:
     corpus, out = write_corpus(tmp_path / "corpus.jsonl", some(name)), str(tmp_path / "out")
     command = ["embed", str(corpus), "--out", out, "--model", str(GOLDENS / name), "--dtype", "float32"]

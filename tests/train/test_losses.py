@@ -10,6 +10,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from marks import soak
 
 from train.losses import (
     Loss,
@@ -160,7 +161,7 @@ def test_a_matryoshka_is_the_weighted_sum_over_prefixes() -> None:
     np.testing.assert_allclose(matryoshka(loss, [8, 3], [2, 0.5])(columns, {}), expected, rtol=1e-5)
 
 
-@pytest.mark.parametrize("name", ALL)
+@pytest.mark.parametrize("name", [*list(ALL)[::4], *soak(*(name for i, name in enumerate(ALL) if i % 4))])
 def test_a_loss_works_without_a_trainer(name) -> None:
     """Without weights, every row counts; rows of weight 0 change nothing."""
     texts = ALL[name].texts[-1]

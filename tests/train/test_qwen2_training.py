@@ -9,6 +9,7 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 import pytest
+from marks import nightly
 from paths import GOLDENS
 from shapes import SHAPES
 
@@ -80,9 +81,8 @@ def log(**options: Any) -> list[float]:
     return found
 
 
-@pytest.mark.parametrize(
-    "options", [pytest.param({}, marks=pytest.mark.nightly), {"fsdp": True}], ids=["whole", "fsdp"]
-)
+@pytest.mark.soak
+@pytest.mark.parametrize("options", [*nightly({}), {"fsdp": True}], ids=["whole", "fsdp"])
 def test_any_mesh_gives_the_steps_of_one_device(options: dict[str, Any]) -> None:
     alone = log()
     assert alone[2] < alone[1] < alone[0]
