@@ -51,7 +51,8 @@ settings.load_profile("stella")
 
 
 # Files that run first, so that no worker is left with one of them at the end.
-LONG = ("blocks", "embedding_model", "examples", "lora_training", "loop", "losses", "optimizers", "step")
+LONG = ("blocks", "corpus", "embedding_model", "killed_commands", "loop", "losses", "optimizers", "qwen2", "ray_job")
+LONG += ("resume", "step", "training_hosts")
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:

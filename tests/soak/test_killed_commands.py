@@ -27,7 +27,7 @@ eval = "{rows}"
 max_length = 8
 [loop]
 batch_size = 4
-epochs = 2
+epochs = 1
 save_every = 1
 """
 

@@ -17,7 +17,7 @@ from stella_jax.checkpoint.checkpoint import Checkpoint
 
 pytestmark = pytest.mark.soak
 
-COUNT = int(os.environ.get("MUTATIONS", "100"))
+COUNT = int(os.environ.get("MUTATIONS", "50"))
 # WordPiece with heads, Unigram, and byte-level BPE in shards.
 SOURCES = ("stella", "arctic-m-v2", "gte-qwen2")
 
