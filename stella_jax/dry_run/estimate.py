@@ -162,12 +162,7 @@ def estimate_job(
         )
     files = open_inputs(command.inputs, command.job.fields)
     places, is_all = sample_inputs(files, resolve_types([file.location for file in files], command.job.fields))
-    texts = [[row.text for row in place.kept if isinstance(row, Row)] for place in places]
-    if not any(texts):
-        raise StellaError("inputs: all sampled rows are rejected; fix the inputs (--dry-run --all-rows lists them).")
-    model = command.model.open()
-    prompt = command.job.resolve_prompt(model)
-    tokens = [model.tokenize(each, prompt) if each else [] for each in texts]
+    model, tokens = _tokenize(command, places)
     lengths = bucket_lengths(model.max_seq_length)
     counts, size = _Counts(places, tokens, lengths), sum(file.size for file in files)
 
@@ -194,6 +189,20 @@ def estimate_job(
         chips=chips,
         task=command.job.task,
     )
+
+
+def _tokenize(command: JobCommand, places: Sequence[Place]) -> tuple[PretrainedModel, list[list[Tokens]]]:
+    """Opens the model, and tokenizes the sampled texts of each place.
+
+    Raises:
+      StellaError: all sampled rows are rejected.
+    """
+    texts = [[row.text for row in place.kept if isinstance(row, Row)] for place in places]
+    if not any(texts):
+        raise StellaError("inputs: all sampled rows are rejected; fix the inputs (--dry-run --all-rows lists them).")
+    model = command.model.open()
+    prompt = command.job.resolve_prompt(model)
+    return model, [model.tokenize(each, prompt) if each else [] for each in texts]
 
 
 def _bytes(dim: int, precision: str) -> int:
