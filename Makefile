@@ -39,8 +39,8 @@ test-numbers: $(VENV)/installed-test  ## Run the tests of numbers and bits, comp
 	XLA_FLAGS= $(BIN)/python -m pytest -q $(WORKERS) -m "$(NO_TORCH) not gpu and not weights and not nightly" $(NUMBERS)
 
 # Only what meets JAX, Flax, Orbax or another Python's library, for a second version of those.
-VERSIONS := $(wildcard tests/test_embedding_model*.py) tests/test_embedder.py tests/cli tests/checkpoint/test_weights.py \
-  tests/convert/test_round_trip.py tests/readers/test_csv_rows.py tests/train/test_checkpoints.py tests/train/test_step.py
+VERSIONS := tests/test_embedding_model.py tests/test_embedder.py tests/cli tests/checkpoint/test_weights.py \
+  tests/convert/test_round_trip.py tests/readers/test_csv_rows.py tests/train/test_checkpoints.py
 test-versions: $(VENV)/installed-test  ## Run what depends on the versions of Python and JAX
 	$(BIN)/python -m pytest -q $(WORKERS) -m "$(QUICK)" $(VERSIONS)
 

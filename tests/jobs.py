@@ -24,7 +24,7 @@ from stella_jax.storage.store import open_store
 SHORT = ("--dim", "32", "--max-length", "8")
 
 # Processes that a soak test kills, at least; `make nightly KILLS=12` kills more.
-KILLS = int(os.environ.get("KILLS", "4"))
+KILLS = int(os.environ.get("KILLS", "3"))
 
 # Arguments of kill_at_call for a command that no signal interrupts.
 NEVER = ("os:replace", -1)

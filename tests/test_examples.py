@@ -54,7 +54,7 @@ def test_own_loss(tmp_path, capsys, monkeypatch, steps) -> None:
     assert before < 0.6 and (after > 0.8 or steps < 10)
 
 
-@pytest.mark.soak
+@pytest.mark.nightly
 def test_distil(tmp_path, capsys) -> None:
     example("distil").main(str(tmp_path))
     before, after = map(float, re.findall(r"teachers: (\S+) before, (\S+) after", capsys.readouterr().out)[0])

@@ -53,6 +53,7 @@ def score(line: dict) -> float:
     return line["eval"]["cosine_accuracy"]
 
 
+@pytest.mark.nightly
 def test_a_second_run_gives_the_same_bits(data, uninterrupted, tmp_path):
     train(tree(data, tmp_path))
     assert_same_bits(tmp_path, uninterrupted)

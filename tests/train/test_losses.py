@@ -10,7 +10,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from marks import soak
+from marks import nightly
 
 from train.losses import (
     Loss,
@@ -161,7 +161,7 @@ def test_a_matryoshka_is_the_weighted_sum_over_prefixes() -> None:
     np.testing.assert_allclose(matryoshka(loss, [8, 3], [2, 0.5])(columns, {}), expected, rtol=1e-5)
 
 
-@pytest.mark.parametrize("name", [*list(ALL)[::4], *soak(*(name for i, name in enumerate(ALL) if i % 4))])
+@pytest.mark.parametrize("name", [*list(ALL)[::4], *nightly(*(name for i, name in enumerate(ALL) if i % 4))])
 def test_a_loss_works_without_a_trainer(name) -> None:
     """Without weights, every row counts; rows of weight 0 change nothing."""
     texts = ALL[name].texts[-1]
@@ -300,7 +300,7 @@ def peer_loss(torch, losses, case: Case):
 
 
 @pytest.mark.torch
-@pytest.mark.parametrize("rows", [B, PADDED, *(pytest.param(rows, marks=pytest.mark.nightly) for rows in (2, 33))])
+@pytest.mark.parametrize("rows", [PADDED, *nightly(2, B, 33)])
 @pytest.mark.parametrize(("name", "texts"), SIZES)
 def test_value_and_gradient_are_those_of_sentence_transformers(torch, name, texts, rows) -> None:
     """In float64 there, whose float32 differs more from it than ours; rows beyond the first have weight 0."""

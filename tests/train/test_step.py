@@ -260,7 +260,7 @@ def test_accumulated_ranking_draws_the_same_dropout_both_times() -> None:
     assert float(before["loss"] - after["loss"]) == pytest.approx(expected, rel=0.1)
 
 
-@pytest.mark.soak
+@pytest.mark.nightly
 def test_recomputed_layers_draw_the_same_dropout() -> None:
     assert_same(trajectory(replace(DROPPED, config=StepConfig(remat=True)))[0], DROPPED)
 

@@ -182,7 +182,7 @@ def test_two_processes_train_what_one_does(by_one: Path, by_two: Path) -> None:
     assert {path.name for path in by_two.iterdir()} == {path.name for path in by_one.iterdir()}
 
 
-@pytest.mark.soak
+@pytest.mark.nightly
 def test_any_mesh_over_two_processes(pair: Pair, tmp_path: Path) -> None:
     split = {"mesh": "data=2,model=2", "fsdp": True}
     ended = pair.run(recipe(tmp_path, tmp_path / "two", **split))
