@@ -5,7 +5,7 @@ BIN := $(VENV)/bin
 PIP := $(BIN)/python -m pip --quiet --disable-pip-version-check
 DEMO := build/demo
 
-.PHONY: help demo test test-numbers test-versions soak nightly messages lint docs bench tpu-check gpu-check clean
+.PHONY: help demo test test-numbers test-versions slow nightly messages lint docs bench tpu-check gpu-check clean
 
 help:  ## Show this list
 	@sed -n 's/^\([a-z-]*\):.*## \(.*\)/  make \1\t\2/p' $(MAKEFILE_LIST) | expand -t 22
@@ -23,33 +23,34 @@ demo: $(VENV)/installed  ## Embed the example corpus with the included checkpoin
 
 # There is no torch in the test extra from Python 3.12 on: what compares with it is then left out.
 NO_TORCH = $$($(BIN)/python -c "import torch" 2>/dev/null || echo "not torch and")
-QUICK = $(NO_TORCH) not gpu and not weights and not soak and not nightly
+QUICK = $(NO_TORCH) not gpu and not slow and not nightly
 
 # A worker per core; the tests of a file share compiled programs, so they stay together, in the order of tests/conftest.py.
 WORKERS := -n auto --dist loadfile --no-loadscope-reorder
 
-test: $(VENV)/installed-test  ## Run the tests, offline, some minutes on two cores
+test: $(VENV)/installed-test  ## Run the quick tests, offline, some minutes on two cores
 	$(BIN)/python -m pytest -q $(WORKERS) -m "$(QUICK)"
 
 # Numbers and bits again, compiled as users compile, where the other tests skip XLA's optimizations.
-NUMBERS := tests/models/test_attention.py tests/models/test_model.py tests/test_goldens.py tests/test_runner.py \
-  tests/test_sharding.py tests/test_oracle.py::test_whole_encoder_on_a_right_padded_batch \
+NUMBERS := tests/models/test_attention.py tests/test_goldens.py tests/test_runner.py tests/test_sharding.py \
+  tests/test_embedder.py::test_same_text_same_bits tests/test_embedder.py::test_same_bits_in_any_order \
+  tests/test_embedder.py::test_padding_changes_no_bit tests/test_oracle.py::test_whole_encoder_on_a_right_padded_batch \
   "tests/train/test_training_goldens.py::test_the_first_ten_steps[loss-matryoshka_mnrl]"
 test-numbers: $(VENV)/installed-test  ## Run the tests of numbers and bits, compiled as users compile
-	XLA_FLAGS= $(BIN)/python -m pytest -q $(WORKERS) -m "$(NO_TORCH) not gpu and not weights and not nightly" $(NUMBERS)
+	XLA_FLAGS= $(BIN)/python -m pytest -q $(WORKERS) -m "$(NO_TORCH) not gpu and not nightly" $(NUMBERS)
 
-# Only what meets JAX, Flax, Orbax or another Python's library, for a second version of those.
+# A selection of what depends on JAX, Flax, Orbax or the standard library, for a second version of those.
 VERSIONS := tests/test_embedding_model.py tests/test_embedder.py tests/cli tests/checkpoint/test_weights.py \
   tests/convert/test_round_trip.py tests/readers/test_csv_rows.py tests/train/test_checkpoints.py
 test-versions: $(VENV)/installed-test  ## Run what depends on the versions of Python and JAX
 	$(BIN)/python -m pytest -q $(WORKERS) -m "$(QUICK)" $(VERSIONS)
 
-soak: $(VENV)/installed-test  ## Kill whole jobs and training runs again and again, for minutes
-	$(BIN)/python -m pytest -q $(WORKERS) -m "soak and not nightly"
+slow: $(VENV)/installed-test  ## Run the slow tests: whole jobs and training runs, kills, Ray, examples
+	$(BIN)/python -m pytest -q $(WORKERS) -m "$(NO_TORCH) slow and not nightly"
 
 # Half an hour on two cores. More of each: make nightly KILLS=12 MUTATIONS=2000
-nightly: $(VENV)/installed-test  ## Run all tests that `make test` leaves out; before a release, or every night
-	$(BIN)/python -m pytest -q $(WORKERS) -m "soak or nightly"
+nightly: $(VENV)/installed-test  ## Run the slow tests and the nightly cases; before a release, or every night
+	$(BIN)/python -m pytest -q $(WORKERS) -m "$(NO_TORCH) (slow or nightly)"
 
 MESSAGES ?= tests
 messages: $(VENV)/installed-test  ## Rewrite the expected wording of errors, tests/messages; then read the diff

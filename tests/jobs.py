@@ -23,7 +23,7 @@ from stella_jax.storage.store import open_store
 # Options for the included checkpoint: texts are truncated at eight tokens, so that one shape is compiled.
 SHORT = ("--dim", "32", "--max-length", "8")
 
-# Processes that a soak test kills, at least; `make nightly KILLS=12` kills more.
+# Processes that a slow test kills, at least; `make nightly KILLS=12` kills more.
 KILLS = int(os.environ.get("KILLS", "3"))
 
 # Arguments of kill_at_call for a command that no signal interrupts.

@@ -6,9 +6,9 @@ from typing import Any
 import pytest
 
 
-def soak(*cases: Any) -> Iterable[Any]:
-    """Cases of a parametrized test that run with `make soak`."""
-    return [pytest.param(case, marks=pytest.mark.soak) for case in cases]
+def slow(*cases: Any) -> Iterable[Any]:
+    """Cases of a parametrized test that run with `make slow`."""
+    return [pytest.param(case, marks=pytest.mark.slow) for case in cases]
 
 
 def nightly(*cases: Any) -> Iterable[Any]:

@@ -267,6 +267,6 @@ def test_abstract_model_with_params(model: EmbeddingModel, expected: np.ndarray)
     assert isinstance(half["head/bias"], jax.Array) and isinstance(half["head/kernel"], jax.ShapeDtypeStruct)
 
 
-@pytest.mark.soak
+@pytest.mark.slow
 def test_docstring_example() -> None:
     assert doctest.testmod(embedding_model) == (0, 7)

@@ -7,7 +7,7 @@ from pathlib import Path
 import jax
 import numpy as np
 import pytest
-from marks import nightly, soak
+from marks import nightly, slow
 
 from stella_jax import load
 
@@ -27,11 +27,11 @@ def example(name: str, **constants: int):
 
 
 def all_steps(number: int, *, quick: int) -> pytest.MarkDecorator:
-    """Runs a test with a few of an example's steps in `make soak`, and with all of them in `make nightly`."""
-    return pytest.mark.parametrize("steps", [*soak(quick), *nightly(number)])
+    """Runs a test with a few of an example's steps in `make slow`, and with all of them in `make nightly`."""
+    return pytest.mark.parametrize("steps", [*slow(quick), *nightly(number)])
 
 
-@pytest.mark.soak
+@pytest.mark.slow
 def test_custom_loop(tmp_path, capsys, monkeypatch) -> None:
     """On two of the simulated devices: eight would take four times as long on two cores."""
     monkeypatch.setattr(jax, "device_count", lambda: 2)
@@ -55,8 +55,8 @@ def test_own_loss(tmp_path, capsys, monkeypatch, steps) -> None:
 
 
 @pytest.mark.nightly
-def test_distil(tmp_path, capsys) -> None:
-    example("distil").main(str(tmp_path))
+def test_distill(tmp_path, capsys) -> None:
+    example("distill").main(str(tmp_path))
     before, after = map(float, re.findall(r"teachers: (\S+) before, (\S+) after", capsys.readouterr().out)[0])
     assert after < 0.5 * before
 

@@ -64,7 +64,7 @@ def with_content(path: Path, content: bytes) -> None:
         path.write_bytes(original)
 
 
-@pytest.mark.soak
+@pytest.mark.slow
 @few
 @given(file=st.sampled_from(FUZZED), data=st.data())
 def test_any_value_of_any_field(folder, file, data):

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 from encoders import split_encoder
 from flax import nnx
-from marks import soak
+from marks import slow
 from paths import GOLDENS
 from shapes import SHAPES
 
@@ -143,7 +143,7 @@ def test_attention_is_peaked(checkpoint, torch_reference):
 
 # Bucket edges and one beyond, the shortest, and lengths at which attention runs in blocks.
 @pytest.mark.parametrize("name", ["stella-like", "qwen2-like"])
-@pytest.mark.parametrize("counts", [(1, 2, 8, 9), (512, 513), *soak((128, 129), (2100,))])
+@pytest.mark.parametrize("counts", [(1, 2, 8, 9), (512, 513), *slow((128, 129), (2100,))])
 def test_lengths_through_the_buckets(random_checkpoint, torch_reference, name, counts):
     exact, path = random_checkpoint(name)
     rng = np.random.default_rng(3)

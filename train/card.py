@@ -13,9 +13,9 @@ from stella_jax.checkpoint.side_files import ADAPTER
 from stella_jax.errors import join_words
 from stella_jax.models.heads import Head
 from stella_jax.tokenizer.tokenizer import Tokenizer
+from train.card_datasets import loss_names, row_sections, table
 from train.curves import FILE as CURVES
 from train.data import Dataset
-from train.dataset_sections import loss_names, row_sections, table
 from train.identity import versions
 from train.loss_lookup import loss_arguments
 from train.metrics import Line, Metrics

@@ -1,4 +1,4 @@
-"""The driver over stub scripts; with -m soak, all scripts over a small encoder."""
+"""The driver over stub scripts; with -m nightly, the default scripts and memory over a small encoder."""
 
 import sys
 from pathlib import Path

@@ -206,7 +206,7 @@ print(last)
 """
 
 
-@pytest.mark.soak
+@pytest.mark.slow
 def test_kill_at_every_file_call(tmp_path: Path) -> None:
     """An incomplete directory never has the final name, and the next save succeeds."""
     command = [sys.executable, "-c", KILLED, str(GOLDENS / "stella"), str(tmp_path)]

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pyarrow.parquet as pq
 import pytest
-from marks import soak
+from marks import slow
 
 import stella_jax
 from stella_jax.cli.main import main
@@ -238,7 +238,7 @@ def test_convert_and_train_run_their_packages(tmp_path, capsys):
     assert capsys.readouterr().err.startswith("train: error: ")
 
 
-@pytest.mark.parametrize("run", [*soak(console), shell])
+@pytest.mark.parametrize("run", [*slow(console), shell])
 def test_files_named_train_and_convert_are_not_run(tmp_path, run):
     for name in ("train.py", "convert.py"):
         (tmp_path / name).write_text("print('not this one')\n")
@@ -248,7 +248,7 @@ def test_files_named_train_and_convert_are_not_run(tmp_path, run):
     assert (ended.returncode, ended.stdout) == (1, "") and ended.stderr.startswith("convert: error: ")
 
 
-@pytest.mark.soak
+@pytest.mark.slow
 def test_train_imports_our_convert(tmp_path):
     (tmp_path / "convert.py").write_text("print('not this one')\n")
     script = "from stella_jax.cli.main import main; main(['train', 'absent.toml']); import train.export"
@@ -256,7 +256,7 @@ def test_train_imports_our_convert(tmp_path):
     assert ended.stdout == ""
 
 
-@pytest.mark.soak
+@pytest.mark.slow
 def test_output_of_a_process(corpus, tmp_path):
     ended = shell("embed", str(corpus), "--out", str(tmp_path / "out"), *SHORT)
     assert (ended.returncode, ended.stderr) == (0, "")
@@ -274,7 +274,7 @@ def test_output_of_a_process(corpus, tmp_path):
     assert (left.returncode, left.stderr) == (128 + signal.SIGPIPE, "")
 
 
-@pytest.mark.soak
+@pytest.mark.slow
 def test_closed_stdout():
     process = subprocess.run(
         ["bash", "-c", f"{sys.executable} -m stella_jax demo --dim 32 >&-"], capture_output=True, text=True, check=False
@@ -282,7 +282,7 @@ def test_closed_stdout():
     assert (process.returncode, process.stderr) == (0, "")
 
 
-@pytest.mark.parametrize("platform", ["bogus", *soak("rocm")])
+@pytest.mark.parametrize("platform", ["bogus", *slow("rocm")])
 def test_unavailable_platform(corpus, tmp_path, platform):
     process = shell("embed", str(corpus), "--out", str(tmp_path / "out"), env=os.environ | {"JAX_PLATFORMS": platform})
     assert process.returncode == 1
@@ -320,7 +320,7 @@ def test_several_heads_are_columns(corpus, tmp_path, capsys):
     assert "no embeddings of dimension 128; it has 64 and 32." in capsys.readouterr().err
 
 
-@pytest.mark.soak
+@pytest.mark.slow
 @pytest.mark.parametrize("command", ["stella_jax demo", "convert x y", "train x", "train.mine x --out y"])
 def test_nothing_is_imported_from_the_working_directory(tmp_path, command):
     """`python -m` searches it first; only the interpreter's own imports before our first line still do."""

@@ -52,7 +52,7 @@ def test_too_little_space(tmp_path: Path, capsys, monkeypatch, check_message) ->
     assert list(tmp_path.iterdir()) == []
 
 
-@pytest.mark.soak
+@pytest.mark.slow
 def test_kill_leaves_no_destination(tmp_path: Path) -> None:
     out = tmp_path / "out"
     slow = "import convert.flax_layout as f, time, sys; s = f.save_leaf\n"

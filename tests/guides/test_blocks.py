@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from marks import soak
+from marks import slow
 from pages import DOCS, PAGES, README, ROOT, Block, blocks_of
 
 from stella_jax.cli.main import main
@@ -50,7 +50,7 @@ def folder(clone: Path, monkeypatch) -> None:
 
 @pytest.mark.usefixtures("folder")
 @pytest.mark.parametrize(
-    "page", [*soak(*TRAINING), *(page for page in PAGES if page not in TRAINING)], ids=lambda page: page.stem
+    "page", [*slow(*TRAINING), *(page for page in PAGES if page not in TRAINING)], ids=lambda page: page.stem
 )
 def test_blocks_run(page):
     names: dict[str, Any] = {"__name__": "page"}

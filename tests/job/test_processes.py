@@ -76,7 +76,7 @@ def can_connect(host: str, port: int) -> bool:
         return probe.connect_ex((host, port)) == 0
 
 
-@pytest.mark.soak
+@pytest.mark.slow
 def test_a_lone_process_listens_at_its_address_until_a_timeout(monkeypatch):
     """JAX itself would listen on all interfaces, of which 127.0.0.2 stands for another."""
     monkeypatch.setattr(processes, "CONNECT_SECONDS", 2)

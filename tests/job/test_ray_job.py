@@ -21,7 +21,7 @@ from stella_jax.readers.rows import RowFields
 # Ray forks, which JAX minds where it runs, as beside other tests; in a driver it does not. And it leaves files of its
 # logs open, some versions more, some less.
 pytestmark = [
-    pytest.mark.soak,
+    pytest.mark.slow,
     pytest.mark.usefixtures("ray_cluster"),
     pytest.mark.filterwarnings("ignore:os.fork:RuntimeWarning"),
     pytest.mark.filterwarnings("ignore:unclosed file:ResourceWarning"),

@@ -24,7 +24,7 @@ from stella_jax.job.ray_pool import WorkerPool
 # Ray takes seconds to start and to notice deaths. It forks, of which JAX warns where JAX runs, as here. Some versions
 # leave log files open.
 pytestmark = [
-    pytest.mark.soak,
+    pytest.mark.slow,
     pytest.mark.filterwarnings("ignore:os.fork:RuntimeWarning"),
     pytest.mark.filterwarnings("ignore:unclosed file:ResourceWarning"),
     pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning"),

@@ -216,7 +216,7 @@ def test_a_kill_at_any_rename_leaves_the_same_bytes(tiny, corpus, tmp_path):
     assert steps >= len(content(tmp_path / "undisturbed"))
 
 
-@pytest.mark.soak
+@pytest.mark.slow
 def test_a_full_disk_at_any_step(tiny, corpus, tmp_path):
     full, options = OSError(errno.ENOSPC, "No space left on device"), JobOptions(part_rows=6)
     steps = stop_at_every("fsync", lambda out: embed(tiny, corpus, out, options), tmp_path, full, cleans_up=True)

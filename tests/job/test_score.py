@@ -137,7 +137,7 @@ def test_a_row_of_a_pair():
 # Kills and resumes
 
 
-@pytest.mark.soak
+@pytest.mark.slow
 def test_a_killed_process(reranker, corpus, tmp_path):
     command = [sys.executable, "-m", "stella_jax", "score", str(corpus), "--out", str(tmp_path / "out"), *SHORT]
     ended = subprocess.run(

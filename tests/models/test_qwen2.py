@@ -14,7 +14,7 @@ import pyarrow.parquet as pq
 import pytest
 from corruptions import config, edited, removed
 from jobs import write_corpus
-from marks import nightly, soak
+from marks import nightly, slow
 from paths import GOLDENS
 from safetensors.numpy import load_file
 
@@ -126,7 +126,7 @@ def model_of(name: str, dtype: str = "float32", mesh: str | None = None) -> Stel
 
 
 @pytest.mark.parametrize("name", [NAMES[0], *nightly(NAMES[1])])
-@pytest.mark.parametrize("dtype", ["float32", *soak("bfloat16")])
+@pytest.mark.parametrize("dtype", ["float32", *slow("bfloat16")])
 def test_same_text_same_bits(name: str, dtype: str) -> None:
     """With any neighbors, and over `data`."""
     all_at_once = model_of(name, dtype).encode(some(name))
@@ -162,7 +162,7 @@ def test_each_device_holds_only_its_slice() -> None:
     np.testing.assert_allclose(found, jax.jit(model_of("stella-qwen2").model)(ids, lengths), rtol=0, atol=1e-5)
 
 
-@pytest.mark.parametrize("name", [*soak(NAMES[0]), *nightly(NAMES[1])])
+@pytest.mark.parametrize("name", [*slow(NAMES[0]), *nightly(NAMES[1])])
 def test_job(name: str, tmp_path: Path, capsys: pytest.CaptureFixture) -> None:
     corpus, out = write_corpus(tmp_path / "corpus.jsonl", some(name)), str(tmp_path / "out")
     command = ["embed", str(corpus), "--out", out, "--model", str(GOLDENS / name), "--dtype", "float32"]

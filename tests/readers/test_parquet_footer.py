@@ -6,7 +6,7 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
-from marks import soak
+from marks import slow
 
 from stella_jax import StellaError
 from stella_jax.readers import parquet_rows
@@ -51,7 +51,7 @@ def test_the_same_sizes_as_pyarrow(dictionary, compression):
                 )
 
 
-@pytest.mark.parametrize("compression", [*soak("none"), "zstd"])
+@pytest.mark.parametrize("compression", [*slow("none"), "zstd"])
 def test_any_damaged_byte(tmp_path, monkeypatch, compression):
     monkeypatch.setattr(parquet_rows, "BATCH_BYTES", 2**10)  # so that page headers are read
     content = stored(compression=compression).read()

@@ -118,7 +118,7 @@ def test_inputs_have_different_names(tmp_path, refused):
         open_inputs([paths[0], tmp_path / "y" / ".." / "x" / "a.txt"], FIELDS)
 
 
-@pytest.mark.soak
+@pytest.mark.slow
 @pytest.mark.parametrize("name", ["a.jsonl.gz", "a.csv", "a.parquet"])
 def test_reading_takes_no_more_memory_for_more_rows(tmp_path, name):
     def peak(count: int) -> int:

@@ -1,4 +1,4 @@
-"""Fixtures of the long tests, which run with -m soak and print what they saw."""
+"""Fixtures of the long tests, which run with -m slow and print what they saw."""
 
 import gzip
 import itertools

@@ -20,7 +20,7 @@ from jobs import (
     wait_until_stopped,
 )
 
-pytestmark = pytest.mark.soak
+pytestmark = pytest.mark.slow
 
 
 class Ran:

@@ -23,7 +23,7 @@ from jobs import (
 )
 from marks import nightly
 
-pytestmark = pytest.mark.soak
+pytestmark = pytest.mark.slow
 
 TIMEOUT = 10.0
 PART_ROWS = ("--part-rows", "100")

@@ -14,7 +14,7 @@ from stella_jax.job.options import JobOptions
 from stella_jax.job.run import run_job
 from stella_jax.job.verify import verify_job
 
-pytestmark = pytest.mark.soak
+pytestmark = pytest.mark.slow
 
 BLOCK = 4096
 

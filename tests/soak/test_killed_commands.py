@@ -15,7 +15,7 @@ from paths import GOLDENS
 
 from stella_jax.checkpoint.checkpoint import Checkpoint
 
-pytestmark = pytest.mark.soak
+pytestmark = pytest.mark.slow
 
 RECIPE = """
 model = "tiny"

@@ -16,7 +16,7 @@ from marks import nightly
 from stella_jax.job.progress import progress_name
 from stella_jax.job.verify import verify_job
 
-pytestmark = pytest.mark.soak
+pytestmark = pytest.mark.slow
 
 TIMEOUT = 2.0
 

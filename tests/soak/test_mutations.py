@@ -1,6 +1,6 @@
-"""Thousands of mutated checkpoints, in processes with limits: each loads or is refused in one sentence, and soon.
+"""Mutated checkpoints, in processes with limits: each loads or is refused in one sentence, and soon.
 
-MUTATIONS=2000 pytest -m soak tests/soak/test_mutations.py runs 2000 mutations of each kind, seeds 0 to 1999.
+MUTATIONS=2000 pytest -m slow tests/soak/test_mutations.py runs 2000 mutations of each kind, seeds 0 to 1999.
 """
 
 import os
@@ -15,7 +15,7 @@ from paths import GOLDENS
 from convert import to_flax
 from stella_jax.checkpoint.checkpoint import Checkpoint
 
-pytestmark = pytest.mark.soak
+pytestmark = pytest.mark.slow
 
 COUNT = int(os.environ.get("MUTATIONS", "50"))
 # WordPiece with heads, Unigram, and byte-level BPE in shards.

@@ -114,7 +114,7 @@ def test_join_encoder_and_heads_of_several_runs(untrained, tmp_path):
     assert Stella.from_pretrained(tmp_path / "out").encode("a fox").shape == (128,)
 
 
-@pytest.mark.soak
+@pytest.mark.slow
 def test_scores_match_the_model_card():
     card = (TINY / "README.md").read_text()
     rows = read_dataset(WORDNET / "wordnet_triplets_test.jsonl.gz")

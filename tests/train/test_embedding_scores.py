@@ -1,4 +1,4 @@
-"""Evaluators: small cases by hand, and all of it against sentence-transformers."""
+"""Scores of embeddings: small cases by hand, and all of it against sentence-transformers."""
 
 import numpy as np
 import pytest

@@ -89,7 +89,7 @@ def records(path: Path) -> tuple[str, dict[int, dict[str, str]], str]:
     return run, steps, config
 
 
-@pytest.mark.soak
+@pytest.mark.slow
 def test_a_resumed_run_keeps_its_wandb_id(tmp_path, offline):
     write("wandb", tmp_path, 0, 2)
     write("wandb", tmp_path, 1, 3)

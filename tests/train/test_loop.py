@@ -17,7 +17,7 @@ from train.hosts import Hosts
 from train.output_lock import lock_output
 from train.step import Step
 
-pytestmark = pytest.mark.soak  # every run compiles
+pytestmark = pytest.mark.slow  # every run compiles
 
 
 # Output

@@ -7,7 +7,7 @@ import jax
 import numpy as np
 import optax
 import pytest
-from marks import nightly, soak
+from marks import nightly, slow
 from paths import GOLDENS
 from safetensors.numpy import load_file
 from shapes import SHAPES
@@ -67,7 +67,7 @@ def test_only_adapters_train() -> None:
             assert state.params[name] is leaf, name
 
 
-@pytest.mark.soak
+@pytest.mark.slow
 def test_a_step_needs_less_memory_than_one_of_all_parameters() -> None:
     """Adapters of all linear layers: less optimizer state, and no more memory for the gradient."""
 
@@ -165,7 +165,7 @@ def vectors(torch_reference, peft, checkpoint: Path, adapter: Path) -> np.ndarra
 
 @ASKS
 @pytest.mark.torch
-@pytest.mark.parametrize("checkpoint", [*soak("stella-like"), *nightly("qwen2-like")], indirect=True)
+@pytest.mark.parametrize("checkpoint", [*slow("stella-like"), *nightly("qwen2-like")], indirect=True)
 @pytest.mark.parametrize("targets", ["all-linear", *nightly(("q_proj", "v_proj", "up_proj"))])
 def test_ten_steps_equal_peft_s(torch_reference, peft, checkpoint, tmp_path, targets) -> None:
     """Losses and adapters to 1e-4, and then the vectors of the adapted, the merged, and peft's own model to 1e-5."""

@@ -81,7 +81,7 @@ def log(**options: Any) -> list[float]:
     return found
 
 
-@pytest.mark.soak
+@pytest.mark.slow
 @pytest.mark.parametrize("options", [*nightly({}), {"fsdp": True}], ids=["whole", "fsdp"])
 def test_any_mesh_gives_the_steps_of_one_device(options: dict[str, Any]) -> None:
     alone = log()

@@ -29,7 +29,7 @@ from stella_jax.job.run import run_job
 from train.checkpoints import steps_of
 from train.metrics import Metrics
 
-pytestmark = pytest.mark.soak  # every run compiles, and many are killed
+pytestmark = pytest.mark.slow  # every run compiles, and many are killed
 
 
 ENDS = {

@@ -12,7 +12,7 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 import pytest
-from marks import nightly, soak
+from marks import nightly, slow
 from paths import GOLDENS
 
 from stella_jax import EmbeddingModel, StellaError
@@ -201,7 +201,7 @@ def test_dropout_depends_on_the_step() -> None:
     assert len({*losses, trajectory(Run())[0][0]["loss"]}) == 3
 
 
-@pytest.mark.soak
+@pytest.mark.slow
 def test_the_learning_rate_metric() -> None:
     schedule = optax.linear_schedule(0.0, 1.0, 2)
     state, step = make_step(
@@ -242,7 +242,7 @@ def test_a_loss_that_counts_padding_rows(refused) -> None:
         step(start(Run(careless)), batch(0, rows=12))
 
 
-@pytest.mark.soak
+@pytest.mark.slow
 @pytest.mark.parametrize("mesh", ["data=2", *nightly(None)])
 def test_accumulated_ranking_is_the_whole_batch(mesh) -> None:
     """Each row's negatives are those of all parts (GradCache)."""
@@ -271,7 +271,7 @@ def test_recomputed_layers_draw_the_same_dropout() -> None:
 @pytest.mark.parametrize(
     "case",
     [
-        *soak((ranking, "data=4,model=2", True)),
+        *slow((ranking, "data=4,model=2", True)),
         *nightly(
             (triplet, "data=4,model=2", False),
             (triplet, "data=8", True),

@@ -8,7 +8,7 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 import pytest
-from marks import nightly, soak
+from marks import nightly, slow
 from paths import GOLDENS
 from test_step import ADAMW, PLAIN, TOKENS, VOCABULARY, Numbers
 
@@ -86,7 +86,7 @@ def assert_same(found: list[dict[str, float]], expected: list[dict[str, float]])
 
 
 @pytest.mark.parametrize(
-    "name", [*soak("gist-matryoshka"), *nightly(*(name for name in LOSSES if name != "gist-matryoshka"))]
+    "name", [*slow("gist-matryoshka"), *nightly(*(name for name in LOSSES if name != "gist-matryoshka"))]
 )
 def test_parts_and_eight_devices_are_the_whole_batch_on_one(name: str) -> None:
     assert_same(log(name, mesh="data=4,model=2", fsdp=True, parts=2), log(name))
@@ -98,13 +98,13 @@ def test_parts_or_devices_are_the_whole_batch(options: dict[str, Any]) -> None:
     assert_same(log("gist", **options), log("gist"))
 
 
-@pytest.mark.parametrize("name", [*soak("ranking-all"), *nightly("gist", "stella")])
+@pytest.mark.parametrize("name", [*slow("ranking-all"), *nightly("gist", "stella")])
 def test_parts_and_devices_are_the_whole_batch(name: str) -> None:
     expected = log(name, steps=1, head_only=True)
     assert_same(log(name, steps=1, head_only=True, parts=4, mesh="data=2"), expected)
 
 
-@pytest.mark.parametrize("name", [*soak("gist"), *nightly(*(name for name in LOSSES if name != "gist"))])
+@pytest.mark.parametrize("name", [*slow("gist"), *nightly(*(name for name in LOSSES if name != "gist"))])
 def test_padding_rows_change_nothing(name: str) -> None:
     state, step = start(name, head_only=True)
     short = batch(name, 0, 12)

@@ -5,7 +5,7 @@ from functools import cache, partial
 
 import numpy as np
 import pytest
-from marks import nightly, soak
+from marks import nightly, slow
 from paths import GOLDENS
 from safetensors.numpy import load_file
 
@@ -34,7 +34,7 @@ LOSSES = {
 
 # Every loss trains here at night; test_losses.py compares their values and gradients.
 every_loss = pytest.mark.parametrize(
-    "name", [*soak("matryoshka_mnrl"), *nightly(*(name for name in LOSSES if name != "matryoshka_mnrl"))]
+    "name", [*slow("matryoshka_mnrl"), *nightly(*(name for name in LOSSES if name != "matryoshka_mnrl"))]
 )
 
 # Relative, and absolute near zero; PyTorch's two stacks are 1e-5 and 3e-6 apart.

@@ -13,7 +13,7 @@ import jax
 import numpy as np
 import pytest
 from jobs import environment, free_port, running
-from marks import nightly, soak
+from marks import nightly, slow
 from safetensors.numpy import load_file
 
 from stella_jax import Stella, StellaError
@@ -190,7 +190,7 @@ def test_any_mesh_over_two_processes(pair: Pair, tmp_path: Path) -> None:
     assert_near(tmp_path / "two", alone(recipe(tmp_path, tmp_path / "one", **split)))
 
 
-@pytest.mark.parametrize("killed", [*soak(1), *nightly(0)])
+@pytest.mark.parametrize("killed", [*slow(1), *nightly(0)])
 def test_after_a_kill_both_processes_end_and_resume_to_the_same_bits(pair, by_two, tmp_path, killed) -> None:
     wanted = recipe(tmp_path, tmp_path / "run")
     patches = ["", ""]
@@ -205,7 +205,7 @@ def test_after_a_kill_both_processes_end_and_resume_to_the_same_bits(pair, by_tw
     assert_same_bits(tmp_path / "run", by_two)
 
 
-@pytest.mark.soak
+@pytest.mark.slow
 def test_sigterm_to_one_stops_both_and_one_alone_can_resume(pair, by_two, tmp_path) -> None:
     wanted = recipe(tmp_path, tmp_path / "run", save_every="epoch")
     ended = pair.run(wanted, patches=("", SIGNAL_AT_STEP.format(step=3, signal="TERM", ready=True)))
@@ -234,7 +234,7 @@ def test_every_process_reports_an_error_in_the_recipe(pair, tmp_path) -> None:
         assert re.fullmatch(r"train: error: loop\.mesh 'data=2': .* set loop\.mesh = 'data=4'\.\n", err)
 
 
-@pytest.mark.soak
+@pytest.mark.slow
 def test_a_process_that_no_other_joins_ends(pair, tmp_path) -> None:
     patch = "hosts.INITIALIZATION_TIMEOUT = 3"
     code, out, err = pair.run_one(recipe(tmp_path, tmp_path / "run"), 1, patch)

@@ -1,6 +1,6 @@
 """Distillation as in stella's training: one student learns from two teachers.
 
-    python examples/distil.py OUTPUT
+    python examples/distill.py OUTPUT
 
 The teachers are two heads of `tiny`, of 64 and 32 dimensions; the student gets a new head of 96 dimensions and learns
 the teachers' vectors, which embedding jobs wrote. train/recipes/distill.toml is a similar recipe as a file.
