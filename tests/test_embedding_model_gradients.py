@@ -11,6 +11,7 @@ import optax
 import pytest
 from embedding_models import DIRECTION, IDS, LENGTHS, NAMES, by_row, loss, named, same, scanned, with_params
 from flax import nnx
+from marks import nightly
 from paths import GOLDENS
 
 from stella_jax import EmbeddingModel, load
@@ -63,9 +64,7 @@ def gradient(model: EmbeddingModel) -> dict[str, np.ndarray]:
 QUICK = ("of nnx", "of a scan")
 
 
-@pytest.mark.parametrize(
-    "form", [form if form in QUICK else pytest.param(form, marks=pytest.mark.nightly) for form in GRADIENTS]
-)
+@pytest.mark.parametrize("form", [*QUICK, *nightly(*(form for form in GRADIENTS if form not in QUICK))])
 def test_all_gradients_agree(model: EmbeddingModel, gradient: dict[str, np.ndarray], form: str) -> None:
     found = named(GRADIENTS[form](model))
     assert sorted(found) == NAMES

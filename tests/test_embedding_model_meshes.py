@@ -9,6 +9,7 @@ import pytest
 from embedding_models import CALLS, DIRECTION, IDS, LENGTHS, loss, named, same, with_params
 from jax.sharding import AxisType, Mesh, NamedSharding
 from jax.sharding import PartitionSpec as P
+from marks import nightly
 from paths import GOLDENS
 
 from stella_jax import EmbeddingModel, load
@@ -30,7 +31,7 @@ def gradient(model: EmbeddingModel) -> dict[str, np.ndarray]:
     return named(jax.grad(with_params(model))(model.params()))
 
 
-MESHES = [pytest.param("data=8", marks=pytest.mark.nightly), "data=4,model=2"]
+MESHES = [*nightly("data=8"), "data=4,model=2"]
 
 
 @pytest.fixture(scope="module", params=MESHES)

@@ -8,6 +8,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from marks import nightly
 from paths import GOLDENS
 from safetensors.numpy import load_file
 
@@ -63,7 +64,7 @@ def test_base_model_is_unchanged_and_shares_its_arrays(base) -> None:
 
 @pytest.mark.parametrize(
     "targets",
-    ["all-linear", "k_proj", *(pytest.param(name, marks=pytest.mark.nightly) for name in LINEARS if name != "k_proj")],
+    ["all-linear", "k_proj", *nightly(*(name for name in LINEARS if name != "k_proj"))],
 )
 def test_merged_weights_give_the_same_vectors(base, targets: str) -> None:
     model = moved(with_lora(base, RANK, 8, targets=targets))

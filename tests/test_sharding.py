@@ -7,6 +7,7 @@ import jax
 import numpy as np
 import pytest
 from jax.sharding import AxisType, Mesh
+from marks import nightly
 from paths import GOLDENS
 
 from stella_jax import Stella
@@ -30,9 +31,7 @@ def test_data_parallelism_keeps_the_bits(mesh: str, dtype: str) -> None:
     assert np.array_equal(ours.encode(TEXTS), single.encode(TEXTS))
 
 
-@pytest.mark.parametrize(
-    "mesh", ["data=4,model=2", pytest.param("data=2,model=4", marks=pytest.mark.nightly), "model=4"]
-)
+@pytest.mark.parametrize("mesh", ["data=4,model=2", *nightly("data=2,model=4"), "model=4"])
 def test_tensor_parallelism(mesh: str, stella: Stella) -> None:
     ours = Stella.from_pretrained(GOLDENS / "stella", mesh=mesh)
     np.testing.assert_allclose(ours.encode(TEXTS), stella.encode(TEXTS), atol=1e-5, rtol=0)

@@ -10,6 +10,7 @@ import ml_dtypes
 import numpy as np
 import pytest
 from corruptions import modules
+from marks import nightly
 from paths import GOLDENS
 from safetensors.numpy import load_file, save_file
 from saved import SETTINGS, assert_unchanged, changed, fields, files
@@ -37,9 +38,7 @@ def test_unchanged_files(name: str, dtype: str, tmp_path: Path) -> None:
 QUICK = ("stella", "gte-multilingual", "stella-qwen2")
 
 
-@pytest.mark.parametrize(
-    "name", [name if name in QUICK else pytest.param(name, marks=pytest.mark.nightly) for name in FAMILY]
-)
+@pytest.mark.parametrize("name", [*QUICK, *nightly(*(name for name in FAMILY if name not in QUICK))])
 def test_unchanged_files_from_the_flax_layout(name: str, tmp_path: Path) -> None:
     to_flax(Checkpoint.open(GOLDENS / name), name, tmp_path / "flax")
     load(tmp_path / "flax").save_pretrained(str(tmp_path / "saved"))

@@ -7,6 +7,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 from corruptions import config
+from marks import nightly
 from paths import GOLDENS
 from safetensors.numpy import load_file, save_file
 
@@ -42,7 +43,7 @@ def two_buckets():
         yield
 
 
-@pytest.mark.parametrize("dtype", ["float16", pytest.param("float32", marks=pytest.mark.nightly)])
+@pytest.mark.parametrize("dtype", ["float16", *nightly("float32")])
 def test_round_trip_byte_for_byte(checkpoint_copy, tmp_path, dtype):
     source = checkpoint_copy("gte-reranker")
     arrays = load_file(source / "model.safetensors")

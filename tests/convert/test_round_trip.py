@@ -8,6 +8,7 @@ import jax
 import ml_dtypes
 import numpy as np
 import pytest
+from marks import nightly
 from paths import GOLDENS
 from safetensors.numpy import load_file, save_file
 
@@ -44,9 +45,7 @@ QUICK = ("stella", "gte-multilingual", "stella-qwen2")
 
 
 @pytest.mark.usefixtures("two_buckets")
-@pytest.mark.parametrize(
-    "name", [name if name in QUICK else pytest.param(name, marks=pytest.mark.nightly) for name in FAMILY]
-)
+@pytest.mark.parametrize("name", [*QUICK, *nightly(*(name for name in FAMILY if name not in QUICK))])
 def test_both_layouts_give_the_same_embeddings(name: str, tmp_path: Path) -> None:
     converted(GOLDENS / name, tmp_path / "flax")
     texts = ["a", "green tea " * 20, ""]

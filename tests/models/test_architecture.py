@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 from checkpoint_files import write_json, write_layout
 from jobs import write_corpus
+from marks import nightly
 from safetensors.numpy import load_file, save_file
 from toy_architecture import TOY, ToyConfig
 
@@ -76,7 +77,7 @@ def test_norms_stay_in_float32(toy: Path) -> None:
 
 
 @pytest.mark.usefixtures("two_buckets")
-@pytest.mark.parametrize("dtype", ["float32", pytest.param("bfloat16", marks=pytest.mark.nightly)])
+@pytest.mark.parametrize("dtype", ["float32", *nightly("bfloat16")])
 def test_mesh_gives_the_same_vectors(toy: Path, dtype: str) -> None:
     one = Stella.from_pretrained(toy, dtype=dtype).encode(TEXTS)
     many = Stella.from_pretrained(toy, dtype=dtype, mesh="data=2,model=2").encode(TEXTS)
@@ -108,7 +109,7 @@ def test_job(toy: Path, tmp_path: Path) -> None:
     np.testing.assert_array_equal(found, model.encode(TEXTS))
 
 
-@pytest.mark.parametrize("lora", [False, pytest.param(True, marks=pytest.mark.nightly)])
+@pytest.mark.parametrize("lora", [False, *nightly(True)])
 def test_training_ends_in_an_export(toy: Path, tmp_path: Path, lora: bool) -> None:
     rows = [{"anchor": f"a {word}", "positive": f"one {word}", "negative": f"no {word}"} for word in ("fog", "owl")] * 4
     (tmp_path / "rows.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))

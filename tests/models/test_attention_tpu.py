@@ -5,6 +5,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 from jax.experimental.pallas import tpu as pltpu
+from marks import nightly
 
 from stella_jax.checkpoint.config import Rope
 from stella_jax.models.attention import (
@@ -26,9 +27,7 @@ def peaked(tokens: int) -> list[jax.Array]:
     return [*heads, jnp.array([tokens, max(1, tokens // 3)], jnp.int32)]
 
 
-@pytest.mark.parametrize(
-    "tokens", [8, 128, 300, *(pytest.param(tokens, marks=pytest.mark.nightly) for tokens in (48, 640))]
-)
+@pytest.mark.parametrize("tokens", [8, 128, 300, *nightly(*(48, 640))])
 def test_flash_attention(tokens: int) -> None:
     q, k, v, lengths = peaked(tokens)
     with pltpu.force_tpu_interpret_mode():

@@ -228,7 +228,7 @@ def test_groups_by_length_are_the_whole_batch() -> None:
     assert_same(trained(Run(), fit=True)[0], Run())
 
 
-@pytest.mark.parametrize("loss", [triplet, pytest.param(ranking, marks=pytest.mark.nightly)])
+@pytest.mark.parametrize("loss", [triplet, *nightly(ranking)])
 def test_padding_rows_change_nothing(loss: Loss) -> None:
     short, filled = (first(Run(loss), rows=12, size=size)[1] for size in (12, ROWS))
     for name, value in short.items():
@@ -418,9 +418,7 @@ def assert_close(found: Any, expected: Any) -> None:
 QUICK = ("adamw", "MultiSteps", "add_noise")
 
 
-@pytest.mark.parametrize(
-    "name", [name if name in QUICK else pytest.param(name, marks=pytest.mark.nightly) for name in OPTIMIZERS]
-)
+@pytest.mark.parametrize("name", [*QUICK, *nightly(*(name for name in OPTIMIZERS if name not in QUICK))])
 def test_a_step_with_any_optimizer(name: str) -> None:
     """Two steps, beside what the optimizer makes of the same gradients by itself."""
     run = Run(optimizer=OPTIMIZERS[name], trainable=HEAD)
@@ -447,9 +445,7 @@ def test_a_step_with_any_optimizer(name: str) -> None:
 STATES = ("adamw", "adafactor", "multi_transform", "MultiSteps", "add_noise")
 
 
-@pytest.mark.parametrize(
-    "name", [name if name in STATES else pytest.param(name, marks=pytest.mark.nightly) for name in OPTIMIZERS]
-)
+@pytest.mark.parametrize("name", [*STATES, *nightly(*(name for name in OPTIMIZERS if name not in STATES))])
 def test_fsdp_splits_the_state_of_any_optimizer(name: str) -> None:
     run = Run(mesh="data=8", fsdp=True, optimizer=OPTIMIZERS[name])
     assert_split(run, start(run))
