@@ -1,18 +1,17 @@
-"""The exported model: which bits it keeps, what it says of itself, who can load it."""
+"""The exported model: which bits it keeps, and who can load it."""
 
 import json
 import os
 import signal
 import subprocess
 import sys
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-import jax
-import jax.numpy as jnp
 import numpy as np
 import pytest
+from exports import origin_of
 from paths import GOLDENS
 from safetensors.numpy import load_file
 
@@ -21,68 +20,9 @@ from stella_jax.checkpoint.checkpoint import Checkpoint
 from stella_jax.lora import merge_lora, with_lora
 from stella_jax.sharding import make_mesh
 from train import curves
-from train.card import Origin, _log, _loss, card
-from train.data import dataset_of
 from train.export import PROVENANCE, Trained, export, is_exported
-from train.identity import identity
-from train.metrics import Metrics
-from train.new_head import with_new_head
-from train.recipe import recipe_of
 
 TEXTS = ["what is tea?", "A drink made of leaves, and a rather long sentence about it.", "x"]
-ROWS = dataset_of([("a", "p", "n"), ("b", "q", "m")], "rows.jsonl", name="rows")
-SCORES = {"loss": 4.0, "cosine_accuracy": 0.5, "cosine_mrr@10": 0.25}
-
-
-def origin_of(model: str, step: int = 2, **more) -> Origin:
-    recipe = recipe_of({"model": model, "output": "out", "data": {"train": "t", "eval": "e"}, **more})
-    data = {"train": (ROWS,), "eval": (ROWS,)}
-    return Origin(recipe, identity(recipe, data, {"encoder": "e" * 64, "heads": {"64": "h" * 64}}), data, step)
-
-
-@pytest.fixture
-def metrics(tmp_path: Path):
-    (tmp_path / "run").mkdir()
-    with Metrics(tmp_path / "run", 0) as metrics:
-        metrics.write({"step": 0, "epoch": 0.0, "eval": SCORES})
-        for step in (1, 2):
-            metrics.write({"step": step, "epoch": step / 2, "loss": 3.0 + step})
-        metrics.write({"step": 2, "epoch": 1.0, "eval": SCORES | {"cosine_accuracy": 0.75}})
-        yield metrics
-
-
-Export = Callable[..., tuple[Path, dict[str, np.ndarray]]]
-
-
-@pytest.fixture
-def exported(tmp_path: Path, metrics: Metrics, monkeypatch) -> Export:
-    """Exports a checkpoint with the named parameters changed; returns the directory and these parameters.
-
-    Its picture is empty, as drawing takes longer than the rest; test_metrics.py draws.
-    """
-
-    def draw(metrics: Metrics, path: Path, best: str | None) -> bool:
-        path.unlink(missing_ok=True)
-        path.touch()
-        return True
-
-    monkeypatch.setattr(curves, "draw", draw)
-
-    def exported(
-        source: str | Path, moved: str = "", dim: int | None = None, **more: Any
-    ) -> tuple[Path, dict[str, np.ndarray]]:
-        origin = origin_of(str(GOLDENS / source), **more)
-        base = Checkpoint.open(GOLDENS / source)
-        base = with_new_head(base, origin.recipe.new_head, 0) if origin.recipe.new_head else base
-        head = base.spec.head(dim)
-        params = base.load_model([head], make_mesh()).params()
-        rng = np.random.default_rng(0)
-        trained = {name: np.asarray(leaf) for name, leaf in params.items() if name.startswith(moved)}
-        trained = {name: leaf + rng.normal(0, 0.02, leaf.shape).astype(np.float32) for name, leaf in trained.items()}
-        export(Trained(base, head, jax.tree.map(jnp.asarray, trained)), origin, metrics, tmp_path / "export")
-        return tmp_path / "export", trained
-
-    return exported
 
 
 def tensors(folder: Path) -> dict[str, np.ndarray]:
@@ -213,115 +153,6 @@ def test_adapters_are_merged_and_also_saved_for_peft(tmp_path, metrics):
     assert "Trained with LoRA (rank 2, alpha 16, dropout 0, on k_proj)" in card
 
 
-def test_the_card_describes_the_model(exported, monkeypatch):
-    drawn = []
-    monkeypatch.setattr(curves, "draw", lambda metrics, path, best: drawn.append(path) or True)
-    path, _ = exported(
-        "stella",
-        dim=48,
-        loss={"matryoshka_dims": [48, 32]},
-        data={"train": "t", "eval": "e", "prompts": {"anchor": "s2p_query"}},
-    )
-    text = (path / "README.md").read_text()
-    assert (
-        "fine-tuned for 2 steps with the loss triplet (distance euclidean, margin 5, matryoshka_dims 48 and 32)" in text
-    )
-    assert "`2_Dense_48` is the trained head" in text
-    assert "`2_Dense_32`, `2_Dense_64` and `2_Dense_128` belong to the encoder before training" in text
-    assert "| cosine_accuracy | 0.5000 | 0.7500 |" in text
-    assert f"* SHA-256 of the rows: `{ROWS.sha256}`" in text
-    assert "| 0 | 0 | - | 4.0000 | 0.5000 | 0.2500 |\n| 0.5 | 1 | 4.0000 | - | - | - |\n| 1 | 2 | 5.0000 |" in text
-    assert "| sha256 of the base's encoder | `" + "e" * 64 in text
-    assert 'Prompts used in training (name or text): anchor: "s2p_query".' in text
-    assert "](curves.png)" in text and drawn
-    assert "matryoshka_dims = [48, 32]" in text
-    assert "base_model" not in text
-
-
-# The fields of the card of a fine-tune of stella_en_400M_v5 by sentence-transformers.
-FIELDS = """
-- **Model type:** Sentence Transformer
-- **Base model:** stella
-- **Maximum sequence length:** 64 tokens
-- **Output dimensionality:** 64 dimensions
-- **Similarity function:** cosine
-- **Training datasets:** some and more
-- **Architecture:** 3 layers of 64 dimensions, mean pooling and a Dense head to 64 dimensions (identity)
-### Training datasets
-#### some
-* Size: 3 training samples
-* Columns: <code>anchor</code>, <code>positive</code>, <code>negative</code> and <code>score</code>
-* Approximate statistics based on the first 3 samples:
-|  | <code>anchor</code> | <code>positive</code> | <code>negative</code> | <code>score</code> |
-| type | string | string | string | float |
-<ul><li>min: 3 tokens</li><li>mean: 3.67 tokens</li><li>max: 4 tokens</li></ul>
-<ul><li>min: 0.10</li><li>mean: 0.40</li><li>max: 0.60</li></ul>
-* Samples:
-| <code>one</code> | <code>one two</code> | <code>a \\| b<br>c</code> | <code>0.5</code> |
-* Loss: <code>MatryoshkaLoss</code> around <code>TripletLoss</code> with these parameters:
-    "distance": "cosine",
-    "margin": 0.5,
-    "matryoshka_dims": [
-#### more
-<ul><li>0: ~50.00%</li><li>1: ~50.00%</li></ul>
-<ul><li>size: 3 elements</li></ul>
-### Evaluation dataset
-* Size: 2 evaluation samples
-#### Non-default hyperparameters
-- `loss.margin`: 0.5
-- `optimizer.learning_rate`: 0.001
-- `seed`: 42
-#### All hyperparameters
-warmup_ratio = 0.1
-### Training logs
-| Epoch | Step | Training Loss | eval loss | eval cosine_accuracy | eval cosine_mrr@10 |
-### Framework versions
-| jax |
-| python |
-"""
-
-
-def test_the_card_has_the_fields_of_sentence_transformers(monkeypatch, metrics, tmp_path):
-    some = dataset_of(
-        [("one", "one two", "a | b\nc"), ("one two", "x", "y"), ("one two", "v", "w")],
-        "some.jsonl",
-        {"score": np.array([0.5, 0.1, 0.6], np.float32)},
-        name="some",
-    )
-    columns = {"label": np.array([0, 1], np.float32), "teacher": np.ones((2, 3), np.float32)}
-    more = dataset_of([("a", "b"), ("c", "d")], "more.jsonl", columns, name="more")
-    sets = [{"path": "some.jsonl"}, {"path": "more.jsonl"}, {"path": "e", "split": "eval"}]
-    tree = {"model": "stella", "output": "o", "data": {"sets": sets}, "optimizer": {"learning_rate": 1e-3}}
-    recipe = recipe_of(tree | {"loss": {"distance": "cosine", "margin": 0.5, "matryoshka_dims": [64, 32]}})
-    data = {"train": (some, more), "eval": (ROWS,)}
-    base = Checkpoint.open(GOLDENS / "stella")
-    origin = Origin(recipe, identity(recipe, data, {"encoder": "e", "heads": {}}), data, 2)
-    text = card(origin, metrics, base.spec, base.spec.head(64), [], False, base.tokenizer())
-    for line in FIELDS.strip().splitlines():
-        assert line in text, line
-    assert 'tags: ["sentence-transformers", "sentence-similarity", "feature-extraction", "stella-jax", ' in text
-    assert '"dataset_size:5", "loss:MatryoshkaLoss", "loss:TripletLoss"]' in text
-
-
-def test_the_card_leaves_out_options_of_a_loss_that_are_not_set():
-    loss = {"name": "multiple_negatives_ranking", "directions": ["query_to_doc", "doc_to_query"]}
-    words = _loss(recipe_of({"model": "stella", "output": "o", "data": {"train": "t"}, "loss": loss}))
-    assert words.startswith("the loss multiple_negatives_ranking (scale 20, directions query_to_doc and doc_to_query, ")
-    assert "hardness_mode" not in words
-
-
-def test_a_long_log_is_shortened(tmp_path):
-    with Metrics(tmp_path, 0) as metrics:
-        for step in range(1, 1001):
-            metrics.write({"step": step, "epoch": step / 1000, "loss": float(step)})
-            if step % 10 == 0:
-                metrics.write({"step": step, "epoch": step / 1000, "eval": SCORES})
-        [found] = _log(metrics, None)
-    rows = found.splitlines()[2:]
-    assert 50 <= len(rows) <= 100
-    assert rows[0].startswith("| 0.02 | 20 | 10.5000 | 4.0000 |") and rows[-1].startswith("| 1 | 1000 | 990.5000 |")
-
-
 def test_other_heads_are_stale_unless_only_a_head_was_trained(exported):
     path, _ = exported("stella", moved="head/")
     assert "belong" not in (path / "README.md").read_text()
@@ -361,10 +192,10 @@ PLACES = [
 KILLED = """
 import os, signal, sys
 from pathlib import Path
-import test_export
+from exports import origin_of
+from paths import GOLDENS
 from stella_jax.checkpoint import save
 from stella_jax.checkpoint.checkpoint import Checkpoint
-from stella_jax.lora import merge_lora, with_lora
 from train import export
 from train.metrics import Metrics
 
@@ -377,8 +208,8 @@ def killed(*args, **options):
         os.kill(os.getpid(), signal.SIGKILL)
     return real(*args, **options)
 
-base = Checkpoint.open(test_export.GOLDENS / "stella")
-origin = test_export.origin_of("base")
+base = Checkpoint.open(GOLDENS / "stella")
+origin = origin_of("base")
 metrics = Metrics(Path(output), 0, to_file=False)
 setattr(owner, name, killed)
 export.export(export.Trained(base, base.spec.head(None), {}), origin, metrics, Path(output) / "export")

@@ -1,140 +1,39 @@
-"""The training step: the same trajectory for any number of parts, mesh and padding, and any optax optimizer."""
+"""The training step: its metrics, the same trajectory however a batch is cut and padded, and what does not train."""
 
-import re
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
-from functools import cache
-from types import SimpleNamespace
-from typing import Any
+from collections.abc import Mapping
+from dataclasses import replace
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
 import pytest
-from marks import nightly, slow
-from paths import GOLDENS
+from marks import nightly
+from steps import (
+    ADAMW,
+    DROPPED,
+    HEAD,
+    PLAIN,
+    ROWS,
+    STEPS,
+    TOKENS,
+    Run,
+    assert_same,
+    batch,
+    careless,
+    first,
+    load,
+    made,
+    ranking,
+    rows_of,
+    start,
+    trained,
+    trajectory,
+)
 
 from stella_jax import EmbeddingModel, StellaError
-from stella_jax.checkpoint.checkpoint import Checkpoint
-from stella_jax.models.new import NEW
-from stella_jax.sharding import make_mesh
-from train.batches import Batch, Batcher
-from train.losses import Columns, Embeddings, Loss, multiple_negatives_ranking, triplet
-from train.step import Metrics, State, Step, StepConfig, make_step
-
-STEPS, ROWS, TOKENS = 4, 16, 16
-PLAIN = StepConfig(dropout=False)
-ADAMW = optax.adamw(1e-3, eps=1e-4, weight_decay=0.01)  # at 1e-8 the rounding of a tiny gradient is a whole step
-CHECKPOINT = Checkpoint.open(GOLDENS / "stella")
-LAYERS, HIDDEN, INTERMEDIATE, VOCABULARY = 3, 64, 128, 2048
-HEAD = ("head/bias", "head/kernel")
-
-
-def ranking(embeddings: Embeddings, columns: Columns) -> jax.Array:
-    return multiple_negatives_ranking(
-        embeddings, columns, directions=("query_to_doc", "doc_to_query"), partition_mode="per_direction"
-    )
-
-
-def own(embeddings: Embeddings, columns: Columns) -> jax.Array:
-    """Of each row by itself, and of a further column."""
-    anchor, positive, negative = embeddings
-    return columns["score"] * jnp.sum(jnp.abs(anchor - positive), axis=1) / (1 + jnp.sum(negative**2, axis=1))
-
-
-def careless(embeddings: Embeddings, columns: Columns) -> jax.Array:
-    """Compares rows and ignores their weights."""
-    scores = jnp.einsum("be,ce->bc", embeddings[0], embeddings[1])
-    return jax.nn.logsumexp(scores, axis=1) - jnp.diagonal(scores)
-
-
-@dataclass(frozen=True)
-class Run:
-    """A short training; everything has its simplest value."""
-
-    loss: Loss = triplet
-    mesh: str | None = None
-    fsdp: bool = False
-    config: StepConfig = PLAIN
-    optimizer: optax.GradientTransformation = ADAMW
-    trainable: tuple[str, ...] | None = None
-    dtype: str = "float32"
-
-
-DROPPED = Run(config=StepConfig())
-
-
-@cache
-def loaded(mesh: str | None, dtype: str, fsdp: bool) -> EmbeddingModel:
-    return CHECKPOINT.load_model([CHECKPOINT.spec.head(None)], make_mesh(mesh), dtype=dtype, fsdp=fsdp)
-
-
-def load(run: Run) -> EmbeddingModel:
-    return loaded(run.mesh, run.dtype, run.fsdp)
-
-
-@cache
-def made(run: Run) -> tuple[EmbeddingModel, Step]:
-    """Kept, so that each program is compiled once."""
-    model = load(run)
-    trainable = None if run.trainable is None else dict.fromkeys(run.trainable, True)
-    return model, make_step(model, run.loss, run.optimizer, run.config, trainable=trainable)[1]
-
-
-def start(run: Run) -> State:
-    model, step = made(run)
-    return step.init(jax.tree.map(jnp.copy, model.params()))
-
-
-class Numbers:
-    """The tokenizer of texts that are token ids."""
-
-    max_length = TOKENS
-
-    def encode(self, texts: Sequence[str], prompt: str = "") -> list[Any]:
-        return [SimpleNamespace(ids=[*map(int, text.split())]) for text in texts]
-
-
-def rows_of(step: int, rows: int = ROWS) -> tuple[list[list[str]], dict[str, np.ndarray]]:
-    """Three columns of random texts, and one of numbers."""
-    rng = np.random.default_rng(step)
-    ids = [[rng.integers(5, VOCABULARY, rng.integers(2, TOKENS + 1)) for _ in range(ROWS)] for _ in range(3)]
-    texts = [[" ".join(map(str, text)) for text in column[:rows]] for column in ids]
-    return texts, {"score": rng.random(ROWS).astype(np.float32)[:rows]}
-
-
-def batch(step: int, rows: int = ROWS, size: int = ROWS, parts: int = 1, devices: int = 1, fit: bool = False) -> Batch:
-    tokenizer: Any = Numbers()
-    batcher = Batcher(tokenizer, 0, size, parts=parts, devices=devices)
-    batcher = batcher.fit([rows_of(step)[0] for step in range(STEPS)], all_seen=True) if fit else batcher
-    return batcher(*rows_of(step, rows))
-
-
-def trained(run: Run, **options: Any) -> tuple[list[dict[str, float]], dict[str, np.ndarray]]:
-    """The metrics of each step, and the parameters after the last."""
-    state, log = start(run), []
-    for number in range(STEPS):
-        state, metrics = made(run)[1](state, batch(number, **options))
-        log.append({name: float(value) for name, value in metrics.items()})
-    return log, {name: np.asarray(value) for name, value in state.params.items()}
-
-
-@cache
-def trajectory(run: Run) -> tuple[list[dict[str, float]], dict[str, np.ndarray]]:
-    return trained(run)
-
-
-def first(run: Run, **options: Any) -> tuple[State, Metrics]:
-    return made(run)[1](start(run), batch(0, **options))
-
-
-def assert_same(log: list[dict[str, float]], like: Run) -> None:
-    """Losses and norms of every step, to 1e-5."""
-    for found, expected in zip(log, trajectory(like)[0], strict=True):
-        for name, value in expected.items():
-            np.testing.assert_allclose(found[name], value, rtol=1e-5, err_msg=name)
-
+from train.losses import Loss, triplet
+from train.step import State, StepConfig, make_step
 
 # What a step is
 
@@ -265,74 +164,6 @@ def test_recomputed_layers_draw_the_same_dropout() -> None:
     assert_same(trajectory(replace(DROPPED, config=StepConfig(remat=True)))[0], DROPPED)
 
 
-# Over a mesh
-
-
-@pytest.mark.parametrize(
-    "case",
-    [
-        *slow((ranking, "data=4,model=2", True)),
-        *nightly(
-            (triplet, "data=4,model=2", False),
-            (triplet, "data=8", True),
-            (ranking, "data=8", False),
-            (own, "data=4,model=2", True),
-        ),
-    ],
-)
-def test_any_mesh_gives_the_trajectory_of_one_device(case) -> None:
-    """With the negatives of the whole batch."""
-    loss, mesh, fsdp = case
-    assert_same(trajectory(Run(loss, mesh=mesh, fsdp=fsdp))[0], Run(loss))
-
-
-@pytest.mark.nightly
-def test_groups_over_a_mesh() -> None:
-    run = Run(ranking, mesh="data=4,model=2", fsdp=True)
-    assert len(batch(0, fit=True, devices=4).ids) > 1
-    assert_same(trained(run, fit=True, devices=4)[0], Run(ranking))
-
-
-@pytest.mark.nightly
-def test_dropout_does_not_depend_on_the_mesh() -> None:
-    assert_same(trajectory(replace(DROPPED, mesh="data=8"))[0], DROPPED)
-
-
-def held_and_whole(leaf: jax.Array) -> tuple[int, int]:
-    """The size of an array on one device, and on all."""
-    return leaf.addressable_shards[0].data.size, leaf.size
-
-
-def assert_split(run: Run, state: State) -> None:
-    """Each device has its shard of the parameters and of optimizer state of their shapes."""
-    step = made(run)[1]
-    data, model = step.mesh.shape["data"], step.mesh.shape["model"]
-    for name, leaf in state.params.items():
-        split = data * model if name.removeprefix("encoder/") in NEW.specs else data
-        assert leaf.addressable_shards[0].data.size * split == leaf.size, name
-    held, whole = (sum(size) for size in zip(*map(held_and_whole, jax.tree.leaves(state.opt_state)), strict=True))
-    assert held < whole / data + 0.05 * sum(leaf.size for leaf in state.params.values())
-
-
-@pytest.mark.nightly
-@pytest.mark.parametrize("mesh", ["data=8", "data=4,model=2"])
-def test_fsdp_splits_parameters_and_moments_and_gathers_layers_one_by_one(mesh: str) -> None:
-    run = Run(mesh=mesh, fsdp=True)
-    _, step = made(run)
-    state = start(run)
-    assert_split(run, state)
-    data, model = step.mesh.shape["data"], step.mesh.shape["model"]
-    # The program of one device: its share of a stacked kernel comes in, and a layer of it is gathered at a time.
-    text = step.lower(state, batch(0)).compile().as_text() or ""
-    width = INTERMEDIATE // model
-    assert re.search(rf"= f32\[{LAYERS},{HIDDEN // data},2,{width}\]\S* parameter\(", text)
-    gathered = re.findall(r"= \w+\[([\d,]*)\]\S* all-gather\(", text)
-    assert f"{HIDDEN},2,{width}" in gathered
-    # Neither all layers at once, nor the tokens or states of all texts.
-    assert not [shape for shape in gathered if re.match(rf"{LAYERS},{HIDDEN},|{3 * ROWS},{TOKENS}\b", shape)]
-    assert_split(run, step(state, batch(0))[0])
-
-
 # What does not train
 
 
@@ -384,71 +215,6 @@ def test_parameters_stay_float32_with_bfloat16_compute() -> None:
     assert {leaf.dtype for leaf in jax.tree.leaves((state.params, moments.mu, moments.nu))} == {jnp.dtype("float32")}
     for name in ("loss", "grad_norm"):
         np.testing.assert_allclose(metrics[name], trajectory(Run())[0][0][name], rtol=0.05)
-
-
-# Optimizers
-
-OPTIMIZERS: dict[str, Any] = {
-    "adamw": optax.adamw(1e-2, weight_decay=0.1),
-    "adamw in bfloat16": optax.adamw(1e-2, mu_dtype=jnp.bfloat16),
-    "lion": optax.lion(1e-3),
-    "adafactor": optax.adafactor(1e-2, min_dim_size_to_factor=16),
-    "sgd": optax.sgd(1e-2, momentum=0.9, nesterov=True),
-    "muon": optax.contrib.muon(1e-2),
-    "multi_transform": optax.multi_transform(
-        {"trained": optax.adam(1e-2), "frozen": optax.set_to_zero()},
-        lambda params: {name: "trained" if name.endswith("kernel") else "frozen" for name in params},
-    ),
-    "MultiSteps": optax.MultiSteps(optax.adam(1e-2), 2),
-    "add_noise": optax.chain(optax.add_noise(0.1, 0.5, jax.random.key(1)), optax.sgd(1e-2)),
-    "schedule_free": optax.contrib.schedule_free_adamw(1e-2),
-    "reduce_on_plateau": optax.chain(optax.adam(1e-2), optax.contrib.reduce_on_plateau(patience=1)),
-}
-
-
-def assert_close(found: Any, expected: Any) -> None:
-    assert jax.tree.structure(found) == jax.tree.structure(expected)
-    for a, b in zip(jax.tree.leaves(found), jax.tree.leaves(expected), strict=True):
-        assert a.dtype == b.dtype
-        if jnp.issubdtype(a.dtype, jax.dtypes.prng_key):
-            a, b = jax.random.key_data(a), jax.random.key_data(b)
-        np.testing.assert_allclose(a.astype(jnp.float32), b.astype(jnp.float32), rtol=1e-3, atol=1e-6)
-
-
-QUICK = ("adamw", "MultiSteps", "add_noise")
-
-
-@pytest.mark.parametrize("name", [*QUICK, *nightly(*(name for name in OPTIMIZERS if name not in QUICK))])
-def test_a_step_with_any_optimizer(name: str) -> None:
-    """Two steps, beside what the optimizer makes of the same gradients by itself."""
-    run = Run(optimizer=OPTIMIZERS[name], trainable=HEAD)
-    gradients = Run(optimizer=optax.chain(optax.trace(0.0), optax.set_to_zero()), trainable=HEAD)
-    optimizer, state = optax.with_extra_args_support(run.optimizer), start(run)
-    params = {name: made(run)[0].params()[name] for name in HEAD}
-    expected = jax.jit(optimizer.init)(params)
-
-    @jax.jit
-    def update(gradient: Any, state: Any, params: Any, loss: jax.Array) -> tuple[Any, Any]:
-        updates, state = optimizer.update(gradient, state, params, value=loss)
-        return optax.apply_updates(params, updates), state
-
-    for number in range(2):
-        here = start(gradients)._replace(params=jax.tree.map(jnp.copy, state.params))
-        here, metrics = made(gradients)[1](here, batch(number))
-        params, expected = update(here.opt_state[0].trace, expected, params, metrics["loss"])
-        state, _ = made(run)[1](state, batch(number))
-        assert_close({name: state.params[name] for name in HEAD}, params)
-        assert_close(state.opt_state, expected)
-
-
-# Moments of the parameters' shapes, of others, of one label's, those in a state with accumulated gradients, a key.
-STATES = ("adamw", "adafactor", "multi_transform", "MultiSteps", "add_noise")
-
-
-@pytest.mark.parametrize("name", [*STATES, *nightly(*(name for name in OPTIMIZERS if name not in STATES))])
-def test_fsdp_splits_the_state_of_any_optimizer(name: str) -> None:
-    run = Run(mesh="data=8", fsdp=True, optimizer=OPTIMIZERS[name])
-    assert_split(run, start(run))
 
 
 @pytest.mark.parametrize(

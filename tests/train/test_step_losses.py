@@ -10,7 +10,7 @@ import optax
 import pytest
 from marks import nightly, slow
 from paths import GOLDENS
-from test_step import ADAMW, PLAIN, TOKENS, VOCABULARY, Numbers
+from steps import ADAMW, PLAIN, TOKENS, VOCABULARY, Numbers
 
 from stella_jax import EmbeddingModel
 from stella_jax.checkpoint.checkpoint import Checkpoint
