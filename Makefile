@@ -2,7 +2,8 @@
 PYTHON ?= python3
 VENV ?= .venv
 BIN := $(VENV)/bin
-PIP := $(BIN)/python -m pip --quiet --disable-pip-version-check
+# Without byte code of the many modules that are never imported.
+INSTALL := -m pip --quiet --disable-pip-version-check install --no-compile --editable
 DEMO := build/demo
 
 .PHONY: help demo test test-numbers test-versions slow nightly messages lint docs bench tpu-check gpu-check clean
@@ -88,35 +89,35 @@ clean:  ## Remove everything that these targets made
 
 $(VENV)/installed: pyproject.toml | $(VENV)/bin/python
 	@echo "== Installing stella-jax into $(VENV) (a minute or two, once)"
-	@$(PIP) install --editable .
+	@$(BIN)/python $(INSTALL) .
 	@touch $@
 
 $(VENV)/installed-test: pyproject.toml | $(VENV)/bin/python
 	@echo "== Installing stella-jax with its test extra into $(VENV) (a few minutes, once)"
-	@$(PIP) install --editable ".[test]"
+	@$(BIN)/python $(INSTALL) ".[test]"
 	@touch $@ $(VENV)/installed
 
 $(VENV)/installed-docs: pyproject.toml | $(VENV)/bin/python
 	@echo "== Installing stella-jax with its docs extra into $(VENV) (a minute or two, once)"
-	@$(PIP) install --editable ".[docs]"
+	@$(BIN)/python $(INSTALL) ".[docs]"
 	@touch $@ $(VENV)/installed
 
 $(VENV)/installed-bench: pyproject.toml | $(VENV)/bin/python
 	@echo "== Installing stella-jax with $(EXTRAS) into $(VENV) (a few minutes, once)"
-	@$(PIP) install --editable ".[$(EXTRAS)]"
+	@$(BIN)/python $(INSTALL) ".[$(EXTRAS)]"
 	@touch $@ $(VENV)/installed $(VENV)/installed-test
 
 .venv-tpu/installed: pyproject.toml
 	@echo "== Installing stella-jax with its tpu extra into .venv-tpu (a minute or two, once)"
 	@$(PYTHON) -m venv .venv-tpu
-	@.venv-tpu/bin/python -m pip --quiet --disable-pip-version-check install --editable ".[tpu]"
+	@.venv-tpu/bin/python $(INSTALL) ".[tpu]"
 	@touch $@
 
 .venv-gpu/installed: pyproject.toml
 	@$(PYTHON) -c "import sys; sys.exit(sys.version_info < (3, 12) and 'Compiling ahead for a GPU needs jax 0.12, thus Python 3.12: make gpu-check PYTHON=...')"
 	@echo "== Installing stella-jax with its cuda extra into .venv-gpu (5 GB, a few minutes, once)"
 	@$(PYTHON) -m venv .venv-gpu
-	@.venv-gpu/bin/python -m pip --quiet --disable-pip-version-check install --editable ".[cuda]"
+	@.venv-gpu/bin/python $(INSTALL) ".[cuda]"
 	@touch $@
 
 $(VENV)/bin/python:
