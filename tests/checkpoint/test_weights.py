@@ -10,8 +10,8 @@ from corruptions import QKV, tensors
 from encoders import abstract_encoder
 from flax import nnx
 from paths import GOLDENS
+from published import PUBLISHED, published
 from safetensors.numpy import load_file
-from test_config import PUBLISHED, published
 
 from stella_jax import EncoderConfig, Stella
 from stella_jax.checkpoint.checkpoint import Checkpoint

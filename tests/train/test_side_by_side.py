@@ -5,10 +5,10 @@ from functools import partial
 
 import numpy as np
 import pytest
+from distillation import stella_in_float64
 from marks import nightly
 from paths import GOLDENS
 from shapes import SHAPES
-from test_losses import stella_in_float64
 
 from stella_jax import load
 from stella_jax.models.new import NEW
