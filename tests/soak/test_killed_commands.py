@@ -93,6 +93,7 @@ def check_runs(whole: Path, others: list[Path]) -> None:
     assert left == {path.name for path in whole.iterdir()}
 
 
+@pytest.mark.nightly
 def test_training(kill, recipe: Path):
     whole, *others = kill("train", str(recipe), "--set", "output=OUT")
     check_runs(whole, others)

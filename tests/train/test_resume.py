@@ -124,7 +124,8 @@ def sets_in(folder: Path) -> dict:
     return {"sets": sets, "max_length": 16}
 
 
-@pytest.mark.parametrize("batches", ["round_robin", *nightly("proportional")])
+@pytest.mark.nightly
+@pytest.mark.parametrize("batches", ["round_robin", "proportional"])
 def test_several_sets_resume_to_the_same_bits(child, tmp_path, batches):
     changes = {"data": sets_in(tmp_path) | {"batches": batches}, "loss": {"name": "multiple_negatives_ranking"}}
     recipe = tree({}, tmp_path / "run", **changes)
