@@ -158,9 +158,3 @@ def test_model_meta(mteb, encoder) -> None:
     other = MtebEncoder("tiny", dim=64).mteb_model_meta
     assert other.revision != meta.revision
     assert MtebEncoder("tiny", dim=64, name="me/mine").mteb_model_meta.name == "me/mine"
-
-
-def test_without_mteb(encoder, monkeypatch, refused) -> None:
-    monkeypatch.setattr("stella_jax.mteb.import_module", lambda name: __import__("no_such_module"))
-    with refused("stella-jax[mteb]"):
-        _ = MtebEncoder(encoder.model).mteb_model_meta
