@@ -69,7 +69,7 @@ class Stella(PretrainedModel):
         """Loads a checkpoint.
 
         Args:
-          name_or_path: "tiny" (embedded), a directory (sentence-transformers layout, or written by `convert`), or a
+          name_or_path: "tiny" (included), a directory (sentence-transformers layout, or written by `convert`), or a
             repo id on the Hugging Face Hub.
           dim: dimension of the Dense head to use; None is the one that the checkpoint names. Given several, `encode`
             uses the first, and `runner` all.

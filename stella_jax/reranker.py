@@ -137,7 +137,8 @@ class Reranker(PretrainedModel):
           activation, batch_size, show_progress_bar: as in `predict`.
 
         Returns:
-          A list of {"corpus_id": index in `texts`, "score": float}, with "text" if `return_documents` is set.
+          A list of dicts with "corpus_id" (the index in `texts`) and "score", and with "text" if `return_documents`
+          is set.
 
         Raises:
           StellaError: as in `predict`.

@@ -160,9 +160,9 @@ class Step:
         """Makes one optimizer step; donates the old state except for frozen parameters.
 
         Returns:
-          The new state and metrics: `loss`; `grad_norm`, before the optimizer; `param_norm` and `update_norm`, of
+          The new state, and metrics (`loss`; `grad_norm`, before the optimizer; `param_norm` and `update_norm`, of
           trained parameters; `active`, the share of rows with a loss other than 0; `learning_rate`, if the schedule is
-          known.
+          known).
 
         Raises:
           StellaError: the loss does not support this batch or model.
