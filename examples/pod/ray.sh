@@ -2,15 +2,15 @@
 # A bulk job on a Ray cluster. Run it on every machine, with the same stella-jax, Ray and Python on each:
 #
 #   on one:         examples/pod/ray.sh head
-#   on all others:  examples/pod/ray.sh join HEAD_IP      (at any time; more may join and some may leave amid the job)
+#   on all others:  examples/pod/ray.sh join HEAD_IP      (at any time; machines may also leave during the job)
 #   on the head:    examples/pod/ray.sh embed 'gs://bucket/corpus/*.parquet' --out gs://bucket/embedded
 #   at the end:     examples/pod/ray.sh leave             (on every machine)
 #
 # Inputs and --out are in a bucket or on a file system that all machines share. Where a cluster exists already (KubeRay,
 # ray up, Anyscale), only `embed` is needed, with RAY_ADDRESS set or inside `ray job submit`.
 #
-# Who reaches a Ray cluster runs code on it: keep its ports inside a private network, and let all machines have the same
-# token (`ray get-auth-token --generate` on the head, then copy ~/.ray/auth_token to the others).
+# Anyone who can reach a Ray cluster can run code on it: keep its ports inside a private network, and give all machines the
+# same token (`ray get-auth-token --generate` on the head, then copy ~/.ray/auth_token to the others).
 set -euo pipefail
 PORT=${PORT:-6379}
 export RAY_USAGE_STATS_ENABLED=0
@@ -21,7 +21,7 @@ case ${1:-} in
     ray start --head --port="$PORT" --include-dashboard=false ${HEAD_CPUS:+--num-cpus="$HEAD_CPUS"}
     ;;
   join)
-    # GPUs are found by Ray itself, and so are TPUs of Google's machines; elsewhere add --resources='{"TPU": 4}'.
+    # Ray finds GPUs itself, and TPUs on Google's machines; elsewhere add --resources='{"TPU": 4}'.
     ray start --address="${2:?the IP of the head}:$PORT"
     ;;
   embed)

@@ -4,8 +4,8 @@
 #   sbatch --nodes=4 --gpus-per-node=8 examples/pod/slurm.sh '/shared/corpus/*.jsonl.gz' --out /shared/vectors
 #
 # One process a node, which uses all of its GPUs (or its CPU cores). Inputs and --out are on a file system that all nodes
-# share, or behind URLs. The processes need no network among them: each takes every n-th part, and then what dead ones
-# left. Submitted again, with as many nodes as you like, the same command does what is missing and nothing else.
+# share, or behind URLs. The processes need no network between them: each embeds every n-th split, then takes over the splits
+# of processes that died. Submit the same command again, with any number of nodes: it does only what is missing.
 #
 #SBATCH --job-name=embed
 #SBATCH --ntasks-per-node=1

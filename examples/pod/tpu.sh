@@ -3,12 +3,12 @@
 #
 #   TPU=my-slice ZONE=us-west4-a examples/pod/tpu.sh 'gs://bucket/corpus/*.parquet' --out gs://bucket/vectors
 #
-# Every host runs the same command; who is who, JAX learns from the slice. The hosts meet once, when they start, since the
-# chips of a slice start together; from then on none needs another. stella-jax is installed on all of them first:
+# Every host runs the same command; JAX learns each host's index from the slice. The hosts connect once, when they start,
+# since the chips of a slice start together; after that they run independently. Install stella-jax on all of them first:
 #
 #   gcloud compute tpus tpu-vm ssh "$TPU" --zone "$ZONE" --worker=all --command 'pip install "stella-jax[tpu]"'
 #
-# After a preemption, or with a slice of another size, the same command does what is missing and nothing else.
+# After a preemption, run the same command again, on a slice of any size: it does only what is missing.
 set -euo pipefail
 : "${TPU:?the name of the slice}" "${ZONE:?its zone}"
 

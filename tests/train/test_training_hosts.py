@@ -1,4 +1,4 @@
-"""One model trained by two processes that meet on this machine, with two simulated devices each."""
+"""One model trained by two processes on this machine, with two simulated devices each."""
 
 import json
 import re
@@ -31,7 +31,7 @@ ROWS = [
 ]
 STEPS = 6
 
-# What Gloo prints when devices meet; they may interrupt each other between any two words of it.
+# What Gloo prints when processes connect; they may interrupt each other between any two words of it.
 GLOO = re.compile(r"(\[Gloo\] Rank|is connected to|peer ranks\.|Expected number of connected peer ranks is :|\d|\s)*")
 
 
