@@ -25,8 +25,8 @@ case ${1:-} in
     ray start --address="${2:?the IP of the head}:$PORT"
     ;;
   embed)
-    # One worker an accelerator set: all chips of a TPU host, a GPU, or a slot of CPUs. Stopped anyhow, the same
-    # command goes on where it was, on whatever machines there are then.
+    # A worker has all chips of a TPU host, a GPU, or eight or more CPUs. However it stopped, the same command resumes
+    # the job, on any machines.
     shift
     exec python -m stella_jax embed "$@" --executor ray
     ;;
