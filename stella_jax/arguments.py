@@ -1,6 +1,7 @@
 """Checks of the arguments that callers pass to `Stella` and `Reranker`."""
 
 from collections.abc import Sequence
+from typing import Any, TypeGuard
 
 import jax
 import numpy as np
@@ -17,15 +18,14 @@ DEVICE_NAMES = {"gpu": ("gpu", "cuda")}
 MOST_ROWS = 1_000_000
 
 
-def check_texts(sentences: object, name: str = "sentences") -> list[str]:
-    """The texts as a list; `name` is the argument's name.
+def check_texts(sentences: object, name: str = "sentences", expected: str = "a str or a list of str") -> list[str]:
+    """The texts as a list; `name` is the argument's name, and `expected` what the caller accepts for it.
 
     Raises:
       StellaError: it is not a list of str; the error names the element.
     """
-    lone = isinstance(sentences, np.ndarray) and not sentences.ndim
-    if lone or isinstance(sentences, bytes) or not isinstance(sentences, Sequence | np.ndarray):
-        raise StellaError(f"{name}: expected a str or a list of str, got {describe(sentences)}.")
+    if not _is_list(sentences):
+        raise StellaError(f"{name}: expected {expected}, got {describe(sentences)}.")
     return [check_text(text, f"{name}[{i}]") for i, text in enumerate(sentences)]
 
 
@@ -35,15 +35,22 @@ def check_pairs(pairs: object) -> tuple[list[Pair], bool]:
     Raises:
       StellaError: it is neither a pair of str nor a list of them; the error names the element.
     """
-    if isinstance(pairs, str | bytes) or not isinstance(pairs, Sequence | np.ndarray):
+    if not _is_list(pairs):
         raise StellaError(f"pairs: expected (query, text) or a list of such pairs, got {describe(pairs)}.")
     if len(pairs) == 2 and all(isinstance(each, str) for each in pairs):
         return [_pair(pairs, "pair")], True
     return [_pair(pair, f"pairs[{i}]") for i, pair in enumerate(pairs)], False
 
 
+def _is_list(value: object) -> TypeGuard[Sequence[Any] | np.ndarray]:
+    """Whether it has elements in an order; str and bytes, whose elements are characters, do not count."""
+    if isinstance(value, np.ndarray):
+        return value.ndim > 0
+    return isinstance(value, Sequence) and not isinstance(value, str | bytes)
+
+
 def _pair(pair: object, where: str) -> Pair:
-    if isinstance(pair, str | bytes) or not isinstance(pair, Sequence | np.ndarray) or len(pair) != 2:
+    if not _is_list(pair) or len(pair) != 2:
         raise StellaError(f"{where}: expected a pair (query, text), got {describe(pair)}.")
     query, text = (check_text(each, f"{where}[{i}]") for i, each in enumerate(pair))
     return query, text

@@ -50,9 +50,7 @@ class PretrainedModel(ABC):
         load: bool = True,
     ):
         spec = checkpoint.spec
-        if isinstance(dim, tuple) and not dim:
-            raise StellaError("dim: empty; pass at least one dimension.")
-        self.heads = tuple(map(spec.head, dim)) if isinstance(dim, tuple) else (spec.head(dim),)
+        self.heads = spec.chosen_heads(dim)
         self.mesh = make_mesh(mesh)
         self.checkpoint = checkpoint
         self.platform = self.mesh.devices.flat[0].platform

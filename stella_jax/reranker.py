@@ -147,7 +147,7 @@ class Reranker(PretrainedModel):
         check_choice("activation", activation, SCORE_ACTIVATIONS)
         if top_k is not None:
             check_whole("top_k", top_k, MOST_ROWS)
-        query, texts = check_text(query, "query"), check_texts(texts, "texts")
+        query, texts = check_text(query, "query"), check_texts(texts, "texts", "a list of str")
         logits = self._logits([(query, text) for text in texts], batch_size, show_progress_bar)
         scores = activate(logits, activation)
         best = np.argsort(-logits, kind="stable")[:top_k].tolist()  # not by sigmoids, which are all 1 for high scores
@@ -164,8 +164,8 @@ class Reranker(PretrainedModel):
         """Raw scores, [n] float32, or [] for a single pair."""
         check_whole("batch_size", 1 if batch_size is None else batch_size, MOST_ROWS)
         check_not_traced(self.mesh)
-        checked, is_alone = check_pairs(pairs)
+        checked, is_single = check_pairs(pairs)
         with tqdm(total=len(checked), unit="pair", disable=not show_progress_bar) as bar:
             tokens = self.tokenize(checked)
-            found = self.run_tokens(tokens, 1 if is_alone else batch_size, lambda batch: bar.update(len(batch.texts)))
-        return found[0, 0] if is_alone else found[:, 0]
+            found = self.run_tokens(tokens, 1 if is_single else batch_size, lambda batch: bar.update(len(batch.texts)))
+        return found[0, 0] if is_single else found[:, 0]

@@ -7,6 +7,7 @@ from typing import Any, cast
 
 import numpy as np
 
+from stella_jax.arguments import MOST_ROWS, check_whole
 from stella_jax.embedder import Stella
 from stella_jax.errors import StellaError, join_words
 from stella_jax.job.commits import PartName
@@ -57,6 +58,8 @@ class Index:
             the one that embedded it.
         """
         directories = [directories] if isinstance(directories, str | Path) else directories
+        if not directories:
+            raise StellaError("directories: empty; pass the directory of at least one job.")
         stores = [open_store(directory) for directory in directories]
         jobs = [(store, read_manifest(store)) for store in stores]
         for store, manifest in jobs:
@@ -83,10 +86,12 @@ class Index:
           prompt: text to put before the query; None is the checkpoint's prompt for queries.
 
         Raises:
-          StellaError: the query is empty, or a part is missing or damaged (the error says which).
+          StellaError: the query is empty, k is not a positive whole number, or a part is missing or damaged (the error
+            says which).
         """
         if not query.strip():
             raise StellaError("query: empty; pass a text to search for.")
+        check_whole("k", k, MOST_ROWS)
         normalize = next(iter(self._jobs.values()))[1]["normalize"]
         vector = self.model.encode_query(query, prompt=prompt, normalize_embeddings=normalize)
         best: list[Hit] = []

@@ -36,14 +36,15 @@ def make_mesh(mesh: Mesh | str | None = None, devices: Sequence[Any] | None = No
         raise StellaError(
             f"mesh: expected a jax.sharding.Mesh or a text such as 'data=4,model=2', got {short_repr(mesh)}."
         )
-    text, sizes = mesh, {"data": 1, "model": 1}
+    text, sizes, unset = mesh, {"data": 1, "model": 1}, set(AXES)
     for item in text.split(",") if text else []:
         axis, _, size = item.strip().partition("=")
-        if axis not in AXES or not size.isdecimal() or len(size) > 9 or int(size) < 1:
+        if axis not in unset or not size.isdecimal() or len(size) > 9 or int(size) < 1:
             raise StellaError(
                 f"mesh {short_repr(text)}: not of the form data=4,model=2 with whole numbers from 1 to 999999999."
             )
         sizes[axis] = int(size)
+        unset.remove(axis)
     devices, needed = devices or jax.local_devices(), sizes["data"] * sizes["model"]
     if needed > len(devices):
         raise StellaError(

@@ -19,7 +19,9 @@ def torch_from_numpy() -> Callable[[np.ndarray], Any]:
     try:
         return import_module("torch").from_numpy
     except ImportError as error:
-        raise StellaError("convert_to_tensor: torch is not installed; install it or leave the argument out.") from error
+        raise StellaError(
+            "torch: not installed; install it, or leave out convert_to_tensor and convert_to_numpy=False."
+        ) from error
 
 
 def to_numpy(value: Any) -> Any:

@@ -11,6 +11,7 @@ from corruptions import (
     link_loop,
     linked,
     max_seq_length,
+    model_max_length,
     modules,
     moved_out,
     pipe,
@@ -166,5 +167,7 @@ SETTINGS: dict[str, tuple[Corruption, str]] = {
     "max_seq_length zero": (max_seq_length(0), "max_seq_length"),
     "max_seq_length a text": (edited("sentence_bert_config.json", max_seq_length="64"), "max_seq_length"),
     "max_seq_length NaN": (max_seq_length(float("nan")), "max_seq_length"),
+    "max_seq_length with a fraction": (max_seq_length(63.5), "max_seq_length"),
+    "model_max_length a text": (model_max_length("64"), "tokenizer_config.json: model_max_length"),
     "max_seq_length two": (max_seq_length(2), "max_seq_length"),
 }

@@ -41,6 +41,16 @@ def max_seq_length(value: Any) -> Corruption:
     return edited("sentence_bert_config.json", max_seq_length=value)
 
 
+def model_max_length(value: Any) -> Corruption:
+    """In the tokenizer's settings, which count where sentence_bert_config.json has no limit."""
+
+    def apply(path: Path) -> None:
+        (path / "sentence_bert_config.json").unlink()
+        write_json(path / "tokenizer_config.json", {"model_max_length": value})
+
+    return apply
+
+
 def pooling(**flags: Any) -> Corruption:
     return lambda path: write_json(path / "1_Pooling/config.json", {"word_embedding_dimension": 64} | flags)
 

@@ -1,6 +1,7 @@
 """Arguments that `Stella` refuses; each error names the argument."""
 
 import sys
+from types import MappingProxyType
 from typing import Any
 
 import jax
@@ -86,6 +87,8 @@ def test_invalid_options_of_encode(stella, option, value, refused):
         ("dim", 0),
         ("dim", [32]),
         ("dim", (32, 65)),
+        ("dim", ()),
+        ("mesh", "data=1,data=1"),
         ("device", "cuda"),
         ("truncate_dim", 65),
         ("truncate_dim", 0),
@@ -97,6 +100,11 @@ def test_invalid_options_of_encode(stella, option, value, refused):
 def test_invalid_options_of_from_pretrained(option, value, refused):
     with refused(option):
         Stella.from_pretrained(GOLDENS / "stella", **{option: value})
+
+
+def test_prompts_are_any_mapping() -> None:
+    prompts = MappingProxyType({"q": "query: "})
+    assert Stella.from_pretrained("tiny", prompts=prompts).prompts["q"] == "query: "
 
 
 def test_prompt_with_a_surrogate(refused):

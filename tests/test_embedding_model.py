@@ -232,6 +232,8 @@ def test_unknown_checkpoints(name: Any, refused) -> None:
 def test_dim_of_a_checkpoint_without_heads(refused) -> None:
     with refused("dim = 32"):
         load(GOLDENS / "arctic-m-v2", dim=32)
+    with refused("dim"):
+        load("tiny", dim=())
     assert load(GOLDENS / "arctic-m-v2", dim=64).dims == (64,)
 
 

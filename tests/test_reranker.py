@@ -169,6 +169,8 @@ def test_pairs_in_every_form(reranker):
         ([("a", "\ud800")], "pairs[0][1]"),
         (("a", None), "pairs[0]"),
         (["a", "\ud800"], "pair[1]"),
+        (np.array("a"), "pairs"),
+        ([np.array("a")], "pairs[0]"),
     ],
 )
 def test_invalid_pairs(reranker, pairs, named, refused):
@@ -185,6 +187,8 @@ def test_invalid_arguments(reranker, refused):
         reranker.rank("tea", ["a"], top_k=0)
     with refused("texts[0]"):
         reranker.rank("tea", [5])  # pyright: ignore[reportArgumentType]
+    with refused("texts"):
+        reranker.rank("tea", "abc")
     with refused("query"):
         reranker.rank(None, ["a"])  # pyright: ignore[reportArgumentType]
     with refused("max_seq_length"):

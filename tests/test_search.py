@@ -89,6 +89,13 @@ def test_unfinished_job(copied, refused):
         Index.open(copied / "_job")
 
 
+def test_invalid_arguments(copied, refused):
+    with refused("directories"):
+        Index.open([])
+    with refused("k"):
+        Index.open(copied).search("owl", 0)
+
+
 def test_damaged_and_missing_parts(copied, refused):
     index = Index.open(copied)
     path = copied / "part-000000-0001.parquet"

@@ -158,8 +158,7 @@ def load(
     mesh = make_mesh(mesh)
     checkpoint = Checkpoint.open(resolve(name_or_path, revision))
     dtype, param_dtype = compute_dtype(dtype, mesh), compute_dtype(param_dtype, mesh)
-    heads = [checkpoint.spec.head(each) for each in (dim if isinstance(dim, tuple) else (dim,))]
-    return checkpoint.load_model(heads, mesh, dtype=dtype, param_dtype=param_dtype)
+    return checkpoint.load_model(checkpoint.spec.chosen_heads(dim), mesh, dtype=dtype, param_dtype=param_dtype)
 
 
 def compute_dtype(dtype: str | None, mesh: Mesh) -> str:

@@ -65,6 +65,18 @@ class ModelSpec:
             return None
         raise StellaError(f"dim = {short_repr(dim)}: this checkpoint has no such head; it has {join_words(self.dims)}.")
 
+    def chosen_heads(self, dim: int | tuple[int, ...] | None) -> tuple[Head | None, ...]:
+        """The head of one dimension, or of each of several; see `head`.
+
+        Raises:
+          StellaError: there is no such head, or the tuple is empty.
+        """
+        if not isinstance(dim, tuple):
+            return (self.head(dim),)
+        if not dim:
+            raise StellaError("dim: empty; pass at least one dimension.")
+        return tuple(map(self.head, dim))
+
     def changed(
         self,
         prompts: Mapping[str, str] | None = None,

@@ -222,13 +222,14 @@ def _optional(directory: Directory, name: str) -> dict[str, Any]:
 
 def _max_seq_length(directory: Directory, prefix: str, bert: dict[str, Any], config: EncoderConfig) -> int:
     """The checkpoint's limit, which newer saves state as the tokenizer's; at most the encoder's maximum."""
-    value = bert.get("max_seq_length")
+    name, value = "sentence_bert_config.json: max_seq_length", bert.get("max_seq_length")
     if value is None:
-        value = _optional(directory, f"{prefix}tokenizer_config.json").get("model_max_length")
+        file = f"{prefix}tokenizer_config.json"
+        name, value = f"{file}: model_max_length", _optional(directory, file).get("model_max_length")
     if value is None:
         return config.max_position_embeddings
-    if isinstance(value, bool) or not isinstance(value, int | float) or not value >= 1:
-        raise StellaError(
-            f"sentence_bert_config.json: max_seq_length must be a positive whole number, not {short_repr(value)}."
-        )
-    return int(min(value, config.max_position_embeddings))
+    is_number = isinstance(value, int | float) and not isinstance(value, bool) and value >= 1
+    limit = min(value, config.max_position_embeddings) if is_number else 0.5  # transformers writes 1e30 for none
+    if limit % 1:
+        raise StellaError(f"{name} must be a positive whole number, not {short_repr(value)}.")
+    return int(limit)

@@ -29,7 +29,7 @@ def check_prompts(prompts: Any, where: str = "") -> dict[str, str]:
     Raises:
       StellaError: they do not map names to texts; the error starts with `where`.
     """
-    if not isinstance(prompts, dict) or not all(
+    if not isinstance(prompts, Mapping) or not all(
         isinstance(name, str) and isinstance(text, str | None) for name, text in prompts.items()
     ):
         raise StellaError(f"{where}prompts must map names to texts.")
