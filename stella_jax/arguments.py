@@ -15,7 +15,7 @@ from stella_jax.tokenizer.tokenizer import check_text, describe
 DEVICE_NAMES = {"gpu": ("gpu", "cuda")}
 
 # Maximum of `batch_size` and `top_k`.
-MOST_ROWS = 1_000_000
+MAX_ROWS = 1_000_000
 
 
 def check_texts(sentences: object, name: str = "sentences", expected: str = "a str or a list of str") -> list[str]:

@@ -13,7 +13,7 @@ from tqdm import tqdm
 
 from stella_jax import similarity
 from stella_jax.arguments import (
-    MOST_ROWS,
+    MAX_ROWS,
     check_choice,
     check_device,
     check_flags,
@@ -192,7 +192,7 @@ class Stella(PretrainedModel):
         truncate_dim = self.dim if truncate_dim is None else truncate_dim
         check_choice("output_value", output_value, ("sentence_embedding", "token_embeddings"))
         check_whole("truncate_dim", truncate_dim, self.head_dims[0])
-        check_whole("batch_size", 1 if batch_size is None else batch_size, MOST_ROWS)
+        check_whole("batch_size", 1 if batch_size is None else batch_size, MAX_ROWS)
         check_flags(
             normalize_embeddings=normalize_embeddings,
             show_progress_bar=show_progress_bar,

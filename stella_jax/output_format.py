@@ -13,7 +13,7 @@ from stella_jax.torch_tensors import torch_from_numpy
 # As in sentence-transformers' `encode`.
 PRECISIONS = ("float32", "int8", "uint8", "binary", "ubinary")
 # Ranges of fewer embeddings give a warning, as in sentence-transformers.
-ENOUGH_FOR_RANGES = 100
+MIN_RANGE_TEXTS = 100
 
 
 class OutputFormat:
@@ -63,7 +63,7 @@ class OutputFormat:
             if not len(embeddings):
                 return embeddings.astype(self._precision)
             ranges = Ranges.of(embeddings)
-            if len(embeddings) < ENOUGH_FOR_RANGES:
+            if len(embeddings) < MIN_RANGE_TEXTS:
                 logging.getLogger(__name__).warning(
                     "%s ranges from only %d embeddings; quantize with ranges of more.", self._precision, len(embeddings)
                 )

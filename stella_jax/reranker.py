@@ -9,7 +9,7 @@ from jax.sharding import Mesh
 from tqdm import tqdm
 
 from stella_jax.arguments import (
-    MOST_ROWS,
+    MAX_ROWS,
     check_choice,
     check_not_traced,
     check_pairs,
@@ -146,7 +146,7 @@ class Reranker(PretrainedModel):
         activation = self.activation if activation is None else activation
         check_choice("activation", activation, SCORE_ACTIVATIONS)
         if top_k is not None:
-            check_whole("top_k", top_k, MOST_ROWS)
+            check_whole("top_k", top_k, MAX_ROWS)
         query, texts = check_text(query, "query"), check_texts(texts, "texts", "a list of str")
         logits = self._logits([(query, text) for text in texts], batch_size, show_progress_bar)
         scores = activate(logits, activation)
@@ -162,7 +162,7 @@ class Reranker(PretrainedModel):
         self, pairs: Sequence[Pair] | Pair, batch_size: int | None, show_progress_bar: bool | None
     ) -> np.ndarray:
         """Raw scores, [n] float32, or [] for a single pair."""
-        check_whole("batch_size", 1 if batch_size is None else batch_size, MOST_ROWS)
+        check_whole("batch_size", 1 if batch_size is None else batch_size, MAX_ROWS)
         check_not_traced(self.mesh)
         checked, is_single = check_pairs(pairs)
         with tqdm(total=len(checked), unit="pair", disable=not show_progress_bar) as bar:

@@ -7,7 +7,7 @@ from typing import Any, cast
 
 import numpy as np
 
-from stella_jax.arguments import MOST_ROWS, check_whole
+from stella_jax.arguments import MAX_ROWS, check_whole
 from stella_jax.embedder import Stella
 from stella_jax.errors import StellaError, join_words
 from stella_jax.job.commits import PartName
@@ -91,7 +91,7 @@ class Index:
         """
         if not query.strip():
             raise StellaError("query: empty; pass a text to search for.")
-        check_whole("k", k, MOST_ROWS)
+        check_whole("k", k, MAX_ROWS)
         normalize = next(iter(self._jobs.values()))[1]["normalize"]
         vector = self.model.encode_query(query, prompt=prompt, normalize_embeddings=normalize)
         best: list[Hit] = []

@@ -27,7 +27,7 @@ from corruptions import assert_readable, remove
 from stella_jax import StellaError
 from stella_jax.checkpoint.checkpoint import Checkpoint
 from stella_jax.tokenizer.accepted_parts import (
-    LONGEST_TOKEN,
+    MAX_TOKEN_LENGTH,
     MODELS,
     NORMALIZERS,
     POST_PROCESSORS,
@@ -227,7 +227,7 @@ def largest_tokenizer(path: Path, random: Random) -> None:
     """Fills the file with nearly as much of something as is accepted."""
     file = path / "tokenizer.json"
     fields = json.loads(file.read_bytes())
-    size = random.choice((9, 60, LONGEST_TOKEN))
+    size = random.choice((9, 60, MAX_TOKEN_LENGTH))
     letters = random.choice(("abcdefghijklmnopqrstuvwxyz", "\u4e00\u4e01\u4e02\u4e03\u4e04\u4e05\u4e06"))
     count = MAX_TRIE_NODES // (size * len(letters[0].encode())) - 9
     words = sorted({"".join(random.choices(letters, k=size)) for _ in range(count)})

@@ -10,7 +10,7 @@ import numpy as np
 
 from stella_jax.errors import StellaError
 from train.data import Dataset
-from train.sections import MOST_EPOCHS, MOST_STEPS
+from train.sections import MAX_EPOCHS, MAX_STEPS
 
 Plan = list[np.ndarray]  # the row indices of each batch
 
@@ -165,9 +165,9 @@ class BatchPlan:
         varies = sampler == "no_duplicates" or any(weight % 1 for weight in self._weights.values())
         self._ends = [len(self._epoch(0))]
         while self._ends[-1] < max_steps if max_steps else len(self._ends) < epochs:
-            if len(self._ends) == MOST_EPOCHS or self._ends[-1] > MOST_STEPS:
+            if len(self._ends) == MAX_EPOCHS or self._ends[-1] > MAX_STEPS:
                 raise StellaError(
-                    f"loop: the run takes over {MOST_EPOCHS:,} epochs or {MOST_STEPS:,} steps; lower loop.epochs or "
+                    f"loop: the run takes over {MAX_EPOCHS:,} epochs or {MAX_STEPS:,} steps; lower loop.epochs or "
                     "loop.max_steps."
                 )
             length = len(self._epoch(len(self._ends) if varies else 0))

@@ -9,7 +9,7 @@ from stella_jax.errors import StellaError, short_repr
 
 # Published side files are a few kilobytes; tokenizer.json, the largest, is not read here. A parsed file can take thirty
 # times its size in memory.
-LARGEST_JSON = 8 * 2**20
+MAX_JSON_BYTES = 8 * 2**20
 
 # Where sentence-transformers keeps prompts and the similarity.
 SETTINGS = "config_sentence_transformers.json"
@@ -64,8 +64,8 @@ class Directory:
         path = self.path(name)
         if not self.has(name):
             raise StellaError(f"{path}: file not found.")
-        if path.stat().st_size > LARGEST_JSON:
-            raise StellaError(f"{path}: larger than {LARGEST_JSON} bytes; download the file again.")
+        if path.stat().st_size > MAX_JSON_BYTES:
+            raise StellaError(f"{path}: larger than {MAX_JSON_BYTES} bytes; download the file again.")
         try:
             return json.loads(path.read_bytes())
         except (ValueError, RecursionError) as error:

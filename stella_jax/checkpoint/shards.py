@@ -21,7 +21,7 @@ DTYPES: dict[str, np.dtype] = {
 }
 MAX_SHARDS = 1000  # the published checkpoints have two
 MAX_DIMENSIONS = 64  # numpy's own limit
-LARGEST_HEADER = 2**20  # ten thousand tensors; the format allows 100 MB, which take 2 GB when parsed
+MAX_HEADER_BYTES = 2**20  # ten thousand tensors; the format allows 100 MB, which take 2 GB when parsed
 
 
 @dataclass(frozen=True, slots=True)
@@ -113,7 +113,7 @@ def _read_header(path: Path) -> str:
     with path.open("rb") as file:
         start = file.read(8)
         size = struct.unpack("<Q", start)[0] if len(start) == 8 else 0
-        header = file.read(size) if 2 <= size <= LARGEST_HEADER else b""
+        header = file.read(size) if 2 <= size <= MAX_HEADER_BYTES else b""
     if len(header) != size or not header.startswith(b"{"):
         raise StellaError(f"{path}: {_other_content(path)}.")
     return header.decode(errors="replace")

@@ -6,11 +6,11 @@ from functools import partial
 from stella_jax.errors import short_repr
 
 # Maximum of whole numbers, and of numbers of bytes.
-MOST = 2**31 - 1
-MOST_BYTES = 2**50
+MAX_INT = 2**31 - 1
+MAX_BYTES = 2**50
 
 
-def whole(text: str, least: int = 0, most: int = MOST) -> int:
+def whole(text: str, least: int = 0, most: int = MAX_INT) -> int:
     """A whole number in a range."""
     # The length first: int() raises its own error for thousands of digits.
     if not text.isdecimal() or len(text) > 20 or not least <= int(text) <= most:
@@ -19,4 +19,4 @@ def whole(text: str, least: int = 0, most: int = MOST) -> int:
 
 
 positive = partial(whole, least=1)
-byte_count = partial(whole, least=1, most=MOST_BYTES)
+byte_count = partial(whole, least=1, most=MAX_BYTES)

@@ -5,7 +5,7 @@ from typing import Any, NamedTuple
 
 from stella_jax.errors import join_words
 
-LONGEST_TOKEN = 512
+MAX_TOKEN_LENGTH = 512
 MAX_PARTS = 16
 
 # The split pattern of Qwen2's tokenizer, and patterns that collapse spaces; others might run forever.
@@ -112,14 +112,14 @@ DECODERS: Mapping[str, Fields] = {
 }
 MODELS: Mapping[str, Fields] = {
     "WordPiece": {
-        "unk_token": text(LONGEST_TOKEN),
+        "unk_token": text(MAX_TOKEN_LENGTH),
         "continuing_subword_prefix": text(16),
         "max_input_chars_per_word": whole(1, 200),  # time grows quadratically
         "vocab": LARGE,
     },
     "BPE": {
         "dropout": Field(lambda value: value is None or value == 0, "null or 0"),
-        "unk_token": or_null(text(LONGEST_TOKEN)),
+        "unk_token": or_null(text(MAX_TOKEN_LENGTH)),
         "continuing_subword_prefix": NO_AFFIX,
         "end_of_word_suffix": NO_AFFIX,
         "fuse_unk": FLAG,
@@ -139,6 +139,6 @@ TOP: Fields = {
 }
 ADDED_TOKEN: Fields = {
     "id": ID,
-    "content": text(LONGEST_TOKEN, 1),
+    "content": text(MAX_TOKEN_LENGTH, 1),
     **dict.fromkeys(("single_word", "lstrip", "rstrip", "normalized", "special"), FLAG),
 }

@@ -8,7 +8,7 @@ import numpy as np
 # XLM-RoBERTa's has 240 kB.
 MAX_BYTES = 2**20
 # Bytes of NFKC's replacement of U+FDFA, the longest of any character.
-LONGEST_REPLACEMENT = 33
+MAX_REPLACEMENT_LENGTH = 33
 
 
 def charsmap_fault(encoded: str) -> str | None:
@@ -29,8 +29,8 @@ def charsmap_fault(encoded: str) -> str | None:
     units, replacements = np.frombuffer(blob, "<u4", size // 4, 4), blob[4 + size :]
     if not replacements.endswith(b"\0"):
         return "cut off"
-    if max(map(len, replacements.split(b"\0"))) > LONGEST_REPLACEMENT:
-        return f"a replacement of more than {LONGEST_REPLACEMENT} bytes"
+    if max(map(len, replacements.split(b"\0"))) > MAX_REPLACEMENT_LENGTH:
+        return f"a replacement of more than {MAX_REPLACEMENT_LENGTH} bytes"
     return _trie_fault(units, replacements)
 
 

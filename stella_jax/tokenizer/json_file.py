@@ -20,8 +20,8 @@ from stella_jax.tokenizer.accepted_parts import (
     ANY,
     DECODERS,
     ID,
-    LONGEST_TOKEN,
     MAX_PARTS,
+    MAX_TOKEN_LENGTH,
     MODELS,
     NORMALIZERS,
     PIECES,
@@ -230,8 +230,8 @@ def _check_vocabulary(model: dict[str, Any]) -> None:
         if model.get("unk_token") is not None and model["unk_token"] not in vocabulary:
             raise Fault(f"model.unk_token {short_repr(model['unk_token'])} is not in model.vocab")
         _check_merges(model.get("merges", []), vocabulary)
-    if max(map(len, tokens)) > LONGEST_TOKEN:
-        raise Fault(f"model.vocab has a token of more than {LONGEST_TOKEN} characters")
+    if max(map(len, tokens)) > MAX_TOKEN_LENGTH:
+        raise Fault(f"model.vocab has a token of more than {MAX_TOKEN_LENGTH} characters")
     if (size := len("".join(tokens).encode())) > MAX_VOCABULARY_BYTES:
         raise Fault(f"model.vocab has {size} bytes (at most {MAX_VOCABULARY_BYTES} are allowed)")
     if model["type"] == "Unigram" and size > MAX_TRIE_NODES and _trie_nodes(tokens) > MAX_TRIE_NODES:

@@ -10,7 +10,7 @@ import numpy as np
 import tokenizers
 
 from stella_jax.errors import StellaError
-from stella_jax.tokenizer.tokenizer import FARTHEST, MARGIN_WORDS, Tokenizer, Tokens, batches, cut_text
+from stella_jax.tokenizer.tokenizer import MARGIN_WORDS, MAX_READ, Tokenizer, Tokens, batches, cut_text
 
 Pair = tuple[str, str]
 
@@ -57,9 +57,9 @@ class PairTokenizer(Tokenizer):
 
     def _start(self, text: str, read: int) -> "_Start":
         """Tokens of the first `read` characters of a text."""
-        farthest = max(FARTHEST, self._first_read)
-        read = min(read, farthest)
-        is_all = len(text) <= read or read == farthest
+        longest_read = max(MAX_READ, self._first_read)
+        read = min(read, longest_read)
+        is_all = len(text) <= read or read == longest_read
         part = text[:read] if is_all else cut_text(text, read)
         encoding = self._tokenizer.encode(self._prepare("", part), add_special_tokens=False)
         if is_all:

@@ -15,7 +15,7 @@ UNKNOWN = "\U0001fa00"
 
 # Limits in characters: a tokenizer takes 0.1 to 0.4 kB for each (1.8 kB for the few that NFKC expands to twenty).
 BATCH_CHARACTERS = 2**20
-FARTHEST = 2**20
+MAX_READ = 2**20
 # Characters per token that are read first of a long text, whose words have 4 to 10 characters.
 FIRST_READ = 32
 # Words between the last kept token and the cut: more than a pre-tokenizer may look ahead.
@@ -116,15 +116,15 @@ class Tokenizer:
     def _read_on(self, text: str, prompt: str) -> Tokens:
         """Tokens of a text that needs more than the first read."""
         read = 4 * self._first_read
-        farthest = max(FARTHEST, read)
-        while read < min(len(text), farthest):
+        longest_read = max(MAX_READ, read)
+        while read < min(len(text), longest_read):
             encoding = self._tokenizer.encode(self._prepare(prompt, cut_text(text, read)))
             if _is_settled(encoding):
                 return self._tokens(encoding)
             read *= 4
-        [encoding] = self._tokenizer.encode_batch_fast([self._prepare(prompt, text[:farthest])])
+        [encoding] = self._tokenizer.encode_batch_fast([self._prepare(prompt, text[:longest_read])])
         tokens = self._tokens(encoding)
-        return tokens._replace(truncated=True) if len(text) > farthest else tokens
+        return tokens._replace(truncated=True) if len(text) > longest_read else tokens
 
     @property
     def _first_read(self) -> int:

@@ -106,8 +106,8 @@ def test_no_more_is_read_than_needed():
 
 
 def test_text_beyond_the_limit_is_cut(monkeypatch):
-    monkeypatch.setattr(module, "FARTHEST", 10_000)
-    monkeypatch.setattr("stella_jax.tokenizer.pair_tokenizer.FARTHEST", 10_000)
+    monkeypatch.setattr(module, "MAX_READ", 10_000)
+    monkeypatch.setattr("stella_jax.tokenizer.pair_tokenizer.MAX_READ", 10_000)
     run = "x" * 10_000
     tokenizer = PairTokenizer(UNIGRAM, max_length=8)
     within, beyond = tokenizer.encode_pairs([("tea", run), ("tea", run + " green tea")])

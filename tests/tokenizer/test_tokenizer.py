@@ -236,7 +236,7 @@ def test_no_more_is_read_than_needed(tokenizer_file):
 
 @pytest.mark.parametrize("blank", [False, True])
 def test_text_beyond_the_limit_is_cut(monkeypatch, blank):
-    monkeypatch.setattr(module, "FARTHEST", 10_000)
+    monkeypatch.setattr(module, "MAX_READ", 10_000)
     tokenizer = Tokenizer(WORDPIECE, max_length=8)
     text = (" " if blank else "x") * 10_000
     within, beyond = tokenizer.encode([text, text + " green tea"])

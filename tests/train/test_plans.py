@@ -215,9 +215,9 @@ def test_an_epoch_without_batches(max_steps, refused):
 @pytest.mark.parametrize(
     ("bound", "options"),
     [
-        ("MOST_EPOCHS", {"epochs": 4}),
-        ("MOST_EPOCHS", {"epochs": 1, "max_steps": 1000}),
-        ("MOST_STEPS", {"epochs": 4}),
+        ("MAX_EPOCHS", {"epochs": 4}),
+        ("MAX_EPOCHS", {"epochs": 1, "max_steps": 1000}),
+        ("MAX_STEPS", {"epochs": 4}),
     ],
 )
 def test_a_plan_that_would_never_end(monkeypatch, bound, options, refused):

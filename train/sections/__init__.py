@@ -2,7 +2,7 @@
 
 from train.sections.data import COLUMNS, SPLITS, DataSection, SetSection
 from train.sections.evaluator import EvaluatorSection
-from train.sections.loop import MOST_EPOCHS, MOST_STEPS, LoopSection
+from train.sections.loop import MAX_EPOCHS, MAX_STEPS, LoopSection
 from train.sections.lora import LoraSection
 from train.sections.loss import LOSS_KEYS, LossSection
 from train.sections.new_head import NewHeadSection
@@ -11,8 +11,8 @@ from train.sections.optimizer import OptimizerSection
 __all__ = [
     "COLUMNS",
     "LOSS_KEYS",
-    "MOST_EPOCHS",
-    "MOST_STEPS",
+    "MAX_EPOCHS",
+    "MAX_STEPS",
     "SPLITS",
     "DataSection",
     "EvaluatorSection",

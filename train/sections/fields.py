@@ -10,8 +10,8 @@ from typing import Any, get_args, get_origin, get_type_hints
 from stella_jax.errors import StellaError, quoted, short_repr
 
 BOUNDS = (("least", -math.inf), ("above", -math.inf), ("most", math.inf))
-LARGEST_JSON = 2**63 - 1
-LARGEST = {int: 2**31 - 1, float: 3.4e38}  # of float32
+MAX_JSON_INT = 2**63 - 1
+MAX_NUMBER = {int: 2**31 - 1, float: 3.4e38}  # of float32
 
 
 def one_of(*values: str) -> Any:
@@ -28,7 +28,7 @@ def number(default: Any, **bounds: float) -> Any:
     """A numeric field.
 
     Args:
-      bounds: `least` (>=), `above` (>) and `most` (<=, by default `LARGEST`).
+      bounds: `least` (>=), `above` (>) and `most` (<=, by default `MAX_NUMBER`).
     """
     return field(default=default, metadata=bounds)
 
@@ -116,8 +116,8 @@ def _json_value(value: Any, name: str) -> Any:
         raise StellaError(
             f"{name} = {short_repr(value)} must be a string, a finite number, true, false, or a list or table of these."
         )
-    if isinstance(value, int) and abs(value) > LARGEST_JSON:
-        raise StellaError(f"{name} = {short_repr(value)} must be at most {LARGEST_JSON}.")
+    if isinstance(value, int) and abs(value) > MAX_JSON_INT:
+        raise StellaError(f"{name} = {short_repr(value)} must be at most {MAX_JSON_INT}.")
     return value
 
 
@@ -143,8 +143,8 @@ def _bounded(value: float, kind: type, rules: Any, name: str) -> Any:
     least, above, most = (rules.get(key, bound) for key, bound in BOUNDS)
     if not (least <= value <= most and value > above and abs(value) < math.inf):
         raise StellaError(f"{name} = {short_repr(value)} must be {_words(kind, rules)}.")
-    if "most" not in rules and abs(value) > LARGEST[kind]:
-        raise StellaError(f"{name} = {short_repr(value)} must be at most {LARGEST[kind]}.")
+    if "most" not in rules and abs(value) > MAX_NUMBER[kind]:
+        raise StellaError(f"{name} = {short_repr(value)} must be at most {MAX_NUMBER[kind]}.")
     return kind(value)
 
 

@@ -5,9 +5,9 @@ from dataclasses import dataclass, field
 from train.sections.fields import every, number, one_of
 
 # Bounds of the plan that is made before the first step: epochs, steps, and rows of a step.
-MOST_EPOCHS = 100_000
-MOST_STEPS = 10_000_000
-MOST_ROWS = 2**20
+MAX_EPOCHS = 100_000
+MAX_STEPS = 10_000_000
+MAX_ROWS = 2**20
 
 
 @dataclass(frozen=True, slots=True)
@@ -35,9 +35,9 @@ class LoopSection:
       fsdp: also shard parameters and optimizer moments over the mesh's `data` axis.
     """
 
-    epochs: int = number(3, least=1, most=MOST_EPOCHS)
-    max_steps: int | None = number(None, least=1, most=MOST_STEPS)
-    batch_size: int = number(16, least=1, most=MOST_ROWS)
+    epochs: int = number(3, least=1, most=MAX_EPOCHS)
+    max_steps: int | None = number(None, least=1, most=MAX_STEPS)
+    batch_size: int = number(16, least=1, most=MAX_ROWS)
     gradient_accumulation_steps: int = number(1, least=1)
     dtype: str = one_of("float32", "bfloat16")
     dropout: bool = True
