@@ -1,6 +1,10 @@
 """config.json and rope of published models."""
 
+from typing import Any
+
+from stella_jax import EncoderConfig
 from stella_jax.checkpoint.config import Rope
+from stella_jax.models import find_architecture
 
 COMMON = {
     "architectures": ["NewModel"],
@@ -48,3 +52,8 @@ PUBLISHED = {
 
 def published(name: str) -> dict:
     return COMMON | PUBLISHED[name][0]
+
+
+def read_config(fields: dict[str, Any]) -> EncoderConfig:
+    """The config of a config.json."""
+    return find_architecture(fields).config.from_json(fields)

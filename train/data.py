@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy as np
 
-from train.texts import Texts, text_codes, texts_of
+from train.texts import Texts, text_codes
 
 
 def text_names(count: int) -> list[str]:
@@ -77,24 +77,6 @@ class Dataset:
     def text_codes(self) -> np.ndarray:
         """(rows, columns) int32: a code for each text, equal for equal texts in any column."""
         return text_codes(list(self.texts.values()))
-
-
-def dataset_of(
-    rows: Sequence[tuple[str, ...]],
-    source: str,
-    columns: Mapping[str, np.ndarray] | None = None,
-    skipped: str = "",
-    name: str = "",
-) -> Dataset:
-    """A dataset from rows of texts, in the order of `text_names`, and columns of numbers."""
-    texts = {
-        name: texts_of(column) for name, column in zip(text_names(len(rows[0])), zip(*rows, strict=True), strict=True)
-    }
-    sha256 = hashlib.sha256()
-    for row in rows:
-        sha256.update(row_bytes(row))
-    columns = dict(columns or {})
-    return Dataset(texts, columns, source, with_columns_hashed(sha256, columns), skipped, name)
 
 
 def with_column(dataset: Dataset, name: str, values: np.ndarray) -> Dataset:

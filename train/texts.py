@@ -70,11 +70,6 @@ class TextsBuilder:
         self._next = []
 
 
-def texts_of(texts: Sequence[str]) -> Texts:
-    """A column from texts."""
-    return Texts(pa.chunked_array([pa.array(texts, pa.large_string())]))
-
-
 def text_codes(columns: Sequence[Texts]) -> np.ndarray:
     """(rows, columns) int32: a code for each text, from 0, equal for equal texts in any column.
 

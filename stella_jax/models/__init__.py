@@ -48,11 +48,6 @@ def find_architecture(fields: Mapping[str, Any]) -> Architecture:
     return architecture
 
 
-def read_config(fields: Mapping[str, Any]) -> EncoderConfig:
-    """Reads a config.json with the config class of its architecture."""
-    return find_architecture(fields).config.from_json(fields)
-
-
 def architecture_of(config: EncoderConfig) -> Architecture:
     """The architecture that a config belongs to."""
     return next(each for each in _architectures if each.config is type(config))

@@ -115,10 +115,6 @@ class Location:
         """Bytes of the file; raises as `open` does."""
         return self.stat().size
 
-    def version(self) -> str:
-        """See `Stat`; raises as `open` does."""
-        return self.stat().version
-
 
 def open_regular(path: str | Path) -> io.BufferedReader:
     """Opens a local file.

@@ -3,10 +3,9 @@
 import dataclasses
 
 import pytest
-from published import PUBLISHED, published
+from published import PUBLISHED, published, read_config
 
 from stella_jax.checkpoint.config import Rope
-from stella_jax.models import read_config
 from stella_jax.models.new import NewConfig
 
 

@@ -10,13 +10,13 @@ from corruptions import QKV, tensors
 from encoders import abstract_encoder
 from flax import nnx
 from paths import GOLDENS
-from published import PUBLISHED, published
+from published import PUBLISHED, published, read_config
 from safetensors.numpy import load_file
 
 from stella_jax import EncoderConfig, Stella
 from stella_jax.checkpoint.checkpoint import Checkpoint
 from stella_jax.checkpoint.weights import check_finite
-from stella_jax.models import architecture_of, read_config
+from stella_jax.models import architecture_of
 
 FAMILY = ("stella", "stella-finetuned-st6", "gte-base-en", "gte-large-en", "gte-multilingual", "arctic-m-v2")
 FAMILY += ("stella-qwen2",)

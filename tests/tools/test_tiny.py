@@ -7,6 +7,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from datasets_of_rows import dataset_of
 from safetensors.numpy import load_file
 
 from stella_jax import Stella
@@ -15,7 +16,6 @@ from stella_jax.checkpoint.hub import TINY
 from tools.tiny import untrained as weights
 from tools.tiny.__main__ import join, main
 from tools.tiny.glosses import write_pairs, write_questions
-from train.data import dataset_of
 from train.data_reader import read_dataset
 from train.embedding_scores import triplet_accuracy
 

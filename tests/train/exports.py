@@ -4,9 +4,9 @@ from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
+from datasets_of_rows import dataset_of
 
 from train.card import Origin
-from train.data import dataset_of
 from train.identity import identity
 from train.recipe import recipe_of
 

@@ -1,13 +1,13 @@
 """The model card of an export."""
 
 import numpy as np
+from datasets_of_rows import dataset_of
 from exports import ROWS, SCORES
 from paths import GOLDENS
 
 from stella_jax.checkpoint.checkpoint import Checkpoint
 from train import curves
 from train.card import Origin, _log, _loss, card
-from train.data import dataset_of
 from train.identity import identity
 from train.metrics import Metrics
 from train.recipe import recipe_of

@@ -6,9 +6,9 @@ from typing import Any
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from datasets_of_rows import dataset_of
 
 from train.checks import UpdateCheck, check_data, check_finite, check_learning_rates, warnings_for
-from train.data import dataset_of
 from train.plans import one_pass
 from train.recipe import Recipe, recipe_of
 

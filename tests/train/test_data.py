@@ -8,9 +8,10 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
+from datasets_of_rows import dataset_of
 
 from stella_jax import StellaError
-from train.data import Needs, dataset_of
+from train.data import Needs
 from train.data_reader import read_dataset
 
 ROWS = [("what is tea?", "a drink", "a car"), ("was ist Öl?", "a, “liquid”", "a\nstone")]

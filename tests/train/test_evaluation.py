@@ -6,9 +6,10 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from datasets_of_rows import dataset_of
 
 from stella_jax import Stella
-from train.data import Dataset, dataset_of
+from train.data import Dataset
 from train.embedding_scores import triplet_accuracy
 from train.evaluation import Evaluation, primary
 from train.losses import Columns, Embeddings, Loss, multiple_negatives_ranking, triplet

@@ -8,11 +8,11 @@ from pathlib import Path
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from datasets_of_rows import dataset_of
 from paths import GOLDENS
 
 from stella_jax.checkpoint.checkpoint import Checkpoint
 from stella_jax.checkpoint.hub import TINY
-from train.data import dataset_of
 from train.evaluation import Evaluation
 from train.guide import open_guide
 from train.losses import gist_embed

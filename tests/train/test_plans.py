@@ -2,10 +2,11 @@
 
 import numpy as np
 import pytest
+from datasets_of_rows import dataset_of
 from hypothesis import given
 from hypothesis import strategies as st
 
-from train.data import Dataset, dataset_of
+from train.data import Dataset
 from train.plans import BatchPlan, most_frequent, one_pass, poor_batches
 
 SAMPLERS = ("no_duplicates", "shuffle", "sequential")
