@@ -11,7 +11,7 @@ from stella_jax.similarity import unit
 from stella_jax.torch_tensors import torch_from_numpy
 
 # As in sentence-transformers' `encode`.
-PRECISIONS = ("float32", "int8", "uint8", "binary", "ubinary")
+ENCODE_PRECISIONS = ("float32", "int8", "uint8", "binary", "ubinary")
 # Ranges of fewer embeddings give a warning, as in sentence-transformers.
 MIN_RANGE_TEXTS = 100
 
@@ -33,7 +33,7 @@ class OutputFormat:
 
     def __init__(self, truncate_dim: int, normalize: bool, precision: str | None, numpy: bool, tensor: bool):
         self._precision = "float32" if precision is None else precision
-        check_choice("precision", self._precision, PRECISIONS)
+        check_choice("precision", self._precision, ENCODE_PRECISIONS)
         self._truncate_dim, self._normalize = truncate_dim, normalize
         self._convert = torch_from_numpy() if tensor or not numpy else np.asarray
         self._as_list = not (tensor or numpy)

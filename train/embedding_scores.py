@@ -106,7 +106,7 @@ def retrieval(
     """
     deepest = max(*at, *mrr_at, *ndcg_at, *map_at)
     wanted = [set(indexes) for indexes in relevant]
-    found = nearest(queries, corpus, deepest, measure).tolist()
+    found = ranked_indices(queries, corpus, deepest, measure).tolist()
     hits = np.array([[index in each for index in ranked] for ranked, each in zip(found, wanted, strict=True)], float)
     counts = np.array([len(indexes) for indexes in wanted])
     scores = {}
@@ -119,7 +119,7 @@ def retrieval(
     return {f"{measure}_{name}": float(values.mean()) for name, values in scores.items()}
 
 
-def nearest(
+def ranked_indices(
     queries: np.ndarray, corpus: np.ndarray | Iterable[np.ndarray], count: int, measure: str = "cosine"
 ) -> np.ndarray:
     """Indices (q, count) of each query's nearest texts in the corpus, best first, equal scores by index.
@@ -129,7 +129,7 @@ def nearest(
       corpus: as in `retrieval`; if it has fewer than `count` texts, all are returned.
       measure: the similarity.
     """
-    scores, places, start = np.empty((len(queries), 0), np.float32), np.empty((len(queries), 0), np.int64), 0
+    scores, indices, start = np.empty((len(queries), 0), np.float32), np.empty((len(queries), 0), np.int64), 0
     for block in _blocks(corpus):
         parts = []
         for first in range(0, len(queries), QUERIES):
@@ -138,11 +138,11 @@ def nearest(
             near = np.concatenate([scores[rows], similarity(measure, queries[rows], block)], axis=1)
             best = _largest(near, count)
             before = scores.shape[1]
-            old = np.take_along_axis(places[rows], np.minimum(best, before - 1), axis=1) if before else best
+            old = np.take_along_axis(indices[rows], np.minimum(best, before - 1), axis=1) if before else best
             parts.append((np.take_along_axis(near, best, axis=1), np.where(best < before, old, best - before + start)))
-        scores, places = (np.concatenate(part) for part in zip(*parts, strict=True))
+        scores, indices = (np.concatenate(part) for part in zip(*parts, strict=True))
         start += len(block)
-    return places
+    return indices
 
 
 def _blocks(corpus: np.ndarray | Iterable[np.ndarray]) -> Iterable[np.ndarray]:

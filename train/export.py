@@ -21,7 +21,7 @@ from train.metrics import Metrics
 from train.new_head import write_new_head
 from train.step import Params
 
-PROVENANCE = "training.json"
+ORIGIN_FILE = "training.json"
 
 
 @dataclass(frozen=True, slots=True)
@@ -77,7 +77,7 @@ def export(trained: Trained, origin: Origin, metrics: Metrics, destination: Path
         tokenizer = base.tokenizer(longest)
         text = card(origin, metrics, base.spec, trained.head, trained.stale_heads, has_curves, tokenizer)
         (directory / "README.md").write_text(text, encoding="utf-8")
-        (directory / PROVENANCE).write_text(json.dumps(origin.as_dict(), indent=2) + "\n", encoding="utf-8")
+        (directory / ORIGIN_FILE).write_text(json.dumps(origin.as_dict(), indent=2) + "\n", encoding="utf-8")
 
     save_params(
         base,
@@ -94,7 +94,7 @@ def export(trained: Trained, origin: Origin, metrics: Metrics, destination: Path
 def is_exported(destination: Path, origin: Origin) -> bool:
     """Whether `destination` has the model of this origin."""
     try:
-        return json.loads((destination / PROVENANCE).read_bytes()) == origin.as_dict()
+        return json.loads((destination / ORIGIN_FILE).read_bytes()) == origin.as_dict()
     except (OSError, ValueError):
         return False
 

@@ -48,7 +48,7 @@ class MineCommand:
       options: which candidates become negatives.
       work: a directory to keep texts, embeddings and nearest rows in; None is a temporary one beside `out`.
       anchor_prompt, corpus_prompt: names of prompts, or "none"; None is the model's for queries and for documents.
-      output_format: one of `negative_rows.FORMATS`.
+      output_format: one of `negative_rows.OUTPUT_FORMATS`.
       output_scores: as in `Mined.rows`.
     """
 

@@ -17,7 +17,7 @@ from train.log_writers import LogWriter, scalars
 Line = dict[str, Any]
 
 FILE = "metrics.jsonl"
-SPLITS = ("eval", "test")
+EVAL_SPLITS = ("eval", "test")
 
 
 class Metrics:
@@ -62,7 +62,7 @@ class Metrics:
 
     def steps(self) -> list[Line]:
         """The lines of steps."""
-        return [line for line in self.lines if not any(split in line for split in SPLITS)]
+        return [line for line in self.lines if not any(split in line for split in EVAL_SPLITS)]
 
     def evaluations(self, split: str) -> list[Line]:
         """The lines of evaluations of a split."""

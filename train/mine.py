@@ -20,7 +20,7 @@ Mines hard negatives for pairs of texts: candidates that a model ranks near the 
 The options are those of sentence-transformers' mine_hard_negatives; scores are cosine similarities. An interrupted
 command resumes when it is run again.
 """
-FORMATS = ("triplet", "n-tuple", "labeled-pair", "labeled-list")
+OUTPUT_FORMATS = ("triplet", "n-tuple", "labeled-pair", "labeled-list")
 
 
 def parser(prog: str) -> argparse.ArgumentParser:
@@ -42,7 +42,9 @@ def parser(prog: str) -> argparse.ArgumentParser:
     _add_columns(parser.add_argument_group("columns and prompts"))
     _add_selection(parser.add_argument_group("selection of negatives"))
     group = parser.add_argument_group("output")
-    group.add_argument("--output-format", choices=FORMATS, default="triplet", help="format of the rows (triplet)")
+    group.add_argument(
+        "--output-format", choices=OUTPUT_FORMATS, default="triplet", help="format of the rows (triplet)"
+    )
     group.add_argument("--output-scores", action="store_true", help="add the column score")
     return parser
 

@@ -38,13 +38,13 @@ class Mined:
         )
 
     def rows(self, output_format: str, output_scores: bool) -> Iterator[dict[str, Any]]:
-        """Rows in one of `FORMATS`, as dicts by column.
+        """Rows in one of `OUTPUT_FORMATS`, as dicts by column.
 
         Args:
-          output_format: a key of `FORMATS`.
+          output_format: a key of `OUTPUT_FORMATS`.
           output_scores: add `score`, the similarity of the anchor and each text of the row, instead of a `label`.
         """
-        for texts, score, label in FORMATS[output_format](self):
+        for texts, score, label in OUTPUT_FORMATS[output_format](self):
             yield texts | ({"score": score} if output_scores else {} if label is None else {"label": label})
 
     def pair(self, place: int) -> tuple[int, str, str, float]:
@@ -103,7 +103,7 @@ def _labeled_lists(mined: Mined) -> Iterator[_Row]:
             yield {"anchor": anchor, "positive": texts}, scores, [1] + [0] * len(found)
 
 
-FORMATS: dict[str, Callable[[Mined], Iterator[_Row]]] = {
+OUTPUT_FORMATS: dict[str, Callable[[Mined], Iterator[_Row]]] = {
     "triplet": _triplets,
     "n-tuple": _tuples,
     "labeled-pair": _labeled_pairs,

@@ -20,7 +20,7 @@ from stella_jax.storage.new_directory import check_inside, new_directory
 from stella_jax.tokenizer.json_file import load_tokenizer
 from stella_jax.tokenizer.tokenizer import append_end_of_text
 
-# Fields of config.json that transformers' classes read, but our computation does not.
+# Fields that the new config.json takes unchanged from the old one.
 KEPT = (
     "attention_dropout",
     "attention_probs_dropout_prob",

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from train import embedding_scores
-from train.embedding_scores import nearest, ranks, reranking, retrieval, sts, triplet_accuracy
+from train.embedding_scores import ranked_indices, ranks, reranking, retrieval, sts, triplet_accuracy
 
 MEASURES = ("cosine", "dot", "euclidean", "manhattan")
 
@@ -199,6 +199,6 @@ def test_nearest_in_blocks_is_a_stable_sort(rng, monkeypatch):
     expected = np.argsort(-(queries @ corpus.T), axis=1, kind="stable")
     monkeypatch.setattr(embedding_scores, "QUERIES", 32)
     monkeypatch.setattr(embedding_scores, "BLOCK", 64)
-    np.testing.assert_array_equal(nearest(queries, corpus, 20, "dot"), expected[:, :20])
-    np.testing.assert_array_equal(nearest(queries, np.array_split(corpus, 3), 100, "dot"), expected[:, :100])
-    np.testing.assert_array_equal(nearest(queries, corpus[:5], 20, "dot").shape, (70, 5))
+    np.testing.assert_array_equal(ranked_indices(queries, corpus, 20, "dot"), expected[:, :20])
+    np.testing.assert_array_equal(ranked_indices(queries, np.array_split(corpus, 3), 100, "dot"), expected[:, :100])
+    np.testing.assert_array_equal(ranked_indices(queries, corpus[:5], 20, "dot").shape, (70, 5))

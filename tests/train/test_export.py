@@ -20,7 +20,7 @@ from stella_jax.checkpoint.checkpoint import Checkpoint
 from stella_jax.lora import merge_lora, with_lora
 from stella_jax.sharding import make_mesh
 from train import curves
-from train.export import PROVENANCE, Trained, export, is_exported
+from train.export import ORIGIN_FILE, Trained, export, is_exported
 
 TEXTS = ["what is tea?", "A drink made of leaves, and a rather long sentence about it.", "x"]
 
@@ -66,7 +66,7 @@ def test_untrained_files_of_a_native_base_keep_their_bytes(exported, tmp_path):
     exported("stella", moved="head/")
     base = (tmp_path / "export").rename(tmp_path / "base")
     path, _ = exported(base, moved="head/kernel")
-    changed = {"README.md", PROVENANCE, "2_Dense_64/model.safetensors", "config.json", curves.FILE}
+    changed = {"README.md", ORIGIN_FILE, "2_Dense_64/model.safetensors", "config.json", curves.FILE}
     names = {file.relative_to(base).as_posix() for file in base.rglob("*") if file.is_file()}
     assert names == {file.relative_to(path).as_posix() for file in path.rglob("*") if file.is_file()}
     for name in names - changed:
@@ -164,7 +164,7 @@ def test_an_export_is_recognized_by_its_origin(exported):
     assert is_exported(path, origin)
     assert not is_exported(path, origin_of(str(GOLDENS / "stella"), step=3))
     assert not is_exported(path, origin_of(str(GOLDENS / "stella"), seed=1))
-    (path / PROVENANCE).write_text("{")
+    (path / ORIGIN_FILE).write_text("{")
     assert not is_exported(path, origin)
 
 
