@@ -28,6 +28,7 @@ from train.negative_rows import Mined
 from train.negative_selection import ANCHORS_PER_SEED, MiningOptions, Negatives, Positives, choose, concatenate
 from train.pairs import Pairs, read_pairs
 from train.rows_file import check_new_file, write_rows
+from train.work_directory import check_work_directory
 
 # Bounds of a block of anchors: its anchors, the numbers in their vectors, and their candidates.
 MAX_ANCHORS = 65_536
@@ -85,12 +86,15 @@ def mine(command: MineCommand, run: RunOptions | None = None) -> Mined:
 
     Raises:
       StellaError: the file exists or its type is unsupported; pairs, corpus or model cannot be used; there are fewer
-        candidates than requested; the working directory has other texts; or no negatives are left.
+        candidates than requested; the working directory has other texts, or files of others that would be removed; or
+        no negatives are left.
     """
     out, run = check_destination(command.out), run or RunOptions()
     work = check_destination(command.work or f"{out}.work")
     if check_new_file(out).suffix == ".csv" and command.output_format == "labeled-list":
         raise StellaError(f"{out}: rows of labeled-list have lists of texts; choose .jsonl or .parquet.")
+    if command.work is None:
+        check_work_directory(work)
     pairs = read_pairs(command.pairs, command.corpus, command.columns)
     _check_candidates(command, pairs)
     model = command.model.open()

@@ -170,6 +170,27 @@ def test_a_work_directory_of_other_texts(pairs: Path, tmp_path: Path, capsys) ->
     assert "texts of other pairs" in failure(capsys, [pairs, "--out", tmp_path / "b.jsonl", *work])
 
 
+@pytest.mark.parametrize("name", ["notes.txt", "texts/notes.txt", "nearest-0123456789abcdef/a/0-0.npz", ""])
+def test_a_default_work_directory_with_files_of_the_user(pairs: Path, tmp_path: Path, name: str, refused) -> None:
+    """They would be removed with it, so nothing starts."""
+    path = tmp_path / "mined.jsonl.work" / name
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text("precious")
+    before = files(tmp_path)
+    with refused("mined.jsonl.work", name):
+        mine(MineCommand(str(pairs), str(tmp_path / "mined.jsonl"), ModelOptions(dim=32, max_length=8)))
+    assert files(tmp_path) == before
+
+
+def test_a_work_directory_as_a_killed_run_leaves_it(pairs: Path, tmp_path: Path) -> None:
+    """With a half-written file; mining resumes and removes it."""
+    work = tmp_path / "mined.jsonl.work"
+    assert main([str(pairs), "--out", str(tmp_path / "other.jsonl"), "--work", str(work), *SHORT]) == 0
+    (work / ".corpus.parquet.0123abcd.tmp").write_text("half")
+    assert main([str(pairs), "--out", str(tmp_path / "mined.jsonl"), *SHORT]) == 0
+    assert not work.exists() and rows_of(tmp_path / "mined.jsonl") == rows_of(tmp_path / "other.jsonl")
+
+
 def test_columns_by_name(pairs: Path, tmp_path: Path) -> None:
     renamed = [{"question": row["anchor"], "answer": row["positive"]} for row in rows_of(pairs)]
     names = ["--anchor-column", "question", "--positive-column", "answer"]
