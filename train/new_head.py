@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 
 from stella_jax.checkpoint.checkpoint import Checkpoint
-from stella_jax.checkpoint.modules_json import POOLINGS
+from stella_jax.checkpoint.modules_json import OLD_POOLING_FLAGS, POOLINGS
 from stella_jax.checkpoint.weights import Leaf, Weights, head_leaves
 from stella_jax.models.heads import Head
 from train.sections import NewHeadSection
@@ -76,9 +76,9 @@ def _with_pooling(fields: dict[str, Any], mode: str) -> dict[str, Any]:
     """A pooling's config.json, of either schema, with this mode."""
     if "pooling_mode" in fields:
         return fields | {"pooling_mode": mode}
-    flags = {"cls": "pooling_mode_cls_token", "mean": "pooling_mode_mean_tokens"}
-    names = [name for name in fields if name.startswith("pooling_mode_")] + [*flags.values()]
-    return fields | {name: name == flags[mode] for name in names}
+    flags = [name for name in fields if name.startswith("pooling_mode_")]
+    flags += [name for name, known in OLD_POOLING_FLAGS.items() if known == mode]
+    return fields | {name: OLD_POOLING_FLAGS.get(name) == mode for name in flags}
 
 
 def _write(path: Path, fields: dict[str, Any]) -> None:

@@ -95,6 +95,8 @@ MORE_CASES: list[tuple[str, dict[str, Any]]] = [
     ("stella", {}),
     ("stella-finetuned-st6", {"pooling": "cls"}),
     ("arctic-m-v2", {"activation": "tanh"}),
+    ("gte-qwen2", {"dim": 16}),
+    ("gte-qwen2", {"pooling": "mean"}),
 ]
 
 
