@@ -8,7 +8,7 @@ Axes: L layers, B batch, T tokens, I inputs, O outputs, R rank.
 
 import json
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -122,12 +122,13 @@ def with_lora(
 def _targeted(architecture: Architecture, targets: str | Sequence[str]) -> tuple[tuple[str, Linear], ...]:
     """The linear maps of these names, each once."""
     linears = architecture.linears
-    names = linears if targets == ALL_LINEAR else (targets,) if isinstance(targets, str) else targets
+    single = isinstance(targets, str) or not isinstance(targets, Iterable)
+    names: list[Any] = [*linears] if targets == ALL_LINEAR else [targets] if single else [*targets]
     known = f"choose from {join_words(linears)}, or {ALL_LINEAR!r} for all."
     if not names:
         raise StellaError(f"lora.targets: empty; {known}")
     for name in names:
-        if name not in linears:
+        if name not in [*linears]:  # a list, as what is not a name may have no hash
             raise StellaError(f"lora.targets: unknown linear layer {short_repr(name)}; {known}")
     return tuple((name, linears[name]) for name in dict.fromkeys(names))
 

@@ -148,6 +148,8 @@ def test_adapter_files_are_in_the_format_of_peft(base, tmp_path: Path, refused) 
         ("targets", ()),
         ("targets", "qkv_proj"),
         ("targets", ["q_proj", 3]),
+        ("targets", [["q_proj"]]),
+        ("targets", 3),
     ],
 )
 def test_invalid_adapters(base, option: str, value: Any, refused) -> None:
