@@ -187,12 +187,11 @@ def kernels(config: LoraConfig) -> list[str]:
 
 
 def _merged(kernel: jax.Array, a: jax.Array, b: jax.Array, scale: float, index: int | None) -> jax.Array:
-    """A stacked kernel with an adapter added, in float32; of a kernel that packs several, to the part `index`."""
+    """A stacked kernel with an adapter added, in float32; of a kernel that packs several, to the one at `index`."""
     change = scale * jnp.einsum("lir,lro->lio", a, b, precision="highest")
-    if index is None:
-        return kernel + change.reshape(kernel.shape).astype(kernel.dtype)
-    part = kernel[:, :, index]
-    return kernel.at[:, :, index].add(change.reshape(part.shape).astype(kernel.dtype))
+    own = kernel if index is None else kernel[:, :, index]
+    added = (own.astype(jnp.float32) + change.reshape(own.shape)).astype(kernel.dtype)
+    return added if index is None else kernel.at[:, :, index].set(added)
 
 
 def save_adapter(model: EmbeddingModel, directory: str | Path) -> None:

@@ -13,7 +13,7 @@ from paths import GOLDENS
 from safetensors.numpy import load_file
 
 from stella_jax import EmbeddingModel, load
-from stella_jax.lora import merge_lora, save_adapter, with_lora
+from stella_jax.lora import merge_lora, merged_kernels, save_adapter, with_lora
 from stella_jax.models.new import NEW
 from stella_jax.runner import Runner
 from stella_jax.sharding import make_mesh
@@ -82,6 +82,18 @@ def test_adapter_is_added_to_its_own_map_only(base) -> None:
     kernel[:, :, 1] += 3 * (a @ b).reshape(kernel[:, :, 1].shape)
     merged = merge_lora(moved(with_lora(base, RANK, 12, targets=["k_proj"]))).params()
     np.testing.assert_allclose(merged["encoder/layers/attention/qkv/kernel"], kernel, atol=1e-6)
+
+
+def test_bfloat16_kernels_are_merged_in_float32() -> None:
+    """Rounded once: the same as the kernel and adapters in float32, merged and then rounded."""
+    model = moved(with_lora(load(GOLDENS / "stella", param_dtype="bfloat16"), RANK))
+    params, config = model.params(), model.encoder.lora
+    whole = merged_kernels({name: leaf.astype(jnp.float32) for name, leaf in params.items()}, config)
+    found = merged_kernels(params, config)
+    assert {*found} == {linear.kernel for linear in LINEARS.values()}
+    for name, kernel in found.items():
+        assert kernel.dtype == jnp.bfloat16
+        np.testing.assert_array_equal(kernel, whole[name].astype(jnp.bfloat16))
 
 
 @pytest.mark.parametrize("layer_by_layer", [True, False])
