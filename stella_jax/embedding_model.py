@@ -153,7 +153,8 @@ class EmbeddingModel(nnx.Module):
 
     def without_source(self) -> "EmbeddingModel":
         """The same modules and parameters without `source`."""
-        return EmbeddingModel(self.encoder, self.heads, pooling=self.pooling, normalize=self.normalize)
+        options: dict[str, Any] = {"normalize": self.normalize, "dropout_rate": self.dropout_rate}
+        return EmbeddingModel(self.encoder, self.heads, pooling=self.pooling, **options)
 
     def save_pretrained(self, directory: str | Path, *, native: bool = False) -> None:
         """Writes the model in the sentence-transformers layout into a new directory.

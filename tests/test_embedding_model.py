@@ -269,6 +269,13 @@ def test_abstract_model_with_params(model: EmbeddingModel, expected: np.ndarray)
     assert isinstance(half["head/bias"], jax.Array) and isinstance(half["head/kernel"], jax.ShapeDtypeStruct)
 
 
+def test_a_model_without_source_is_otherwise_the_same(model: EmbeddingModel) -> None:
+    other, params = model.without_source(), model.params()
+    assert (other.source, other.dropout_rate) == (None, 0.1)
+    assert (other.pooling, other.normalize, other.dims) == (model.pooling, model.normalize, model.dims)
+    assert all(leaf is params[name] for name, leaf in other.params().items())
+
+
 @pytest.mark.slow
 def test_docstring_example() -> None:
     assert doctest.testmod(embedding_model) == (0, 7)
