@@ -49,8 +49,8 @@ def train(
     """
     hosts = Hosts()
     with lock_output(check_destination(recipe.output), hosts):
-        primary = hosts.is_primary
-        run = Run(recipe, stop, show_progress and primary, warn if primary else lambda sentence: None)
+        is_primary = hosts.is_primary
+        run = Run(recipe, stop, show_progress and is_primary, warn if is_primary else lambda sentence: None)
         with run.metrics:
             with stop.deferred():
                 run.train()
