@@ -4,7 +4,6 @@ A save that is killed half-way leaves no checkpoint. Orbax does not notice flipp
 its hash; a checkpoint with a wrong hash is moved aside and the one before it is used.
 """
 
-import hashlib
 import shutil
 from collections.abc import Callable, Mapping
 from concurrent.futures import ThreadPoolExecutor
@@ -16,6 +15,7 @@ import jax.numpy as jnp
 import numpy as np
 from orbax.checkpoint import v1 as ocp
 
+from stella_jax.checkpoint.hashes import sha256_of_array
 from stella_jax.checkpoint.orbax_store import quiet, writing
 from stella_jax.cpu_count import cpu_count
 from stella_jax.errors import StellaError, first_line
@@ -228,11 +228,7 @@ def _without_key_type(leaf: jax.Array) -> jax.Array:
 
 def _hashes(arrays: Arrays) -> dict[str, str]:
     with ThreadPoolExecutor(cpu_count()) as pool:
-        return dict(zip(arrays, pool.map(_sha256, arrays.values()), strict=True))
-
-
-def _sha256(array: np.ndarray) -> str:
-    return hashlib.sha256(np.ascontiguousarray(array).reshape(-1).view(np.uint8).data).hexdigest()
+        return dict(zip(arrays, pool.map(sha256_of_array, arrays.values()), strict=True))
 
 
 def _move(path: Path, aside: Path) -> None:
