@@ -20,7 +20,7 @@ import faiss
 import numpy as np
 from report import publish, table
 
-from stella_jax.nearest import QUERIES, nearest
+from stella_jax.nearest import MAX_QUERIES, nearest
 from stella_jax.similarity import unit
 
 
@@ -44,7 +44,7 @@ def main() -> None:
         "faiss": lambda queries: index.search(queries, options.k),  # pyright: ignore[reportCallIssue]
     }
     for search in systems.values():
-        search(anchors[:QUERIES])
+        search(anchors[:MAX_QUERIES])
     seconds: dict[str, list[float]] = {name: [] for name in systems}
     found = {}
     for _ in range(options.repeats):

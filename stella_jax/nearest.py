@@ -9,9 +9,9 @@ import jax.numpy as jnp
 import numpy as np
 
 # Maximum queries and corpus rows of one matrix product (128 MiB of scores), and maximum numbers in those rows.
-QUERIES = 512
-ROWS = 65_536
-NUMBERS = 2**26
+MAX_QUERIES = 512
+MAX_BLOCK_ROWS = 65_536
+MAX_BLOCK_NUMBERS = 2**26
 UNIT = 1024  # the rows of a block are a multiple of this, for groups of equal size
 
 
@@ -33,14 +33,16 @@ def nearest(
       Products (q, k) float32 and row numbers (q, k) int32; if the corpus has fewer than k rows, -inf and -1 at the end.
     """
     width = max(_block(*corpus.shape), -(-k // UNIT) * UNIT)
-    blocks = [jnp.asarray(_filled(queries[i : i + QUERIES], QUERIES)) for i in range(0, len(queries), QUERIES)]
-    best = [(jnp.full((QUERIES, k), -jnp.inf), jnp.full((QUERIES, k), -1, jnp.int32)) for _ in blocks]
+    blocks = [
+        jnp.asarray(_filled(queries[i : i + MAX_QUERIES], MAX_QUERIES)) for i in range(0, len(queries), MAX_QUERIES)
+    ]
+    best = [(jnp.full((MAX_QUERIES, k), -jnp.inf), jnp.full((MAX_QUERIES, k), -1, jnp.int32)) for _ in blocks]
     for start in range(0, len(corpus), width):
         rows = corpus[start : start + width]
         block = jnp.asarray(_filled(rows, width))
         for i, query in enumerate(blocks):
             best[i] = _merge(*best[i], query, block, start, len(rows))
-            on_block(min(QUERIES, len(queries) - i * QUERIES) * len(rows))
+            on_block(min(MAX_QUERIES, len(queries) - i * MAX_QUERIES) * len(rows))
     if not blocks:
         return np.empty((0, k), np.float32), np.empty((0, k), np.int32)
     scores, numbers = (np.concatenate(arrays)[: len(queries)] for arrays in zip(*best, strict=True))
@@ -82,7 +84,7 @@ def _top(values: jax.Array, k: int, count: int) -> tuple[jax.Array, jax.Array]:
 
 def _block(rows: int, dim: int) -> int:
     """Rows per block: the maximum, but about equal in all blocks and a multiple of UNIT."""
-    blocks = max(1, -(-rows // min(ROWS, NUMBERS // dim)))
+    blocks = max(1, -(-rows // min(MAX_BLOCK_ROWS, MAX_BLOCK_NUMBERS // dim)))
     return max(1, -(-rows // (blocks * UNIT))) * UNIT
 
 

@@ -16,8 +16,8 @@ def expected(queries: np.ndarray, corpus: np.ndarray, k: int) -> tuple[np.ndarra
 @pytest.mark.parametrize(("rows", "k"), [(1, 1), (7, 3), (100, 100), (1000, 5), (5000, 40), (5000, 1)])
 def test_equals_a_sort(monkeypatch, rows: int, k: int) -> None:
     """In blocks of queries and rows; the last ones are not full."""
-    monkeypatch.setattr(module, "ROWS", 2048)
-    monkeypatch.setattr(module, "QUERIES", 16)
+    monkeypatch.setattr(module, "MAX_BLOCK_ROWS", 2048)
+    monkeypatch.setattr(module, "MAX_QUERIES", 16)
     rng = np.random.default_rng(0)
     queries, corpus = (rng.standard_normal((n, 24)).astype(np.float32) for n in (37, rows))
     scores, numbers = nearest(queries, corpus, k)
@@ -28,7 +28,7 @@ def test_equals_a_sort(monkeypatch, rows: int, k: int) -> None:
 
 def test_equal_rows_keep_their_order(monkeypatch) -> None:
     """With products that are whole numbers, mostly equal, over several blocks and groups."""
-    monkeypatch.setattr(module, "ROWS", 1024)
+    monkeypatch.setattr(module, "MAX_BLOCK_ROWS", 1024)
     rng = np.random.default_rng(1)
     queries, corpus = (rng.integers(-1, 2, (n, 4)).astype(np.float32) for n in (50, 3000))
     scores, numbers = nearest(queries, corpus, 20)
@@ -52,8 +52,8 @@ def test_empty_queries_and_empty_corpus() -> None:
 
 
 def test_on_block_counts_products(monkeypatch) -> None:
-    monkeypatch.setattr(module, "ROWS", 64)
-    monkeypatch.setattr(module, "QUERIES", 16)
+    monkeypatch.setattr(module, "MAX_BLOCK_ROWS", 64)
+    monkeypatch.setattr(module, "MAX_QUERIES", 16)
     counts: list[int] = []
     nearest(np.ones((20, 3), np.float32), np.ones((150, 3), np.float32), 4, counts.append)
     assert sum(counts) == 20 * 150

@@ -141,13 +141,13 @@ class _Reader:
         self._sha256 = hashlib.sha256()
         self._count, self._first = 0, []
 
-    def read(self, file: Location, max_rows: int | None, place: str) -> None:
-        """Adds the rows of a file, up to `max_rows` in all; `place` precedes their numbers in errors."""
+    def read(self, file: Location, max_rows: int | None, prefix: str) -> None:
+        """Adds the rows of a file, up to `max_rows` in all; `prefix` precedes their numbers in errors."""
         if self._count == max_rows:
             return
         for number, row in read_rows(file, list(self._columns.values())):
             self._order += 1
-            where = f"{place}row {number}"
+            where = f"{prefix}row {number}"
             try:
                 self._add(row, where)
             except RowError as error:

@@ -206,6 +206,6 @@ class Hosts:
             jax.distributed.shutdown()
 
 
-@partial(jax.jit, static_argnames="everywhere")
-def _any(flags: jax.Array, everywhere: NamedSharding) -> jax.Array:
-    return jax.lax.with_sharding_constraint(jnp.max(flags), everywhere)
+@partial(jax.jit, static_argnames="replicated")
+def _any(flags: jax.Array, replicated: NamedSharding) -> jax.Array:
+    return jax.lax.with_sharding_constraint(jnp.max(flags), replicated)

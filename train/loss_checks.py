@@ -11,7 +11,7 @@ from stella_jax.errors import StellaError, first_line, short_repr
 from stella_jax.similarity import unit
 from train.losses import Embeddings, Loss
 
-ROWS = 8  # of a trial
+TRIAL_ROWS = 8  # of a trial
 
 # Scales of the random embeddings: a hinge that is flat at one is not at another. None is unit length.
 SCALES = (None, 0.01, 0.3, 1.0, 20.0)
@@ -47,7 +47,7 @@ class LossTraits:
         normalized: bool = False,
     ):
         self._loss, self._name, self._num_texts, self._dim = loss, name, num_texts, dim
-        self._columns = {key: np.resize(value, (ROWS, *value.shape[1:])) for key, value in columns.items()}
+        self._columns = {key: np.resize(value, (TRIAL_ROWS, *value.shape[1:])) for key, value in columns.items()}
         self._compiled = jax.jit(jax.grad(self._mean, has_aux=True))
         trials, error = [], None
         for seed, scale in enumerate(SCALES):
@@ -77,8 +77,8 @@ class LossTraits:
             self._columns = columns
 
     def _trial(self, rng: np.random.Generator, scale: float | None) -> tuple[bool, bool]:
-        texts, half = self._random(rng, scale), ROWS // 2
-        together = self._call(texts, np.ones(ROWS, np.float32))
+        texts, half = self._random(rng, scale), TRIAL_ROWS // 2
+        together = self._call(texts, np.ones(TRIAL_ROWS, np.float32))
         apart = [self._call([x[rows] for x in texts], np.ones(half, np.float32), rows) for rows in _halves()]
         weights = np.repeat(np.array([1, 0], np.float32), half)
         before, after = (
@@ -88,7 +88,7 @@ class LossTraits:
         return _equal(together, np.concatenate(apart)), _equal(before[:half], after[:half])
 
     def _random(self, rng: np.random.Generator, scale: float | None) -> list[np.ndarray]:
-        texts = [rng.standard_normal((ROWS, self._dim), np.float32) for _ in range(self._num_texts)]
+        texts = [rng.standard_normal((TRIAL_ROWS, self._dim), np.float32) for _ in range(self._num_texts)]
         return [unit(x) if scale is None else scale * x for x in texts]
 
     def _call(self, texts: list[np.ndarray], weights: np.ndarray, rows: slice = slice(None)) -> np.ndarray:
@@ -126,7 +126,7 @@ class _NotFiniteError(Exception):
 
 
 def _halves() -> tuple[slice, slice]:
-    return slice(0, ROWS // 2), slice(ROWS // 2, ROWS)
+    return slice(0, TRIAL_ROWS // 2), slice(TRIAL_ROWS // 2, TRIAL_ROWS)
 
 
 def _equal(a: np.ndarray, b: np.ndarray) -> bool:

@@ -47,10 +47,10 @@ class Mined:
         for texts, score, label in OUTPUT_FORMATS[output_format](self):
             yield texts | ({"score": score} if output_scores else {} if label is None else {"label": label})
 
-    def pair(self, place: int) -> tuple[int, str, str, float]:
+    def pair(self, index: int) -> tuple[int, str, str, float]:
         """A pair: index of its anchor, anchor, positive, and score."""
-        anchor = int(self.positives.anchors[place])
-        row, score = int(self.positives.rows[place]), float(self.positives.scores[place])
+        anchor = int(self.positives.anchors[index])
+        row, score = int(self.positives.rows[index]), float(self.positives.scores[index])
         return anchor, self.pairs.anchors[anchor], self.pairs.corpus[row], score
 
     def negatives_of(self, anchor: int) -> list[tuple[str, float]]:
@@ -65,16 +65,16 @@ _Row = tuple[dict[str, Any], Any, Any]
 
 def _triplets(mined: Mined) -> Iterator[_Row]:
     """A row for each negative of each pair."""
-    for place in range(len(mined.positives.anchors)):
-        number, anchor, positive, near = mined.pair(place)
+    for index in range(len(mined.positives.anchors)):
+        number, anchor, positive, near = mined.pair(index)
         for negative, score in mined.negatives_of(number):
             yield {"anchor": anchor, "positive": positive, "negative": negative}, [near, score], None
 
 
 def _tuples(mined: Mined) -> Iterator[_Row]:
     """A row for each pair that has all of its negatives."""
-    for place in range(len(mined.positives.anchors)):
-        number, anchor, positive, near = mined.pair(place)
+    for index in range(len(mined.positives.anchors)):
+        number, anchor, positive, near = mined.pair(index)
         found = mined.negatives_of(number)
         if len(found) == mined.negatives.rows.shape[1]:
             names = ["negative", *(f"negative_{i}" for i in range(2, len(found) + 1))]
@@ -86,8 +86,8 @@ def _labeled_pairs(mined: Mined) -> Iterator[_Row]:
     """A row for each positive of an anchor, then for each of its negatives."""
     starts = mined.positives.firsts.tolist()
     for number, (start, stop) in enumerate(zip(starts, [*starts[1:], len(mined.positives.anchors)], strict=True)):
-        for place in range(start, stop):
-            _, anchor, positive, near = mined.pair(place)
+        for index in range(start, stop):
+            _, anchor, positive, near = mined.pair(index)
             yield {"anchor": anchor, "positive": positive}, near, 1
         for negative, score in mined.negatives_of(number):
             yield {"anchor": mined.pairs.anchors[number], "positive": negative}, score, 0
@@ -95,8 +95,8 @@ def _labeled_pairs(mined: Mined) -> Iterator[_Row]:
 
 def _labeled_lists(mined: Mined) -> Iterator[_Row]:
     """A row for each pair, with a list of its positive and all negatives."""
-    for place in range(len(mined.positives.anchors)):
-        number, anchor, positive, near = mined.pair(place)
+    for index in range(len(mined.positives.anchors)):
+        number, anchor, positive, near = mined.pair(index)
         found = mined.negatives_of(number)
         if found:
             texts, scores = [positive, *(text for text, _ in found)], [near, *(score for _, score in found)]

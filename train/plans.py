@@ -26,7 +26,7 @@ class SetBatch(NamedTuple):
 
 
 def one_pass(
-    dataset: Dataset, batch_size: int, sampler: str, seed: int, number: int, drop_last: bool = False, place: int = 0
+    dataset: Dataset, batch_size: int, sampler: str, seed: int, number: int, drop_last: bool = False, set_index: int = 0
 ) -> Plan:
     """The batches of one pass through a dataset.
 
@@ -36,10 +36,10 @@ def one_pass(
         of them short.
       number: index of the pass, from 0.
       drop_last: leave out batches that are not full.
-      place: index of the dataset among the sets.
+      set_index: index of the dataset among the sets.
     """
     count = len(dataset)
-    order = np.arange(count) if sampler == "sequential" else _rng(seed, number, place).permutation(count)
+    order = np.arange(count) if sampler == "sequential" else _rng(seed, number, set_index).permutation(count)
     if sampler == "no_duplicates":
         plan = _without_duplicates(order, dataset.text_codes, batch_size)
     else:
@@ -54,7 +54,7 @@ def _rng(*numbers: int) -> np.random.Generator:
 def _without_duplicates(order: np.ndarray, texts: np.ndarray, batch_size: int) -> Plan:
     """Puts each row, in order, into the first batch with room after all batches that have one of its texts."""
     is_repeated = np.bincount(texts.ravel()) > 1
-    places, sizes = np.empty(len(order), np.int64), []
+    batch_of_row, sizes = np.empty(len(order), np.int64), []
     room = _Room()
     first_free: dict[int, int] = {}  # repeated text -> the batch after the last one that has it
     for start in range(0, len(order), BLOCK):  # lists of ints take many times the memory of arrays
@@ -63,14 +63,14 @@ def _without_duplicates(order: np.ndarray, texts: np.ndarray, batch_size: int) -
             batch = room.first(max([first_free.get(text, 0) for text in row]))
             if batch == len(sizes):
                 sizes.append(0)
-            places[i] = batch
+            batch_of_row[i] = batch
             sizes[batch] += 1
             if sizes[batch] == batch_size:
                 room.fill(batch)
             for text in row:
                 if text != NOT_REPEATED:
                     first_free[text] = batch + 1
-    return np.split(order[np.argsort(places, kind="stable")], np.cumsum(sizes)[:-1])
+    return np.split(order[np.argsort(batch_of_row, kind="stable")], np.cumsum(sizes)[:-1])
 
 
 class _Room:
@@ -147,19 +147,19 @@ class BatchPlan:
         batches: str = "proportional",
     ):
         weights = weights or [1.0] * len(datasets)
-        self._weights = {place: weight for place, weight in enumerate(weights) if weight > 0}
+        self._weights = {set_index: weight for set_index, weight in enumerate(weights) if weight > 0}
         self._seed = seed
 
-        def pass_of_set(place: int, number: int) -> Plan:
-            return one_pass(datasets[place], batch_size, sampler, seed, number, drop_last, place)
+        def pass_of_set(set_index: int, number: int) -> Plan:
+            return one_pass(datasets[set_index], batch_size, sampler, seed, number, drop_last, set_index)
 
         self._pass = lru_cache(len(datasets))(pass_of_set)
         self._epoch = lru_cache(1)(self._round_robin if batches == "round_robin" else self._proportional)
-        for place in self._weights:
-            if not self._pass(place, 0):
+        for set_index in self._weights:
+            if not self._pass(set_index, 0):
                 raise StellaError(
-                    f"{datasets[place].source}: no batch of the first epoch has {batch_size} rows, and data.drop_last "
-                    "drops all others; lower loop.batch_size or set data.drop_last = false."
+                    f"{datasets[set_index].source}: no batch of the first epoch has {batch_size} rows, and "
+                    "data.drop_last drops all others; lower loop.batch_size or set data.drop_last = false."
                 )
         # Epochs may differ in length.
         varies = sampler == "no_duplicates" or any(weight % 1 for weight in self._weights.values())
@@ -177,25 +177,32 @@ class BatchPlan:
             raise StellaError("data.sets: the weights leave no batch; raise them or loop.epochs.")
 
     def _proportional(self, epoch: int) -> list[SetBatch]:
-        sets = [self._between(place, weight * epoch, weight * (epoch + 1)) for place, weight in self._weights.items()]
+        sets = [
+            self._between(set_index, weight * epoch, weight * (epoch + 1))
+            for set_index, weight in self._weights.items()
+        ]
         order = np.repeat(np.arange(len(sets)), [len(batches) for batches in sets])
         left = [iter(batches) for batches in sets]
         return [next(left[i]) for i in _rng(self._seed, epoch, 0, 1).permutation(order)]
 
-    def _between(self, place: int, start: float, end: float) -> list[SetBatch]:
+    def _between(self, set_index: int, start: float, end: float) -> list[SetBatch]:
         """The batches of a set between two numbers of passes, which may be fractions."""
         batches: Plan = []
         for number in range(math.floor(start), math.ceil(end)):
-            plan = self._pass(place, number)
+            plan = self._pass(set_index, number)
             first, last = (round(len(plan) * min(max(at - number, 0), 1)) for at in (start, end))
             batches += plan[first:last]
-        return [SetBatch(place, rows) for rows in batches]
+        return [SetBatch(set_index, rows) for rows in batches]
 
     def _round_robin(self, epoch: int) -> list[SetBatch]:
-        sets = {place: self._pass(place, epoch) for place in self._weights}
-        turns = [((i + 1) / self._weights[place], place, i) for place, plan in sets.items() for i in range(len(plan))]
-        first_end = min(len(plan) / self._weights[place] for place, plan in sets.items())
-        return [SetBatch(place, sets[place][i]) for time, place, i in sorted(turns) if time <= first_end]
+        sets = {set_index: self._pass(set_index, epoch) for set_index in self._weights}
+        turns = [
+            ((i + 1) / self._weights[set_index], set_index, i)
+            for set_index, plan in sets.items()
+            for i in range(len(plan))
+        ]
+        first_end = min(len(plan) / self._weights[set_index] for set_index, plan in sets.items())
+        return [SetBatch(set_index, sets[set_index][i]) for time, set_index, i in sorted(turns) if time <= first_end]
 
     def batch(self, step: int) -> SetBatch:
         """The batch of a step."""

@@ -112,8 +112,8 @@ class Setup:
         self.step = self._make_step(model, loss, may_train, guide)
         for dataset, batches in self._first_passes:
             self.step.check(self.batcher(*dataset.take(min(batches, key=len))))
-        place = (self._tokenizer, self.base.spec.config.pad_token_id, self._hosts.local_mesh(mesh))
-        self.evaluation = Evaluation(model, *place, self._prompts, loss, loop.batch_size, self._needs, guide)
+        encoding = (self._tokenizer, self.base.spec.config.pad_token_id, self._hosts.local_mesh(mesh))
+        self.evaluation = Evaluation(model, *encoding, self._prompts, loss, loop.batch_size, self._needs, guide)
         self._params = model.params()
 
     def _make_step(
@@ -178,8 +178,8 @@ class Setup:
 
     def batch(self, step: int) -> Batch:
         """The batch of a step, counted from 0."""
-        place, rows = self.plan.batch(step)
-        return self.batcher(*self.data["train"][place].take(rows))
+        set_index, rows = self.plan.batch(step)
+        return self.batcher(*self.data["train"][set_index].take(rows))
 
     def is_evaluated(self, split: str) -> bool:
         """Whether there is anything to evaluate."""

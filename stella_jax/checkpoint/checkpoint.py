@@ -116,7 +116,7 @@ class Checkpoint:
         tree: Tree = {}
         for name, path in self._largest_first(leaf_paths(heads, self.weights)):
             partition = param_spec(spec.architecture.specs, name, self.weights.leaves[path].shape, mesh, fsdp)
-            _put(tree, name.split("/"), self._load(path, abstract[name].dtype, mesh, partition))
+            _set_leaf(tree, name.split("/"), self._load(path, abstract[name].dtype, mesh, partition))
         nnx.replace_by_pure_dict(state, tree)
         return nnx.merge(graphdef, state)
 
@@ -193,7 +193,7 @@ def leaf_paths(heads: Sequence[Head | None], weights: Weights) -> dict[str, str]
     return paths
 
 
-def _put(tree: Tree, path: list[str], leaf: Any) -> None:
+def _set_leaf(tree: Tree, path: list[str], leaf: Any) -> None:
     keys = [int(name) if name.isdecimal() else name for name in path]
     for key in keys[:-1]:
         tree = tree.setdefault(key, {})

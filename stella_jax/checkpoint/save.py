@@ -165,8 +165,8 @@ def _modules(listing: list[dict[str, Any]], head: Head) -> list[dict[str, Any]]:
     kinds = [str(module["type"]).rpartition(".")[2] for module in listing]
     if "Dense" in kinds:
         return [m | {"path": head.folder} if kind == "Dense" else m for m, kind in zip(listing, kinds, strict=True)]
-    place = kinds.index("Pooling") + 1
-    listing = [*listing[:place], {"path": head.folder, "type": DENSE}, *listing[place:]]
+    index = kinds.index("Pooling") + 1
+    listing = [*listing[:index], {"path": head.folder, "type": DENSE}, *listing[index:]]
     return [module | {"idx": i, "name": str(i)} for i, module in enumerate(listing)]
 
 

@@ -73,7 +73,7 @@ def _wrong(
     """Ids of the texts whose row is missing or differs from the model's result."""
     with job.store.open(name.file) as file:
         table = pq.read_table(file)
-    places = {row_id: place for place, row_id in enumerate(table["id"].to_pylist())}
+    row_of_id = {row_id: row for row, row_id in enumerate(table["id"].to_pylist())}
     tokens = model.tokenize(list(texts.values()), job.fingerprint["prompt"])
     [(_, found)] = model.runner.stream([tokens], model.max_seq_length)
     found = postprocess(job.fingerprint, found)
@@ -81,11 +81,11 @@ def _wrong(
     columns = [vectors_of(table[name].combine_chunks()) for name in column_names(job.fingerprint)]
     packed = [quantize(vectors, precision, job.ranges.get(dim)) for dim, vectors in zip(dims, found, strict=True)]
     for i, row_id in enumerate(texts):
-        place = places.get(row_id)
-        if place is None or table["n_tokens"][place].as_py() != len(tokens[i].ids):
+        row = row_of_id.get(row_id)
+        if row is None or table["n_tokens"][row].as_py() != len(tokens[i].ids):
             yield row_id
             continue
-        pairs = [(column[place], ours[i]) for column, ours in zip(columns, packed, strict=True)]
+        pairs = [(column[row], ours[i]) for column, ours in zip(columns, packed, strict=True)]
         if not all(_alike(theirs, ours, precision, model.dtype, least) for theirs, ours in pairs):
             yield row_id
 

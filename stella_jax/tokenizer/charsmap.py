@@ -11,7 +11,7 @@ MAX_BYTES = 2**20
 MAX_REPLACEMENT_LENGTH = 33
 
 
-def charsmap_fault(encoded: str) -> str | None:
+def charsmap_error(encoded: str) -> str | None:
     """What is wrong with a character map, or None: a reader then stays inside it, and no text grows more than by NFKC.
 
     Layout: the size in bytes of a trie (uint32), the trie's units (uint32, as in darts-clone), and the replacements,

@@ -33,7 +33,7 @@ from stella_jax.tokenizer.accepted_parts import (
     one_of,
     whole,
 )
-from stella_jax.tokenizer.charsmap import charsmap_fault
+from stella_jax.tokenizer.charsmap import charsmap_error
 
 # XLM-RoBERTa's file, the largest published one, has 17 MB, 250,002 tokens of 2.6 MB and 500,000 commas.
 MAX_BYTES = 32 * 2**20
@@ -49,7 +49,7 @@ MAX_ADDED_CHARACTERS = 250_000
 UNICODE_FORMS = ("NFC", "NFD", "NFKC", "NFKD", "Precompiled")
 
 
-class Fault(Exception):
+class InvalidTokenizer(Exception):
     """What is wrong with a field; `load_tokenizer` adds the name of the file."""
 
 
@@ -66,8 +66,8 @@ def load_tokenizer(path: Path) -> tokenizers.Tokenizer:
             tokenizer.no_padding()
             tokenizer.no_truncation()
             _check_normalized(tokenizer)
-    except Fault as fault:
-        raise StellaError(f"{path}: {fault}; use the tokenizer that the checkpoint was published with.") from None
+    except InvalidTokenizer as error:
+        raise StellaError(f"{path}: {error}; use the tokenizer that the checkpoint was published with.") from None
     return tokenizer
 
 
@@ -76,7 +76,7 @@ def library_errors(path: Path) -> Iterator[None]:
     """Turns the errors of the tokenizers library about this file into a StellaError."""
     try:
         yield
-    except (KeyboardInterrupt, SystemExit, StellaError, Fault):
+    except (KeyboardInterrupt, SystemExit, StellaError, InvalidTokenizer):
         raise
     except BaseException as error:  # the library raises Exception, and its panics are BaseException
         raise StellaError(f"{path}: rejected by the tokenizers library ({first_line(error)[:200]}).") from error
@@ -98,13 +98,13 @@ def _check_normalized(tokenizer: tokenizers.Tokenizer) -> None:
     """Refuses added tokens that are empty after normalization, which the library would find inside characters."""
     for token in tokenizer.get_added_tokens_decoder().values():
         if token.normalized and tokenizer.normalizer and not tokenizer.normalizer.normalize_str(token.content):
-            raise Fault(f"the added token {short_repr(token.content)} is empty after normalization")
+            raise InvalidTokenizer(f"the added token {short_repr(token.content)} is empty after normalization")
 
 
 def _parse(text: str) -> Any:
     """Parses the text, and refuses a repeated key, since the library might use the other value."""
     if text.count(",") > MAX_COMMAS or text.count("{") > MAX_OBJECTS:
-        raise Fault(f"more than {MAX_COMMAS} values or {MAX_OBJECTS} objects")
+        raise InvalidTokenizer(f"more than {MAX_COMMAS} values or {MAX_OBJECTS} objects")
     return json.loads(text, object_pairs_hook=_unique)
 
 
@@ -113,7 +113,7 @@ def _unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
     if len(fields) < len(pairs):
         names = [name for name, _ in pairs]
         repeated = next(name for name in fields if names.count(name) > 1)
-        raise Fault(f"the key {short_repr(repeated)} appears twice in an object")
+        raise InvalidTokenizer(f"the key {short_repr(repeated)} appears twice in an object")
     return fields
 
 
@@ -132,12 +132,12 @@ def _check(fields: Any) -> None:
 def _check_fields(where: str, fields: Any, known: Fields) -> None:
     """Refuses unknown fields and values that are not accepted; missing fields have the library's defaults."""
     if not isinstance(fields, dict):
-        raise Fault(f"{where or 'the file'} must be an object, not {short_repr(fields)}")
+        raise InvalidTokenizer(f"{where or 'the file'} must be an object, not {short_repr(fields)}")
     for name, value in fields.items():
         if name not in known:
-            raise Fault(f"unknown field {_join(where, name)} (known: {join_words(known)})")
+            raise InvalidTokenizer(f"unknown field {_join(where, name)} (known: {join_words(known)})")
         if not known[name].accepts(value):
-            raise Fault(f"{_join(where, name)} must be {known[name].expected}, not {short_repr(value)}")
+            raise InvalidTokenizer(f"{_join(where, name)} must be {known[name].expected}, not {short_repr(value)}")
 
 
 def _join(where: str, name: str) -> str:
@@ -149,7 +149,7 @@ def _check_part(where: str, part: Any, known: Mapping[str, Fields]) -> str:
     """Refuses a part of an unknown type; returns the type."""
     kind = part.get("type") if isinstance(part, dict) else None
     if not isinstance(kind, str) or kind not in known:
-        raise Fault(f"{where} {short_repr(kind)} is not supported (supported: {join_words(known)})")
+        raise InvalidTokenizer(f"{where} {short_repr(kind)} is not supported (supported: {join_words(known)})")
     _check_fields(where, part, {"type": ANY, **known[kind]})
     if kind in CHECKS:
         CHECKS[kind](where, part)
@@ -165,9 +165,9 @@ def _check_chain(where: str, part: Any, known: Mapping[str, Fields], members: st
     kinds = [_check_part(where, each, known) for each in parts]
     for kind in kinds:
         if kind != "Replace" and kinds.count(kind) > 1:
-            raise Fault(f"{where} has {kind} twice, and each could multiply the text")
+            raise InvalidTokenizer(f"{where} has {kind} twice, and each could multiply the text")
     if len(forms := [kind for kind in kinds if kind in UNICODE_FORMS]) > 1:
-        raise Fault(f"{where} has {join_words(forms)}, and each could multiply the text")
+        raise InvalidTokenizer(f"{where} has {join_words(forms)}, and each could multiply the text")
 
 
 def _check_replace(where: str, part: dict[str, Any]) -> None:
@@ -175,26 +175,28 @@ def _check_replace(where: str, part: dict[str, Any]) -> None:
     pattern = part.get("pattern", {})
     shortest = len(pattern["String"]) if "String" in pattern else REPLACED_PATTERNS.get(pattern.get("Regex"), 0)
     if len(part.get("content", "")) > shortest:
-        raise Fault(f"{where}.content = {short_repr(part['content'])} is longer than what it replaces")
+        raise InvalidTokenizer(f"{where}.content = {short_repr(part['content'])} is longer than what it replaces")
 
 
 def _check_precompiled(where: str, part: dict[str, Any]) -> None:
-    if fault := charsmap_fault(part.get("precompiled_charsmap", "")):
-        raise Fault(f"{where}.precompiled_charsmap is not valid ({fault})")
+    if error := charsmap_error(part.get("precompiled_charsmap", "")):
+        raise InvalidTokenizer(f"{where}.precompiled_charsmap is not valid ({error})")
 
 
 def _check_template(where: str, part: dict[str, Any]) -> None:
     tokens = part.get("special_tokens", {})
     if not isinstance(tokens, dict) or len(tokens) > MAX_PARTS:
-        raise Fault(f"{where}.special_tokens must be an object of up to {MAX_PARTS} tokens")
+        raise InvalidTokenizer(f"{where}.special_tokens must be an object of up to {MAX_PARTS} tokens")
     for name, token in tokens.items():
         _check_fields(f"{where}.special_tokens", token, {"id": one_of(name), "ids": PIECES, "tokens": PIECES})
         if [*map(ID.accepts, token.get("ids", []))] != [True] * len(token.get("tokens", [])) or not token.get("ids"):
-            raise Fault(f"{where}.special_tokens: {short_repr(name)} must have as many ids as tokens")
+            raise InvalidTokenizer(f"{where}.special_tokens: {short_repr(name)} must have as many ids as tokens")
     for template, texts in (("single", ["A"]), ("pair", ["A", "B"])):
         pieces = [_piece(f"{where}.{template}", piece, tokens) for piece in part.get(template, [])]
         if template in part and sorted(filter(None, pieces)) != texts:
-            raise Fault(f"{where}.{template} must contain {join_words('$' + text for text in texts)} exactly once")
+            raise InvalidTokenizer(
+                f"{where}.{template} must contain {join_words('$' + text for text in texts)} exactly once"
+            )
 
 
 def _piece(where: str, piece: Any, tokens: dict[str, Any]) -> str | None:
@@ -202,7 +204,7 @@ def _piece(where: str, piece: Any, tokens: dict[str, Any]) -> str | None:
     kind = next(iter(piece)) if isinstance(piece, dict) and len(piece) == 1 else None
     names = {"Sequence": ("A", "B"), "SpecialToken": tuple(tokens)}
     if kind not in names:
-        raise Fault(f"{where} has a piece that is neither Sequence nor SpecialToken ({short_repr(piece)})")
+        raise InvalidTokenizer(f"{where} has a piece that is neither Sequence nor SpecialToken ({short_repr(piece)})")
     _check_fields(where, piece[kind], {"id": one_of(*names[kind]), "type_id": whole(0, 1)})
     return piece[kind].get("id") if kind == "Sequence" else None
 
@@ -212,11 +214,11 @@ CHECKS = {"Replace": _check_replace, "Precompiled": _check_precompiled, "Templat
 
 def _check_added_tokens(tokens: list[Any]) -> None:
     if len(tokens) > MAX_ADDED:
-        raise Fault(f"added_tokens has {len(tokens)} tokens (at most {MAX_ADDED} are allowed)")
+        raise InvalidTokenizer(f"added_tokens has {len(tokens)} tokens (at most {MAX_ADDED} are allowed)")
     for token in tokens:
         _check_fields("added_tokens", token, ADDED_TOKEN)
     if sum(len(token.get("content", "")) for token in tokens) > MAX_ADDED_CHARACTERS:
-        raise Fault(f"added_tokens has more than {MAX_ADDED_CHARACTERS} characters")
+        raise InvalidTokenizer(f"added_tokens has more than {MAX_ADDED_CHARACTERS} characters")
 
 
 def _check_vocabulary(model: dict[str, Any]) -> None:
@@ -224,18 +226,20 @@ def _check_vocabulary(model: dict[str, Any]) -> None:
     if model["type"] == "Unigram":
         tokens = _scored_tokens(vocabulary)
         if model.get("unk_id") is None or model["unk_id"] >= len(tokens):
-            raise Fault(f"model.unk_id must be an index of model.vocab, not {short_repr(model.get('unk_id'))}")
+            raise InvalidTokenizer(
+                f"model.unk_id must be an index of model.vocab, not {short_repr(model.get('unk_id'))}"
+            )
     else:
         tokens = _numbered_tokens(vocabulary)
         if model.get("unk_token") is not None and model["unk_token"] not in vocabulary:
-            raise Fault(f"model.unk_token {short_repr(model['unk_token'])} is not in model.vocab")
+            raise InvalidTokenizer(f"model.unk_token {short_repr(model['unk_token'])} is not in model.vocab")
         _check_merges(model.get("merges", []), vocabulary)
     if max(map(len, tokens)) > MAX_TOKEN_LENGTH:
-        raise Fault(f"model.vocab has a token of more than {MAX_TOKEN_LENGTH} characters")
+        raise InvalidTokenizer(f"model.vocab has a token of more than {MAX_TOKEN_LENGTH} characters")
     if (size := len("".join(tokens).encode())) > MAX_VOCABULARY_BYTES:
-        raise Fault(f"model.vocab has {size} bytes (at most {MAX_VOCABULARY_BYTES} are allowed)")
+        raise InvalidTokenizer(f"model.vocab has {size} bytes (at most {MAX_VOCABULARY_BYTES} are allowed)")
     if model["type"] == "Unigram" and size > MAX_TRIE_NODES and _trie_nodes(tokens) > MAX_TRIE_NODES:
-        raise Fault(f"model.vocab has more than {MAX_TRIE_NODES} different prefixes of tokens")
+        raise InvalidTokenizer(f"model.vocab has more than {MAX_TRIE_NODES} different prefixes of tokens")
 
 
 def _trie_nodes(tokens: Iterable[str]) -> int:
@@ -249,31 +253,31 @@ def _trie_nodes(tokens: Iterable[str]) -> int:
 
 def _numbered_tokens(vocabulary: Any) -> Iterable[str]:
     if not isinstance(vocabulary, dict) or not 0 < len(vocabulary) <= MAX_VOCABULARY:
-        raise Fault(f"model.vocab must be an object of 1 to {MAX_VOCABULARY} tokens")
+        raise InvalidTokenizer(f"model.vocab must be an object of 1 to {MAX_VOCABULARY} tokens")
     if {*map(type, vocabulary.values())} != {int} or not 0 <= min(vocabulary.values()) <= max(
         vocabulary.values()
     ) < 2**31:
-        raise Fault("model.vocab must give each token a whole number")
+        raise InvalidTokenizer("model.vocab must give each token a whole number")
     return vocabulary.keys()
 
 
 def _scored_tokens(vocabulary: Any) -> list[str]:
     if not isinstance(vocabulary, list) or not 0 < len(vocabulary) <= MAX_VOCABULARY:
-        raise Fault(f"model.vocab must be a list of 1 to {MAX_VOCABULARY} tokens")
+        raise InvalidTokenizer(f"model.vocab must be a list of 1 to {MAX_VOCABULARY} tokens")
     for entry in vocabulary:
         if not isinstance(entry, list) or [*map(type, entry)] not in ([str, float], [str, int]):
-            raise Fault(f"model.vocab holds {short_repr(entry)}, not a token and a score")
+            raise InvalidTokenizer(f"model.vocab holds {short_repr(entry)}, not a token and a score")
         if not entry[0] or not abs(entry[1]) <= 1e6:
-            raise Fault(f"model.vocab: {short_repr(entry)} has no token, or a score beyond a million")
+            raise InvalidTokenizer(f"model.vocab: {short_repr(entry)} has no token, or a score beyond a million")
     return [token for token, _ in vocabulary]
 
 
 def _check_merges(merges: Any, vocabulary: Any) -> None:
     if not isinstance(merges, list):
-        raise Fault("model.merges must be a list")
+        raise InvalidTokenizer("model.merges must be a list")
     for merge in merges:
         pair = merge if isinstance(merge, list) else str(merge).split(" ")
         if len(pair) != 2 or {*map(type, pair)} != {str}:
-            raise Fault(f"model.merges holds {short_repr(merge)}, not two tokens")
+            raise InvalidTokenizer(f"model.merges holds {short_repr(merge)}, not two tokens")
         if not vocabulary.keys() >= {*pair, pair[0] + pair[1]}:
-            raise Fault(f"model.merges holds {short_repr(merge)}, with a token that is not in model.vocab")
+            raise InvalidTokenizer(f"model.merges holds {short_repr(merge)}, with a token that is not in model.vocab")

@@ -9,7 +9,7 @@ import pytest
 from stella_jax.similarity import unit
 from train import negative_selection as module
 from train.hard_negatives import Vectors, find_negatives
-from train.negative_rows import FORMATS, Mined
+from train.negative_rows import OUTPUT_FORMATS, Mined
 from train.negative_selection import MiningOptions
 from train.pairs import pairs_of
 
@@ -104,7 +104,7 @@ def test_top_chooses_as_sentence_transformers_does(theirs, options: dict[str, An
 
 
 @pytest.mark.torch
-@pytest.mark.parametrize("output_format", FORMATS)
+@pytest.mark.parametrize("output_format", OUTPUT_FORMATS)
 def test_formats_are_those_of_sentence_transformers(theirs, output_format: str) -> None:
     """Of anchors that lack some negatives, or all."""
     options = {"relative_margin": 0.4, "num_negatives": 4, "range_max": 15}

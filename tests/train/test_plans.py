@@ -145,7 +145,7 @@ def test_round_robin_ends_when_a_set_has_no_more_batches(sizes, sampler):
     sets = sets_of(sizes)
     plan = BatchPlan(sets, 4, sampler, 7, epochs=2, batches="round_robin")
     for epoch, batches in enumerate(epochs_of(plan)):
-        passes = [lists(one_pass(each, 4, sampler, 7, epoch, place=i)) for i, each in enumerate(sets)]
+        passes = [lists(one_pass(each, 4, sampler, 7, epoch, set_index=i)) for i, each in enumerate(sets)]
         shortest = min(map(len, passes))
         assert batches == [(place, rows[i]) for i in range(shortest) for place, rows in enumerate(passes)]
 

@@ -7,13 +7,14 @@ from pathlib import Path
 import numpy as np
 import pyarrow.parquet as pq
 import pytest
+from datasets_of_rows import dataset_of
 
 from stella_jax import Stella, StellaError
 from stella_jax.job import vectors
 from stella_jax.job.options import JobOptions
 from stella_jax.job.run import run_job
 from stella_jax.similarity import unit
-from train.data import Needs, dataset_of, with_column
+from train.data import Needs, with_column
 from train.data_reader import read_dataset
 from train.teachers import check_dimensions, with_teachers
 
