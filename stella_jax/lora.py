@@ -6,10 +6,8 @@ so gradients and optimizer state exist only for them.
 Axes: L layers, B batch, T tokens, I inputs, O outputs, R rank.
 """
 
-import json
 import math
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -17,47 +15,19 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from flax import nnx
-from safetensors.numpy import save_file
 
 from stella_jax.checkpoint.weight_map import ALL_LINEAR, Linear
 from stella_jax.embedding_model import EmbeddingModel
 from stella_jax.errors import StellaError, join_words, short_repr
+from stella_jax.lora_config import LoraConfig
 from stella_jax.models import architecture_of
 from stella_jax.models.architecture import Architecture
 from stella_jax.models.layers import Dropout, dot, drop
+from stella_jax.peft_files import write_adapter
 from stella_jax.sharding import make_mesh, param_spec, shard
 from stella_jax.storage.new_directory import new_directory
 
 FIRST_PLACE = 3  # number of an adapter's dropout in a layer; the encoder's own use those before
-
-
-@dataclass(frozen=True, slots=True)
-class LoraConfig:
-    """Configuration of a model's adapters.
-
-    Attributes:
-      rank: R.
-      alpha: an adapter's output is multiplied by alpha / rank.
-      dropout: rate of dropout on an adapter's inputs in training, independent of the encoder's.
-      linears: the linear maps that get an adapter in every layer, by their names in transformers' class.
-
-    Raises:
-      StellaError: a value is out of range.
-    """
-
-    rank: int
-    alpha: float
-    dropout: float
-    linears: tuple[tuple[str, Linear], ...]
-
-    def __post_init__(self) -> None:
-        for name, fits, what in (
-            ("rank", _is_number(self.rank, int) and self.rank >= 1, "a whole number of at least 1"),
-            ("alpha", _is_number(self.alpha) and self.alpha > 0, "a finite number above 0"),
-            ("dropout", _is_number(self.dropout) and 0 <= self.dropout < 1, "a number from 0 to below 1"),
-        ):
-            if not fits:
-                raise StellaError(f"lora.{name} must be {what}, not {short_repr(getattr(self, name))}.")
 
 
 class Adapter(nnx.Module):
@@ -209,38 +179,3 @@ def save_adapter(model: EmbeddingModel, directory: str | Path) -> None:
         raise StellaError("save_adapter: the model has no adapters; add them with with_lora.")
     with new_directory(Path(directory), 0) as working:
         write_adapter(model.params(), config, str(model.source or ""), working)
-
-
-def write_adapter(params: Mapping[str, jax.Array], config: LoraConfig, base: str, directory: Path) -> None:
-    """Writes adapter_config.json and adapter_model.safetensors.
-
-    Args:
-      base: path or repo id of the base checkpoint, for adapter_config.json.
-    """
-    directory.mkdir(parents=True, exist_ok=True)
-    tensors: dict[str, np.ndarray] = {}
-    for name, linear in config.linears:
-        for leaf, theirs in (("lora_a", "lora_A"), ("lora_b", "lora_B")):
-            stacked = np.asarray(params[f"{linear.adapter(name)}/{leaf}"], np.float32)
-            for layer, matrix in enumerate(stacked):
-                key = f"base_model.model.{linear.torch.format(i=layer)}.{name}.{theirs}.weight"
-                tensors[key] = np.ascontiguousarray(matrix.T)
-    save_file(tensors, directory / "adapter_model.safetensors", {"format": "pt"})
-    fields = {
-        "peft_type": "LORA",
-        "task_type": "FEATURE_EXTRACTION",
-        "base_model_name_or_path": base,
-        "r": config.rank,
-        "lora_alpha": config.alpha,
-        "lora_dropout": config.dropout,
-        "target_modules": [name for name, _ in config.linears],
-        "bias": "none",
-        "fan_in_fan_out": False,
-        "inference_mode": True,
-    }
-    text = json.dumps(fields, indent=2) + "\n"
-    (directory / "adapter_config.json").write_text(text, encoding="utf-8")
-
-
-def _is_number(value: Any, kind: Any = (int, float)) -> bool:
-    return isinstance(value, kind) and not isinstance(value, bool) and math.isfinite(value)

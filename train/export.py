@@ -13,8 +13,10 @@ from stella_jax.checkpoint.checkpoint import Checkpoint
 from stella_jax.checkpoint.save import save_params
 from stella_jax.checkpoint.side_files import ADAPTER
 from stella_jax.checkpoint.torch_layout import native_tokenizer
-from stella_jax.lora import LoraConfig, merged_kernels, write_adapter
+from stella_jax.lora import merged_kernels
+from stella_jax.lora_config import LoraConfig
 from stella_jax.models.heads import Head
+from stella_jax.peft_files import write_adapter
 from train import curves
 from train.card import Origin, card
 from train.metrics import Metrics

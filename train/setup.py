@@ -12,7 +12,8 @@ from stella_jax.checkpoint.fingerprint import fingerprint
 from stella_jax.checkpoint.hub import resolve
 from stella_jax.checkpoint.model_spec import ModelSpec
 from stella_jax.embedding_model import EmbeddingModel
-from stella_jax.lora import LoraConfig, with_lora
+from stella_jax.lora import with_lora
+from stella_jax.lora_config import LoraConfig
 from stella_jax.models import architecture_of
 from train import checks, optimizers
 from train.batches import Batch, Batcher

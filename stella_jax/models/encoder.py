@@ -41,7 +41,7 @@ class Encoder(nnx.Module):
     ):
         self.config = config
         self.dtype = jnp.dtype(dtype)
-        self.lora: Any = None  # the `lora.LoraConfig` of its adapters, if it has any
+        self.lora: Any = None  # the `LoraConfig` of its adapters, if it has any
         self.embeddings = embeddings
         self.layers: Any = nnx.split_rngs(splits=config.num_hidden_layers)(nnx.vmap(lambda rngs: layer(rngs=rngs)))(
             rngs
