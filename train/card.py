@@ -18,7 +18,7 @@ from train.curves import FILE as CURVES
 from train.data import Dataset
 from train.identity import versions
 from train.loss_lookup import loss_arguments
-from train.metrics import Line, Metrics
+from train.metrics import Line, MetricsLog
 from train.recipe import Recipe
 from train.sections import SPLITS
 
@@ -49,7 +49,7 @@ class Origin:
 
 def card(
     origin: Origin,
-    metrics: Metrics,
+    metrics: MetricsLog,
     spec: ModelSpec,
     head: Head | None,
     stale_heads: Sequence[str],
@@ -194,7 +194,7 @@ def _adapter(recipe: Recipe) -> Iterator[str]:
     )
 
 
-def _scores(origin: Origin, metrics: Metrics) -> Iterator[str]:
+def _scores(origin: Origin, metrics: MetricsLog) -> Iterator[str]:
     """A table for each split that was evaluated."""
     held_out = [split for split in ("eval", "test") if metrics.evaluations(split)]
     for split in held_out:
@@ -226,7 +226,7 @@ def _default(each: Field) -> Any:
     return each.default if each.default_factory is MISSING else each.default_factory()
 
 
-def _log(metrics: Metrics, best: str | None) -> Iterator[str]:
+def _log(metrics: MetricsLog, best: str | None) -> Iterator[str]:
     """A table of at most MAX_LOG_ROWS steps and as many evaluations."""
     evaluations = {line["step"]: line for line in metrics.evaluations("eval")}
     wanted: list[str] = [*LOGGED, *([best] if best and best not in LOGGED else [])]

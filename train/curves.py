@@ -6,7 +6,7 @@ from itertools import accumulate
 from pathlib import Path
 from typing import Any
 
-from train.metrics import Metrics
+from train.metrics import MetricsLog
 
 FILE = "curves.png"
 NO_PLOT = f"no {FILE}: matplotlib is not installed; pip install 'stella-jax[plot]'."
@@ -22,7 +22,7 @@ def missing_plot_library() -> str | None:
     return None if _figure_module() else NO_PLOT
 
 
-def draw(metrics: Metrics, path: Path, best: str | None = None) -> bool:
+def draw(metrics: MetricsLog, path: Path, best: str | None = None) -> bool:
     """Writes the plot to `path`, replacing the base model's; returns False if matplotlib is not installed.
 
     Args:
@@ -47,7 +47,7 @@ def _figure_module() -> Any:
         return None
 
 
-def _draw_loss(axes: Any, metrics: Metrics) -> None:
+def _draw_loss(axes: Any, metrics: MetricsLog) -> None:
     """Plots the loss of each step, pale, its smoothed curve, and evaluation losses; only the last two set the scale."""
     steps = [line for line in metrics.steps() if line["loss"] is not None]
     numbers, losses = [line["step"] for line in steps], [line["loss"] for line in steps]
@@ -69,7 +69,7 @@ def _draw_loss(axes: Any, metrics: Metrics) -> None:
     axes.legend()
 
 
-def _draw_scores(axes: Any, metrics: Metrics, best: str | None) -> None:
+def _draw_scores(axes: Any, metrics: MetricsLog, best: str | None) -> None:
     """Plots scores of eval as lines, and of test as squares of the same color."""
     names = [name for name in dict.fromkeys((*SHOWN, *([best] if best else []))) if name != "loss"]
     for split, _, style in STYLES:
@@ -82,7 +82,7 @@ def _draw_scores(axes: Any, metrics: Metrics, best: str | None) -> None:
         axes.legend(loc="center left", bbox_to_anchor=(1.02, 0.5))
 
 
-def _points(metrics: Metrics, split: str, name: str) -> list[tuple[int, float]]:
+def _points(metrics: MetricsLog, split: str, name: str) -> list[tuple[int, float]]:
     lines = metrics.evaluations(split)
     return [(line["step"], line[split][name]) for line in lines if line[split].get(name) is not None]
 

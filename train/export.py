@@ -19,7 +19,7 @@ from stella_jax.models.heads import Head
 from stella_jax.peft_files import write_adapter
 from train import curves
 from train.card import Origin, card
-from train.metrics import Metrics
+from train.metrics import MetricsLog
 from train.new_head import write_new_head
 from train.step import Params
 
@@ -58,7 +58,7 @@ class Trained:
         return [heads[dim].folder for dim in sorted(heads) if moved and heads[dim] != self.head]
 
 
-def export(trained: Trained, origin: Origin, metrics: Metrics, destination: Path) -> None:
+def export(trained: Trained, origin: Origin, metrics: MetricsLog, destination: Path) -> None:
     """Writes the model to a temporary directory, then renames it to `destination`, replacing what is there.
 
     A kill between the two renames leaves the old export as ".<name>.old" and nothing at `destination`.

@@ -20,7 +20,7 @@ from train.export import Origin, Trained, export, is_exported
 from train.hosts import Hosts
 from train.identity import changes, check_same, versions
 from train.log_writers import check_log, open_log
-from train.metrics import Metrics
+from train.metrics import MetricsLog
 from train.output_lock import lock_output, not_shared
 from train.recipe import Recipe
 from train.reporter import Reporter
@@ -81,7 +81,7 @@ class Run:
         self.resumed = self.done = int(self.state.step)
         log = self.recipe.loop.log if self.hosts.is_primary else ()
         writers = open_log(log, self.output, self.done, self.recipe.as_dict())
-        self.metrics = Metrics(self.output, self.done, self.hosts.is_primary, writers)
+        self.metrics = MetricsLog(self.output, self.done, self.hosts.is_primary, writers)
         self.metrics.lines = self.hosts.broadcast(self.metrics.lines)
 
     def _read_state(self) -> None:

@@ -20,7 +20,7 @@ FILE = "metrics.jsonl"
 EVAL_SPLITS = ("eval", "test")
 
 
-class Metrics:
+class MetricsLog:
     """The metrics file in `output`, opened to append lines.
 
     Args:
@@ -42,7 +42,7 @@ class Metrics:
                 file.writelines(_encoded(line) for line in self.lines)
             self._file = self.path.open("ab")
 
-    def __enter__(self) -> "Metrics":
+    def __enter__(self) -> "MetricsLog":
         return self
 
     def __exit__(self, kind: type | None, *raised: object) -> None:

@@ -7,7 +7,7 @@ from typing import Any
 import jax
 from tqdm import tqdm
 
-from train.metrics import Metrics
+from train.metrics import MetricsLog
 
 ORDER = ("loss", "grad_norm", "learning_rate")
 SHOWN = {"loss": "loss", "learning_rate": "lr", "tokens_per_second": "tokens/s"}
@@ -26,7 +26,7 @@ class Reporter:
 
     def __init__(
         self,
-        metrics: Metrics,
+        metrics: MetricsLog,
         check: Callable[[int, Mapping[str, float]], object],
         total: int,
         done: int,

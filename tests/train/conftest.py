@@ -19,7 +19,7 @@ from stella_jax.checkpoint.checkpoint import Checkpoint
 from stella_jax.sharding import make_mesh
 from train import curves
 from train.export import Trained, export
-from train.metrics import Metrics
+from train.metrics import MetricsLog
 from train.new_head import with_new_head
 from train.recipe import recipe_of
 
@@ -55,7 +55,7 @@ def child(tmp_path: Path) -> Callable[..., subprocess.CompletedProcess]:
 @pytest.fixture
 def metrics(tmp_path: Path):
     (tmp_path / "run").mkdir()
-    with Metrics(tmp_path / "run", 0) as metrics:
+    with MetricsLog(tmp_path / "run", 0) as metrics:
         metrics.write({"step": 0, "epoch": 0.0, "eval": SCORES})
         for step in (1, 2):
             metrics.write({"step": step, "epoch": step / 2, "loss": 3.0 + step})
@@ -64,13 +64,13 @@ def metrics(tmp_path: Path):
 
 
 @pytest.fixture
-def exported(tmp_path: Path, metrics: Metrics, monkeypatch) -> Export:
+def exported(tmp_path: Path, metrics: MetricsLog, monkeypatch) -> Export:
     """Exports a checkpoint with the named parameters changed; returns the directory and these parameters.
 
     Its picture is empty, as drawing takes longer than the rest; test_metrics.py draws.
     """
 
-    def draw(metrics: Metrics, path: Path, best: str | None) -> bool:
+    def draw(metrics: MetricsLog, path: Path, best: str | None) -> bool:
         path.unlink(missing_ok=True)
         path.touch()
         return True

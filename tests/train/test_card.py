@@ -9,7 +9,7 @@ from stella_jax.checkpoint.checkpoint import Checkpoint
 from train import curves
 from train.card import Origin, _log, _loss, card
 from train.identity import identity
-from train.metrics import Metrics
+from train.metrics import MetricsLog
 from train.recipe import recipe_of
 
 
@@ -111,7 +111,7 @@ def test_the_card_leaves_out_options_of_a_loss_that_are_not_set():
 
 
 def test_a_long_log_is_shortened(tmp_path):
-    with Metrics(tmp_path, 0) as metrics:
+    with MetricsLog(tmp_path, 0) as metrics:
         for step in range(1, 1001):
             metrics.write({"step": step, "epoch": step / 1000, "loss": float(step)})
             if step % 10 == 0:

@@ -197,7 +197,7 @@ from paths import GOLDENS
 from stella_jax.checkpoint import save
 from stella_jax.checkpoint.checkpoint import Checkpoint
 from train import export
-from train.metrics import Metrics
+from train.metrics import MetricsLog
 
 owner, name, number, output = sys.argv[1:]
 owner = {"export": export, "save": save, "os": os, "Path": Path}[owner]
@@ -210,7 +210,7 @@ def killed(*args, **options):
 
 base = Checkpoint.open(GOLDENS / "stella")
 origin = origin_of("base")
-metrics = Metrics(Path(output), 0, to_file=False)
+metrics = MetricsLog(Path(output), 0, to_file=False)
 setattr(owner, name, killed)
 export.export(export.Trained(base, base.spec.head(None), {}), origin, metrics, Path(output) / "export")
 """

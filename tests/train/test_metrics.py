@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from train import curves
-from train.metrics import Metrics, read_lines
+from train.metrics import MetricsLog, read_lines
 
 
 def step(number: int, loss: float = 1.0) -> dict:
@@ -25,20 +25,20 @@ def written(output: Path) -> list[dict]:
 @pytest.fixture
 def output(tmp_path: Path) -> Path:
     """With the lines of a run of three steps."""
-    with Metrics(tmp_path, 0) as metrics:
+    with MetricsLog(tmp_path, 0) as metrics:
         for line in (evaluation(0, 0.5), step(1), step(2), evaluation(2, 0.7), evaluation(2, 0.6, "test"), step(3)):
             metrics.write(line)
     return tmp_path
 
 
 def test_a_line_is_flushed(tmp_path):
-    with Metrics(tmp_path, 0) as metrics:
+    with MetricsLog(tmp_path, 0) as metrics:
         metrics.write(step(1))
         assert written(tmp_path) == [step(1)]
 
 
 def test_lines_by_kind(output):
-    with Metrics(output, 3) as metrics:
+    with MetricsLog(output, 3) as metrics:
         assert [line["step"] for line in metrics.steps()] == [1, 2, 3]
         assert [line["step"] for line in metrics.evaluations("eval")] == [0, 2]
         assert metrics.evaluation("eval", 2) == {"loss": 1.0, "cosine_accuracy": 0.7}
@@ -47,7 +47,7 @@ def test_lines_by_kind(output):
 
 
 def test_a_resumed_run_drops_later_lines(output):
-    with Metrics(output, 2) as metrics:
+    with MetricsLog(output, 2) as metrics:
         metrics.write(step(3, loss=0.5))
     assert [(line["step"], line.get("loss")) for line in written(output)] == [
         (0, None),
@@ -60,7 +60,7 @@ def test_a_resumed_run_drops_later_lines(output):
 
 
 def test_a_new_run_starts_an_empty_file(output):
-    with Metrics(output, 0):
+    with MetricsLog(output, 0):
         pass
     assert written(output) == []
 
@@ -68,14 +68,14 @@ def test_a_new_run_starts_an_empty_file(output):
 def test_a_line_cut_by_a_kill_ends_the_file(output):
     with (output / "metrics.jsonl").open("ab") as file:
         file.write(b'{"step": 3, "ep')
-    with Metrics(output, 9) as metrics:
+    with MetricsLog(output, 9) as metrics:
         metrics.write(step(4))
     assert [line["step"] for line in written(output)] == [0, 1, 2, 2, 2, 3, 4]
     assert list(read_lines(output / "none.jsonl")) == []
 
 
 def test_nan_is_null(tmp_path):
-    with Metrics(tmp_path, 0) as metrics:
+    with MetricsLog(tmp_path, 0) as metrics:
         metrics.write({"step": 1, "loss": float("nan"), "eval": {"pearson": float("inf")}})
     assert written(tmp_path) == [{"step": 1, "loss": None, "eval": {"pearson": None}}]
 
@@ -90,7 +90,7 @@ def test_writers_get_every_number_and_are_closed(tmp_path):
         def close(self, failed):
             written.append(failed)
 
-    with Metrics(tmp_path, 0, writers=[Writer()]) as metrics:
+    with MetricsLog(tmp_path, 0, writers=[Writer()]) as metrics:
         metrics.write({"step": 3, "epoch": 0.5, "loss": 2.0})
         metrics.write({"step": 3, "epoch": 0.5, "eval": {"cosine_accuracy": 0.75}})
     assert written == [
@@ -115,12 +115,12 @@ def test_without_matplotlib_there_is_a_warning_and_no_plot(output, monkeypatch):
     monkeypatch.setitem(sys.modules, "matplotlib.figure", None)
     assert "stella-jax[plot]" in (curves.missing_plot_library() or "")
     (output / "curves.png").write_bytes(b"of the model that was trained on")
-    with Metrics(output, 3) as metrics:
+    with MetricsLog(output, 3) as metrics:
         assert not curves.draw(metrics, output / "curves.png")
     assert not (output / "curves.png").exists()
 
 
 def test_curves_are_drawn(output):
-    with Metrics(output, 3) as metrics:
+    with MetricsLog(output, 3) as metrics:
         assert curves.draw(metrics, output / "curves.png")
     assert (output / "curves.png").read_bytes().startswith(b"\x89PNG")

@@ -27,7 +27,7 @@ from stella_jax.graceful_shutdown import GracefulShutdown, Stopped
 from stella_jax.job.options import JobOptions
 from stella_jax.job.run import run_job
 from train.checkpoints import steps_of
-from train.metrics import Metrics
+from train.metrics import MetricsLog
 
 pytestmark = pytest.mark.slow  # every run compiles, and many are killed
 
@@ -181,7 +181,7 @@ def test_sigterm_saves_at_once(child, data, uninterrupted, tmp_path):
 def test_after_sigterm_the_next_run_evaluates(data, uninterrupted, tmp_path, monkeypatch):
     stop = GracefulShutdown(float("inf"))
     evaluated = []
-    write = Metrics.write
+    write = MetricsLog.write
 
     def written(self, line):
         write(self, line)
@@ -189,7 +189,7 @@ def test_after_sigterm_the_next_run_evaluates(data, uninterrupted, tmp_path, mon
         if evaluated and not stop.requested:
             stop.request()
 
-    monkeypatch.setattr(Metrics, "write", written)
+    monkeypatch.setattr(MetricsLog, "write", written)
     with pytest.raises(Stopped):
         train(tree(data, tmp_path), stop)
     assert steps_of(tmp_path)[-1] == 6
