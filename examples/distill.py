@@ -12,7 +12,7 @@ from pathlib import Path
 from stella_jax.cli.main import main as stella_jax
 from stella_jax.graceful_shutdown import GracefulShutdown
 from train.loop import train
-from train.metrics import read_lines
+from train.metrics import read_metrics
 from train.recipe import recipe_of
 
 CORPUS = str(Path(__file__).parent / "corpus.jsonl")  # rows with an id and a text
@@ -34,7 +34,7 @@ def main(output: str) -> None:
         "loop": {"epochs": 6, "batch_size": 32, "eval_every": 24, "save_every": 24},
     }
     print(train(recipe_of(recipe), GracefulShutdown(grace=float("inf"))))
-    losses = [line["eval"]["loss"] for line in read_lines(Path(recipe["output"], "metrics.jsonl")) if "eval" in line]
+    losses = [line["eval"]["loss"] for line in read_metrics(Path(recipe["output"], "metrics.jsonl")) if "eval" in line]
     print(f"distance from the teachers: {losses[0]:.2f} before, {losses[-1]:.2f} after")
 
 

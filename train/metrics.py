@@ -34,7 +34,7 @@ class MetricsLog:
 
     def __init__(self, output: Path, step: int, to_file: bool = True, writers: Sequence[LogWriter] = ()):
         self.path = output / FILE
-        self.lines = [line for line in read_lines(self.path) if line["step"] <= step] if step else []
+        self.lines = [line for line in read_metrics(self.path) if line["step"] <= step] if step else []
         self._file = None
         self._writers = writers
         if to_file:
@@ -73,7 +73,7 @@ class MetricsLog:
         return next((line[split] for line in self.evaluations(split) if line["step"] == step), None)
 
 
-def read_lines(path: Path) -> Iterator[Line]:
+def read_metrics(path: Path) -> Iterator[Line]:
     """The lines of a file up to the first incomplete one, which a kill may leave."""
     if not path.exists():
         return

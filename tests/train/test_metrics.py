@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from train import curves
-from train.metrics import MetricsLog, read_lines
+from train.metrics import MetricsLog, read_metrics
 
 
 def step(number: int, loss: float = 1.0) -> dict:
@@ -71,7 +71,7 @@ def test_a_line_cut_by_a_kill_ends_the_file(output):
     with MetricsLog(output, 9) as metrics:
         metrics.write(step(4))
     assert [line["step"] for line in written(output)] == [0, 1, 2, 2, 2, 3, 4]
-    assert list(read_lines(output / "none.jsonl")) == []
+    assert list(read_metrics(output / "none.jsonl")) == []
 
 
 def test_nan_is_null(tmp_path):
