@@ -60,7 +60,7 @@ class Retrieval:
 
 
 @dataclass(frozen=True, slots=True)
-class Pairs:
+class ScoredPairs:
     """Pairs of texts with a gold score of their similarity."""
 
     first: list[str]
@@ -118,7 +118,7 @@ class Reranking:
                 yield queries[row], texts[end - sizes[row] : end], len(self.positives[row])
 
 
-Evaluator = Retrieval | Pairs | Triplets | Reranking
+Evaluator = Retrieval | ScoredPairs | Triplets | Reranking
 
 
 def _blocks(texts: Sequence[str]) -> Iterator[Sequence[str]]:
@@ -147,7 +147,7 @@ def read_evaluator(section: EvaluatorSection) -> Evaluator:
             return _read_retrieval(section)
         case "pairs":
             first, second, gold = _read(location, Column("sentence1"), Column("sentence2"), Column("score", NUMBER))
-            return Pairs(first, second, [float(score) for score in gold])
+            return ScoredPairs(first, second, [float(score) for score in gold])
         case "triplets":
             return Triplets(*_read(location, Column("anchor"), Column("positive"), Column("negative")))
     query, positive, negative = _read(location, Column("query"), Column("positive", TEXTS), Column("negative", TEXTS))
