@@ -70,7 +70,7 @@ def check_learning_rates(learning_rates: np.ndarray) -> None:
         )
 
 
-def check_finite(newest: int, step: int, metrics: Mapping[str, float]) -> None:
+def check_metrics(newest: int, step: int, metrics: Mapping[str, float]) -> None:
     """Stops a run that has diverged.
 
     Args:

@@ -177,7 +177,7 @@ class Run:
         self.reporter.resume()
 
     def _check(self, step: int, found: Mapping[str, float]) -> None:
-        checks.check_finite(self.checkpoints.newest, step, found)
+        checks.check_metrics(self.checkpoints.newest, step, found)
 
     def _pause(self) -> None:
         requested = self.hosts.any_process(self.stop.requested, self.setup.step.mesh)

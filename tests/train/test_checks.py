@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from datasets_of_rows import dataset_of
 
-from train.checks import UpdateCheck, check_data, check_finite, check_learning_rates, warnings_for
+from train.checks import UpdateCheck, check_data, check_learning_rates, check_metrics, warnings_for
 from train.plans import one_pass
 from train.recipe import Recipe, recipe_of
 
@@ -74,11 +74,11 @@ def test_learning_rates_of_zero(refused):
 
 
 def test_a_loss_that_is_not_finite(refused):
-    check_finite(0, 1, {"loss": 1.0, "grad_norm": 0.0})
+    check_metrics(0, 1, {"loss": 1.0, "grad_norm": 0.0})
     with refused("loss", "step 7"):
-        check_finite(4, 7, {"loss": float("nan"), "grad_norm": float("nan")})
+        check_metrics(4, 7, {"loss": float("nan"), "grad_norm": float("nan")})
     with refused("grad_norm", "step 1"):
-        check_finite(0, 1, {"loss": 1.0, "grad_norm": float("inf")})
+        check_metrics(0, 1, {"loss": 1.0, "grad_norm": float("inf")})
 
 
 BEFORE = {"a": jnp.ones((2, 3)), "b": jnp.zeros(3)}
