@@ -1,7 +1,7 @@
 """Batches of texts as arrays of a few fixed shapes.
 
 All batches have the same number of rows: short ones are padded with rows of weight 0. The texts of all columns together
-are sorted by length and padded in groups (`train.length_groups`); `Batch.places` says where each row's texts are.
+are sorted by length and padded in groups (`train.length_groups`); `TrainBatch.places` says where each row's texts are.
 
 Axes: A parts of a batch, B rows of a part, C columns of texts, T tokens.
 """
@@ -23,7 +23,7 @@ from train.length_groups import Shape, choose_shapes, fits
 Array = Any
 
 
-class Batch(NamedTuple):
+class TrainBatch(NamedTuple):
     """Rows of texts, cut into A parts of B rows each.
 
     Attributes:
@@ -43,7 +43,7 @@ class Batch(NamedTuple):
     tokens: int
 
 
-def rows_of(batch_size: int, devices: int = 1, parts: int = 1) -> int:
+def padded_batch_size(batch_size: int, devices: int = 1, parts: int = 1) -> int:
     """Rows of a batch: `batch_size`, rounded up to a multiple of devices * parts."""
     return -(-batch_size // (devices * parts)) * devices * parts
 
@@ -77,7 +77,7 @@ class Batcher:
             raise StellaError(f"batch_size: {short_repr(batch_size)} is not a whole number above 0; pass one.")
         if isinstance(prompts, str | Mapping):
             raise StellaError("prompts: not a list; pass a list with the prompt of each column.")
-        self.rows = rows_of(batch_size, devices, parts)
+        self.rows = padded_batch_size(batch_size, devices, parts)
         self._tokenizer, self._pad_id, self._prompts = tokenizer, pad_id, tuple(prompts)
         self._devices, self._parts = devices, parts
         self._shapes: dict[int, list[Shape]] = {}  # by the number of texts of a part
@@ -108,7 +108,7 @@ class Batcher:
             self._shapes[size] = choose_shapes(np.stack(parts), self._tokenizer.max_length, multiple, all_seen)
         return self
 
-    def __call__(self, texts: Sequence[Sequence[str]], columns: Mapping[str, np.ndarray] | None = None) -> Batch:
+    def __call__(self, texts: Sequence[Sequence[str]], columns: Mapping[str, np.ndarray] | None = None) -> TrainBatch:
         """Makes a batch.
 
         Args:
@@ -124,7 +124,7 @@ class Batcher:
         shape = self._shape([lengths for _, lengths, _ in parts])
         groups = [self._pad(ids, order, shape) for ids, _, order in parts]
         filled = np.arange(self.rows) % count
-        return Batch(
+        return TrainBatch(
             ids=tuple(np.stack(each) for each in zip(*(ids for ids, _ in groups), strict=True)),
             lengths=tuple(np.stack(each) for each in zip(*(lengths for _, lengths in groups), strict=True)),
             places=np.stack([_inverse(order).reshape(-1, len(texts)) for _, _, order in parts]),

@@ -8,13 +8,13 @@ import jax.numpy as jnp
 
 from stella_jax.embedding_model import EmbeddingModel
 from stella_jax.models.layers import Dropout
-from train.batches import Batch
+from train.batches import TrainBatch
 from train.losses import Embeddings
 
 
 def embed_part(
     model: EmbeddingModel,
-    part: Batch,
+    part: TrainBatch,
     dropout: Callable[[int], Dropout | None] = lambda group: None,
     remat_policy: Any = None,
 ) -> Embeddings:
@@ -33,6 +33,6 @@ def embed_part(
     return tuple(texts[part.places[:, column]] for column in range(part.places.shape[1]))
 
 
-def embed_parts(model: EmbeddingModel, batch: Batch) -> jax.Array:
+def embed_parts(model: EmbeddingModel, batch: TrainBatch) -> jax.Array:
     """Embeds a whole batch: (A, B, C, E), with one part in memory at a time."""
     return jax.lax.map(lambda part: jnp.stack(embed_part(model, part), axis=1), batch)

@@ -15,7 +15,7 @@ from stella_jax.embedding_model import EmbeddingModel
 from stella_jax.errors import StellaError, short_repr
 from stella_jax.models import architecture_of
 from stella_jax.sharding import param_spec, shard
-from train.batches import Batch
+from train.batches import TrainBatch
 from train.embed import embed_parts
 
 COLUMN = "guide"
@@ -39,7 +39,7 @@ class Guide:
         self._params = {name: _on(mesh, specs, name, leaf) for name, leaf in model.params().items()}
         self._embed = jax.jit(lambda params, batch: embed_parts(structure.with_params(params), batch))
 
-    def __call__(self, batch: Batch) -> Batch:
+    def __call__(self, batch: TrainBatch) -> TrainBatch:
         found = self._embed(self._params, batch)
         return batch._replace(columns=batch.columns | {COLUMN: found})
 

@@ -16,7 +16,7 @@ from stella_jax.lora import with_lora
 from stella_jax.lora_config import LoraConfig
 from stella_jax.models import architecture_of
 from train import checks, optimizers
-from train.batches import Batch, Batcher
+from train.batches import Batcher, TrainBatch
 from train.curves import missing_plot_library
 from train.data import Dataset, text_names
 from train.evaluation import Evaluation, Named
@@ -177,7 +177,7 @@ class Setup:
         order = np.random.default_rng(self.recipe.seed).permutation(len(batches))[:SAMPLED_BATCHES]
         return [dataset.take(batches[i])[0] for i in order]
 
-    def batch(self, step: int) -> Batch:
+    def batch(self, step: int) -> TrainBatch:
         """The batch of a step, counted from 0."""
         set_index, rows = self.plan.batch(step)
         return self.batcher(*self.data["train"][set_index].take(rows))

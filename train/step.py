@@ -23,7 +23,7 @@ from stella_jax.errors import StellaError, short_repr
 from stella_jax.models import architecture_of
 from stella_jax.models.layers import Dropout
 from stella_jax.sharding import REPLICATED, make_mesh, param_spec, shard
-from train.batches import Batch
+from train.batches import TrainBatch
 from train.embed import embed_part
 from train.guide import COLUMN as GUIDE
 from train.guide import Guide
@@ -156,7 +156,7 @@ class Step:
         """The state without frozen parameters, which are those of the model."""
         return state._replace(params=self._trained(state.params))
 
-    def __call__(self, state: State, batch: Batch) -> tuple[State, Metrics]:
+    def __call__(self, state: State, batch: TrainBatch) -> tuple[State, Metrics]:
         """Makes one optimizer step; donates the old state except for frozen parameters.
 
         Returns:
@@ -172,13 +172,13 @@ class Step:
             new, metrics = self._step(*self._arguments(state, batch))
         return new._replace(params=state.params | new.params), metrics
 
-    def lower(self, state: State, batch: Batch) -> Any:
+    def lower(self, state: State, batch: TrainBatch) -> Any:
         """Lowers the step for these shapes without running it."""
         self.check(batch)
         with jax.set_mesh(self.mesh):
             return self._step.lower(*self._arguments(state, batch))
 
-    def check(self, batch: Batch) -> None:
+    def check(self, batch: TrainBatch) -> None:
         """Tries the loss on random embeddings with a batch's further columns.
 
         Raises:
@@ -202,7 +202,7 @@ class Step:
                 "devices and parts."
             )
 
-    def _arguments(self, state: State, batch: Batch) -> tuple[State, Params, Batch]:
+    def _arguments(self, state: State, batch: TrainBatch) -> tuple[State, Params, TrainBatch]:
         frozen = {name: leaf for name, leaf in state.params.items() if name not in self.trainable}
         return self.trained(state), frozen, self._on_mesh(batch)
 
@@ -222,7 +222,7 @@ class Step:
         shardings: Any = {name: self._shardings[name] for name in params}
         return State(replicated, shardings, jax.tree.map_with_path(of, abstract))
 
-    def _on_mesh(self, batch: Batch) -> Batch:
+    def _on_mesh(self, batch: TrainBatch) -> TrainBatch:
         """The batch on the mesh, texts and rows sharded over `data` where it divides them, with the guide's column."""
 
         def over_data(array: np.ndarray) -> jax.Array:
@@ -232,7 +232,7 @@ class Step:
         sharded = jax.tree.map(over_data, batch._replace(tokens=()))
         return self._guide(sharded) if self._guide else sharded
 
-    def _update(self, state: State, frozen: Params, batch: Batch) -> tuple[State, Metrics]:
+    def _update(self, state: State, frozen: Params, batch: TrainBatch) -> tuple[State, Metrics]:
         trained = state.params
         gradient = self._gradient(trained, frozen, state.step, batch)
         found: Any = self._optimizer.update(gradient.params, state.opt_state, trained, value=gradient.loss)
@@ -249,7 +249,7 @@ class Step:
             metrics["learning_rate"] = jnp.asarray(self._learning_rate(state.step), jnp.float32)
         return State(state.step + 1, moved, found[1]), metrics
 
-    def _gradient(self, trained: Params, frozen: Params, step: jax.Array, batch: Batch) -> Gradient:
+    def _gradient(self, trained: Params, frozen: Params, step: jax.Array, batch: TrainBatch) -> Gradient:
         """The gradient of the whole batch, with one part in memory at a time.
 
         A loss that compares rows needs one more forward pass (GradCache, Gao et al. 2021).
@@ -258,10 +258,10 @@ class Step:
         key = jax.random.fold_in(jax.random.key(self._config.seed), step)
         total = jnp.sum(batch.weights)
 
-        def embed(trained: Params, part: Batch, number: jax.Array) -> Embeddings:
+        def embed(trained: Params, part: TrainBatch, number: jax.Array) -> Embeddings:
             return self._embed(self._gathered(frozen | trained), part, jax.random.fold_in(key, number))
 
-        def part_gradient(part: Batch, number: jax.Array, cotangents: Embeddings | None = None) -> Gradient:
+        def part_gradient(part: TrainBatch, number: jax.Array, cotangents: Embeddings | None = None) -> Gradient:
             embeddings, vjp = jax.vjp(lambda trained: embed(trained, part, number), trained)
             loss = active = jnp.zeros(())
             if cotangents is None:
@@ -294,7 +294,7 @@ class Step:
         whole = {n: NamedSharding(self.mesh, param_spec(specs, n, params[n].shape, self.mesh)) for n in names}
         return params | jax.lax.with_sharding_constraint({name: params[name] for name in names}, whole)
 
-    def _embed(self, params: Params, part: Batch, key: jax.Array) -> Embeddings:
+    def _embed(self, params: Params, part: TrainBatch, key: jax.Array) -> Embeddings:
         """Embeddings (B, E) of each column."""
         rate = self._dropout_rate if self._config.dropout else 0.0
         drops = rate or self._lora_dropout
@@ -305,7 +305,7 @@ class Step:
         return embed_part(self._model.with_params(params), part, dropout, self._remat_policy)
 
     def _loss_gradient(
-        self, embeddings: Embeddings, part: Batch, total: jax.Array
+        self, embeddings: Embeddings, part: TrainBatch, total: jax.Array
     ) -> tuple[jax.Array, jax.Array, Embeddings]:
         """The part's share of the loss, its active share, and the gradient with respect to the embeddings."""
         shares = part.weights / total
@@ -337,7 +337,7 @@ def _check_arguments(model: Any, optimizer: Any, trainable: Any, learning_rate: 
         raise StellaError(f"learning_rate: {short_repr(learning_rate)} is not a schedule; pass a function of the step.")
 
 
-def _kind(batch: Batch) -> tuple[Any, ...]:
+def _kind(batch: TrainBatch) -> tuple[Any, ...]:
     """What a loss gets for a row: the number of texts, and the shape of each further column except the guide's."""
     columns = tuple(sorted((name, values.shape[2:]) for name, values in batch.columns.items() if name != GUIDE))
     return batch.places.shape[-1], columns

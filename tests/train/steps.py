@@ -16,7 +16,7 @@ from stella_jax import EmbeddingModel
 from stella_jax.checkpoint.checkpoint import Checkpoint
 from stella_jax.models.new import NEW
 from stella_jax.sharding import make_mesh
-from train.batches import Batch, Batcher
+from train.batches import Batcher, TrainBatch
 from train.losses import Columns, Embeddings, Loss, multiple_negatives_ranking, triplet
 from train.step import Metrics, State, Step, StepConfig, make_step
 
@@ -101,7 +101,9 @@ def rows_of(step: int, rows: int = ROWS) -> tuple[list[list[str]], dict[str, np.
     return texts, {"score": rng.random(ROWS).astype(np.float32)[:rows]}
 
 
-def batch(step: int, rows: int = ROWS, size: int = ROWS, parts: int = 1, devices: int = 1, fit: bool = False) -> Batch:
+def batch(
+    step: int, rows: int = ROWS, size: int = ROWS, parts: int = 1, devices: int = 1, fit: bool = False
+) -> TrainBatch:
     tokenizer: Any = Numbers()
     batcher = Batcher(tokenizer, 0, size, parts=parts, devices=devices)
     batcher = batcher.fit([rows_of(step)[0] for step in range(STEPS)], all_seen=True) if fit else batcher

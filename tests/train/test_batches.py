@@ -11,7 +11,7 @@ from paths import GOLDENS
 from stella_jax import load
 from stella_jax.checkpoint.checkpoint import Checkpoint
 from stella_jax.tokenizer.tokenizer import Tokenizer
-from train.batches import Batch, Batcher, rows_of
+from train.batches import Batcher, TrainBatch, padded_batch_size
 
 TEXTS = [["tea", "a much longer text " * 12, ""], ["one", "two", "three"], ["x " * 40, "y", "z"]]
 PAD = 1
@@ -22,7 +22,7 @@ def tokens_of(texts: Sequence[str], tokenizer: Tokenizer = TOKENIZER) -> list[li
     return [list(text.ids) for text in tokenizer.encode(texts)]
 
 
-def rows_in(batch: Batch) -> list[list[list[int]]]:
+def rows_in(batch: TrainBatch) -> list[list[list[int]]]:
     """The token ids of each row's texts, those of weight 0 too, as the places lead to them."""
     rows = []
     for part, places in enumerate(batch.places):
@@ -66,7 +66,7 @@ def test_texts_are_padded_on_the_right(drawn) -> None:
         assert ((np.arange(ids.shape[-1]) >= lengths[..., None]) <= (ids == PAD)).all()
 
 
-def shapes_of(batch: Batch) -> list[tuple[int, ...]]:
+def shapes_of(batch: TrainBatch) -> list[tuple[int, ...]]:
     return [ids.shape for ids in batch.ids]
 
 
@@ -128,7 +128,8 @@ def test_a_model_brings_its_tokenizer(refused) -> None:
 
 
 def test_devices_and_parts_divide_the_rows() -> None:
-    assert [rows_of(16), rows_of(16, 8), rows_of(16, 3), rows_of(16, 4, 3), rows_of(1, 8, 2)] == [16, 16, 18, 24, 16]
+    arguments = [(16,), (16, 8), (16, 3), (16, 4, 3), (1, 8, 2)]
+    assert [padded_batch_size(*each) for each in arguments] == [16, 16, 18, 24, 16]
 
 
 @pytest.mark.parametrize(

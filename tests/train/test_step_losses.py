@@ -16,7 +16,7 @@ from stella_jax import EmbeddingModel
 from stella_jax.checkpoint.checkpoint import Checkpoint
 from stella_jax.sharding import make_mesh
 from train import losses
-from train.batches import Batch, Batcher
+from train.batches import Batcher, TrainBatch
 from train.losses.ranking import DIRECTIONS
 from train.step import State, Step, make_step
 
@@ -50,7 +50,7 @@ def guide(mesh: str | None = None) -> EmbeddingModel:
     return model.with_params({name: 0.5 * leaf for name, leaf in model.params().items() if "kernel" in name})
 
 
-def batch(name: str, step: int, rows: int = ROWS, **options: Any) -> Batch:
+def batch(name: str, step: int, rows: int = ROWS, **options: Any) -> TrainBatch:
     texts, further, _ = LOSSES[name]
     tokenizer: Any = Numbers()
     rng = np.random.default_rng(step)
