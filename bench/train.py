@@ -79,8 +79,10 @@ def ours(directory: Path, options: argparse.Namespace, work: list[Work]) -> tupl
     compared = LOSSES[options.loss]
     guide = load(directory, dtype=options.dtype) if compared.guided else None
     state, train_step = make_step(model, compared.ours, optimizer, config, guide=guide)
-    parts = -(-options.batch_size // options.mini_batch) if options.mini_batch else 1
-    batcher = Batcher.for_model(model, options.batch_size, max_length=options.length or None, parts=parts)
+    micro_batches = -(-options.batch_size // options.mini_batch) if options.mini_batch else 1
+    batcher = Batcher.for_model(
+        model, options.batch_size, max_length=options.length or None, micro_batches=micro_batches
+    )
     batcher.fit([texts for texts, _ in work], all_seen=True)
     del model, trained
 

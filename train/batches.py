@@ -3,7 +3,7 @@
 All batches have the same number of rows: short ones are padded with rows of weight 0. The texts of all columns together
 are sorted by length and padded in groups (`train.length_groups`); `TrainBatch.places` says where each row's texts are.
 
-Axes: A parts of a batch, B rows of a part, C columns of texts, T tokens.
+Axes: A micro-batches of a batch, B rows of a micro-batch, C columns of texts, T tokens.
 """
 
 from collections.abc import Iterable, Mapping, Sequence
@@ -24,7 +24,7 @@ Array = Any
 
 
 class TrainBatch(NamedTuple):
-    """Rows of texts, cut into A parts of B rows each.
+    """Rows of texts, cut into A micro-batches of B rows each.
 
     Attributes:
       ids: token ids of each group of texts, (A, n, T) int32, padded on the right; n and T differ by group.
@@ -43,9 +43,10 @@ class TrainBatch(NamedTuple):
     tokens: int
 
 
-def padded_batch_size(batch_size: int, devices: int = 1, parts: int = 1) -> int:
-    """Rows of a batch: `batch_size`, rounded up to a multiple of devices * parts."""
-    return -(-batch_size // (devices * parts)) * devices * parts
+def padded_batch_size(batch_size: int, devices: int = 1, micro_batches: int = 1) -> int:
+    """Rows of a batch: `batch_size`, rounded up to a multiple of devices * micro_batches."""
+    multiple = devices * micro_batches
+    return -(-batch_size // multiple) * multiple
 
 
 class Batcher:
@@ -59,8 +60,8 @@ class Batcher:
       batch_size: maximum number of rows.
       prompts: the prompt of each column, in order.
       devices: number of devices that share a batch.
-      parts: number of parts that a batch is split into. One part at a time passes the encoder; loss and gradient are
-        those of the whole batch.
+      micro_batches: number of micro-batches that a batch is split into. One at a time passes the encoder; loss and
+        gradient are those of the whole batch.
     """
 
     def __init__(
@@ -71,16 +72,16 @@ class Batcher:
         *,
         prompts: Sequence[str] = (),
         devices: int = 1,
-        parts: int = 1,
+        micro_batches: int = 1,
     ):
         if isinstance(batch_size, bool) or not isinstance(batch_size, int) or batch_size < 1:
             raise StellaError(f"batch_size: {short_repr(batch_size)} is not a whole number above 0; pass one.")
         if isinstance(prompts, str | Mapping):
             raise StellaError("prompts: not a list; pass a list with the prompt of each column.")
-        self.rows = padded_batch_size(batch_size, devices, parts)
+        self.rows = padded_batch_size(batch_size, devices, micro_batches)
         self._tokenizer, self._pad_id, self._prompts = tokenizer, pad_id, tuple(prompts)
-        self._devices, self._parts = devices, parts
-        self._shapes: dict[int, list[Shape]] = {}  # by the number of texts of a part
+        self._devices, self._micro_batches = devices, micro_batches
+        self._shapes: dict[int, list[Shape]] = {}  # by the number of texts of a micro-batch
 
     @classmethod
     def for_model(
@@ -101,11 +102,11 @@ class Batcher:
         """
         lengths: dict[int, list[np.ndarray]] = {}
         for batch in batches:
-            for part in self._part_lengths(self._tokenize(batch)):
-                lengths.setdefault(len(part), []).append(part)
-        for size, parts in lengths.items():
+            for each in self._micro_batch_lengths(self._tokenize(batch)):
+                lengths.setdefault(len(each), []).append(each)
+        for size, found in lengths.items():
             multiple = self._devices if size % self._devices == 0 else 1
-            self._shapes[size] = choose_shapes(np.stack(parts), self._tokenizer.max_length, multiple, all_seen)
+            self._shapes[size] = choose_shapes(np.stack(found), self._tokenizer.max_length, multiple, all_seen)
         return self
 
     def __call__(self, texts: Sequence[Sequence[str]], columns: Mapping[str, np.ndarray] | None = None) -> TrainBatch:
@@ -120,14 +121,14 @@ class Batcher:
         """
         count = self._check(texts, columns or {})
         tokens = self._tokenize(texts)
-        parts = [self._part(tokens, rows) for rows in self._cut(np.arange(self.rows))]
-        shape = self._shape([lengths for _, lengths, _ in parts])
-        groups = [self._pad(ids, order, shape) for ids, _, order in parts]
+        micro_batches = [self._micro_batch(tokens, rows) for rows in self._cut(np.arange(self.rows))]
+        shape = self._shape([lengths for _, lengths, _ in micro_batches])
+        groups = [self._pad(ids, order, shape) for ids, _, order in micro_batches]
         filled = np.arange(self.rows) % count
         return TrainBatch(
             ids=tuple(np.stack(each) for each in zip(*(ids for ids, _ in groups), strict=True)),
             lengths=tuple(np.stack(each) for each in zip(*(lengths for _, lengths in groups), strict=True)),
-            places=np.stack([_inverse(order).reshape(-1, len(texts)) for _, _, order in parts]),
+            places=np.stack([_inverse(order).reshape(-1, len(texts)) for _, _, order in micro_batches]),
             weights=self._cut((np.arange(self.rows) < count).astype(np.float32)),
             columns={name: self._cut(np.asarray(values)[filled]) for name, values in (columns or {}).items()},
             tokens=sum(len(ids) for column in tokens for ids in column),
@@ -163,15 +164,15 @@ class Batcher:
 
     def _cut(self, rows: np.ndarray) -> np.ndarray:
         """(rows, ...) -> (A, B, ...)."""
-        return rows.reshape(self._parts, -1, *rows.shape[1:])
+        return rows.reshape(self._micro_batches, -1, *rows.shape[1:])
 
-    def _part_lengths(self, tokens: list[list[Sequence[int]]]) -> list[np.ndarray]:
-        return [self._part(tokens, rows)[1] for rows in self._cut(np.arange(self.rows))]
+    def _micro_batch_lengths(self, tokens: list[list[Sequence[int]]]) -> list[np.ndarray]:
+        return [self._micro_batch(tokens, rows)[1] for rows in self._cut(np.arange(self.rows))]
 
-    def _part(
+    def _micro_batch(
         self, tokens: list[list[Sequence[int]]], rows: np.ndarray
     ) -> tuple[list[Sequence[int]], np.ndarray, np.ndarray]:
-        """Token ids of a part row by row, their lengths in descending order, and that order.
+        """Token ids of a micro-batch row by row, their lengths in descending order, and that order.
 
         Padding rows repeat the texts of the first rows, so that their loss is finite.
         """
@@ -182,10 +183,10 @@ class Batcher:
         return ids, lengths[order], order
 
     def _shape(self, lengths: Sequence[np.ndarray]) -> Shape:
-        """The smallest shape that fits all parts."""
+        """The smallest shape that fits all micro-batches."""
         known = self._shapes.get(len(lengths[0]), [])
-        fitting = (shape for shape in known if all(fits(shape, part) for part in lengths))
-        longest = max(int(part[0]) for part in lengths)
+        fitting = (shape for shape in known if all(fits(shape, each) for each in lengths))
+        longest = max(int(each[0]) for each in lengths)
         return next(fitting, ((len(lengths[0]), 1 << (longest - 1).bit_length()),))
 
     def _pad(

@@ -12,27 +12,27 @@ from train.batches import TrainBatch
 from train.losses import Embeddings
 
 
-def embed_part(
+def embed_micro_batch(
     model: EmbeddingModel,
-    part: TrainBatch,
+    micro_batch: TrainBatch,
     dropout: Callable[[int], Dropout | None] = lambda group: None,
     remat_policy: Any = None,
 ) -> Embeddings:
-    """Embeds a part of a batch: (B, E) of each column.
+    """Embeds a micro-batch: (B, E) of each column.
 
     Args:
-      part: a batch without the leading axis of parts.
+      micro_batch: a batch without the leading axis of micro-batches.
       dropout: index of a group of texts -> its dropout.
       remat_policy: as in `stella_jax.Encoder`.
     """
     groups = [
         model(ids, lengths, dropout(i), remat_policy)
-        for i, (ids, lengths) in enumerate(zip(part.ids, part.lengths, strict=True))
+        for i, (ids, lengths) in enumerate(zip(micro_batch.ids, micro_batch.lengths, strict=True))
     ]
     texts = jnp.concatenate(groups)
-    return tuple(texts[part.places[:, column]] for column in range(part.places.shape[1]))
+    return tuple(texts[micro_batch.places[:, column]] for column in range(micro_batch.places.shape[1]))
 
 
-def embed_parts(model: EmbeddingModel, batch: TrainBatch) -> jax.Array:
-    """Embeds a whole batch: (A, B, C, E), with one part in memory at a time."""
-    return jax.lax.map(lambda part: jnp.stack(embed_part(model, part), axis=1), batch)
+def embed_batch(model: EmbeddingModel, batch: TrainBatch) -> jax.Array:
+    """Embeds a whole batch: (A, B, C, E), with one micro-batch in memory at a time."""
+    return jax.lax.map(lambda each: jnp.stack(embed_micro_batch(model, each), axis=1), batch)

@@ -16,7 +16,7 @@ from stella_jax.errors import StellaError, short_repr
 from stella_jax.models import architecture_of
 from stella_jax.sharding import param_spec, shard
 from train.batches import TrainBatch
-from train.embed import embed_parts
+from train.embed import embed_batch
 
 COLUMN = "guide"
 
@@ -37,7 +37,7 @@ class Guide:
         structure = nnx.eval_shape(lambda: model)
         specs = architecture_of(model.encoder.config).specs
         self._params = {name: _on(mesh, specs, name, leaf) for name, leaf in model.params().items()}
-        self._embed = jax.jit(lambda params, batch: embed_parts(structure.with_params(params), batch))
+        self._embed = jax.jit(lambda params, batch: embed_batch(structure.with_params(params), batch))
 
     def __call__(self, batch: TrainBatch) -> TrainBatch:
         found = self._embed(self._params, batch)

@@ -29,7 +29,7 @@ class LossTraits:
       normalized: whether the model's embeddings have unit length.
 
     Attributes:
-      decomposable: a row's loss depends on that row alone, so a batch may be split into parts.
+      decomposable: a row's loss depends on that row alone, so a batch may be split into micro-batches.
       skips_padding: rows of weight 0 do not change the loss of other rows, so a batch may be padded.
 
     Raises:

@@ -158,7 +158,7 @@ class Setup:
             recipe.loop.batch_size,
             prompts=list(self._prompts.values()),
             devices=mesh.shape["data"],
-            parts=_parts(recipe),
+            micro_batches=_micro_batches(recipe),
         )
         sample = [texts for each, batches in self._first_passes for texts in self._sample(each, batches)]
         self.batcher.fit(sample, all_seen=len(self._first_passes) == 1 and len(sample) == self.plan.steps)
@@ -195,7 +195,7 @@ class Setup:
         return f"{name}/{evaluator.best}"
 
 
-def _parts(recipe: Recipe) -> int:
+def _micro_batches(recipe: Recipe) -> int:
     loop, mini_batch = recipe.loop, recipe.loss.mini_batch
     return -(-loop.batch_size // mini_batch) if mini_batch else loop.gradient_accumulation_steps
 

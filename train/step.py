@@ -3,7 +3,7 @@
 It depends on (seed, step, batch) only, so a resumed run gives the same bits as an uninterrupted one. Over a mesh, texts
 and rows are sharded over `data`, and the loss is the whole batch's.
 
-Axes: A parts of a batch, B rows of a part, E embedding dimension.
+Axes: A micro-batches of a batch, B rows of a micro-batch, E embedding dimension.
 """
 
 from collections.abc import Callable, Mapping
@@ -24,7 +24,7 @@ from stella_jax.models import architecture_of
 from stella_jax.models.layers import Dropout
 from stella_jax.sharding import REPLICATED, make_mesh, param_spec, shard
 from train.batches import TrainBatch
-from train.embed import embed_part
+from train.embed import embed_micro_batch
 from train.guide import COLUMN as GUIDE
 from train.guide import Guide
 from train.loss_checks import LossTraits
@@ -199,7 +199,7 @@ class Step:
                 f'loss {self._loss_name!r}: compares rows but ignores columns["weights"], so a batch of '
                 f"{int(np.sum(batch.weights))} rows cannot be padded to {batch.weights.size}; skip rows of weight 0 in "
                 "the loss, or pass only full batches (in a recipe: data.drop_last = true) whose size is a multiple of "
-                "devices and parts."
+                "devices and micro-batches."
             )
 
     def _arguments(self, state: State, batch: TrainBatch) -> tuple[State, Params, TrainBatch]:
@@ -250,7 +250,7 @@ class Step:
         return State(state.step + 1, moved, found[1]), metrics
 
     def _gradient(self, trained: Params, frozen: Params, step: jax.Array, batch: TrainBatch) -> Gradient:
-        """The gradient of the whole batch, with one part in memory at a time.
+        """The gradient of the whole batch, with one micro-batch in memory at a time.
 
         A loss that compares rows needs one more forward pass (GradCache, Gao et al. 2021).
         """
@@ -258,28 +258,28 @@ class Step:
         key = jax.random.fold_in(jax.random.key(self._config.seed), step)
         total = jnp.sum(batch.weights)
 
-        def embed(trained: Params, part: TrainBatch, number: jax.Array) -> Embeddings:
-            return self._embed(self._gathered(frozen | trained), part, jax.random.fold_in(key, number))
+        def embed(trained: Params, micro_batch: TrainBatch, number: jax.Array) -> Embeddings:
+            return self._embed(self._gathered(frozen | trained), micro_batch, jax.random.fold_in(key, number))
 
-        def part_gradient(part: TrainBatch, number: jax.Array, cotangents: Embeddings | None = None) -> Gradient:
-            embeddings, vjp = jax.vjp(lambda trained: embed(trained, part, number), trained)
+        def gradient_of(micro_batch: TrainBatch, number: jax.Array, cotangents: Embeddings | None = None) -> Gradient:
+            embeddings, vjp = jax.vjp(lambda trained: embed(trained, micro_batch, number), trained)
             loss = active = jnp.zeros(())
             if cotangents is None:
-                loss, active, cotangents = self._loss_gradient(embeddings, part, total)
+                loss, active, cotangents = self._loss_gradient(embeddings, micro_batch, total)
             return Gradient(loss, active, vjp(cotangents)[0])
 
         numbers = jnp.arange(A)
         if A == 1:
-            gradient = part_gradient(jax.tree.map(lambda x: x[0], batch), jnp.int32(0))
+            gradient = gradient_of(jax.tree.map(lambda x: x[0], batch), jnp.int32(0))
         elif self._traits[_kind(batch)].decomposable:
-            gradient = _summed(part_gradient, batch, numbers)
+            gradient = _summed(gradient_of, batch, numbers)
         else:
-            embeddings = jax.lax.map(lambda part: embed(trained, *part), (batch, numbers))
+            embeddings = jax.lax.map(lambda each: embed(trained, *each), (batch, numbers))
             joined = jax.tree.map(lambda x: x.reshape(-1, *x.shape[2:]), (embeddings, batch.weights, batch.columns))
             whole = batch._replace(weights=joined[1], columns=joined[2])
             loss, active, cotangents = self._loss_gradient(joined[0], whole, total)
             cotangents = jax.tree.map(lambda x, like: x.reshape(like.shape), cotangents, embeddings)
-            gradient = _summed(part_gradient, batch, numbers, cotangents)._replace(loss=loss, active=active)
+            gradient = _summed(gradient_of, batch, numbers, cotangents)._replace(loss=loss, active=active)
         masked = {name: _masked(leaf, self.trainable[name]) for name, leaf in gradient.params.items()}
         shardings = {name: self._shardings[name] for name in masked}
         return gradient._replace(params=jax.lax.with_sharding_constraint(masked, shardings))
@@ -294,7 +294,7 @@ class Step:
         whole = {n: NamedSharding(self.mesh, param_spec(specs, n, params[n].shape, self.mesh)) for n in names}
         return params | jax.lax.with_sharding_constraint({name: params[name] for name in names}, whole)
 
-    def _embed(self, params: Params, part: TrainBatch, key: jax.Array) -> Embeddings:
+    def _embed(self, params: Params, micro_batch: TrainBatch, key: jax.Array) -> Embeddings:
         """Embeddings (B, E) of each column."""
         rate = self._dropout_rate if self._config.dropout else 0.0
         drops = rate or self._lora_dropout
@@ -302,16 +302,16 @@ class Step:
         def dropout(group: int) -> Dropout | None:
             return Dropout(rate, jax.random.fold_in(key, group)) if drops else None
 
-        return embed_part(self._model.with_params(params), part, dropout, self._remat_policy)
+        return embed_micro_batch(self._model.with_params(params), micro_batch, dropout, self._remat_policy)
 
     def _loss_gradient(
-        self, embeddings: Embeddings, part: TrainBatch, total: jax.Array
+        self, embeddings: Embeddings, batch: TrainBatch, total: jax.Array
     ) -> tuple[jax.Array, jax.Array, Embeddings]:
-        """The part's share of the loss, its active share, and the gradient with respect to the embeddings."""
-        shares = part.weights / total
+        """A batch's share of the loss, its active share, and the gradient; also of a micro-batch."""
+        shares = batch.weights / total
 
         def loss(embeddings: Embeddings) -> tuple[jax.Array, jax.Array]:
-            per_example = self._loss(embeddings, part.columns | {"weights": part.weights})
+            per_example = self._loss(embeddings, batch.columns | {"weights": batch.weights})
             return jnp.sum(shares * per_example), jnp.sum(shares * (per_example != 0))
 
         (value, active), gradient = jax.value_and_grad(loss, has_aux=True)(embeddings)
@@ -356,12 +356,12 @@ def _moved(param: jax.Array, update: jax.Array, mask: Any) -> jax.Array:
     return moved if mask is True else jnp.where(mask, moved, param)  # adding 0 would turn -0 into 0
 
 
-def _summed(gradient: Callable[..., Gradient], *parts: Any) -> Gradient:
-    """The sum of the gradients of all parts, computed one after the other."""
-    first = jax.tree.map(lambda x: x[0], parts)
+def _summed(gradient: Callable[..., Gradient], *inputs: Any) -> Gradient:
+    """The sum of the gradients of all micro-batches, computed one after the other."""
+    first = jax.tree.map(lambda x: x[0], inputs)
     zero = jax.tree.map(lambda x: jnp.zeros(x.shape, x.dtype), jax.eval_shape(gradient, *first))
 
-    def add(total: Gradient, part: Any) -> tuple[Gradient, None]:
-        return jax.tree.map(jnp.add, total, gradient(*part)), None
+    def add(total: Gradient, each: Any) -> tuple[Gradient, None]:
+        return jax.tree.map(jnp.add, total, gradient(*each)), None
 
-    return jax.lax.scan(add, zero, parts)[0]
+    return jax.lax.scan(add, zero, inputs)[0]

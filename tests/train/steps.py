@@ -102,10 +102,10 @@ def rows_of(step: int, rows: int = ROWS) -> tuple[list[list[str]], dict[str, np.
 
 
 def batch(
-    step: int, rows: int = ROWS, size: int = ROWS, parts: int = 1, devices: int = 1, fit: bool = False
+    step: int, rows: int = ROWS, size: int = ROWS, micro_batches: int = 1, devices: int = 1, fit: bool = False
 ) -> TrainBatch:
     tokenizer: Any = Numbers()
-    batcher = Batcher(tokenizer, 0, size, parts=parts, devices=devices)
+    batcher = Batcher(tokenizer, 0, size, micro_batches=micro_batches, devices=devices)
     batcher = batcher.fit([rows_of(step)[0] for step in range(STEPS)], all_seen=True) if fit else batcher
     return batcher(*rows_of(step, rows))
 

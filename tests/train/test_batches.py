@@ -25,9 +25,9 @@ def tokens_of(texts: Sequence[str], tokenizer: Tokenizer = TOKENIZER) -> list[li
 def rows_in(batch: TrainBatch) -> list[list[list[int]]]:
     """The token ids of each row's texts, those of weight 0 too, as the places lead to them."""
     rows = []
-    for part, places in enumerate(batch.places):
+    for i, places in enumerate(batch.places):
         groups = zip(batch.ids, batch.lengths, strict=True)
-        pairs = [pair for ids, lengths in groups for pair in zip(ids[part], lengths[part], strict=True)]
+        pairs = [pair for ids, lengths in groups for pair in zip(ids[i], lengths[i], strict=True)]
         texts = [ids[:length].tolist() for ids, length in pairs]
         rows += [[texts[place] for place in row] for row in places]
         assert sorted(places.ravel()) == list(range(len(texts)))
@@ -39,7 +39,7 @@ def batches(draw) -> tuple[Batcher, list[list[list[str]]]]:
     """A batcher, fitted or not, and batches of texts of up to 40 words."""
     texts = st.integers(0, 40).map(lambda words: " ".join(["tea"] * words))
     columns, size = draw(st.integers(1, 3)), draw(st.integers(1, 6))
-    batcher = Batcher(TOKENIZER, PAD, size, devices=draw(st.integers(1, 3)), parts=draw(st.integers(1, 3)))
+    batcher = Batcher(TOKENIZER, PAD, size, devices=draw(st.integers(1, 3)), micro_batches=draw(st.integers(1, 3)))
     rows = st.lists(st.lists(texts, min_size=columns, max_size=columns), min_size=1, max_size=size)
     drawn = [[*map(list, zip(*draw(rows), strict=True))] for _ in range(3)]
     return (batcher.fit(drawn[:2]) if draw(st.booleans()) else batcher), drawn
@@ -81,8 +81,8 @@ def test_after_fit_long_texts_have_their_own_group() -> None:
     assert shapes_of(batch) == [(1, 2, 88), (1, 7, 8)]
 
 
-def test_devices_divide_groups_and_parts_share_a_shape() -> None:
-    batcher = Batcher(TOKENIZER, PAD, batch_size=8, devices=2, parts=2)
+def test_devices_divide_groups_and_micro_batches_share_a_shape() -> None:
+    batcher = Batcher(TOKENIZER, PAD, batch_size=8, devices=2, micro_batches=2)
     texts = [["tea"] * 7 + ["tea " * 30], ["one"] * 8]
     batch = batcher.fit([texts], all_seen=True)(texts)
     assert shapes_of(batch) == [(2, 2, 40), (2, 6, 8)]
@@ -102,7 +102,7 @@ def test_each_column_has_its_prompt() -> None:
 
 
 def test_further_columns_are_split_and_padded_like_rows() -> None:
-    batch = Batcher(TOKENIZER, PAD, batch_size=4, parts=2)(TEXTS, {"score": np.array([1, 2, 3], np.float32)})
+    batch = Batcher(TOKENIZER, PAD, batch_size=4, micro_batches=2)(TEXTS, {"score": np.array([1, 2, 3], np.float32)})
     assert batch.columns["score"].tolist() == [[1, 2], [3, 1]] and batch.weights.tolist() == [[1, 1], [1, 0]]
 
 
@@ -127,7 +127,7 @@ def test_a_model_brings_its_tokenizer(refused) -> None:
         Batcher.for_model(model.without_source(), 3)
 
 
-def test_devices_and_parts_divide_the_rows() -> None:
+def test_devices_and_micro_batches_divide_the_rows() -> None:
     arguments = [(16,), (16, 8), (16, 3), (16, 4, 3), (1, 8, 2)]
     assert [padded_batch_size(*each) for each in arguments] == [16, 16, 18, 24, 16]
 

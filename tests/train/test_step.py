@@ -119,7 +119,7 @@ def test_the_learning_rate_metric() -> None:
 
 @pytest.mark.nightly
 def test_accumulated_triplets_are_the_whole_batch() -> None:
-    assert_same(trained(Run(), parts=4)[0], Run())
+    assert_same(trained(Run(), micro_batches=4)[0], Run())
 
 
 def test_groups_by_length_are_the_whole_batch() -> None:
@@ -144,17 +144,17 @@ def test_a_loss_that_counts_padding_rows(refused) -> None:
 @pytest.mark.slow
 @pytest.mark.parametrize("mesh", ["data=2", *nightly(None)])
 def test_accumulated_ranking_is_the_whole_batch(mesh) -> None:
-    """Each row's negatives are those of all parts (GradCache)."""
-    assert_same(trained(Run(ranking, mesh), parts=4)[0], Run(ranking))
+    """Each row's negatives are those of all micro-batches (GradCache)."""
+    assert_same(trained(Run(ranking, mesh), micro_batches=4)[0], Run(ranking))
 
 
 @pytest.mark.nightly
 def test_accumulated_ranking_draws_the_same_dropout_both_times() -> None:
     """A second pass with other masks would give no gradient of the loss: here it falls along it."""
     run = Run(ranking, config=StepConfig(), optimizer=optax.sgd(1e-6))
-    state, before = first(run, parts=4)
+    state, before = first(run, micro_batches=4)
     again = State(jnp.zeros_like(state.step), state.params, state.opt_state)
-    _, after = made(run)[1](again, batch(0, parts=4))
+    _, after = made(run)[1](again, batch(0, micro_batches=4))
     expected = 1e-6 * float(before["grad_norm"]) ** 2
     assert float(before["loss"] - after["loss"]) == pytest.approx(expected, rel=0.1)
 

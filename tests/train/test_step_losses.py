@@ -1,4 +1,4 @@
-"""Each built-in loss in a training step: in parts, over a mesh, padded, and with a guide."""
+"""Each built-in loss in a training step: in micro-batches, over a mesh, padded, and with a guide."""
 
 from functools import partial
 from typing import Any
@@ -70,10 +70,12 @@ def start(name: str, mesh: str | None = None, fsdp: bool = False, head_only: boo
     return make_step(model, LOSSES[name][2], ADAMW, PLAIN, trainable=trainable, guide=guided)
 
 
-def log(name: str, steps: int = STEPS, rows: int = ROWS, parts: int = 1, **options: Any) -> list[dict[str, float]]:
+def log(
+    name: str, steps: int = STEPS, rows: int = ROWS, micro_batches: int = 1, **options: Any
+) -> list[dict[str, float]]:
     (state, step), found = start(name, **options), []
     for number in range(steps):
-        state, metrics = step(state, batch(name, number, rows, parts=parts))
+        state, metrics = step(state, batch(name, number, rows, micro_batches=micro_batches))
         found.append({key: float(value) for key, value in metrics.items()})
     return found
 
@@ -88,20 +90,20 @@ def assert_same(found: list[dict[str, float]], expected: list[dict[str, float]])
 @pytest.mark.parametrize(
     "name", [*slow("gist-matryoshka"), *nightly(*(name for name in LOSSES if name != "gist-matryoshka"))]
 )
-def test_parts_and_eight_devices_are_the_whole_batch_on_one(name: str) -> None:
-    assert_same(log(name, mesh="data=4,model=2", fsdp=True, parts=2), log(name))
+def test_micro_batches_and_eight_devices_are_the_whole_batch_on_one(name: str) -> None:
+    assert_same(log(name, mesh="data=4,model=2", fsdp=True, micro_batches=2), log(name))
 
 
 @pytest.mark.nightly
-@pytest.mark.parametrize("options", [{"parts": 4}, {"mesh": "data=8"}], ids=["parts", "devices"])
-def test_parts_or_devices_are_the_whole_batch(options: dict[str, Any]) -> None:
+@pytest.mark.parametrize("options", [{"micro_batches": 4}, {"mesh": "data=8"}], ids=["micro_batches", "devices"])
+def test_micro_batches_or_devices_are_the_whole_batch(options: dict[str, Any]) -> None:
     assert_same(log("gist", **options), log("gist"))
 
 
 @pytest.mark.parametrize("name", [*slow("ranking-all"), *nightly("gist", "stella")])
-def test_parts_and_devices_are_the_whole_batch(name: str) -> None:
+def test_micro_batches_and_devices_are_the_whole_batch(name: str) -> None:
     expected = log(name, steps=1, head_only=True)
-    assert_same(log(name, steps=1, head_only=True, parts=4, mesh="data=2"), expected)
+    assert_same(log(name, steps=1, head_only=True, micro_batches=4, mesh="data=2"), expected)
 
 
 @pytest.mark.parametrize("name", [*slow("gist"), *nightly(*(name for name in LOSSES if name != "gist"))])
@@ -119,14 +121,14 @@ def log_of_rows(name: str, rows: int) -> float:
     """The loss of the first rows, computed directly."""
     texts, _, loss = LOSSES[name]
     made = batch(name, 0, rows)
-    part = jax.tree.map(lambda x: x[0][:rows] if x.ndim > 1 else x, made._replace(ids=(), lengths=(), tokens=()))
+    micro_batch = jax.tree.map(lambda x: x[0][:rows] if x.ndim > 1 else x, made._replace(ids=(), lengths=(), tokens=()))
     places = np.asarray(made.places[0])[:rows]
 
     def vectors(model: EmbeddingModel) -> list[jax.Array]:
         found = model(jnp.asarray(made.ids[0][0]), jnp.asarray(made.lengths[0][0]))
         return [found[places[:, column]] for column in range(texts)]
 
-    columns = dict(part.columns)
+    columns = dict(micro_batch.columns)
     if name.startswith("gist"):
         columns["guide"] = jnp.stack(vectors(guide()), axis=1)
     return float(loss(tuple(vectors(load())), columns).mean())

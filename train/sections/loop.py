@@ -28,7 +28,7 @@ class LoopSection:
       log: also write metrics to "tensorboard" (events in `output`) or "wandb".
       early_stop: stop after so many evaluations without a better score.
       keep: number of newest checkpoints to keep, besides the best.
-      gradient_accumulation_steps: parts that a batch is split into, one in memory at a time.
+      gradient_accumulation_steps: micro-batches that a batch is split into, one in memory at a time.
       export: export the weights of the last step, or of the best evaluation.
       remat: recompute each layer in the backward pass, which saves memory and costs time.
       mesh: devices of all hosts together, such as "data=4,model=2"; None is one device.
