@@ -17,19 +17,25 @@ Value = tuple[Any, int]
 
 
 class ColumnChunk(NamedTuple):
-    """A column of a row group.
+    """A column of a row group, or one of the leaves of a nested column (list or struct).
 
     Attributes:
+      path: the column's name, and in a nested column the names that lead to its leaf.
       unpacked, packed: its bytes, uncompressed and compressed.
       offset: of its first page.
       dictionary: the offset of its dictionary page, 0 if it has none.
     """
 
-    column: str
+    path: tuple[str, ...]
     unpacked: int
     packed: int
     offset: int
     dictionary: int
+
+    @property
+    def column(self) -> str:
+        """The name of the table's column; it may contain dots."""
+        return self.path[0]
 
 
 class RowGroup(NamedTuple):
@@ -62,9 +68,9 @@ def _row_groups(footer: bytes) -> tuple[RowGroup, ...]:
 
 
 def _chunk(fields: dict[int, Any]) -> ColumnChunk:
-    name = b".".join(fields[3]).decode(errors="replace")
+    name, *inner = (part.decode(errors="replace") for part in fields[3])
     data, dictionary = int(fields[9]), max(0, fields.get(11, 0))
-    return ColumnChunk(name, int(fields[6]), int(fields[7]), min(data, dictionary or data), dictionary)
+    return ColumnChunk((name, *inner), int(fields[6]), int(fields[7]), min(data, dictionary or data), dictionary)
 
 
 def dictionary_bytes(file: BufferedReader, chunk: ColumnChunk) -> int:

@@ -41,7 +41,7 @@ def test_the_same_sizes_as_pyarrow(dictionary, compression):
     for i, group in enumerate(groups):
         for j, chunk in enumerate(group.chunks):
             seen = metadata.row_group(i).column(j)
-            assert chunk.column == seen.path_in_schema
+            assert ".".join(chunk.path) == seen.path_in_schema
             assert (chunk.unpacked, chunk.packed) == (seen.total_uncompressed_size, seen.total_compressed_size)
             assert chunk.dictionary == (seen.dictionary_page_offset or 0)
             assert chunk.offset == (seen.dictionary_page_offset or seen.data_page_offset)

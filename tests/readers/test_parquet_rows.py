@@ -7,7 +7,10 @@ from reading import FIELDS, iterate_rows, rows_of, write_table
 
 from stella_jax import StellaError
 from stella_jax.readers import parquet_rows
+from stella_jax.readers.columns import NUMBERS, Column, kind_of_kept
+from stella_jax.readers.records import read_rows
 from stella_jax.readers.rows import Rejected, Row, RowFields
+from stella_jax.storage.location import locate
 
 STRINGS = [pa.string(), pa.large_string(), pa.string_view(), pa.dictionary(pa.int32(), pa.string())]
 
@@ -62,6 +65,26 @@ def test_pages_that_decompress_to_too_much(tmp_path, monkeypatch):
         else:
             with pytest.raises(StellaError, match=r"a\.parquet: column 'text' has"):
                 rows_of(tmp_path / "a.parquet")
+
+
+NESTED = {
+    "list": (NUMBERS, [[0.5] * 2**9] * 2**10),
+    "list.of.lists": (kind_of_kept(), [[[0.5] * 2**9]] * 2**10),
+    "struct": (kind_of_kept(), [{"a": 1, "b": {"c": "x" * 2**12}}] * 2**10),
+}
+
+
+@pytest.mark.parametrize("name", NESTED)
+def test_pages_of_nested_columns_that_decompress_to_too_much(tmp_path, monkeypatch, name):
+    monkeypatch.setattr(parquet_rows, "UNPACKED_BYTES", 2**20)
+    kind, values = NESTED[name]
+    location, columns = locate(tmp_path / "a.parquet"), [Column(name, kind)]
+    settings = {"compression": "zstd", "use_dictionary": False}
+    pq.write_table(pa.table({name: values}), str(location), row_group_size=2**6, **settings)
+    assert len(list(read_rows(location, columns))) == 2**10
+    pq.write_table(pa.table({name: values}), str(location), **settings)
+    with pytest.raises(StellaError, match=rf"a\.parquet: column '{name}' has"):
+        list(read_rows(location, columns))
 
 
 @pytest.mark.parametrize("content", [b"", b'{"text": "a"}\n', b"PAR1" + bytes(100) + b"PAR1"])
