@@ -15,7 +15,7 @@ from typing import Any, cast
 
 from stella_jax.errors import StellaError
 from stella_jax.storage.atomic import is_leftover, leftovers, remove_leftovers, replacing
-from stella_jax.storage.location import URL, Location, check_path, open_regular
+from stella_jax.storage.location import Location, locate, open_regular
 from stella_jax.storage.urls import filesystem, store_errors
 
 CHECKSUM = "checksum"
@@ -117,11 +117,10 @@ def open_store(out: str | Path) -> Store:
     Raises:
       StellaError: there is a file, the URL is not supported, or the path is empty or holds a NUL character.
     """
-    check_path(out)
-    url = URL.match(str(out)) if isinstance(out, str) else None
-    if url and url[1].lower() != "file":
-        return RemoteStore(str(out))
-    path = Path(str(out)[url.end() :]) if url else Path(out)
+    location = locate(out)
+    if location.is_url:
+        return RemoteStore(location.given)
+    path = Path(location.given)
     if path.exists() and not path.is_dir():
         raise StellaError(f"{path}: not a directory; use another path.")
     return LocalStore(path)

@@ -174,6 +174,8 @@ def test_urls_and_paths(tmp_path, monkeypatch, refused):
     assert isinstance(open_store("memory://a"), RemoteStore)
     assert isinstance(open_store(Path("memory://a")), LocalStore)
     assert str(open_store("memory://a/b/")) == "memory://a/b"
+    assert str(open_store("MEMORY://A/b")) == "memory://A/b"
+    assert str(open_store("File://a/b")) == "a/b"
     with refused("nosuch://a"):
         open_store("nosuch://a")
 
