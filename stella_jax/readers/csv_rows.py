@@ -3,6 +3,7 @@
 import csv
 import io
 import json
+import re
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -17,6 +18,9 @@ from stella_jax.storage.location import Location
 
 # Invalid both at the start of a line and inside quotes: the quote is closed before the end of the cell.
 INVALID_CSV = '"b"c\n'
+
+JSON_SPACE = " \t\r\n"
+NUMBER = re.compile(r"-?(0|[1-9][0-9]*)(\.[0-9]+)?([eE][+-]?[0-9]+)?")
 
 
 def read_csv(
@@ -133,8 +137,15 @@ def _select(
 
 
 def _number(cell: str) -> Any:
+    """The number or list that a cell holds, written as in JSON (RFC 8259); any other cell as it is.
+
+    `float` alone would also read 1_000, nan, and digits of other scripts.
+    """
+    text = cell.strip(JSON_SPACE)
+    if NUMBER.fullmatch(text):
+        return float(text)
     try:
-        return json.loads(cell) if cell.startswith("[") else float(cell)
+        return json.loads(text) if text.startswith("[") else cell
     except (ValueError, RecursionError):
         return cell
 

@@ -6,7 +6,10 @@ import pytest
 from reading import peak_memory, rows_before_error, rows_of
 
 from stella_jax.readers import csv_rows
+from stella_jax.readers.columns import NUMBERS, Column, RowError
+from stella_jax.readers.records import read_rows
 from stella_jax.readers.rows import Rejected
+from stella_jax.storage.location import locate
 
 
 def test_blank_lines_of_csv_are_skipped_but_counted(tmp_path):
@@ -79,3 +82,37 @@ def test_an_open_quote(tmp_path, refused):
     (tmp_path / "a.csv").write_bytes(b'text\none\n"two\nthree\nfour\n')
     with refused("a.csv", "line 3"):
         rows_of(tmp_path / "a.csv")
+
+
+def cell_as_number(path, cell: str):
+    path.write_text(f'n\n"{cell}"\n')
+    [(_, row)] = read_rows(locate(path), [Column("n", NUMBERS)])
+    assert not isinstance(row, RowError)
+    return row["n"]
+
+
+NUMBER_CELLS = {
+    "0": 0,
+    "-0.5": -0.5,
+    "10": 10,
+    "1e3": 1000,
+    "2.5E-1": 0.25,
+    "1e+2": 100,
+    " 1\t": 1,
+    "[1, 2.5]": [1, 2.5],
+    " [] ": [],
+}
+
+
+@pytest.mark.parametrize(("cell", "number"), NUMBER_CELLS.items())
+def test_numbers_are_read_as_in_json(tmp_path, cell, number):
+    assert cell_as_number(tmp_path / "a.csv", cell) == number
+
+
+OTHER_CELLS = ["", "1_000", "[1_000]", "1,000", "nan", "NaN", "inf", "-Infinity", "0x10", "1 2", "01", "+1", ".5", "1."]
+OTHER_CELLS += ["\uff11", "\u0661", "1\u0660", "\xa01", "1e", "true"]
+
+
+@pytest.mark.parametrize("cell", OTHER_CELLS)
+def test_other_cells_stay_text(tmp_path, cell):
+    assert cell_as_number(tmp_path / "a.csv", cell) == cell
