@@ -63,13 +63,24 @@ class Job:
     def key(self, split: Split) -> str:
         """Identifies this split of this job."""
         pieces = [(self.inputs[piece.input].name, piece.start, piece.stop) for piece in split.pieces]
-        return _hash([self.fingerprint, self.fields["ranges"], pieces])
+        return self._hash(pieces)
 
     @cached_property
     def whole_key(self) -> str:
         """Identifies this job with these inputs."""
         inputs = [(entry["name"], entry["size"], entry["version"]) for entry in self.fields["inputs"]]
-        return _hash([self.fingerprint, self.fields["ranges"], self.fields["split_bytes"], inputs])
+        return self._hash(self.fields["split_bytes"], inputs)
+
+    def _hash(self, *values: Any) -> str:
+        """A hash of these JSON values, and of the fields that all keys have in common."""
+        hasher = self._common_hasher.copy()
+        hasher.update(f", {_json(*values)}]".encode())
+        return hasher.hexdigest()[:16]
+
+    @cached_property
+    def _common_hasher(self) -> "hashlib._Hash":
+        # Kept, as the ranges of a wide head take milliseconds, and each part asks for its key.
+        return hashlib.sha256(f"[{_json(self.fingerprint, self.fields['ranges'])}".encode())
 
     def was_repaired(self, split: Split) -> bool:
         """Whether an input of the split was damaged when some of its rows were committed, and was replaced since."""
@@ -134,5 +145,5 @@ def _texts_and_ids(fields: dict[str, Any]) -> RowFields:
     return RowFields(fingerprint["text_field"], fingerprint["id_field"], query=fingerprint.get("query_field"))
 
 
-def _hash(value: Any) -> str:
-    return hashlib.sha256(json.dumps(value, sort_keys=True).encode()).hexdigest()[:16]
+def _json(*values: Any) -> str:
+    return ", ".join(json.dumps(value, sort_keys=True) for value in values)

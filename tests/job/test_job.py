@@ -9,7 +9,7 @@ import pytest
 from jobs import content, write_corpus
 
 from stella_jax import Stella, StellaError
-from stella_jax.job.job import JOB, load_job
+from stella_jax.job.job import JOB, load_job, recorded_job
 from stella_jax.job.options import JobOptions, RunOptions
 from stella_jax.job.run import run_job
 from stella_jax.job.verify import verify_job
@@ -33,6 +33,24 @@ def later(folder: Path, name: str, ids: list[str], texts: list[str]) -> Path:
     path = folder / name
     path.write_text("".join(f'{{"id": "{i}", "text": "{text}"}}\n' for i, text in zip(ids, texts, strict=True)))
     return path
+
+
+# Keys
+
+
+def test_keys_stay_the_same(tmp_path: Path) -> None:
+    """Parts with other keys are embedded again: a new version must find the keys of an earlier one."""
+    fingerprint = {"text_field": "text", "id_field": "id", "dims": [2], "prompt": "\u00e9"}
+    entry = {"size": 50, "planned_size": 50, "version": "1", "generation": 0, "repaired": False}
+    inputs = [entry | {"name": name, "path": str(tmp_path / name)} for name in ("a.jsonl", "b.jsonl")]
+    ranges = {"2": {"minimum": [-1.5, 0.1], "maximum": [0.5, 1e-7]}}
+    store = open_store(tmp_path)
+    store.prepare("_job")
+    store.write_json(JOB, {"fingerprint": fingerprint, "ranges": ranges, "inputs": inputs, "split_bytes": 30})
+    job = recorded_job(store)
+    keys = ["c10004245d8cfaa9", "3492d8984fa375d1", "0db2e590842f9a7f", "ee2a14a2b87166fe"]
+    assert [job.key(split) for split in job.splits] == keys
+    assert job.whole_key == "63949c1b4d5ea3b5"
 
 
 # Different settings
