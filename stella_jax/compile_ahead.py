@@ -1,12 +1,12 @@
 """Compiles programs for batches of fixed shapes in threads, while other batches run."""
 
-import os
 from collections.abc import Callable, Iterable
 from concurrent.futures import CancelledError, Future, ThreadPoolExecutor
 from contextlib import suppress
 
-# XLA releases Python's lock while it compiles.
-THREADS = max(2, min(16, (os.cpu_count() or 1) // 2))
+from stella_jax.cpu_count import cpu_count
+
+MAX_THREADS = 16
 
 Shape = tuple[int, int]  # rows and tokens of a batch
 
@@ -21,7 +21,9 @@ class CompileAhead:
     def __init__(self, compile: Callable[[Shape], object]):
         self._compile = compile
         self._shapes: dict[Shape, Future[object]] = {}
-        self._pool = ThreadPoolExecutor(THREADS, "compile")
+        # XLA releases Python's lock while it compiles.
+        threads = max(2, min(MAX_THREADS, cpu_count() // 2))
+        self._pool = ThreadPoolExecutor(threads, "compile")
 
     def start(self, shapes: Iterable[Shape]) -> None:
         """Starts compiling the new ones among these shapes, in this order."""

@@ -9,8 +9,8 @@ import pytest
 from jax import monitoring
 from paths import GOLDENS
 
-from stella_jax import Stella
-from stella_jax.compile_ahead import THREADS, CompileAhead
+from stella_jax import Stella, compile_ahead
+from stella_jax.compile_ahead import CompileAhead
 
 
 def test_each_shape_is_compiled_once() -> None:
@@ -43,23 +43,28 @@ def test_compile_error_is_raised_by_wait() -> None:
         ahead.wait((1, 8))
 
 
-def test_cancel_drops_waiting_shapes() -> None:
-    may, compiled = threading.Event(), []
+def test_cancel_drops_waiting_shapes(monkeypatch: pytest.MonkeyPatch) -> None:
+    """On eight processors four threads compile; cancelling ends what no thread has started, and nothing else."""
+    monkeypatch.setattr(compile_ahead, "cpu_count", lambda: 8)
+    started, may, compiled = threading.Semaphore(0), threading.Event(), []
 
     def compile(shape: tuple[int, int]) -> None:
+        started.release()
         may.wait()
         compiled.append(shape)
 
     ahead = CompileAhead(compile)
-    shapes = [(1, i) for i in range(THREADS + 3)]
+    shapes = [(1, i) for i in range(7)]
     ahead.start(shapes)
-    while ahead._pool._work_queue.qsize() > 3:
-        pass
-    ahead.cancel()
-    may.set()
+    try:
+        assert all(started.acquire(timeout=10) for _ in range(4))
+        assert not started.acquire(timeout=0.2), "more threads than half of the processors"
+        ahead.cancel()
+    finally:
+        may.set()
     for shape in shapes:
         ahead.wait(shape)
-    assert sorted(compiled) == shapes[:THREADS]
+    assert sorted(compiled) == shapes[:4]
     ahead.start(shapes[-1:])
     ahead.wait(shapes[-1])
     assert compiled[-1] == shapes[-1]
