@@ -8,8 +8,6 @@ from pathlib import Path
 from threading import Thread
 from typing import Any
 
-import jax
-
 from stella_jax import __version__
 from stella_jax.checkpoint.checkpoint import Checkpoint
 from stella_jax.checkpoint.fingerprint import fingerprint
@@ -124,7 +122,7 @@ class JobOptions:
             "id_field": self.fields.id,
             **self._scoring(model),
             "keep": dict(zip(self.fields.keep, map(str, self.fields.kept_types), strict=True)),
-            "part_rows": self.part_rows or default_part_rows(jax.default_backend()),
+            "part_rows": self.part_rows or default_part_rows(model.platform),
             "model": fingerprint(model.checkpoint, model.heads),
             "platform": model.platform,
             "model_axis": model.mesh.shape["model"],  # the mesh's other axis does not change the bits
