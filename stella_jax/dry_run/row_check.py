@@ -8,7 +8,7 @@ from typing import NamedTuple
 import numpy as np
 
 from stella_jax.errors import StellaError, quoted
-from stella_jax.job.part_ids import hash_id
+from stella_jax.job.part_ids import hash_halves, hash_id
 from stella_jax.job.repeated_ids import RUN_ROWS, RepeatedIds
 from stella_jax.readers.inputs import InputFile
 from stella_jax.readers.rows import Rejected, Row, RowFields
@@ -101,8 +101,7 @@ class _Rows:
                 yield place, row_id, self._at(int(firsts[i]))[0]
 
     def _flush(self) -> None:
-        halves = np.frombuffer(b"".join(self._hashes), "<u8").reshape(-1, 2)
-        self._repeated_ids.add(halves[:, 0], halves[:, 1])
+        self._repeated_ids.add(*hash_halves(b"".join(self._hashes)))
         self._places.write(np.array(self._waiting, PLACE).data)
         self._hashes, self._waiting = [], []
 

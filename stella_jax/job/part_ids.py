@@ -35,6 +35,12 @@ def hash_id(row_id: str) -> bytes:
     return hashlib.blake2b(row_id.encode(), digest_size=HASH_BYTES).digest()
 
 
+def hash_halves(hashes: bytes | memoryview) -> tuple[np.ndarray, np.ndarray]:
+    """The halves (high, low) of n joined hashes of ids, (n,) uint64 each, as `RepeatedIds.add` takes them."""
+    halves = np.frombuffer(hashes, "<u8").reshape(-1, 2)
+    return halves[:, 0], halves[:, 1]
+
+
 def write_ids(store: Store, name: PartName, rows: Sequence[PositionedRow]) -> str:
     """Writes the ids of a part; returns the sha256 of the file."""
     hashes = b"".join(hash_id(row.row.id or "") for row in rows)
@@ -62,5 +68,5 @@ def read_ids(store: Store, name: PartName) -> PartIds:
     with store.open(name.ids_file) as file:
         table = pq.read_table(file, page_checksum_verification=True)
     hashes = table["hash"].combine_chunks()
-    halves = np.frombuffer(hashes.buffers()[1], "<u8")[2 * hashes.offset :][: 2 * len(hashes)].reshape(-1, 2)
-    return PartIds(halves[:, 0], halves[:, 1], table["input"].to_numpy(), table["number"].to_numpy())
+    stored = memoryview(hashes.buffers()[1])[HASH_BYTES * hashes.offset :][: HASH_BYTES * len(hashes)]
+    return PartIds(*hash_halves(stored), table["input"].to_numpy(), table["number"].to_numpy())

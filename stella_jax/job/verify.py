@@ -19,7 +19,7 @@ from stella_jax.job.job import JOB, JOB_FOLDERS
 from stella_jax.job.manifest import MANIFEST, read_manifest
 from stella_jax.job.output_columns import column_names
 from stella_jax.job.part_file import vectors_of
-from stella_jax.job.part_ids import hash_id
+from stella_jax.job.part_ids import hash_halves, hash_id
 from stella_jax.job.rejected import REJECTED, rejected_lines
 from stella_jax.job.repeated_ids import RepeatedIds
 from stella_jax.storage.atomic import FULL
@@ -161,8 +161,7 @@ def _content_faults(store: Store, entry: dict[str, Any], columns: Sequence[str],
         with store.open(entry["file"]) as source, pq.ParquetFile(source, page_checksum_verification=True) as file:
             for batch in file.iter_batches(columns=["id", *columns, "n_tokens"]):
                 hashes = b"".join(hash_id(row_id) for row_id in batch.column("id").to_pylist())
-                halves = np.frombuffer(hashes, "<u8").reshape(-1, 2)
-                ids.add(halves[:, 0], halves[:, 1])
+                ids.add(*hash_halves(hashes))
                 rows += batch.num_rows
                 vectors = [vectors_of(batch.column(name)) for name in columns]
                 not_finite += int((~np.isfinite(np.concatenate(vectors, axis=1))).any(axis=1).sum())
