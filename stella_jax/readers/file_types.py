@@ -26,3 +26,9 @@ def file_type(name: str) -> FileType | None:
     """The type of a file of this name, whatever its case; None if it is not supported."""
     stem, dot, last = name.lower().rpartition(".")
     return TYPES.get(dot + last) or COMPRESSED_TYPES.get(f".{stem.rpartition('.')[2]}.{last}" if "." in stem else "")
+
+
+def is_parquet(name: str) -> bool:
+    """Whether a file of this name is read as Parquet."""
+    found = file_type(name)
+    return found is not None and found.suffix == ".parquet"

@@ -8,6 +8,7 @@ import pyarrow.parquet as pq
 
 from stella_jax.errors import StellaError, first_line
 from stella_jax.readers.columns import kept_type, select_columns
+from stella_jax.readers.file_types import is_parquet
 from stella_jax.readers.rows import Row, RowFields
 from stella_jax.storage.location import Location
 
@@ -28,9 +29,9 @@ def resolve_types(locations: Sequence[Location], fields: RowFields) -> RowFields
     if not fields.keep:
         return fields
     first = locations[0]
-    types = _parquet_types(first, fields) if _is_parquet(first) else [pa.string()] * len(fields.keep)
+    types = _parquet_types(first, fields) if is_parquet(first.name) else [pa.string()] * len(fields.keep)
     for name, type in zip(fields.keep, types, strict=True):
-        text = next((each for each in locations if type != pa.string() and not _is_parquet(each)), None)
+        text = next((each for each in locations if type != pa.string() and not is_parquet(each.name)), None)
         if text is not None:
             raise StellaError(
                 f"{text}: column {name!r} is text here, but {type} in {first}; convert one of them, or leave it out of "
@@ -51,10 +52,6 @@ def _column(values: Sequence[str | pa.Array | None], type: pa.DataType) -> pa.Ar
     if type == pa.string():
         return pa.array(values, type)
     return pa.concat_arrays(values) if values else pa.nulls(0, type)
-
-
-def _is_parquet(location: Location) -> bool:
-    return location.name.lower().endswith(".parquet")
 
 
 def _parquet_types(location: Location, fields: RowFields) -> list[pa.DataType]:

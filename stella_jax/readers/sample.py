@@ -14,9 +14,9 @@ from random import Random
 
 import numpy as np
 
+from stella_jax.readers.file_types import is_parquet
 from stella_jax.readers.inputs import InputFile
 from stella_jax.readers.parquet_rows import row_groups
-from stella_jax.readers.records import FORMATS
 from stella_jax.readers.rows import Rejected, Row, RowFields
 from stella_jax.readers.split_reader import read_split
 from stella_jax.readers.splits import Piece, Split
@@ -110,7 +110,7 @@ class _Region:
 
     def places(self, files: Sequence[InputFile], fields: RowFields) -> list[Place]:
         file = files[self.input]
-        if _has_groups(file):
+        if is_parquet(file.location.name):
             return list(self._in_groups(file, fields))
         if file.can_be_cut:
             return [self._in_lines(file, fields)]
@@ -209,7 +209,7 @@ def _draws(region: _Region, found: Sequence[Place]) -> Iterator[Place]:
 
 def _region_of(file: InputFile, at: int, place_bytes: int) -> tuple[int, int]:
     """The byte range that is sampled together with this byte."""
-    if _has_groups(file):
+    if is_parquet(file.location.name):
         bounds = _bounds(file, place_bytes)
         number = int(np.searchsorted(bounds, at, side="right"))
         return bounds[number - 1], bounds[number]
@@ -228,7 +228,3 @@ def _bounds(file: InputFile, place_bytes: int) -> list[int]:
             bounds.append(group.offset)
             first_row = group.first_row
     return [*bounds, file.size]
-
-
-def _has_groups(file: InputFile) -> bool:
-    return file.format is FORMATS[".parquet"]
