@@ -14,6 +14,7 @@ import pyarrow.parquet as pq
 
 from stella_jax.errors import StellaError
 from stella_jax.readers.file_types import FileType, file_type
+from stella_jax.readers.keep_open import KeepOpen
 from stella_jax.storage.atomic import replacing
 
 SUFFIXES = (".jsonl", ".csv", ".parquet")
@@ -50,21 +51,8 @@ def _compressed(file: BinaryIO, compression: str | None) -> Iterator[BinaryIO]:
     if compression is None:
         yield file
         return
-    with pa.CompressedOutputStream(pa.PythonFile(_KeepOpen(file), "w"), compression) as stream:
+    with pa.CompressedOutputStream(pa.PythonFile(KeepOpen(file), "w"), compression) as stream:
         yield cast(BinaryIO, stream)
-
-
-class _KeepOpen(io.RawIOBase):
-    """A file that stays open when this is closed."""
-
-    def __init__(self, file: BinaryIO):
-        self._file = file
-
-    def writable(self) -> bool:
-        return True
-
-    def write(self, data: Any) -> int:
-        return self._file.write(data)
 
 
 def _write_jsonl(file: BinaryIO, rows: Rows) -> None:

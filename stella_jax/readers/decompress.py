@@ -12,6 +12,7 @@ import pyarrow as pa
 
 from stella_jax.errors import StellaError, first_line
 from stella_jax.readers.file_types import file_type
+from stella_jax.readers.keep_open import KeepOpen
 from stella_jax.storage.location import Location
 
 UTF8_MARK = b"\xef\xbb\xbf"
@@ -114,16 +115,4 @@ class _ZstdReader(io.RawIOBase):
 
     def _restarted(self) -> pa.CompressedInputStream:
         self._file.seek(0)
-        return pa.CompressedInputStream(pa.PythonFile(_KeepOpen(self._file), "r"), "zstd")
-
-
-class _KeepOpen:
-    """A file that its reader cannot close."""
-
-    closed = False
-
-    def __init__(self, file: BufferedReader):
-        self.read = file.read
-
-    def close(self) -> None:
-        pass
+        return pa.CompressedInputStream(pa.PythonFile(KeepOpen(self._file), "r"), "zstd")
