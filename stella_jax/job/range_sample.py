@@ -10,7 +10,7 @@ from stella_jax.job.job import Job
 from stella_jax.job.output_columns import postprocess
 from stella_jax.job.ranges import ranges_to_json, read_ranges
 from stella_jax.pretrained import PretrainedModel
-from stella_jax.quantization import SCALAR, Ranges
+from stella_jax.quantization import SCALAR, Ranges, finite_rows
 from stella_jax.readers.rows import Row
 from stella_jax.readers.sample import sample_inputs
 
@@ -45,6 +45,6 @@ def _of_sample(model: PretrainedModel, job: Job) -> dict[int, Ranges]:
     texts = [row.text for row in rows if isinstance(row, Row)][: SAMPLED_ROWS.get(model.platform, DEFAULT_SAMPLED_ROWS)]
     tokens = model.tokenize(texts, job.fingerprint["prompt"])
     [(_, found)] = model.runner.stream([tokens], model.max_seq_length)
-    found = postprocess(job.fingerprint, found)
-    finite = np.logical_and.reduce([np.isfinite(vectors).all(axis=1) for vectors in found])
+    found, precision = postprocess(job.fingerprint, found), job.fingerprint["precision"]
+    finite = np.logical_and.reduce([finite_rows(vectors, precision) for vectors in found])
     return {dim: Ranges.of(vectors[finite]) for dim, vectors in zip(model.head_dims, found, strict=True)}
