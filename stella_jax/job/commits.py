@@ -16,6 +16,7 @@ from stella_jax.readers.split_reader import Position
 from stella_jax.storage.store import DamagedFileError, Store
 
 COMMITS_FOLDER = "_job/commits"
+IDS_FOLDER = "_job/ids"
 NAME = re.compile(r"part-(\d+)-(\d+)(\.last)?\.json")
 
 # Commits read in parallel: an object store takes tens of milliseconds for each.
@@ -43,7 +44,7 @@ class PartName(NamedTuple):
 
     @property
     def ids_file(self) -> str:
-        return f"_job/ids/{self}.parquet"
+        return f"{IDS_FOLDER}/{self}.parquet"
 
 
 @dataclass(frozen=True, slots=True)

@@ -9,7 +9,9 @@ from pathlib import Path
 from typing import Any
 
 from stella_jax.errors import StellaError, join_words
-from stella_jax.job import commits, damaged, heartbeat
+from stella_jax.job.commits import COMMITS_FOLDER, IDS_FOLDER
+from stella_jax.job.damaged import DAMAGED_FOLDER
+from stella_jax.job.heartbeat import HEARTBEATS_FOLDER
 from stella_jax.job.ranges import ranges_from_json
 from stella_jax.quantization import Ranges
 from stella_jax.readers.inputs import InputFile, open_inputs
@@ -20,7 +22,7 @@ from stella_jax.storage.location import locate
 from stella_jax.storage.store import DamagedFileError, Store
 
 JOB = "_job/job.json"
-JOB_FOLDERS = ("_job", commits.COMMITS_FOLDER, heartbeat.HEARTBEATS_FOLDER, damaged.DAMAGED_FOLDER, "_job/ids")
+JOB_FOLDERS = ("_job", COMMITS_FOLDER, HEARTBEATS_FOLDER, DAMAGED_FOLDER, IDS_FOLDER)
 
 
 @dataclass(frozen=True)
