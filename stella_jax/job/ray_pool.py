@@ -129,7 +129,7 @@ class WorkerPool:
         self._plan, self._on_counts, self._log = plan, on_counts, log
         self._loading: dict[Any, Any] = {}  # actors by their running call
         self._working: dict[Any, Any] = {}
-        self._wanted, self._is_planned = max(1, expected), False
+        self._wanted, self._is_planned, self._is_stopping = max(1, expected), False, False
         self._parts = self._rounds_without_progress = 0
         self._slots, self._slots_until, self._placed, self._is_placed = -1, 0.0, time.monotonic(), False
 
@@ -147,7 +147,7 @@ class WorkerPool:
                 if not stop():
                     self._scale_up()
                 elif end == inf:
-                    end, self._wanted, self._plan = time.monotonic() + grace, 0, tuple  # no further round
+                    end, self._wanted, self._is_stopping = time.monotonic() + grace, 0, True
                     for actor in self._working.values():
                         actor.stop.remote()
                 self._poll()
@@ -212,7 +212,8 @@ class WorkerPool:
             actor = None
         if was_working and actor:
             self._wanted = 0  # it found the queue empty
-        if not self._working and not (self._is_planned and not was_working):
+        needs_round = not self._working and (was_working or not self._is_planned)
+        if needs_round and not self._is_stopping:
             self._start_round()
         if actor and self._wanted:
             self._working[actor.work.remote()] = actor
