@@ -75,7 +75,7 @@ def ratio(embeddings, columns, *, margin):
 
 OTHERS = {
     "lion and an own loss": {
-        "loss": {"name": "own_loss:ratio", "args": {"margin": 0.25}},
+        "loss": {"name": "ratio_loss:ratio", "args": {"margin": 0.25}},
         "optimizer": {"name": "lion", "learning_rate": 1e-4, "weight_decay": 0.01},
     },
     "a guide and GradCache": {
@@ -94,7 +94,7 @@ OTHERS = {
 @pytest.mark.parametrize("name", ["lora", *nightly(*(name for name in OTHERS if name != "lora"))])
 def test_any_optimizer_and_loss_resumes_to_the_same_bits(child, data, uninterrupted, tmp_path, monkeypatch, name):
     monkeypatch.chdir(tmp_path)
-    (tmp_path / "own_loss.py").write_text(OWN_LOSS)
+    (tmp_path / "ratio_loss.py").write_text(OWN_LOSS)
     scored = [row | {"score": 1 + i % 3} for i, row in enumerate(ROWS)]
     train_rows = {"train": write_rows(tmp_path / "scored.jsonl", scored), "columns": ["score"]}
     train_rows |= {split: write_rows(tmp_path / f"{split}.jsonl", scored[:4]) for split in ("eval", "test")}
