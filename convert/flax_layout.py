@@ -1,6 +1,5 @@
 """Writes the Flax layout: Orbax parameters, the checkpoint's other files, and provenance.json."""
 
-import json
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
@@ -9,6 +8,7 @@ import numpy as np
 
 from stella_jax import __version__
 from stella_jax.checkpoint.checkpoint import Checkpoint
+from stella_jax.checkpoint.directory import write_json
 from stella_jax.checkpoint.flax_weights import PROVENANCE, FlaxWeights
 from stella_jax.checkpoint.hashes import hashed, sha256_of_array
 from stella_jax.checkpoint.orbax_store import PARAMS, finish_saving, save_leaf
@@ -57,7 +57,7 @@ def to_flax(
         finish_saving(working / PARAMS)
         copy_side_files(source.directory, working)
         provenance = _provenance(source, name) | {"leaves": dict(sorted(leaves.items()))}
-        (working / PROVENANCE).write_text(json.dumps(provenance, indent=1))
+        write_json(working / PROVENANCE, provenance)
 
 
 def _provenance(source: Checkpoint, name: str) -> dict[str, Any]:

@@ -1,6 +1,5 @@
 """Adapters in the files of peft."""
 
-import json
 from collections.abc import Mapping
 from pathlib import Path
 
@@ -8,6 +7,7 @@ import jax
 import numpy as np
 from safetensors.numpy import save_file
 
+from stella_jax.checkpoint.directory import write_json
 from stella_jax.lora_config import LoraConfig
 
 
@@ -38,5 +38,4 @@ def write_adapter(params: Mapping[str, jax.Array], config: LoraConfig, base: str
         "fan_in_fan_out": False,
         "inference_mode": True,
     }
-    text = json.dumps(fields, indent=2) + "\n"
-    (directory / "adapter_config.json").write_text(text, encoding="utf-8")
+    write_json(directory / "adapter_config.json", fields)

@@ -10,6 +10,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 from stella_jax.checkpoint.checkpoint import Checkpoint
+from stella_jax.checkpoint.directory import write_json
 from stella_jax.checkpoint.save import save_params
 from stella_jax.checkpoint.side_files import ADAPTER
 from stella_jax.checkpoint.torch_layout import native_tokenizer
@@ -79,7 +80,7 @@ def export(trained: Trained, origin: Origin, metrics: MetricsLog, destination: P
         tokenizer = base.tokenizer(longest)
         text = card(origin, metrics, base.spec, trained.head, trained.stale_heads, has_curves, tokenizer)
         (directory / "README.md").write_text(text, encoding="utf-8")
-        (directory / ORIGIN_FILE).write_text(json.dumps(origin.as_dict(), indent=2) + "\n", encoding="utf-8")
+        write_json(directory / ORIGIN_FILE, origin.as_dict())
 
     save_params(
         base,

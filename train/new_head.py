@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 
 from stella_jax.checkpoint.checkpoint import Checkpoint
+from stella_jax.checkpoint.directory import write_json
 from stella_jax.checkpoint.modules_json import OLD_POOLING_FLAGS, POOLINGS
 from stella_jax.checkpoint.weights import Leaf, Weights, head_leaves
 from stella_jax.models.heads import Head
@@ -63,13 +64,14 @@ def write_new_head(base: Checkpoint, working: Path) -> None:
         "bias": head.bias,
         "activation_function": activation[head.activation],
     }
-    _write(working / head.folder / "config.json", fields)
+    (working / head.folder).mkdir(exist_ok=True)
+    write_json(working / head.folder / "config.json", fields)
     modules = json.loads((working / "modules.json").read_bytes())
     folder = next(str(m["path"]) for m in modules if str(m["type"]).endswith("Pooling"))
     pooling = working / folder / "config.json"
     before = json.loads(pooling.read_bytes())
     if (after := _with_pooling(before, base.spec.pooling)) != before:
-        _write(pooling, after)
+        write_json(pooling, after)
 
 
 def _with_pooling(fields: dict[str, Any], mode: str) -> dict[str, Any]:
@@ -79,8 +81,3 @@ def _with_pooling(fields: dict[str, Any], mode: str) -> dict[str, Any]:
     flags = [name for name in fields if name.startswith("pooling_mode_")]
     flags += [name for name, known in OLD_POOLING_FLAGS.items() if known == mode]
     return fields | {name: OLD_POOLING_FLAGS.get(name) == mode for name in flags}
-
-
-def _write(path: Path, fields: dict[str, Any]) -> None:
-    path.parent.mkdir(parents=True, exist_ok=True)
-    path.write_text(json.dumps(fields, indent=2) + "\n", encoding="utf-8")

@@ -15,6 +15,11 @@ MAX_JSON_BYTES = 8 * 2**20
 SETTINGS = "config_sentence_transformers.json"
 
 
+def write_json(path: Path, value: Any) -> None:
+    """Writes a JSON file as sentence-transformers does."""
+    path.write_text(json.dumps(value, indent=2) + "\n", encoding="utf-8")
+
+
 class Directory:
     """Read-only access to the files below `root`, by relative path."""
 

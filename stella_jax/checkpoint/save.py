@@ -10,7 +10,7 @@ import jax
 import numpy as np
 
 from stella_jax.checkpoint.checkpoint import Checkpoint, leaf_paths
-from stella_jax.checkpoint.directory import SETTINGS
+from stella_jax.checkpoint.directory import SETTINGS, write_json
 from stella_jax.checkpoint.model_spec import ModelSpec
 from stella_jax.checkpoint.torch_layout import to_torch, write_query_prompt
 from stella_jax.checkpoint.weights import Leaf, Weights, check_finite
@@ -157,7 +157,7 @@ def _write_settings(before: ModelSpec, now: ModelSpec, working: Path) -> None:
 def _write_default_head(path: Path, head: Head) -> None:
     listing = json.loads(path.read_bytes())
     if head.folder not in [str(module["path"]).strip("/") for module in listing]:
-        _write(path, _modules(listing, head))
+        write_json(path, _modules(listing, head))
 
 
 def _modules(listing: list[dict[str, Any]], head: Head) -> list[dict[str, Any]]:
@@ -181,8 +181,4 @@ def _write_max_seq_length(working: Path, file: Callable[[str], str], value: int)
 
 def _update(path: Path, **fields: Any) -> None:
     before = json.loads(path.read_bytes()) if path.exists() else {}
-    _write(path, before | fields)
-
-
-def _write(path: Path, value: Any) -> None:
-    path.write_text(json.dumps(value, indent=2) + "\n", encoding="utf-8")
+    write_json(path, before | fields)

@@ -8,7 +8,7 @@ from pathlib import Path
 import numpy as np
 
 from stella_jax.checkpoint.checkpoint import Checkpoint
-from stella_jax.checkpoint.directory import SETTINGS
+from stella_jax.checkpoint.directory import SETTINGS, write_json
 from stella_jax.checkpoint.flax_weights import FlaxWeights
 from stella_jax.checkpoint.hashes import sha256_of_array
 from stella_jax.checkpoint.prompts import with_query_prompt
@@ -152,7 +152,7 @@ def _write_native_config(source: Checkpoint, working: Path) -> None:
     if source.spec.is_reranker and (scorer := source.spec.architecture.scorer):
         fields |= scorer.native_json()
     fields |= {key: old[key] for key in KEPT if key in old}
-    (working / name).write_text(json.dumps(fields, indent=2) + "\n")
+    write_json(working / name, fields)
 
 
 def native_tokenizer(source: Checkpoint) -> str | None:
@@ -171,4 +171,4 @@ def write_query_prompt(working: Path) -> None:
         old = json.loads(path.read_bytes())
         new = with_query_prompt(old)
         if new != old:
-            path.write_text(json.dumps(new, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
+            write_json(path, new)
