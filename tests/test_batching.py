@@ -14,8 +14,8 @@ def packed(groups: list[list[int]], longest: int, budget: int, **options) -> lis
     batches = []
     for number, counts in enumerate(groups):
         batches += [*packer.add(number, counts), *packer.flush(number - 1)]
-        waiting = {group for bucket in packer._waiting for group, _, _ in bucket}
-        assert waiting <= {number}
+        earlier = {(group, i) for group in range(number) for i in range(len(groups[group]))}
+        assert earlier <= {text for batch in batches for text in batch.texts}
     return [*batches, *packer.flush(len(groups) - 1)]
 
 

@@ -2,6 +2,7 @@
 
 import json
 import os
+import threading
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
@@ -10,7 +11,8 @@ import pytest
 from jobs import content
 
 from stella_jax import Stella
-from stella_jax.job import close
+from stella_jax.job.commits import COMMITS_FOLDER, IDS_FOLDER
+from stella_jax.job.manifest import MANIFEST
 from stella_jax.job.options import JobOptions, RunOptions
 from stella_jax.job.run import run_job
 from stella_jax.job.verify import verify_job
@@ -67,10 +69,21 @@ def test_the_remaining_rows_are_right(tiny: Stella, corpus: list[Path], tmp_path
     assert table["embedding"].to_pylist() == expected.tolist()
 
 
-def test_ids_that_are_positions_are_not_checked(tiny: Stella, tmp_path: Path, monkeypatch) -> None:
-    (tmp_path / "a.txt").write_text("tea\n" * 10)
-    monkeypatch.setattr(close, "RepeatedIds", None)
-    assert embed(tiny, [tmp_path / "a.txt"], tmp_path / "out").job_rows == 10
+def test_ids_that_are_positions_are_not_checked(tiny: Stella, tmp_path: Path) -> None:
+    """Their files are not read: a damaged one, whose part would be embedded again, goes unnoticed."""
+    (tmp_path / "positions.txt").write_text("tea\n" * 10)
+    inputs = {
+        "positions": tmp_path / "positions.txt",
+        "own": write(tmp_path / "own.jsonl", [f"a{i}" for i in range(10)]),
+    }
+    redone = {}
+    for name, path in inputs.items():
+        out = tmp_path / name
+        assert embed(tiny, [path], out).job_rows == 10
+        (out / MANIFEST).unlink()
+        (out / IDS_FOLDER / "part-000000-0001.parquet").write_bytes(b"damaged")
+        redone[name] = embed(tiny, [path], out).rows
+    assert redone["positions"] == 0 < redone["own"]
 
 
 def test_repeats_are_removed_from_a_redone_part_again(tiny: Stella, corpus: list[Path], tmp_path: Path) -> None:
@@ -88,33 +101,32 @@ class Killed(BaseException):
     """Stands for SIGKILL: nothing is cleaned up."""
 
 
-def kill_at(call: int, patch: pytest.MonkeyPatch) -> None:
-    """Ends the job before call number `call` to any function that changes the output."""
-    calls = iter(range(10**9))
+def kill_at(call: int, out: Path, parts: int, patch: pytest.MonkeyPatch) -> None:
+    """Ends the job before call number `call`, after all parts are committed, to a function that changes the output."""
+    calls, killed = iter(range(10**9)), threading.Event()
     for name in ("fsync", "replace", "unlink"):
         real = getattr(os, name)
 
         def counted(*args, real=real, **options):
-            if next(calls) == call:
+            is_closing = threading.current_thread() is threading.main_thread() and len(commits(out)) == parts
+            if is_closing and not killed.is_set() and next(calls) == call:
+                killed.set()
                 raise Killed
-            return real(*args, **options)
+            return None if killed.is_set() else real(*args, **options)
 
         patch.setattr(os, name, counted)
-    patch.setattr(Path, "unlink", lambda path, missing_ok=False: None)
 
 
-def killed_while_closing(model: Stella, corpus: list[Path], folder: Path) -> Iterator[Path]:
-    """Outputs of jobs that were killed at the first call of `close_job`, at the second, ..."""
+def commits(out: Path) -> list[Path]:
+    return list((out / COMMITS_FOLDER).glob("part-*.json"))
+
+
+def killed_while_closing(model: Stella, corpus: list[Path], folder: Path, parts: int) -> Iterator[Path]:
+    """Outputs of jobs of so many parts that were killed at the first call of their close, at the second, ..."""
     for call in range(1000):
         out = folder / f"killed-{call}"
         with pytest.MonkeyPatch.context() as patch:
-            real = close._without_repeats
-
-            def from_here(*args, real=real, call=call, patch=patch):
-                kill_at(call, patch)
-                return real(*args)
-
-            patch.setattr(close, "_without_repeats", from_here)
+            kill_at(call, out, parts, patch)
             try:
                 embed(model, corpus, out)
             except Killed:
@@ -131,7 +143,7 @@ def test_a_kill_at_any_call_leaves_the_same_bytes(tiny: Stella, tmp_path: Path) 
     embed(tiny, corpus, tmp_path / "undisturbed")
     expected = content(tmp_path / "undisturbed")
     killed = 0
-    for out in killed_while_closing(tiny, corpus, tmp_path):
+    for out in killed_while_closing(tiny, corpus, tmp_path, len(commits(tmp_path / "undisturbed"))):
         embed(tiny, corpus, out)
         assert content(out) == expected
         killed += 1
