@@ -13,7 +13,7 @@ from stella_jax.job.repeated_ids import RUN_ROWS, RepeatedIds
 from stella_jax.readers.inputs import InputFile
 from stella_jax.readers.rows import Rejected, Row, RowFields
 from stella_jax.readers.split_reader import read_split
-from stella_jax.readers.splits import Piece, Split
+from stella_jax.readers.splits import ByteRange, Split
 
 PLACE = np.dtype([("input", "<u4"), ("number", "<u8"), ("id_start", "<u8"), ("id_stop", "<u8")])
 
@@ -39,7 +39,7 @@ def check_rows(files: Sequence[InputFile], fields: RowFields, report: Callable[[
     invalid = damaged = 0
     with _Rows(files) as rows:
         for i, file in enumerate(files):
-            split = Split(0, (Piece(i, 0, file.size),))
+            split = Split(0, (ByteRange(i, 0, file.size),))
             try:
                 for row, *_ in read_split(files, split, fields):
                     if isinstance(row, Rejected):

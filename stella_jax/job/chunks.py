@@ -175,7 +175,7 @@ class _RowBuffer:
     def __init__(self, job: Job, split: Split, start: Position):
         self.start = start
         self.error: StellaError | None = None
-        self.input = split.pieces[min(start.piece, len(split.pieces) - 1)].input
+        self.input = split.byte_ranges[min(start.byte_range, len(split.byte_ranges) - 1)].input
         self._rows = read_split(job.inputs, split, job.row_fields, start)
         self._next = self._read()
 
@@ -201,7 +201,7 @@ class _RowBuffer:
 
 def _bytes_before(job: Job, split: Split, after: Position) -> int:
     """Bytes of a split before a position, as far as known."""
-    piece = split.pieces[after.piece]
-    before = sum(each.stop - each.start for each in split.pieces[: after.piece])
-    inside = after.offset - piece.start if job.inputs[piece.input].counts_bytes else 0
+    byte_range = split.byte_ranges[after.byte_range]
+    before = sum(each.stop - each.start for each in split.byte_ranges[: after.byte_range])
+    inside = after.offset - byte_range.start if job.inputs[byte_range.input].counts_bytes else 0
     return before + max(0, inside)

@@ -64,8 +64,7 @@ class Job:
 
     def key(self, split: Split) -> str:
         """Identifies this split of this job."""
-        pieces = [(self.inputs[piece.input].name, piece.start, piece.stop) for piece in split.pieces]
-        return self._hash(pieces)
+        return self._hash([(self.inputs[each.input].name, each.start, each.stop) for each in split.byte_ranges])
 
     @cached_property
     def whole_key(self) -> str:
@@ -86,7 +85,7 @@ class Job:
 
     def was_repaired(self, split: Split) -> bool:
         """Whether an input of the split was damaged when some of its rows were committed, and was replaced since."""
-        return any(self.fields["inputs"][piece.input]["repaired"] for piece in split.pieces)
+        return any(self.fields["inputs"][each.input]["repaired"] for each in split.byte_ranges)
 
     def position(self, input: int, number: int) -> str:
         return self.inputs[input].position(number)

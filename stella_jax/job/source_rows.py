@@ -32,7 +32,7 @@ def read_source_rows(job: Job, committed: Committed, name: PartName, check: bool
         if isinstance(item, Row):
             yield item, (job.inputs[number].name, item.number) not in rejected
     if check and digest.hexdigest() != commit.digest:
-        names = ", ".join(str(job.inputs[piece.input].location) for piece in job.splits[name.split].pieces)
+        names = ", ".join(str(job.inputs[each.input].location) for each in job.splits[name.split].byte_ranges)
         raise StellaError(f"{names}: the rows of {name} have changed since they were embedded; restore the input.")
 
 
@@ -41,9 +41,9 @@ def texts_by_id(store: Store, names: Iterable[PartName], ids: Collection[str]) -
     job, committed = recorded_job(store), Committed(store)
     found: dict[str, str] = {}
     for name in names:
-        pieces = job.splits[name.split].pieces
-        unchanged = [piece for piece in pieces if job.inputs[piece.input].is_unchanged()]
-        if len(pieces) == 1 and unchanged:
+        byte_ranges = job.splits[name.split].byte_ranges
+        unchanged = [each for each in byte_ranges if job.inputs[each.input].is_unchanged()]
+        if len(byte_ranges) == 1 and unchanged:
             rows = (row for row, is_in_part in read_source_rows(job, committed, name, check=False) if is_in_part)
         else:
             read = read_split(job.inputs, Split(name.split, tuple(unchanged)), job.row_fields)

@@ -19,7 +19,7 @@ from stella_jax.readers.inputs import InputFile
 from stella_jax.readers.parquet_rows import row_groups
 from stella_jax.readers.rows import Rejected, Row, RowFields
 from stella_jax.readers.split_reader import read_split
-from stella_jax.readers.splits import Piece, Split
+from stella_jax.readers.splits import ByteRange, Split
 from stella_jax.storage.location import Location
 
 SEED = 42
@@ -117,7 +117,7 @@ class _Region:
         return list(self._from_beginning(file, fields))
 
     def _in_lines(self, file: InputFile, fields: RowFields) -> Place:
-        place, split = self._place(), Split(0, (Piece(0, self.start, self.stop),))
+        place, split = self._place(), Split(0, (ByteRange(0, self.start, self.stop),))
         for row, *_ in read_split([replace(file, is_cut=True)], split, fields):
             place.add(row)
         return place

@@ -9,7 +9,7 @@ from typing import Any, NamedTuple
 from stella_jax.readers.inputs import InputFile
 from stella_jax.readers.parquet_rows import row_groups
 from stella_jax.readers.rows import Rejected, Row, RowFields
-from stella_jax.readers.splits import Piece, Split
+from stella_jax.readers.splits import ByteRange, Split
 from stella_jax.storage.remote_file import BLOCK
 
 
@@ -17,12 +17,12 @@ class Position(NamedTuple):
     """A position in a split, at which reading can resume.
 
     Attributes:
-      piece: the number of a piece of the split.
-      records: number of earlier records of the piece, including blank ones.
+      byte_range: the number of a byte range of the split.
+      records: number of earlier records of the byte range, including blank ones.
       offset: of the next record in its file, in uncompressed bytes; -1 if the format has no offsets.
     """
 
-    piece: int = 0
+    byte_range: int = 0
     records: int = 0
     offset: int = -1
 
@@ -50,15 +50,16 @@ def read_split(
     Raises:
       StellaError: an input is damaged or lacks a column; earlier rows are yielded first.
     """
-    for i, piece in enumerate(split.pieces[start.piece :], start.piece):
-        file = inputs[piece.input]
-        at = start if i == start.piece else Position(i)
-        records = _lines_of_range(file, piece, fields, at) if file.counts_bytes else _numbered(file, piece, fields, at)
+    for i, byte_range in enumerate(split.byte_ranges[start.byte_range :], start.byte_range):
+        file = inputs[byte_range.input]
+        at = start if i == start.byte_range else Position(i)
+        read = _lines_of_range if file.counts_bytes else _numbered
+        records = read(file, byte_range, fields, at)
         record = next(records, None)
         while record is not None:
             row = file.row(record.number, record.content, fields)
             if row is not None:
-                yield PositionedRow(row, piece.input, Position(i, record.done, record.offset))
+                yield PositionedRow(row, byte_range.input, Position(i, record.done, record.offset))
             try:
                 record = records.send(row is None)
             except StopIteration:
@@ -66,7 +67,7 @@ def read_split(
 
 
 class _Record(NamedTuple):
-    """A record, its number in the file, the number of records of its piece up to it, and the offset after it."""
+    """A record, its number in the file, the number of records of its byte range up to it, and the offset after it."""
 
     content: Any
     number: int
@@ -78,8 +79,8 @@ class _Record(NamedTuple):
 _Records = Generator[_Record, bool, None]
 
 
-def _numbered(file: InputFile, piece: Piece, fields: RowFields, at: Position) -> _Records:
-    first, count = _rows_of_range(file, piece) if file.is_cut else (0, None)
+def _numbered(file: InputFile, byte_range: ByteRange, fields: RowFields, at: Position) -> _Records:
+    first, count = _rows_of_range(file, byte_range) if file.is_cut else (0, None)
     reader = file.records(fields, first + at.records, None if at.offset < 0 else at.offset)
     done, stop = at.records, maxsize if count is None else count
     while done < stop and (content := next(reader, END)) is not END:
@@ -88,15 +89,15 @@ def _numbered(file: InputFile, piece: Piece, fields: RowFields, at: Position) ->
             done += reader.skip_blank()
 
 
-def _lines_of_range(file: InputFile, piece: Piece, fields: RowFields, at: Position) -> _Records:
+def _lines_of_range(file: InputFile, byte_range: ByteRange, fields: RowFields, at: Position) -> _Records:
     """Lines that begin in a byte range; the end of the line before it is skipped."""
-    begins_inside = at.records == 0 and piece.start > 0
-    offset, done = piece.start - 1 if begins_inside else max(0, at.offset), at.records
-    location = replace(file.location, block=min(BLOCK, piece.stop - offset + TAIL))
+    begins_inside = at.records == 0 and byte_range.start > 0
+    offset, done = byte_range.start - 1 if begins_inside else max(0, at.offset), at.records
+    location = replace(file.location, block=min(BLOCK, byte_range.stop - offset + TAIL))
     lines: Any = file.format.records(location, fields.columns, 0, offset)
     if begins_inside:
-        _, offset = next(lines, (None, piece.stop))
-    while offset < piece.stop and (found := next(lines, None)) is not None:
+        _, offset = next(lines, (None, byte_range.stop))
+    while offset < byte_range.stop and (found := next(lines, None)) is not None:
         content, after = found
         done += 1
         is_blank = yield _Record(content, offset, done, after)
@@ -106,10 +107,10 @@ def _lines_of_range(file: InputFile, piece: Piece, fields: RowFields, at: Positi
             done += count
 
 
-def _rows_of_range(file: InputFile, piece: Piece) -> tuple[int, int]:
+def _rows_of_range(file: InputFile, byte_range: ByteRange) -> tuple[int, int]:
     """The first record and the number of records of the row groups that begin in a byte range."""
     groups = row_groups(file.location)
-    inside = [group for group in groups if piece.start <= group.offset < piece.stop]
+    inside = [group for group in groups if byte_range.start <= group.offset < byte_range.stop]
     return (inside[0].first_row if inside else 0), sum(group.rows for group in inside)
 
 

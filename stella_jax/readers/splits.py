@@ -22,7 +22,7 @@ class FileSize(NamedTuple):
     generation: int
 
 
-class Piece(NamedTuple):
+class ByteRange(NamedTuple):
     """The records that begin in bytes `start` to `stop` of the input file with this number."""
 
     input: int
@@ -31,14 +31,14 @@ class Piece(NamedTuple):
 
 
 class Split(NamedTuple):
-    """A unit of work: pieces of input files. `number` counts from 0, in the order of the inputs."""
+    """A unit of work: byte ranges of input files. `number` counts from 0, in the order of the inputs."""
 
     number: int
-    pieces: tuple[Piece, ...]
+    byte_ranges: tuple[ByteRange, ...]
 
     @property
     def size(self) -> int:
-        return sum(piece.stop - piece.start for piece in self.pieces)
+        return sum(each.stop - each.start for each in self.byte_ranges)
 
 
 def default_split_bytes(total: int) -> int:
@@ -48,11 +48,11 @@ def default_split_bytes(total: int) -> int:
 
 def plan_splits(files: Sequence[FileSize], split_bytes: int) -> list[Split]:
     """The splits of these files. Adding files of a higher generation does not change earlier splits."""
-    return [Split(number, pieces) for number, pieces in enumerate(_pieces(files, split_bytes))]
+    return [Split(number, found) for number, found in enumerate(_byte_ranges(files, split_bytes))]
 
 
-def _pieces(files: Sequence[FileSize], split_bytes: int) -> Iterator[tuple[Piece, ...]]:
-    run: list[Piece] = []
+def _byte_ranges(files: Sequence[FileSize], split_bytes: int) -> Iterator[tuple[ByteRange, ...]]:
+    run: list[ByteRange] = []
     run_size, generation = 0, 0
     for i, file in enumerate(files):
         if run and (run_size + file.size > split_bytes or file.generation != generation):
@@ -62,9 +62,9 @@ def _pieces(files: Sequence[FileSize], split_bytes: int) -> Iterator[tuple[Piece
         if file.size > split_bytes and file.can_be_cut:
             count = -(-file.size // split_bytes)
             cuts = [file.size * k // count for k in range(count + 1)]
-            yield from ((Piece(i, cuts[k], cuts[k + 1]),) for k in range(count))
+            yield from ((ByteRange(i, cuts[k], cuts[k + 1]),) for k in range(count))
         else:
-            run.append(Piece(i, 0, file.size))
+            run.append(ByteRange(i, 0, file.size))
             run_size += file.size
     if run:
         yield tuple(run)

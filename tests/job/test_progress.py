@@ -9,7 +9,7 @@ from jobs import progress_lines
 from stella_jax.batching import Batch
 from stella_jax.job import progress as progress_module
 from stella_jax.job.progress import Counts, Progress, Show, Summary, Task
-from stella_jax.readers.splits import Piece, Split
+from stella_jax.readers.splits import ByteRange, Split
 from stella_jax.storage.store import LocalStore, Store, open_store
 
 
@@ -40,7 +40,7 @@ def batch(texts: int, rows: int = 4, length: int = 10, tokens: int = 24) -> Batc
 
 
 def split(size: int, number: int = 0) -> Split:
-    return Split(number, (Piece(0, 0, size),))
+    return Split(number, (ByteRange(0, 0, size),))
 
 
 def test_the_counts_of_a_line(store: Store, tmp_path: Path, clock: Clock) -> None:

@@ -13,22 +13,22 @@ files = st.lists(st.builds(FileSize, st.integers(0, 50), st.booleans(), st.just(
 def test_every_byte_is_in_exactly_one_split(sizes: list[FileSize], split_bytes: int) -> None:
     splits = plan_splits(sizes, split_bytes)
     assert [split.number for split in splits] == list(range(len(splits)))
-    pieces = [piece for split in splits for piece in split.pieces]
+    byte_ranges = [each for split in splits for each in split.byte_ranges]
     found: list[int] = []
     for i, size in enumerate(sizes):
-        own = [piece for piece in pieces if piece.input == i]
-        assert [piece.start for piece in own] == [0, *(piece.stop for piece in own[:-1])]
+        own = [each for each in byte_ranges if each.input == i]
+        assert [each.start for each in own] == [0, *(each.stop for each in own[:-1])]
         assert own[-1].stop == size.size
         found += [i] * len(own)
-    assert [piece.input for piece in pieces] == found
+    assert [each.input for each in byte_ranges] == found
 
 
 @given(files, st.integers(1, 20))
 def test_the_size_of_a_split(sizes: list[FileSize], split_bytes: int) -> None:
     for split in plan_splits(sizes, split_bytes):
         if split.size > split_bytes:
-            [piece] = [piece for piece in split.pieces if piece.stop > piece.start]
-            assert not sizes[piece.input].can_be_cut
+            [byte_range] = [each for each in split.byte_ranges if each.stop > each.start]
+            assert not sizes[byte_range.input].can_be_cut
 
 
 @given(files, files, st.integers(1, 20))
@@ -40,7 +40,7 @@ def test_added_files_do_not_change_earlier_splits(before: list, added: list, spl
 
 def test_small_files_share_a_split() -> None:
     sizes = [FileSize(size, False, 0) for size in (3, 3, 3, 3, 11, 1, 1)]
-    assert [[piece.input for piece in split.pieces] for split in plan_splits(sizes, 10)] == [
+    assert [[each.input for each in split.byte_ranges] for split in plan_splits(sizes, 10)] == [
         [0, 1, 2],
         [3],
         [4],
