@@ -18,7 +18,7 @@ from stella_jax.cli.exit_codes import exit_code
 
 if TYPE_CHECKING:
     from stella_jax.checkpoint.checkpoint import Checkpoint
-    from stella_jax.checkpoint.torch_layout import Progress
+    from stella_jax.checkpoint.torch_layout import OnLeaf
 
 DESCRIPTION = """
 Converts a checkpoint between the PyTorch layout and the Flax layout (Orbax parameters and provenance.json). SRC is a
@@ -67,7 +67,7 @@ def run(arguments: argparse.Namespace) -> None:
         return
     if not (arguments.verify and destination.exists()):
         with tqdm(total=len(source.weights.leaves), unit="leaf", disable=None, leave=False) as bar:
-            _convert(source, destination, arguments, progress=lambda _: bar.update())
+            _convert(source, destination, arguments, on_leaf=lambda _: bar.update())
         print(f"{arguments.source} -> {destination}: {len(source.weights.leaves)} leaves written")
     if arguments.verify:
         converted = Checkpoint.open(destination)
@@ -75,15 +75,15 @@ def run(arguments: argparse.Namespace) -> None:
             print(f"verified: {sentence}")
 
 
-def _convert(source: "Checkpoint", destination: Path, arguments: argparse.Namespace, progress: "Progress") -> None:
+def _convert(source: "Checkpoint", destination: Path, arguments: argparse.Namespace, on_leaf: "OnLeaf") -> None:
     from convert import to_flax, to_torch
 
     accept = arguments.accept_changes
     if arguments.to == "flax":
-        to_flax(source, arguments.source, destination, accept_changes=accept, progress=progress)
+        to_flax(source, arguments.source, destination, accept_changes=accept, on_leaf=on_leaf)
     else:
         native = arguments.to == "transformers"
-        to_torch(source, destination, native=native, accept_changes=accept, progress=progress)
+        to_torch(source, destination, native=native, accept_changes=accept, on_leaf=on_leaf)
 
 
 def main(argv: Sequence[str] | None = None, prog: str = "python -m convert") -> int:

@@ -13,7 +13,7 @@ from stella_jax.checkpoint.flax_weights import PROVENANCE, FlaxWeights
 from stella_jax.checkpoint.hashes import hashed, sha256_of_array
 from stella_jax.checkpoint.orbax_store import PARAMS, finish_saving, save_leaf
 from stella_jax.checkpoint.side_files import copy_side_files, side_files
-from stella_jax.checkpoint.torch_layout import Progress
+from stella_jax.checkpoint.torch_layout import OnLeaf
 from stella_jax.checkpoint.weights import TorchWeights
 from stella_jax.storage.new_directory import new_directory
 
@@ -26,7 +26,7 @@ def to_flax(
     destination: Path,
     *,
     accept_changes: bool = False,
-    progress: Progress = lambda path: None,
+    on_leaf: OnLeaf = lambda path: None,
 ) -> None:
     """Converts a checkpoint into a new directory, with one leaf in memory at a time.
 
@@ -35,7 +35,7 @@ def to_flax(
       name: the user's name of the source, for provenance.json.
       destination: the directory to write.
       accept_changes: accept leaves whose hash differs from that in provenance.json.
-      progress: called with the path of each written leaf.
+      on_leaf: called with the path of each written leaf.
 
     Raises:
       StellaError: a tensor is damaged, a leaf has changed since its conversion, the destination exists, or the disk is
@@ -53,7 +53,7 @@ def to_flax(
             leaves[path] = {"shape": array.shape, "dtype": array.dtype.name, "sha256": sha256}
             save_leaf(working / PARAMS, path, array)
             del array
-            progress(path)
+            on_leaf(path)
         finish_saving(working / PARAMS)
         copy_side_files(source.directory, working)
         provenance = _provenance(source, name) | {"leaves": dict(sorted(leaves.items()))}

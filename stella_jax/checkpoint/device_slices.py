@@ -10,10 +10,10 @@ from stella_jax.checkpoint.hashes import sha256_of_array
 from stella_jax.checkpoint.weights import TorchWeights, Weights
 from stella_jax.memory import aligned, copy, in_threads
 
-Index = tuple[slice, ...]
+SliceIndex = tuple[slice, ...]
 
 
-def read_slices(weights: Weights, path: str, dtype: Any, indices: Sequence[Index]) -> list[np.ndarray]:
+def read_slices(weights: Weights, path: str, dtype: Any, indices: Sequence[SliceIndex]) -> list[np.ndarray]:
     """Slices of a leaf: contiguous, aligned, in `dtype`.
 
     The leaf is read once. In the PyTorch layout it is never whole in memory, unless a slice is the whole leaf.
@@ -49,7 +49,7 @@ def sha256_of_leaf(weights: Weights, path: str) -> str:
     return hashlib.sha256("\n".join(hashes).encode()).hexdigest()
 
 
-def _shape(shape: Sequence[int], index: Index) -> list[int]:
+def _shape(shape: Sequence[int], index: SliceIndex) -> list[int]:
     return [len(range(size)[cut]) for size, cut in zip(shape, index, strict=True)]
 
 

@@ -36,7 +36,7 @@ KEPT = (
 )
 
 Headers = dict[str, str]
-Progress = Callable[[str], object]
+OnLeaf = Callable[[str], object]
 
 
 def to_torch(
@@ -45,7 +45,7 @@ def to_torch(
     *,
     native: bool = False,
     accept_changes: bool = False,
-    progress: Progress = lambda path: None,
+    on_leaf: OnLeaf = lambda path: None,
     finish: Callable[[Path], object] = lambda working: None,
 ) -> None:
     """Writes a checkpoint into a new directory with its original names, prefix, dtypes, bits and files.
@@ -56,7 +56,7 @@ def to_torch(
       native: write the names and the config.json of transformers' own class (so that sentence-transformers loads the
         directory without remote code), and the prompt of queries under the name `query` as well.
       accept_changes: accept leaves whose hash differs from provenance.json, since they were changed on purpose.
-      progress: called with the path of each written leaf.
+      on_leaf: called with the path of each written leaf.
       finish: called at the end with the directory under its temporary name, to change or add files.
 
     Raises:
@@ -80,7 +80,7 @@ def to_torch(
                 for name, tensor in leaf.to_torch(array):
                     name = _native_name(source, leaf, name) if native else name
                     _writer_of(writers, folder, name).write(name, tensor)
-                progress(path)
+                on_leaf(path)
         if native:
             _write_native_config(source, working)
             if tokenizer := native_tokenizer(source):
