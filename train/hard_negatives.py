@@ -171,7 +171,7 @@ def _embed(command: MineCommand, pairs: Pairs, model: Stella, work: Path, run: R
     query = command.anchor_prompt or query_prompt_name(model.prompts) or "none"
     jobs = JobOptions(prompt=query, normalize=True), JobOptions(prompt=command.corpus_prompt, normalize=True)
     embed = partial(_embed_texts, work=work, model=model, origin=command.model.origin(), run=run)
-    if jobs[0].resolve_prompt(model) == jobs[1].resolve_prompt(model):
+    if jobs[0].document_prompt(model) == jobs[1].document_prompt(model):
         texts = dict(zip(dict.fromkeys([*pairs.corpus, *pairs.anchors]), count()))
         vectors, key = embed("texts", list(texts), jobs[1])
         rows = np.array([texts[anchor] for anchor in pairs.anchors])

@@ -13,7 +13,7 @@ from stella_jax.dry_run.row_check import check_rows
 from stella_jax.embedder import Stella
 from stella_jax.errors import StellaError, join_words
 from stella_jax.graceful_shutdown import GracefulShutdown, stopping_on_sigterm
-from stella_jax.job.options import JobCommand, JobOptions, ModelOptions, RunOptions, resolve_prompt
+from stella_jax.job.options import JobCommand, JobOptions, ModelOptions, RunOptions, prompt_from_option
 from stella_jax.job.processes import Processes, resolve_processes
 from stella_jax.job.progress import Summary
 from stella_jax.job.run import heartbeat, run_job
@@ -93,7 +93,7 @@ def rank(arguments: Namespace) -> None:
 def _search(arguments: Namespace, k: int) -> list[tuple[Hit, str | None]]:
     """The k rows nearest to the query, with their texts if the inputs are still there."""
     index = Index.open(arguments.out, arguments.model, arguments.revision, arguments.dim)
-    prompt = resolve_prompt(index.model, arguments.prompt) if arguments.prompt is not None else None
+    prompt = prompt_from_option(index.model, arguments.prompt) if arguments.prompt is not None else None
     hits = index.search(arguments.query, k, prompt)
     texts = index.texts(hits)
     return [(hit, texts.get(hit)) for hit in hits]

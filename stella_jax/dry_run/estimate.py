@@ -201,7 +201,7 @@ def _tokenize(command: JobCommand, places: Sequence[Place]) -> tuple[PretrainedM
     if not any(texts):
         raise StellaError("inputs: all sampled rows are rejected; fix the inputs (--dry-run --all-rows lists them).")
     model = command.model.open()
-    prompt = command.job.resolve_prompt(model)
+    prompt = command.job.document_prompt(model)
     return model, [model.tokenize(each, prompt) if each else [] for each in texts]
 
 

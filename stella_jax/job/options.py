@@ -100,10 +100,10 @@ class JobOptions:
     def task(self) -> Task:
         return "embedding" if self.fields.query is None else "scoring"
 
-    def resolve_prompt(self, model: PretrainedModel) -> str:
+    def document_prompt(self, model: PretrainedModel) -> str:
         """The prompt text put before every text."""
         if self.prompt is not None and isinstance(model, Stella):
-            return resolve_prompt(model, self.prompt)
+            return prompt_from_option(model, self.prompt)
         return model.prompts.get("document", "")
 
     def fingerprint(self, model: PretrainedModel) -> dict[str, Any]:
@@ -115,7 +115,7 @@ class JobOptions:
             "dims": list(model.head_dims),
             "dtype": model.dtype,
             "max_seq_length": model.max_seq_length,
-            "prompt": self.resolve_prompt(model),
+            "prompt": self.document_prompt(model),
             "normalize": self.normalize,
             "precision": self.precision,
             "text_field": self.fields.text,
@@ -185,7 +185,8 @@ def default_part_rows(platform: str) -> int:
     return PART_ROWS.get(platform, DEFAULT_PART_ROWS)
 
 
-def resolve_prompt(model: Stella, name: str) -> str:
+def prompt_from_option(model: Stella, name: str) -> str:
+    """The text of the prompt that an option `--prompt` names; "none" for the empty one."""
     return "" if name == "none" else model.resolve_prompt(name)
 
 
