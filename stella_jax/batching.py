@@ -28,20 +28,20 @@ class Batch:
     tokens: int
 
 
-def bucket_lengths(longest: int) -> list[int]:
-    """The fixed lengths, ascending, up to the first that holds `longest` tokens."""
+def bucket_lengths(max_length: int) -> list[int]:
+    """The fixed lengths, ascending, up to the first that holds `max_length` tokens."""
     lengths, low = [], 0
     for high, step in STEPS:
         lengths += range(low + step, high + 1, step)
         low = high
-    while lengths[-1] < longest:
+    while lengths[-1] < max_length:
         lengths.append(2 * lengths[-1])
-    return lengths[: bisect_left(lengths, longest) + 1]
+    return lengths[: bisect_left(lengths, max_length) + 1]
 
 
-def rows_of(length: int, token_budget: int, max_rows: int | None = None) -> int:
+def rows_of(length: int, token_budget: int, max_batch_rows: int | None = None) -> int:
     """Number of rows of the bucket of this length on one device."""
-    return max(1, min(token_budget // length, max_rows or token_budget))
+    return max(1, min(token_budget // length, max_batch_rows or token_budget))
 
 
 class Packer:
@@ -50,15 +50,15 @@ class Packer:
     The last texts of a group wait for the next group's, bucket by bucket, so that only the very last batches are short.
 
     Args:
-      longest: maximum number of tokens of a text.
+      max_length: maximum number of tokens of a text.
       token_budget: tokens of a batch on one device; a bucket has as many rows as fit, at least one.
-      max_rows: maximum number of rows of a bucket on one device.
+      max_batch_rows: maximum number of rows of a bucket on one device.
       devices: number of devices that share each batch.
     """
 
-    def __init__(self, longest: int, token_budget: int, max_rows: int | None = None, devices: int = 1):
-        self._lengths = bucket_lengths(longest)
-        self._rows = [devices * rows_of(length, token_budget, max_rows) for length in self._lengths]
+    def __init__(self, max_length: int, token_budget: int, max_batch_rows: int | None = None, devices: int = 1):
+        self._lengths = bucket_lengths(max_length)
+        self._rows = [devices * rows_of(length, token_budget, max_batch_rows) for length in self._lengths]
         # For each bucket: (group, index in the group, tokens).
         self._waiting: list[list[tuple[int, int, int]]] = [[] for _ in self._lengths]
 

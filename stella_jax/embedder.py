@@ -209,10 +209,10 @@ class Stella(PretrainedModel):
         is_single = isinstance(sentences, str)
         texts = check_texts([sentences] if is_single else sentences)
         tokens = self.tokenize(texts, self.resolve_prompt(prompt_name, prompt))
-        max_rows = 1 if is_single else batch_size
+        max_batch_rows = 1 if is_single else batch_size
         with tqdm(total=len(texts), unit="text", disable=not show_progress_bar) as bar:
             embed = self._token_embeddings if output_value == "token_embeddings" else self.run_tokens
-            found = output(embed(tokens, max_rows, lambda batch: bar.update(len(batch.texts))))
+            found = output(embed(tokens, max_batch_rows, lambda batch: bar.update(len(batch.texts))))
         return found[0] if is_single else found
 
     def encode_query(
@@ -275,6 +275,6 @@ class Stella(PretrainedModel):
         return self.tokenizer.encode(texts, prompt)
 
     def _token_embeddings(
-        self, tokens: Sequence[Tokens], max_rows: int | None, on_batch: OnBatch | None
+        self, tokens: Sequence[Tokens], max_batch_rows: int | None, on_batch: OnBatch | None
     ) -> list[np.ndarray]:
-        return self.runner.token_embeddings(tokens, self.max_seq_length, max_rows, on_batch)
+        return self.runner.token_embeddings(tokens, self.max_seq_length, max_batch_rows, on_batch)

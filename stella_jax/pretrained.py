@@ -111,8 +111,8 @@ class PretrainedModel(ABC):
         """Token ids of each text with the prompt before it, cut at `max_seq_length`; a reranker's texts are pairs."""
 
     def run_tokens(
-        self, tokens: Sequence[Tokens], max_rows: int | None = None, on_batch: OnBatch | None = None
+        self, tokens: Sequence[Tokens], max_batch_rows: int | None = None, on_batch: OnBatch | None = None
     ) -> np.ndarray:
         """The first head's output for tokenized texts, [n, dim] float32, in their order."""
-        [(_, found)] = self.runner.stream([tokens], self.max_seq_length, max_rows, on_batch)
+        [(_, found)] = self.runner.stream([tokens], self.max_seq_length, max_batch_rows, on_batch)
         return found[0]

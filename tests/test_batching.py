@@ -8,9 +8,9 @@ from hypothesis import strategies as st
 from stella_jax.batching import Batch, Packer, bucket_lengths, pad, rows_of
 
 
-def packed(groups: list[list[int]], longest: int, budget: int, **options) -> list[Batch]:
+def packed(groups: list[list[int]], max_length: int, budget: int, **options) -> list[Batch]:
     """All batches of groups with these token counts; each group waits for the next one only."""
-    packer = Packer(longest, budget, **options)
+    packer = Packer(max_length, budget, **options)
     batches = []
     for number, counts in enumerate(groups):
         batches += [*packer.add(number, counts), *packer.flush(number - 1)]
@@ -53,16 +53,16 @@ groups_of = st.lists(st.lists(st.integers(1, 700), max_size=30), max_size=4)
 @given(
     groups=groups_of,
     budget=st.integers(1, 2000),
-    max_rows=st.none() | st.integers(1, 5),
+    max_batch_rows=st.none() | st.integers(1, 5),
     devices=st.integers(1, 4),
 )
-def test_each_text_is_in_one_batch_of_its_bucket(groups, budget, max_rows, devices):
+def test_each_text_is_in_one_batch_of_its_bucket(groups, budget, max_batch_rows, devices):
     lengths = bucket_lengths(700)
-    batches = packed(groups, 700, budget, max_rows=max_rows, devices=devices)
+    batches = packed(groups, 700, budget, max_batch_rows=max_batch_rows, devices=devices)
     expected = [(group, i) for group, counts in enumerate(groups) for i in range(len(counts))]
     assert sorted(text for batch in batches for text in batch.texts) == expected
     for batch in batches:
-        assert batch.rows == devices * rows_of(batch.length, budget, max_rows)
+        assert batch.rows == devices * rows_of(batch.length, budget, max_batch_rows)
         assert 1 <= len(batch.texts) <= batch.rows
         assert batch.rows * batch.length <= devices * budget or batch.rows == devices
         assert batch.tokens == sum(groups[group][i] for group, i in batch.texts)
@@ -112,8 +112,8 @@ def test_padding():
 
 
 @pytest.mark.parametrize(
-    ("length", "budget", "max_rows", "rows"),
+    ("length", "budget", "max_batch_rows", "rows"),
     [(8, 512, None, 64), (512, 512, None, 1), (8, 512, 4, 4), (600, 512, None, 1)],
 )
-def test_rows_fill_the_budget(length, budget, max_rows, rows):
-    assert rows_of(length, budget, max_rows) == rows
+def test_rows_fill_the_budget(length, budget, max_batch_rows, rows):
+    assert rows_of(length, budget, max_batch_rows) == rows
