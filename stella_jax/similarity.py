@@ -31,14 +31,14 @@ def unit(x: np.ndarray) -> np.ndarray:
 
 
 def _manhattan(a: np.ndarray, b: np.ndarray) -> np.ndarray:
-    return _row_by_row(lambda row: -np.abs(row - b).sum(axis=-1), a, b)
+    return _map_rows(lambda row: -np.abs(row - b).sum(axis=-1), a, b)
 
 
 def _euclidean(a: np.ndarray, b: np.ndarray) -> np.ndarray:
-    return _row_by_row(lambda row: -np.linalg.norm(row - b, axis=-1), a, b)
+    return _map_rows(lambda row: -np.linalg.norm(row - b, axis=-1), a, b)
 
 
-def _row_by_row(function: Callable[[np.ndarray], np.ndarray], a: np.ndarray, b: np.ndarray) -> np.ndarray:
+def _map_rows(function: Callable[[np.ndarray], np.ndarray], a: np.ndarray, b: np.ndarray) -> np.ndarray:
     out = np.empty((len(a), len(b)), np.float32)
     for i, row in enumerate(a):
         out[i] = function(row)

@@ -31,10 +31,13 @@ class RowCheck(NamedTuple):
         return f"{self.rows} rows: {self.invalid} invalid, {self.repeated} with a repeated id{damaged}"
 
 
-def check_rows(files: Sequence[InputFile], fields: RowFields, report: Callable[[str], None]) -> RowCheck:
-    """Reads all rows, and reports the position and reason of each row that the job would reject.
+def check_rows(files: Sequence[InputFile], fields: RowFields, log: Callable[[str], None]) -> RowCheck:
+    """Reads all rows to find the ones that the job would reject.
 
     Temporary files take some 60 bytes per row, and the ids.
+
+    Args:
+      log: called with a sentence for each such row, its position and the reason, and for each damaged input.
     """
     invalid = damaged = 0
     with _Rows(files) as rows:
@@ -44,16 +47,16 @@ def check_rows(files: Sequence[InputFile], fields: RowFields, report: Callable[[
                 for row, *_ in read_split(files, split, fields):
                     if isinstance(row, Rejected):
                         invalid += 1
-                        report(f"{file.position(row.number)}: {row.reason}")
+                        log(f"{file.position(row.number)}: {row.reason}")
                     else:
                         rows.add(i, row)
             except StellaError as error:
                 damaged += 1
-                report(str(error))
+                log(str(error))
         repeated = 0
         for place, row_id, first in rows.repeats():
             repeated += 1
-            report(f"{place}: duplicate id {quoted(row_id)}, first seen at {first}")
+            log(f"{place}: duplicate id {quoted(row_id)}, first seen at {first}")
         return RowCheck(rows.count + invalid, invalid, repeated, damaged)
 
 

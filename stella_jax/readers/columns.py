@@ -134,7 +134,7 @@ class MissingColumnError(StellaError):
     """A file lacks the column `name`; `why` may say what it is needed for."""
 
     def __init__(self, location: object, name: str, names: Iterable[str], why: str = ""):
-        super().__init__(f"{location}: no column {name!r}{why}; its columns are {_shown(names)}.")
+        super().__init__(f"{location}: no column {name!r}{why}; its columns are {_join_names(names)}.")
         self.location, self.name, self.names = location, name, names
 
 
@@ -150,9 +150,9 @@ def select_columns(location: object, columns: Iterable[Column], names: Sequence[
         if column.name not in names:
             raise MissingColumnError(location, column.name, names)
         if names.count(column.name) > 1:
-            raise StellaError(f"{location}: several columns {column.name!r}; its columns are {_shown(names)}.")
+            raise StellaError(f"{location}: several columns {column.name!r}; its columns are {_join_names(names)}.")
     return columns
 
 
-def _shown(names: Iterable[str]) -> str:
+def _join_names(names: Iterable[str]) -> str:
     return join_words(name.encode(errors="replace").decode() for name in names)

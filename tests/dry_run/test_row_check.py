@@ -15,13 +15,13 @@ def test_invalid_rows_and_repeats_are_listed_with_their_positions(tmp_path: Path
     rows = [{"id": i % 5, "text": "x"} for i in range(7)]
     (tmp_path / "a.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows) + '\n{"id": 9}\n')
     (tmp_path / "b.csv").write_text('id,text\n9,tea\n3,tea\n4,"cut')
-    reports: list[str] = []
+    sentences: list[str] = []
     found = check_rows(
-        open_inputs([tmp_path / "a.jsonl", tmp_path / "b.csv"], RowFields()), RowFields(), reports.append
+        open_inputs([tmp_path / "a.jsonl", tmp_path / "b.csv"], RowFields()), RowFields(), sentences.append
     )
     assert found == RowCheck(rows=10, invalid=1, repeated=3, damaged=1)
-    assert reports[0] == "a.jsonl:9: text is missing" and "never closed" in reports[1]
-    assert reports[2:] == [
+    assert sentences[0] == "a.jsonl:9: text is missing" and "never closed" in sentences[1]
+    assert sentences[2:] == [
         "a.jsonl:6: duplicate id 0, first seen at a.jsonl:1",
         "a.jsonl:7: duplicate id 1, first seen at a.jsonl:2",
         "b.csv:2: duplicate id 3, first seen at a.jsonl:4",
