@@ -9,12 +9,12 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from stella_jax.job import repeated_ids
-from stella_jax.job.part_ids import hash_id
+from stella_jax.job.part_ids import hash_halves, hash_id
 from stella_jax.job.repeated_ids import RepeatedIds
 
 
-def halves(ids: list[str]) -> np.ndarray:
-    return np.frombuffer(b"".join(map(hash_id, ids)), "<u8").reshape(-1, 2)
+def halves(ids: list[str]) -> tuple[np.ndarray, np.ndarray]:
+    return hash_halves(b"".join(map(hash_id, ids)))
 
 
 def first_places(ids: list[str]) -> list[int]:
@@ -28,7 +28,7 @@ def test_each_repeat_and_its_first_row(groups: list[list[str]], run_rows: int) -
         patch.setattr(repeated_ids, "RUN_ROWS", run_rows)
         with RepeatedIds(Path(folder)) as found:
             for group in groups:
-                found.add(*halves(group).T)
+                found.add(*halves(group))
             assert found.find() == len(ids) - len(set(ids))
             assert found.firsts(0, len(ids)).tolist() == first_places(ids)
 
@@ -42,5 +42,5 @@ def test_equal_halves_of_a_hash_are_not_a_repeat(tmp_path: Path) -> None:
 
 def test_the_temporary_files_have_no_names(tmp_path: Path) -> None:
     with RepeatedIds(tmp_path) as found:
-        found.add(*halves(["a", "b"]).T)
+        found.add(*halves(["a", "b"]))
         assert not [*tmp_path.iterdir()]
