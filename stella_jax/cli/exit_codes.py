@@ -3,7 +3,9 @@
 import io
 import logging
 import os
+import signal
 import sys
+import threading
 from collections.abc import Callable
 from typing import Any
 
@@ -25,7 +27,7 @@ def exit_code(program: str, work: Callable[[], None], when_interrupted: str = ""
     """
     if isinstance(sys.stdout, io.TextIOWrapper):
         sys.stdout.reconfigure(errors="backslashreplace")  # for characters that the terminal cannot show
-    _silence_late_tasks()
+    _handle_unraisable_errors()
     try:
         work()
         if sys.stdout:  # None where it was closed before the start
@@ -47,13 +49,20 @@ def exit_code(program: str, work: Callable[[], None], when_interrupted: str = ""
     return 0
 
 
-def _silence_late_tasks() -> None:
-    """Silences what Orbax's threads and tasks still log after an error; no command has asyncio tasks of its own."""
+def _handle_unraisable_errors() -> None:
+    """Errors from where Python cannot raise: an interrupt is repeated, and late ones of Orbax are silenced.
+
+    Python would print an interrupt during a garbage collection, in which JAX runs code of its own, and go on. Orbax's
+    threads and tasks still log after an error; no command has asyncio tasks of its own.
+    """
     logging.getLogger("asyncio").setLevel(logging.CRITICAL + 1)
     before = sys.unraisablehook
 
     def hook(unraisable: Any) -> None:
-        if str(unraisable.exc_value) != "Event loop is closed":
+        if isinstance(unraisable.exc_value, KeyboardInterrupt):
+            # Not at once, as it would be lost here, too.
+            threading.Timer(0.05, os.kill, (os.getpid(), signal.SIGINT)).start()
+        elif str(unraisable.exc_value) != "Event loop is closed":
             before(unraisable)
 
     sys.unraisablehook = hook

@@ -1,10 +1,12 @@
 """The command line: output, errors, exit codes."""
 
+import gc
 import json
 import os
 import signal
 import subprocess
 import sys
+import threading
 from pathlib import Path
 
 import pyarrow.parquet as pq
@@ -12,6 +14,7 @@ import pytest
 from marks import slow
 
 import stella_jax
+from stella_jax.cli.exit_codes import exit_code
 from stella_jax.cli.main import main
 
 SHORT = ["--dim", "32", "--max-length", "8", "--max-rejected", "25%"]
@@ -167,6 +170,22 @@ def test_unreadable_file(corpus, tmp_path, capsys, monkeypatch):
     monkeypatch.setattr("stella_jax.cli.commands.run_job", forbidden)
     assert main(["embed", str(corpus), "--out", str(tmp_path / "out"), *SHORT]) == 1
     assert capsys.readouterr().err == "stella-jax: error: secret.jsonl: Permission denied.\n"
+
+
+def test_an_interrupt_during_a_garbage_collection(capsys, monkeypatch):
+    def collected(phase: str, info: object) -> None:
+        gc.callbacks.remove(collected)
+        signal.raise_signal(signal.SIGINT)
+
+    def work() -> None:
+        gc.callbacks.append(collected)
+        gc.collect()
+        threading.Event().wait(10)
+        raise AssertionError("not interrupted")
+
+    monkeypatch.setattr(sys, "unraisablehook", sys.unraisablehook)  # which exit_code replaces
+    assert exit_code("stella-jax", work) == 130
+    assert capsys.readouterr().err == "\nstella-jax: interrupted\n"
 
 
 def test_interrupt(corpus, tmp_path, capsys, monkeypatch):
