@@ -13,7 +13,7 @@ import numpy as np
 import pytest
 from exports import SCORES, Export, origin_of
 from paths import GOLDENS, ROOT
-from runs import CHILD, ROWS, train, tree, write_rows
+from training_runs import CHILD, ROWS, train, tree, write_rows
 
 from stella_jax.checkpoint.checkpoint import Checkpoint
 from stella_jax.sharding import make_mesh

@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 from paths import GOLDENS
-from runs import ROWS, STEPS, assert_same_bits, lines, train, tree, weights, write_rows
+from training_runs import ROWS, STEPS, assert_same_bits, lines, train, tree, weights, write_rows
 
 from stella_jax import StellaError
 from train.__main__ import main

@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 from marks import nightly
-from runs import (
+from training_runs import (
     AFTER_STEPS,
     AS_A_CHECKPOINT_APPEARS,
     END,
