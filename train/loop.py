@@ -15,6 +15,7 @@ from stella_jax.lora import kernels
 from stella_jax.storage.new_directory import check_destination
 from train import checks
 from train.checkpoints import Checkpoints, newest_record, read_newest, read_state, steps_of
+from train.curves import missing_plot_library
 from train.evaluation import combined, primary, primary_name
 from train.export import Origin, Trained, export, is_exported
 from train.hosts import Hosts
@@ -69,6 +70,8 @@ class Run:
         self.setup = Setup(recipe, self.hosts, warn)
         self.state = self.setup.initial_state()
         self._resume()
+        if sentence := missing_plot_library():
+            self.warn(sentence)
 
     def _resume(self) -> None:
         """Restores the newest valid checkpoint, if there is one, and opens the metrics."""

@@ -6,8 +6,13 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-from stella_jax.errors import StellaError
+from stella_jax.errors import StellaError, quoted
+from train.checkpoints import CHECKPOINTS_FOLDER
 from train.hosts import Hosts
+from train.log_writers import TENSORBOARD, WANDB
+from train.metrics import FILE as METRICS
+
+FIRST_FILES = {CHECKPOINTS_FOLDER, METRICS, TENSORBOARD, WANDB}
 
 
 @contextmanager
@@ -15,7 +20,8 @@ def lock_output(output: Path, hosts: Hosts) -> Iterator[None]:
     """Creates the run's directory, which process 0 locks while it runs.
 
     Raises:
-      StellaError: another run is training in it, or this process does not see it.
+      StellaError: it is something else than a run's directory, another run is training in it, or this process does not
+        see it.
     """
     if hosts.is_primary:
         with _locked(output):
@@ -30,6 +36,7 @@ def lock_output(output: Path, hosts: Hosts) -> Iterator[None]:
 
 @contextmanager
 def _locked(output: Path) -> Iterator[None]:
+    _check_output(output)
     output.mkdir(parents=True, exist_ok=True)
     descriptor = os.open(output, os.O_RDONLY)
     try:
@@ -39,6 +46,17 @@ def _locked(output: Path) -> Iterator[None]:
         raise StellaError(f"{output}: another process is training in it; wait for it or use another output.") from None
     finally:
         os.close(descriptor)
+
+
+def _check_output(output: Path) -> None:
+    """Refuses a file, and a directory with files and without any that a run writes first."""
+    if output.exists() and not output.is_dir():
+        raise StellaError(f"{quoted(output)}: not a directory; use another output.")
+    names = {path.name for path in output.glob("[!.]*")}
+    if names and not names & FIRST_FILES:
+        raise StellaError(
+            f"{quoted(output)}: contains {quoted(min(names))} and no training run; use another output, or an empty one."
+        )
 
 
 def not_shared(output: Path, what: str) -> StellaError:

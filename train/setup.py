@@ -17,7 +17,6 @@ from stella_jax.lora_config import LoraConfig
 from stella_jax.models import architecture_of
 from train import checks, optimizers
 from train.batches import Batcher, TrainBatch
-from train.curves import missing_plot_library
 from train.data import Dataset, text_names
 from train.evaluation import Evaluation, Named
 from train.guide import open_guide
@@ -101,8 +100,6 @@ class Setup:
         for dataset, batches in self._first_passes:
             for sentence in checks.warnings_for(recipe, dataset, batches, base.spec.normalize):
                 self._warn(sentence)
-        if sentence := missing_plot_library():
-            self._warn(sentence)
         self.head = self.base.spec.head(recipe.dim)
         mesh = self._hosts.mesh(loop.mesh)
         model = self.base.load_model([self.head], mesh, dtype=loop.dtype, fsdp=loop.fsdp)
