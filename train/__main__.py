@@ -10,7 +10,6 @@ if __name__ == "__main__":
 import argparse
 from collections.abc import Sequence
 from functools import partial
-from pathlib import Path
 
 from stella_jax.cli.exit_codes import exit_code
 from stella_jax.cli.option_types import positive, whole
@@ -24,7 +23,7 @@ bits as an uninterrupted one.
 
 def parser(prog: str) -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(prog=prog, description=DESCRIPTION)
-    parser.add_argument("recipe", metavar="RECIPE", type=Path, help="a .toml file; train/recipes has some")
+    parser.add_argument("recipe", metavar="RECIPE", help="a .toml file; train/recipes has some")
     parser.add_argument(
         "--set",
         action="append",

@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 
 from stella_jax.errors import StellaError
-from stella_jax.readers.columns import ID, NUMBERS, TEXT, Column, Kind, RawRow, RowError, is_list
+from stella_jax.readers.columns import ID, NUMBER, TEXT, Column, Kind, RawRow, RowError, is_list
 from stella_jax.readers.decompress import open_bytes
 from stella_jax.readers.records import read_rows
 from stella_jax.storage.location import Location, locate, require_file
@@ -31,11 +31,6 @@ def _is_texts(kind: Any) -> bool:
     return TEXT.is_arrow(kind) or (is_list(kind) and TEXT.is_arrow(kind.value_type))
 
 
-def _is_number(kind: Any) -> bool:
-    return NUMBERS.is_arrow(kind) and not is_list(kind)
-
-
-NUMBER = Kind("a number", (int, float, bool, np.float16), "integer, float or bool", _is_number)
 TEXTS = Kind("a string or a list of strings", (str, list, np.ndarray), "string or list of strings", _is_texts)
 
 

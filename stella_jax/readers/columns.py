@@ -60,6 +60,7 @@ class Kind:
 
 TEXT = Kind("a string", (str,), "string", _is_string)
 ID = Kind("a string or a whole number", (str, int), "string or integer", _is_id)
+NUMBER = Kind("a number", (int, float, bool, np.float16), "integer, float or bool", _is_number)
 NUMBERS = Kind(
     "a number or a list of numbers",
     (int, float, bool, np.float16, list, np.ndarray),

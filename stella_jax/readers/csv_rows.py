@@ -11,7 +11,7 @@ from itertools import islice
 from typing import Any
 
 from stella_jax.errors import StellaError
-from stella_jax.readers.columns import NUMBERS, Column, RawRow, RowError, select_columns
+from stella_jax.readers.columns import NUMBER, NUMBERS, Column, RawRow, RowError, select_columns
 from stella_jax.readers.decompress import open_bytes
 from stella_jax.readers.lines import MAX_LINE_BYTES
 from stella_jax.storage.location import Location
@@ -20,7 +20,7 @@ from stella_jax.storage.location import Location
 INVALID_CSV = '"b"c\n'
 
 JSON_SPACE = " \t\r\n"
-NUMBER = re.compile(r"-?(0|[1-9][0-9]*)(\.[0-9]+)?([eE][+-]?[0-9]+)?")
+JSON_NUMBER = re.compile(r"-?(0|[1-9][0-9]*)(\.[0-9]+)?([eE][+-]?[0-9]+)?")
 
 
 def read_csv(
@@ -37,7 +37,7 @@ def read_csv(
     with _open(location) as (header, records):
         found = select_columns(location, columns, header)
         places = {column.name: header.index(column.name) for column in found}
-        numbers = [column.name for column in found if column.kind == NUMBERS]
+        numbers = [column.name for column in found if column.kind in (NUMBER, NUMBERS)]
         for record in islice(records, start, None):
             yield record if isinstance(record, RowError) else _select(record, len(header), places, numbers), None
 
@@ -142,7 +142,7 @@ def _number(cell: str) -> Any:
     `float` alone would also read 1_000, nan, and digits of other scripts.
     """
     text = cell.strip(JSON_SPACE)
-    if NUMBER.fullmatch(text):
+    if JSON_NUMBER.fullmatch(text):
         return float(text)
     try:
         return json.loads(text) if text.startswith("[") else cell

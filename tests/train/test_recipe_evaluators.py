@@ -10,7 +10,7 @@ import pyarrow.parquet as pq
 import pytest
 
 from train import embedding_scores, recipe_evaluators
-from train.recipe_evaluators import Reranking, Retrieval, identity_of, prompts_of, read_evaluator
+from train.recipe_evaluators import Reranking, Retrieval, ScoredPairs, identity_of, prompts_of, read_evaluator
 from train.sections import EvaluatorSection
 
 
@@ -100,6 +100,13 @@ def test_different_texts_have_different_hashes(tmp_path) -> None:
     sections = [section("pairs", path) for path in paths]
     same, again, other = (identity_of(each, read_evaluator(each)) for each in sections)
     assert same == again != other
+
+
+def test_pairs_from_csv(tmp_path) -> None:
+    path = tmp_path / "pairs.csv"
+    path.write_text("sentence1,sentence2,score\na,b,0.5\nb,c,1\n")
+    pairs = read_evaluator(section("pairs", path))
+    assert pairs == ScoredPairs(["a", "b"], ["b", "c"], [0.5, 1])
 
 
 def test_prompts_are_those_of_training_except_for_pairs(tmp_path) -> None:

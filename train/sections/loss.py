@@ -84,7 +84,7 @@ class LossSection:
             if getattr(self, key) is None or key in LOSS_KEYS.get(self.name, ()):
                 continue
             if own:
-                yield f"loss.{key} is for a built-in loss; pass it to {name} as loss.args.{key}"
+                yield f"loss.{key} is for a built-in loss; pass it to {name} as loss.args.{key}, or remove it"
             elif key not in ("distance", "margin", "scale"):  # these may stay when the name is overridden
                 names = " or ".join(repr(each) for each, keys in LOSS_KEYS.items() if key in keys)
                 yield f"loss.{key} is for loss.name = {names}, not {name}; remove it"
