@@ -26,7 +26,8 @@ def check_totals(totals: dict[str, int], commits: Sequence[Commit], max_rejected
     if totals["rejected"] > max_rejected * rows:
         raise too_many_rejected(totals["rejected"], rows, max_rejected, examples)
     if not totals["rows"]:
-        raise StellaError(f"inputs: all rows are rejected, {_example(examples[0])}; fix the inputs.")
+        example = _example(examples[0])
+        raise StellaError(f"inputs: all rows are rejected, {example}; fix the inputs and use another --out.")
 
 
 def too_many_rejected(rejected: int, rows: int, max_rejected: float, examples: Sequence[dict[str, Any]]) -> StellaError:
@@ -34,7 +35,7 @@ def too_many_rejected(rejected: int, rows: int, max_rejected: float, examples: S
     example = f", {_example(examples[0])}" if examples else ""
     return StellaError(
         f"inputs: {rejected} of {rows} rows are rejected ({rejected / max(1, rows):.2%}) where --max-rejected "
-        f"allows {max_rejected:.2%}{example}; fix the inputs or raise --max-rejected."
+        f"allows {max_rejected:.2%}{example}; fix the inputs and use another --out, or raise --max-rejected."
     )
 
 

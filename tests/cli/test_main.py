@@ -139,7 +139,7 @@ def test_too_many_rejected_rows(corpus, tmp_path, capsys, arguments, named, chec
     short = ("--dim", "32", "--max-length", "8", "--max-rejected", "1%")
     command = ["embed", str(corpus), "--out", str(tmp_path / "out"), *short, *arguments]
     assert main(command) == 1
-    check_message(capsys.readouterr().err, "stella-jax: error: ", named, "--max-rejected")
+    check_message(capsys.readouterr().err, "stella-jax: error: ", named, "use another --out, or raise --max-rejected")
     assert not (tmp_path / "out" / "_job" / "manifest.json").exists()
 
 
