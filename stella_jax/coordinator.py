@@ -7,7 +7,7 @@ from ipaddress import ip_address
 
 from stella_jax.errors import StellaError, short_repr
 
-ADDRESS = re.compile(r"(?P<host>[\w.-]+|\[[0-9A-Fa-f:.]+\]):(?P<port>[1-9]\d{0,4})", re.ASCII)
+ADDRESS = re.compile(r"(?P<host>[\w.-]+|\[[0-9A-Fa-f:.]+\]):(?P<port>\d+)", re.ASCII)
 
 
 def bind_address(coordinator: str | None, index: int | None = None) -> str | None:
@@ -20,15 +20,17 @@ def bind_address(coordinator: str | None, index: int | None = None) -> str | Non
       index: of this process, if known.
 
     Raises:
-      StellaError: it is not HOST:PORT, the host is a name of this machine's loopback interface, or this is process 0
-        and cannot listen there.
+      StellaError: it is not HOST:PORT, the port is above 65535, the host is a name of this machine's loopback
+        interface, or this is process 0 and cannot listen there.
     """
     coordinator = coordinator or os.environ.get("JAX_COORDINATOR_ADDRESS")
     if coordinator is None:
         return None
     found = ADDRESS.fullmatch(coordinator)
-    if not found or int(found["port"]) > 65535:
+    if not found:
         raise StellaError(f"coordinator {short_repr(coordinator)}: not HOST:PORT; pass the address of process 0.")
+    if not _is_port(found["port"]):
+        raise StellaError(f"coordinator {short_repr(coordinator)}: invalid port; ports are 1 to 65535.")
     if "JAX_COORDINATOR_BIND_ADDRESS" in os.environ:
         return None
     if _is_hidden(found["host"]):
@@ -39,6 +41,10 @@ def bind_address(coordinator: str | None, index: int | None = None) -> str | Non
     if index == 0:
         _check_free(coordinator, found["host"].strip("[]"), int(found["port"]))
     return coordinator
+
+
+def _is_port(digits: str) -> bool:
+    return len(digits) <= 5 and not digits.startswith("0") and int(digits) <= 65535
 
 
 def _check_free(coordinator: str, host: str, port: int) -> None:
