@@ -259,7 +259,11 @@ def _add_rank(commands) -> None:
     _add_activation(command)
     command.add_argument("-k", type=positive, default=10, help="number of results (default: 10)")
     command.add_argument(
-        "--candidates", type=positive, default=100, metavar="N", help="number of search results to rank (default: 100)"
+        "--candidates",
+        type=positive,
+        default=100,
+        metavar="N",
+        help="number of search results to rank, at least -k (default: 100)",
     )
     command.add_argument("--dim", type=positive, help="dimension of the head to search (default: the job's first)")
     _add_model(command, None)
