@@ -4,6 +4,7 @@ import re
 from pathlib import Path
 
 from stella_jax.errors import StellaError, first_line, quoted, short_repr
+from stella_jax.storage.location import URL
 
 TINY = Path(__file__).parents[1] / "tiny"
 REPO_ID = re.compile(r"[A-Za-z0-9][\w.-]*/[A-Za-z0-9][\w.-]*")
@@ -52,6 +53,10 @@ def resolve(
         return path
     if isinstance(name, str) and REPO_ID.fullmatch(name):
         return _download(name, revision, cache_folder, local_files_only, token)
+    if isinstance(name, str) and URL.match(name):
+        raise StellaError(
+            f"{quoted(name)}: a URL, but a model is a local directory or a repo id; copy it to this machine."
+        )
     raise StellaError(f"{quoted(name)}: not a directory, not a repo id such as 'org/name' and not 'tiny'.")
 
 

@@ -56,6 +56,11 @@ def test_missing_repo(cache, refused):
         resolve("nobody/nothing")
 
 
+def test_a_url_is_not_a_model(refused):
+    with refused("gs://bucket/x: a URL", "copy it"):
+        resolve("gs://bucket/x")
+
+
 def test_own_cache_folder(cache, tmp_path, monkeypatch, refused):
     monkeypatch.setattr(constants, "HF_HUB_CACHE", str(tmp_path / "empty"))
     options = {"cache_folder": tmp_path, "local_files_only": True, "token": "hf_secret"}
