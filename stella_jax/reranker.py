@@ -17,7 +17,6 @@ from stella_jax.arguments import (
     check_whole,
 )
 from stella_jax.checkpoint.checkpoint import Checkpoint
-from stella_jax.errors import StellaError
 from stella_jax.pretrained import PretrainedModel, open_pretrained
 from stella_jax.scores import SCORE_ACTIVATIONS, activate
 from stella_jax.tokenizer.pair_tokenizer import Pair, PairTokenizer
@@ -35,11 +34,7 @@ class Reranker(PretrainedModel):
     """
 
     def __init__(self, checkpoint: Checkpoint, **options: Any):
-        if not checkpoint.spec.is_reranker:
-            raise StellaError(
-                f"{checkpoint.directory.root}: an embedding model, not a reranker; use Stella.from_pretrained or the "
-                "command embed."
-            )
+        checkpoint.check_scores(checkpoint.directory.root, "use Stella.from_pretrained or the command embed")
         super().__init__(checkpoint, **options)
 
     @classmethod

@@ -19,7 +19,7 @@ from stella_jax.checkpoint.model_spec import ModelSpec
 from stella_jax.checkpoint.modules_json import read_model_spec
 from stella_jax.checkpoint.weights import TorchWeights, Weights
 from stella_jax.embedding_model import EmbeddingModel
-from stella_jax.errors import StellaError, short_repr
+from stella_jax.errors import StellaError, quoted, short_repr
 from stella_jax.models.heads import Head
 from stella_jax.sharding import check_mesh, make_mesh, param_spec
 from stella_jax.tokenizer.pair_tokenizer import PairTokenizer
@@ -61,6 +61,18 @@ class Checkpoint:
         """
         if self.spec.is_reranker:
             raise StellaError(f"{self.directory.root}: a reranker, not an embedding model; {advice}.")
+
+    def check_scores(self, name: object, advice: str) -> None:
+        """Refuses an embedding model.
+
+        Args:
+          name: of this checkpoint, as the user gave it.
+
+        Raises:
+          StellaError: it is not a reranker; the error ends with the advice.
+        """
+        if not self.spec.is_reranker:
+            raise StellaError(f"{quoted(name)}: an embedding model, not a reranker; {advice}.")
 
     def tokenizer(self, max_length: int | None = None) -> Tokenizer:
         """The tokenizer, which cuts texts at `max_length` tokens, or at the checkpoint's max_seq_length.

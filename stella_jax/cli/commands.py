@@ -6,6 +6,8 @@ from argparse import Namespace
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 
+from stella_jax.checkpoint.checkpoint import Checkpoint
+from stella_jax.checkpoint.hub import resolve
 from stella_jax.cli.demo import run_demo
 from stella_jax.devices import start_jax
 from stella_jax.dry_run.estimate import estimate_job
@@ -77,7 +79,9 @@ def search(arguments: Namespace) -> None:
 def rank(arguments: Namespace) -> None:
     """`rank DIR QUERY --rerank MODEL`: prints the results of `search` in a reranker's order, with its scores."""
     start_jax()
-    reranker = Reranker.from_pretrained(arguments.rerank, revision=arguments.rerank_revision)
+    checkpoint = Checkpoint.open(resolve(arguments.rerank, arguments.rerank_revision))
+    checkpoint.check_scores(arguments.rerank, "pass a reranker to --rerank")
+    reranker = Reranker(checkpoint)
     found = _search(arguments, max(arguments.k, arguments.candidates))
     if gone := [hit.id for hit, text in found if text is None]:
         raise StellaError(

@@ -61,6 +61,8 @@ class ModelOptions:
         """Starts JAX and opens the model; its weights are loaded when first needed."""
         start_jax()
         checkpoint = Checkpoint.open(resolve(self.model, self.revision))
+        if self.scores:
+            checkpoint.check_scores(self.model, "pass a reranker to --model")
         mesh = make_mesh(self.mesh or all_accelerators())
         kind = Reranker if self.scores else Stella
         model = kind(checkpoint, dim=self.dim, dtype=self.dtype, mesh=mesh, load=False)

@@ -264,7 +264,10 @@ def test_score_verify_and_a_dry_run(corpus, tmp_path, capsys):
     ("arguments", "sentence"),
     [
         (["embed", "{corpus}", "--out", "out", "--model", str(MODEL)], "a reranker, not an embedding model"),
-        (["score", "{corpus}", "--out", "out", "--model", "tiny"], "an embedding model, not a reranker"),
+        (
+            ["score", "{corpus}", "--out", "out", "--model", "tiny"],
+            "tiny: an embedding model, not a reranker; pass a reranker to --model.",
+        ),
         (["score", "{corpus}", "--out", "out", *SHORT, "--max-length", "5"], "max_seq_length 5: too small"),
         (["score", "{corpus}", "--out", "out", *SHORT, "--query-field", "q"], "12 of 12 rows are rejected (100.00%)"),
         (["demo", "--model", str(MODEL)], "a reranker, not an embedding model"),
@@ -331,4 +334,5 @@ def test_rank_without_the_texts(embedded, texts, capsys):
     assert main(["rank", out, "tea", "--rerank", str(MODEL)]) == 1
     assert "texts of 6 of 6 rows not found, such as r" in capsys.readouterr().err
     assert main(["rank", out, "tea", "--rerank", "tiny"]) == 1
-    assert "an embedding model, not a reranker" in capsys.readouterr().err
+    errors = capsys.readouterr().err
+    assert errors == "stella-jax: error: tiny: an embedding model, not a reranker; pass a reranker to --rerank.\n"
