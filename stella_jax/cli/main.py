@@ -15,6 +15,7 @@ from stella_jax.chips import CHIPS, Chips
 from stella_jax.cli.exit_codes import exit_code
 from stella_jax.cli.option_types import byte_count, positive, whole
 from stella_jax.errors import join_words, quoted, short_repr
+from stella_jax.job.defaults import GRACE_SECONDS, MAX_REJECTED
 from stella_jax.quantization import PRECISIONS
 from stella_jax.scores import SCORE_ACTIVATIONS
 
@@ -160,9 +161,9 @@ def _add_job(command: argparse.ArgumentParser, model: str, kinds: str) -> None:
     command.add_argument(
         "--max-rejected",
         type=_share,
-        default=0.01,
+        default=MAX_REJECTED,
         metavar="SHARE",
-        help="maximum share of rejected rows (default: 1%%)",
+        help=f"maximum share of rejected rows (default: {MAX_REJECTED:.0%}%)",
     )
     command.add_argument(
         "--progress", action=argparse.BooleanOptionalAction, help="show a bar (default: on a terminal)"
@@ -221,9 +222,9 @@ def _add_executor(command: argparse.ArgumentParser) -> None:
     group.add_argument(
         "--grace",
         type=whole,
-        default=30,
+        default=GRACE_SECONDS,
         metavar="SECONDS",
-        help="time to finish open parts after SIGTERM (default: 30)",
+        help=f"time to finish open parts after SIGTERM (default: {GRACE_SECONDS})",
     )
 
 

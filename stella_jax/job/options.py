@@ -15,6 +15,7 @@ from stella_jax.checkpoint.hub import resolve
 from stella_jax.devices import all_accelerators, start_jax
 from stella_jax.embedder import Stella
 from stella_jax.graceful_shutdown import GracefulShutdown
+from stella_jax.job.defaults import GRACE_SECONDS, MAX_REJECTED
 from stella_jax.job.processes import Processes
 from stella_jax.job.progress import Show, Task
 from stella_jax.pretrained import PretrainedModel
@@ -26,9 +27,6 @@ from stella_jax.storage.location import locate
 # Most rows of a part. A kill loses the open part: the 434M encoder takes half an hour for 2048 rows on a CPU.
 PART_ROWS = {"cpu": 2048}
 DEFAULT_PART_ROWS = 65_536
-
-MAX_REJECTED = 0.01
-GRACE_SECONDS = 30.0
 
 
 @dataclass(frozen=True, slots=True)

@@ -16,6 +16,7 @@ from marks import slow
 import stella_jax
 from stella_jax.cli.exit_codes import exit_code
 from stella_jax.cli.main import main
+from stella_jax.job.options import RunOptions
 
 SHORT = ["--dim", "32", "--max-length", "8", "--max-rejected", "25%"]
 
@@ -230,6 +231,19 @@ def test_help_does_not_import_jax(command, argument):
     output = subprocess.check_output([sys.executable, "-c", script], text=True)
     assert output.startswith(f"usage: stella-jax {command} ") and argument in output
     assert output.endswith("\nFalse\n")
+
+
+def test_defaults_are_those_of_the_job(monkeypatch, capsys):
+    given = []
+    monkeypatch.setattr("stella_jax.cli.commands.COMMANDS", {"embed": given.append})
+    assert main(["embed", "a.jsonl", "--out", "out"]) == 0
+    run = RunOptions()
+    assert (given[0].max_rejected, given[0].grace) == (run.max_rejected, run.stop.grace)
+    with pytest.raises(SystemExit):
+        main(["embed", "--help"])
+    shown = " ".join(capsys.readouterr().out.split())
+    assert f"rejected rows (default: {run.max_rejected:.0%})" in shown
+    assert f"after SIGTERM (default: {run.stop.grace})" in shown
 
 
 def test_all_commands_are_listed(capsys):
