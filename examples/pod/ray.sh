@@ -3,7 +3,8 @@
 #
 #   on one:         examples/pod/ray.sh head
 #   on all others:  examples/pod/ray.sh join HEAD_IP      (at any time; machines may also leave during the job)
-#   on the head:    examples/pod/ray.sh embed 'gs://bucket/corpus/*.parquet' --out gs://bucket/embedded
+#   on the head:    examples/pod/ray.sh embed 'gs://bucket/corpus/*.parquet' --out gs://bucket/vectors \
+#                       --model NovaSearch/stella_en_400M_v5
 #   at the end:     examples/pod/ray.sh leave             (on every machine)
 #
 # Inputs and --out are in a bucket or on a file system that all machines share. Where a cluster exists already (KubeRay,
@@ -34,7 +35,7 @@ case ${1:-} in
     ray stop
     ;;
   *)
-    sed -n '2,14s/^# \{0,1\}//p' "$0" >&2
+    sed -n '2,15s/^# \{0,1\}//p' "$0" >&2
     exit 2
     ;;
 esac
