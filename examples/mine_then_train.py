@@ -3,7 +3,7 @@
     python examples/mine_then_train.py OUTPUT
 
 Candidates are all answers and 300 other texts; a question's negatives are the nearest ones by `tiny`. On the command
-line, use `python -m train.mine`, then `python -m train` with the file that it writes.
+line, use `stella-jax mine`, then `stella-jax train` with the file that it writes.
 """
 
 import json
