@@ -52,8 +52,8 @@ def exit_code(program: str, work: Callable[[], None], when_interrupted: str = ""
 def _handle_unraisable_errors() -> None:
     """Errors from where Python cannot raise: an interrupt is repeated, and late ones of Orbax are silenced.
 
-    Python would print an interrupt during a garbage collection, in which JAX runs code of its own, and go on. Orbax's
-    threads and tasks still log after an error; no command has asyncio tasks of its own.
+    Python would print an interrupt during a garbage collection, in which JAX runs code of its own, and continue.
+    Orbax's threads and tasks still log after an error; no command has asyncio tasks of its own.
     """
     logging.getLogger("asyncio").setLevel(logging.CRITICAL + 1)
     before = sys.unraisablehook
