@@ -20,6 +20,7 @@ from stella_jax.job.processes import Processes, resolve_processes
 from stella_jax.job.progress import Summary
 from stella_jax.job.run import heartbeat, run_job
 from stella_jax.job.verify import verify_job
+from stella_jax.readers.first_rows import check_first_rows
 from stella_jax.readers.inputs import open_inputs
 from stella_jax.readers.kept_columns import resolve_types
 from stella_jax.readers.rows import RowFields
@@ -156,6 +157,7 @@ def _dry_run(arguments: Namespace, command: JobCommand) -> None:
     rows = None
     if arguments.all_rows:
         files = open_inputs(command.inputs, command.job.fields)
+        check_first_rows(files, command.job.fields)
         fields = resolve_types([file.location for file in files], command.job.fields)
         found = check_rows(files, fields, print)
         print(f"{found}\n", flush=True)

@@ -17,6 +17,7 @@ from stella_jax.job.options import JobCommand, default_part_rows
 from stella_jax.job.progress import Task
 from stella_jax.pretrained import PretrainedModel
 from stella_jax.quantization import vector_layout
+from stella_jax.readers.first_rows import check_first_rows
 from stella_jax.readers.inputs import open_inputs
 from stella_jax.readers.kept_columns import resolve_types
 from stella_jax.readers.rows import Row
@@ -161,6 +162,7 @@ def estimate_job(
             "--chips: published peaks are for bfloat16 only; leave out --dtype or pass --tokens-per-second."
         )
     files = open_inputs(command.inputs, command.job.fields)
+    check_first_rows(files, command.job.fields)
     places, is_all = sample_inputs(files, resolve_types([file.location for file in files], command.job.fields))
     model, tokens = _tokenize(command, places)
     lengths = bucket_lengths(model.max_seq_length)

@@ -73,10 +73,9 @@ def test_different_settings_are_listed(tiny: Stella, corpus: Path, tmp_path: Pat
 
 
 def test_a_job_without_parts_may_start_again_with_different_settings(
-    tiny: Stella, corpus: Path, tmp_path: Path, refused
+    tiny: Stella, corpus: Path, tmp_path: Path
 ) -> None:
-    with refused("--max-rejected"):
-        embed(tiny, [corpus], tmp_path / "out", JobOptions(RowFields("body"), split_bytes=10))
+    embed(tiny, [corpus], tmp_path / "out", JobOptions(split_bytes=10))
     for path in (tmp_path / "out" / "_job" / "commits").iterdir():
         path.unlink()
     (tmp_path / "out" / "part-000007-0000.parquet").touch()  # killed before its commit

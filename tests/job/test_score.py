@@ -269,7 +269,7 @@ def test_score_verify_and_a_dry_run(corpus, tmp_path, capsys):
             "tiny: an embedding model, not a reranker; pass a reranker to --model.",
         ),
         (["score", "{corpus}", "--out", "out", *SHORT, "--max-length", "5"], "max_seq_length 5: too small"),
-        (["score", "{corpus}", "--out", "out", *SHORT, "--query-field", "q"], "12 of 12 rows are rejected (100.00%)"),
+        (["score", "{corpus}", "--out", "out", *SHORT, "--query-field", "q"], "no column 'q'; its columns are "),
         (["demo", "--model", str(MODEL)], "a reranker, not an embedding model"),
     ],
 )

@@ -1,0 +1,53 @@
+"""Checks whether a .jsonl input has the fields to read, which a .csv names in its header."""
+
+from collections.abc import Iterator, Sequence
+from contextlib import suppress
+from dataclasses import replace
+
+from stella_jax.errors import StellaError
+from stella_jax.readers.columns import RawRow, RowError, select_columns
+from stella_jax.readers.decompress import open_bytes
+from stella_jax.readers.file_types import file_type
+from stella_jax.readers.inputs import InputFile
+from stella_jax.readers.lines import json_row
+from stella_jax.readers.records import COMPRESSION_ERRORS
+from stella_jax.readers.rows import RowFields
+from stella_jax.storage.location import Location
+
+# Bytes, once decompressed, in which to look for rows.
+FIRST_BYTES = 2**16
+
+
+def check_first_rows(files: Sequence[InputFile], fields: RowFields) -> None:
+    """Refuses inputs if no row at the start of the first .jsonl file has a field that each row must have.
+
+    Such a field is probably misspelled. Later rows without it are rejected one by one.
+
+    Raises:
+      MissingColumnError: names the field, and those of the rows.
+    """
+    location = next((file.location for file in files if _is_jsonl(file)), None)
+    rows = _first_rows(location, fields) if location else ()
+    names = dict.fromkeys(name for row in rows for name in row)
+    if names:
+        needed = (column for column in fields.columns if column.needed and not column.kind.is_kept)
+        select_columns(location, needed, list(names))
+
+
+def _is_jsonl(file: InputFile) -> bool:
+    found = file_type(file.location.name)
+    return found is not None and found.suffix == ".jsonl"
+
+
+def _first_rows(location: Location, fields: RowFields) -> Iterator[RawRow]:
+    """The valid rows among the first bytes; none of a file that is damaged there, which is found when it is read."""
+    content = b""
+    with (
+        suppress(StellaError, OSError, *COMPRESSION_ERRORS),
+        open_bytes(replace(location, block=FIRST_BYTES)) as file,
+    ):
+        content = file.read(FIRST_BYTES)
+    lines = content.split(b"\n")
+    for line in lines[:-1] if len(content) == FIRST_BYTES else lines:  # the last one may be cut
+        with suppress(RowError):
+            yield json_row(line, fields.columns) or {}
