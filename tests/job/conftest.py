@@ -1,18 +1,20 @@
 """A small Ray cluster for the tests of it."""
 
+import signal
 from collections.abc import Iterator
 from typing import Any
 
 import pytest
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="module")
 def ray_cluster() -> Iterator[Any]:
     """One node with two CPUs on this machine; this process is connected to it."""
     from ray.cluster_utils import Cluster
 
     from stella_jax.job.ray_cluster import connected
 
+    before = signal.getsignal(signal.SIGTERM)  # Ray replaces it
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("RAY_worker_niceness", "0")
         # The cause of a death is known some time after the call has failed; later than this, it is "unavailable".
@@ -21,3 +23,4 @@ def ray_cluster() -> Iterator[Any]:
         with connected(cluster.address):
             yield cluster
         cluster.shutdown()
+    signal.signal(signal.SIGTERM, before)
