@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from stella_jax.cli.exit_codes import exit_code
+from stella_jax.cli.interrupts import interrupts_after
 
 if TYPE_CHECKING:
     from stella_jax.checkpoint.checkpoint import Checkpoint
@@ -51,14 +52,14 @@ def parser(prog: str) -> argparse.ArgumentParser:
 
 
 def run(arguments: argparse.Namespace) -> None:
-    # Imported here, so that --help is fast.
-    from tqdm import tqdm
+    with interrupts_after():  # imported here, so that --help is fast
+        from tqdm import tqdm
 
-    from convert.report import mapping_table
-    from convert.verify import verify
-    from stella_jax.checkpoint.checkpoint import Checkpoint
-    from stella_jax.checkpoint.hub import resolve
-    from stella_jax.storage.new_directory import check_destination
+        from convert.report import mapping_table
+        from convert.verify import verify
+        from stella_jax.checkpoint.checkpoint import Checkpoint
+        from stella_jax.checkpoint.hub import resolve
+        from stella_jax.storage.new_directory import check_destination
 
     source = Checkpoint.open(resolve(arguments.source, arguments.revision))
     destination = check_destination(arguments.destination, source.directory.root)
@@ -89,7 +90,7 @@ def _convert(source: "Checkpoint", destination: Path, arguments: argparse.Namesp
 def main(argv: Sequence[str] | None = None, prog: str = "python -m convert") -> int:
     arguments = parser(prog).parse_args(argv)
     os.environ.setdefault("JAX_PLATFORMS", "cpu")  # a conversion needs no accelerator
-    return exit_code("convert", partial(run, arguments), "; nothing was written")
+    return exit_code("convert", partial(run, arguments), "; the destination is complete, or was not written")
 
 
 if __name__ == "__main__":

@@ -6,7 +6,6 @@ import numpy as np
 
 from stella_jax.errors import StellaError
 
-PRECISIONS = ("float32", "float16", "int8", "uint8", "binary", "ubinary")
 # Precisions with ranges: 256 levels from the minimum to the maximum of each dimension.
 SCALAR = ("int8", "uint8")
 PACKED = ("binary", "ubinary")
@@ -71,7 +70,7 @@ def quantize(embeddings: np.ndarray, precision: str, ranges: Ranges | None = Non
 
     Args:
       embeddings: [n, E] float32, finite at this precision (see `finite_rows`).
-      precision: one of `PRECISIONS`.
+      precision: one of `stella_jax.choices.PRECISIONS`.
       ranges: of E dimensions, for int8 and uint8; values outside get the lowest or highest level.
 
     Returns:

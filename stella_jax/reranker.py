@@ -17,8 +17,9 @@ from stella_jax.arguments import (
     check_whole,
 )
 from stella_jax.checkpoint.checkpoint import Checkpoint
+from stella_jax.choices import SCORE_ACTIVATIONS
 from stella_jax.pretrained import PretrainedModel, open_pretrained
-from stella_jax.scores import SCORE_ACTIVATIONS, activate
+from stella_jax.scores import activate
 from stella_jax.tokenizer.pair_tokenizer import Pair, PairTokenizer
 from stella_jax.tokenizer.tokenizer import Tokens, check_text
 

@@ -1,11 +1,6 @@
 """The activation of a reranker's raw scores."""
 
-from typing import Literal
-
 import numpy as np
-
-ScoreActivation = Literal["sigmoid", "none"]
-SCORE_ACTIVATIONS: tuple[ScoreActivation, ...] = ("sigmoid", "none")
 
 
 def activate(logits: np.ndarray, activation: str) -> np.ndarray:

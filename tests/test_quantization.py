@@ -6,7 +6,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as arrays
 
-from stella_jax.quantization import PRECISIONS, SCALAR, Ranges, dequantize, finite_rows, quantize, vector_layout
+from stella_jax.choices import PRECISIONS
+from stella_jax.quantization import SCALAR, Ranges, dequantize, finite_rows, quantize, vector_layout
 
 MAX = float(np.finfo(np.float32).max)
 FLOATS = st.floats(-MAX / 2, MAX / 2, width=32)

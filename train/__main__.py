@@ -12,6 +12,7 @@ from collections.abc import Sequence
 from functools import partial
 
 from stella_jax.cli.exit_codes import exit_code
+from stella_jax.cli.interrupts import interrupts_after
 from stella_jax.cli.option_types import positive, whole
 from stella_jax.errors import StellaError
 
@@ -50,17 +51,19 @@ def parser(prog: str) -> argparse.ArgumentParser:
 
 
 def run(arguments: argparse.Namespace) -> None:
-    from train.recipe import read_recipe  # here and below, so that --help answers at once
+    with interrupts_after():  # imported here and below, so that --help answers at once
+        from train.recipe import read_recipe
 
     recipe = read_recipe(arguments.recipe, arguments.overrides)
     cluster = _cluster(arguments)
 
-    from tqdm import tqdm
+    with interrupts_after():
+        from tqdm import tqdm
 
-    from stella_jax.devices import start_jax
-    from stella_jax.graceful_shutdown import GracefulShutdown, stopping_on_sigterm
-    from train.hosts import Hosts, collective_errors, initialize
-    from train.loop import train
+        from stella_jax.devices import start_jax
+        from stella_jax.graceful_shutdown import GracefulShutdown, stopping_on_sigterm
+        from train.hosts import Hosts, collective_errors, initialize
+        from train.loop import train
 
     def warn(sentence: str) -> None:
         tqdm.write(f"train: warning: {sentence}", file=sys.stderr)

@@ -13,6 +13,7 @@ from dataclasses import fields
 from functools import partial
 
 from stella_jax.cli.exit_codes import exit_code
+from stella_jax.cli.interrupts import interrupts_after
 from stella_jax.cli.option_types import positive, whole
 
 DESCRIPTION = """
@@ -97,10 +98,11 @@ def _add_selection(group) -> None:
 
 
 def run(arguments: argparse.Namespace) -> None:
-    from stella_jax.graceful_shutdown import GracefulShutdown, stopping_on_sigterm
-    from stella_jax.job.options import ModelOptions, RunOptions  # here, so that --help answers at once
-    from train.hard_negatives import MineCommand, mine
-    from train.negative_selection import MiningOptions
+    with interrupts_after():  # imported here, so that --help answers at once
+        from stella_jax.graceful_shutdown import GracefulShutdown, stopping_on_sigterm
+        from stella_jax.job.options import ModelOptions, RunOptions
+        from train.hard_negatives import MineCommand, mine
+        from train.negative_selection import MiningOptions
 
     def options(kind):
         given = vars(arguments)

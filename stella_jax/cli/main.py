@@ -12,12 +12,12 @@ from pathlib import Path
 
 from stella_jax import __version__
 from stella_jax.chips import CHIPS, Chips
+from stella_jax.choices import PRECISIONS, SCORE_ACTIVATIONS
 from stella_jax.cli.exit_codes import exit_code
+from stella_jax.cli.interrupts import interrupts_after
 from stella_jax.cli.option_types import byte_count, positive, whole
 from stella_jax.errors import join_words, quoted, short_repr
 from stella_jax.job.defaults import GRACE_SECONDS, MAX_REJECTED
-from stella_jax.quantization import PRECISIONS
-from stella_jax.scores import SCORE_ACTIVATIONS
 
 # Commands that write a job.
 JOBS = ("embed", "score")
@@ -52,7 +52,8 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 def _run(arguments: argparse.Namespace) -> None:
-    from stella_jax.cli.commands import COMMANDS  # here, since it imports JAX, which takes seconds
+    with interrupts_after():
+        from stella_jax.cli.commands import COMMANDS  # here, since it imports JAX, which takes seconds
 
     COMMANDS[arguments.command](arguments)
 

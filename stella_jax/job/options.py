@@ -80,7 +80,7 @@ class JobOptions:
     Attributes:
       prompt: name of the prompt put before every text, or "none"; None is the model's prompt for documents.
       normalize: whether embeddings are scaled to unit length.
-      precision: of the numbers in the parts, one of `quantization.PRECISIONS`.
+      precision: of the numbers in the parts, one of `choices.PRECISIONS`.
       ranges: a file with the ranges of int8 and uint8 (see `ranges.read_ranges`); None takes them from a sample.
       part_rows: most rows of a part; None is the platform's default.
       split_bytes: most bytes of a split; None follows from the inputs' sizes.

@@ -15,6 +15,7 @@ from marks import slow
 
 import stella_jax
 from stella_jax.cli.exit_codes import exit_code
+from stella_jax.cli.interrupts import interrupts_after
 from stella_jax.cli.main import main
 from stella_jax.job.options import RunOptions
 
@@ -190,6 +191,19 @@ def test_an_interrupt_during_a_garbage_collection(capsys, monkeypatch):
     assert capsys.readouterr().err == "\nstella-jax: interrupted\n"
 
 
+def test_an_interrupt_during_imports_takes_effect_after_them():
+    done: list[str] = []
+
+    def imports() -> None:
+        with interrupts_after():
+            signal.raise_signal(signal.SIGINT)
+            done.append("imports")
+
+    with pytest.raises(KeyboardInterrupt):
+        imports()
+    assert done and signal.getsignal(signal.SIGINT) is signal.default_int_handler
+
+
 def test_interrupt(corpus, tmp_path, capsys, monkeypatch):
     def interrupted(*_, **__):
         raise KeyboardInterrupt
@@ -226,8 +240,8 @@ def test_compile_cache(monkeypatch, tmp_path):
 
 
 @pytest.mark.parametrize(("command", "argument"), [("embed", "INPUT"), ("convert", "SRC"), ("train", "RECIPE")])
-def test_help_does_not_import_jax(command, argument):
-    script = "import atexit, sys, stella_jax.cli.main; atexit.register(lambda: print('jax' in sys.modules));"
+def test_help_does_not_import_numpy(command, argument):
+    script = "import atexit, sys, stella_jax.cli.main; atexit.register(lambda: print('numpy' in sys.modules));"
     script += f"stella_jax.cli.main.main([{command!r}, '--help'])"
     output = subprocess.check_output([sys.executable, "-c", script], text=True)
     assert output.startswith(f"usage: stella-jax {command} ") and argument in output
