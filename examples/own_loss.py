@@ -2,7 +2,8 @@
 
     python examples/own_loss.py OUTPUT
 
-The loss is a function in a module, here this one. In a recipe file, write `name = "own_loss:hardest"` under `[loss]`.
+The loss is a function in a module, here this one. With a copy of this file in the working directory, a recipe can have
+`name = "own_loss:hardest"` under `[loss]`.
 """
 
 import sys

@@ -37,7 +37,10 @@ def lock_output(output: Path, hosts: Hosts) -> Iterator[None]:
 @contextmanager
 def _locked(output: Path) -> Iterator[None]:
     _check_output(output)
-    output.mkdir(parents=True, exist_ok=True)
+    try:
+        output.mkdir(parents=True, exist_ok=True)
+    except (FileExistsError, NotADirectoryError):
+        raise StellaError(f"{quoted(output)}: not a directory; use another output.") from None
     descriptor = os.open(output, os.O_RDONLY)
     try:
         fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
@@ -49,9 +52,7 @@ def _locked(output: Path) -> Iterator[None]:
 
 
 def _check_output(output: Path) -> None:
-    """Refuses a file, and a directory with files and without any that a run writes first."""
-    if output.exists() and not output.is_dir():
-        raise StellaError(f"{quoted(output)}: not a directory; use another output.")
+    """Refuses a directory with files and without any that a run writes first."""
     names = {path.name for path in output.glob("[!.]*")}
     if names and not names & FIRST_FILES:
         raise StellaError(

@@ -252,7 +252,8 @@ def test_one_run_at_a_time_trains_in_an_output(data, tmp_path):
 
 def test_an_output_that_is_something_else(data, tmp_path):
     (tmp_path / "notes.txt").write_text("mine")
-    for output, named in ((tmp_path, "notes.txt"), (tmp_path / "notes.txt", "not a directory")):
+    notes = tmp_path / "notes.txt"
+    for output, named in ((tmp_path, "notes.txt"), (notes, "not a directory"), (notes / "run", "not a directory")):
         with pytest.raises(StellaError, match=named):
             train(tree(data, output))
     assert [path.name for path in tmp_path.iterdir()] == ["notes.txt"]
