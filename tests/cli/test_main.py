@@ -7,6 +7,7 @@ import signal
 import subprocess
 import sys
 import threading
+from collections.abc import Iterator
 from pathlib import Path
 
 import pyarrow.parquet as pq
@@ -175,6 +176,15 @@ def test_unreadable_file(corpus, tmp_path, capsys, monkeypatch):
     assert capsys.readouterr().err == "stella-jax: error: secret.jsonl: Permission denied.\n"
 
 
+@pytest.fixture
+def interruptible() -> Iterator[None]:
+    """SIGINT raises KeyboardInterrupt; a shell's background job, such as a check, ignores it."""
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    yield
+    signal.signal(signal.SIGINT, before)
+
+
+@pytest.mark.usefixtures("interruptible")
 def test_an_interrupt_during_a_garbage_collection(capsys, monkeypatch):
     def collected(phase: str, info: object) -> None:
         gc.callbacks.remove(collected)
@@ -191,6 +201,7 @@ def test_an_interrupt_during_a_garbage_collection(capsys, monkeypatch):
     assert capsys.readouterr().err == "\nstella-jax: interrupted\n"
 
 
+@pytest.mark.usefixtures("interruptible")
 def test_an_interrupt_during_imports_takes_effect_after_them():
     done: list[str] = []
 
