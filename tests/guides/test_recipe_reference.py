@@ -1,6 +1,7 @@
 """The recipe reference, generated from docstrings, describes every key."""
 
 import dataclasses
+import inspect
 import re
 
 import pytest
@@ -20,5 +21,5 @@ def test_every_section_is_listed():
 @pytest.mark.parametrize("name", CLASSES)
 def test_every_key_is_described(name):
     section = CLASSES[name]
-    described = re.findall(r"^      (\w+): ", (section.__doc__ or "").split("Attributes:")[1], re.MULTILINE)
+    described = re.findall(r"^  (\w+): ", (inspect.getdoc(section) or "").split("Attributes:")[1], re.MULTILINE)
     assert set(described) == {field.name for field in dataclasses.fields(section)}
