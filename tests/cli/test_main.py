@@ -14,7 +14,7 @@ import pyarrow.parquet as pq
 import pytest
 from marks import slow
 
-import stella_jax
+import stella_jax.__main__
 from stella_jax.cli.exit_codes import exit_code
 from stella_jax.cli.interrupts import interrupts_after
 from stella_jax.cli.main import main
@@ -213,6 +213,15 @@ def test_an_interrupt_during_imports_takes_effect_after_them():
     with pytest.raises(KeyboardInterrupt):
         imports()
     assert done and signal.getsignal(signal.SIGINT) is signal.default_int_handler
+
+
+def test_an_interrupt_before_a_command_starts(capsys, monkeypatch):
+    def interrupted() -> int:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("stella_jax.cli.main.main", interrupted)
+    assert stella_jax.__main__.main() == 130
+    assert capsys.readouterr().err == "\nstella-jax: interrupted\n"
 
 
 def test_interrupt(corpus, tmp_path, capsys, monkeypatch):
