@@ -15,6 +15,7 @@ from stella_jax.job.job import JOB, JOB_FOLDERS, Job, read_fields
 from stella_jax.job.manifest import MANIFEST
 from stella_jax.job.options import JobOptions
 from stella_jax.job.ranges import ranges_to_json, read_ranges
+from stella_jax.readers.first_rows import check_first_rows
 from stella_jax.readers.inputs import InputFile
 from stella_jax.readers.splits import default_split_bytes
 from stella_jax.storage.store import Store
@@ -40,8 +41,8 @@ def open_job(
       make_ranges: called for a new job.
 
     Raises:
-      StellaError: the directory holds something else or a job with different settings (names every difference), or an
-        input of the job has changed or is missing from the command.
+      StellaError: a field is in no row (see `check_first_rows`), the directory holds something else or a job with
+        different settings (names every difference), or an input of the job has changed or is missing from the command.
     """
     before, rows = read_fields(store), options.fields
     if before and Committed(store).files:
@@ -50,6 +51,7 @@ def open_job(
         fields, files = _resumed(store, before, files)
         job = Job.of(store, fields, files, rows)
     else:  # without any part, nothing is lost by starting again
+        check_first_rows(files, rows)
         job = Job.of(store, _new_fields(files, options, fingerprint), files, rows)
         if before is None:
             _require_own(store, job)

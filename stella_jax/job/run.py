@@ -22,7 +22,6 @@ from stella_jax.job.range_sample import make_ranges
 from stella_jax.job.rejected import check_totals
 from stella_jax.job.worker import Worker
 from stella_jax.pretrained import PretrainedModel
-from stella_jax.readers.first_rows import check_first_rows
 from stella_jax.readers.inputs import open_inputs
 from stella_jax.readers.kept_columns import resolve_types
 from stella_jax.storage.atomic import FULL
@@ -63,7 +62,6 @@ def start_job(store: Store, model: PretrainedModel, inputs: Sequence[str | Path]
     folder = f"{locate(str(store)).full}/"
     if inside := [file for file in files if file.location.full.startswith(folder)]:
         raise StellaError(f"{inside[0].location}: inside the output directory {store}; use another --out.")
-    check_first_rows(files, options.fields)
     options = replace(options, fields=resolve_types([file.location for file in files], options.fields))
     return open_job(store, options, options.fingerprint(model), files, partial(make_ranges, model, options.ranges))
 

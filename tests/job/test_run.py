@@ -19,6 +19,7 @@ from stella_jax.job.options import JobOptions, RunOptions
 from stella_jax.job.processes import Processes
 from stella_jax.job.run import heartbeat, run_job
 from stella_jax.runner import Runner
+from stella_jax.storage.remote_file import RemoteFile
 from stella_jax.storage.store import open_store
 
 # One to nine words, cut at eight tokens, so that one shape is compiled.
@@ -57,6 +58,16 @@ def manifest(out: Path) -> dict:
 
 
 # The output
+
+
+def test_a_finished_job_reads_no_input(tiny, memory, monkeypatch, tmp_path):
+    memory.pipe("/in/a.jsonl", b'{"text": "fog"}\n{"text": "law"}\n')
+    read, sizes = RemoteFile._read, []
+    monkeypatch.setattr(RemoteFile, "_read", lambda self, size: sizes.append(size) or read(self, size))
+    for expected in (True, False):
+        sizes.clear()
+        run_job(tiny, ORIGIN, ["memory://in/*.jsonl"], tmp_path / "out", OPTIONS, RunOptions())
+        assert bool(sizes) == expected
 
 
 def test_parts_hold_the_bits_of_encode(tiny, corpus, tmp_path):
