@@ -70,7 +70,7 @@ def quantize(embeddings: np.ndarray, precision: str, ranges: Ranges | None = Non
 
     Args:
       embeddings: [n, E] float32, finite at this precision (see `finite_rows`).
-      precision: one of `stella_jax.choices.PRECISIONS`.
+      precision: one of `stella_jax.option_values.PRECISIONS`.
       ranges: of E dimensions, for int8 and uint8; values outside get the lowest or highest level.
 
     Returns:

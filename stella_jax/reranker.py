@@ -17,7 +17,7 @@ from stella_jax.arguments import (
     check_whole,
 )
 from stella_jax.checkpoint.checkpoint import Checkpoint
-from stella_jax.choices import SCORE_ACTIVATIONS
+from stella_jax.option_values import SCORE_ACTIVATIONS
 from stella_jax.pretrained import PretrainedModel, open_pretrained
 from stella_jax.scores import activate
 from stella_jax.tokenizer.pair_tokenizer import Pair, PairTokenizer

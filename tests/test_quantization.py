@@ -6,7 +6,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as arrays
 
-from stella_jax.choices import PRECISIONS
+from stella_jax.option_values import PRECISIONS
 from stella_jax.quantization import SCALAR, Ranges, dequantize, finite_rows, quantize, vector_layout
 
 MAX = float(np.finfo(np.float32).max)

@@ -9,13 +9,13 @@ import pyarrow.parquet as pq
 import pytest
 
 from stella_jax import Stella, search, similarity
-from stella_jax.choices import PRECISIONS
 from stella_jax.job import vectors
 from stella_jax.job.options import JobOptions, RunOptions
 from stella_jax.job.output_columns import column_of
 from stella_jax.job.part_file import part_table, write_part
 from stella_jax.job.ranges import ranges_to_json
 from stella_jax.job.run import run_job
+from stella_jax.option_values import PRECISIONS
 from stella_jax.quantization import Ranges, quantize
 from stella_jax.search import Index
 from stella_jax.storage.store import open_store

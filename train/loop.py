@@ -22,7 +22,7 @@ from train.hosts import Hosts
 from train.identity import changes, check_same, versions
 from train.log_writers import check_log, open_log
 from train.metrics import MetricsLog
-from train.output_lock import lock_output, not_shared
+from train.output_directory import lock_output, not_shared
 from train.recipe import Recipe
 from train.reporter import Reporter
 from train.setup import Setup, Warn

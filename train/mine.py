@@ -15,6 +15,7 @@ from functools import partial
 from stella_jax.cli.exit_codes import exit_code
 from stella_jax.cli.interrupts import interrupts_after
 from stella_jax.cli.option_types import positive, whole
+from stella_jax.option_values import GRACE_SECONDS
 
 DESCRIPTION = """
 Mines hard negatives for pairs of texts: candidates that a model ranks near the anchor and that are not its positives.
@@ -121,7 +122,7 @@ def run(arguments: argparse.Namespace) -> None:
         output_format="n-tuple" if arguments.include_positives else arguments.output_format,
         output_scores=arguments.output_scores,
     )
-    stop = GracefulShutdown(grace=30)
+    stop = GracefulShutdown(GRACE_SECONDS)
     on_terminal = sys.stderr.isatty() if arguments.progress is None else arguments.progress
     with stopping_on_sigterm(stop):
         print(f"{arguments.out}: {mine(command, RunOptions(stop=stop, show='bar' if on_terminal else 'nothing'))}")

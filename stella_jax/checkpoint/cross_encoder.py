@@ -4,10 +4,10 @@ from collections.abc import Mapping
 from typing import Any
 
 from stella_jax.checkpoint.directory import SETTINGS
-from stella_jax.choices import ScoreActivation
 from stella_jax.errors import StellaError, join_words, short_repr
 from stella_jax.models import class_name
 from stella_jax.models.heads import CLASSIFIER
+from stella_jax.option_values import ScoreActivation
 
 # torch's class -> our name.
 SCORES: dict[str, ScoreActivation] = {"Sigmoid": "sigmoid", "Identity": "none"}

@@ -6,10 +6,10 @@ from numbers import Integral
 
 from stella_jax.checkpoint.config import EncoderConfig
 from stella_jax.checkpoint.prompts import check_default_prompt, check_prompts
-from stella_jax.choices import ScoreActivation
 from stella_jax.errors import StellaError, join_words, short_repr
 from stella_jax.models.architecture import Architecture
 from stella_jax.models.heads import Head, Pooling
+from stella_jax.option_values import ScoreActivation
 
 SIMILARITIES = ("cosine", "dot", "euclidean", "manhattan")
 

@@ -228,8 +228,7 @@ def _max_seq_length(directory: Directory, prefix: str, bert: dict[str, Any], con
         name, value = f"{file}: model_max_length", _optional(directory, file).get("model_max_length")
     if value is None:
         return config.max_position_embeddings
-    is_number = isinstance(value, int | float) and not isinstance(value, bool) and value >= 1
-    limit = min(value, config.max_position_embeddings) if is_number else 0.5  # transformers writes 1e30 for none
-    if limit % 1:
+    limit = config.max_position_embeddings  # transformers writes 1e30 for none
+    if isinstance(value, bool) or not isinstance(value, int | float) or not value >= 1 or min(value, limit) % 1:
         raise StellaError(f"{name} must be a positive whole number, not {short_repr(value)}.")
-    return int(limit)
+    return int(min(value, limit))

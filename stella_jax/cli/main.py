@@ -12,12 +12,11 @@ from pathlib import Path
 
 from stella_jax import __version__
 from stella_jax.chips import CHIPS, Chips
-from stella_jax.choices import PRECISIONS, SCORE_ACTIVATIONS
 from stella_jax.cli.exit_codes import exit_code
 from stella_jax.cli.interrupts import interrupts_after
 from stella_jax.cli.option_types import byte_count, positive, whole
 from stella_jax.errors import join_words, quoted, short_repr
-from stella_jax.job.defaults import GRACE_SECONDS, MAX_REJECTED
+from stella_jax.option_values import GRACE_SECONDS, MAX_REJECTED, PRECISIONS, SCORE_ACTIVATIONS
 
 # Commands that write a job.
 JOBS = ("embed", "score")

@@ -15,9 +15,9 @@ from stella_jax.checkpoint.hub import resolve
 from stella_jax.devices import all_accelerators, start_jax
 from stella_jax.embedder import Stella
 from stella_jax.graceful_shutdown import GracefulShutdown
-from stella_jax.job.defaults import GRACE_SECONDS, MAX_REJECTED
 from stella_jax.job.processes import Processes
 from stella_jax.job.progress import Show, Task
+from stella_jax.option_values import GRACE_SECONDS, MAX_REJECTED
 from stella_jax.pretrained import PretrainedModel
 from stella_jax.readers.rows import RowFields
 from stella_jax.reranker import Reranker
@@ -80,7 +80,7 @@ class JobOptions:
     Attributes:
       prompt: name of the prompt put before every text, or "none"; None is the model's prompt for documents.
       normalize: whether embeddings are scaled to unit length.
-      precision: of the numbers in the parts, one of `choices.PRECISIONS`.
+      precision: of the numbers in the parts, one of `option_values.PRECISIONS`.
       ranges: a file with the ranges of int8 and uint8 (see `ranges.read_ranges`); None takes them from a sample.
       part_rows: most rows of a part; None is the platform's default.
       split_bytes: most bytes of a split; None follows from the inputs' sizes.

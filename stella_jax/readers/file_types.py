@@ -30,5 +30,14 @@ def file_type(name: str) -> FileType | None:
 
 def is_parquet(name: str) -> bool:
     """Whether a file of this name is read as Parquet."""
+    return _has_suffix(name, ".parquet")
+
+
+def is_jsonl(name: str) -> bool:
+    """Whether a file of this name is read as JSON lines."""
+    return _has_suffix(name, ".jsonl")
+
+
+def _has_suffix(name: str, suffix: str) -> bool:
     found = file_type(name)
-    return found is not None and found.suffix == ".parquet"
+    return found is not None and found.suffix == suffix

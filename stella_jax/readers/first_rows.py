@@ -7,7 +7,7 @@ from dataclasses import replace
 from stella_jax.errors import StellaError
 from stella_jax.readers.columns import RawRow, RowError, select_columns
 from stella_jax.readers.decompress import open_bytes
-from stella_jax.readers.file_types import file_type
+from stella_jax.readers.file_types import is_jsonl
 from stella_jax.readers.inputs import InputFile
 from stella_jax.readers.lines import json_row
 from stella_jax.readers.records import COMPRESSION_ERRORS
@@ -26,17 +26,12 @@ def check_first_rows(files: Sequence[InputFile], fields: RowFields) -> None:
     Raises:
       MissingColumnError: names the field, and those of the rows.
     """
-    location = next((file.location for file in files if _is_jsonl(file)), None)
+    location = next((file.location for file in files if is_jsonl(file.location.name)), None)
     rows = _first_rows(location, fields) if location else ()
     names = dict.fromkeys(name for row in rows for name in row)
     if names:
         needed = (column for column in fields.columns if column.needed and not column.kind.is_kept)
         select_columns(location, needed, list(names))
-
-
-def _is_jsonl(file: InputFile) -> bool:
-    found = file_type(file.location.name)
-    return found is not None and found.suffix == ".jsonl"
 
 
 def _first_rows(location: Location, fields: RowFields) -> Iterator[RawRow]:

@@ -11,9 +11,9 @@ import pytest
 from pages import DOCS, blocks_of
 
 from stella_jax import Stella
-from stella_jax.choices import PRECISIONS
 from stella_jax.job.part_file import part_table, write_part
 from stella_jax.job.ranges import ranges_to_json
+from stella_jax.option_values import PRECISIONS
 from stella_jax.quantization import Ranges, dequantize, quantize
 from stella_jax.storage.store import open_store
 from stella_jax.tokenizer.tokenizer import Tokens

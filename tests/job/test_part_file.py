@@ -8,9 +8,9 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from stella_jax.choices import PRECISIONS
 from stella_jax.job import part_file
 from stella_jax.job.part_file import part_table, vector_type, vectors_of, write_part
+from stella_jax.option_values import PRECISIONS
 from stella_jax.quantization import Ranges, quantize
 from stella_jax.storage.store import open_store
 from stella_jax.tokenizer.tokenizer import Tokens

@@ -14,7 +14,7 @@ from stella_jax import StellaError
 from train.__main__ import main
 from train.checkpoints import steps_of
 from train.hosts import Hosts
-from train.output_lock import lock_output
+from train.output_directory import lock_output
 from train.step import Step
 
 pytestmark = pytest.mark.slow  # every run compiles

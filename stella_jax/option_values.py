@@ -1,4 +1,4 @@
-"""Choices that the command line shares with the library; here, since --help must not import numpy."""
+"""Choices and defaults that the command line shares with the library; here, since --help must not import numpy."""
 
 from typing import Literal
 
@@ -8,3 +8,9 @@ PRECISIONS = ("float32", "float16", "int8", "uint8", "binary", "ubinary")
 # Of a reranker's scores.
 ScoreActivation = Literal["sigmoid", "none"]
 SCORE_ACTIVATIONS: tuple[ScoreActivation, ...] = ("sigmoid", "none")
+
+# Share of a job's rows that may be rejected.
+MAX_REJECTED = 0.01
+
+# Time to finish open parts after a request to stop.
+GRACE_SECONDS = 30
