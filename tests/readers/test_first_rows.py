@@ -81,6 +81,7 @@ def test_rows_that_are_left_to_the_job(tmp_path, content):
         ("a.jsonl.gz", b"not gzip"),
         ("a.jsonl.zst", b"not zstd"),
     ],
+    ids=["text", "utf16", "gz-cut", "gz-broken", "zst-broken"],
 )
 def test_files_that_are_left_to_the_job(tmp_path, name, content):
     (tmp_path / name).write_bytes(content)
