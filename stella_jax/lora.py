@@ -27,7 +27,7 @@ from stella_jax.peft_files import write_adapter
 from stella_jax.sharding import make_mesh, param_spec, shard
 from stella_jax.storage.new_directory import new_directory
 
-FIRST_PLACE = 3  # number of an adapter's dropout in a layer; the encoder's own use those before
+FIRST_INDEX = 3  # number of an adapter's dropout in a layer; the encoder's own use those before
 
 
 class Adapter(nnx.Module):
@@ -35,17 +35,17 @@ class Adapter(nnx.Module):
 
     Args:
       a, b: (L, I, R) and (L, R, O) float32, the transposes of peft's lora_A and lora_B.
-      place: number of its dropout in the layer.
+      index: number of its dropout in the layer.
       dtype: of the computation.
     """
 
-    def __init__(self, a: jax.Array, b: jax.Array, config: LoraConfig, place: int, dtype: Any):
+    def __init__(self, a: jax.Array, b: jax.Array, config: LoraConfig, index: int, dtype: Any):
         self.lora_a, self.lora_b = nnx.LoRAParam(a), nnx.LoRAParam(b)
         self.scale = config.alpha / config.rank
-        self.dropout_rate, self.place, self.dtype = config.dropout, place, dtype
+        self.dropout_rate, self.index, self.dtype = config.dropout, index, dtype
 
     def __call__(self, x: jax.Array, dropout: Dropout | None = None) -> jax.Array:
-        x = drop(x.astype(self.dtype), dropout and dropout.with_rate(self.dropout_rate), self.place)
+        x = drop(x.astype(self.dtype), dropout and dropout.with_rate(self.dropout_rate), self.index)
         a, b = self.lora_a[...].astype(self.dtype), self.lora_b[...].astype(self.dtype)
         contract = (((2,), (0,)), ((), ()))
         return dot(dot(x, a, contract), b, contract) * jnp.asarray(self.scale, self.dtype)
@@ -80,11 +80,11 @@ def with_lora(
         raise StellaError("with_lora: the model already has adapters; pass a model as stella_jax.load returns it.")
     params, rng = model.params(), np.random.default_rng(seed)
     adapted = nnx.merge(*nnx.split(model))
-    for place, (name, linear) in enumerate(config.linears, FIRST_PLACE):
+    for index, (name, linear) in enumerate(config.linears, FIRST_INDEX):
         sizes = (model.encoder.config.num_hidden_layers, *architecture.linear_sizes(name, model.encoder.config))
         a, b = _first_values(architecture, name, params[linear.kernel], sizes, rank, rng)
         module = getattr(adapted.encoder.layers, linear.module)
-        module.lora[name] = Adapter(a, b, config, place, adapted.encoder.dtype)
+        module.lora[name] = Adapter(a, b, config, index, adapted.encoder.dtype)
     adapted.encoder.lora = config
     return adapted
 

@@ -21,7 +21,7 @@ from stella_jax.readers.first_rows import check_first_rows
 from stella_jax.readers.inputs import open_inputs
 from stella_jax.readers.kept_columns import resolve_types
 from stella_jax.readers.rows import Row
-from stella_jax.readers.sample import Place, sample_inputs
+from stella_jax.readers.sample import SampleBlock, sample_inputs
 from stella_jax.tokenizer.tokenizer import Tokens
 
 MEASURED_SECONDS = 3.0
@@ -30,7 +30,7 @@ PLUS_MINUS = "\N{PLUS-MINUS SIGN}"
 
 
 class Total(NamedTuple):
-    """A number of the whole job, and its relative standard error; nan if there is only one place."""
+    """A number of the whole job, and its relative standard error; nan if there is only one block."""
 
     value: float
     error: float = 0.0
@@ -110,28 +110,28 @@ class Estimate:
 
 
 class _Counts:
-    """The counts of k places, scaled from the sampled rows to all rows of the place; float64 (k,).
+    """The counts of k blocks, scaled from the sampled rows to all rows of the block; float64 (k,).
 
     Attributes:
-      weights, sizes: of the places.
+      weights, sizes: of the blocks.
       rows, rejected, cut: all rows, rejected rows, rows whose text is too long.
       tokens, computed_tokens: without and with padding.
       buckets: (k, buckets), rows in each bucket.
     """
 
-    def __init__(self, places: Sequence[Place], tokens: Sequence[Sequence[Tokens]], lengths: Sequence[int]):
+    def __init__(self, blocks: Sequence[SampleBlock], tokens: Sequence[Sequence[Tokens]], lengths: Sequence[int]):
         counts = [np.array([len(text.ids) for text in each], int) for each in tokens]
         found = [np.bincount(np.searchsorted(lengths, each), minlength=len(lengths)) for each in counts]
-        scale = np.array([place.rows / max(1, len(place.kept)) for place in places])
-        self.weights = np.array([place.weight for place in places])
-        self.sizes = np.array([place.size for place in places], float)
-        self.rows = np.array([place.rows for place in places], float)
-        self.rejected = scale * [len(place.kept) - len(each) for place, each in zip(places, tokens, strict=True)]
+        scale = np.array([block.rows / max(1, len(block.kept)) for block in blocks])
+        self.weights = np.array([block.weight for block in blocks])
+        self.sizes = np.array([block.size for block in blocks], float)
+        self.rows = np.array([block.rows for block in blocks], float)
+        self.rejected = scale * [len(block.kept) - len(each) for block, each in zip(blocks, tokens, strict=True)]
         self.cut = scale * [sum(text.truncated for text in each) for each in tokens]
         self.tokens = scale * [each.sum() for each in counts]
         self.buckets = scale[:, None] * np.array(found)
         self.computed_tokens = self.buckets @ np.asarray(lengths, float)
-        self._is_exact = all(place.is_kept_whole for place in places)
+        self._is_exact = all(block.is_kept_whole for block in blocks)
 
     def total(self, numbers: np.ndarray, base: np.ndarray, known: float, is_all: bool) -> Total:
         """The total of the whole job, by the ratio to a base whose total is known."""
@@ -163,10 +163,10 @@ def estimate_job(
         )
     files = open_inputs(command.inputs, command.job.fields)
     check_first_rows(files, command.job.fields)
-    places, is_all = sample_inputs(files, resolve_types([file.location for file in files], command.job.fields))
-    model, tokens = _tokenize(command, places)
+    blocks, is_all = sample_inputs(files, resolve_types([file.location for file in files], command.job.fields))
+    model, tokens = _tokenize(command, blocks)
     lengths = bucket_lengths(model.max_seq_length)
-    counts, size = _Counts(places, tokens, lengths), sum(file.size for file in files)
+    counts, size = _Counts(blocks, tokens, lengths), sum(file.size for file in files)
 
     def total(numbers: np.ndarray) -> Total:
         base, known = (counts.sizes, size) if rows is None else (counts.rows, rows)
@@ -193,13 +193,13 @@ def estimate_job(
     )
 
 
-def _tokenize(command: JobCommand, places: Sequence[Place]) -> tuple[PretrainedModel, list[list[Tokens]]]:
-    """Opens the model, and tokenizes the sampled texts of each place.
+def _tokenize(command: JobCommand, blocks: Sequence[SampleBlock]) -> tuple[PretrainedModel, list[list[Tokens]]]:
+    """Opens the model, and tokenizes the sampled texts of each block.
 
     Raises:
       StellaError: all sampled rows are rejected.
     """
-    texts = [[row.text for row in place.kept if isinstance(row, Row)] for place in places]
+    texts = [[row.text for row in block.kept if isinstance(row, Row)] for block in blocks]
     if not any(texts):
         raise StellaError("inputs: all sampled rows are rejected; fix the inputs (--dry-run --all-rows lists them).")
     model = command.model.open()

@@ -15,7 +15,7 @@ from stella_jax.readers.rows import Rejected, Row, RowFields
 from stella_jax.readers.split_reader import read_split
 from stella_jax.readers.splits import ByteRange, Split
 
-PLACE = np.dtype([("input", "<u4"), ("number", "<u8"), ("id_start", "<u8"), ("id_stop", "<u8")])
+ROW_POSITION = np.dtype([("input", "<u4"), ("number", "<u8"), ("id_start", "<u8"), ("id_stop", "<u8")])
 
 
 class RowCheck(NamedTuple):
@@ -54,9 +54,9 @@ def check_rows(files: Sequence[InputFile], fields: RowFields, log: Callable[[str
                 damaged += 1
                 log(str(error))
         repeated = 0
-        for place, row_id, first in rows.repeats():
+        for position, row_id, first in rows.repeats():
             repeated += 1
-            log(f"{place}: duplicate id {quoted(row_id)}, first seen at {first}")
+            log(f"{position}: duplicate id {quoted(row_id)}, first seen at {first}")
         return RowCheck(rows.count + invalid, invalid, repeated, damaged)
 
 
@@ -68,7 +68,7 @@ class _Rows:
         self.count = 0
         self._files = files
         self._repeated_ids = RepeatedIds(folder)
-        self._places = tempfile.TemporaryFile(dir=folder)  # noqa: SIM115  it lives as long as this object
+        self._positions = tempfile.TemporaryFile(dir=folder)  # noqa: SIM115  it lives as long as this object
         self._ids = tempfile.TemporaryFile(dir=folder)  # noqa: SIM115
         self._hashes: list[bytes] = []
         self._waiting: list[tuple[int, int, int, int]] = []
@@ -79,7 +79,7 @@ class _Rows:
 
     def __exit__(self, *raised: object) -> None:
         self._repeated_ids.__exit__()
-        self._places.close()
+        self._positions.close()
         self._ids.close()
 
     def add(self, input: int, row: Row) -> None:
@@ -100,18 +100,18 @@ class _Rows:
         for start in range(0, self.count, RUN_ROWS):
             firsts = self._repeated_ids.firsts(start, min(start + RUN_ROWS, self.count))
             for i in np.flatnonzero(firsts >= 0).tolist():
-                place, row_id = self._at(start + i)
-                yield place, row_id, self._at(int(firsts[i]))[0]
+                position, row_id = self._at(start + i)
+                yield position, row_id, self._at(int(firsts[i]))[0]
 
     def _flush(self) -> None:
         self._repeated_ids.add(*hash_halves(b"".join(self._hashes)))
-        self._places.write(np.array(self._waiting, PLACE).data)
+        self._positions.write(np.array(self._waiting, ROW_POSITION).data)
         self._hashes, self._waiting = [], []
 
     def _at(self, row: int) -> tuple[str, str]:
         """The position and the id of a row."""
-        self._places.seek(row * PLACE.itemsize)
-        [place] = np.frombuffer(self._places.read(PLACE.itemsize), PLACE).tolist()
-        input, number, start, stop = place
+        self._positions.seek(row * ROW_POSITION.itemsize)
+        [position] = np.frombuffer(self._positions.read(ROW_POSITION.itemsize), ROW_POSITION).tolist()
+        input, number, start, stop = position
         self._ids.seek(start)
         return self._files[input].position(number), self._ids.read(stop - start).decode()

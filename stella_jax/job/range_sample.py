@@ -38,9 +38,9 @@ def make_ranges(model: PretrainedModel, path: str | None, job: Job) -> dict[str,
 
 
 def _of_sample(model: PretrainedModel, job: Job) -> dict[int, Ranges]:
-    """The ranges of a seeded sample: the first row of each place, then the second one of each, and so on."""
-    places, _ = sample_inputs(job.inputs, job.row_fields)
-    kept = {id(place.kept): place.kept for place in places}.values()  # a place that was drawn twice counts once
+    """The ranges of a seeded sample: the first row of each block, then the second one of each, and so on."""
+    blocks, _ = sample_inputs(job.inputs, job.row_fields)
+    kept = {id(block.kept): block.kept for block in blocks}.values()  # a block that was drawn twice counts once
     rows = (row for together in zip_longest(*kept) for row in together)
     texts = [row.text for row in rows if isinstance(row, Row)][: SAMPLED_ROWS.get(model.platform, DEFAULT_SAMPLED_ROWS)]
     tokens = model.tokenize(texts, job.fingerprint["prompt"])

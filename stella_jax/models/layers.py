@@ -58,8 +58,8 @@ def dot(x: jax.Array, kernel: jax.Array, *dimensions: Any, **options: Any) -> ja
 linear = partial(nnx.LinearGeneral, dot_general=dot)
 
 
-def drop(x: jax.Array, dropout: Dropout | None, place: int = 0) -> jax.Array:
-    return dropout.fold_in(place)(x) if dropout and dropout.rate else x
+def drop(x: jax.Array, dropout: Dropout | None, index: int = 0) -> jax.Array:
+    return dropout.fold_in(index)(x) if dropout and dropout.rate else x
 
 
 def layer_norm(size: int, epsilon: float, *, rngs: nnx.Rngs) -> nnx.LayerNorm:

@@ -66,7 +66,7 @@ def estimated(*inputs: Path, **options) -> Estimate:
 
 
 def set_place_bytes(patch: pytest.MonkeyPatch, size: int) -> None:
-    patch.setattr(sample, "PLACE_BYTES", (size,))
+    patch.setattr(sample, "BLOCK_BYTES", (size,))
 
 
 @pytest.fixture(scope="module")
@@ -106,16 +106,16 @@ def test_a_sample_is_within_its_standard_error(
 
 
 def test_the_lengths_of_rows_cause_no_bias(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
-    """Over many seeds the mean is right, although places start in long rows more often than in short ones."""
+    """Over many seeds the mean is right, although blocks start in long rows more often than in short ones."""
     in_one(tmp_path, [{"text": "x" * (2000 if i % 10 == 0 else 20)} for i in range(3000)])
     files = open_inputs([tmp_path / "a.jsonl"], RowFields())
     set_place_bytes(monkeypatch, 1000)
     means = []
     for seed in range(30):
         monkeypatch.setattr(sample, "SEED", seed)
-        places, is_all = sample_inputs(files, RowFields())
+        blocks, is_all = sample_inputs(files, RowFields())
         assert not is_all
-        means.append(files[0].size * np.mean([place.rows / place.size for place in places]))
+        means.append(files[0].size * np.mean([block.rows / block.size for block in blocks]))
     assert abs(np.mean(means) - 3000) < 4 * np.std(means) / np.sqrt(len(means))
 
 
@@ -125,15 +125,15 @@ def test_the_sample_is_deterministic_and_does_not_grow_with_the_corpus(tmp_path:
     for count in (ROWS, 4 * ROWS):
         in_one(tmp_path, records(count))
         files = open_inputs([tmp_path / "a.jsonl"], RowFields())
-        places, _ = sample_inputs(files, RowFields())
-        assert sample_inputs(files, RowFields()) == (places, False)
-        read.append(sum(place.size for place in places))
+        blocks, _ = sample_inputs(files, RowFields())
+        assert sample_inputs(files, RowFields()) == (blocks, False)
+        read.append(sum(block.size for block in blocks))
     assert read[1] <= read[0] * 1.1
 
 
 def test_rows_longer_than_a_place(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
     in_one(tmp_path, [{"text": "tea " * 1000} for _ in range(400)])
-    monkeypatch.setattr(sample, "PLACE_BYTES", (2**6, 2**14))
+    monkeypatch.setattr(sample, "BLOCK_BYTES", (2**6, 2**14))
     monkeypatch.setattr(sample, "ENOUGH_ROWS", 100)
     found = estimated(tmp_path / "a.jsonl")
     assert found.sampled >= 100 and abs(found.rows.value - 400) < 4 * found.rows.error * 400

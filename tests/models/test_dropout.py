@@ -42,7 +42,7 @@ def test_rate_and_mean() -> None:
 
 def test_places_draw_independently() -> None:
     x = jnp.ones(10_000)
-    drawn = [np.asarray(dropout(0).fold_in(place)(x)) == 0 for place in range(4)]
+    drawn = [np.asarray(dropout(0).fold_in(index)(x)) == 0 for index in range(4)]
     for i, one in enumerate(drawn):
         for other in drawn[:i]:
             assert (one & other).mean() == pytest.approx(0.01, abs=0.005)
