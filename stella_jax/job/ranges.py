@@ -78,7 +78,7 @@ def _read(location: Location) -> Any:
     try:
         return json.loads(content) if suffix == ".json" else _arrays(content)
     except (ValueError, EOFError, OSError, RecursionError, zipfile.BadZipFile) as error:
-        raise StellaError(f"{location}: damaged {suffix} file ({first_line(error)}).") from error
+        raise StellaError(f"{location}: damaged {suffix} file ({first_line(error)}); write it again.") from error
 
 
 def _arrays(content: bytes) -> Any:

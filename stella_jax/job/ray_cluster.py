@@ -92,7 +92,9 @@ def _connect(ray: Any, address: str | None) -> None:
             ray.init(address, include_dashboard=False, log_to_driver=False, logging_level="ERROR")
     except Exception as error:  # Ray raises whatever its parts raise
         where = f"the Ray cluster at {address}" if address else "Ray on this machine"
-        raise StellaError(f"{where}: connection failed ({first_line(error)}).") from error
+        raise StellaError(
+            f"{where}: connection failed ({first_line(error)}); check the address and the cluster."
+        ) from error
 
 
 @contextmanager

@@ -6,9 +6,10 @@ from dataclasses import replace
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from stella_jax.errors import StellaError, first_line
+from stella_jax.errors import StellaError
 from stella_jax.readers.columns import kept_type, select_columns
 from stella_jax.readers.file_types import is_parquet
+from stella_jax.readers.parquet_rows import invalid_parquet
 from stella_jax.readers.rows import Row, RowFields
 from stella_jax.storage.location import Location
 
@@ -59,6 +60,6 @@ def _parquet_types(location: Location, fields: RowFields) -> list[pa.DataType]:
         with location.open() as file:
             schema = pq.read_schema(file)
     except (pa.ArrowException, OSError) as error:
-        raise StellaError(f"{location}: not a valid Parquet file ({first_line(error)}).") from error
+        raise invalid_parquet(location, error) from error
     select_columns(location, fields.columns, schema.names)
     return [kept_type(schema.field(name).type) for name in fields.keep]

@@ -49,7 +49,7 @@ def read_parquet(
                         done += 1
         except (pa.ArrowException, OSError, UnicodeDecodeError) as error:  # the last one for a column name
             where = f" after row {done}" if done else ""
-            raise StellaError(f"{location}: not a valid Parquet file{where} ({first_line(error)}).") from error
+            raise invalid_parquet(location, error, where) from error
 
 
 def _batches(
@@ -136,7 +136,12 @@ def row_groups(location: Location) -> list[RowGroupRange]:
         try:
             groups = read_row_groups(stored)
         except (pa.ArrowException, OSError) as error:
-            raise StellaError(f"{location}: not a valid Parquet file ({first_line(error)}).") from error
+            raise invalid_parquet(location, error) from error
     firsts = accumulate((group.rows for group in groups), initial=0)
     offsets = (min(chunk.offset for chunk in group.chunks) for group in groups)
     return [RowGroupRange(*each) for each in zip(offsets, firsts, (group.rows for group in groups), strict=False)]
+
+
+def invalid_parquet(location: Location, error: Exception, where: str = "") -> StellaError:
+    """The error about a file that pyarrow cannot read."""
+    return StellaError(f"{location}: not a valid Parquet file{where} ({first_line(error)}); copy or write it again.")

@@ -126,9 +126,11 @@ class RecordReader:
         found = file_type(self._location.name)
         kind = found and found.compression
         if isinstance(error, EOFError):
-            return StellaError(f"{self._location}: cut off after row {self._done}; its {kind} stream has no end.")
-        what = f"damaged after row {self._done}" if self._done else f"not a valid {kind} file"
-        return StellaError(f"{self._location}: {what} ({str(error).rstrip('.')}).")
+            what, why = f"cut off after row {self._done}", f"its {kind} stream has no end"
+        else:
+            what = f"damaged after row {self._done}" if self._done else f"not a valid {kind} file"
+            why = str(error).rstrip(".")
+        return StellaError(f"{self._location}: {what} ({why}); copy or compress it again.")
 
 
 def read_rows(location: Location, columns: Sequence[Column]) -> Iterator[tuple[int, RawRow | RowError]]:

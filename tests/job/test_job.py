@@ -8,7 +8,7 @@ import pyarrow.parquet as pq
 import pytest
 from jobs import content, write_corpus
 
-from stella_jax import Stella, StellaError
+from stella_jax import Stella
 from stella_jax.job.job import JOB, load_job, recorded_job
 from stella_jax.job.options import JobOptions, RunOptions
 from stella_jax.job.run import run_job
@@ -67,7 +67,7 @@ def test_different_settings_are_listed(tiny: Stella, corpus: Path, tmp_path: Pat
         embed(tiny, [corpus], out, JobOptions(part_rows=2, split_bytes=7))
     other = Stella.from_pretrained("tiny", dim=64)
     other.max_seq_length = 8
-    with pytest.raises(StellaError, match=r"dims\[0\] was 32, is now 64; model.heads.32 was"):
+    with refused("dims[0] was 32, is now 64", "model.heads.32 was", mask="[0-9a-f]{12}"):
         embed(other, [corpus], out)
     assert content(out) == before
 
@@ -86,7 +86,7 @@ def test_a_job_without_parts_may_start_again_with_different_settings(
 
 
 @pytest.mark.parametrize("change", ["grow", "shrink", "touch"])
-def test_a_changed_input_is_refused_before_any_work(tiny, corpus, tmp_path, change: str) -> None:
+def test_a_changed_input_is_refused_before_any_work(tiny, corpus, tmp_path, change: str, refused) -> None:
     other = write_corpus(tmp_path / "b.jsonl", ["x"])
     embed(tiny, [other, corpus], tmp_path / "out", JobOptions(RowFields(id="id")), max_rejected=0.5)
     before = content(tmp_path / "out")
@@ -95,7 +95,7 @@ def test_a_changed_input_is_refused_before_any_work(tiny, corpus, tmp_path, chan
         os.utime(corpus, ns=(0, 0))
     else:
         corpus.write_text(text + text if change == "grow" else text[:-20])
-    with pytest.raises(StellaError, match=r"a\.jsonl: changed since"):
+    with refused("a.jsonl: "):
         embed(tiny, [other, corpus], tmp_path / "out", JobOptions(RowFields(id="id")))
     assert content(tmp_path / "out") == before
 
@@ -189,13 +189,13 @@ def test_the_output_is_not_an_input(tiny: Stella, corpus: Path, tmp_path: Path, 
 # Damaged inputs
 
 
-def test_rows_before_the_damage_are_kept_and_a_repaired_file_resumes(tiny: Stella, tmp_path: Path) -> None:
+def test_rows_before_the_damage_are_kept_and_a_repaired_file_resumes(tiny: Stella, tmp_path: Path, refused) -> None:
     path = tmp_path / "a.txt.gz"
     whole = gzip.compress("".join(f"{i} tea {i**7 % 99991}\n" for i in range(400)).encode(), mtime=0)
     path.write_bytes(whole[: len(whole) // 2])
     out, options = tmp_path / "out", JobOptions(part_rows=50)
     for _ in range(2):
-        with pytest.raises(StellaError, match=r"a\.txt\.gz: cut off after row"):
+        with refused("a.txt.gz: ", mask=r"\d+"):
             embed(tiny, [path], out, options)
     kept = sum(pq.read_metadata(part).num_rows for part in out.glob("part-*"))
     assert kept > 100

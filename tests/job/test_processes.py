@@ -12,7 +12,6 @@ import jax
 import pytest
 from jobs import free_port, runs
 
-from stella_jax import StellaError
 from stella_jax.cli.main import main
 from stella_jax.job import processes
 from stella_jax.job.processes import CONNECT_SCRIPT, Processes, resolve_processes
@@ -77,7 +76,7 @@ def can_connect(host: str, port: int) -> bool:
 
 
 @pytest.mark.slow
-def test_a_lone_process_listens_at_its_address_until_a_timeout(monkeypatch):
+def test_a_lone_process_listens_at_its_address_until_a_timeout(monkeypatch, refused):
     """JAX itself would listen on all interfaces, of which 127.0.0.2 stands for another."""
     monkeypatch.setattr(processes, "CONNECT_SECONDS", 2)
     port, answers = free_port(), []
@@ -90,7 +89,7 @@ def test_a_lone_process_listens_at_its_address_until_a_timeout(monkeypatch):
     thread = threading.Thread(target=probe)
     thread.start()
     try:
-        with pytest.raises(StellaError, match="DEADLINE_EXCEEDED"):
+        with refused("DEADLINE_EXCEEDED", mask="DEADLINE_EXCEEDED[^;]*"):
             resolve_processes(f"127.0.0.1:{port}", 2, 0)
     finally:
         is_over.set()
@@ -135,29 +134,26 @@ def test_an_interrupt_ends_the_child_process(signal_while_connecting):
     assert not is_running(pid)
 
 
-@pytest.mark.parametrize(("options", "kept"), [([], "; finished parts are kept"), (["--dry-run"], "\n")])
-def test_sigterm_while_connecting(signal_while_connecting, tmp_path, capsys, options, kept):
+@pytest.mark.parametrize("options", [[], ["--dry-run"]], ids=["job", "dry-run"])
+def test_sigterm_while_connecting(signal_while_connecting, tmp_path, capsys, options, check_message):
     pid = signal_while_connecting(signal.SIGTERM)
     assert main(["embed", "a.txt", "--out", str(tmp_path / "out"), "--executor", "distributed", *options]) == 143
-    assert capsys.readouterr().err.startswith(f"stella-jax: stopped by SIGTERM{kept}")
+    check_message(capsys.readouterr().err.splitlines()[0], "stella-jax: ", "SIGTERM")
     assert not is_running(pid)
     assert signal.getsignal(signal.SIGTERM) is signal.SIG_DFL
 
 
 @pytest.mark.parametrize(
-    ("options", "sentence"),
+    ("options", "names"),
     [
-        (["--executor", "distributed", "--processes", "2"], "--processes and --process: pass both or neither."),
-        (["--executor", "distributed", "--process", "0"], "--processes and --process: pass both or neither."),
-        (
-            ["--executor", "distributed", "--processes", "2", "--process", "2"],
-            "--process 2: must be below --processes 2",
-        ),
-        (["--processes", "2", "--process", "0"], "require --executor distributed."),
-        (["--coordinator", "127.0.0.1:1"], "require --executor distributed."),
+        (["--executor", "distributed", "--processes", "2"], ["--processes", "--process"]),
+        (["--executor", "distributed", "--process", "0"], ["--processes", "--process"]),
+        (["--executor", "distributed", "--processes", "2", "--process", "2"], ["--process 2", "--processes 2"]),
+        (["--processes", "2", "--process", "0"], ["--executor distributed"]),
+        (["--coordinator", "127.0.0.1:1"], ["--executor distributed"]),
     ],
 )
-def test_options_that_do_not_fit(tmp_path, monkeypatch, capsys, options, sentence):
+def test_options_that_do_not_fit(tmp_path, monkeypatch, capsys, options, names, check_message):
     monkeypatch.chdir(tmp_path)
     assert main(["embed", "a.txt", "--out", "out", *options]) == 1
-    assert sentence in capsys.readouterr().err
+    check_message(capsys.readouterr().err.rstrip("\n"), *names)

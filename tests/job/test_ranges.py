@@ -7,7 +7,6 @@ import zipfile
 import numpy as np
 import pytest
 
-from stella_jax import StellaError
 from stella_jax.job import ranges as module
 from stella_jax.job.ranges import ranges_from_json, ranges_to_json, read_ranges
 from stella_jax.quantization import Ranges
@@ -77,9 +76,9 @@ def test_invalid_arrays(tmp_path, value, refused):
     ],
     ids=range(6),
 )
-def test_damaged_files(tmp_path, name, content):
+def test_damaged_files(tmp_path, name, content, refused):
     (tmp_path / name).write_bytes(content)
-    with pytest.raises(StellaError, match=rf"{name}: damaged"):
+    with refused(f"{name}: ", mask=r"\(.*\)"):
         read_ranges(tmp_path / name, [8])
 
 
@@ -101,9 +100,9 @@ def test_files_without_ranges(tmp_path, name, content, refused):
         read_ranges(tmp_path / name, [8])
 
 
-def test_pickles_are_not_opened(tmp_path):
+def test_pickles_are_not_opened(tmp_path, refused):
     np.save(tmp_path / "a.npy", np.array([{}], object), allow_pickle=True)
-    with pytest.raises(StellaError, match=r"a\.npy: damaged \.npy file \(Object arrays"):
+    with refused("a.npy: ", "Object arrays", mask=r"\(.*\)"):
         read_ranges(tmp_path / "a.npy", [8])
 
 

@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 from paths import GOLDENS
 
-from stella_jax import Reranker, Stella, StellaError
+from stella_jax import Reranker, Stella
 from stella_jax.graceful_shutdown import GracefulShutdown, Stopped
 from stella_jax.job.options import JobCommand, JobOptions, ModelOptions, RunOptions
 from stella_jax.job.progress import Counts, Progress
@@ -121,18 +121,18 @@ def test_missing_parts_are_redone_and_inputs_added(command, tmp_path: Path) -> N
     assert run_ray_job(more, options()).rows == 1
 
 
-def test_an_error_in_an_actor(command, tmp_path: Path) -> None:
+def test_an_error_in_an_actor(command, tmp_path: Path, refused) -> None:
     (tmp_path / "a.jsonl").write_text('{"text": "tea"}\n' * 2 + '{"text": 1}\n' * 20)
-    with pytest.raises(StellaError, match=r"rows are rejected .* a\.jsonl:\d+ \(text is 1, not"):
+    with refused("--max-rejected", "(text is 1, not", mask=r"\d+ of \d+|[\d.]+%|(?<=a\.jsonl:)\d+"):
         run_ray_job(command("ray"), options())
 
 
 @pytest.mark.nightly
-def test_the_directory_of_another_job(command, tmp_path: Path) -> None:
+def test_the_directory_of_another_job(command, tmp_path: Path, refused) -> None:
     undisturbed(command("ray"))
     before = content(tmp_path / "ray")
     other = JobCommand(command("ray").inputs, str(tmp_path / "ray"), ModelOptions(dim=32, max_length=8), OPTIONS)
-    with pytest.raises(StellaError, match=r"different settings \(dims"):
+    with refused("dims was", varies=True):
         run_ray_job(other, options())
     assert content(tmp_path / "ray") == before
 

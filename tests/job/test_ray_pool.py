@@ -30,6 +30,8 @@ pytestmark = [
     pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning"),
 ]
 
+NODE = r"(?<=on node )\S+(?=: failed)"  # its name, in an error
+
 
 @pytest.fixture(autouse=True)
 def short_intervals(ray_cluster: Any, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -134,32 +136,30 @@ def test_a_killed_actor_restarts(tmp_path: Path):
     assert len(logged) == 1 and "a Ray worker was lost; it restarts on " in logged[0]
 
 
-def test_a_task_that_kills_every_actor(tmp_path: Path):
-    with pytest.raises(StellaError, match="2 workers in a row died on 1 splits of the inputs, the last with"):
+def test_a_task_that_kills_every_actor(tmp_path: Path, refused):
+    with refused("2 workers", "1 splits", mask="(?<=the last with: ).*(?=; see)"):
         run(tmp_path, range(6), die, always=True)
     assert done(tmp_path) == [0, 1, 2, 4, 5]
 
 
-def test_actors_that_die_while_loading(tmp_path: Path):
-    with pytest.raises(StellaError, match="2 workers in a row died while loading the model, the last"):
+def test_actors_that_die_while_loading(tmp_path: Path, refused):
+    with refused("2 workers", "loading the model", mask="(?<=the last with: ).*(?=; see)"):
         run(tmp_path, [0], factory=die)
 
 
 @pytest.mark.parametrize(
-    ("error", "sentence"),
-    [
-        (StellaError("out: disk full."), "^out: disk full.$"),
-        (KeyError("x\ny"), r"^a Ray worker on node .*: failed with KeyError: 'x\\ny'; see /tmp/ray"),
-    ],
+    ("error", "name"),
+    [(StellaError("out: disk full."), "out: disk full."), (KeyError("x\ny"), r"KeyError: 'x\ny'")],
+    ids=["ours", "another"],
 )
-def test_an_error_in_an_actor_ends_the_job(tmp_path: Path, error: Exception, sentence: str):
-    with pytest.raises(StellaError, match=sentence):
+def test_an_error_in_an_actor_ends_the_job(tmp_path: Path, error: Exception, name: str, refused):
+    with refused(name, mask=NODE):
         run(tmp_path, [3], lambda: fail(error), always=True)
     assert len(list(tmp_path.glob("by-*"))) == 1 and not alive(tmp_path)
 
 
-def test_a_model_that_cannot_be_loaded(tmp_path: Path):
-    with pytest.raises(StellaError, match=r"a Ray worker on node .*: failed with OSError: no such repository; see"):
+def test_a_model_that_cannot_be_loaded(tmp_path: Path, refused):
+    with refused("OSError: no such repository;", mask=NODE):
         run(tmp_path, [0], factory=lambda: fail(OSError("no such repository.")))
 
 
@@ -173,11 +173,11 @@ def test_actors_are_killed_after_the_grace_period(tmp_path: Path):
     assert done(tmp_path) == [] and not alive(tmp_path)
 
 
-def test_no_room(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+def test_no_room(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, refused):
     monkeypatch.setattr(ray_pool, "PLACEMENT_SECONDS", 0.3)
     logged: list[str] = []
     resources = {"num_cpus": 0, "resources": {"unobtainium": 2}}
-    with pytest.raises(StellaError, match=r"no room for a worker in 0 s; each needs unobtainium 2, and 0 fit"):
+    with refused("unobtainium 2"):
         run(tmp_path, [0], resources=resources, log=logged.append)
     assert logged == ["waiting for a Ray node with room for a worker, which needs unobtainium 2."]
 

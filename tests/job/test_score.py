@@ -15,7 +15,7 @@ import pytest
 from jobs import content, environment, kill_at_call, replace_part, running
 from paths import GOLDENS
 
-from stella_jax import Reranker, StellaError
+from stella_jax import Reranker
 from stella_jax.cli.main import main
 from stella_jax.job.options import JobOptions, RunOptions
 from stella_jax.job.run import run_job
@@ -192,7 +192,7 @@ def test_a_different_classifier_or_activation(reranker, corpus, tmp_path, checkp
         path = checkpoint_copy("gte-reranker")
         arrays = load_file(path / "model.safetensors")
         save_file(arrays | {name: arrays[name] + 1}, path / "model.safetensors")
-        with pytest.raises(StellaError, match=r"model\.heads\.1 was"):
+        with refused("model.heads.1 was", mask="[0-9a-f]{12}"):
             score(Reranker.from_pretrained(path, max_length=16), corpus, out)
         shutil.rmtree(path)
 
@@ -261,31 +261,30 @@ def test_score_verify_and_a_dry_run(corpus, tmp_path, capsys):
 
 
 @pytest.mark.parametrize(
-    ("arguments", "sentence"),
+    ("arguments", "names"),
     [
-        (["embed", "{corpus}", "--out", "out", "--model", str(MODEL)], "a reranker, not an embedding model"),
-        (
-            ["score", "{corpus}", "--out", "out", "--model", "tiny"],
-            "tiny: an embedding model, not a reranker; pass a reranker to --model.",
-        ),
-        (["score", "{corpus}", "--out", "out", *SHORT, "--max-length", "5"], "max_seq_length 5: too small"),
-        (["score", "{corpus}", "--out", "out", *SHORT, "--query-field", "q"], "no column 'q'; its columns are "),
-        (["demo", "--model", str(MODEL)], "a reranker, not an embedding model"),
+        (["embed", "{corpus}", "--out", "out", "--model", str(MODEL)], [str(MODEL)]),
+        (["score", "{corpus}", "--out", "out", "--model", "tiny"], ["tiny", "--model"]),
+        (["score", "{corpus}", "--out", "out", *SHORT, "--max-length", "5"], ["max_seq_length 5"]),
+        (["score", "{corpus}", "--out", "out", *SHORT, "--query-field", "q"], ["pairs.jsonl: ", "'q'"]),
+        (["demo", "--model", str(MODEL)], [str(MODEL)]),
     ],
+    ids=["embed", "tiny", "max-length", "query-field", "demo"],
 )
-def test_errors_of_the_commands(corpus, tmp_path, monkeypatch, capsys, arguments, sentence):
+def test_errors_of_the_commands(corpus, tmp_path, monkeypatch, capsys, arguments, names, check_message):
     monkeypatch.chdir(tmp_path)
     assert main([argument.format(corpus=corpus) for argument in arguments]) == 1
     shown, errors = capsys.readouterr()
     assert shown == ""
     assert errors.startswith("stella-jax: error: ") and errors.count("\n") == 1
-    assert sentence in errors
+    check_message(errors.rstrip("\n"), *names)
 
 
 def test_raw_scores_exclude_an_activation(corpus, capsys):
     with pytest.raises(SystemExit, match="2"):
         main(["score", str(corpus), "--out", "out", "--raw-scores", "--activation", "sigmoid"])
-    assert "not allowed with" in capsys.readouterr().err
+    error = capsys.readouterr().err.splitlines()[-1]  # by argparse
+    assert "--raw-scores" in error and "--activation" in error
 
 
 # Ranking the results of search
@@ -327,12 +326,11 @@ def test_rank(embedded, capsys):
     assert {line.split()[2] for line in capsys.readouterr().out.splitlines()} == nearest
 
 
-def test_rank_without_the_texts(embedded, texts, capsys):
+def test_rank_without_the_texts(embedded, texts, capsys, check_message):
     out = embedded()
     texts.unlink()
     capsys.readouterr()
     assert main(["rank", out, "tea", "--rerank", str(MODEL)]) == 1
-    assert "texts of 6 of 6 rows not found, such as r" in capsys.readouterr().err
+    check_message(capsys.readouterr().err.rstrip("\n"), "6 of 6 rows", mask=r"\br\d")
     assert main(["rank", out, "tea", "--rerank", "tiny"]) == 1
-    errors = capsys.readouterr().err
-    assert errors == "stella-jax: error: tiny: an embedding model, not a reranker; pass a reranker to --rerank.\n"
+    check_message(capsys.readouterr().err.rstrip("\n"), "error: tiny: ", "--rerank")

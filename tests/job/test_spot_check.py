@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 from jobs import content, replace_part, write_corpus
 
-from stella_jax import Stella, StellaError
+from stella_jax import Stella
 from stella_jax.cli.main import main
 from stella_jax.job import spot_check
 from stella_jax.job.options import JobOptions, RunOptions
@@ -122,7 +122,7 @@ def test_missing_and_changed_inputs(embed, corpus, refused):
     out = embed()
     text = corpus.read_text()
     corpus.write_text(text.replace("tea 1", "tee 1"))
-    with pytest.raises(StellaError, match=r"a\.jsonl: the rows of part-000000-000\d have changed"):
+    with refused("a.jsonl: ", mask=r"(?<=part-000000-000)\d"):
         verify_job(out, sample=1000)
     corpus.unlink()
     with refused("a.jsonl", "--input"):
@@ -130,16 +130,16 @@ def test_missing_and_changed_inputs(embed, corpus, refused):
     assert verify_job(out).faults == ()
 
 
-def test_inputs_that_have_moved(embed, corpus, tmp_path, capsys):
+def test_inputs_that_have_moved(embed, corpus, tmp_path, capsys, check_message):
     out = embed()
     (tmp_path / "elsewhere").mkdir()
     moved = corpus.rename(tmp_path / "elsewhere" / corpus.name)
     assert main(["verify", str(out), "--sample", "5", "--input", f"{moved.parent}/*.jsonl"]) == 0
     assert capsys.readouterr().out.endswith("; 5 computed again gave the same result\n")
     assert main(["verify", str(out), "--sample", "5", "--input", str(moved.rename(corpus.with_name("b.jsonl")))]) == 1
-    assert "started with different inputs, a.jsonl, not b.jsonl; --sample needs" in capsys.readouterr().err
+    check_message(capsys.readouterr().err.rstrip("\n"), "a.jsonl", "b.jsonl", "--sample")
     assert main(["verify", str(out), "--input", "b.jsonl"]) == 1
-    assert capsys.readouterr().err == "stella-jax: error: --input: requires --sample.\n"
+    check_message(capsys.readouterr().err.rstrip("\n"), "--input: ", "--sample")
 
 
 def test_the_command(embed, capsys):
@@ -148,10 +148,10 @@ def test_the_command(embed, capsys):
     assert capsys.readouterr().out.endswith("; 5 computed again gave the same result\n")
 
 
-def test_searching_a_job_by_head(embed, capsys):
+def test_searching_a_job_by_head(embed, capsys, check_message):
     out = embed()
     for dim in ("32", "64"):
         assert main(["search", str(out), "tea 1", "--dim", dim, "--prompt", "none", "-k", "1"]) == 0
         assert capsys.readouterr().out.startswith("  1  1.0000  r")
     assert main(["search", str(out), "tea", "--dim", "16"]) == 1
-    assert "no embeddings of dimension 16; it has 32 and 64." in capsys.readouterr().err
+    check_message(capsys.readouterr().err.rstrip("\n"), "16", "32 and 64")

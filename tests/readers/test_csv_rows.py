@@ -21,8 +21,12 @@ def test_blank_lines_of_csv_are_skipped_but_counted(tmp_path):
 LONG = b"longer " * 200
 
 
-@pytest.mark.parametrize("end", [b"\n", b"\r\n", b"\r"])
-@pytest.mark.parametrize("record", [LONG, b"i," + LONG, b'i,"' + LONG + b'"', b'i,"' + LONG + b'"",' + LONG + b'"'])
+@pytest.mark.parametrize("end", [b"\n", b"\r\n", b"\r"], ids=["lf", "crlf", "cr"])
+@pytest.mark.parametrize(
+    "record",
+    [LONG, b"i," + LONG, b'i,"' + LONG + b'"', b'i,"' + LONG + b'"",' + LONG + b'"'],
+    ids=["one-cell", "two-cells", "quoted", "quoted-quote"],
+)
 def test_a_long_line_of_csv_is_not_read_whole(tmp_path, monkeypatch, record, end):
     monkeypatch.setattr(csv_rows, "MAX_LINE_BYTES", 100)
     (tmp_path / "a.csv").write_bytes(end.join([b"id,text", b"1,before", record, b"3,after", b""]))
@@ -31,14 +35,14 @@ def test_a_long_line_of_csv_is_not_read_whole(tmp_path, monkeypatch, record, end
     assert rejected == Rejected("a.csv", 2, None, "longer than 0 MiB without a line end")
 
 
-def test_a_record_that_is_too_long(tmp_path, monkeypatch, refused):
+def test_a_record_that_is_too_long(tmp_path, monkeypatch, refused, check_message):
     monkeypatch.setattr(csv_rows, "MAX_LINE_BYTES", 100)
     path = tmp_path / "a.csv"
     for record in (b'i,"' + b"line\n" * 100, b'i,"' + LONG, b'i,"a\n' + LONG + b'"', b'i,"a\n' + LONG):
         path.write_bytes(b"id,text\n1,before\n" + record + b"\n3,after\n")
         rows, sentence = rows_before_error(path)
         assert [row.text for row in rows] == ["before"]
-        assert f"{path}: the record at line 3 is longer" in sentence
+        check_message(sentence, f"{path}: ", "line 3")
     for header in (b"id,text" + LONG, b'id,"text' + LONG, b'"' + b"a\n" * 100):
         path.write_bytes(header + b"\n1,a\n")
         with refused("a.csv", "header"):
@@ -63,6 +67,7 @@ def test_a_very_long_line_in_a_small_archive(tmp_path, monkeypatch):
         (b'i,"a"b', "not CSV: ',' expected after '\"'"),
         (b",a", "id is empty"),
     ],
+    ids=["one-cell", "three-cells", "not-utf8", "after-a-quote", "no-id"],
 )
 def test_invalid_csv_rows(tmp_path, record, reason):
     (tmp_path / "a.csv").write_bytes(b"id,text\n1,before\n" + record + b"\n3,after\n")
@@ -71,7 +76,11 @@ def test_invalid_csv_rows(tmp_path, record, reason):
     assert rejected == Rejected("a.csv", 2, None, reason)
 
 
-@pytest.mark.parametrize("header", [b"", b"first text,2\n", b"text,text\na,b\n", b"id,text,id\na,b,c\n", b'"text\n'])
+@pytest.mark.parametrize(
+    "header",
+    [b"", b"first text,2\n", b"text,text\na,b\n", b"id,text,id\na,b,c\n", b'"text\n'],
+    ids=["empty", "no-text", "two-texts", "two-ids", "open-quote"],
+)
 def test_invalid_csv_headers(tmp_path, header, refused):
     (tmp_path / "a.csv").write_bytes(header)
     with refused("a.csv"):

@@ -8,12 +8,11 @@ from pathlib import Path
 import pytest
 from reading import compressed, records_of, rows_before_error, rows_of, write_table
 
-from stella_jax import StellaError
 from stella_jax.readers import lines
 from stella_jax.storage.location import Location
 
 
-@pytest.mark.parametrize("mark", [b"", b"\xef\xbb\xbf"])
+@pytest.mark.parametrize("mark", [b"", b"\xef\xbb\xbf"], ids=["plain", "mark"])
 @pytest.mark.parametrize("name", ["a.txt", "a.txt.gz", "a.txt.zst", "a.jsonl", "a.jsonl.gz", "a.jsonl.zst"])
 def test_reading_from_an_offset(tmp_path, monkeypatch, name, mark):
     monkeypatch.setattr(lines, "MAX_LINE_BYTES", 64)
@@ -60,25 +59,25 @@ def write_gzip(path: Path, content: bytes, keep: float) -> Path:
     return path
 
 
-def test_truncated_gzip(tmp_path):
+def test_truncated_gzip(tmp_path, check_message):
     lines = b"".join(b'{"text": "%064x"}\n' % (i * i * 7919**9) for i in range(1000))
     rows, message = rows_before_error(write_gzip(tmp_path / "a.jsonl.gz", lines, keep=0.5))
-    assert rows[-1].number == int(message.split("after row ")[1].split(";")[0])
-    assert 1 <= int(message.split("after row ")[1].split(";")[0]) < 1000
+    assert 1 <= rows[-1].number < 1000
+    check_message(message, "a.jsonl.gz", f"row {rows[-1].number} (", mask=r"\d+")
 
 
-def test_damaged_gzip(tmp_path):
+def test_damaged_gzip(tmp_path, refused):
     path = write_gzip(tmp_path / "a.txt.gz", b"line\n" * 1000, keep=1)
     content = bytearray(path.read_bytes())
     content[-6] ^= 1  # in the checksum
     path.write_bytes(content)
-    with pytest.raises(StellaError, match=r"a\.txt\.gz: damaged after row 1000 \(CRC check failed"):
+    with refused("a.txt.gz", "row 1000 (CRC check failed", mask=r"\(.*\)"):
         rows_of(path)
 
 
-def test_gzip_in_name_only(tmp_path):
+def test_gzip_in_name_only(tmp_path, refused):
     (tmp_path / "a.jsonl.gz").write_bytes(b'{"text": "a"}\n')
-    with pytest.raises(StellaError, match=r"a\.jsonl\.gz: not a valid gzip file"):
+    with refused("a.jsonl.gz", mask=r"\(.*\)"):
         rows_of(tmp_path / "a.jsonl.gz")
 
 
@@ -86,7 +85,7 @@ MANY = [b"%064x %d" % (i * i * 7919**9, i) for i in range(5000)]
 
 
 @pytest.mark.parametrize("name", ["a.txt.gz", "a.txt.zst"])
-def test_a_truncated_file_gives_all_rows_before_its_end(tmp_path, name):
+def test_a_truncated_file_gives_all_rows_before_its_end(tmp_path, name, check_message):
     first, second = (compressed(name, b"\n".join(part) + b"\n") for part in (MANY[:1000], MANY[1000:]))
     path = tmp_path / name
     path.write_bytes(first + second)
@@ -96,7 +95,7 @@ def test_a_truncated_file_gives_all_rows_before_its_end(tmp_path, name):
         path.write_bytes((first + second)[:kept])
         rows, sentence = rows_before_error(path)
         count = len(rows)
-        assert sentence.startswith(f"{path}: cut off after row {count}; ")
+        check_message(sentence, f"{path}: ", f"row {count} (", mask=r"\d+")
         assert [row.text.encode() for row in rows] == MANY[:count]
         counts.append(count)
     assert counts[1] == 1000
@@ -106,14 +105,14 @@ def test_a_truncated_file_gives_all_rows_before_its_end(tmp_path, name):
     assert [row.text.encode() for row in rows_of(path, start=1000)] == MANY[1000:]
 
 
-def test_a_damaged_zstd_file_gives_the_rows_before_the_fault(tmp_path):
+def test_a_damaged_zstd_file_gives_the_rows_before_the_fault(tmp_path, refused, check_message):
     content = b"\n".join(MANY[:1000]) + b"\n"
     (tmp_path / "a.txt.zst").write_bytes(compressed(".zst", content) + b"more")
     rows, sentence = rows_before_error(tmp_path / "a.txt.zst")
     assert len(rows) == 1000
-    assert sentence.startswith(f"{tmp_path}/a.txt.zst: damaged after row 1000 (")
+    check_message(sentence, f"{tmp_path}/a.txt.zst: ", "row 1000 (", mask=r"\(.*\)")
     (tmp_path / "b.txt.zst").write_bytes(content)
-    with pytest.raises(StellaError, match=r"b\.txt\.zst: not a valid zstd file"):
+    with refused("b.txt.zst", mask=r"\(.*\)"):
         rows_of(tmp_path / "b.txt.zst")
     (tmp_path / "c.txt.zst").write_bytes(b"")
     assert rows_of(tmp_path / "c.txt.zst") == []

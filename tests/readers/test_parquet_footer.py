@@ -32,7 +32,7 @@ def stored(**settings: Any) -> io.BufferedReader:
     return io.BufferedReader(io.BytesIO(file.getvalue()))  # type: ignore[arg-type]
 
 
-@pytest.mark.parametrize("dictionary", [True, False, ["id"]])
+@pytest.mark.parametrize("dictionary", [True, False, ["id"]], ids=["all", "none", "id"])
 @pytest.mark.parametrize("compression", ["none", "zstd"])
 def test_the_same_sizes_as_pyarrow(dictionary, compression):
     file = stored(use_dictionary=dictionary, compression=compression, write_page_index=True, write_page_checksum=True)

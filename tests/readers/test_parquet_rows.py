@@ -5,7 +5,6 @@ import pyarrow.parquet as pq
 import pytest
 from reading import FIELDS, iterate_rows, rows_of, write_table
 
-from stella_jax import StellaError
 from stella_jax.readers import parquet_rows
 from stella_jax.readers.columns import NUMBERS, Column, kind_of_kept
 from stella_jax.readers.records import read_rows
@@ -15,7 +14,7 @@ from stella_jax.storage.location import locate
 STRINGS = [pa.string(), pa.large_string(), pa.string_view(), pa.dictionary(pa.int32(), pa.string())]
 
 
-@pytest.mark.parametrize("kind", STRINGS)
+@pytest.mark.parametrize("kind", STRINGS, ids=str)
 def test_all_string_types(tmp_path, kind):
     path = write_table(tmp_path / "a.parquet", id=pa.array(["i", "j"]).cast(kind), text=pa.array(["t", "u"]).cast(kind))
     assert [(row.id, row.text) for row in rows_of(path)] == [("i", "t"), ("j", "u")]
@@ -55,7 +54,7 @@ def test_large_repeated_values_in_a_small_file(tmp_path, monkeypatch, compressio
         assert peak < 2**23
 
 
-def test_pages_that_decompress_to_too_much(tmp_path, monkeypatch):
+def test_pages_that_decompress_to_too_much(tmp_path, monkeypatch, refused):
     monkeypatch.setattr(parquet_rows, "UNPACKED_BYTES", 2**20)
     table = pa.table({"text": ["x" * 2**12] * 2**10, "id": list(range(2**10))})
     for rows in (2**10, 2**6):
@@ -63,7 +62,7 @@ def test_pages_that_decompress_to_too_much(tmp_path, monkeypatch):
         if rows == 2**6:
             assert len(rows_of(tmp_path / "a.parquet")) == 2**10
         else:
-            with pytest.raises(StellaError, match=r"a\.parquet: column 'text' has"):
+            with refused("a.parquet", "'text'", mask=r"\d+"):
                 rows_of(tmp_path / "a.parquet")
 
 
@@ -75,7 +74,7 @@ NESTED = {
 
 
 @pytest.mark.parametrize("name", NESTED)
-def test_pages_of_nested_columns_that_decompress_to_too_much(tmp_path, monkeypatch, name):
+def test_pages_of_nested_columns_that_decompress_to_too_much(tmp_path, monkeypatch, name, refused):
     monkeypatch.setattr(parquet_rows, "UNPACKED_BYTES", 2**20)
     kind, values = NESTED[name]
     location, columns = locate(tmp_path / "a.parquet"), [Column(name, kind)]
@@ -83,18 +82,18 @@ def test_pages_of_nested_columns_that_decompress_to_too_much(tmp_path, monkeypat
     pq.write_table(pa.table({name: values}), str(location), row_group_size=2**6, **settings)
     assert len(list(read_rows(location, columns))) == 2**10
     pq.write_table(pa.table({name: values}), str(location), **settings)
-    with pytest.raises(StellaError, match=rf"a\.parquet: column '{name}' has"):
+    with refused("a.parquet", repr(name), mask=r"\d+"):
         list(read_rows(location, columns))
 
 
-@pytest.mark.parametrize("content", [b"", b'{"text": "a"}\n', b"PAR1" + bytes(100) + b"PAR1"])
-def test_parquet_in_name_only(tmp_path, content):
+@pytest.mark.parametrize("content", [b"", b'{"text": "a"}\n', b"PAR1" + bytes(100) + b"PAR1"], ids=range(3))
+def test_parquet_in_name_only(tmp_path, content, refused):
     (tmp_path / "a.parquet").write_bytes(content)
-    with pytest.raises(StellaError, match=r"a\.parquet: not a valid"):
+    with refused("a.parquet", mask=r"\(.*\)"):
         rows_of(tmp_path / "a.parquet")
 
 
-def test_damaged_parquet(tmp_path):
+def test_damaged_parquet(tmp_path, refused):
     path = tmp_path / "a.parquet"
     table = pa.table({"text": [f"{i:050}" for i in range(20_000)]})
     settings = {"use_dictionary": False, "compression": "none", "write_page_checksum": True}
@@ -102,7 +101,7 @@ def test_damaged_parquet(tmp_path):
     content = bytearray(path.read_bytes())
     content[len(content) // 2] ^= 1
     path.write_bytes(content)
-    with pytest.raises(StellaError, match=r"a\.parquet.* after row 10000 .*checksum"):
+    with refused("a.parquet", "row 10000 ", "checksum", mask=r"\(.*\)"):
         rows_of(path)
 
 

@@ -94,7 +94,7 @@ def test_unsupported_file_types(tmp_path, name, refused):
         rows_of(tmp_path / name)
 
 
-@pytest.mark.parametrize("mark", [b"\xff\xfe", b"\xfe\xff"])
+@pytest.mark.parametrize("mark", [b"\xff\xfe", b"\xfe\xff"], ids=["little-endian", "big-endian"])
 @pytest.mark.parametrize("name", ["a.jsonl", "a.txt", "a.csv"])
 def test_utf16(tmp_path, name, mark, refused):
     (tmp_path / name).write_bytes(mark + b"a\0")

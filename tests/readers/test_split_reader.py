@@ -13,7 +13,6 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from stella_jax import StellaError
 from stella_jax.readers import lines
 from stella_jax.readers.inputs import InputFile, open_inputs
 from stella_jax.readers.rows import Rejected, Row, RowFields
@@ -133,14 +132,14 @@ def test_invalid_rows_keep_their_positions(tmp_path) -> None:
     ]
 
 
-def test_rows_before_damage_are_read(tmp_path) -> None:
+def test_rows_before_damage_are_read(tmp_path, refused) -> None:
     path = tmp_path / "a.txt.gz"
     written = gzip.compress("".join(f"{i} {i**7 % 99991}\n" for i in range(1000)).encode())
     path.write_bytes(written[: len(written) // 2])
     inputs, [split] = cut([path], 10**6)
     stream = read_split(inputs, split, FIELDS)
     assert len([next(stream) for _ in range(300)]) == 300
-    with pytest.raises(StellaError, match=r"a\.txt\.gz: cut off after row [3-9]"):
+    with refused("a.txt.gz", mask=r"(?<=row )[3-9]\d\d(?= )"):
         list(stream)
 
 

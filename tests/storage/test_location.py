@@ -11,7 +11,6 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from stella_jax import StellaError
 from stella_jax.readers.inputs import open_inputs
 from stella_jax.readers.rows import RowFields
 from stella_jax.storage import remote_file
@@ -105,7 +104,7 @@ def test_a_broken_connection(memory, monkeypatch, tmp_path, name, refused):
         list(source.records(FIELDS))
 
 
-def test_truncated_objects(memory, tmp_path):
+def test_truncated_objects(memory, tmp_path, refused):
     pq.write_table(pa.table({"text": ["a"] * 1000}), tmp_path / "a.parquet")
     for name, content in (
         ("a.parquet", (tmp_path / "a.parquet").read_bytes()[:-20]),
@@ -113,5 +112,5 @@ def test_truncated_objects(memory, tmp_path):
         ("b.jsonl.gz", b"{}"),
     ):
         memory.pipe(f"/{name}", content)
-        with pytest.raises(StellaError, match=f"^memory://{name}: (not a valid|cut off)"):
+        with refused(f"memory://{name}: ", mask=r"(?<=row )\d+|\(.*\)"):
             [list(source.records(FIELDS)) for source in open_inputs([f"memory://{name}"], FIELDS)]

@@ -10,7 +10,6 @@ import pyarrow.parquet as pq
 import pytest
 from datasets_of_rows import dataset_of
 
-from stella_jax import StellaError
 from train.data import Needs
 from train.data_reader import read_dataset
 
@@ -64,9 +63,9 @@ def test_negatives_are_optional_and_further_columns_are_ignored(write):
     assert found.columns == {}
 
 
-def test_rows_are_numbered_as_in_the_file(write):
+def test_rows_are_numbered_as_in_the_file(write, refused):
     content = b"\n" + jsonl(ROWS[:1]) + b" \n" + jsonl([("", "b", "c")])
-    with pytest.raises(StellaError, match="row 4: anchor"):
+    with refused("row 4: anchor"):
         read_dataset(write(content))
 
 
@@ -140,8 +139,8 @@ def test_files_that_cannot_be_read(write, name, content, refused):
 
 
 @pytest.mark.parametrize(("name", "content"), [("rows.jsonl.gz", b"plain"), ("rows.parquet", b"PAR1")])
-def test_files_of_another_format(write, name, content):
-    with pytest.raises(StellaError, match=name):
+def test_files_of_another_format(write, name, content, refused):
+    with refused(name, mask=r"\(.*\)"):
         read_dataset(write(content, name), PAIRS)
 
 
@@ -156,11 +155,12 @@ def test_files_of_another_format(write, name, content):
         ("rows.csv", b"a,\xff"),
         ("rows.csv", b'"a"b,c'),
     ],
+    ids=["open-json", "not-utf8-json", "list", "one-cell", "three-cells", "not-utf8", "after-a-quote"],
 )
-def test_a_row_that_cannot_be_parsed_is_faulty(write, name, content):
+def test_a_row_that_cannot_be_parsed_is_faulty(write, name, content, refused):
     before = b'{"anchor": "a", "positive": "b"}\n' if name == "rows.jsonl" else b"anchor,positive\na,b\n"
     path = write(before + content + b"\n", name)
-    with pytest.raises(StellaError, match=f"{name}: row 2: "):
+    with refused(f"{name}: row 2: ", mask=r"(?<=not JSON: )[^;]*"):
         read_dataset(path, PAIRS)
     assert len(read_dataset(path, skip_faulty=True)) == 1
 
