@@ -175,11 +175,11 @@ def _read(output: Path, step: int, templates: Arrays) -> tuple[Arrays, Record]:
             arrays = ocp.load(_path(output, step), templates)
         return {name: np.asarray(array) for name, array in arrays.items()}, record
     except Exception as error:  # Orbax raises many kinds
-        raise _damaged(output, step, first_line(error)[:200]) from error
+        raise _damaged(output, step, first_line(error)[:200].rstrip(":")) from error
 
 
 def _damaged(output: Path, step: int, why: str) -> StellaError:
-    return StellaError(f"{output / CHECKPOINTS_FOLDER / str(step)}: damaged checkpoint: {why}.")
+    return StellaError(f"{output / CHECKPOINTS_FOLDER / str(step)}: damaged checkpoint ({why}).")
 
 
 def _path(output: Path, step: int) -> str:

@@ -100,7 +100,7 @@ class LossTraits:
         except (Exception, SystemExit) as error:  # whatever a user's function raises
             reason = f"{type(error).__name__}: {first_line(error)[:300].rstrip('.')}"
             raise StellaError(
-                f"loss {short_repr(self._name)}: failed on a batch of random embeddings: {reason}."
+                f"loss {short_repr(self._name)}: failed on a batch of random embeddings ({reason}); fix it."
             ) from error
         for what, arrays in (("loss", [found]), ("gradient of loss", gradient)):
             if not all(np.isfinite(np.asarray(array, np.float64)).all() for array in arrays):
@@ -113,7 +113,8 @@ class LossTraits:
         found: Any = self._loss(texts, columns)
         shape, dtype = getattr(found, "shape", None), getattr(found, "dtype", None)
         if dtype is None or shape != weights.shape or not jnp.issubdtype(dtype, jnp.floating):
-            kind = type(found).__name__ if dtype is None else f"{dtype} of shape {shape}"
+            name = "None" if found is None else type(found).__name__
+            kind = name if dtype is None else f"{dtype} of shape {shape}"
             raise StellaError(
                 f"loss {short_repr(self._name)}: returns {kind} for {len(weights)} rows; return one float a row, of "
                 f"shape ({len(weights)},)."

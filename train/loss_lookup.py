@@ -66,7 +66,9 @@ def _own_loss(name: str) -> Callable[..., Any]:
             reason = f"no {short_repr(_path(module_name).name)} in the working directory, and no such package installed"
         else:
             reason = f"{type(error).__name__}: {first_line(error)[:300].rstrip('.')}"
-        raise StellaError(f"loss.name: {short_repr(module_name)} cannot be imported: {reason}.") from error
+        raise StellaError(
+            f"loss.name: {short_repr(module_name)} cannot be imported ({reason}); fix the file or the name."
+        ) from error
     function = getattr(module, function_name, None)
     if not callable(function):
         own = [key for key, value in vars(module).items() if getattr(value, "__module__", "") == module.__name__]

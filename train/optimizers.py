@@ -235,5 +235,5 @@ def _try(name: str, chain: optax.GradientTransformation, params: Shapes) -> None
 
 def _rejected(name: str, error: Exception) -> StellaError:
     return StellaError(
-        f"optimizer.args: optax's {name} rejects them ({type(error).__name__}: {first_line(error)[:200]})."
+        f"optimizer.args: optax's {name} rejects them ({type(error).__name__}: {first_line(error)[:200]}); fix them."
     )

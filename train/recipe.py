@@ -117,7 +117,7 @@ def read_recipe(path: str | Path, overrides: Sequence[str] = ()) -> Recipe:
     except OSError as error:
         raise StellaError(f"{quoted(path)}: cannot be read: {error.strerror}; pass a recipe, a .toml file.") from error
     except ValueError as error:  # wrong TOML, wrong UTF-8, and a NUL in the path
-        raise StellaError(f"{quoted(path)}: not valid TOML: {first_line(error)[:200]}.") from error
+        raise StellaError(f"{quoted(path)}: not valid TOML ({first_line(error)[:200]}); fix its syntax.") from error
     for text in overrides:
         override(tree, text)
     return recipe_of(tree, quoted(path))

@@ -15,7 +15,6 @@ import pytest
 from jax.sharding import PartitionSpec as P
 from marks import nightly
 
-from stella_jax import StellaError
 from stella_jax.sharding import make_mesh, shard
 from train.checkpoints import Checkpoints, newest_record, read_newest, read_state, steps_of
 from train.step import State
@@ -186,8 +185,7 @@ def test_damage_to_any_file_is_noticed(saved, tmp_path, kind):
         found, warnings = read(output)
         assert_same(found, state(1 if warnings else 2))
         if warnings:
-            assert warnings[0].startswith(f"{output}/checkpoints/2: damaged checkpoint: ")
-            assert warnings[0].endswith(f"Moved it to {output}/damaged/2; using the checkpoint before it.")
+            assert warnings[0].startswith(f"{output}/checkpoints/2: ") and f"{output}/damaged/2" in warnings[0]
             assert steps_of(output) == [1] and (output / "damaged/2").is_dir()
             save_after(output)
 
@@ -217,12 +215,12 @@ def test_a_killed_save_leaves_no_checkpoint(saved, tmp_path):
     assert warnings == []
 
 
-def test_other_parameters_are_refused(saved):
+def test_other_parameters_are_refused(saved, refused):
     like = state(0)._replace(params={"encoder/a/b": state(0).params["encoder/a/b"]})
-    with pytest.raises(StellaError, match=r"checkpoints/2: damaged checkpoint: "):
+    with refused(f"{saved}/checkpoints/2: ", mask=r"\(.*\)"):
         read_state(saved, 2, like)
 
 
-def test_the_state_of_another_optimizer_is_refused(saved):
-    with pytest.raises(StellaError, match=r"checkpoints/2: damaged checkpoint: "):
+def test_the_state_of_another_optimizer_is_refused(saved, refused):
+    with refused(f"{saved}/checkpoints/2: ", mask=r"\(.*\)"):
         read_state(saved, 2, state(0, optax.lion(1e-3)))

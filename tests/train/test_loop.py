@@ -10,7 +10,6 @@ import pytest
 from paths import GOLDENS
 from training_runs import ROWS, STEPS, assert_same_bits, lines, train, tree, weights, write_rows
 
-from stella_jax import StellaError
 from train.__main__ import main
 from train.checkpoints import steps_of
 from train.hosts import Hosts
@@ -115,7 +114,7 @@ def pairs(data, tmp_path) -> dict[str, Any]:
     return {"name": "own", "kind": "pairs", "path": write_rows(tmp_path / "pairs.jsonl", rows)}
 
 
-def test_evaluators_do_not_change_the_bits_of_a_run(data, uninterrupted, pairs, tmp_path):
+def test_evaluators_do_not_change_the_bits_of_a_run(data, uninterrupted, pairs, tmp_path, refused):
     output = tmp_path / "run"
     recipe = tree(
         data, output, evaluators=[pairs, pairs | {"name": "last", "split": "test"}], loop={"log": ["tensorboard"]}
@@ -138,7 +137,7 @@ def test_evaluators_do_not_change_the_bits_of_a_run(data, uninterrupted, pairs, 
         (line["step"], pytest.approx(line["eval"]["own/spearman_cosine"])) for line in lines(output) if "eval" in line
     ]
     changed = write_rows(Path(pairs["path"]), [{"sentence1": "a", "sentence2": "b", "score": 1}])
-    with pytest.raises(StellaError, match=r"evaluators\.own\.sha256"):
+    with refused("evaluators.own.sha256", mask="[0-9a-f]{12,}"):
         train(recipe | {"evaluators": [pairs | {"path": changed}, recipe["evaluators"][1]]})
 
 
@@ -150,12 +149,12 @@ def test_without_eval_rows_the_first_evaluator_decides_the_best(data, pairs, tmp
     assert json.loads((tmp_path / "run/export/training.json").read_text())["step"] == best
 
 
-def test_the_recipe_names_the_score_of_the_best(data, tmp_path):
+def test_the_recipe_names_the_score_of_the_best(data, tmp_path, refused):
     train(tree(data, tmp_path / "run", loop={"export": "best", "best": "loss"}))
     losses = {line["step"]: line["eval"]["loss"] for line in lines(tmp_path / "run") if "eval" in line and line["step"]}
     least = min(losses, key=lambda step: (losses[step], step))
     assert json.loads((tmp_path / "run/export/training.json").read_text())["step"] == least
-    with pytest.raises(StellaError, match=r"loop\.best.*'cosine_acuracy'"):
+    with refused("loop.best", "'cosine_acuracy'"):
         train(tree(data, tmp_path / "other", loop={"best": "cosine_acuracy"}))
     assert not any("learning_rate" in line for line in lines(tmp_path / "other"))
 
@@ -163,7 +162,7 @@ def test_the_recipe_names_the_score_of_the_best(data, tmp_path):
 # Errors and warnings
 
 
-def test_after_a_damaged_checkpoint_the_one_before_is_used(data, uninterrupted, tmp_path):
+def test_after_a_damaged_checkpoint_the_one_before_is_used(data, uninterrupted, tmp_path, check_message):
     recipe = tree(data, tmp_path / "run")
     train(recipe)
     shutil.rmtree(tmp_path / "run/export")
@@ -172,8 +171,7 @@ def test_after_a_damaged_checkpoint_the_one_before_is_used(data, uninterrupted, 
     summary, warnings = train(recipe)
     assert summary.startswith("9 steps, 1 of them since")
     assert len(warnings) == 1
-    assert "run/checkpoints/9: damaged checkpoint: " in warnings[0]
-    assert "Moved it to " in warnings[0]
+    check_message(warnings[0], "run/checkpoints/9: ", "run/damaged/9", mask=r"\(.*\)")
     assert_same_bits(tmp_path / "run", uninterrupted)
 
 
@@ -183,22 +181,23 @@ def flip_byte(path: Path) -> None:
     path.write_bytes(content)
 
 
-def test_a_changed_recipe(data, uninterrupted, tmp_path):
+def test_a_changed_recipe(data, uninterrupted, tmp_path, refused):
     changed = data | {"train": write_rows(tmp_path / "rows.jsonl", ROWS[:9])}
     before = lines(uninterrupted)
     recipe = tree(changed, uninterrupted, optimizer={"learning_rate": 2e-3}, loop={"save_every": 5, "keep": 7}, dim=64)
-    with pytest.raises(StellaError) as caught:
+    names = (
+        f"{uninterrupted}: ",
+        "optimizer.learning_rate was 0.001, is now 0.002",
+        "data.train.rows was 11, is now 9",
+        "dim was 32, is now 64",
+    )
+    with refused(*names, mask="[0-9a-f]{12,}") as caught:
         train(recipe)
-    said = str(caught.value)
-    assert said.startswith(f"{uninterrupted}: started with a different recipe, model or data: ")
-    assert "optimizer.learning_rate was 0.001, is now 0.002" in said
-    assert "data.train.rows was 11, is now 9" in said
-    assert "dim was 32, is now 64" in said
-    assert "save_every" not in said and "keep" not in said
+    assert "save_every" not in str(caught.value) and "keep" not in str(caught.value)
     assert lines(uninterrupted) == before
 
 
-def test_a_loss_that_is_not_finite_stops_the_run(data, tmp_path, monkeypatch):
+def test_a_loss_that_is_not_finite_stops_the_run(data, tmp_path, monkeypatch, refused):
     step = Step.__call__
 
     def poisoned(self, state, batch):
@@ -206,20 +205,21 @@ def test_a_loss_that_is_not_finite_stops_the_run(data, tmp_path, monkeypatch):
         return state, found | {"loss": found["loss"] * (float("nan") if int(state.step) == 6 else 1)}
 
     monkeypatch.setattr(Step, "__call__", poisoned)
-    with pytest.raises(StellaError, match=r"^loss: .*step 6 .*step 4"):
+    with refused("loss: ", "step 6", "step 4"):
         train(tree(data, tmp_path, loop={"eval_every": 100}))
     assert steps_of(tmp_path) == [2, 4]
     assert not (tmp_path / "export").exists()
 
 
-def test_parameters_that_do_not_change_stop_the_run(data, tmp_path):
-    with pytest.raises(StellaError, match=r"optimizer\.learning_rate"):
+def test_parameters_that_do_not_change_stop_the_run(data, tmp_path, refused):
+    with refused("optimizer.learning_rate"):
         train(tree(data, tmp_path, optimizer={"learning_rate": 1e-20}))
 
 
-def test_no_gradient_gives_a_warning(data, tmp_path):
+def test_no_gradient_gives_a_warning(data, tmp_path, check_message):
     _, warnings = train(tree(data, tmp_path, loss={"margin": 0.0}, optimizer={"train_only": ["head/bias"]}))
-    assert len(warnings) == 1 and warnings[0].startswith("no parameter has changed after 3 steps: no row")
+    assert len(warnings) == 1
+    check_message(warnings[0], "3 steps")
 
 
 @pytest.mark.parametrize(
@@ -238,23 +238,22 @@ def test_no_gradient_gives_a_warning(data, tmp_path):
         ({"loop": {"mesh": "data=99"}}, "data=99"),
     ],
 )
-def test_invalid_recipes(data, tmp_path, changes, name):
-    with pytest.raises(StellaError) as caught:
+def test_invalid_recipes(data, tmp_path, changes, name, refused):
+    with refused(name) as caught:
         train(tree(data, tmp_path, **changes))
-    assert name in str(caught.value)
     assert "\n" not in str(caught.value)
 
 
-def test_one_run_at_a_time_trains_in_an_output(data, tmp_path):
-    with lock_output(tmp_path, Hosts()), pytest.raises(StellaError, match=str(tmp_path)):
+def test_one_run_at_a_time_trains_in_an_output(data, tmp_path, refused):
+    with lock_output(tmp_path, Hosts()), refused(str(tmp_path)):
         train(tree(data, tmp_path))
 
 
-def test_an_output_that_is_something_else(data, tmp_path):
+def test_an_output_that_is_something_else(data, tmp_path, refused):
     (tmp_path / "notes.txt").write_text("mine")
     notes = tmp_path / "notes.txt"
-    for output, named in ((tmp_path, "notes.txt"), (notes, "not a directory"), (notes / "run", "not a directory")):
-        with pytest.raises(StellaError, match=named):
+    for output in (tmp_path, notes, notes / "run"):
+        with refused(f"{output}: ", "notes.txt"):
             train(tree(data, output))
     assert [path.name for path in tmp_path.iterdir()] == ["notes.txt"]
 
@@ -262,16 +261,16 @@ def test_an_output_that_is_something_else(data, tmp_path):
 # The command line
 
 
-def test_errors_of_the_command_line(child, data, tmp_path):
+def test_errors_of_the_command_line(child, data, tmp_path, check_message):
     done = child(tree(data, tmp_path / "run", model="nowhere"))
     assert (done.returncode, done.stdout) == (1, "")
-    assert done.stderr.startswith("train: error: nowhere: not a directory")
     assert done.stderr.count("\n") == 1
+    check_message(done.stderr.rstrip("\n"), "train: error: nowhere: ")
 
 
-def test_wrong_usage(capsys, tmp_path):
+def test_wrong_usage(capsys, tmp_path, check_message):
     with pytest.raises(SystemExit) as caught:
         main([])
     assert caught.value.code == 2
     assert main([str(tmp_path / "none.toml")]) == 1
-    assert "none.toml: cannot be read" in capsys.readouterr().err
+    check_message(capsys.readouterr().err.splitlines()[-1], "none.toml: ")

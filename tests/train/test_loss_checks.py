@@ -9,7 +9,6 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from stella_jax import StellaError
 from train.loss_checks import LossTraits
 from train.losses import (
     DISTANCES,
@@ -165,7 +164,7 @@ def without_a_gradient(embeddings, columns):
 
 
 @pytest.mark.parametrize(
-    ("loss", "words"),
+    ("loss", "names"),
     [
         (lambda e, c: triplet(e, c).mean(), ["float32 of shape ()"]),
         (lambda e, c: similarities(e), ["float32 of shape (8, 8)", "(8,)"]),
@@ -175,13 +174,13 @@ def without_a_gradient(embeddings, columns):
         (lambda e, c: triplet(e, c) * 1j, ["complex64"]),
         (lambda e, c: 1.5, ["float"]),
         (lambda e, c: list(triplet(e, c)), ["list"]),
-        (lambda e, c: None, ["NoneType"]),
-        (lambda e, c: jnp.log(-jnp.abs(e[0][:, 0])), ["not finite"]),
-        (lambda e, c: triplet(e, c) / 0, ["not finite"]),
-        (root, ["gradient", "not finite"]),
+        (lambda e, c: None, ["None"]),
+        (lambda e, c: jnp.log(-jnp.abs(e[0][:, 0])), ["loss 'my_file:my_loss'"]),
+        (lambda e, c: triplet(e, c) / 0, ["loss 'my_file:my_loss'"]),
+        (root, ["gradient of loss"]),
         (stubborn, ["RuntimeError: first line"]),
         (on_the_host, ["TracerArrayConversionError"]),
-        (without_a_gradient, ["failed"]),
+        (without_a_gradient, ["loss 'my_file:my_loss'"]),
         (lambda e, c: triplet(e, c) * c["scores"], ["KeyError", "scores"]),
         (lambda e: triplet(e), ["TypeError"]),
         (lambda e, c: triplet(e[:2], c), ["no negatives"]),
@@ -189,12 +188,9 @@ def without_a_gradient(embeddings, columns):
         (partial(triplet, **UNKNOWN), ["TypeError", "factor"]),
     ],
 )
-def test_losses_that_a_step_cannot_use(loss, words):
-    with pytest.raises(StellaError) as caught:
+def test_losses_that_a_step_cannot_use(loss, names, refused):
+    with refused(*names, mask="(?<=random embeddings ).*(?=; )"):
         traits(loss)
-    sentence = str(caught.value)
-    assert "\n" not in sentence and len(sentence) < 600
-    assert all(word in sentence for word in words), sentence
 
 
 def test_a_loss_for_embeddings_of_unit_length_is_accepted() -> None:
@@ -215,9 +211,9 @@ def test_a_further_column_may_have_more_axes() -> None:
     assert traits(weighted, {"vector": np.ones((5, 3), np.float32)}) == (True, True)
 
 
-def test_a_loss_that_exits() -> None:
+def test_a_loss_that_exits(refused) -> None:
     def exits(embeddings, columns):
         raise SystemExit(3)
 
-    with pytest.raises(StellaError, match="SystemExit: 3"):
+    with refused("SystemExit: 3"):
         traits(exits)

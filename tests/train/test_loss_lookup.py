@@ -3,13 +3,11 @@
 import subprocess
 import sys
 from pathlib import Path
-from typing import Any
 
 import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from stella_jax import StellaError
 from train import losses
 from train.loss_lookup import find_loss
 from train.sections import LossSection
@@ -38,14 +36,6 @@ def write(tmp_path: Path):
         (tmp_path / name).write_text(text)
 
     return write
-
-
-def refusal(**keys: Any) -> str:
-    """The sentence with which a section is refused."""
-    with pytest.raises(StellaError) as caught:
-        find_loss(LossSection(**keys))
-    assert "\n" not in str(caught.value) and len(str(caught.value)) < 600
-    return str(caught.value)
 
 
 def test_a_built_in_loss_gets_the_keys_of_its_section():
@@ -139,40 +129,42 @@ def test_the_file_is_read_again_after_a_change(write):
     assert find_loss(LossSection("my_file:my_loss"))(ROWS, {}).tolist() == [1.0] * 4
 
 
-def test_a_checkpoint_s_directory_is_not_searched(write):
+def test_a_checkpoint_s_directory_is_not_searched(write, refused):
     write("checkpoint/my_file.py", OWN)
-    assert "'my_file'" in refusal(name="my_file:my_loss")
-    assert "'checkpoint/my_file:my_loss'" in refusal(name="checkpoint/my_file:my_loss")
+    with refused("loss.name: ", "'my_file'"):
+        find_loss(LossSection("my_file:my_loss"))
+    with refused("loss.name: ", "'checkpoint/my_file:my_loss'"):
+        find_loss(LossSection("checkpoint/my_file:my_loss"))
 
 
 @pytest.mark.parametrize(
-    ("name", "words"),
+    ("name", "names"),
     [
-        ("triplets", ["loss.name", "'triplets'", "choose triplet, "]),
-        ("MultipleNegativesRankingLoss", ["choose multiple_negatives_ranking, "]),
-        ("x" * 5000, ["loss.name"]),
-        ("my_fil:my_loss", ["loss.name", "'my_fil'", "working directory"]),
-        ("../my_file:my_loss", ["loss.name", "'../my_file:my_loss'", "my_module:my_loss"]),
-        (":my_loss", ["loss.name", "':my_loss'"]),
-        ("my_file:", ["loss.name", "'my_file:'"]),
-        ("my_file:my_loss:x", ["loss.name"]),
-        ("my_file:my_los", ["'my_file'", "'my_los'", "it has my_loss"]),
-        ("my_file:constant", ["'my_file'", "'constant'", "it has my_loss"]),
-        ("empty:my_loss", ["'empty'", "'my_loss'", "it has none"]),
+        ("triplets", ["'triplets'", " triplet, "]),
+        ("MultipleNegativesRankingLoss", [" multiple_negatives_ranking, "]),
+        pytest.param("x" * 5000, [], id="long"),
+        ("my_fil:my_loss", ["'my_fil'"]),
+        ("../my_file:my_loss", ["'../my_file:my_loss'", "my_module:my_loss"]),
+        (":my_loss", ["':my_loss'"]),
+        ("my_file:", ["'my_file:'"]),
+        ("my_file:my_loss:x", ["'my_file:my_loss:x'"]),
+        ("my_file:my_los", ["'my_file'", "'my_los'", " my_loss"]),
+        ("my_file:constant", ["'my_file'", "'constant'", " my_loss"]),
+        ("empty:my_loss", ["'empty'", "'my_loss'"]),
         ("syntax:my_loss", ["'syntax'", "SyntaxError", "line 1"]),
         ("raises:my_loss", ["'raises'", "RuntimeError", "first"]),
         ("exits:my_loss", ["'exits'", "SystemExit"]),
         ("needs:my_loss", ["'needs'", "ModuleNotFoundError", "not_installed"]),
-        (f"{'x' * 5000}:my_loss", ["loss.name"]),
+        pytest.param(f"{'x' * 5000}:my_loss", [], id="long-module"),
     ],
 )
-def test_losses_that_cannot_be_found(write, name, words):
+def test_losses_that_cannot_be_found(write, name, names, refused):
     write("my_file.py", "from jax.numpy import *\nconstant = 3\n" + OWN)
     write("empty.py", "")
     write("syntax.py", "def my_loss(")
     write("raises.py", "raise RuntimeError('first\\nsecond' + 'x' * 5000)")
     write("exits.py", "import sys\nsys.exit(3)")
     write("needs.py", "import not_installed")
-    sentence = refusal(name=name)
-    assert all(word in sentence for word in words), sentence
+    with refused("loss.name: ", *names, mask=r"(?<=SyntaxError: ).*(?=\))|(?<=OSError: ).*(?=\))"):
+        find_loss(LossSection(name))
     assert name.partition(":")[0] not in sys.modules or name.startswith(("my_file", "empty"))

@@ -3,6 +3,7 @@
 import json
 import subprocess
 import sys
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -128,46 +129,52 @@ def test_every_file_type_has_the_same_rows(pairs: Path, tmp_path: Path, name: st
     assert read_dataset(tmp_path / name).sha256 == read_dataset(tmp_path / "b.jsonl").sha256
 
 
-def failure(capsys, arguments: list[Any]) -> str:
-    assert main([str(argument) for argument in arguments]) == 1
-    (line,) = capsys.readouterr().err.splitlines()
-    return line
+@pytest.fixture
+def fails(capsys, check_message) -> Callable[..., None]:
+    """Runs the command, which must end with an error that has these names."""
+
+    def run(arguments: list[Any], *names: str) -> None:
+        assert main([str(argument) for argument in arguments]) == 1
+        (line,) = capsys.readouterr().err.splitlines()
+        check_message(line, *names)
+
+    return run
 
 
-def test_invalid_input(pairs: Path, tmp_path: Path, capsys) -> None:
+def test_invalid_input(pairs: Path, tmp_path: Path, fails) -> None:
     out = ["--out", tmp_path / "mined.jsonl"]
     other = write(tmp_path / "other.jsonl", [{"query": "a", "text": "b"}])
     same = write(tmp_path / "same.jsonl", [{"anchor": "a", "positive": "a"}, {"anchor": "", "positive": "a"}])
     (tmp_path / "empty.jsonl").write_text("")
     before = files(tmp_path)
-    assert "no column 'anchor'" in failure(capsys, [other, *out])
-    assert "row 1: anchor and positive are the same text; row 2: anchor is empty" in failure(capsys, [same, *out])
-    assert "no rows" in failure(capsys, [tmp_path / "empty.jsonl", *out])
-    assert "missing.jsonl: file not found" in failure(capsys, [tmp_path / "missing.jsonl", *out])
-    assert "30 distinct candidates, fewer than range_max = 31" in failure(capsys, [pairs, *out, "--range-max", "31"])
-    assert "relative_margin: 2.0 is out of range" in failure(capsys, [pairs, *out, "--relative-margin", "2"])
-    assert "nowhere" in failure(capsys, [pairs, *out, "--model", "nowhere"])
-    assert "already exists" in failure(capsys, [pairs, "--out", pairs])
-    assert "unsupported file type" in failure(capsys, [pairs, "--out", tmp_path / "mined.txt"])
+    fails([other, *out], "other.jsonl: ", "'anchor'")
+    fails([same, *out], "same.jsonl: row 1: anchor and positive", "row 2: anchor")
+    fails([tmp_path / "empty.jsonl", *out], "empty.jsonl: ")
+    fails([tmp_path / "missing.jsonl", *out], "missing.jsonl: ")
+    fails([pairs, *out, "--range-max", "31"], "pairs.jsonl: 30 ", "range_max = 31")
+    fails([pairs, *out, "--relative-margin", "2"], "relative_margin: 2.0")
+    fails([pairs, *out, "--model", "nowhere"], "nowhere")
+    fails([pairs, "--out", pairs], "pairs.jsonl: ")
+    fails([pairs, "--out", tmp_path / "mined.txt"], "mined.txt: ")
     csv = ["--output-format", "labeled-list", "--out", tmp_path / "mined.csv"]
-    assert "labeled-list" in failure(capsys, [pairs, *csv])
+    fails([pairs, *csv], "mined.csv: ", "labeled-list")
     assert files(tmp_path) == before
 
 
-def test_no_negatives_left(pairs: Path, tmp_path: Path, capsys) -> None:
+def test_no_negatives_left(pairs: Path, tmp_path: Path, fails) -> None:
     """The error names the number of anchors and the options to change; embeddings are kept, no file is written."""
     out = tmp_path / "mined.jsonl"
-    said = failure(capsys, [pairs, "--out", out, *SHORT, "--max-score", "-0.99", "--no-progress"])
-    assert "30 of 30 anchors" in said and "raise range_max or max_score" in said
+    command = [pairs, "--out", out, *SHORT, "--max-score", "-0.99", "--no-progress"]
+    fails(command, "pairs.jsonl: ", "30 of 30 anchors", "range_max", "max_score")
     assert not out.exists()
 
 
-def test_a_work_directory_of_other_texts(pairs: Path, tmp_path: Path, capsys) -> None:
+def test_a_work_directory_of_other_texts(pairs: Path, tmp_path: Path, capsys, fails) -> None:
     work = ["--work", tmp_path / "work", *SHORT]
     assert main([*map(str, [pairs, "--out", tmp_path / "a.jsonl", *work])]) == 0
     capsys.readouterr()
     write(pairs, rows_of(pairs)[:20])
-    assert "texts of other pairs" in failure(capsys, [pairs, "--out", tmp_path / "b.jsonl", *work])
+    fails([pairs, "--out", tmp_path / "b.jsonl", *work], f"{tmp_path}/work/", "--work")
 
 
 @pytest.mark.parametrize("name", ["notes.txt", "texts/notes.txt", "nearest-0123456789abcdef/a/0-0.npz", ""])

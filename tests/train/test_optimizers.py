@@ -65,12 +65,8 @@ def updated(section: OptimizerSection, steps: int, scale: float = 1.0, names: Co
     return params
 
 
-def refusal(params: Params | None = None, **keys: Any) -> str:
-    """The sentence with which a section is refused."""
-    with pytest.raises(StellaError) as caught:
-        from_recipe(OptimizerSection(**keys), params or numbers(0), 10, NEW)
-    assert "\n" not in str(caught.value) and len(str(caught.value)) < 600
-    return str(caught.value)
+def optimizer_of(**keys: Any) -> Any:
+    return from_recipe(OptimizerSection(**keys), numbers(0), 10, NEW)
 
 
 @pytest.fixture(scope="module")
@@ -279,42 +275,45 @@ def test_arguments_reach_optax() -> None:
     assert jnp.dtype("bfloat16") in dtypes
 
 
-def test_a_number_replaces_a_constant_schedule() -> None:
-    assert "optimizer.schedule" in refusal(name="sm3")
-    assert "optimizer.schedule" in refusal(name="sm3", schedule="constant")
+def test_a_number_replaces_a_constant_schedule(refused) -> None:
+    with refused("optimizer.schedule"):
+        optimizer_of(name="sm3")
+    with refused("optimizer.schedule"):
+        optimizer_of(name="sm3", schedule="constant")
     updated(OptimizerSection(name="sm3", **FIXED), 1)
 
 
 @pytest.mark.parametrize(
-    ("keys", "words"),
+    ("keys", "names"),
     [
-        ({"name": "adamW"}, ["optimizer.name", "'adamW'", "choose adamw, "]),
-        ({"name": "lino"}, ["'lino'", "choose lion, "]),
+        ({"name": "adamW"}, ["optimizer.name", "'adamW'", " adamw, "]),
+        ({"name": "lino"}, ["'lino'", " lion, "]),
         ({"name": "x" * 5000}, ["optimizer.name"]),
         ({"name": "chain"}, ["optimizer.name", "'chain'"]),
         ({"name": "scale_by_adam"}, ["optimizer.name"]),
-        ({"name": "lbfgs"}, ["lbfgs", "calls the loss"]),
-        ({"name": "schedule_free_adamw"}, ["schedule_free_adamw", "evaluates"]),
+        ({"name": "lbfgs"}, ["optimizer.name", "lbfgs"]),
+        ({"name": "schedule_free_adamw"}, ["optimizer.name", "schedule_free_adamw"]),
         ({"name": "sgd", "weight_decay": 0.1}, ["optimizer.weight_decay", "sgd"]),
-        ({"name": "novograd", "weight_decay": 0.1}, ["optimizer.weight_decay", "novograd", "biases"]),
+        ({"name": "novograd", "weight_decay": 0.1}, ["optimizer.weight_decay", "novograd"]),
         ({"args": {"beta": 0.9}}, ["optimizer.args", "'beta'", "b1, b2"]),
         ({"args": {"mask": True}}, ["optimizer.args", "'mask'"]),
         ({"args": {"learning_rate": 1.0}}, ["optimizer.args.learning_rate", "optimizer.learning_rate"]),
         ({"args": {"weight_decay": 1.0}}, ["optimizer.args.weight_decay", "optimizer.weight_decay"]),
-        ({"args": {"b1": "x"}}, ["optimizer.args.b1 = 'x'", "a number"]),
-        ({"args": {"b1": [1]}}, ["optimizer.args.b1 = [1]", "a number"]),
-        ({"args": {"b1": True}}, ["optimizer.args.b1 = True", "a number"]),
-        ({"args": {"eps": {"a": 1}}}, ["optimizer.args.eps", "a number"]),
-        ({"args": {"nesterov": "false"}}, ["optimizer.args.nesterov = 'false'", "true or false"]),
+        ({"args": {"b1": "x"}}, ["optimizer.args.b1 = 'x'"]),
+        ({"args": {"b1": [1]}}, ["optimizer.args.b1 = [1]"]),
+        ({"args": {"b1": True}}, ["optimizer.args.b1 = True"]),
+        ({"args": {"eps": {"a": 1}}}, ["optimizer.args.eps"]),
+        ({"args": {"nesterov": "false"}}, ["optimizer.args.nesterov = 'false'"]),
         ({"args": {"mu_dtype": "float33"}}, ["optimizer.args", "adamw", "float33"]),
         ({"name": "sgd", "args": {"momentum": "x"}}, ["optimizer.args", "sgd"]),
         ({"name": "muon", "args": {"ns_coeffs": [1.0, 2.0]}}, ["optimizer.args", "muon"]),
         ({"name": "muon", "args": {"preconditioning": "x"}}, ["optimizer.args", "muon"]),
     ],
 )
-def test_invalid_optimizer_arguments(keys, words) -> None:
-    sentence = refusal(**keys)
-    assert all(word in sentence for word in words), sentence
+def test_invalid_optimizer_arguments(keys, names, refused) -> None:
+    """The lists and sentences of optax, which change with its version, are not compared."""
+    with refused(*names, mask="(?<=choose ).*|(?<=it takes ).*|(?<=rejects them ).*(?=; )"):
+        optimizer_of(**keys)
 
 
 def test_frozen_parameters_and_layers_keep_their_bits() -> None:
@@ -361,14 +360,14 @@ def test_a_learning_rate_by_pattern_equals_a_run_with_it_everywhere() -> None:
 
 
 @pytest.mark.parametrize(
-    ("keys", "words"),
+    ("keys", "names"),
     [
-        ({"freeze": ("*",)}, ["exclude every parameter"]),
-        ({"train_only": ("head/*",), "freeze": ("head/*",)}, ["exclude every parameter"]),
+        ({"freeze": ("*",)}, ["freeze = ['*']"]),
+        ({"train_only": ("head/*",), "freeze": ("head/*",)}, ["train_only = ['head/*']", "freeze = ['head/*']"]),
         ({"freeze": ("decoder/*",)}, ["optimizer.freeze", "'decoder/*'", "encoder/emb"]),
         ({"learning_rates": {"encoder/layers/3/*": 1.0}}, ["optimizer.learning_rates", "encoder/layers/3/*"]),
     ],
 )
-def test_patterns_that_match_nothing(keys, words) -> None:
-    sentence = refusal(**keys)
-    assert all(word in sentence for word in words), sentence
+def test_patterns_that_match_nothing(keys, names, refused) -> None:
+    with refused(*names):
+        optimizer_of(**keys)

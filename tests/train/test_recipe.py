@@ -8,7 +8,6 @@ from pathlib import Path
 
 import pytest
 
-from stella_jax import StellaError
 from train.recipe import Recipe, read_recipe, recipe_of
 from train.sections import LOSS_KEYS, NewHeadSection
 
@@ -376,7 +375,7 @@ def test_missing_keys(read, refused, text, name):
 
 
 def test_files_that_are_not_recipes(read, tmp_path, refused):
-    with pytest.raises(StellaError, match=r"recipe\.toml: not valid TOML"):
+    with refused("recipe.toml: ", mask=r"\(.*\)"):
         read("model = ")
-    with pytest.raises(StellaError, match=r"none\.toml: cannot be read"):
+    with refused("none.toml: "):
         read_recipe(tmp_path / "none.toml")

@@ -22,7 +22,6 @@ from training_runs import (
     write_rows,
 )
 
-from stella_jax import StellaError
 from stella_jax.graceful_shutdown import GracefulShutdown, Stopped
 from stella_jax.job.options import JobOptions
 from stella_jax.job.run import run_job
@@ -140,7 +139,7 @@ def test_several_sets_resume_to_the_same_bits(child, tmp_path, batches):
 
 
 @pytest.mark.nightly
-def test_distillation_resumes_to_the_same_bits(child, tiny, tmp_path):
+def test_distillation_resumes_to_the_same_bits(child, tiny, tmp_path, refused):
     """From the vectors of an embedding job; another dimension is refused before the first step."""
     texts = write_rows(tmp_path / "t.jsonl", [{"id": word, "text": f"some {word}"} for word in WORDS])
     run_job(tiny, {"model": "tiny", "revision": None}, [Path(texts)], tmp_path / "teacher", JobOptions())
@@ -153,26 +152,27 @@ def test_distillation_resumes_to_the_same_bits(child, tiny, tmp_path):
     train(recipe | {"output": str(tmp_path / "other")})
     assert_same_bits(tmp_path / "run", tmp_path / "other")
     assert all(line["eval"]["loss"] > 0 for line in lines(tmp_path / "run") if "eval" in line)
-    with pytest.raises(StellaError, match="loss stella_distillation"):
+    with refused("loss stella_distillation"):
         train(tree({}, tmp_path / "large", data=data, loss=loss, dim=64))
 
 
 @pytest.mark.nightly
-def test_changed_rows_of_one_of_several_sets(tmp_path):
+def test_changed_rows_of_one_of_several_sets(tmp_path, refused):
     changes = {"data": sets_in(tmp_path), "loss": {"name": "multiple_negatives_ranking"}, "loop": {"max_steps": 2}}
     recipe = tree({}, tmp_path / "run", **changes)
     recipe["loss"] = changes["loss"]
     train(recipe)
     write_rows(tmp_path / "b.jsonl", ROWS)
-    with pytest.raises(StellaError, match=r"data\.train\.b\.sha256 was "):
+    with refused("data.train.b.sha256 was ", mask="[0-9a-f]{12,}"):
         train(recipe)
 
 
-def test_sigterm_saves_at_once(child, data, uninterrupted, tmp_path):
+def test_sigterm_saves_at_once(child, data, uninterrupted, tmp_path, check_message):
     recipe = tree(data, tmp_path / "run", loop={"save_every": "epoch"})
     done = child(recipe, AFTER_STEPS.format(end=END.format(signal="TERM"), steps=4))
     assert (done.returncode, done.stdout) == (143, "")
-    assert done.stderr == "train: stopped by SIGTERM; run the same command again to resume from the newest checkpoint\n"
+    assert done.stderr.count("\n") == 1
+    check_message(done.stderr.rstrip("\n"), "train: ", "SIGTERM")
     assert steps_of(tmp_path / "run")[-1] == 5
     train(recipe)
     assert_same_bits(tmp_path / "run", uninterrupted)

@@ -31,7 +31,7 @@ from steps import (
     trajectory,
 )
 
-from stella_jax import EmbeddingModel, StellaError
+from stella_jax import EmbeddingModel
 from train.losses import Loss, triplet
 from train.step import State, StepConfig, make_step
 
@@ -228,7 +228,7 @@ def test_parameters_stay_float32_with_bfloat16_compute() -> None:
         ((None, triplet, ADAMW), {"learning_rate": 1e-3}, "learning_rate"),
     ],
 )
-def test_arguments_of_a_wrong_type(arguments, options, name: str) -> None:
+def test_arguments_of_a_wrong_type(arguments, options, name: str, refused) -> None:
     model, *others = arguments
-    with pytest.raises(StellaError, match=f"^{name}: "):
+    with refused(f"{name}: ", mask="<function.*>"):
         make_step(model or load(Run()), *others, **options)

@@ -9,7 +9,7 @@ import pyarrow.parquet as pq
 import pytest
 from datasets_of_rows import dataset_of
 
-from stella_jax import Stella, StellaError
+from stella_jax import Stella
 from stella_jax.job import vectors
 from stella_jax.job.options import JobOptions
 from stella_jax.job.run import run_job
@@ -66,9 +66,9 @@ def test_the_hash_covers_the_vectors(jobs, tmp_path):
     assert with_teachers(again, [str(jobs / "a")]).sha256 != with_teachers(plain, [str(jobs / "a")]).sha256
 
 
-def test_rows_without_a_vector_are_counted_and_the_first_is_named(jobs, tmp_path):
+def test_rows_without_a_vector_are_counted_and_the_first_is_named(jobs, tmp_path, refused):
     dataset = read_dataset(rows(tmp_path, ["r0", "s", 7, "r1"]), IDS)
-    with pytest.raises(StellaError, match=r"2 of the 4 rows of .*rows\.jsonl, first id 's'"):
+    with refused(f"2 of the 4 rows of {tmp_path}/rows.jsonl", "'s'"):
         with_teachers(dataset, [str(jobs / "a")])
 
 
@@ -81,7 +81,7 @@ def test_rows_without_ids_and_directories_without_a_job(jobs, tmp_path, refused)
         with_teachers(read_dataset(rows(tmp_path, ["r0"]), IDS), [str(tmp_path)])
     shutil.copytree(jobs / "a", tmp_path / "a")
     next((tmp_path / "a").glob("part-*.parquet")).unlink()
-    with pytest.raises(StellaError, match="missing; run the job again"):
+    with refused(f"{tmp_path}/a/part-", mask=r"(?<=part-)[\d-]+"):
         with_teachers(read_dataset(rows(tmp_path, ["r0"]), IDS), [str(tmp_path / "a")])
 
 

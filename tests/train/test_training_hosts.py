@@ -16,7 +16,7 @@ from jobs import environment, free_port, running
 from marks import nightly, slow
 from safetensors.numpy import load_file
 
-from stella_jax import Stella, StellaError
+from stella_jax import Stella
 from stella_jax.graceful_shutdown import GracefulShutdown
 from train import hosts, loop
 from train.__main__ import main
@@ -206,32 +206,35 @@ def test_after_a_kill_both_processes_end_and_resume_to_the_same_bits(pair, by_tw
 
 
 @pytest.mark.slow
-def test_sigterm_to_one_stops_both_and_one_alone_can_resume(pair, by_two, tmp_path) -> None:
+def test_sigterm_to_one_stops_both_and_one_alone_can_resume(pair, by_two, tmp_path, check_message) -> None:
     wanted = recipe(tmp_path, tmp_path / "run", save_every="epoch")
     ended = pair.run(wanted, patches=("", SIGNAL_AT_STEP.format(step=3, signal="TERM", ready=True)))
     for code, out, err in ended:
         assert (code, out) == (143, "")
-        assert err == "train: stopped by SIGTERM; run the same command again to resume from the newest checkpoint\n"
+        assert err.count("\n") == 1
+        check_message(err.rstrip("\n"), "train: ", "SIGTERM")
     assert steps_of(tmp_path / "run")[-1] in (3, 4, 5)
     alone(wanted)
     assert_near(tmp_path / "run", by_two)
 
 
 @pytest.mark.nightly
-def test_an_output_that_is_not_shared(pair, by_two, tmp_path) -> None:
+def test_an_output_that_is_not_shared(pair, by_two, tmp_path, check_message) -> None:
     wanted = [recipe(tmp_path, by_two), recipe(tmp_path, tmp_path / "other")]
     first, second = pair.run(*wanted)
     assert first[0] in (1, -signal.SIGABRT)
     assert second[0] == 1
-    assert f"train: error: {tmp_path / 'other'}: process 0 sees the directory and this host does not" in second[2]
+    [error] = [line for line in second[2].splitlines() if line.startswith("train: error: ")]
+    check_message(error, f"{tmp_path}/other: ")
     assert not (tmp_path / "other").exists()
 
 
 @pytest.mark.nightly
-def test_every_process_reports_an_error_in_the_recipe(pair, tmp_path) -> None:
+def test_every_process_reports_an_error_in_the_recipe(pair, tmp_path, check_message) -> None:
     for code, out, err in pair.run(recipe(tmp_path, tmp_path / "run", mesh="data=2")):
         assert (code, out) == (1, "")
-        assert re.fullmatch(r"train: error: loop\.mesh 'data=2': .* set loop\.mesh = 'data=4'\.\n", err)
+        assert err.count("\n") == 1
+        check_message(err.rstrip("\n"), "train: error: loop.mesh 'data=2': ", "loop.mesh = 'data=4'")
 
 
 @pytest.mark.slow
@@ -270,14 +273,12 @@ def no_cluster(monkeypatch) -> None:
     monkeypatch.setattr(jax.config, "update", lambda name, value: None)
 
 
-def test_without_a_cluster_environment(no_cluster, tmp_path, capfd) -> None:
+def test_without_a_cluster_environment(no_cluster, tmp_path, capfd, check_message) -> None:
     path = tmp_path / "recipe.toml"
     path.write_text(recipe_of(recipe(tmp_path, tmp_path / "run")).to_toml())
     assert main([str(path), "--executor", "distributed"]) == 1
-    assert capfd.readouterr().err == (
-        "train: error: the processes of the run did not connect: coordinator_address should be defined; pass each of "
-        "them --coordinator HOST:PORT of process 0, --processes N and --process I.\n"
-    )
+    names = ("coordinator_address should be defined;", "--coordinator", "--processes", "--process ")
+    check_message(capfd.readouterr().err.rstrip("\n"), *names)
 
 
 def test_the_coordinator_binds_to_its_address(monkeypatch) -> None:
@@ -289,24 +290,24 @@ def test_the_coordinator_binds_to_its_address(monkeypatch) -> None:
 
 
 @pytest.mark.parametrize(
-    ("options", "sentence"),
+    ("options", "names"),
     [
-        (["--processes", "2"], "--coordinator, --processes and --process: for --executor distributed only"),
-        (["--executor", "distributed", "--process", "0"], "--coordinator, --processes and --process: pass all three"),
+        (["--processes", "2"], ["--coordinator, --processes and --process: ", "--executor distributed"]),
+        (["--executor", "distributed", "--process", "0"], ["--coordinator, --processes and --process: "]),
         (
             ["--executor", "distributed", "--coordinator", "a:1", "--processes", "2", "--process", "2"],
-            "--process 2: must be below --processes 2",
+            ["--process 2: ", "--processes 2"],
         ),
     ],
 )
-def test_invalid_process_numbers(tmp_path, capsys, options, sentence) -> None:
+def test_invalid_process_numbers(tmp_path, capsys, options, names, check_message) -> None:
     path = tmp_path / "recipe.toml"
     path.write_text(recipe_of(recipe(tmp_path, tmp_path / "run")).to_toml())
     assert main([str(path), *options]) == 1
-    assert sentence in capsys.readouterr().err
+    check_message(capsys.readouterr().err.rstrip("\n"), *names)
 
 
-def test_a_mesh_takes_all_devices_and_splits_no_model_over_processes(monkeypatch) -> None:
+def test_a_mesh_takes_all_devices_and_splits_no_model_over_processes(monkeypatch, refused) -> None:
     @dataclass(frozen=True)
     class Device:
         id: int
@@ -318,7 +319,7 @@ def test_a_mesh_takes_all_devices_and_splits_no_model_over_processes(monkeypatch
     two.count = 2
     mesh = two.mesh("data=2,model=2")
     assert [[device.process_index for device in row] for row in mesh.devices] == [[0, 0], [1, 1]]
-    with pytest.raises(StellaError, match=r"loop\.mesh None: .*4 devices"):
+    with refused("loop.mesh None: ", "4 devices"):
         two.mesh(None)
-    with pytest.raises(StellaError, match=r"loop\.mesh 'data=1,model=4'"):
+    with refused("loop.mesh 'data=1,model=4'"):
         two.mesh("data=1,model=4")
