@@ -2,6 +2,7 @@
 
 import sys
 from pathlib import Path
+from typing import cast
 
 import pytest
 
@@ -37,18 +38,18 @@ def driver(tmp_path, monkeypatch):
     return drive
 
 
-def test_exit_code_after_a_failure(driver) -> None:
+def test_exit_code_after_a_failure(driver, refused) -> None:
     driver(["limits"], STUB)
-    with pytest.raises(SystemExit, match="failed: limits") as caught:
+    with refused("limits", error=SystemExit) as caught:
         driver(["limits"], "raise SystemExit(3)")
-    assert caught.value.code != 0
+    assert cast(SystemExit, caught.value).code != 0
 
 
 def test_unknown_name(driver, capsys) -> None:
     with pytest.raises(SystemExit) as caught:
         driver(["speed"], STUB)
     assert caught.value.code == 2
-    assert "benchmark speed" in capsys.readouterr().err
+    assert "speed" in capsys.readouterr().err.splitlines()[-1]
 
 
 def test_several_files_a_day(tmp_path) -> None:

@@ -25,11 +25,11 @@ def test_pictures_of_a_card_are_converted_both_ways(source, tmp_path) -> None:
         assert (flax / name).read_bytes() == (torch / name).read_bytes() == name.encode()
 
 
-def test_verify_names_a_changed_picture(source, tmp_path, capsys) -> None:
+def test_verify_names_a_changed_picture(source, tmp_path, capsys, check_message) -> None:
     assert main([str(source), str(tmp_path / "flax")]) == 0
     (tmp_path / "flax/curves.png").write_bytes(b"other")
     assert main([str(source), str(tmp_path / "flax"), "--verify"]) == 1
-    assert "differs: curves.png" in capsys.readouterr().err
+    check_message(capsys.readouterr().err.rstrip("\n"), "curves.png")
 
 
 def test_large_pictures_and_pictures_in_folders_are_not_copied(source, tmp_path, monkeypatch, capsys) -> None:
@@ -40,16 +40,16 @@ def test_large_pictures_and_pictures_in_folders_are_not_copied(source, tmp_path,
 
 
 @pytest.mark.parametrize("options", [(), ("--dry-run",)])
-def test_link_that_leads_out(source, tmp_path, capsys, options) -> None:
+def test_link_that_leads_out(source, tmp_path, capsys, options, check_message) -> None:
     (source / "docs").symlink_to("/")
     assert main([str(source), str(tmp_path / "flax"), *options]) == 1
-    assert "'docs': leads out of" in capsys.readouterr().err
+    check_message(capsys.readouterr().err.rstrip("\n"), "'docs'")
     assert not (tmp_path / "flax").exists()
 
 
-def test_huge_side_file(source, tmp_path, capsys) -> None:
+def test_huge_side_file(source, tmp_path, capsys, check_message) -> None:
     (source / "README.md").touch()
     os.truncate(source / "README.md", 2**40)
     assert main([str(source), str(tmp_path / "flax")]) == 1
-    assert "README.md: 1099511627776 bytes" in capsys.readouterr().err
+    check_message(capsys.readouterr().err.rstrip("\n"), "README.md: 1099511627776 ")
     assert not (tmp_path / "flax").exists()

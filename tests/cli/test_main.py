@@ -65,14 +65,14 @@ def test_embed_and_search(corpus, tmp_path, capsys):
     assert "owl\ufffd[31m owl" in long
 
 
-def test_mesh_writes_the_same_bytes(corpus, tmp_path, capsys):
+def test_mesh_writes_the_same_bytes(corpus, tmp_path, capsys, check_message):
     written = []
     for name, mesh in (("one", []), ("two", ["--mesh", "data=2"])):
         assert main(["embed", str(corpus), "--out", str(tmp_path / name), *mesh, *SHORT]) == 0
         written.append((tmp_path / name / "part-000000-0000.parquet").read_bytes())
     assert written[0] == written[1]
     assert main(["embed", str(corpus), "--out", str(tmp_path / "three"), "--mesh", "model=3", *SHORT]) == 1
-    assert "num_attention_heads" in capsys.readouterr().err
+    check_message(capsys.readouterr().err.rstrip("\n"), "num_attention_heads")
 
 
 def test_progress_bar(corpus, tmp_path, capsys):
@@ -141,9 +141,7 @@ def test_too_many_rejected_rows(corpus, tmp_path, capsys, check_message):
     """Embedded rows are kept for another run with a higher --max-rejected."""
     short = ("--dim", "32", "--max-length", "8", "--max-rejected", "1%")
     assert main(["embed", str(corpus), "--out", str(tmp_path / "out"), *short]) == 1
-    check_message(
-        capsys.readouterr().err, "stella-jax: error: ", "1 of 4 rows", "use another --out, or raise --max-rejected"
-    )
+    check_message(capsys.readouterr().err, "stella-jax: error: ", "1 of 4 rows", "--out", "--max-rejected")
     assert not (tmp_path / "out" / "_job" / "manifest.json").exists()
 
 
@@ -167,13 +165,13 @@ def test_wrong_usage(arguments, capsys):
     assert capsys.readouterr().err.startswith("usage: stella-jax")
 
 
-def test_unreadable_file(corpus, tmp_path, capsys, monkeypatch):
+def test_unreadable_file(corpus, tmp_path, capsys, monkeypatch, check_message):
     def forbidden(*_, **__):
         raise PermissionError(13, "Permission denied", "secret.jsonl")
 
     monkeypatch.setattr("stella_jax.cli.commands.run_job", forbidden)
     assert main(["embed", str(corpus), "--out", str(tmp_path / "out"), *SHORT]) == 1
-    assert capsys.readouterr().err == "stella-jax: error: secret.jsonl: Permission denied.\n"
+    check_message(capsys.readouterr().err.rstrip("\n"), "secret.jsonl: ")
 
 
 @pytest.fixture
@@ -185,7 +183,7 @@ def interruptible() -> Iterator[None]:
 
 
 @pytest.mark.usefixtures("interruptible")
-def test_an_interrupt_during_a_garbage_collection(capsys, monkeypatch):
+def test_an_interrupt_during_a_garbage_collection(capsys, monkeypatch, check_message):
     def collected(phase: str, info: object) -> None:
         gc.callbacks.remove(collected)
         signal.raise_signal(signal.SIGINT)
@@ -198,7 +196,9 @@ def test_an_interrupt_during_a_garbage_collection(capsys, monkeypatch):
 
     monkeypatch.setattr(sys, "unraisablehook", sys.unraisablehook)  # which exit_code replaces
     assert exit_code("stella-jax", work) == 130
-    assert capsys.readouterr().err == "\nstella-jax: interrupted\n"
+    error = capsys.readouterr().err
+    assert error.startswith("\n")  # after the terminal's ^C
+    check_message(error.strip(), "stella-jax: ")
 
 
 @pytest.mark.usefixtures("interruptible")
@@ -215,24 +215,24 @@ def test_an_interrupt_during_imports_takes_effect_after_them():
     assert done and signal.getsignal(signal.SIGINT) is signal.default_int_handler
 
 
-def test_an_interrupt_before_a_command_starts(capsys, monkeypatch):
+def test_an_interrupt_before_a_command_starts(capsys, monkeypatch, check_message):
     def interrupted() -> int:
         raise KeyboardInterrupt
 
     monkeypatch.setattr("stella_jax.cli.main.main", interrupted)
     assert stella_jax.__main__.main() == 130
-    assert capsys.readouterr().err == "\nstella-jax: interrupted\n"
+    error = capsys.readouterr().err
+    assert error.startswith("\n")  # after the terminal's ^C
+    check_message(error.strip(), "stella-jax: ")
 
 
-def test_interrupt(corpus, tmp_path, capsys, monkeypatch):
+def test_interrupt(corpus, tmp_path, capsys, monkeypatch, check_message):
     def interrupted(*_, **__):
         raise KeyboardInterrupt
 
     monkeypatch.setattr("stella_jax.cli.commands.run_job", interrupted)
     assert main(["embed", str(corpus), "--out", str(tmp_path / "out"), *SHORT]) == 130
-    assert capsys.readouterr().err.strip() == (
-        "stella-jax: interrupted; finished parts are kept, run the same command again to continue"
-    )
+    check_message(capsys.readouterr().err.strip(), "stella-jax: ")
 
 
 def test_compile_cache(monkeypatch, tmp_path):
@@ -351,11 +351,11 @@ def test_closed_stdout():
 
 
 @pytest.mark.parametrize("platform", ["bogus", *slow("rocm")])
-def test_unavailable_platform(corpus, tmp_path, platform):
+def test_unavailable_platform(corpus, tmp_path, platform, check_message):
     process = shell("embed", str(corpus), "--out", str(tmp_path / "out"), env=os.environ | {"JAX_PLATFORMS": platform})
     assert process.returncode == 1
-    assert process.stderr.startswith("stella-jax: error: JAX: cannot start (")
     assert process.stderr.count("\n") == 1
+    check_message(process.stderr.rstrip("\n"), "stella-jax: error: JAX: ", mask=r"\(.*\)")
 
 
 def test_dry_run_writes_nothing(corpus, tmp_path, capsys):
@@ -371,7 +371,7 @@ def test_dry_run_writes_nothing(corpus, tmp_path, capsys):
     assert [path.name for path in tmp_path.iterdir()] == ["corpus.jsonl"]
 
 
-def test_several_heads_are_columns(corpus, tmp_path, capsys):
+def test_several_heads_are_columns(corpus, tmp_path, capsys, check_message):
     out = str(tmp_path / "out")
     short = ["--max-length", "8", "--max-rejected", "0.25"]
     assert main(["embed", str(corpus), "--out", out, "--dims", "64,32", *short]) == 0
@@ -385,7 +385,7 @@ def test_several_heads_are_columns(corpus, tmp_path, capsys):
     assert main(["verify", out, "--sample", "3"]) == 0
     assert "; 3 computed again gave the same result" in capsys.readouterr().out
     assert main(["search", out, "tea", "--dim", "128"]) == 1
-    assert "no embeddings of dimension 128; it has 64 and 32." in capsys.readouterr().err
+    check_message(capsys.readouterr().err.rstrip("\n"), f"{out}: ", "128", "64 and 32")
 
 
 @pytest.mark.slow

@@ -164,7 +164,7 @@ def test_verify_names_a_flipped_byte(flax: Path, capsys) -> None:
     raw[len(raw) // 2] ^= 1
     data.write_bytes(raw)
     assert main([STELLA, str(flax), "--verify"]) == 1
-    assert "differs: encoder/" in (error := capsys.readouterr().err) or "cannot be read" in error
+    assert "encoder" in capsys.readouterr().err  # the wording depends on which byte it is
 
 
 def test_verify_names_a_changed_side_file(flax: Path, capsys, check_message) -> None:

@@ -211,7 +211,7 @@ def test_a_dry_run_of_all_rows(tmp_path: Path, capsys: pytest.CaptureFixture[str
         *((["--dry-run", "--tokens-per-second", rate], rate) for rate in ("0", "-1", "nan", "inf", "1e999", "fast")),
         *((["--dry-run", "--chips", chips], "--chips") for chips in ("v99", "v5e:0", "v5e:-1", "v5e:x")),
         (["--dry-run", "--part-rows", "9223372036854775808"], "9223372036854775808"),
-        (["--dry-run", "--split-bytes", "9" * 5000], "whole number"),
+        (["--dry-run", "--split-bytes", "9" * 5000], "--split-bytes"),
         (["--dry-run", "--dims", "32,99999999999"], "99999999999"),
         (["--dry-run", "--grace", "99999999999"], "99999999999"),
     ],
