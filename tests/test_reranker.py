@@ -17,6 +17,7 @@ from safetensors.numpy import load_file
 from stella_jax import Reranker, Stella, load
 from stella_jax.checkpoint.directory import SETTINGS
 from stella_jax.models.heads import pool
+from stella_jax.runner import Runner
 from stella_jax.scores import activate
 from stella_jax.tokenizer.tokenizer import Tokens
 
@@ -207,6 +208,25 @@ def test_rank(reranker):
     with_texts = reranker.rank("green tea", documents, top_k=2, return_documents=True, activation="none")
     assert [each["text"] for each in with_texts] == [documents[each["corpus_id"]] for each in ranked[:2]]
     assert with_texts[0]["score"] > 0 and reranker.rank("tea", []) == []
+
+
+def test_batch_size_limits_the_rows_of_a_batch(reranker, monkeypatch, refused):
+    rows, stream = [], Runner.stream
+
+    def counted(self, groups, max_length, limit, on_batch):
+        return stream(self, groups, max_length, limit, lambda batch: (rows.append(batch.rows), on_batch(batch)))
+
+    monkeypatch.setattr(Runner, "stream", counted)
+    texts = [text for _, text in PAIRS]
+    whole = reranker.rank("tea", texts)
+    assert max(rows) > 2
+    rows.clear()
+    ranked = reranker.rank("tea", texts, batch_size=2)
+    assert len(rows) >= len(texts) / 2 and max(rows) <= 2
+    assert [each["corpus_id"] for each in ranked] == [each["corpus_id"] for each in whole]
+    np.testing.assert_allclose([each["score"] for each in ranked], [each["score"] for each in whole], atol=BOUND)
+    with refused("batch_size"):
+        reranker.rank("tea", texts, batch_size=0)
 
 
 def test_ranking_of_scores_that_round_to_one(reranker, monkeypatch):

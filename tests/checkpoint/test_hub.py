@@ -3,6 +3,7 @@
 import shutil
 from pathlib import Path
 
+import numpy as np
 import pytest
 from huggingface_hub import constants
 from huggingface_hub.utils import filter_repo_objects
@@ -10,6 +11,7 @@ from paths import GOLDENS
 
 from stella_jax import Stella
 from stella_jax.checkpoint.hub import IGNORED, PATTERNS, TINY, resolve
+from stella_jax.mteb import MtebEncoder
 
 REPO = "NovaSearch/stella_en_400M_v5"
 COMMIT, OLDER = "a" * 40, "b" * 40
@@ -43,6 +45,13 @@ def test_cached_repo(cache):
 def test_revision(cache):
     assert resolve(REPO, revision=OLDER) == cache / "snapshots" / OLDER
     assert Stella.from_pretrained(REPO, revision=OLDER).dims == (64,)
+
+
+def test_revision_for_mteb(cache):
+    newest, older = MtebEncoder(REPO).model, MtebEncoder(REPO, OLDER).model
+    assert newest.checkpoint.directory.root == cache / "snapshots" / COMMIT
+    assert older.checkpoint.directory.root == cache / "snapshots" / OLDER
+    np.testing.assert_array_equal(older.encode("tea"), Stella.from_pretrained(GOLDENS / "gte-large-en").encode("tea"))
 
 
 @pytest.mark.parametrize("revision", ["v9", "c" * 40])
