@@ -4,7 +4,9 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from stella_jax.arguments import check_choice
 from stella_jax.errors import StellaError
+from stella_jax.option_values import PRECISIONS
 
 # Precisions with ranges: 256 levels from the minimum to the maximum of each dimension.
 SCALAR = ("int8", "uint8")
@@ -70,7 +72,7 @@ def quantize(embeddings: np.ndarray, precision: str, ranges: Ranges | None = Non
 
     Args:
       embeddings: [n, E] float32, finite at this precision (see `finite_rows`).
-      precision: one of `stella_jax.option_values.PRECISIONS`.
+      precision: "float32", "float16", "int8", "uint8", "binary" or "ubinary".
       ranges: of E dimensions, for int8 and uint8; values outside get the lowest or highest level.
 
     Returns:
@@ -78,12 +80,12 @@ def quantize(embeddings: np.ndarray, precision: str, ranges: Ranges | None = Non
       starting at the highest bit, [n, ceil(E / 8)] int8 (shifted by 128) or uint8.
 
     Raises:
-      StellaError: ranges are needed but missing, or have another number of dimensions.
+      StellaError: the precision is not supported, or ranges are needed but missing, or have another number of
+        dimensions.
     """
+    check_choice("precision", precision, PRECISIONS)
     if precision in SCALAR:
-        if ranges is None or ranges.dim != embeddings.shape[1]:
-            given = f"{ranges.dim}" if ranges else "none"
-            raise StellaError(f"ranges: {precision} needs {embeddings.shape[1]} dimensions, got {given}.")
+        ranges = _check_ranges(ranges, precision, embeddings.shape[1])
         with np.errstate(over="ignore"):  # far outside of the ranges
             levels = np.clip(np.floor((embeddings - ranges.minimum) / ranges.steps), 0, 255)
         return levels.astype(np.uint8) if precision == "uint8" else (levels - 128).astype(np.int8)
@@ -94,15 +96,35 @@ def quantize(embeddings: np.ndarray, precision: str, ranges: Ranges | None = Non
 
 
 def dequantize(embeddings: np.ndarray, precision: str, dim: int, ranges: Ranges | None = None) -> np.ndarray:
-    """Turns the output of `quantize` back into [n, dim] float32: levels by the ranges, bits to 1 and -1."""
+    """Turns the output of `quantize` back into [n, dim] float32: levels by the ranges, bits to 1 and -1.
+
+    Args:
+      embeddings: as `quantize` returns them.
+      precision, ranges: as they were passed to `quantize`.
+      dim: the number of dimensions E, which packed bits do not show.
+
+    Raises:
+      StellaError: as `quantize`.
+    """
+    check_choice("precision", precision, PRECISIONS)
     if precision in SCALAR:
-        assert ranges is not None
+        ranges = _check_ranges(ranges, precision, dim)
         levels = embeddings.astype(np.float64) + (128 if precision == "int8" else 0)
         return (levels * ranges.steps + ranges.minimum).astype(np.float32)
     if precision in PACKED:
         bits = embeddings.view(np.uint8) ^ np.uint8(0x80 if precision == "binary" else 0)
         return np.unpackbits(bits, axis=-1, count=dim).astype(np.float32) * 2 - 1
     return embeddings.astype(np.float32, copy=False)
+
+
+def _check_ranges(ranges: Ranges | None, precision: str, dim: int) -> Ranges:
+    """The ranges, if they have this number of dimensions."""
+    if ranges is None or ranges.dim != dim:
+        given = f"{ranges.dim}" if ranges else "none"
+        raise StellaError(
+            f"ranges: {precision} needs {dim} dimensions, got {given}; pass Ranges.of(...) of the float32 embeddings."
+        )
+    return ranges
 
 
 def finite_rows(embeddings: np.ndarray, precision: str) -> np.ndarray:

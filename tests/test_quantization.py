@@ -133,3 +133,14 @@ def test_ranges_of_infinite_embeddings(refused):
 def test_ranges_of_other_dimensions(ranges, refused):
     with refused("ranges", "int8"):
         quantize(np.ones((4, 2), np.float32), "int8", ranges)
+    with refused("ranges", "int8"):
+        dequantize(np.ones((4, 2), np.int8), "int8", 2, ranges)
+
+
+@pytest.mark.parametrize("precision", ["int4", "float64", "fp16", None])
+def test_unsupported_precision(precision, refused):
+    """numpy knows some of these, and would cut the numbers to them."""
+    with refused(repr(precision), *PRECISIONS):
+        quantize(np.ones((4, 2), np.float32), precision)
+    with refused(repr(precision), *PRECISIONS):
+        dequantize(np.ones((4, 2), np.float32), precision, 2)
