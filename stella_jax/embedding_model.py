@@ -3,12 +3,13 @@
 from collections.abc import Callable, Mapping, Sequence
 from functools import cache
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 
 import jax
 import jax.numpy as jnp
 from flax import nnx
 
+from stella_jax.arguments import check_choice
 from stella_jax.checkpoint.config import EncoderConfig
 from stella_jax.errors import StellaError, join_words
 from stella_jax.models import architecture_of
@@ -41,6 +42,9 @@ class EmbeddingModel(nnx.Module):
       normalize: whether embeddings are scaled to unit length.
       dropout_rate: the checkpoint's own, for training.
       source: the directory that the weights came from, whose other files `save_pretrained` copies.
+
+    Raises:
+      StellaError: the pooling is not supported.
     """
 
     def __init__(
@@ -53,6 +57,7 @@ class EmbeddingModel(nnx.Module):
         dropout_rate: float = 0.0,
         source: str | None = None,
     ):
+        check_choice("pooling", pooling, get_args(Pooling))
         self.encoder = encoder
         self.head, *more_heads = heads
         self.more_heads = nnx.List(more_heads)

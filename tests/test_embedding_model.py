@@ -16,7 +16,7 @@ from paths import GOLDENS
 
 from stella_jax import EmbeddingModel, Stella, embedding_model, load
 from stella_jax.checkpoint.checkpoint import Checkpoint
-from stella_jax.models.heads import normalize, pool
+from stella_jax.models.heads import Head, normalize, pool
 
 
 @pytest.fixture(scope="module")
@@ -248,6 +248,17 @@ def test_abstract_model_has_shapes_without_numbers() -> None:
     params = model.params()
     assert sorted(params) == [name for name in NAMES if not name.startswith("head/")]
     assert all(isinstance(leaf, jax.ShapeDtypeStruct) for leaf in params.values())
+
+
+@pytest.mark.parametrize(
+    ("named", "pooling", "head"),
+    [("pooling 'max'", "max", None), ("activation 'relu'", "mean", Head("h", 4, activation="relu"))],  # pyright: ignore[reportArgumentType]
+)
+def test_unsupported_pooling_or_activation(named: str, pooling: str, head: Head | None, refused) -> None:
+    """Neither is taken for the default."""
+    config = Checkpoint.open(GOLDENS / "stella").spec.config
+    with refused(named):
+        EmbeddingModel.abstract(config, [head], dtype="float32", param_dtype="float32", pooling=pooling)
 
 
 def test_abstract_models_share_no_variables() -> None:

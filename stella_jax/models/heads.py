@@ -1,11 +1,13 @@
 """From token vectors to one embedding: pooling, then a Dense head, both in float32."""
 
 from dataclasses import dataclass
-from typing import Literal
+from typing import Literal, get_args
 
 import jax
 import jax.numpy as jnp
 from flax import nnx
+
+from stella_jax.arguments import check_choice
 
 Pooling = Literal["mean", "cls", "lasttoken"]
 Activation = Literal["identity", "tanh"]
@@ -48,9 +50,13 @@ class Dense(nnx.Module):
     Args:
       head: the sizes and the activation.
       in_features: D.
+
+    Raises:
+      StellaError: the activation is not supported.
     """
 
     def __init__(self, head: Head, in_features: int, *, rngs: nnx.Rngs):
+        check_choice("activation", head.activation, get_args(Activation))
         initialize = nnx.initializers.lecun_normal()
         self.spec = head
         pooler = Head("pooler", in_features, activation="tanh")
