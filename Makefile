@@ -62,8 +62,9 @@ lint: $(VENV)/installed-test  ## Check style and types with ruff and pyright
 	$(BIN)/ruff format --check .
 	$(BIN)/pyright --pythonpath $(BIN)/python
 
+# Without --quiet, which makes --strict ignore warnings.
 docs: $(VENV)/installed-docs  ## Build the site of the guides into build/site; fails on a broken link
-	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict --quiet
+	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict
 
 # Writes a dated file and a picture into bench/results. Some only: make bench BENCH="encode latency"; to try: BENCH=--small.
 # With an NVIDIA GPU: make bench EXTRAS=test,bench,cuda
