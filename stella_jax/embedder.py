@@ -186,8 +186,9 @@ class Stella(PretrainedModel):
           "token_embeddings" a list of [tokens, hidden_size], or a single one.
 
         Raises:
-          StellaError: a text is not a str (the error says which), an argument is not valid, torch is needed but not
-            installed, int8 or uint8 have only one text, or the call is inside a function that JAX transforms.
+          StellaError: a text is not a str (the error says which), an argument is not valid, the prompt leaves no
+            room for a text within `max_seq_length`, torch is needed but not installed, int8 or uint8 have only one
+            text, or the call is inside a function that JAX transforms.
         """
         truncate_dim = self.dim if truncate_dim is None else truncate_dim
         check_choice("output_value", output_value, ("sentence_embedding", "token_embeddings"))

@@ -26,6 +26,12 @@ ORIGIN = {"model": "tiny", "revision": None}
 
 
 @pytest.fixture(scope="module")
+def tiny() -> Stella:
+    """With room for a query after its prompt."""
+    return Stella.from_pretrained("tiny", dim=32)
+
+
+@pytest.fixture(scope="module")
 def job(tiny: Stella, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Twelve words and a rejected row in two inputs and four parts; the last word equals the first."""
     folder = tmp_path_factory.mktemp("job")

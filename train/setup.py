@@ -149,6 +149,8 @@ class Setup:
         for each in recipe.evaluators:
             prompts = {key: _prompt(spec, text) for key, text in prompts_of(each, recipe.data.prompts).items()}
             self.named[each.split].append(Named(each.name, self.evaluators[each.name], prompts))
+            for prompt in prompts.values():
+                self._tokenizer.check_prompt(prompt)
         self.batcher = Batcher(
             self._tokenizer,
             spec.config.pad_token_id,

@@ -101,10 +101,16 @@ class JobOptions:
         return "embedding" if self.fields.query is None else "scoring"
 
     def document_prompt(self, model: PretrainedModel) -> str:
-        """The prompt text put before every text."""
-        if self.prompt is not None and isinstance(model, Stella):
-            return prompt_from_option(model, self.prompt)
-        return model.prompts.get("document", "")
+        """The prompt text put before every text.
+
+        Raises:
+          StellaError: there is no such prompt, or it leaves no room for a text.
+        """
+        if not isinstance(model, Stella):
+            return model.prompts.get("document", "")
+        prompt = model.prompts.get("document", "") if self.prompt is None else prompt_from_option(model, self.prompt)
+        model.tokenizer.check_prompt(prompt)
+        return prompt
 
     def fingerprint(self, model: PretrainedModel) -> dict[str, Any]:
         """All that determines the output except the inputs and ranges, as JSON values.

@@ -94,8 +94,26 @@ class Tokenizer:
         A long text is read only until its first `max_length` tokens are final; they are the same as for the whole text.
         If the first million characters (128 per token, if that is more) are not enough, as in a text of more letters
         without a space, the text is cut there, and is `truncated`.
+
+        Raises:
+          StellaError: see `check_prompt`.
         """
+        self.check_prompt(prompt)
         return [tokens for batch in self._batches(texts) for tokens in self._encode(batch, prompt)]
+
+    def check_prompt(self, prompt: str) -> None:
+        """Raises StellaError if a prompt leaves no room for a text, so that all texts would get the same tokens."""
+        if not prompt:
+            return
+        # Without the space at its end, which may become part of the text's first token.
+        encoding = self._tokenizer.encode(self._prepare(prompt.rstrip(), ""))
+        if len(encoding.ids) == self._max_length:
+            beyond = sum(len(part.ids) - self._special_tokens for part in encoding.overflowing)
+            raise StellaError(
+                f"prompt {short_repr(prompt)}: its {self._max_length + beyond} tokens leave no room for a text within "
+                f"the maximum length of {self._max_length}; raise the maximum length (--max-length, or data.max_length "
+                "in a recipe) or use another prompt."
+            )
 
     def _batches(self, texts: Sequence[str]) -> Iterator[Sequence[str]]:
         return batches(texts, (min(len(text), self._first_read) for text in texts))

@@ -85,7 +85,10 @@ def test_progress_bar(corpus, tmp_path, capsys):
 @pytest.mark.parametrize(
     ("arguments", "manifest"),
     [
-        (["--prompt", "s2s_query"], {"prompt": "Instruct: Retrieve semantically similar text.\nQuery: "}),
+        (
+            ["--prompt", "s2s_query", "--max-length", "16"],
+            {"prompt": "Instruct: Retrieve semantically similar text.\nQuery: "},
+        ),
         (["--prompt", "none"], {"prompt": ""}),
         (["--normalize", "--dtype", "bfloat16"], {"normalize": True, "dtype": "bfloat16"}),
         (["--id-field", "id", "--no-normalize"], {"id_field": "id", "normalize": False}),
@@ -104,7 +107,7 @@ def test_search_from_another_directory(corpus, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     assert main(["embed", str(corpus), "--out", "out", "--model", "here", *SHORT]) == 0
     monkeypatch.chdir("/")
-    assert main(["search", str(tmp_path / "out"), "owl", "-k", "1"]) == 0
+    assert main(["search", str(tmp_path / "out"), "owl", "--prompt", "none", "-k", "1"]) == 0
 
 
 @pytest.mark.parametrize(
@@ -123,6 +126,7 @@ def test_search_from_another_directory(corpus, tmp_path, monkeypatch):
         (["embed", "{corpus}", "--out", "{corpus}/out", *SHORT], "corpus.jsonl/out"),
         (["search", "absent", "query"], "absent"),
         (["demo", "--model", "."], "modules.json"),
+        (["embed", "{corpus}", "--out", "out", "--prompt", "s2p_query", "--max-length", "16"], "prompt 'Instruct"),
     ],
 )
 def test_errors(corpus, tmp_path, monkeypatch, capsys, arguments, named, check_message):
@@ -330,13 +334,13 @@ def test_output_of_a_process(corpus, tmp_path):
     assert (ended.returncode, ended.stderr) == (0, "")
     assert ended.stdout.count("\n") == 1
     ascii_only = os.environ | {"PYTHONIOENCODING": "ascii"}
-    ended = shell("search", str(tmp_path / "out"), "owl", env=ascii_only)
+    ended = shell("search", str(tmp_path / "out"), "owl", "--prompt", "none", env=ascii_only)
     assert (ended.returncode, ended.stderr) == (0, "")
     assert "\\u2026" in ended.stdout
     # A reader that closes its end, as `head` does.
     reading, writing = os.pipe()
     os.close(reading)
-    command = [sys.executable, "-m", "stella_jax", "search", str(tmp_path / "out"), "owl"]
+    command = [sys.executable, "-m", "stella_jax", "search", str(tmp_path / "out"), "owl", "--prompt", "none"]
     left = subprocess.run(command, stdout=writing, stderr=subprocess.PIPE, text=True, check=False)
     os.close(writing)
     assert (left.returncode, left.stderr) == (128 + signal.SIGPIPE, "")
@@ -381,7 +385,7 @@ def test_several_heads_are_columns(corpus, tmp_path, capsys, check_message):
         single = tmp_path / dim
         assert main(["embed", str(corpus), "--out", str(single), "--dim", dim, *short]) == 0
         assert table[f"embedding_{dim}"].equals(pq.read_table(single / "part-000000-0000.parquet")["embedding"])
-        assert main(["search", out, "tea", "--dim", dim, "-k", "1"]) == 0
+        assert main(["search", out, "tea", "--dim", dim, "--prompt", "none", "-k", "1"]) == 0
     assert main(["verify", out, "--sample", "3"]) == 0
     assert "; 3 computed again gave the same result" in capsys.readouterr().out
     assert main(["search", out, "tea", "--dim", "128"]) == 1

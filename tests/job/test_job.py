@@ -61,8 +61,8 @@ def test_different_settings_are_listed(tiny: Stella, corpus: Path, tmp_path: Pat
     embed(tiny, [corpus], out)
     before = content(out)
     options = JobOptions(RowFields("text", "id"), "s2p_query", normalize=True, part_rows=5)
-    with refused("prompt", "normalize", "id_field", "part_rows"):
-        embed(tiny, [corpus], out, options)
+    with refused("max_seq_length", "prompt", "normalize", "id_field", "part_rows"):
+        embed(Stella.from_pretrained("tiny", dim=32), [corpus], out, options)
     with refused("split_bytes"):
         embed(tiny, [corpus], out, JobOptions(part_rows=2, split_bytes=7))
     other = Stella.from_pretrained("tiny", dim=64)

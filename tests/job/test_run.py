@@ -119,9 +119,10 @@ def test_rejected_rows_and_the_manifest(tiny, corpus, tmp_path):
         assert (out / part["file"]).stat().st_size == part["size"]
 
 
-def test_prompt_and_normalize(tiny, corpus, tmp_path):
-    embed(tiny, corpus, tmp_path / "out", JobOptions(prompt="s2p_query", normalize=True))
-    expected = tiny.encode(TEXTS, prompt_name="s2p_query", normalize_embeddings=True)
+def test_prompt_and_normalize(corpus, tmp_path):
+    model = Stella.from_pretrained("tiny", dim=32)
+    embed(model, corpus, tmp_path / "out", JobOptions(prompt="s2p_query", normalize=True))
+    expected = model.encode(TEXTS, prompt_name="s2p_query", normalize_embeddings=True)
     np.testing.assert_array_equal(vectors(tmp_path / "out"), expected)
 
 

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 import tokenizers
 from corruptions import tokenizer as changed
-from hypothesis import HealthCheck, given, settings
+from hypothesis import HealthCheck, assume, given, settings
 from hypothesis import strategies as st
 from paths import GOLDENS
 
@@ -45,10 +45,24 @@ def test_text_of_exactly_max_length_is_not_truncated(path, max_length):
 
 @given(text=texts, prompt=texts, max_length=st.integers(3, 12))
 def test_truncated_texts_are_prefixes(text, prompt, max_length):
+    assume(not prompt or len(ids(WORDPIECE, prompt)) < max_length)
     whole = ids(WORDPIECE, prompt + text)
     tokens = Tokenizer(WORDPIECE, max_length=max_length).encode([text], prompt)[0]
     assert tokens.truncated == (len(whole) > max_length)
     assert tokens.ids == (whole if len(whole) <= max_length else whole[: max_length - 1] + whole[-1:])
+
+
+@BOTH
+def test_a_prompt_leaves_room_for_a_text(path, refused):
+    """Also where the space at its end becomes a token of its own, or part of the text's first one."""
+    prompt = "the the the "
+    tokenizer = Tokenizer(path, max_length=6)
+    one, other = tokenizer.encode(["tea", "cup"], prompt)
+    assert one.ids != other.ids
+    for max_length in (5, 3):
+        tokenizer.max_length = max_length
+        with refused(f"prompt {prompt!r}", "5 tokens", f"length of {max_length}"):
+            tokenizer.encode(["tea"], prompt)
 
 
 @BOTH
@@ -189,18 +203,23 @@ PIECES += ["e\u0301", "\u0301", "\u0327", "\ufdfa", "\u4eac", "\uff0c", "\u1100"
 PIECES += ["\u03a3", "\u0130", "\U0001f375", "<|endoftext|>"]
 runs = st.lists(st.tuples(st.lists(st.sampled_from(PIECES), min_size=1, max_size=4), st.integers(1, 300)), max_size=6)
 
+# A prompt, and a maximum length with room for a text after it.
+prompts = st.tuples(st.just(""), st.integers(3, 12)) | st.tuples(st.sampled_from(["query: ", "e"]), st.integers(9, 16))
+
 
 @settings(max_examples=40, suppress_health_check=[HealthCheck.function_scoped_fixture])
-@given(runs=runs, max_length=st.integers(3, 12), lower=st.booleans(), prompt=st.sampled_from(["", "query: ", "e"]))
-def test_long_texts_have_the_tokens_of_the_whole_text(tokenizer_file, runs, max_length, lower, prompt):
+@given(runs=runs, prompted=prompts, lower=st.booleans())
+def test_long_texts_have_the_tokens_of_the_whole_text(tokenizer_file, runs, prompted, lower):
+    prompt, max_length = prompted
     text = "".join("".join(unit) * count for unit, count in runs)
     tokenizer = Tokenizer(tokenizer_file, max_length=max_length, lower=lower)
     whole = (prompt + text).lower() if lower else prompt + text
     assert tokenizer.encode([text, "tea", text], prompt)[::2] == [all_at_once(tokenizer_file, whole, max_length)] * 2
 
 
-@given(runs=runs, max_length=st.integers(2, 12), prompt=st.sampled_from(["", "query: ", "e"]))
-def test_end_of_text_survives_truncation(runs, max_length, prompt):
+@given(runs=runs, prompted=prompts | st.tuples(st.just(""), st.just(2)))
+def test_end_of_text_survives_truncation(runs, prompted):
+    prompt, max_length = prompted
     text = "".join("".join(unit) * count for unit, count in runs)
     file = GOLDENS / "gte-qwen2/tokenizer.json"
     library = tokenizers.Tokenizer.from_file(str(file))

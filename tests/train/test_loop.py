@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from paths import GOLDENS
+from paths import GOLDENS, ROOT
 from training_runs import ROWS, STEPS, assert_same_bits, lines, train, tree, weights, write_rows
 
 from train.__main__ import main
@@ -17,6 +17,8 @@ from train.output_directory import lock_output
 from train.step import Step
 
 pytestmark = pytest.mark.slow  # every run compiles
+
+TRIPLETS = {"name": "own", "kind": "triplets", "path": str(ROOT / "examples/porsche_triplets.jsonl")}
 
 
 # Output
@@ -230,6 +232,8 @@ def test_no_gradient_gives_a_warning(data, tmp_path, check_message):
         ({"loop": {"epochs": 1, "batch_size": 64}}, "optimizer.warmup_ratio"),
         ({"loop": {"batch_size": 64}, "data": {"drop_last": True}}, "loop.batch_size = 64"),
         ({"data": {"prompts": {"anchor": "q"}}}, "'q'"),
+        ({"data": {"prompts": {"anchor": "s2p_query"}}}, "prompt 'Instruct"),
+        ({"data": {"max_length": 8}, "evaluators": [TRIPLETS | {"prompts": {"query": "s2s_query"}}]}, "prompt 'Ins"),
         ({"data": {"train": "none.jsonl"}}, "none.jsonl"),
         ({"dim": 33}, "33"),
         ({"model": "nowhere"}, "nowhere"),

@@ -11,6 +11,7 @@ import numpy as np
 import pyarrow.parquet as pq
 import pytest
 
+from stella_jax import Stella
 from stella_jax.cli import main as cli
 from stella_jax.job.options import ModelOptions
 from train import hard_negatives
@@ -20,7 +21,7 @@ from train.mine import main
 from train.negative_selection import MiningOptions
 
 PAIRS = [(f"what is number {i}?", f"the number {i}, after {i - 1}") for i in range(30)]
-SHORT = ("--dim", "32", "--max-length", "8")
+SHORT = ("--dim", "32", "--max-length", "48")  # a query's prompt has 24
 
 
 def write(path: Path, rows: list[dict[str, Any]]) -> Path:
@@ -53,7 +54,7 @@ def test_mined_rows_train(pairs: Path, tmp_path: Path, capsys) -> None:
     assert sorted(path.name for path in tmp_path.iterdir()) == ["mined.jsonl", "pairs.jsonl"]
 
 
-def test_negatives_are_the_nearest_by_the_models_own_similarity(tiny, pairs: Path, tmp_path: Path) -> None:
+def test_negatives_are_the_nearest_by_the_models_own_similarity(pairs: Path, tmp_path: Path) -> None:
     """With the query prompt for anchors, scores in a list, and a corpus of more candidates."""
     others = [f"another number, {i}" for i in range(20)]
     corpus = tmp_path / "corpus.txt"
@@ -62,7 +63,8 @@ def test_negatives_are_the_nearest_by_the_models_own_similarity(tiny, pairs: Pat
     options = ["--corpus", str(corpus), "--output-format", "n-tuple", "--output-scores", "--num-negatives", "2"]
     assert main([str(pairs), "--out", str(out), *SHORT, *options]) == 0
     candidates = [*others, *(positive for _, positive in PAIRS)]
-    scores = tiny.similarity(tiny.encode_query([anchor for anchor, _ in PAIRS]), tiny.encode_document(candidates))
+    model = Stella.from_pretrained("tiny", dim=32)
+    scores = model.similarity(model.encode_query([anchor for anchor, _ in PAIRS]), model.encode_document(candidates))
     rows = pq.read_table(out).to_pylist()
     assert len(rows) == len(PAIRS)
     for i, row in enumerate(rows):
@@ -99,7 +101,7 @@ def test_texts_are_embedded_once(pairs: Path, tmp_path: Path, monkeypatch) -> No
 def test_an_interrupted_mining_run_resumes(pairs: Path, tmp_path: Path, monkeypatch, place: str) -> None:
     """To the same bytes; nothing half-written stands under the name of the output."""
     options = MiningOptions(range_max=10, sampling_strategy="random")
-    model = ModelOptions(dim=32, max_length=8)
+    model = ModelOptions(dim=32, max_length=48)
     mine(MineCommand(str(pairs), str(tmp_path / "whole.jsonl"), model, options))
     command = MineCommand(str(pairs), str(tmp_path / "cut.jsonl"), model, options)
     calls, function = [], getattr(hard_negatives, place)
@@ -154,6 +156,7 @@ def test_invalid_input(pairs: Path, tmp_path: Path, fails) -> None:
     fails([pairs, *out, "--range-max", "31"], "pairs.jsonl: 30 ", "range_max = 31")
     fails([pairs, *out, "--relative-margin", "2"], "relative_margin: 2.0")
     fails([pairs, *out, "--model", "nowhere"], "nowhere")
+    fails([pairs, *out, "--max-length", "16"], "prompt 'Instruct", "24 tokens", "length of 16")
     fails([pairs, "--out", pairs], "pairs.jsonl: ")
     fails([pairs, "--out", tmp_path / "mined.txt"], "mined.txt: ")
     csv = ["--output-format", "labeled-list", "--out", tmp_path / "mined.csv"]
@@ -185,7 +188,7 @@ def test_a_default_work_directory_with_files_of_the_user(pairs: Path, tmp_path: 
     path.write_text("precious")
     before = files(tmp_path)
     with refused("mined.jsonl.work", name):
-        mine(MineCommand(str(pairs), str(tmp_path / "mined.jsonl"), ModelOptions(dim=32, max_length=8)))
+        mine(MineCommand(str(pairs), str(tmp_path / "mined.jsonl"), ModelOptions(dim=32, max_length=48)))
     assert files(tmp_path) == before
 
 
