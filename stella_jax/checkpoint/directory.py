@@ -44,7 +44,8 @@ class Directory:
             raise StellaError(f"{self.root}: {short_repr(name)} cannot be read as a file ({why}).") from error
         if not inside:
             raise StellaError(
-                f"{short_repr(name)}: leads out of {self.root}; every file of a checkpoint must be inside it."
+                f"{short_repr(name)}: leads out of {self.root}, and every file of a checkpoint must be inside it; copy "
+                "the checkpoint with its files in place of links (cp -rL)."
             )
         return path
 
