@@ -38,7 +38,7 @@ Texts = str | Sequence[str]
 class Stella(PretrainedModel):
     """An embedding model; load one with `Stella.from_pretrained`.
 
-    Methods and arguments are those of sentence-transformers' SentenceTransformer, and its evaluators accept a `Stella`.
+    Its methods are named as in sentence-transformers' SentenceTransformer, whose evaluators accept a `Stella`.
     """
 
     _truncate_dim: int | None = None
@@ -243,11 +243,27 @@ class Stella(PretrainedModel):
         self.checkpoint = replace(self.checkpoint, spec=spec)
 
     def similarity(self, a: Any, b: Any) -> Any:
-        """Similarities [n, m] float32, by `similarity_fn_name`: numpy, or a torch tensor if one was passed."""
+        """Similarities of every row of a with every row of b, by `similarity_fn_name`.
+
+        Args:
+          a: [n, dim], or [dim] for a single embedding; an array, a torch tensor, or a list of them.
+          b: [m, dim], otherwise as a.
+
+        Returns:
+          [n, m] float32, higher for more similar rows (distances are negated): numpy, or a torch tensor if one was
+          passed.
+
+        Raises:
+          StellaError: they are not numbers, or their rows have different lengths.
+        """
         return self._compared(similarity.similarity, a, b)
 
     def similarity_pairwise(self, a: Any, b: Any) -> Any:
-        """Similarities [n] of row i of a and row i of b, otherwise as `similarity`."""
+        """Similarities [n] float32 of row i of a and row i of b, [n, dim] each; otherwise as `similarity`.
+
+        Raises:
+          StellaError: they are not numbers, or their shapes differ.
+        """
         return self._compared(similarity.similarity_pairwise, a, b)
 
     def _compared(self, function: Callable[[str, Any, Any], np.ndarray], a: Any, b: Any) -> Any:
@@ -272,7 +288,11 @@ class Stella(PretrainedModel):
         return self.checkpoint.spec.prompt(name)
 
     def tokenize(self, texts: Sequence[str], prompt: str = "") -> list[Tokens]:
-        """Token ids of each text with the prompt before it, cut at `max_seq_length`."""
+        """Token ids of each text of a list with the prompt before it, cut at `max_seq_length`.
+
+        Returns:
+          A named tuple for each text: `ids`, with the special tokens, and `truncated`, whether it was cut.
+        """
         return self.tokenizer.encode(texts, prompt)
 
     def _token_embeddings(

@@ -23,7 +23,7 @@ class EmbeddingModel(nnx.Module):
 
     It works under every JAX transform: closed over, or passed as an argument, as a module or as `nnx.split(model)`.
 
-    Example:
+    Examples:
       >>> import jax
       >>> from stella_jax import load
       >>> model = load("tiny")
@@ -76,7 +76,19 @@ class EmbeddingModel(nnx.Module):
         source: str | None = None,
         **options: Any,
     ) -> "EmbeddingModel":
-        """A model whose parameters are shapes without numbers; `options` as for the class."""
+        """A model whose parameters are shapes without numbers (`jax.ShapeDtypeStruct`).
+
+        Args:
+          config: the encoder's sizes.
+          heads: the Dense heads, or None for the pooled vector; `head`, then `more_heads`.
+          dtype: of the computation, a dtype or its name.
+          param_dtype: of the parameters, except those of norms and heads, which are float32.
+          source: see the attribute.
+          options: `pooling`, which is required, `normalize` (False) and `dropout_rate` (0.0); see the attributes.
+
+        Raises:
+          StellaError: the pooling or a head's activation is not supported.
+        """
         dtypes = jnp.dtype(dtype), jnp.dtype(param_dtype)
         model = nnx.merge(*_abstract(config, tuple(heads), *dtypes, **options), copy=True)
         model.source = source
@@ -92,8 +104,8 @@ class EmbeddingModel(nnx.Module):
         """Embeds right-padded rows.
 
         Args:
-          ids: (B, T) int32 token ids.
-          lengths: (B,) int32, number of tokens of each row before its padding, at least 1.
+          ids: (B, T) token ids, of an integer dtype such as int32; a single row is (1, T).
+          lengths: (B,) integers, number of tokens of each row before its padding, at least 1.
           dropout, remat_policy: as in `Encoder`, for training.
 
         Returns:

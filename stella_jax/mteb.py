@@ -38,8 +38,8 @@ class MtebEncoder:
       revision: as in `Stella.from_pretrained`.
       device: None, or the platform that the model runs on anyway ("cpu", "cuda", "tpu").
       name: "organization/model" in results; by default the repo id, or "stella-jax/" and the directory's name.
-      prompts: texts that replace these prompts, by mteb's keys in this order: "<task>-query", "<task>",
-        "<type>-query", "<type>", "query"; for documents with "document" in place of "query".
+      prompts: texts that replace these prompts, by mteb's keys in this order: `<task>-query`, `<task>`,
+        `<type>-query`, `<type>`, `query`; for documents with `document` in place of `query`.
       options: further arguments of `Stella.from_pretrained`, such as dim and dtype.
 
     Raises:

@@ -71,7 +71,7 @@ def quantize(embeddings: np.ndarray, precision: str, ranges: Ranges | None = Non
     """Embeddings at another precision; each row depends only on itself and the ranges.
 
     Args:
-      embeddings: [n, E] float32, finite at this precision (see `finite_rows`).
+      embeddings: [n, E] float32, finite; for float16 below 65,520.
       precision: "float32", "float16", "int8", "uint8", "binary" or "ubinary".
       ranges: of E dimensions, for int8 and uint8; values outside get the lowest or highest level.
 

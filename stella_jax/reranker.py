@@ -27,9 +27,9 @@ from stella_jax.tokenizer.tokenizer import Tokens, check_text
 class Reranker(PretrainedModel):
     """A reranker of the `NewModel` family; load one with `Reranker.from_pretrained`.
 
-    Methods and arguments are those of sentence-transformers' CrossEncoder.
+    `predict` and `rank` are named as in sentence-transformers' CrossEncoder.
 
-    Example:
+    Examples:
       >>> reranker = Reranker.from_pretrained("Alibaba-NLP/gte-multilingual-reranker-base")  # doctest: +SKIP
       >>> reranker.rank("what is the capital of China?", ["Beijing", "Paris"], top_k=1)  # doctest: +SKIP
     """
