@@ -10,7 +10,7 @@ from typing import Any
 from stella_jax.checkpoint.differences import differences
 from stella_jax.errors import StellaError
 from stella_jax.job import damaged
-from stella_jax.job.commits import Committed, is_part_file
+from stella_jax.job.commits import COMMITS_FOLDER, IDS_FOLDER, Committed, is_part_file
 from stella_jax.job.job import JOB, JOB_FOLDERS, Job, read_fields
 from stella_jax.job.manifest import MANIFEST
 from stella_jax.job.options import JobOptions
@@ -45,12 +45,12 @@ def open_job(
         different settings (names every difference), or an input of the job has changed or is missing from the command.
     """
     before, rows = read_fields(store), options.fields
-    if before and Committed(store).files:
+    if before and _has_rows(store):
         _check_same(store, before["fingerprint"], fingerprint)
         _check_options(store, options, before)
         fields, files = _resumed(store, before, files)
         job = Job.of(store, fields, files, rows)
-    else:  # without any part, nothing is lost by starting again
+    else:  # without any row, nothing is lost by starting again
         check_first_rows(files, rows)
         job = Job.of(store, _new_fields(files, options, fingerprint), files, rows)
         if before is None:
@@ -59,13 +59,28 @@ def open_job(
         if before and before | {"ranges": None} == fields | {"ranges": None}:
             fields = before
         job = replace(job, fields=fields)
-        for name in filter(is_part_file, store.sizes() if before and before != fields else ()):
-            store.remove(name)
+        if before and before != fields:
+            _remove_parts(store)
     store.prepare(*JOB_FOLDERS)
     if fields != before:
         store.remove(MANIFEST)
         store.write_json(JOB, fields)
     return job
+
+
+def _has_rows(store: Store) -> bool:
+    """Whether any committed part has a file, thus rows."""
+    files = store.sizes()
+    return any(name.file in files for name in Committed(store).files)
+
+
+def _remove_parts(store: Store) -> None:
+    """Removes all that was written of another job, whose parts have no rows or were never committed."""
+    for folder in (COMMITS_FOLDER, IDS_FOLDER, damaged.DAMAGED_FOLDER):
+        for name in store.sizes(folder):
+            store.remove(f"{folder}/{name}")
+    for name in filter(is_part_file, store.sizes()):
+        store.remove(name)
 
 
 def require_own_files(store: Store) -> None:
@@ -148,7 +163,7 @@ def _resumed(
             if not damaged.is_marked(store, i):
                 raise StellaError(
                     f"{file.location}: changed since the job in {store} was started ({_change(entry, file)}); restore "
-                    "it, or use another --out."
+                    "it with its modification time (as cp -p does), or use another --out."
                 )
             entry = entry | {"size": file.size, "version": file.version, "repaired": True}
         entries.append(entry)

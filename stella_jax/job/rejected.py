@@ -27,7 +27,7 @@ def check_totals(totals: dict[str, int], commits: Sequence[Commit], max_rejected
         raise too_many_rejected(totals["rejected"], rows, max_rejected, examples)
     if not totals["rows"]:
         example = _example(examples[0])
-        raise StellaError(f"inputs: all rows are rejected, {example}; fix the inputs and use another --out.")
+        raise StellaError(f"inputs: all rows are rejected, {example}; fix the inputs and run the command again.")
 
 
 def too_many_rejected(rejected: int, rows: int, max_rejected: float, examples: Sequence[dict[str, Any]]) -> StellaError:

@@ -82,6 +82,19 @@ def test_a_job_without_parts_may_start_again_with_different_settings(
     assert embed(tiny, [corpus], tmp_path / "out").job_rows == 5
 
 
+@pytest.mark.parametrize(("rows", "share"), [("", 0.01), ("broken\n" * 2000, 0.01), ("broken\n" * 2000, 1.0)])
+def test_a_job_without_rows_may_start_again_with_other_inputs(tiny, corpus, tmp_path, rows, share, refused) -> None:
+    wrong, out = tmp_path / "wrong.jsonl", tmp_path / "out"
+    wrong.write_text(rows)
+    with refused("inputs: "):
+        embed(tiny, [wrong], out, JobOptions(split_bytes=4000), max_rejected=share)
+    assert list((out / "_job" / "commits").iterdir())
+    assert embed(tiny, [corpus], out).job_rows == 5
+    embed(tiny, [corpus], tmp_path / "once")
+    assert content(out) == content(tmp_path / "once")
+    assert verify_job(out).faults == ()
+
+
 # Changed inputs
 
 
