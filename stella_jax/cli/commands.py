@@ -18,7 +18,7 @@ from stella_jax.graceful_shutdown import GracefulShutdown, stopping_on_sigterm
 from stella_jax.job.options import JobCommand, JobOptions, ModelOptions, RunOptions, prompt_from_option
 from stella_jax.job.processes import Processes, resolve_processes
 from stella_jax.job.progress import Summary
-from stella_jax.job.run import heartbeat, run_job
+from stella_jax.job.run import heartbeat, run_files
 from stella_jax.job.verify import verify_job
 from stella_jax.readers.first_rows import check_first_rows
 from stella_jax.readers.inputs import open_inputs
@@ -73,17 +73,21 @@ def _verify(out: str, arguments: Namespace) -> str:
 def search(arguments: Namespace) -> None:
     """`search DIR QUERY`: prints rank, score, id and text of the nearest rows."""
     start_jax()
-    found = _search(arguments, arguments.k)
+    found = _search(_open_index(arguments), arguments, arguments.k)
     _show([(hit, text or "") for hit, text in found])
+    if gone := [hit.id for hit, text in found if text is None]:
+        inputs = "their inputs were moved or written to since the job"
+        print(f"stella-jax: texts of {len(gone)} of {len(found)} rows not found: {inputs}", file=sys.stderr)
 
 
 def rank(arguments: Namespace) -> None:
     """`rank DIR QUERY --rerank MODEL`: prints the results of `search` in a reranker's order, with its scores."""
     start_jax()
+    index = _open_index(arguments)
     checkpoint = Checkpoint.open(resolve(arguments.rerank, arguments.rerank_revision))
     checkpoint.check_scores(arguments.rerank, "pass a reranker to --rerank")
     reranker = Reranker(checkpoint)
-    found = _search(arguments, max(arguments.k, arguments.candidates))
+    found = _search(index, arguments, max(arguments.k, arguments.candidates))
     if gone := [hit.id for hit, text in found if text is None]:
         raise StellaError(
             f"{join_words(arguments.out)}: texts of {len(gone)} of {len(found)} rows not found, such as {gone[0]}; "
@@ -95,9 +99,12 @@ def rank(arguments: Namespace) -> None:
     _show([(replace(hit, score=score), text or "") for (hit, text), score in best])
 
 
-def _search(arguments: Namespace, k: int) -> list[tuple[Hit, str | None]]:
-    """The k rows nearest to the query, with their texts if the inputs are still there."""
-    index = Index.open(arguments.out, arguments.model, arguments.revision, arguments.dim)
+def _open_index(arguments: Namespace) -> Index:
+    return Index.open(arguments.out, arguments.model, arguments.revision, arguments.dim)
+
+
+def _search(index: Index, arguments: Namespace, k: int) -> list[tuple[Hit, str | None]]:
+    """The k rows nearest to the query, with their texts if the inputs are unchanged."""
     prompt = prompt_from_option(index.model, arguments.prompt) if arguments.prompt is not None else None
     hits = index.search(arguments.query, k, prompt)
     texts = index.texts(hits)
@@ -166,14 +173,17 @@ def _dry_run(arguments: Namespace, command: JobCommand) -> None:
 
 
 def _run(command: JobCommand, run: RunOptions) -> Summary:
+    files = open_inputs(command.inputs, command.job.fields)  # before the model, which may have to be downloaded
     with heartbeat(open_store(command.out), run.processes):
         model = command.model.load()
-        return run_job(model, command.model.origin(), command.inputs, command.out, command.job, run)
+        return run_files(model, command.model.origin(), files, command.out, command.job, run)
 
 
 def _processes(arguments: Namespace) -> Processes:
     """Resolves which process this is, of how many; must run before anything uses JAX."""
     given = (arguments.coordinator, arguments.processes, arguments.process)
+    if arguments.ray_address is not None and arguments.executor != "ray":
+        raise StellaError("--ray-address: requires --executor ray.")
     if arguments.executor != "distributed":
         if any(value is not None for value in given):
             raise StellaError("--processes, --process and --coordinator: require --executor distributed.")

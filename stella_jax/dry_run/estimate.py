@@ -162,7 +162,8 @@ def estimate_job(
             "--chips: published peaks are for bfloat16 only; leave out --dtype or pass --tokens-per-second."
         )
     files = open_inputs(command.inputs, command.job.fields)
-    check_first_rows(files, command.job.fields)
+    if rows is None:
+        check_first_rows(files, command.job.fields)
     blocks, is_all = sample_inputs(files, resolve_types([file.location for file in files], command.job.fields))
     model, tokens = _tokenize(command, blocks)
     lengths = bucket_lengths(model.max_seq_length)
@@ -256,5 +257,5 @@ def _measured(model: PretrainedModel, tokens: Sequence[Tokens], lengths: Sequenc
         model.run_tokens(batch * 4)
         rounds += 4
     useful = counts.sum() / computed.sum()
-    source = f"measured: {rows} x {length} on {chips} x {model.platform}"
+    source = f"measured: {rows} texts of {length} tokens on {chips} x {model.platform}"
     return Rate(rounds * rows * length * useful / seconds / chips, source)

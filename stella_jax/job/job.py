@@ -101,24 +101,23 @@ def load_job(store: Store, paths: Sequence[str | Path] = ()) -> Job:
     """The job in a directory.
 
     Args:
-      paths: where the inputs are now; none if they have not moved.
+      paths: of the inputs that have moved.
 
     Raises:
-      StellaError: there is no job, or an input is missing.
+      StellaError: there is no job, an input is missing, or a path is of another file.
     """
     if store.size(JOB) is None:
         raise StellaError(f"{store}: not the output of embed or score; it has no {JOB}.")
     fields = store.read_json(JOB)
     entries = fields["inputs"]
     rows = _texts_and_ids(fields)
-    files = open_inputs(paths or [entry["path"] for entry in entries], rows)
-    by_name = {file.name: file for file in files}
-    if paths and len(by_name) == len(entries) and all(entry["name"] in by_name for entry in entries):
-        files = [by_name[entry["name"]] for entry in entries]
-    elif paths:
-        before = join_words([entry["name"] for entry in entries])
-        raise StellaError(f"{store}: started with different inputs, {before}, not {join_words(by_name)}.")
-    files = [replace(file, name=entry["name"]) for file, entry in zip(files, entries, strict=True)]
+    moved = {file.name: file for file in open_inputs(paths, rows)} if paths else {}
+    if unknown := moved.keys() - {entry["name"] for entry in entries}:
+        names = join_words([entry["name"] for entry in entries])
+        raise StellaError(f"{min(unknown)}: not an input of the job in {store}; its inputs are {names}.")
+    unmoved = open_inputs([entry["path"] for entry in entries if entry["name"] not in moved], rows)
+    found = iter(unmoved)
+    files = [replace(moved.get(entry["name"]) or next(found), name=entry["name"]) for entry in entries]
     return Job.of(store, fields, files, rows)
 
 

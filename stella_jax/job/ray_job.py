@@ -24,10 +24,11 @@ class SplitRunner:
     """Embeds splits in an actor. The first actor starts the job, since only actors know the platform."""
 
     def __init__(self, command: JobCommand, max_rejected: float, grace: float):
+        files = open_inputs(command.inputs, command.job.fields)
         model = command.model.load()
         store = open_store(command.out)
         with explain_full_disk(store):
-            self._job = start_job(store, model, command.inputs, command.job)
+            self._job = start_job(store, model, files, command.job)
         self._worker = Worker(model, self._job, max_rejected)
         self._progress, self._stop = Progress(store), GracefulShutdown(grace)
 

@@ -22,7 +22,7 @@ from stella_jax.job.range_sample import make_ranges
 from stella_jax.job.rejected import check_totals
 from stella_jax.job.worker import Worker
 from stella_jax.pretrained import PretrainedModel
-from stella_jax.readers.inputs import open_inputs
+from stella_jax.readers.inputs import InputFile, open_inputs
 from stella_jax.readers.kept_columns import resolve_types
 from stella_jax.storage.atomic import FULL
 from stella_jax.storage.location import locate
@@ -49,16 +49,26 @@ def run_job(
         kept.
       Stopped: a stop was requested; finished parts are kept.
     """
-    run = run or RunOptions()
+    return run_files(model, origin, open_inputs(inputs, options.fields), out, options, run or RunOptions())
+
+
+def run_files(
+    model: PretrainedModel,
+    origin: dict[str, Any],
+    files: Sequence[InputFile],
+    out: str | Path,
+    options: JobOptions,
+    run: RunOptions,
+) -> Summary:
+    """`run_job` with inputs that are open already: opening them before the model finds a wrong path at once."""
     store = open_store(out)
     with explain_full_disk(store), Progress(store, run.processes.index, run.show, options.task) as progress:
-        job = start_job(store, model, inputs, options)
+        job = start_job(store, model, files, options)
         return progress.end(_finish(model, job, origin, run, progress))
 
 
-def start_job(store: Store, model: PretrainedModel, inputs: Sequence[str | Path], options: JobOptions) -> Job:
-    """The job with these inputs, new or resumed; raises as `open_job` and `open_inputs` do."""
-    files = open_inputs(inputs, options.fields)
+def start_job(store: Store, model: PretrainedModel, files: Sequence[InputFile], options: JobOptions) -> Job:
+    """The job with these inputs, new or resumed; raises as `open_job` does, or if an input is in the output."""
     folder = f"{locate(str(store)).full}/"
     if inside := [file for file in files if file.location.full.startswith(folder)]:
         raise StellaError(f"{inside[0].location}: inside the output directory {store}; use another --out.")

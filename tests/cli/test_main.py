@@ -65,6 +65,17 @@ def test_embed_and_search(corpus, tmp_path, capsys):
     assert "owl\ufffd[31m owl" in long
 
 
+def test_search_says_that_texts_are_not_found(corpus, tmp_path, capsys):
+    out = str(tmp_path / "out")
+    assert main(["embed", str(corpus), "--out", out, *SHORT]) == 0
+    corpus.touch()
+    capsys.readouterr()
+    assert main(["search", out, "sea", "-k", "2", "--prompt", "none"]) == 0
+    output, errors = capsys.readouterr()
+    assert output.splitlines()[0] == "  1  1.0000  2"
+    assert errors.startswith("stella-jax: texts of 2 of 2 rows not found")
+
+
 def test_mesh_writes_the_same_bytes(corpus, tmp_path, capsys, check_message):
     written = []
     for name, mesh in (("one", []), ("two", ["--mesh", "data=2"])):
@@ -127,6 +138,9 @@ def test_search_from_another_directory(corpus, tmp_path, monkeypatch):
         (["search", "absent", "query"], "absent"),
         (["demo", "--model", "."], "modules.json"),
         (["embed", "{corpus}", "--out", "out", "--prompt", "s2p_query", "--max-length", "16"], "prompt 'Instruct"),
+        (["embed", "absent.jsonl", "--out", "out", "--model", "missing"], "absent.jsonl"),
+        (["embed", "{corpus}", "--out", "out", "--ray-address", "auto"], "--ray-address"),
+        (["rank", "absent", "query", "--rerank", "missing"], "absent"),
     ],
 )
 def test_errors(corpus, tmp_path, monkeypatch, capsys, arguments, named, check_message):
@@ -173,7 +187,7 @@ def test_unreadable_file(corpus, tmp_path, capsys, monkeypatch, check_message):
     def forbidden(*_, **__):
         raise PermissionError(13, "Permission denied", "secret.jsonl")
 
-    monkeypatch.setattr("stella_jax.cli.commands.run_job", forbidden)
+    monkeypatch.setattr("stella_jax.cli.commands.run_files", forbidden)
     assert main(["embed", str(corpus), "--out", str(tmp_path / "out"), *SHORT]) == 1
     check_message(capsys.readouterr().err.rstrip("\n"), "secret.jsonl: ")
 
@@ -234,7 +248,7 @@ def test_interrupt(corpus, tmp_path, capsys, monkeypatch, check_message):
     def interrupted(*_, **__):
         raise KeyboardInterrupt
 
-    monkeypatch.setattr("stella_jax.cli.commands.run_job", interrupted)
+    monkeypatch.setattr("stella_jax.cli.commands.run_files", interrupted)
     assert main(["embed", str(corpus), "--out", str(tmp_path / "out"), *SHORT]) == 130
     check_message(capsys.readouterr().err.strip(), "stella-jax: ")
 

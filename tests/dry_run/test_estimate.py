@@ -171,7 +171,7 @@ def test_the_rate_of_a_chip_is_a_share_of_its_peak(tmp_path: Path):
 def test_the_rate_is_measured_by_default(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
     monkeypatch.setattr("stella_jax.dry_run.estimate.MEASURED_SECONDS", 0.01)
     in_one(tmp_path, [{"text": "tea"}] * 4)
-    assert estimate_job(command(tmp_path / "a.jsonl")).rate.source == "measured: 32 x 8 on 1 x cpu"
+    assert estimate_job(command(tmp_path / "a.jsonl")).rate.source == "measured: 32 texts of 8 tokens on 1 x cpu"
 
 
 def test_jobs_that_cannot_be_estimated(tmp_path: Path, refused):

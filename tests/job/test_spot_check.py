@@ -142,6 +142,18 @@ def test_inputs_that_have_moved(embed, corpus, tmp_path, capsys, check_message):
     check_message(capsys.readouterr().err.rstrip("\n"), "--input: ", "--sample")
 
 
+def test_one_of_two_inputs_has_moved(model, corpus, tmp_path, refused):
+    out, other = tmp_path / "out", tmp_path / "b.jsonl"
+    other.write_text('{"id": "other", "text": "x"}\n')
+    run_job(model, {"model": "tiny", "revision": None}, [corpus, other], out, OPTIONS, RunOptions(max_rejected=0.5))
+    (tmp_path / "elsewhere").mkdir()
+    moved = other.rename(tmp_path / "elsewhere" / "b.jsonl")
+    with refused("b.jsonl", "--input"):
+        verify_job(out, sample=1000)
+    assert verify_job(out, sample=1000, inputs=[moved]).sampled == 43
+    assert verify_job(out, sample=1000, inputs=[moved, corpus]).faults == ()
+
+
 def test_the_command(embed, capsys):
     out = embed()
     assert main(["verify", str(out), "--sample", "5"]) == 0

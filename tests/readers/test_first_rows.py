@@ -49,7 +49,16 @@ def test_after_broken_rows_in_every_compression(tmp_path, suffix, refused):
     path.write_bytes(compressed(suffix, b"\xef\xbb\xbf\nbroken\n[]\n" + lines(ROW)))
     with refused(f"a{suffix}: ", "'text'"):
         check(path, RowFields())
-    check(path, RowFields("body", keep=("absent",)))
+
+
+def test_a_misspelled_column_to_keep(tmp_path, caplog, check_message):
+    path = tmp_path / "a.jsonl"
+    path.write_bytes(lines(ROW, {"rare": 1} | ROW))
+    check(path, RowFields("body", keep=("url", "rare")))
+    assert not caplog.messages
+    check(path, RowFields("body", keep=("titel", "url")))
+    [message] = caplog.messages
+    check_message(message, "a.jsonl: ", "'titel'")
 
 
 @pytest.mark.parametrize(
