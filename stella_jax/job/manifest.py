@@ -70,7 +70,7 @@ def read_manifest(store: Store) -> dict[str, Any]:
     if store.size(JOB) is None:
         raise StellaError(f"{store}: not the output of embed or score; it has no {MANIFEST}.")
     parts = len(Committed(store).files)
-    raise StellaError(f"{store}: not complete ({parts} parts so far); run the job again to finish it.")
+    raise StellaError(f"{store}: not complete (parts so far: {parts}); run the job again to finish it.")
 
 
 def finished_totals(job: Job) -> dict[str, int] | None:

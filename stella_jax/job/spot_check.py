@@ -40,7 +40,7 @@ def spot_check(
 
     Args:
       rows: how many, at most.
-      inputs: where the job's inputs are now, if they have moved.
+      inputs: the job's inputs that have moved, where they are now.
 
     Raises:
       StellaError: an input is missing or has changed.

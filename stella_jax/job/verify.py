@@ -57,7 +57,7 @@ def verify_job(
     Args:
       sample: number of rows to compute again, which needs the inputs and the model.
       model_name: where the model is now, at `revision`, if it has moved.
-      inputs: where the inputs are now, if they have moved.
+      inputs: the inputs that have moved, where they are now.
 
     Raises:
       StellaError: there is no finished job at `out`, its disk is full, or the inputs or the model are missing.

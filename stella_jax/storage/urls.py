@@ -74,12 +74,13 @@ def store_errors(url: str) -> Iterator[None]:
     except ImportError as error:
         raise StellaError(f"{url}: a package that these URLs need is not installed; {error}.") from error
     except Exception as error:  # every file system has its own
-        raise StellaError(f"{url}: request failed: {_reason(error)}") from error
+        why = f"request failed ({_reason(error)})"
+        raise StellaError(f"{url}: {why}; check the URL, the network and your credentials.") from error
 
 
 def _reason(error: Exception) -> str:
     line = first_line(error)
-    return f"{line}." if len(line) <= MAX_REASON else f"{line[:MAX_REASON]}..."
+    return line if len(line) <= MAX_REASON else f"{line[:MAX_REASON]}..."
 
 
 class ObjectStoreFileSystem(ArrowFSWrapper):
