@@ -124,7 +124,9 @@ class Step:
         guide: EmbeddingModel | None = None,
         loss_name: str = "",
     ):
-        _check_arguments(model, optimizer, trainable, learning_rate)
+        _check_models(model, guide)
+        _check_functions(loss, optimizer, learning_rate)
+        _check_options(config, trainable)
         params = model.params()
         self.trainable = dict.fromkeys(model.trainable, True) if trainable is None else dict(trainable)
         unknown = [name for name in self.trainable if name not in params]
@@ -318,23 +320,36 @@ class Step:
         return value, active, gradient
 
 
-def _check_arguments(model: Any, optimizer: Any, trainable: Any, learning_rate: Any) -> None:
-    """Refuses arguments of a wrong type."""
-    if not isinstance(model, EmbeddingModel):
-        kind = type(model).__name__
-        raise StellaError(f"model: {kind} is not an EmbeddingModel; pass what stella_jax.load returns.")
+def _check_models(model: Any, guide: Any) -> None:
+    """Refuses models of a wrong type."""
+    for name, each in (("model", model), ("guide", guide)):
+        if not isinstance(each, EmbeddingModel) and not (name == "guide" and each is None):
+            kind = type(each).__name__
+            raise StellaError(f"{name}: {kind} is not an EmbeddingModel; pass what stella_jax.load returns.")
+
+
+def _check_functions(loss: Any, optimizer: Any, learning_rate: Any) -> None:
+    """Refuses a loss, an optimizer or a schedule of a wrong type."""
+    if not callable(loss):
+        raise StellaError(f"loss: {short_repr(loss)} is not a function; pass one such as train.losses.triplet.")
     if not (hasattr(optimizer, "init") and hasattr(optimizer, "update")):
         raise StellaError(
             f"optimizer: {short_repr(optimizer)} is not an optax.GradientTransformation; pass one such as "
             "optax.adamw(2e-5)."
         )
+    if learning_rate is not None and not callable(learning_rate):
+        raise StellaError(f"learning_rate: {short_repr(learning_rate)} is not a schedule; pass a function of the step.")
+
+
+def _check_options(config: Any, trainable: Any) -> None:
+    """Refuses options of a wrong type."""
+    if not isinstance(config, StepConfig):
+        raise StellaError(f"config: {short_repr(config)} is not a StepConfig; pass one such as StepConfig(seed=1).")
     if trainable is not None and not (isinstance(trainable, Mapping) and trainable):
         raise StellaError(
             f"trainable: {short_repr(trainable)} is not a mapping from names of parameters to True or a mask; "
             "pass one, or None for all."
         )
-    if learning_rate is not None and not callable(learning_rate):
-        raise StellaError(f"learning_rate: {short_repr(learning_rate)} is not a schedule; pass a function of the step.")
 
 
 def _kind(batch: TrainBatch) -> tuple[Any, ...]:

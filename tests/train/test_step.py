@@ -226,6 +226,9 @@ def test_parameters_stay_float32_with_bfloat16_compute() -> None:
         ((None, triplet, ADAMW), {"trainable": ["head/kernel"]}, "trainable"),
         ((None, triplet, ADAMW), {"trainable": {}}, "trainable"),
         ((None, triplet, ADAMW), {"learning_rate": 1e-3}, "learning_rate"),
+        ((None, "triplet", ADAMW), {}, "loss"),
+        ((None, triplet, ADAMW, {"seed": 1}), {}, "config"),
+        ((None, triplet, ADAMW), {"guide": "tiny"}, "guide"),
     ],
 )
 def test_arguments_of_a_wrong_type(arguments, options, name: str, refused) -> None:
