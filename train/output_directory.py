@@ -3,7 +3,7 @@
 import fcntl
 import os
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 from stella_jax.errors import StellaError, quoted
@@ -19,6 +19,8 @@ FIRST_FILES = {CHECKPOINTS_FOLDER, METRICS, TENSORBOARD, WANDB}
 def lock_output(output: Path, hosts: Hosts) -> Iterator[None]:
     """Creates the run's directory, which process 0 locks while it runs.
 
+    If this run created it and fails before it writes anything, it is removed again.
+
     Raises:
       StellaError: it is something else than a run's directory, another run is training in it, or this process does not
         see it.
@@ -26,17 +28,20 @@ def lock_output(output: Path, hosts: Hosts) -> Iterator[None]:
     if hosts.is_primary:
         with _locked(output):
             hosts.barrier()
+            hosts.barrier()  # the others have looked for it, so that it may be removed
             yield
     else:
         hosts.barrier()
         if not output.is_dir():
             raise not_shared(output, "the directory")
+        hosts.barrier()
         yield
 
 
 @contextmanager
 def _locked(output: Path) -> Iterator[None]:
     _check_output(output)
+    is_new = not output.exists()
     try:
         output.mkdir(parents=True, exist_ok=True)
     except (FileExistsError, NotADirectoryError):
@@ -47,6 +52,11 @@ def _locked(output: Path) -> Iterator[None]:
         yield
     except BlockingIOError:
         raise StellaError(f"{output}: another process is training in it; wait for it or use another output.") from None
+    except BaseException:
+        if is_new:
+            with suppress(OSError):  # not empty
+                output.rmdir()
+        raise
     finally:
         os.close(descriptor)
 

@@ -10,6 +10,7 @@ import pytest
 from paths import GOLDENS, ROOT
 from training_runs import ROWS, STEPS, assert_same_bits, lines, train, tree, weights, write_rows
 
+from stella_jax import StellaError
 from train.__main__ import main
 from train.checkpoints import steps_of
 from train.hosts import Hosts
@@ -244,8 +245,9 @@ def test_no_gradient_gives_a_warning(data, tmp_path, check_message):
 )
 def test_invalid_recipes(data, tmp_path, changes, name, refused):
     with refused(name) as caught:
-        train(tree(data, tmp_path, **changes))
+        train(tree(data, tmp_path / "run", **changes))
     assert "\n" not in str(caught.value)
+    assert not (tmp_path / "run").exists()
 
 
 def test_one_run_at_a_time_trains_in_an_output(data, tmp_path, refused):
@@ -260,6 +262,12 @@ def test_an_output_that_is_something_else(data, tmp_path, refused):
         with refused(f"{output}: ", "notes.txt"):
             train(tree(data, output))
     assert [path.name for path in tmp_path.iterdir()] == ["notes.txt"]
+
+
+def test_an_empty_output_of_the_users_own_stays(data, tmp_path):
+    with pytest.raises(StellaError):
+        train(tree(data, tmp_path, dim=33))
+    assert tmp_path.exists()
 
 
 # The command line
