@@ -193,6 +193,13 @@ class EmbeddingModel(nnx.Module):
         save_model(self, directory, native=native)
 
 
+def check_model(value: object, name: str = "model") -> None:
+    """Raises StellaError if the argument `name` is not an EmbeddingModel."""
+    if not isinstance(value, EmbeddingModel):
+        kind = type(value).__name__
+        raise StellaError(f"{name}: {kind} is not an EmbeddingModel; pass what stella_jax.load returns.")
+
+
 @cache
 def _abstract(
     config: EncoderConfig, heads: tuple[Head | None, ...], dtype: Any, param_dtype: Any, **options: Any

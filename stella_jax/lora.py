@@ -17,7 +17,7 @@ import numpy as np
 from flax import nnx
 
 from stella_jax.checkpoint.weight_map import ALL_LINEAR, Linear
-from stella_jax.embedding_model import EmbeddingModel
+from stella_jax.embedding_model import EmbeddingModel, check_model
 from stella_jax.errors import StellaError, join_words, short_repr
 from stella_jax.lora_config import LoraConfig
 from stella_jax.models import architecture_of
@@ -72,8 +72,10 @@ def with_lora(
       seed: for A, which NumPy draws uniformly from ±1 / sqrt(I); B is 0, as in peft.
 
     Raises:
-      StellaError: as in `LoraConfig`; or the rank is larger than a linear map, or the model already has adapters.
+      StellaError: as in `LoraConfig`; or the rank is larger than a linear map, or the model already has adapters or is
+        not an EmbeddingModel.
     """
+    check_model(model)
     architecture = architecture_of(model.encoder.config)
     config = LoraConfig(rank, alpha, dropout, _targeted(architecture, targets))
     if model.encoder.lora:
@@ -96,10 +98,10 @@ def _targeted(architecture: Architecture, targets: str | Sequence[str]) -> tuple
     names: list[Any] = [*linears] if targets == ALL_LINEAR else [targets] if single else [*targets]
     known = f"choose from {join_words(linears)}, or {ALL_LINEAR!r} for all."
     if not names:
-        raise StellaError(f"lora.targets: empty; {known}")
+        raise StellaError(f"targets: empty; {known}")
     for name in names:
         if name not in [*linears]:  # a list, as what is not a name may have no hash
-            raise StellaError(f"lora.targets: unknown linear layer {short_repr(name)}; {known}")
+            raise StellaError(f"targets: unknown linear layer {short_repr(name)}; {known}")
     return tuple((name, linears[name]) for name in dict.fromkeys(names))
 
 
@@ -115,7 +117,7 @@ def _first_values(
     mesh = getattr(kernel.sharding, "mesh", None) or make_mesh()
     layers, inputs, outputs = sizes
     if rank > min(inputs, outputs):
-        raise StellaError(f"lora.rank = {rank}: too large for {name} ({inputs} x {outputs}); choose a lower rank.")
+        raise StellaError(f"rank = {rank}: too large for {name} ({inputs} x {outputs}); choose a lower rank.")
     bound = 1 / math.sqrt(inputs)
     a = rng.uniform(-bound, bound, (layers, inputs, rank)).astype(np.float32)
     b = np.zeros((layers, rank, outputs), np.float32)
@@ -131,7 +133,11 @@ def merge_lora(model: EmbeddingModel) -> EmbeddingModel:
     """Merges the adapters into the matrices of their linear maps: the same function, without adapters.
 
     A model without adapters is returned unchanged.
+
+    Raises:
+      StellaError: the model is not an EmbeddingModel.
     """
+    check_model(model)
     config = model.encoder.lora
     if config is None:
         return model
@@ -172,8 +178,9 @@ def save_adapter(model: EmbeddingModel, directory: str | Path) -> None:
     trained head is not included.
 
     Raises:
-      StellaError: the model has no adapters, or the directory exists or cannot be written.
+      StellaError: the model has no adapters or is not an EmbeddingModel, or the directory exists or cannot be written.
     """
+    check_model(model)
     config = model.encoder.lora
     if config is None:
         raise StellaError("save_adapter: the model has no adapters; add them with with_lora.")

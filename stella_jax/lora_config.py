@@ -34,7 +34,7 @@ class LoraConfig:
             ("dropout", _is_number(self.dropout) and 0 <= self.dropout < 1, "a number from 0 to below 1"),
         ):
             if not fits:
-                raise StellaError(f"lora.{name} must be {what}, not {short_repr(getattr(self, name))}.")
+                raise StellaError(f"{name} must be {what}, not {short_repr(getattr(self, name))}.")
 
 
 def _is_number(value: Any, kind: Any = (int, float)) -> bool:

@@ -1,6 +1,7 @@
 """Adapters: initial values, their effect, merging and saving."""
 
 import json
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -165,8 +166,16 @@ def test_adapter_files_are_in_the_format_of_peft(base, tmp_path: Path, refused) 
     ],
 )
 def test_invalid_adapters(base, option: str, value: Any, refused) -> None:
-    with refused(f"lora.{option}"):
+    with refused(option) as caught:
         with_lora(base, **{option: value})
+    assert str(caught.value).startswith(option)
+
+
+def test_adapters_of_something_else(tmp_path: Path, refused) -> None:
+    model: Any = "tiny"
+    for call in (with_lora, merge_lora, partial(save_adapter, directory=tmp_path / "adapter")):
+        with refused("model: ", "str"):
+            call(model)
 
 
 def test_saving_without_adapters_and_adding_them_twice(base, tmp_path: Path, refused) -> None:

@@ -14,7 +14,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from stella_jax.checkpoint.checkpoint import Checkpoint
-from stella_jax.embedding_model import EmbeddingModel
+from stella_jax.embedding_model import EmbeddingModel, check_model
 from stella_jax.errors import StellaError, join_words, short_repr
 from stella_jax.tokenizer.tokenizer import Tokenizer
 from train.length_groups import Shape, choose_shapes, fits
@@ -87,7 +87,15 @@ class Batcher:
     def for_model(
         cls, model: EmbeddingModel, batch_size: int, *, max_length: int | None = None, **options: Any
     ) -> "Batcher":
-        """A batcher with the tokenizer of a loaded model; `options` are further arguments of the class."""
+        """A batcher with the tokenizer of a loaded model; `options` are further arguments of the class.
+
+        Args:
+          max_length: number of tokens at which a text is cut; None is the checkpoint's.
+
+        Raises:
+          StellaError: the model was not loaded from a checkpoint, or `max_length` is more than the encoder supports.
+        """
+        check_model(model)
         if model.source is None:
             raise StellaError("model: not loaded from a checkpoint, so it has no tokenizer; pass one to Batcher.")
         checkpoint = Checkpoint.open(Path(model.source))
@@ -114,10 +122,11 @@ class Batcher:
 
         Args:
           texts: columns of equally many texts: anchors, positives, and negatives if there are any.
-          columns: further columns, one value a row.
+          columns: further columns by name, (rows,) or (rows, n) numbers each, such as "score".
 
         Raises:
-          StellaError: there are no rows, more rows than a batch has, or columns of different lengths.
+          StellaError: there are no rows, more rows than a batch has, or columns of different lengths; or a prompt
+            leaves no room for a text.
         """
         count = self._check(texts, columns or {})
         tokens = self._tokenize(texts)

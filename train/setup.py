@@ -12,6 +12,7 @@ from stella_jax.checkpoint.fingerprint import fingerprint
 from stella_jax.checkpoint.hub import resolve
 from stella_jax.checkpoint.model_spec import ModelSpec
 from stella_jax.embedding_model import EmbeddingModel
+from stella_jax.errors import StellaError
 from stella_jax.lora import with_lora
 from stella_jax.lora_config import LoraConfig
 from stella_jax.models import architecture_of
@@ -205,7 +206,10 @@ def _with_adapters(
     """The model to train, and its trainable parameters: all, or those of the adapters and perhaps the head."""
     if lora is None:
         return model, model.params()
-    model = with_lora(model, lora.rank, lora.alpha, dropout=lora.dropout, targets=lora.targets, seed=seed)
+    try:
+        model = with_lora(model, lora.rank, lora.alpha, dropout=lora.dropout, targets=lora.targets, seed=seed)
+    except StellaError as error:  # starts with the name of the argument, which is that of the key
+        raise StellaError(f"lora.{error}") from error
     names = [*model.trainable, *(name for name in model.params() if lora.head and name.startswith("head/"))]
     return model, {name: model.params()[name] for name in names}
 

@@ -18,7 +18,7 @@ from flax import nnx
 from jax.sharding import Mesh, NamedSharding
 from jax.sharding import PartitionSpec as P
 
-from stella_jax.embedding_model import EmbeddingModel
+from stella_jax.embedding_model import EmbeddingModel, check_model
 from stella_jax.errors import StellaError, short_repr
 from stella_jax.models import architecture_of
 from stella_jax.models.layers import Dropout
@@ -124,7 +124,9 @@ class Step:
         guide: EmbeddingModel | None = None,
         loss_name: str = "",
     ):
-        _check_models(model, guide)
+        check_model(model)
+        if guide is not None:
+            check_model(guide, "guide")
         _check_functions(loss, optimizer, learning_rate)
         _check_options(config, trainable)
         params = model.params()
@@ -318,14 +320,6 @@ class Step:
 
         (value, active), gradient = jax.value_and_grad(loss, has_aux=True)(embeddings)
         return value, active, gradient
-
-
-def _check_models(model: Any, guide: Any) -> None:
-    """Refuses models of a wrong type."""
-    for name, each in (("model", model), ("guide", guide)):
-        if not isinstance(each, EmbeddingModel) and not (name == "guide" and each is None):
-            kind = type(each).__name__
-            raise StellaError(f"{name}: {kind} is not an EmbeddingModel; pass what stella_jax.load returns.")
 
 
 def _check_functions(loss: Any, optimizer: Any, learning_rate: Any) -> None:

@@ -1,6 +1,7 @@
 """Batches: each row finds its texts after sorting, grouping, splitting and padding."""
 
 from collections.abc import Sequence
+from typing import Any
 
 import numpy as np
 import pytest
@@ -151,6 +152,12 @@ def test_invalid_batches(texts, columns, name: str, refused) -> None:
 def test_invalid_arguments_of_a_batcher(options, refused) -> None:
     with refused(next(iter(options))):
         Batcher(TOKENIZER, PAD, **{"batch_size": 4} | options)
+
+
+def test_a_batcher_of_something_else(refused) -> None:
+    model: Any = "tiny"
+    with refused("model: ", "str"):
+        Batcher.for_model(model, 4)
 
 
 @pytest.mark.parametrize("max_length", [0, 10**6])

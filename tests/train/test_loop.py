@@ -241,6 +241,7 @@ def test_no_gradient_gives_a_warning(data, tmp_path, check_message):
         ({"loss": {"matryoshka_dims": [33]}}, "loss.matryoshka_dims"),
         ({"loss": {"name": "gist_embed", "guide": str(GOLDENS / "stella")}}, "loss.guide"),
         ({"loop": {"mesh": "data=99"}}, "data=99"),
+        ({"lora": {"targets": ["qproj"]}}, "lora.targets"),
     ],
 )
 def test_invalid_recipes(data, tmp_path, changes, name, refused):
