@@ -208,7 +208,7 @@ def _with_adapters(
         return model, model.params()
     try:
         model = with_lora(model, lora.rank, lora.alpha, dropout=lora.dropout, targets=lora.targets, seed=seed)
-    except StellaError as error:  # starts with the name of the argument, which is that of the key
+    except StellaError as error:  # it starts with the argument's name, the same as the key's
         raise StellaError(f"lora.{error}") from error
     names = [*model.trainable, *(name for name in model.params() if lora.head and name.startswith("head/"))]
     return model, {name: model.params()[name] for name in names}

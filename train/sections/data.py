@@ -63,8 +63,8 @@ class DataSection:
       columns: further columns for the loss, of finite numbers or lists of them.
       teachers: outputs of `embed`. Their vectors are joined to the rows by the column `id`, normalized, concatenated
         and normalized again, as the column `teacher`.
-      prompts: column -> its prompt: the name of one of the checkpoint's prompts, or a text that contains a space. The
-        one of `negative` is for all negatives.
+      prompts: anchor, positive or negative -> its prompt: the name of one of the checkpoint's prompts, or a text that
+        contains a space. The one of `negative` is for all negatives.
       max_length: tokens at which texts are truncated; None is the checkpoint's limit.
     """
 

@@ -26,7 +26,7 @@ class EvaluatorSection:
 
     name: str
     kind: str = field(metadata={"choices": ("retrieval", "pairs", "reranking", "triplets")})
-    path: str = field()
+    path: str
     split: str = one_of("eval", "test")
     qrels: str = "qrels/test.tsv"
     measure: str = one_of("cosine", "dot", "euclidean", "manhattan")

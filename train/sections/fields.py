@@ -33,9 +33,9 @@ def number(default: Any, **bounds: float) -> Any:
     return field(default=default, metadata=bounds)
 
 
-def every() -> Any:
-    """A field for an interval: "epoch" (the default) or a number of steps."""
-    return field(default="epoch", metadata={"choices": ("epoch",), "least": 1})
+def steps_or(word: str) -> Any:
+    """A field for an interval: this word, the default, or a number of steps."""
+    return field(default=word, metadata={"choices": (word,), "least": 1})
 
 
 def section(kind: type, tree: dict[str, Any], name: str, where: str) -> Any:

@@ -2,7 +2,7 @@
 
 from dataclasses import dataclass, field
 
-from train.sections.fields import every, number, one_of
+from train.sections.fields import number, one_of, steps_or
 
 # Bounds of the plan that is made before the first step: epochs, steps, and rows of a step.
 MAX_EPOCHS = 100_000
@@ -15,9 +15,9 @@ class LoopSection:
     """The training loop: length, batch size, precision, devices, evaluations and checkpoints.
 
     Attributes:
-      epochs: number of passes through the rows.
-      max_steps: number of optimizer steps, overrides `epochs`.
-      batch_size: rows of an optimizer step, over all devices and accumulation steps.
+      epochs: number of passes through the rows, at most 100,000.
+      max_steps: number of optimizer steps, at most 10,000,000; overrides `epochs`.
+      batch_size: rows of an optimizer step, over all devices and accumulation steps; at most 1,048,576.
       dtype: compute dtype; parameters and optimizer moments are float32.
       dropout: false switches off the checkpoint's hidden_dropout_prob.
       eval_every: "epoch", or a number of steps.
@@ -41,8 +41,8 @@ class LoopSection:
     gradient_accumulation_steps: int = number(1, least=1)
     dtype: str = one_of("float32", "bfloat16")
     dropout: bool = True
-    eval_every: str | int = every()
-    save_every: str | int = every()
+    eval_every: str | int = steps_or("epoch")
+    save_every: str | int = steps_or("epoch")
     best: str | None = None
     log: tuple[str, ...] = field(default=(), metadata={"choices": ("tensorboard", "wandb")})
     early_stop: int | None = number(None, least=1)

@@ -2,7 +2,6 @@
 
 from dataclasses import dataclass
 
-from stella_jax.checkpoint.weight_map import ALL_LINEAR
 from train.sections.fields import number
 
 
@@ -21,5 +20,5 @@ class LoraSection:
     rank: int = number(8, least=1, most=8192)
     alpha: float = number(16.0, above=0)
     dropout: float = number(0.0, least=0, most=0.99)
-    targets: str | tuple[str, ...] = ALL_LINEAR
+    targets: str | tuple[str, ...] = "all-linear"
     head: bool = False

@@ -24,8 +24,8 @@ class LossSection:
     """The loss. Keys that are None take the loss function's own default, see `train.losses`.
 
     Attributes:
-      name: a built-in loss, one of `LOSS_KEYS`; or "my_module:my_loss", your own function as described in
-        `train.losses`, from a module in the working directory or an installed one.
+      name: a built-in loss, one of the functions of `train.losses` except matryoshka; or "my_module:my_loss", your own
+        function as described there, from a module in the working directory or an installed one.
       args: keyword arguments of your own function.
       guide: the frozen guide of gist_embed, as in `Stella.from_pretrained`; it must have the model's tokenizer.
       mini_batch: rows that pass the encoder at a time; None is the whole batch. The gradient stays the same; a loss

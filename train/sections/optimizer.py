@@ -18,7 +18,7 @@ class OptimizerSection:
       warmup_ratio: share of the steps with linear warm-up from 0.
       weight_decay: of matrices; biases and norms have none.
       max_grad_norm: clip the global norm of the gradient to this; 0 switches it off.
-      train_only: patterns of the parameters to train, such as "head/*" or "encoder/layers/23/*"; others are frozen.
+      train_only: patterns of the parameters to train, such as `head/*` or `encoder/layers/23/*`; others are frozen.
       freeze: patterns of parameters to freeze.
       learning_rates: pattern -> the peak learning rate of the parameters that it matches.
     """
