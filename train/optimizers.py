@@ -42,7 +42,30 @@ class Optimizer:
 
 
 def from_recipe(section: OptimizerSection, params: Shapes, steps: int, architecture: Architecture) -> Optimizer:
-    """The optimizer of a recipe for these parameters, this number of steps, and the encoder's architecture.
+    """The optimizer of a recipe's table [optimizer], for a loop of your own.
+
+    Example:
+      >>> from stella_jax import load
+      >>> from stella_jax.models import architecture_of
+      >>> from train import losses, make_step, optimizers
+      >>> from train.sections import OptimizerSection
+      >>> model = load("tiny")
+      >>> section = OptimizerSection(learning_rate=1e-3, freeze=("encoder/embeddings/*",))
+      >>> architecture = architecture_of(model.encoder.config)
+      >>> optimizer = optimizers.from_recipe(section, model.params(), 100, architecture)
+      >>> state, step = make_step(
+      ...     model,
+      ...     losses.triplet,
+      ...     optimizer.transformation,
+      ...     trainable=optimizer.trainable,
+      ...     learning_rate=optimizer.learning_rate,
+      ... )
+
+    Args:
+      section: the table, `train.sections.OptimizerSection`.
+      params: name -> the parameter, or a ShapeDtypeStruct with its shape and dtype.
+      steps: of the whole training, for the schedule.
+      architecture: of the model's encoder.
 
     Raises:
       StellaError: a pattern matches no parameter, nothing trains, there is no such optimizer, or optax rejects its

@@ -1,5 +1,6 @@
 """Optimizers of recipes: AdamW against torch and transformers, every other by its optax name, patterns, bad input."""
 
+import doctest
 import warnings
 from collections.abc import Collection
 from dataclasses import replace
@@ -371,3 +372,7 @@ def test_a_learning_rate_by_pattern_equals_a_run_with_it_everywhere() -> None:
 def test_patterns_that_match_nothing(keys, names, refused) -> None:
     with refused(*names):
         optimizer_of(**keys)
+
+
+def test_the_example_in_the_docstring() -> None:
+    assert doctest.testmod(optimizers) == (0, 9)
