@@ -74,7 +74,7 @@ def read_tables(text: str) -> Iterator[tuple[str, list[Row]]]:
             lines.append(line)
             continue
         if lines:
-            columns, _, *rows = ([cell.strip() for cell in each.strip("| ").split("|")] for each in lines)
+            columns, _, *rows = ([cell.strip() for cell in each.split("|")[1:-1]] for each in lines)
             yield title, [dict(zip(columns, row, strict=True)) for row in rows]
             lines = []
         if line.startswith("## "):

@@ -18,6 +18,12 @@ def test_two_tables_under_one_title() -> None:
     assert list(read_tables(text)) == [("a", [{"n": "1"}]), ("a", [{"m": "2"}])]
 
 
+def test_empty_cells() -> None:
+    assert list(read_tables(table(["n", "ratio"], [[1, ""], ["", 2]]))) == [
+        ("", [{"n": "1", "ratio": ""}, {"n": "", "ratio": "2"}])
+    ]
+
+
 def test_interleaved_timing_after_warm_up() -> None:
     calls: list[str] = []
     seconds = timings({name: lambda name=name: calls.append(name) for name in "ab"}, 2)
