@@ -22,7 +22,7 @@ def parser_of(doc: str | None) -> argparse.ArgumentParser:
     """A parser with the scripts' common options."""
     parser = argparse.ArgumentParser(description=doc, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--checkpoint", type=Path, help="the random checkpoint; written if it does not exist")
-    parser.add_argument("--tiny", action="store_true", help="use the included checkpoint instead")
+    parser.add_argument("--tiny", action="store_true", help="use the included checkpoint, which no peer can read")
     add_model(parser)
     parser.add_argument("--corpus", type=Path, default=CORPUS, help="file of texts")
     parser.add_argument("--out", type=Path, help="append the table to this file")

@@ -31,7 +31,6 @@ def main() -> None:
     parser.add_argument("--dim", type=int, default=128)
     parser.add_argument("-k", type=int, default=100, help="neighbors of a query")
     parser.add_argument("--repeats", type=int, default=1)
-    parser.add_argument("--checkpoint", type=Path, help="ignored, as vectors are random")
     parser.add_argument("--out", type=Path, help="append the table to this file")
     options = parser.parse_args()
     rng = np.random.default_rng(0)

@@ -3,8 +3,9 @@
     python bench/run.py [NAME ...] [--small] [--folder bench/results] [--work build/bench]
 
 Without names it runs limits, load, latency, encode, quality and job, in less than half an hour on two cores; memory,
-convert, train and mine must be named. On an accelerator, peers that support only the CPU are left out. Checkpoints are
-kept in the work folder. If a script fails, the others still run, and the exit code is 1.
+convert, train, mine, rerank, host and planning must be named. (tpu and gpu need environments of their own: make
+tpu-check, make gpu-check.) On an accelerator, peers that support only the CPU are left out. Checkpoints are kept in the
+work folder. If a script fails, the others still run, and the exit code is 1.
 """
 
 import argparse
@@ -18,8 +19,9 @@ from checkpoint import SMALL, STELLA, write_checkpoint
 
 BENCH = Path(__file__).parent
 DEFAULT = ("limits", "load", "latency", "encode", "quality", "job")
+OWN_INPUTS = ("mine", "rerank", "host", "planning")  # no random checkpoint of stella's size
 
-# Arguments of each script besides the checkpoint, by platform; "small" is for trying it out.
+# Arguments of each script besides the checkpoint and the file of tables, by platform; "small" is for trying it out.
 ARGUMENTS: dict[str, dict[str, str]] = {
     "limits": {"cpu": "", "accelerator": "", "small": "--texts 500 --length 128"},
     "load": {"cpu": "--repeats 1", "accelerator": "--repeats 1 --dtype bfloat16", "small": "--repeats 1"},
@@ -42,16 +44,29 @@ ARGUMENTS: dict[str, dict[str, str]] = {
     "memory": {"cpu": "", "accelerator": "--dtype bfloat16", "small": "--length 64 --texts 1"},
     "convert": {"cpu": "", "accelerator": "", "small": ""},
     "mine": {"cpu": "", "accelerator": "", "small": "--rows 5000 --anchors 1000"},
+    "rerank": {
+        "cpu": "",
+        "accelerator": "--layers 12 --pairs 2000 --dtype bfloat16",
+        "small": "--layers 1 --pairs 8 --repeats 1",
+    },
+    "host": {"cpu": "", "accelerator": "", "small": "--tokens 100000 --repeats 1"},
+    "planning": {"cpu": "", "accelerator": "", "small": "--inputs 1000 --ids 100000 --repeats 1"},
     "train": {"cpu": "", "accelerator": "--dtype bfloat16 --alone", "small": "--batch-size 2 --steps 1 --repeats 1"},
 }
 
 
 def commands(names: Sequence[str], kind: str, checkpoint: Path, out: Path) -> dict[str, list[str]]:
     """Name -> command, which appends its table to `out`."""
-    common = ["--checkpoint", str(checkpoint), "--out", str(out)]
     flax = ["--flax", str(checkpoint.with_name(f"{checkpoint.name}-flax"))]
+    inputs = {name: [] if name in OWN_INPUTS else ["--checkpoint", str(checkpoint)] for name in names}
     return {
-        name: [f"bench/{name}.py", *ARGUMENTS[name][kind].split(), *common, *(flax if name == "load" else [])]
+        name: [
+            f"bench/{name}.py",
+            *ARGUMENTS[name][kind].split(),
+            *inputs[name],
+            *("--out", str(out)),
+            *(flax if name == "load" else []),
+        ]
         for name in names
     }
 
