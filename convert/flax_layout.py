@@ -31,7 +31,7 @@ def to_flax(
     """Converts a checkpoint into a new directory, with one leaf in memory at a time.
 
     Args:
-      source: an open checkpoint in either layout.
+      source: an opened checkpoint in either layout; see `Checkpoint.open`.
       name: the user's name of the source, for provenance.json.
       destination: the directory to write.
       accept_changes: accept leaves whose hash differs from that in provenance.json.

@@ -51,7 +51,7 @@ def to_torch(
     """Writes a checkpoint into a new directory with its original names, prefix, dtypes, bits and files.
 
     Args:
-      source: an opened checkpoint in either layout.
+      source: an opened checkpoint in either layout; see `Checkpoint.open`.
       destination: the directory to write; must not exist.
       native: write the names and the config.json of transformers' own class (so that sentence-transformers loads the
         directory without remote code), and the prompt of queries under the name `query` as well.

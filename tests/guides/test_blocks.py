@@ -50,7 +50,9 @@ def folder(clone: Path, monkeypatch) -> None:
 
 @pytest.mark.usefixtures("folder")
 @pytest.mark.parametrize(
-    "page", [*slow(*TRAINING), *(page for page in PAGES if page not in TRAINING)], ids=lambda page: page.stem
+    "page",
+    [*slow(*TRAINING), *(page for page in PAGES if page not in TRAINING)],
+    ids=lambda page: str(page.relative_to(ROOT)),
 )
 def test_blocks_run(page):
     names: dict[str, Any] = {"__name__": "page"}
