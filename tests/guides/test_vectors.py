@@ -23,9 +23,9 @@ TEXTS = ["green tea", "a game", "brew tea", "the sea", "how do I brew green tea?
 
 @pytest.fixture(scope="module")
 def blocks() -> list[str]:
-    """Blocks on pyarrow, DuckDB, FAISS, levels and signs, changed to read the directory `tea`."""
+    """Blocks on pyarrow, the query, DuckDB, FAISS, levels and signs, changed to read the directory `tea`."""
     found = [block.text for block in blocks_of(DOCS / "vectors.md") if block.language == "python" and block.is_run]
-    markers = ("pyarrow", "duckdb", "IndexFlatIP", "ranges", "IndexBinary")
+    markers = ("pyarrow", "encode_query", "duckdb", "IndexFlatIP", "ranges", "IndexBinary")
     assert all(word in block for word, block in zip(markers, found, strict=True))
     return [block.replace("tea-int8", "tea").replace("tea-binary", "tea") for block in found]
 
@@ -72,7 +72,7 @@ def run(blocks: list[str], names: Mapping[str, Any] = MappingProxyType({})) -> d
 
 def test_pyarrow_duckdb_and_faiss(blocks, write, vectors, capsys):
     write("float32")
-    names = run(blocks[:3])
+    names = run(blocks[:3]) | run([*blocks[:2], blocks[3]])
     np.testing.assert_array_equal(names["embeddings"], vectors)
     assert names["ids"] == [f"r{i}" for i in range(8)] and names["table"]["title"].to_pylist() == TEXTS
     expected = np.argsort(-(vectors @ names["query"]))[:5]
@@ -96,7 +96,7 @@ def test_pyarrow_and_duckdb_at_every_precision(blocks, write, vectors, precision
 
 def test_levels_to_numbers(blocks, write, vectors):
     ranges = write("int8")
-    names = run([blocks[0], blocks[3]])
+    names = run([blocks[0], blocks[4]])
     expected = dequantize(quantize(vectors, "int8", ranges), "int8", vectors.shape[1], ranges)
     np.testing.assert_allclose(names["embeddings"], expected, atol=1e-6)
 
@@ -104,7 +104,7 @@ def test_levels_to_numbers(blocks, write, vectors):
 def test_signs(blocks, write, vectors, model):
     write("binary")
     query = model.encode_query(TEXTS[4])
-    names = run([blocks[0], "import faiss", blocks[4]], {"query": query})
+    names = run([*blocks[:2], blocks[5]])
     np.testing.assert_array_equal(names["signs"], np.where(vectors > 0, 1, -1))
     apart = ((vectors > 0) != (query > 0)).sum(axis=1)
     np.testing.assert_array_equal(names["distances"][0], np.sort(apart)[:5])
