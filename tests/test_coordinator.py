@@ -35,7 +35,7 @@ def test_no_address():
     assert bind_address(None) is None
 
 
-@pytest.mark.parametrize("address", ["node1", "node1:", ":9822", "a:b", "a b:1", "[::1:1"])
+@pytest.mark.parametrize("address", ["node1", "node1:", ":9822", "a:b", "a b:1", "[::1:1"], ids=range(6))
 def test_invalid_addresses(address, refused):
     with refused(address, "HOST:PORT"):
         bind_address(address)

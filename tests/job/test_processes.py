@@ -56,6 +56,7 @@ def test_given_numbers_are_passed_on(monkeypatch):
         ),
         ("os._exit(3)", "exit code 3"),
     ],
+    ids=["error", "abort", "exit"],
 )
 def test_a_failed_connection(monkeypatch, script, reason, refused):
     replace_script(monkeypatch, script)
