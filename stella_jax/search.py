@@ -78,9 +78,10 @@ class Index:
     def search(self, query: str, k: int, prompt: str | None = None) -> list[Hit]:
         """The k rows nearest to a query, the nearest first; equal ones in the order of the corpus.
 
-        The query stays float32. Quantized rows are dequantized for scoring: int8 and uint8 by the ranges, like
-        sentence-transformers' rescoring; binary and ubinary to 1 and -1, which gives the same order by cosine, dot and
-        euclidean as the product of the query with the bits.
+        The query is cut at the model's own `max_seq_length`, even if the job's texts were cut earlier, and stays
+        float32. Quantized rows are dequantized for scoring: int8 and uint8 by the ranges, like sentence-transformers'
+        rescoring; binary and ubinary to 1 and -1, which gives the same order by cosine, dot and euclidean as the
+        product of the query with the bits.
 
         Args:
           prompt: text to put before the query; None is the checkpoint's prompt for queries.

@@ -26,12 +26,6 @@ ORIGIN = {"model": "tiny", "revision": None}
 
 
 @pytest.fixture(scope="module")
-def tiny() -> Stella:
-    """With room for a query after its prompt."""
-    return Stella.from_pretrained("tiny", dim=32)
-
-
-@pytest.fixture(scope="module")
 def job(tiny: Stella, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Twelve words and a rejected row in two inputs and four parts; the last word equals the first."""
     folder = tmp_path_factory.mktemp("job")
@@ -51,6 +45,7 @@ def copied(job: Path, tmp_path: Path) -> Path:
 
 @pytest.mark.parametrize("block", [2**23, 32 * 3])
 def test_nearest_rows(tiny, job, monkeypatch, block):
+    """The job's texts are cut at eight tokens, a query's prompt alone has 24."""
     monkeypatch.setattr(vectors, "BLOCK_NUMBERS", block)
     index = Index.open(job / "out")
     query, embeddings = index.model.encode_query("owl"), tiny.encode(WORDS)

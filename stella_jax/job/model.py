@@ -15,7 +15,7 @@ from stella_jax.storage.store import Store
 def load_model(
     store: Store, manifest: dict[str, Any], dims: Sequence[int], name: str | None, revision: str | None
 ) -> PretrainedModel:
-    """The model that the manifest names, or the same model from elsewhere.
+    """The model that the manifest names, or the same model from elsewhere, with its own `max_seq_length`.
 
     Args:
       dims: of the heads to load.
@@ -32,7 +32,6 @@ def load_model(
     else:
         model = Stella.from_pretrained(name, dim=tuple(dims), **options)
     check_model(store, manifest, model, name)
-    model.max_seq_length = manifest["max_seq_length"]
     return model
 
 

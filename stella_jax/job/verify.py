@@ -120,7 +120,9 @@ def _spot_check(
     from stella_jax.job.model import load_model  # here: the other checks need no JAX
     from stella_jax.job.spot_check import spot_check
 
-    yield from spot_check(store, manifest, load_model(store, manifest, manifest["dims"], *model), rows, inputs)
+    loaded = load_model(store, manifest, manifest["dims"], *model)
+    loaded.max_seq_length = manifest["max_seq_length"]
+    yield from spot_check(store, manifest, loaded, rows, inputs)
 
 
 def _part_faults(
