@@ -111,8 +111,8 @@ class Tokenizer:
             beyond = sum(len(part.ids) - self._special_tokens for part in encoding.overflowing)
             raise StellaError(
                 f"prompt {short_repr(prompt)}: its {self._max_length + beyond} tokens leave no room for a text within "
-                f"the maximum length of {self._max_length}; raise the maximum length (--max-length, or data.max_length "
-                "in a recipe) or use another prompt."
+                f"the maximum length of {self._max_length}; raise it (max_seq_length, --max-length of a command, "
+                "data.max_length of a recipe), or use another prompt."
             )
 
     def _batches(self, texts: Sequence[str]) -> Iterator[Sequence[str]]:

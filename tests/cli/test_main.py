@@ -368,12 +368,12 @@ def test_closed_stdout():
     assert (process.returncode, process.stderr) == (0, "")
 
 
-@pytest.mark.parametrize("platform", ["bogus", *slow("rocm")])
+@pytest.mark.parametrize("platform", ["bogus", "rocm"])
 def test_unavailable_platform(corpus, tmp_path, platform, check_message):
     process = shell("embed", str(corpus), "--out", str(tmp_path / "out"), env=os.environ | {"JAX_PLATFORMS": platform})
     assert process.returncode == 1
     assert process.stderr.count("\n") == 1
-    check_message(process.stderr.rstrip("\n"), "stella-jax: error: JAX: ", mask=r"\(.*\)")
+    check_message(process.stderr.rstrip("\n"), "stella-jax: error: JAX: ", platform, mask=r"\(.*\)")
 
 
 def test_dry_run_writes_nothing(corpus, tmp_path, capsys):

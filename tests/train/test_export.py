@@ -270,9 +270,9 @@ def test_sentence_transformers_truncates_texts_as_in_training(exported, tmp_path
         source = tmp_path / "saved"
         SentenceTransformer(str(path), device="cpu").save_pretrained(str(source))
         assert "max_seq_length" not in fields(source / "sentence_bert_config.json")
-    path, _ = exported(source, moved="head/bias", data={"train": "t", "eval": "e", "max_length": 16})
+    path, _ = exported(source, moved="head/bias", data={"train": "t", "eval": "e", "max_length": 48})
     theirs, ours = SentenceTransformer(str(path), device="cpu"), Stella.from_pretrained(path, dtype="float32")
-    assert theirs.max_seq_length == ours.max_seq_length == 16
+    assert theirs.max_seq_length == ours.max_seq_length == 48
     texts = [text * 9 for text in TEXTS]
     np.testing.assert_allclose(ours.encode(texts), theirs.encode(texts), atol=1e-4, rtol=0)
     np.testing.assert_allclose(ours.encode_query(TEXTS), theirs.encode_query(TEXTS), atol=1e-4, rtol=0)
