@@ -250,8 +250,8 @@ class Stella(PretrainedModel):
           b: [m, dim], otherwise as a.
 
         Returns:
-          [n, m] float32, higher for more similar rows (distances are negated): numpy, or a torch tensor if one was
-          passed.
+          [n, m] float32, higher for more similar rows (distances are negated), as a numpy array, or a torch tensor if
+          one was passed.
 
         Raises:
           StellaError: they are not numbers, or their rows have different lengths.
@@ -291,7 +291,7 @@ class Stella(PretrainedModel):
         """Token ids of each text of a list with the prompt before it, cut at `max_seq_length`.
 
         Returns:
-          A named tuple for each text: `ids`, with the special tokens, and `truncated`, whether it was cut.
+          A named tuple for each text, of `ids`, with the special tokens, and `truncated`, whether it was cut.
         """
         return self.tokenizer.encode(texts, prompt)
 

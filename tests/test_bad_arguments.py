@@ -197,6 +197,8 @@ COMMANDS: list[tuple[list[str], str]] = [
     ([*MINE, "--out", f"{LONG}.jsonl"], "xxx"),
     ([*MINE, "--work", NUL], "a\\x00b"),
     ([*MINE, "--corpus", NUL], "a\\x00b"),
+    ([*MINE, "--anchor-prompt", ""], "prompt ''"),
+    ([*MINE, "--anchor-prompt", "none", "--corpus-prompt", ""], "prompt ''"),
     ([*MINE, "--mesh", HUGE], "mesh '999"),
     ([*MINE, "--num-negatives", "0"], "'0'"),
     ([*MINE, "--num-negatives", HUGE], "whole number"),

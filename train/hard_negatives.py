@@ -168,7 +168,7 @@ def _cached(path: Path | None, compute: Callable[[], tuple[np.ndarray, np.ndarra
 
 def _embed(command: MineCommand, pairs: Pairs, model: Stella, work: Path, run: RunOptions) -> tuple[Vectors, str]:
     """The vectors of all distinct texts, and a key of what they depend on."""
-    query = command.anchor_prompt or query_prompt_name(model.prompts) or "none"
+    query = query_prompt_name(model.prompts) or "none" if command.anchor_prompt is None else command.anchor_prompt
     jobs = JobOptions(prompt=query, normalize=True), JobOptions(prompt=command.corpus_prompt, normalize=True)
     embed = partial(_embed_texts, work=work, model=model, origin=command.model.origin(), run=run)
     if jobs[0].document_prompt(model) == jobs[1].document_prompt(model):

@@ -44,7 +44,7 @@ class Optimizer:
 def from_recipe(section: OptimizerSection, params: Shapes, steps: int, architecture: Architecture) -> Optimizer:
     """The optimizer of a recipe's table [optimizer], for a loop of your own.
 
-    Example:
+    Examples:
       >>> from stella_jax import load
       >>> from stella_jax.models import architecture_of
       >>> from train import losses, make_step, optimizers
