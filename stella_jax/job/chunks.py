@@ -11,7 +11,7 @@ from stella_jax.job.commits import Committed, PartName, SplitCommits
 from stella_jax.job.job import Job
 from stella_jax.pretrained import PretrainedModel
 from stella_jax.readers.rows import Row
-from stella_jax.readers.split_reader import Position, PositionedRow, RowsDigest, read_split
+from stella_jax.readers.split_reader import InputError, Position, PositionedRow, RowsDigest, read_split
 from stella_jax.readers.splits import Split
 from stella_jax.tokenizer.tokenizer import Tokens
 
@@ -122,8 +122,7 @@ class ChunkReader:
             yield from self._part(split, PartName(split.number, number), rows)
             if rows.error:
                 self.error = rows.error
-                if not self._job.inputs[rows.input].is_cut:
-                    damaged.mark(self._job.store, rows.input, str(rows.error))
+                damaged.mark(self._job.store, rows.error.input, str(rows.error))
             if rows.is_at_end or rows.error:
                 return
             number += 1
@@ -174,7 +173,7 @@ class _RowBuffer:
 
     def __init__(self, job: Job, split: Split, start: Position):
         self.start = start
-        self.error: StellaError | None = None
+        self.error: InputError | None = None
         self.input = split.byte_ranges[min(start.byte_range, len(split.byte_ranges) - 1)].input
         self._rows = read_split(job.inputs, split, job.row_fields, start)
         self._next = self._read()
@@ -194,7 +193,7 @@ class _RowBuffer:
     def _read(self) -> PositionedRow | None:
         try:
             return next(self._rows, None)
-        except StellaError as error:
+        except InputError as error:
             self.error = error
             return None
 

@@ -17,7 +17,7 @@ from stella_jax.quantization import Ranges
 from stella_jax.readers.inputs import InputFile, open_inputs
 from stella_jax.readers.records import format_of
 from stella_jax.readers.rows import RowFields
-from stella_jax.readers.splits import FileSize, Split, default_split_bytes, plan_splits
+from stella_jax.readers.splits import ByteRange, FileSize, Split, default_split_bytes, plan_splits
 from stella_jax.storage.location import locate
 from stella_jax.storage.store import DamagedFileError, Store
 
@@ -58,13 +58,22 @@ class Job:
 
     @cached_property
     def splits(self) -> list[Split]:
+        """The splits as they were planned, except that the end of an input that was repaired may be further on."""
         entries = zip(self.fields["inputs"], self.inputs, strict=True)
         sizes = [FileSize(entry["planned_size"], file.can_be_cut, entry["generation"]) for entry, file in entries]
-        return plan_splits(sizes, self.fields["split_bytes"])
+        planned = plan_splits(sizes, self.fields["split_bytes"])
+        return [split._replace(byte_ranges=tuple(map(self._to_the_end, split.byte_ranges))) for split in planned]
+
+    def _to_the_end(self, byte_range: ByteRange) -> ByteRange:
+        entry = self.fields["inputs"][byte_range.input]
+        is_last = byte_range.stop == entry["planned_size"]
+        return byte_range._replace(stop=max(byte_range.stop, entry["size"])) if is_last else byte_range
 
     def key(self, split: Split) -> str:
         """Identifies this split of this job."""
-        return self._hash([(self.inputs[each.input].name, each.start, each.stop) for each in split.byte_ranges])
+        ends = [self.fields["inputs"][each.input]["planned_size"] for each in split.byte_ranges]
+        ranges = zip(split.byte_ranges, ends, strict=True)
+        return self._hash([(self.inputs[each.input].name, each.start, min(each.stop, end)) for each, end in ranges])
 
     @cached_property
     def whole_key(self) -> str:

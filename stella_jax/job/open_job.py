@@ -3,6 +3,7 @@
 Every process derives the same job.json from the same command, so it does not matter which one writes it.
 """
 
+from collections import deque
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
 from typing import Any
@@ -10,11 +11,12 @@ from typing import Any
 from stella_jax.checkpoint.differences import differences
 from stella_jax.errors import StellaError
 from stella_jax.job import damaged
-from stella_jax.job.commits import COMMITS_FOLDER, IDS_FOLDER, Committed, is_part_file
+from stella_jax.job.commits import COMMITS_FOLDER, IDS_FOLDER, Committed, PartName, is_part_file
 from stella_jax.job.job import JOB, JOB_FOLDERS, Job, read_fields
 from stella_jax.job.manifest import MANIFEST
 from stella_jax.job.options import JobOptions
 from stella_jax.job.ranges import ranges_to_json, read_ranges
+from stella_jax.job.source_rows import read_source_rows
 from stella_jax.readers.first_rows import check_first_rows
 from stella_jax.readers.inputs import InputFile
 from stella_jax.readers.splits import default_split_bytes
@@ -50,6 +52,7 @@ def open_job(
         _check_options(store, options, before)
         fields, files = _resumed(store, before, files)
         job = Job.of(store, fields, files, rows)
+        _check_repaired(job, before)
     else:  # without any row, nothing is lost by starting again
         check_first_rows(files, rows)
         job = Job.of(store, _new_fields(files, options, fingerprint), files, rows)
@@ -177,6 +180,17 @@ def _resumed(
             names.add(found[-1].name)
             entries.append(_entry(found[-1], generation))
     return before | {"inputs": entries}, found
+
+
+def _check_repaired(job: Job, before: dict[str, Any]) -> None:
+    """Compares newly repaired inputs with what finished splits have of them; open splits are compared when read."""
+    entries = zip(before["inputs"], job.fields["inputs"], strict=False)
+    repaired = {i for i, (then, now) in enumerate(entries) if now["repaired"] and now != then}
+    committed = Committed(job.store)
+    for split in job.splits if repaired else ():
+        if committed.is_finished(split.number) and any(each.input in repaired for each in split.byte_ranges):
+            for number in committed.of(split.number).numbers:
+                deque(read_source_rows(job, committed, PartName(split.number, number)), maxlen=0)
 
 
 def _change(entry: dict[str, Any], file: InputFile) -> str:

@@ -90,7 +90,7 @@ def _names(location: Location, schema: pa.Schema, columns: Sequence[Column]) -> 
     for name, kind, _ in found:
         type = schema.field(name).type
         if not kind.is_arrow(type.value_type if pa.types.is_dictionary(type) else type):
-            raise StellaError(f"{location}: column {name!r} is {type}; expected {kind.arrow}.")
+            raise StellaError(f"{location}: column {name!r} is {type}; convert it to {kind.arrow}.")
     return list(dict.fromkeys(column.name for column in found))
 
 

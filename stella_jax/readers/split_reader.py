@@ -6,6 +6,7 @@ from dataclasses import replace
 from sys import maxsize
 from typing import Any, NamedTuple
 
+from stella_jax.errors import StellaError
 from stella_jax.readers.inputs import InputFile
 from stella_jax.readers.parquet_rows import row_groups
 from stella_jax.readers.rows import Rejected, Row, RowFields
@@ -42,28 +43,45 @@ class PositionedRow(NamedTuple):
     after: Position
 
 
+class InputError(StellaError):
+    """The file with the number `input` cannot be read, or not to its end."""
+
+    def __init__(self, message: str, input: int):
+        super().__init__(message)
+        self.input = input
+
+    def __reduce__(self) -> tuple[type[StellaError], tuple[str]]:
+        return StellaError, (str(self),)  # an exception is unpickled from its message, as when a Ray actor raises it
+
+
 def read_split(
     inputs: Sequence[InputFile], split: Split, fields: RowFields, start: Position = BEGINNING
 ) -> Iterator[PositionedRow]:
     """The rows of a split from a position on, without blank records.
 
     Raises:
-      StellaError: an input is damaged or lacks a column; earlier rows are yielded first.
+      InputError: an input is damaged or lacks a column; earlier rows are yielded first.
     """
     for i, byte_range in enumerate(split.byte_ranges[start.byte_range :], start.byte_range):
-        file = inputs[byte_range.input]
         at = start if i == start.byte_range else Position(i)
-        read = _lines_of_range if file.counts_bytes else _numbered
-        records = read(file, byte_range, fields, at)
-        record = next(records, None)
-        while record is not None:
-            row = file.row(record.number, record.content, fields)
-            if row is not None:
-                yield PositionedRow(row, byte_range.input, Position(i, record.done, record.offset))
-            try:
-                record = records.send(row is None)
-            except StopIteration:
-                record = None
+        try:
+            yield from _rows(inputs[byte_range.input], byte_range, fields, at)
+        except StellaError as error:
+            raise InputError(str(error), byte_range.input) from error
+
+
+def _rows(file: InputFile, byte_range: ByteRange, fields: RowFields, at: Position) -> Iterator[PositionedRow]:
+    read = _lines_of_range if file.counts_bytes else _numbered
+    records = read(file, byte_range, fields, at)
+    record = next(records, None)
+    while record is not None:
+        row = file.row(record.number, record.content, fields)
+        if row is not None:
+            yield PositionedRow(row, byte_range.input, Position(at.byte_range, record.done, record.offset))
+        try:
+            record = records.send(row is None)
+        except StopIteration:
+            record = None
 
 
 class _Record(NamedTuple):

@@ -4,6 +4,7 @@ import gzip
 import os
 from pathlib import Path
 
+import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 from jobs import content, write_corpus
@@ -228,3 +229,44 @@ def test_a_repaired_file_with_different_rows_is_refused(tiny: Stella, tmp_path: 
     path.write_bytes(gzip.compress(b"one\ntwo\nfour\n" * 50))
     with refused("a.txt.gz"):
         embed(tiny, [path], tmp_path / "out", JobOptions(part_rows=50))
+
+
+def write_parquet(path: Path, texts: list[str], name: str = "text") -> bytes:
+    options = {"compression": "none", "use_dictionary": False, "write_page_checksum": True}
+    pq.write_table(pa.table({name: texts}), path, row_group_size=20, **options)
+    return path.read_bytes()
+
+
+@pytest.mark.parametrize("split_bytes", [None, 900], ids=["whole", "cut"])
+@pytest.mark.parametrize("damage", ["half", "page", "column"])
+def test_a_repaired_parquet_file_resumes(tiny: Stella, corpus, tmp_path: Path, damage, split_bytes, refused) -> None:
+    path, options = tmp_path / "b.parquet", JobOptions(part_rows=5, split_bytes=split_bytes)
+    texts = [f"tea {i}" for i in range(100)]
+    whole = write_parquet(path, texts)
+    if damage == "half":
+        path.write_bytes(whole[: len(whole) // 2])
+    elif damage == "page":
+        path.write_bytes(whole.replace(b"tea 71", b"tee 71"))
+    else:
+        write_parquet(path, texts, "body")
+    for _ in range(2):
+        with refused("b.parquet: ", mask=r" after row \d+| \(.*\)"):
+            embed(tiny, [corpus, path], tmp_path / "out", options)
+    path.write_bytes(whole)
+    assert embed(tiny, [corpus, path], tmp_path / "out", options).job_rows == 105
+    embed(tiny, [corpus, path], tmp_path / "once", options)
+    assert pq.read_table(tmp_path / "out").equals(pq.read_table(tmp_path / "once"))
+    assert verify_job(tmp_path / "out", sample=105).faults == ()
+
+
+def test_a_repaired_parquet_file_with_different_rows_is_refused(tiny: Stella, tmp_path: Path, refused) -> None:
+    path, options = tmp_path / "b.parquet", JobOptions(part_rows=5, split_bytes=900)
+    whole = write_parquet(path, [f"tea {i}" for i in range(100)])
+    path.write_bytes(whole.replace(b"tea 71", b"tee 71"))
+    with refused("b.parquet: ", mask=r" after row \d+| \(.*\)"):
+        embed(tiny, [path], tmp_path / "out", options)
+    write_parquet(path, ["tee 0", *(f"tea {i}" for i in range(1, 100))])
+    before = content(tmp_path / "out")
+    with refused("b.parquet: ", "part-000000-0000"):
+        embed(tiny, [path], tmp_path / "out", options)
+    assert content(tmp_path / "out") == before
