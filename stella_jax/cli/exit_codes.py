@@ -6,7 +6,8 @@ import os
 import signal
 import sys
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from typing import Any
 
 from stella_jax.errors import StellaError, quoted
@@ -29,7 +30,8 @@ def exit_code(program: str, work: Callable[[], None], when_interrupted: str = ""
         sys.stdout.reconfigure(errors="backslashreplace")  # for characters that the terminal cannot show
     _handle_unraisable_errors()
     try:
-        work()
+        with _warnings_of(program):
+            work()
         if sys.stdout:  # None where it was closed before the start
             sys.stdout.flush()
     except StellaError as error:
@@ -47,6 +49,20 @@ def exit_code(program: str, work: Callable[[], None], when_interrupted: str = ""
     except OSError as error:
         return _fail(program, f"{quoted(error.filename or 'input or output')}: {error.strerror or error}.")
     return 0
+
+
+@contextmanager
+def _warnings_of(program: str) -> Iterator[None]:
+    """A block in which what the library logs is printed like errors, without the module's name."""
+    logger, handler = logging.getLogger("stella_jax"), logging.StreamHandler()
+    handler.setFormatter(logging.Formatter(f"{program}: warning: %(message)s"))
+    logger.addHandler(handler)
+    logger.propagate = False
+    try:
+        yield
+    finally:
+        logger.removeHandler(handler)
+        logger.propagate = True
 
 
 def _handle_unraisable_errors() -> None:

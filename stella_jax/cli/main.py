@@ -232,7 +232,7 @@ def _add_verify(commands) -> None:
     command = _command(commands, "verify", "check every byte of finished jobs")
     command.add_argument("out", nargs="+", metavar="DIR", help="output of embed or score")
     command.add_argument("--sample", type=positive, default=0, metavar="ROWS", help="also embed this many rows again")
-    where = "for --sample: an input that has moved, or a pattern; can be repeated"
+    where = "for --sample: an input that has moved, under its old file name, or a pattern; can be repeated"
     command.add_argument("--input", action="append", default=[], dest="inputs", metavar="INPUT", help=where)
     _add_model(command, None)
 

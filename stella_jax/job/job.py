@@ -123,7 +123,7 @@ def load_job(store: Store, paths: Sequence[str | Path] = ()) -> Job:
     moved = {file.name: file for file in open_inputs(paths, rows)} if paths else {}
     if unknown := moved.keys() - {entry["name"] for entry in entries}:
         names = join_words([entry["name"] for entry in entries])
-        raise StellaError(f"{min(unknown)}: not an input of the job in {store}; its inputs are {names}.")
+        raise StellaError(f"{min(unknown)}: not the name of an input of the job in {store}; its inputs are {names}.")
     unmoved = open_inputs([entry["path"] for entry in entries if entry["name"] not in moved], rows)
     found = iter(unmoved)
     files = [replace(moved.get(entry["name"]) or next(found), name=entry["name"]) for entry in entries]

@@ -129,7 +129,8 @@ def open_regular(path: str | Path) -> io.BufferedReader:
 
 
 def file_not_found(location: Location) -> StellaError:
-    hint = "" if location.is_url else " (paths are relative to the working directory)"
+    is_relative = not location.is_url and not os.path.isabs(str(location))
+    hint = " (paths are relative to the working directory)" if is_relative else ""
     return StellaError(f"{location}: file not found{hint}.")
 
 

@@ -65,6 +65,12 @@ def test_embed_and_search(corpus, tmp_path, capsys):
     assert "owl\ufffd[31m owl" in long
 
 
+def test_a_warning_looks_like_an_error(corpus, tmp_path, capsys):
+    assert main(["embed", str(corpus), "--out", str(tmp_path / "out"), "--keep", "titel", *SHORT]) == 0
+    [warning] = capsys.readouterr().err.splitlines()
+    assert warning.startswith(f"stella-jax: warning: {corpus}: none of the first ")
+
+
 def test_search_says_that_texts_are_not_found(corpus, tmp_path, capsys):
     out = str(tmp_path / "out")
     assert main(["embed", str(corpus), "--out", out, *SHORT]) == 0
