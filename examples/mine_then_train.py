@@ -37,6 +37,8 @@ def found_first(checkpoint: str) -> int:
 
 
 def main(output: str) -> None:
+    if Path(output).exists():
+        sys.exit(f"{output}: already exists; choose another directory.")
     mined, model = f"{output}/mined.jsonl", ModelOptions("tiny", max_length=MAX_LENGTH)
     options = MiningOptions(num_negatives=3)
     command = MineCommand(str(PAIRS), mined, model, options, str(CORPUS), anchor_prompt="none", output_format="n-tuple")

@@ -84,8 +84,11 @@ def test_examples_are_short() -> None:
 
 @all_steps(40, quick=2)
 def test_mine_then_train(tmp_path, capsys, steps) -> None:
-    example("mine_then_train", STEPS=steps).main(str(tmp_path / "out"))
+    mining = example("mine_then_train", STEPS=steps)
+    mining.main(str(tmp_path / "out"))
     *mined, said = capsys.readouterr().out.splitlines()
     assert mined[0].startswith("33 negatives for 11 anchors of 11 pairs")
     loss, before, after = (float(said.split()[word].rstrip(";")) for word in (1, 5, 9))
     assert before <= after and (steps < 40 or (loss < 1 and before < after == 11))
+    with pytest.raises(SystemExit, match="already exists"):
+        mining.main(str(tmp_path / "out"))

@@ -286,7 +286,8 @@ def _command(commands, name: str, description: str) -> argparse.ArgumentParser:
 
 def _add_model(command: argparse.ArgumentParser, default: str | None) -> None:
     note = default or "the job's"
-    command.add_argument("--model", default=default, help=f"tiny, a directory or a repo id (default: {note})")
+    included = "" if default == RERANKER else "tiny, "  # tiny is not a reranker
+    command.add_argument("--model", default=default, help=f"{included}a directory or a repo id (default: {note})")
     command.add_argument("--revision", help="branch, tag or commit of a repo")
 
 

@@ -73,8 +73,8 @@ def margin_mse(embeddings: Embeddings, columns: Columns = NO_COLUMNS, *, similar
         score = score[:, :1] - score[:, 1:]
     if score.shape != (B, n):
         raise StellaError(
-            f"loss margin_mse: the column 'score' has {score.shape[1]} numbers a row for {n} negatives; give {n + 1}, "
-            "of the positive and each negative."
+            f"loss margin_mse: the column 'score' has rows of length {score.shape[1]}; give the scores of the positive "
+            f"and each negative (length {n + 1}), or the margin of each negative (length {n})."
         )
     return jnp.mean((student[:, :1] - student[:, 1:] - score) ** 2, axis=1)
 
