@@ -189,8 +189,9 @@ def _check_repaired(job: Job, before: dict[str, Any]) -> None:
     committed = Committed(job.store)
     for split in job.splits if repaired else ():
         if committed.is_finished(split.number) and any(each.input in repaired for each in split.byte_ranges):
-            for number in committed.of(split.number).numbers:
-                deque(read_source_rows(job, committed, PartName(split.number, number)), maxlen=0)
+            names = [PartName(split.number, number) for number in committed.of(split.number).numbers]
+            for name in names if all(committed.read(job.store, names)) else ():  # a damaged commit is redone
+                deque(read_source_rows(job, committed, name), maxlen=0)
 
 
 def _change(entry: dict[str, Any], file: InputFile) -> str:
