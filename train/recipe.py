@@ -2,7 +2,6 @@
 
 import dataclasses
 import json
-import re
 import tomllib
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
@@ -121,15 +120,7 @@ def read_recipe(path: str | Path, overrides: Sequence[str] = ()) -> Recipe:
         raise StellaError(f"{quoted(path)}: not valid TOML ({first_line(error)[:200]}); fix its syntax.") from error
     for text in overrides:
         override(tree, text)
-    try:
-        return recipe_of(tree, quoted(path))
-    except StellaError as error:
-        fault = str(error).removeprefix(f"{quoted(path)}: ")
-        key = re.split(r"[\[ ;:]", fault.removeprefix("unknown key "))[0]
-        given = [text.partition("=")[0].strip() for text in overrides]
-        if any(f"{key}.".startswith(f"{each}.") for each in given):  # the file does not have this value
-            raise StellaError(f"--set: {fault}") from error
-        raise
+    return recipe_of(tree, f"{quoted(path)} with --set" if overrides else quoted(path))
 
 
 def recipe_of(tree: dict[str, Any], where: str = "the recipe") -> Recipe:

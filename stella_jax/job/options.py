@@ -14,6 +14,7 @@ from stella_jax.checkpoint.fingerprint import fingerprint
 from stella_jax.checkpoint.hub import resolve
 from stella_jax.devices import all_accelerators, start_jax
 from stella_jax.embedder import Stella
+from stella_jax.errors import StellaError
 from stella_jax.graceful_shutdown import GracefulShutdown
 from stella_jax.job.processes import Processes
 from stella_jax.job.progress import Show, Task
@@ -193,7 +194,12 @@ def default_part_rows(platform: str) -> int:
 
 def prompt_from_option(model: Stella, name: str) -> str:
     """The text of the prompt that an option `--prompt` names; "none" for the empty one."""
-    return "" if name == "none" else model.resolve_prompt(name)
+    if name == "none":
+        return ""
+    try:
+        return model.resolve_prompt(name)
+    except StellaError as error:
+        raise StellaError(f"{str(error).rstrip('.')}; 'none' stands for no prompt.") from error
 
 
 def absolute_name(model: str) -> str:
