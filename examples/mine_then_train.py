@@ -43,6 +43,7 @@ def main(output: str) -> None:
     options = MiningOptions(num_negatives=3)
     command = MineCommand(str(PAIRS), mined, model, options, str(CORPUS), anchor_prompt="none", output_format="n-tuple")
     print(mine(command))
+
     texts = [column(Path(mined), name) for name in ("anchor", "positive", "negative", "negative_2", "negative_3")]
     trained = load("tiny")
     state, step = make_step(trained, losses.multiple_negatives_ranking, optax.adamw(2e-3))
