@@ -88,7 +88,8 @@ COMMANDS: list[tuple[list[str], str]] = [
     ([*EMBED, "--prompt", ""], "prompt ''"),
     ([*EMBED, "--text-field", LONG], "xxx"),
     ([*EMBED, "--keep", LONE], "U+DCFF"),
-    ([*EMBED, "--keep", ",,"], "given twice"),
+    ([*EMBED, "--keep", ",,"], "empty name"),
+    ([*EMBED, "--keep", "text,text"], "given twice"),
     # embed: numbers
     ([*EMBED, "--dim", HUGE], "whole number"),
     ([*EMBED, "--dim", "2147483647"], "2147483647"),

@@ -317,7 +317,10 @@ def _dims(text: str) -> tuple[int, ...]:
 
 
 def _names(text: str) -> tuple[str, ...]:
-    return tuple(text.split(","))
+    names = tuple(text.split(","))
+    if not all(names):
+        raise argparse.ArgumentTypeError(f"empty name in {short_repr(text)}")
+    return names
 
 
 def _share(text: str) -> float:

@@ -178,6 +178,7 @@ def test_too_many_rejected_rows(corpus, tmp_path, capsys, check_message):
         ["embed", "x.jsonl"],
         ["embed", "x.jsonl", "--out", "o", "--dim", "-1"],
         ["embed", "x.jsonl", "--out", "o", "--dtype", "float64"],
+        ["embed", "x.jsonl", "--out", "o", "--keep", "a,,b"],
         ["search", "o", "q", "-k", "0"],
         ["demo", "--task", "x"],
     ],
