@@ -1,22 +1,17 @@
 """The command line: output, errors, exit codes."""
 
-import gc
 import json
 import os
 import signal
 import subprocess
 import sys
-import threading
-from collections.abc import Iterator
 from pathlib import Path
 
 import pyarrow.parquet as pq
 import pytest
 from marks import slow
 
-import stella_jax.__main__
-from stella_jax.cli.exit_codes import exit_code
-from stella_jax.cli.interrupts import interrupts_after
+import stella_jax
 from stella_jax.cli.main import main
 from stella_jax.job.options import RunOptions
 
@@ -197,67 +192,6 @@ def test_unreadable_file(corpus, tmp_path, capsys, monkeypatch, check_message):
     monkeypatch.setattr("stella_jax.cli.commands.run_files", forbidden)
     assert main(["embed", str(corpus), "--out", str(tmp_path / "out"), *SHORT]) == 1
     check_message(capsys.readouterr().err.rstrip("\n"), "secret.jsonl: ")
-
-
-@pytest.fixture
-def interruptible() -> Iterator[None]:
-    """SIGINT raises KeyboardInterrupt; a shell's background job, such as a check, ignores it."""
-    before = signal.signal(signal.SIGINT, signal.default_int_handler)
-    yield
-    signal.signal(signal.SIGINT, before)
-
-
-@pytest.mark.usefixtures("interruptible")
-def test_an_interrupt_during_a_garbage_collection(capsys, monkeypatch, check_message):
-    def collected(phase: str, info: object) -> None:
-        gc.callbacks.remove(collected)
-        signal.raise_signal(signal.SIGINT)
-
-    def work() -> None:
-        gc.callbacks.append(collected)
-        gc.collect()
-        threading.Event().wait(10)
-        raise AssertionError("not interrupted")
-
-    monkeypatch.setattr(sys, "unraisablehook", sys.unraisablehook)  # which exit_code replaces
-    assert exit_code("stella-jax", work) == 130
-    error = capsys.readouterr().err
-    assert error.startswith("\n")  # after the terminal's ^C
-    check_message(error.strip(), "stella-jax: ")
-
-
-@pytest.mark.usefixtures("interruptible")
-def test_an_interrupt_during_imports_takes_effect_after_them():
-    done: list[str] = []
-
-    def imports() -> None:
-        with interrupts_after():
-            signal.raise_signal(signal.SIGINT)
-            done.append("imports")
-
-    with pytest.raises(KeyboardInterrupt):
-        imports()
-    assert done and signal.getsignal(signal.SIGINT) is signal.default_int_handler
-
-
-def test_an_interrupt_before_a_command_starts(capsys, monkeypatch, check_message):
-    def interrupted() -> int:
-        raise KeyboardInterrupt
-
-    monkeypatch.setattr("stella_jax.cli.main.main", interrupted)
-    assert stella_jax.__main__.main() == 130
-    error = capsys.readouterr().err
-    assert error.startswith("\n")  # after the terminal's ^C
-    check_message(error.strip(), "stella-jax: ")
-
-
-def test_interrupt(corpus, tmp_path, capsys, monkeypatch, check_message):
-    def interrupted(*_, **__):
-        raise KeyboardInterrupt
-
-    monkeypatch.setattr("stella_jax.cli.commands.run_files", interrupted)
-    assert main(["embed", str(corpus), "--out", str(tmp_path / "out"), *SHORT]) == 130
-    check_message(capsys.readouterr().err.strip(), "stella-jax: ")
 
 
 def test_compile_cache(monkeypatch, tmp_path):

@@ -88,7 +88,7 @@ def test_texts_are_embedded_once(pairs: Path, tmp_path: Path, monkeypatch) -> No
         return summary
 
     monkeypatch.setattr(hard_negatives, "run_job", spy)
-    options = ["--anchor-prompt", "none", "--range-max", "9", "--work", str(tmp_path / "work"), *SHORT]
+    options = ["--anchor-prompt", "none", "--range-max", "9", "--work", str(tmp_path / "kept"), *SHORT]
     assert main([str(pairs), "--out", str(tmp_path / "a.jsonl"), *options]) == 0
     assert embedded == [60]
     monkeypatch.setattr(hard_negatives, "nearest", None)
@@ -125,7 +125,7 @@ def test_an_interrupted_mining_run_resumes(pairs: Path, tmp_path: Path, monkeypa
 
 @pytest.mark.parametrize("name", ["a.jsonl.gz", "a.csv", "a.csv.zst", "a.parquet"])
 def test_every_file_type_has_the_same_rows(pairs: Path, tmp_path: Path, name: str) -> None:
-    work = ["--work", str(tmp_path / "work"), *SHORT]
+    work = ["--work", str(tmp_path / "kept"), *SHORT]
     for out in (name, "b.jsonl"):
         assert main([str(pairs), "--out", str(tmp_path / out), *work]) == 0
     assert read_dataset(tmp_path / name).sha256 == read_dataset(tmp_path / "b.jsonl").sha256
@@ -173,11 +173,11 @@ def test_no_negatives_left(pairs: Path, tmp_path: Path, fails) -> None:
 
 
 def test_a_work_directory_of_other_texts(pairs: Path, tmp_path: Path, capsys, fails) -> None:
-    work = ["--work", tmp_path / "work", *SHORT]
+    work = ["--work", tmp_path / "kept", *SHORT]
     assert main([*map(str, [pairs, "--out", tmp_path / "a.jsonl", *work])]) == 0
     capsys.readouterr()
     write(pairs, rows_of(pairs)[:20])
-    fails([pairs, "--out", tmp_path / "b.jsonl", *work], f"{tmp_path}/work/", "--work")
+    fails([pairs, "--out", tmp_path / "b.jsonl", *work], f"{tmp_path}/kept/", "--work")
 
 
 @pytest.mark.parametrize("name", ["notes.txt", "texts/notes.txt", "nearest-0123456789abcdef/a/0-0.npz", ""])
