@@ -23,6 +23,13 @@ class StellaError(ValueError):
         super().__init__("\n".join(map(_printable, lines)))
 
 
+class ErrorWithFields(StellaError):
+    """With attributes besides its message, which another process, such as the driver of a Ray actor, does not get."""
+
+    def __reduce__(self) -> tuple[type[StellaError], tuple[str]]:
+        return StellaError, (str(self),)
+
+
 def lone_surrogate(text: str) -> str:
     """Names the first lone surrogate of a text, which UTF-8 cannot encode, and its place; "" if there is none."""
     try:

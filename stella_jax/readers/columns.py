@@ -9,7 +9,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.types as arrow
 
-from stella_jax.errors import StellaError, join_words, lone_surrogate, quoted, short_repr
+from stella_jax.errors import ErrorWithFields, StellaError, join_words, lone_surrogate, quoted, short_repr
 
 # The unchecked values of a record by column, without columns that it lacks.
 RawRow = Mapping[str, Any]
@@ -131,15 +131,12 @@ def in_json(value: object) -> str:
     return shown if len(shown) <= 40 else shown[:37] + "..."
 
 
-class MissingColumnError(StellaError):
+class MissingColumnError(ErrorWithFields):
     """A file lacks the column `name`; `why` may say what it is needed for."""
 
     def __init__(self, location: object, name: str, names: Iterable[str], why: str = ""):
         super().__init__(f"{location}: no column {short_repr(name)}{why}; its columns are {_join_names(names)}.")
         self.location, self.name, self.names = location, name, names
-
-    def __reduce__(self) -> tuple[type[StellaError], tuple[str]]:
-        return StellaError, (str(self),)  # an exception is unpickled from its message, as when a Ray actor raises it
 
 
 def select_columns(location: object, columns: Iterable[Column], names: Sequence[str]) -> list[Column]:

@@ -6,7 +6,7 @@ from dataclasses import replace
 from sys import maxsize
 from typing import Any, NamedTuple
 
-from stella_jax.errors import StellaError
+from stella_jax.errors import ErrorWithFields, StellaError
 from stella_jax.readers.inputs import InputFile
 from stella_jax.readers.parquet_rows import row_groups
 from stella_jax.readers.rows import Rejected, Row, RowFields
@@ -43,15 +43,12 @@ class PositionedRow(NamedTuple):
     after: Position
 
 
-class InputError(StellaError):
+class InputError(ErrorWithFields):
     """The file with the number `input` cannot be read, or not to its end."""
 
     def __init__(self, message: str, input: int):
         super().__init__(message)
         self.input = input
-
-    def __reduce__(self) -> tuple[type[StellaError], tuple[str]]:
-        return StellaError, (str(self),)  # an exception is unpickled from its message, as when a Ray actor raises it
 
 
 def read_split(
